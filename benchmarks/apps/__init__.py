@@ -1,0 +1,1 @@
+"""The applications that every stack serves: the same code, whoever serves it."""

@@ -1,0 +1,143 @@
+"""The user's applications: imported, mounted, started in order, stopped in reverse."""
+
+from __future__ import annotations
+
+import logging
+import os
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import Any
+
+from pywatt_host.http.edge import Mount
+from pywatt_host.introspection import Route, routes_of
+from pywatt_host.lifespan import lifespan
+from pywatt_host.loading import load_app
+from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
+from pywatt_host.state import AppState
+from pywatt_host.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger("pywatt.app")
+
+
+class MountedApp:
+    """An ASGI application under a prefix: `root_path` is set, the path keeps the prefix, the state is its own."""
+
+    __slots__ = ("_app", "_prefix", "_state")
+
+    def __init__(self, app: ASGIApp, prefix: str, state: dict[str, Any]) -> None:
+        self._app = app
+        self._prefix = "" if prefix == "/" else prefix
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = self._state.copy()
+        if self._prefix:
+            scope["root_path"] = scope.get("root_path", "") + self._prefix
+        await self._app(scope, receive, send)
+
+
+class Application:
+    """One entry of `app` or `mounts`. `routes` (None: cannot be read) are known once it has been loaded; their paths
+    carry the prefix."""
+
+    def __init__(self, key: str, options: App | AppMount | DirectoryMount, manifest: Manifest) -> None:
+        self.key = key
+        self.options = options
+        self.prefix = options.route_prefix
+        self.strict = (options.paths or manifest.server.paths) == "strict"
+        self.routes: list[Route] | None = None
+        self.framework = ""
+        self.interface = "asgi"
+        self.mount: Mount | None = None
+        self._manifest = manifest
+        self._wsgi: Any = None
+
+    @property
+    def name(self) -> str:
+        """What errors and logs call it: its import path or its folder."""
+        return self.options.directory if isinstance(self.options, DirectoryMount) else self.options.import_path
+
+    async def load(self, state: AppState) -> Any:
+        """Import and make the application; returns the ASGI callable. Raises AppLoadError."""
+        if isinstance(self.options, DirectoryMount):
+            static = import_module("pywatt_host.http.static")
+            self.routes = [Route(f"{self.prefix.rstrip('/')}/{{path:path}}", ("GET",), "static files")]
+            self.framework = "static"
+            folder = self._manifest.resolve(self.options.directory)
+            return static.StaticDirectory(folder, html=self.options.html, cache=self.options.cache)
+        options = self.options
+        os.environ.update(options.env)
+        loaded = await load_app(
+            options.import_path,
+            working_dir=self._manifest.resolve(options.working_dir),
+            interface=options.interface,
+            factory=options.factory,
+            args=options.args,
+            state=state,
+            key=self.key,
+        )
+        self.framework, self.interface = loaded.framework, loaded.interface
+        found = routes_of(loaded.app)
+        if found is not None:
+            self.routes = [Route(_join(self.prefix, route.path), route.methods, route.name) for route in found]
+        if loaded.interface == "wsgi":
+            self._wsgi = import_module("pywatt_host.wsgi").WsgiApp(
+                loaded.app, threads=options.threads, admission=self._manifest.server.limits.concurrency, name=self.key
+            )
+            return self._wsgi
+        return loaded.app
+
+    @asynccontextmanager
+    async def running(self, state: AppState) -> AsyncIterator[None]:
+        """Loaded and started: `mount` is there."""
+        app = await self.load(state)
+        request_state: dict[str, Any] = {"pywatt": state}
+        self.mount = Mount(self.prefix, MountedApp(app, self.prefix, request_state), self.strict)
+        if self._wsgi is not None or isinstance(self.options, DirectoryMount):
+            yield
+            return
+        async with lifespan(app, request_state, self.name):
+            yield
+
+    async def stop_threads(self, timeout: float) -> int:
+        """Stop the WSGI threads; returns how many still run after `timeout` seconds."""
+        return int(await self._wsgi.aclose(timeout)) if self._wsgi is not None else 0
+
+
+def _join(prefix: str, path: str) -> str:
+    return path if prefix == "/" else prefix + path
+
+
+class Applications:
+    """All of them, as one service: each started in order, unwound on failure."""
+
+    name = "app"
+
+    def __init__(self, manifest: Manifest, state: AppState) -> None:
+        self._state = state
+        self.all: list[Application] = []
+        if manifest.app is not None:
+            self.all.append(Application("app", manifest.app, manifest))
+        self.all += [
+            Application(f"mounts[{number}]", mount, manifest) for number, mount in enumerate(manifest.mounts)
+        ]
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for application in self.all:
+                await stack.enter_async_context(application.running(self._state))
+            yield
+
+    async def check(self) -> None:
+        return
+
+    def mounts(self) -> list[Mount]:
+        return [application.mount for application in self.all if application.mount is not None]
+
+    def at(self, path: str) -> Application | None:
+        """The one that a path belongs to."""
+        covering = [a for a in self.all if a.mount is not None and a.mount.covers(path)]
+        return max(covering, key=lambda application: len(application.prefix), default=None)

@@ -1,0 +1,110 @@
+"""`run`: the main job."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from pywatt_host.build import build
+from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options
+from pywatt_host.exceptions import AppLoadError, HostError
+from pywatt_host.host import Ready
+from pywatt_host.logs import LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.manifest import Problem
+from pywatt_host.manifest.model import Logging, Manifest
+
+logger = logging.getLogger("pywatt.host")
+
+
+@click.command()
+@manifest_options
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Where to listen instead of server.listen: host:port, :port, unix:PATH, fd:N, systemd. May be repeated.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="logging.format.")
+def run(selection: Selection, listen: tuple[str, ...], log_level: str | None, log_format: str | None) -> int:
+    """Serve a manifest, in the foreground.
+
+    Prints one line when ready, with the real address. The first Ctrl-C or SIGTERM drains: what runs is finished,
+    nothing new is taken. The second leaves at once.
+
+    \b
+    Examples:
+      pywatt-host run
+      pywatt-host run --listen 127.0.0.1:0 users.api:app
+      pywatt-host run --profile prod --set server.limits.body=1GiB deploy/pywatt.yaml
+    """
+    more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
+    more += [f"logging.level={log_level}"] if log_level else []
+    more += [f"logging.format={log_format}"] if log_format else []
+    selection = Selection(selection.target, selection.profile, (*selection.overrides, *more), selection.env_file)
+    loaded = loaded_or_exit(selection)
+    return serve(loaded.manifest, loaded.warnings)
+
+
+def serve(manifest: Manifest, warnings: Sequence[Problem] = ()) -> int:
+    """Run a host until it is stopped; returns the exit code."""
+    stream, terminal, colour = standard_error(), sys.stderr.isatty(), coloured(sys.stderr)
+    with configured(manifest.logging, stream, terminal=terminal, colour=colour):
+        for problem in warnings:
+            logger.warning("%s", problem)
+        host = build(manifest, stream=stream)
+
+        def announce(ready: Ready) -> None:
+            _announce(ready, manifest.logging, stream, terminal)
+            gc.freeze()  # what has been imported lives for ever: the collector need not look at it again
+
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                return runner.run(host.serve(announce))
+        except HostError as error:
+            _explain(error)
+            return error.exit_code
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+    return factory
+
+
+def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool) -> None:
+    """The one ready line, whatever the log level."""
+    if style_for(settings, terminal) == "json":
+        document: dict[str, Any] = {
+            "level": "info",
+            "logger": "pywatt.host",
+            "message": f"ready on {', '.join(ready.listen)}",
+            "event": "ready",
+            "module": ready.module_id,
+            "listen": ready.listen,
+            "pid": os.getpid(),
+        }
+        document |= {"version": ready.version} if ready.version else {}
+        document |= {"admin": ready.admin} if ready.admin else {}
+        stream.write(dump_line(document))
+        return
+    name = f"{ready.module_id} {ready.version}".strip()
+    served = f" ({' '.join(ready.paths)}{' on ' + ', '.join(ready.admin) if ready.admin else ''})" if ready.paths else ""
+    stream.write(f"ready: {name} on {', '.join(ready.listen)}{served}; Ctrl-C stops\n".encode())
+
+
+def _explain(error: HostError) -> None:
+    """Why it could not start: one line of ours; where the user's code raised, their traceback as it is."""
+    cause = error.__cause__ if isinstance(error, AppLoadError) else None
+    logger.critical("%s", error, exc_info=cause)

@@ -1,0 +1,120 @@
+"""`schema`, `config` and `routes`: what is, printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+import yaml
+
+from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
+from pywatt_host.manifest import dump
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["manifest"]), default="manifest")
+def schema(what: str) -> int:
+    """Print the JSON schema (draft 2020-12) of the manifest.
+
+    \b
+    Example, for editors:
+      pywatt-host schema > pywatt.schema.json
+      # then, as the first line of pywatt.yaml:
+      # yaml-language-server: $schema=pywatt.schema.json
+    """
+    from pywatt_host.manifest.schema import manifest_schema
+
+    click.echo(json.dumps(manifest_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+@click.command()
+@manifest_options
+@click.option("--origins", is_flag=True, help="Where each value came from.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of YAML.")
+def config(selection: Selection, origins: bool, as_json: bool) -> int:
+    """Print the effective manifest: file, profile, environment and --set in one, with every default.
+
+    \b
+    Examples:
+      pywatt-host config --profile prod
+      pywatt-host config --origins --json
+    """
+    loaded = loaded_or_exit(selection)
+    if not origins:
+        document = dump(loaded.manifest)
+        click.echo(json.dumps(document, indent=2) if as_json else _yaml(document), nl=as_json)
+        return 0
+    rows = list(loaded.origins())
+    if as_json:
+        found = [{"path": path, "value": value, "origin": origin} for path, value, origin in rows]
+        click.echo(json.dumps(found, indent=2))
+        return 0
+    width = min(max(len(path) for path, _, _ in rows), 48)
+    for path, value, origin in rows:
+        click.echo(f"{path.ljust(width)}  {json.dumps(value, ensure_ascii=False)}  # {origin}")
+    return 0
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+@click.command()
+@manifest_options
+@click.option("--build", is_flag=True, help="Call factories, to see the routes of what they make.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+def routes(selection: Selection, build: bool, as_json: bool) -> int:
+    """List endpoints: what is declared, what the application serves, and where the two drift apart.
+
+    \b
+    States: served; missing (declared, not in the application); undeclared (in the application, not declared, so not
+    served); unknown (the application's routes cannot be read; --build calls factories).
+
+    \b
+    Examples:
+      pywatt-host routes
+      pywatt-host routes --build --json users.api:create_app
+    """
+    from pywatt_host.inspection import Request, inspect_apps
+
+    loaded_or_exit(selection)
+    asked = Request(
+        selection.source(), selection.profile, selection.overrides, selection.env_file, allow_unset=False, build=build
+    )
+    found = inspect_apps(asked)
+    if found.failure:
+        raise click.ClickException(found.failure)
+    if as_json:
+        document = [
+            {
+                "path": row.path,
+                "methods": list(row.methods),
+                "app": row.app,
+                "state": row.state,
+                "summary": row.summary,
+            }
+            for row in found.rows
+        ]
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _table([("METHODS", "PATH", "APP", "STATE", "SUMMARY")] + [
+            (" ".join(row.methods), row.path, row.app or "-", row.state, row.summary) for row in found.rows
+        ])
+    for seen in found.apps:
+        if seen.fault is not None:
+            click.echo(f"{seen.name}: {seen.fault.message}" + (f" ({seen.fault.hint})" if seen.fault.hint else ""), err=True)
+        elif seen.factory:
+            click.echo(f"{seen.name} is made by a factory: --build calls it to see its routes", err=True)
+        elif not seen.readable:
+            click.echo(f"{seen.name}: its routes cannot be read; every path is passed to it", err=True)
+    return 3 if any(seen.fault is not None for seen in found.apps) else 0
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")

@@ -1,0 +1,156 @@
+"""`validate`: every fault at once, before anything is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from pywatt_host.cli.options import Selection, coloured
+from pywatt_host.exceptions import BindError, ManifestError
+from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
+from pywatt_host.manifest.node import Node
+from pywatt_host.manifest.validation import locate
+
+
+@click.command()
+@click.argument("targets", metavar="[MANIFEST...]", nargs=-1)
+@click.option("--profile", metavar="NAME", help="Profile of the manifest; PYWATT_PROFILE is the default.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key.")
+@click.option("--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Variables for ${VAR}.")
+@click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--json", "as_json_list", is_flag=True, help="Short for --format json.")
+@click.option("--no-import", is_flag=True, help="Leave the applications alone: only the manifest itself.")
+@click.option("--live", is_flag=True, help="Also bind every listen address for a moment.")
+@click.option("--allow-unset", is_flag=True, help="Variables that are not set are warnings.")
+@click.option("--strict", is_flag=True, help="Warnings fail as well.")
+def validate(
+    targets: tuple[str, ...],
+    profile: str | None,
+    overrides: tuple[str, ...],
+    env_file: Path | None,
+    style: str,
+    as_json_list: bool,
+    no_import: bool,
+    live: bool,
+    allow_unset: bool,
+    strict: bool,
+) -> int:
+    """Check manifests: every fault at once, with its line and what would do.
+
+    Then each application is imported in a child process (factories are not called) and its routes are compared with
+    the declared endpoints. Exit code 0 when there is no error, 2 otherwise.
+
+    \b
+    Examples:
+      pywatt-host validate
+      pywatt-host validate --no-import --format github services/*/pywatt.yaml
+      pywatt-host validate --strict --set server.listen=:8080
+    """
+    problems: list[Problem] = []
+    for target in targets or (None,):
+        selection = Selection(target, profile, overrides, env_file)
+        try:
+            loaded = selection.load(allow_unset=allow_unset)
+        except ManifestError as error:
+            problems += error.problems
+            continue
+        problems += loaded.warnings
+        if not no_import:
+            problems += _imported(selection, loaded, allow_unset)
+        if live:
+            problems += _bound(loaded)
+    style = "json" if as_json_list else style
+    if style == "json":
+        click.echo(json.dumps(as_json(problems), indent=2))
+    elif style == "github":
+        click.echo(render_github(problems), nl=False)
+    elif problems:
+        sys.stdout.write(render_text(problems, color=coloured(sys.stdout)))
+    else:
+        click.echo("valid")
+    failed = any(problem.severity == "error" or strict for problem in problems)
+    return 2 if failed else 0
+
+
+def _node(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int, ...]]:
+    parts: list[str | int] = []
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        parts.append(int(part) if part.isdigit() else part)
+    node, written, _ = locate(loaded.document, (*parts, *more))
+    return node, written
+
+
+def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
+    """What looking at the applications brings up."""
+    from pywatt_host.inspection import Request, inspect_apps
+
+    asked = Request(
+        selection.source(), selection.profile, selection.overrides, selection.env_file, allow_unset, build=False
+    )
+    found = inspect_apps(asked)
+    if found.failure:
+        node, path = _node(loaded, "app")
+        return [node.problem(path, "app-unusable", found.failure)]
+    problems: list[Problem] = []
+    for seen in found.apps:
+        fault = seen.fault
+        if fault is not None:
+            node, path = _node(loaded, seen.key, "import_path")
+            code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
+            severity = "warning" if fault.missing_dependency else "error"
+            message = fault.message if not fault.trace or fault.missing_dependency else _with_place(fault)
+            problems.append(node.problem(path, code, message, fault.hint, severity=severity))  # type: ignore[arg-type]
+    faulty = any(seen.fault is not None for seen in found.apps)
+    if not faulty:
+        problems += _drift(loaded, found.rows)
+    return problems
+
+
+def _with_place(fault: object) -> str:
+    message: str = getattr(fault, "message", "")
+    return message
+
+
+def _drift(loaded: Loaded, rows: list) -> list[Problem]:  # type: ignore[type-arg]
+    problems: list[Problem] = []
+    declared = [row for row in rows if row.state in ("served", "missing", "unknown")]
+    listed = not hasattr(loaded.manifest.endpoints, "rules")
+    if not listed:
+        return []
+    for number, row in enumerate(declared):
+        if row.state == "missing":
+            node, path = _node(loaded, f"endpoints[{number}]", "path")
+            message = f"declared, but the application has no {' '.join(row.methods)} {row.path}"
+            problems.append(node.problem(path, "drift-missing", message, "see pywatt-host routes", severity="warning"))
+    for row in rows:
+        if row.state == "undeclared":
+            node, path = _node(loaded, "endpoints")
+            message = f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and so is not served"
+            problems.append(node.problem(path, "drift-undeclared", message, "declare it here", severity="warning"))
+    return problems
+
+
+def _bound(loaded: Loaded) -> list[Problem]:
+    """Whether the addresses can be had right now."""
+    from pywatt_host.http.sockets import bind
+
+    server, directory = loaded.manifest.server, loaded.manifest.directory
+    wanted = [("server.listen", server.listen)]
+    if server.admin is not None:
+        wanted.append(("server.admin.listen", server.admin.listen))
+    problems: list[Problem] = []
+    for key, addresses in wanted:
+        try:
+            bound = bind(addresses, key=key, directory=directory, backlog=1, environ=dict(os.environ))
+        except BindError as error:
+            node, path = _node(loaded, key)
+            message = f"cannot listen on {error.address}: {error.message}"
+            problems.append(node.problem(path, "bind", message, error.hint))
+        else:
+            for listener in bound:
+                listener.close()
+    return problems

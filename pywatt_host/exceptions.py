@@ -1,0 +1,70 @@
+"""Every error that this package raises on purpose: one tree, fields first, the text made from the fields.
+
+No text holds a secret's value, and none of them is a bug of ours: a bug keeps its own exception and its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pywatt_host.manifest.problems import Problem
+
+
+class HostError(Exception):
+    """The root of the tree. `exit_code` is what the command line leaves with when the error reaches it."""
+
+    exit_code = 1
+
+
+class ManifestError(HostError):
+    """The manifest, a profile or an override is wrong. Holds every fault found, in the order of the file."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class AppLoadError(HostError):
+    """The user's application could not be imported, called or recognised.
+
+    `reason` is one of `no-module`, `module-raised`, `no-attribute`, `not-an-app`, `asgi2`, `factory-raised`,
+    `factory-returned-nothing`, `factory-arguments`, `wrong-interface`, `no-directory`, `lifespan-failed`. Where the
+    user's own code raised, that exception is `__cause__`, its traceback untouched.
+    """
+
+    exit_code = 3
+
+    def __init__(self, import_path: str, reason: str, message: str, hint: str = "") -> None:
+        self.import_path = import_path
+        self.reason = reason
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{import_path}: {message}" + (f" ({hint})" if hint else ""))
+
+
+class BindError(HostError):
+    """A listen address cannot be had: in use, not permitted, not an address of this machine, not a socket."""
+
+    exit_code = 3
+
+    def __init__(self, address: str, key: str, message: str, hint: str = "") -> None:
+        self.address = address
+        self.key = key
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{key}: cannot listen on {address}: {message}" + (f" ({hint})" if hint else ""))
+
+
+class ServiceError(HostError):
+    """A service could not start, stopped by itself, or did not stop in time; its own error is `__cause__`."""
+
+    exit_code = 3
+
+    def __init__(self, service: str, message: str) -> None:
+        self.service = service
+        self.message = message
+        super().__init__(f"{service}: {message}")

@@ -1,0 +1,296 @@
+"""Host: bind, start, serve, drain, stop. Everything that `build` made is entered in order here and left in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import signal
+import threading
+import time
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from pywatt_host.app import Applications
+from pywatt_host.control import ControlApp, control_path
+from pywatt_host.exceptions import BindError, HostError
+from pywatt_host.hooks import Hooks
+from pywatt_host.http.health import Checks
+from pywatt_host.http.server import Bounds, Drain, HttpServer
+from pywatt_host.http.sockets import Listener, bind
+from pywatt_host.logs import LogStream
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.service import Service
+from pywatt_host.state import AppState
+from pywatt_host.systemd import notifier
+from pywatt_host.types import ASGIApp
+
+logger = logging.getLogger("pywatt.host")
+
+_LAST_WORDS = 0.4  # seconds after the shutdown limit at which the process leaves, whatever still hangs
+_LEAST_STOP = 0.3  # seconds that a service gets to stop even when the limit is used up
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What there is to say once a host serves: real addresses, as `http://HOST:PORT` or `unix:PATH`."""
+
+    module_id: str
+    version: str
+    listen: tuple[str, ...]
+    admin: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """The ASGI applications of a started host: what the public sees, what the admin listener serves (None: no such)."""
+
+    public: ASGIApp
+    admin: ASGIApp | None
+
+
+class Host:
+    """A built manifest, ready to start. Start it once: `serve()` on its own sockets, or `application()` in another server."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        state: AppState,
+        hooks: Hooks,
+        checks: Checks,
+        applications: Applications,
+        surface: Callable[[], Awaitable[Surface]],
+        status: Callable[[], dict[str, Any]],
+        environ: Mapping[str, str],
+        stream: LogStream,
+    ) -> None:
+        self.manifest = manifest
+        self.state = state
+        self.applications = applications
+        self._hooks = hooks
+        self._checks = checks
+        self._surface = surface
+        self._status = status
+        self._environ = environ
+        self._stream = stream
+        self._drain = Drain()
+        self._stopping: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed_to_stop = False
+
+    # In another server ----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def application(self) -> AsyncIterator[Surface]:
+        """Started, without listening: the edge as ASGI applications. Raises HostError where something cannot start."""
+        async with self._services() as (stack, tasks):
+            surface = await self._start_application(stack, tasks)
+            self._checks.serving = True
+            try:
+                yield surface
+            finally:
+                self._checks.draining = True
+                self._time_to_stop()
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[tuple[AsyncExitStack, TaskGroup]]:
+        """The task group outermost: a fault in a service's own task stops the host, and is the error reported."""
+        try:
+            async with TaskGroup() as tasks, AsyncExitStack() as stack:
+                yield stack, tasks
+        except BaseExceptionGroup as group:
+            raise _unwrapped(group) from None
+
+    async def _start_application(self, stack: AsyncExitStack, tasks: TaskGroup) -> Surface:
+        stack.push_async_callback(self._stop_threads)
+        await self._enter(stack, tasks, self.applications)
+        await self._enter(stack, tasks, self._hooks)
+        surface = await self._surface()
+        await self._enter(stack, tasks, self._checks)
+        return surface
+
+    async def _enter(self, stack: AsyncExitStack, tasks: TaskGroup, service: Service) -> None:
+        """Start a service; its stop is bounded and logged, so that one that fails keeps nobody else from stopping."""
+        context = service.running(tasks)
+        await context.__aenter__()
+
+        async def leave() -> None:
+            try:
+                async with asyncio.timeout(self._time_to_stop() + _LEAST_STOP):
+                    await context.__aexit__(None, None, None)
+            except TimeoutError:
+                self._failed_to_stop = True
+                logger.error("%s did not stop in time", service.name)
+            except Exception:  # named boundary: the stop path
+                self._failed_to_stop = True
+                logger.exception("%s failed to stop", service.name)
+
+        stack.push_async_callback(leave)
+
+    def _time_to_stop(self) -> float:
+        """Seconds left for stopping, which begins now if it has not yet."""
+        if self._drain.deadline is None:
+            self._drain.deadline = time.monotonic() + self.manifest.server.timeouts.shutdown
+        return self._drain.left()
+
+    async def _stop_threads(self) -> None:
+        for application in self.applications.all:
+            left = await application.stop_threads(self._time_to_stop() + _LEAST_STOP / 2)
+            if left:
+                self._drain.cut += left
+                logger.error("%d WSGI threads of %s still run", left, application.name)
+
+    # On sockets of its own ------------------------------------------------------------------------------------------
+
+    async def serve(self, on_ready: Callable[[Ready], None] = lambda ready: None) -> int:
+        """Serve until stopped by a signal, `stop()` or the control socket. Returns the exit code: 0 with all work done,
+        1 where work had to be cut. Raises HostError where it cannot start; nothing is left behind then."""
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        server, directory = self.manifest.server, self.manifest.directory
+        backlog = server.limits.backlog
+        environ = dict(self._environ)
+        public = bind(server.listen, key="server.listen", directory=directory, backlog=backlog, environ=environ)
+        bound = [*public]
+        try:
+            admin: list[Listener] = []
+            if server.admin is not None:
+                admin = bind(server.admin.listen, key="server.admin.listen", directory=directory, backlog=backlog)
+                bound += admin
+            control = self._bind_control(backlog)
+            bound += control
+            with _Signals(self.stop):
+                await self._run(public, admin, control, on_ready)
+        finally:
+            for listener in bound:
+                listener.close()
+        return 1 if self._drain.cut or self._failed_to_stop else 0
+
+    async def _run(
+        self,
+        public: Sequence[Listener],
+        admin: Sequence[Listener],
+        control: Sequence[Listener],
+        on_ready: Callable[[Ready], None],
+    ) -> None:
+        assert self._stopping is not None
+        async with self._services() as (stack, tasks):
+            surface = await self._start_application(stack, tasks)
+            addresses = tuple(listener.address for listener in public)
+            if control:
+                app = ControlApp(lambda: {**self._status(), "listen": addresses}, self.stop)
+                await self._enter(stack, tasks, self._server("control", app, control))
+            if surface.admin is not None:
+                await self._enter(stack, tasks, self._server("admin", surface.admin, admin))
+            await self._enter(stack, tasks, self._server("http", surface.public, public))
+            self._checks.serving = True
+            systemd = notifier(self._environ)
+            if systemd is not None:
+                await self._enter(stack, tasks, systemd)
+            if not self._stopping.is_set():
+                on_ready(self._ready(addresses, tuple(listener.address for listener in admin)))
+            await self._stopping.wait()
+            self._checks.draining = True
+            if systemd is not None:
+                systemd.stopping()
+            await asyncio.sleep(self.manifest.server.timeouts.drain_delay)
+
+    def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:
+        server = self.manifest.server
+        one_write = self._environ.get("PYWATT_ONE_WRITE", "on") != "off"
+        bounds = Bounds(
+            server.limits.header, server.timeouts.header, server.timeouts.keep_alive, server.limits.backlog, one_write
+        )
+        return HttpServer(name, app, listeners, bounds, self._drain)
+
+    def _bind_control(self, backlog: int) -> list[Listener]:
+        """The control socket. One in the usual place that cannot be had is a warning, one that was asked for an error."""
+        setting, directory = self.manifest.server.control, self.manifest.directory
+        try:
+            path = control_path(setting, self.manifest.module_id, directory, self._environ)
+            if path is None:
+                return []
+            return bind([UnixAddress(os.fspath(path))], key="server.control", directory=directory, backlog=backlog)
+        except (BindError, OSError) as error:
+            if setting != "auto":
+                raise
+            logger.warning("no control socket: %s", error, extra={"key": "server.control"})
+            return []
+
+    def _ready(self, listen: tuple[str, ...], admin: tuple[str, ...]) -> Ready:
+        health, metrics = self.manifest.health, self.manifest.metrics
+        paths = [health.path, health.liveness, health.readiness] if health.enabled else []
+        if metrics.enabled:
+            paths.append(metrics.path)
+        return Ready(self.state.module_id, self.manifest.module.version or "", listen, admin, tuple(paths))
+
+    # Stopping -------------------------------------------------------------------------------------------------------
+
+    def stop(self, why: str) -> None:
+        """Begin to drain; a second call forces: the process leaves at once with 1. Safe from any thread and signal."""
+        timeouts = self.manifest.server.timeouts
+        if self._drain.deadline is not None:
+            self._leave("forced to stop")
+            return
+        limit = timeouts.drain_delay + timeouts.shutdown
+        self._drain.deadline = time.monotonic() + limit
+        watch = threading.Timer(limit + _LAST_WORDS, self._leave, ("wedged at the shutdown limit",))
+        watch.daemon = True  # outlives the loop on purpose: a thread that hangs must not hold the process
+        watch.start()
+        if self._loop is not None and self._stopping is not None:
+            # A signal may arrive while a request runs: its log fields are not the stop's.
+            self._loop.call_soon_threadsafe(self._begin_to_stop, why, context=contextvars.Context())
+
+    def _begin_to_stop(self, why: str) -> None:
+        assert self._stopping is not None
+        logger.info("stopping: %s", why)
+        self._stopping.set()
+
+    def _leave(self, why: str) -> None:
+        """Leave at once: nothing of the interpreter, of threads or of the loop is waited for."""
+        with suppress(Exception):  # named boundary: the very last words
+            logger.error("%s", why)
+            self._stream.flush()
+        os._exit(1)
+
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask to stop. Plain handlers, which run even when the event loop hangs."""
+
+    def __init__(self, stop: Callable[[str], None]) -> None:
+        self._stop = stop
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._stop(signal.Signals(number).name)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first cause: a HostError where there is one, else the first leaf."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending = [*error.exceptions, *pending]
+        else:
+            leaves.append(error)
+    return next((leaf for leaf in leaves if isinstance(leaf, HostError)), leaves[0])

@@ -1,0 +1,195 @@
+"""uvicorn's HTTP connections with what they lack: bounds on the request head, one write per response, a drain that
+loses nothing.
+
+The classes here derive from uvicorn's protocols. What they override is little and named in `_KNOWN`: where a uvicorn
+has another shape, `connection_class` gives the plain protocol and says so, and the host still serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+
+from pywatt_host.http.problem import problem_body, problem_headers, title
+
+logger = logging.getLogger("pywatt.server")
+
+_COPIED_UP_TO = 64 * 1024  # octets: a head and a body up to here are joined, larger ones leave side by side
+
+
+@dataclass(slots=True)
+class Listening:
+    """What all connections of one server share."""
+
+    header_octets: int
+    header_seconds: float
+    one_write: bool = True
+    draining: bool = False
+
+
+class OneWrite:
+    """A transport in front of uvicorn's, which lets a response's head wait for its body.
+
+    uvicorn writes the head by itself; most bodies follow in the same turn of the loop, and both then leave in one
+    system call. A head that nothing follows leaves at the end of the turn.
+    """
+
+    __slots__ = ("_close", "_head", "_soon", "_transport", "_write", "is_closing", "pause_reading", "resume_reading")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self._close = transport.close
+        self._soon = loop.call_soon
+        self._head: bytes | None = None
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        head = self._head
+        if head is not None:
+            self._head = None
+            if len(data) <= _COPIED_UP_TO:
+                self._write(head + data)
+            else:
+                self._transport.writelines((head, data))
+        elif data[:7] == b"HTTP/1." and data[9:10] != b"1":  # the head of a final response
+            self._head = data
+            self._soon(self.flush)
+        else:
+            self._write(data)
+
+    def flush(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._write(head)
+
+    def close(self) -> None:
+        self.flush()
+        self._close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("writelines", "write_eof", "set_protocol"):
+            self.flush()
+        return getattr(self._transport, name)
+
+
+class BoundedHead:
+    """Mixed into a uvicorn protocol. `head_since` is the loop's time at which the head that is awaited began, or None
+    while a request runs or the connection idles between two requests (which the keep-alive time bounds)."""
+
+    listening: Listening  # set on the derived class
+
+    def connection_made(self: Any, transport: asyncio.Transport) -> None:
+        self.head_since = self.loop.time()
+        self.head_octets = 0
+        self.refusal = 400
+        super().connection_made(  # type: ignore[misc]
+            OneWrite(transport, self.loop) if self.listening.one_write else transport
+        )
+
+    def head_complete(self: Any) -> None:
+        """A request has been read up to its body."""
+        self.head_since = None
+        if self.listening.draining:
+            self.close_after_last()
+
+    def close_after_last(self: Any) -> None:
+        """Let the newest request be the connection's last."""
+        waiting = getattr(self, "pipeline", None)
+        last = waiting[0][0] if waiting else self.cycle
+        if waiting and self.cycle is not last and not self.cycle.response_started:
+            self.cycle.keep_alive = True
+        last.keep_alive = False
+
+    def idle(self: Any) -> bool:
+        """Whether no request runs and none has begun to arrive."""
+        quiet = self.cycle is None or self.cycle.response_complete
+        return quiet and (self.head_since is None or self.head_octets == 0)
+
+    def expire_head(self: Any, now: float) -> None:
+        """Called now and then: ends a connection whose head takes too long."""
+        if self.head_since is not None and now - self.head_since >= self.listening.header_seconds:
+            if self.head_octets:
+                self.refuse_head(408, "server.timeouts.header")
+            else:
+                self.transport.close()
+
+    def refuse_head(self: Any, status: int, key: str) -> None:
+        if not self.transport.is_closing():
+            peer = self.client[0] if self.client else "unix"
+            logger.info("%d for %s: over %s", status, peer, key, extra={"key": key, "peer": peer})
+            self.refusal = status
+            self.send_400_response("")
+        self.head_since = None
+
+    def send_400_response(self: Any, msg: str) -> None:
+        """uvicorn's answer to what is no HTTP, in the host's form."""
+        body = problem_body(self.refusal, "The request could not be read as HTTP." if self.refusal == 400 else "")
+        head = [f"HTTP/1.1 {self.refusal} {title(self.refusal)}\r\n".encode()]
+        for name, value in [*self.server_state.default_headers, *problem_headers(body, [(b"connection", b"close")])]:
+            head += [name, b": ", value, b"\r\n"]
+        self.transport.write(b"".join([*head, b"\r\n", body]))
+        self.transport.close()
+
+
+class _Httptools(BoundedHead):
+    def data_received(self: Any, data: bytes) -> None:
+        self.arrived = len(data)
+        if self.head_since is not None:
+            self.head_octets += self.arrived
+        super().data_received(data)  # type: ignore[misc]
+        if self.head_since is not None and self.head_octets > self.listening.header_octets:
+            self.refuse_head(431, "server.limits.header")
+
+    def on_message_begin(self: Any) -> None:
+        if self.head_since is None:
+            self.head_since, self.head_octets = self.loop.time(), self.arrived
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_headers_complete(self: Any) -> None:
+        before = self.cycle
+        if self.head_octets > self.listening.header_octets and self._head_length() > self.listening.header_octets:
+            self.refusal = 431
+            raise ValueError("request head over server.limits.header")  # the parser turns it into send_400_response
+        super().on_headers_complete()  # type: ignore[misc]
+        if self.cycle is not before:
+            self.head_complete()
+
+    def _head_length(self: Any) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+
+class _H11(BoundedHead):
+    def data_received(self: Any, data: bytes) -> None:
+        super().data_received(data)  # type: ignore[misc]
+        waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
+        if waiting:
+            self.head_since = self.head_since or self.loop.time()
+            if waiting > self.listening.header_octets:
+                self.refuse_head(431, "server.limits.header")
+        self.head_octets = waiting
+
+    def handle_events(self: Any) -> None:
+        before = self.cycle
+        super().handle_events()  # type: ignore[misc]
+        if self.cycle is not before:
+            self.head_complete()
+
+
+# What is overridden or read of uvicorn's protocols.
+_KNOWN = ("connection_made", "data_received", "send_400_response", "shutdown", "on_response_complete")
+
+
+def connection_class(base: type[Any], listening: Listening) -> type[Any]:
+    """`base` with the behaviour of this module, or `base` itself where its shape is unknown."""
+    if any(not callable(getattr(base, name, None)) for name in _KNOWN):
+        logger.warning("this uvicorn is unknown: no bounds on request heads (server.limits.header, timeouts.header)")
+        return base
+    mixin = _Httptools if hasattr(base, "on_headers_complete") else _H11
+    return type(f"Bounded{base.__name__}", (mixin, base), {"listening": listening})

@@ -1,0 +1,112 @@
+"""The table of endpoints: path templates compiled once, each request matched once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Node(Generic[T]):
+    """What may follow one segment: literal segments, one parameter, or the rest of the path."""
+
+    literals: dict[str, _Node[T]] = field(default_factory=dict)
+    parameter: _Node[T] | None = None
+    rest: dict[str, T] | None = None  # method -> value, for `{x:path}` here
+    methods: dict[str, T] | None = None  # method -> value, for a template that ends here
+
+
+class Table(Generic[T]):
+    """Templates and methods to values.
+
+    Precedence, segment by segment: literal, then `{x}`, then `{x:path}`. The path decides before the method: a path
+    whose best template lacks the method is not looked up elsewhere, so that a laxer template never takes over what a
+    stricter one left out. A `{x:path}` matches the empty rest as well.
+    """
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+        self._literal: dict[str, dict[str, T]] = {}
+
+    def add(self, template: str, methods: Iterable[str], value: T) -> None:
+        """Raises ValueError where another template of the same shape has one of the methods already."""
+        node, segments = self._root, template.split("/")[1:]
+        slot: dict[str, T] | None = None
+        for segment in segments:
+            if segment.startswith("{") and segment.endswith(":path}"):
+                if node.rest is None:
+                    node.rest = {}
+                slot = node.rest
+                break
+            if segment.startswith("{"):
+                if node.parameter is None:
+                    node.parameter = _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        if slot is None:
+            if node.methods is None:
+                node.methods = {}
+            slot = node.methods
+            if "{" not in template:
+                self._literal[template] = slot
+        methods = tuple(methods)
+        taken = [method for method in methods if method in slot]
+        if taken:
+            raise ValueError(f"{template} [{taken[0]}] is there twice")
+        slot.update(dict.fromkeys(methods, value))
+
+    def match(self, path: str) -> dict[str, T] | None:
+        """Method to value of the best template for a path; None where no template fits."""
+        found = self._literal.get(path)
+        if found is not None:
+            return found
+        return _walk(self._root, path.split("/"), 1) if path.startswith("/") else None
+
+    def __iter__(self) -> Iterator[dict[str, T]]:
+        return _slots(self._root)
+
+
+def _walk(node: _Node[T], segments: list[str], at: int) -> dict[str, T] | None:
+    if at == len(segments):
+        return node.methods
+    segment = segments[at]
+    literal = node.literals.get(segment)
+    if literal is not None:
+        found = _walk(literal, segments, at + 1)
+        if found is not None:
+            return found
+    if node.parameter is not None and segment:
+        found = _walk(node.parameter, segments, at + 1)
+        if found is not None:
+            return found
+    return node.rest
+
+
+def _slots(node: _Node[T]) -> Iterator[dict[str, T]]:
+    for slot in (node.methods, node.rest):
+        if slot is not None:
+            yield slot
+    for child in (*node.literals.values(), *([node.parameter] if node.parameter else [])):
+        yield from _slots(child)
+
+
+def lookup(methods: dict[str, T], method: str) -> T | None:
+    """The value for a method: its own, GET's for HEAD, else that of `*` (which covers all of HTTP, not WebSockets)."""
+    found = methods.get(method)
+    if found is None and method == "HEAD":
+        found = methods.get("GET")
+    if found is None and method != "WEBSOCKET":
+        found = methods.get("*")
+    return found
+
+
+def allowed(methods: Iterable[str]) -> str:
+    """The value of an Allow header (RFC 9110 section 10.2.1)."""
+    names = {method for method in methods if method not in ("WEBSOCKET", "*")}
+    if "GET" in names:
+        names.add("HEAD")
+    return ", ".join(sorted(names))

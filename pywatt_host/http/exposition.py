@@ -1,0 +1,115 @@
+"""Metrics as text: Prometheus 0.0.4 and OpenMetrics 1.0, rendered by prometheus-client from a registry of the host's own.
+
+Loaded by the first scrape or the first metric of the application.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import prometheus_client
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from pywatt_host.http.metrics import RequestMetrics
+
+
+class Registry:
+    """One per host: what the application registered, the process, the requests."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._made: dict[str, tuple[str, tuple[str, ...], tuple[float, ...] | None, Any]] = {}
+        self._lock = threading.Lock()
+        prometheus_client.ProcessCollector(registry=self._registry)
+        prometheus_client.PlatformCollector(registry=self._registry)
+        prometheus_client.GCCollector(registry=self._registry)
+
+    def register(self, collector: Collector) -> None:
+        self._registry.register(collector)
+
+    def metric(
+        self, kind: str, name: str, doc: str, labels: Sequence[str], buckets: Sequence[float] | None = None
+    ) -> Any:
+        wanted = (kind, tuple(labels), tuple(buckets) if buckets is not None else None)
+        with self._lock:
+            if name in self._made:
+                *there, metric = self._made[name]
+                if tuple(there) != wanted:
+                    raise ValueError(
+                        f"metric {name!r} is there already as {there[0].lower()} with labels {list(there[1])}"
+                    )
+                return metric
+            options = {"buckets": wanted[2]} if wanted[2] is not None else {}
+            make = getattr(prometheus_client, kind)
+            metric = make(name, doc or name, wanted[1], registry=self._registry, **options)
+            self._made[name] = (*wanted, metric)
+            return metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
+
+
+class _Labelled:
+    """A registry whose every sample carries some constant labels as well."""
+
+    def __init__(self, registry: Registry, labels: Mapping[str, str]) -> None:
+        self._registry = registry
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._registry.collect():
+            labelled = Metric(family.name, family.documentation, family.type, family.unit)
+            labelled.samples = [
+                sample._replace(labels={**self._labels, **sample.labels}) for sample in family.samples
+            ]
+            yield labelled
+
+
+def render(registry: Registry, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
+    """The text and its content type, as the Accept header asks. Takes milliseconds: call it off the event loop."""
+    encoder, content_type = choose_encoder(accept)
+    source: Any = _Labelled(registry, labels) if labels else registry
+    return encoder(source), content_type
+
+
+class RequestCollector(Collector):
+    """Turns the request cells into `http_server_*` families."""
+
+    def __init__(self, metrics: RequestMetrics, active: Callable[[], int]) -> None:
+        self._metrics = metrics
+        self._active = active
+
+    def describe(self) -> Iterator[Metric]:
+        """The names taken, so that the application cannot register them a second time."""
+        yield _durations()
+        yield _active(0)
+
+    def collect(self) -> Iterator[Metric]:
+        durations = _durations()
+        bounds = [*(str(float(bound)) for bound in self._metrics.bounds), "+Inf"]
+        for cells in self._metrics:
+            for (method, status), cell in tuple(cells.by.items()):
+                counts, total = cell[:-1], cell[-1]
+                so_far, buckets = 0.0, []
+                for bound, count in zip(bounds, counts, strict=True):
+                    so_far += count
+                    buckets.append((bound, so_far))
+                durations.add_metric((method, cells.route, str(status)), buckets, total)
+        yield durations
+        yield _active(self._active())
+
+
+def _durations() -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        "http_server_request_duration_seconds",
+        "Duration of HTTP server requests, from the request head to the end of the response.",
+        labels=("http_request_method", "http_route", "http_response_status_code"),
+    )
+
+
+def _active(running: int) -> GaugeMetricFamily:
+    return GaugeMetricFamily("http_server_active_requests", "Requests that run right now.", value=float(running))

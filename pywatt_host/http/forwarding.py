@@ -1,0 +1,112 @@
+"""Forwarding headers: believed from trusted proxies, removed from everyone else."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from pywatt_host.types import Headers, Scope
+
+logger = logging.getLogger("pywatt.edge")
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Removed from untrusted peers: each of them makes some framework or proxy believe something about the request.
+FORGEABLE = frozenset(
+    (b"forwarded", b"x-real-ip", b"x-original-url", b"x-rewrite-url", b"x-http-method-override")
+)
+_REMEMBERED_PEERS = 4096
+
+
+def is_forgeable(name: bytes) -> bool:
+    return name in FORGEABLE or name.startswith(b"x-forwarded-")
+
+
+class Forwarding:
+    """Decides for one listener's requests whose forwarding headers count.
+
+    `trusted` holds addresses, networks (RFC 4632) and `unix`; `*` (as FORWARDED_ALLOW_IPS has it) trusts everyone.
+    """
+
+    def __init__(self, trusted: Iterable[str]) -> None:
+        entries = set(trusted)
+        self._everyone = "*" in entries
+        self._unix = "unix" in entries
+        self._networks: tuple[Network, ...] = tuple(
+            ipaddress.ip_network(entry, strict=False) for entry in sorted(entries - {"*", "unix"})
+        )
+        self._verdicts: dict[str, bool] = {}
+        self._warned: set[str] = set()
+
+    def _trusts_address(self, host: str) -> bool:
+        verdict = self._verdicts.get(host)
+        if verdict is None:
+            verdict = self._everyone or self._in_a_network(host)
+            if len(self._verdicts) >= _REMEMBERED_PEERS:
+                self._verdicts.clear()
+            self._verdicts[host] = verdict
+        return verdict
+
+    def _in_a_network(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any(candidate in network for network in self._networks for candidate in (address, mapped) if candidate)
+
+    def apply(self, scope: Scope) -> None:
+        """Called for a request that has at least one such header: believe them or take them out."""
+        client = scope.get("client")
+        if self._unix or self._everyone if client is None else self._trusts_address(client[0]):
+            self._believe(scope)
+        else:
+            self._remove(scope, client)
+
+    def _remove(self, scope: Scope, client: tuple[str, int] | None) -> None:
+        headers: Headers = scope["headers"]
+        peer = client[0] if client is not None else "unix"
+        if peer not in self._warned and any(name == b"x-forwarded-proto" for name, _ in headers):
+            if len(self._warned) >= _REMEMBERED_PEERS:
+                self._warned.clear()
+            self._warned.add(peer)
+            logger.warning(
+                "X-Forwarded-Proto from %s is ignored, since it is not a trusted proxy (server.trusted_proxies)",
+                peer,
+                extra={"peer": peer, "key": "server.trusted_proxies"},
+            )
+        scope["headers"] = [header for header in headers if not is_forgeable(header[0])]
+
+    def _believe(self, scope: Scope) -> None:
+        forwarded: list[str] = []
+        proto = ""
+        for name, value in scope["headers"]:
+            if name == b"x-forwarded-for":
+                forwarded += [part.strip() for part in value.decode("latin-1").split(",")]
+            elif name == b"x-forwarded-proto":
+                proto = value.decode("latin-1").rpartition(",")[2].strip().lower()
+        if proto in ("http", "https", "ws", "wss"):
+            secure = proto in ("https", "wss")
+            plain = "ws" if scope["type"] == "websocket" else "http"
+            scope["scheme"] = plain + ("s" if secure else "")
+        # The right-most address that is no trusted proxy is the client; what stands left of it anyone may have written.
+        for number, entry in enumerate(reversed(forwarded), 1):
+            host = _host(entry)
+            if host is None:
+                return
+            scope["client"] = (host, 0)
+            if number == len(forwarded) or not self._trusts_address(host):
+                return
+
+
+def _host(entry: str) -> str | None:
+    """The address in one X-Forwarded-For entry, which may carry a port; None where it is no address."""
+    text = entry[1:].partition("]")[0] if entry.startswith("[") else entry
+    if text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None

@@ -1,0 +1,61 @@
+"""One canonical reading of a request's path, and a name for every way in which a path can be read twice.
+
+`scope["path"]` is percent-decoded once (ASGI); `raw_path` is what the client sent. Where servers, proxies and frameworks
+are known to disagree on what such a pair means, a rule here names it, and the strict edge refuses it before any
+application sees it (OWASP ASVS 5 chapter 2; RFC 3986 section 6).
+"""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_DOUBLE = re.compile(rb"%25(2[eEfF]|5[cC]|00)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def ambiguity(path: str, raw_path: bytes | None) -> str | None:
+    """The rule that a path breaks, or None for a path that has one reading only.
+
+    Rules: `not-a-path`, `bad-escape`, `encoded-slash`, `backslash`, `nul`, `control-character`, `dot-segment`,
+    `empty-segment`, `not-utf8`, `double-encoding`.
+    """
+    if raw_path is None:  # the server does not tell: decide on the decoded path alone
+        return _broken_rule(path, path.encode("utf-8", "surrogatepass"))
+    if (  # nearly every path: nothing in it that could be read twice
+        b"%" not in raw_path
+        and b"//" not in raw_path
+        and b"/." not in raw_path
+        and b"\\" not in raw_path
+        and path.isascii()
+        and path.isprintable()
+        and path[:1] == "/"
+    ):
+        return None
+    return _broken_rule(path, raw_path)
+
+
+def _broken_rule(path: str, raw: bytes) -> str | None:
+    if not raw.startswith(b"/") or not path.startswith("/"):
+        return "not-a-path"
+    if _ESCAPE.search(raw):
+        return "bad-escape"
+    lowered = raw.lower()
+    if b"%2f" in lowered:
+        return "encoded-slash"
+    if "\\" in path or b"%5c" in lowered:
+        return "backslash"
+    if "\0" in path:
+        return "nul"
+    if _CONTROL.search(path):
+        return "control-character"
+    segments = path.split("/")
+    if "." in segments or ".." in segments:
+        return "dot-segment"
+    if "" in segments[1:-1]:
+        return "empty-segment"
+    if "�" in path and b"%ef%bf%bd" not in lowered and "�".encode() not in raw:
+        return "not-utf8"  # the server replaced octets that are not UTF-8
+    if _DOUBLE.search(raw):
+        return "double-encoding"
+    return None

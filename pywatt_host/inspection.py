@@ -1,0 +1,197 @@
+"""Looking at a manifest's applications in a child process: what cannot be imported, which routes there are.
+
+A user's module may do anything when it is imported, so that happens in a process of its own, bounded in time, whose
+output goes nowhere. Factories are called only when asked for (`build`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pywatt_host.app import Application
+from pywatt_host.build import build
+from pywatt_host.exceptions import AppLoadError, ManifestError
+from pywatt_host.introspection import is_factory
+from pywatt_host.loading import import_object
+from pywatt_host.logs import LogStream
+from pywatt_host.manifest import Source, load
+from pywatt_host.manifest.model import DirectoryMount
+from pywatt_host.routing import RouteRow, compare
+
+_MARK = "pywatt-inspection:"  # before the child's answer, on a descriptor that the user's code does not have
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an application cannot be had. `missing_dependency`: its own module was found, something it imports was not."""
+
+    reason: str
+    message: str
+    hint: str
+    missing_dependency: bool
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One application as it was found. `factory`: it is made by a factory, which was not called."""
+
+    key: str
+    name: str
+    framework: str = ""
+    factory: bool = False
+    readable: bool = False
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """All applications, and declared against served. `failure` says why there is nothing else."""
+
+    apps: list[Seen] = field(default_factory=list)
+    rows: list[RouteRow] = field(default_factory=list)
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the child is to look at."""
+
+    source: Source
+    profile: str | None
+    overrides: tuple[str, ...]
+    env_file: Path | None
+    allow_unset: bool
+    build: bool
+
+
+def inspect_apps(asked: Request, *, timeout: float = 60.0) -> Inspection:
+    """Look at the applications of a valid manifest. Bounded by `timeout` seconds; never raises for what they do."""
+    reading, writing = os.pipe()
+    document = {
+        "path": os.fspath(asked.source.path) if asked.source.path is not None else None,
+        "data": asked.source.data,
+        "name": asked.source.name,
+        "directory": os.fspath(asked.source.directory),
+        "profile": asked.profile,
+        "overrides": list(asked.overrides),
+        "env_file": os.fspath(asked.env_file) if asked.env_file is not None else None,
+        "allow_unset": asked.allow_unset,
+        "build": asked.build,
+        "answer_to": writing,
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pywatt_host.inspection"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(writing,),
+        start_new_session=True,
+    )
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        try:
+            child.communicate(json.dumps(document).encode(), timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return Inspection(failure=f"importing the application took longer than {timeout:g}s")
+        finally:
+            _end(child)
+        return _parse(answers.read(), child.returncode)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """The child and whatever it started."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    child.wait()
+
+
+def _parse(answer: bytes, code: int) -> Inspection:
+    text = answer.decode("utf-8", "replace")
+    if not text.startswith(_MARK):
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return Inspection(failure=f"importing the application ended the process ({how})")
+    document = json.loads(text[len(_MARK) :])
+    apps = [Seen(**{**each, "fault": Fault(**each["fault"]) if each["fault"] else None}) for each in document["apps"]]
+    rows = [RouteRow(**{**each, "methods": tuple(each["methods"])}) for each in document["rows"]]
+    return Inspection(apps, rows)
+
+
+# In the child ---------------------------------------------------------------------------------------------------------
+
+
+async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
+    options = application.options
+    factory = False
+    try:
+        if not isinstance(options, DirectoryMount):
+            os.environ.update(options.env)
+            found = import_object(options.import_path, working_dir=host.manifest.resolve(options.working_dir))
+            factory = is_factory(found, options.factory, options.args)
+        if not factory or build_it:
+            await application.load(host.state)
+    except AppLoadError as error:
+        cause = error.__cause__
+        fault = Fault(
+            error.reason,
+            error.message,
+            error.hint,
+            error.reason == "module-raised" and isinstance(cause, ModuleNotFoundError),
+            "".join(traceback.format_exception(cause)) if cause is not None else "",
+        )
+        return Seen(application.key, application.name, fault=fault)
+    return Seen(
+        application.key,
+        application.name,
+        application.framework,
+        factory and not build_it,
+        application.routes is not None,
+    )
+
+
+async def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    directory = Path(asked["directory"])
+    if asked["path"] is not None:
+        source = Source(asked["name"], directory, path=Path(asked["path"]))
+    else:
+        source = Source.of_data(asked["data"], name=asked["name"], directory=directory)
+    manifest = load(
+        source,
+        profile=asked["profile"],
+        overrides=asked["overrides"],
+        env_file=Path(asked["env_file"]) if asked["env_file"] else None,
+        allow_unset=asked["allow_unset"],
+    ).manifest
+    host = build(manifest, stream=LogStream(2))
+    applications = host.applications.all
+    seen = [await _look(application, host, build_it=asked["build"]) for application in applications]
+    rows = compare(manifest, applications)
+    return {"apps": [asdict(each) for each in seen], "rows": [asdict(row) for row in rows]}
+
+
+def _main() -> None:
+    asked = json.load(sys.stdin)
+    os.set_inheritable(asked["answer_to"], False)
+    try:
+        answer = asyncio.run(_answer(asked))
+    except ManifestError:
+        sys.exit(2)  # the parent loaded the same: its file has changed since
+    with os.fdopen(asked["answer_to"], "w", encoding="utf-8") as out:
+        out.write(_MARK + json.dumps(answer))
+    os._exit(0)  # threads that the import started are not waited for
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,252 @@
+"""Logs: one object or one line per record, always on standard error, never lost to batching.
+
+`LogStream` is the only writer. The access log hands it lines that leave together at the end of the event loop's turn;
+everything else goes through the standard library's `logging` and leaves at once, in order with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import orjson
+
+from pywatt_host.manifest.model import Logging
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
+# What the edge knows about the request that runs in this context, for the records that the application logs in it.
+request_fields: ContextVar[dict[str, str] | None] = ContextVar("pywatt_request_fields", default=None)
+
+_STALLED_AFTER = 1.0  # seconds that a non-blocking standard error may refuse octets before a batch is given up
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+
+
+class LogStream:
+    """Whole lines to a file descriptor. Safe from any thread."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._pending: list[bytes] = []
+        self._scheduled = False
+        self._lock = threading.Lock()
+        self.lost = 0
+
+    def write(self, line: bytes) -> None:
+        """Write a line, and whatever waits before it, now."""
+        self._pending.append(line)
+        self.flush()
+
+    def write_soon(self, line: bytes) -> None:
+        """Write a line at the end of this turn of the running event loop."""
+        self._pending.append(line)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        with self._lock:
+            self._scheduled = False
+            lines, self._pending = self._pending, []
+            if lines:
+                self._write(b"".join(lines), len(lines))
+
+    def _write(self, data: bytes, lines: int) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                if not select.select((), (self._fd,), (), _STALLED_AFTER)[1]:
+                    self.lost += lines
+                    return
+            except OSError:  # nobody reads any more, or the disk is full: serving goes on
+                self.lost += lines
+                return
+
+
+class Clock:
+    """RFC 3339 times in UTC with milliseconds; the part up to the second is made once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, now: float) -> str:
+        second = int(now)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._text}.{int((now - second) * 1000):03d}Z"
+
+
+def _redacted(value: Any, names: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            str(name): "***" if str(name).lower() in names else _redacted(item, names) for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redacted(item, names) for item in value]
+    return value
+
+
+class RecordFormatter:
+    """A logging record to the octets of one line."""
+
+    def __init__(self, style: Literal["json", "console"], redact: Iterable[str], colour: bool) -> None:
+        self._style = style
+        self._redact = frozenset(name.lower() for name in redact)
+        self._colour = colour
+        self._clock = Clock()
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What a record carries beyond its message: the request's fields, then its own `extra`."""
+        fields: dict[str, Any] = dict(request_fields.get() or ())
+        fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+        return _redacted(fields, self._redact) if self._redact else fields
+
+    def format(self, record: logging.LogRecord) -> bytes:
+        message = record.getMessage()
+        trace = ""
+        if record.exc_info and record.exc_info[0] is not None:
+            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        elif record.exc_text:
+            trace = record.exc_text
+        if record.stack_info:
+            trace = f"{trace}\n{record.stack_info}".strip()
+        if self._style == "json":
+            return self._json(record, message, trace)
+        return self._console(record, message, trace)
+
+    def _json(self, record: logging.LogRecord, message: str, trace: str) -> bytes:
+        document: dict[str, Any] = {
+            "time": self._clock(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+        }
+        for name, value in self.fields(record).items():
+            document.setdefault(name, value)
+        if trace:
+            document["exception"] = trace
+        return dump_line(document)
+
+    def _console(self, record: logging.LogRecord, message: str, trace: str) -> bytes:
+        when = self._clock(record.created)[11:23]
+        level = record.levelname.lower()
+        if self._colour:
+            level = f"{_COLOURS.get(record.levelno, '')}{level}\x1b[0m"
+        extra = "".join(f" {name}={_plain(value)}" for name, value in self.fields(record).items())
+        text = f"{when} {level} {record.name}: {_plain(message)}{extra}"
+        return (f"{text}\n{trace}" if trace else text).encode("utf-8", "backslashreplace") + b"\n"
+
+
+_COLOURS = {
+    logging.DEBUG: "\x1b[2m",
+    logging.INFO: "\x1b[32m",
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+
+
+def _plain(value: object) -> str:
+    """Text for a terminal: line ends and control characters escaped, so that no value forges a line."""
+    text = str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def dump_line(document: dict[str, Any]) -> bytes:
+    """One JSON line. Values that JSON does not know become their text; surrogates are replaced."""
+    try:
+        return orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # lone surrogates, integers beyond 64 bits, dicts with odd keys, cycles
+        plain = {
+            str(name).encode("utf-8", "backslashreplace").decode(): str(value).encode("utf-8", "backslashreplace").decode()
+            for name, value in document.items()
+        }
+        return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class StreamHandler(logging.Handler):
+    """The bridge from the standard library's logging to the stream."""
+
+    def __init__(self, stream: LogStream, formatter: RecordFormatter) -> None:
+        super().__init__()
+        self._stream = stream
+        self._formatter = formatter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._stream.write(self._formatter.format(record))
+        except Exception:  # named boundary: a record whose own arguments fail to format must not stop its caller
+            self._stream.write(
+                dump_line({"level": "error", "logger": record.name, "message": f"unformattable record: {record.msg!r}"})
+            )
+
+
+class ResponseCut(Exception):
+    """A response that had begun could not be completed; whatever caused it has been logged. Ends the connection."""
+
+
+class _NotLoggedTwice(logging.Filter):
+    """Drops the server's own record of what the edge has logged already."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        return not isinstance(error, ResponseCut) and record.getMessage() != "Invalid HTTP request received."
+
+
+def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "console"]:
+    if settings.format == "auto":
+        return "console" if stream_is_terminal else "json"
+    return settings.format
+
+
+@contextmanager
+def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: bool) -> Iterator[None]:
+    """Route the process's logging to `stream` as the manifest says; leaving puts back what stood before."""
+    formatter = RecordFormatter(style_for(settings, terminal), settings.redact, colour)
+    root, handler = logging.getLogger(), StreamHandler(stream, formatter)
+    levels: dict[str, int] = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+    levels.update({name: LEVELS[level] for name, level in settings.loggers.items()})
+    before = (root.level, root.handlers[:])
+    levels_before = {name: logging.getLogger(name).level for name in levels}
+    server_logger, not_twice = logging.getLogger("uvicorn.error"), _NotLoggedTwice()
+    root.handlers[:] = [handler]
+    root.setLevel(LEVELS[settings.level])
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    server_logger.addFilter(not_twice)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        server_logger.removeFilter(not_twice)
+        for name, level in levels_before.items():
+            logging.getLogger(name).setLevel(level)
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+        stream.flush()
+
+
+def standard_error() -> LogStream:
+    """The process's real standard error, whatever `sys.stderr` was replaced with."""
+    return LogStream(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)

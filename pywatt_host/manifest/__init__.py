@@ -1,0 +1,21 @@
+"""The manifest: from the text of a file to frozen, typed data, and back."""
+
+from __future__ import annotations
+
+from pywatt_host.manifest.dump import dump
+from pywatt_host.manifest.load import Loaded, Source, load, load_manifest
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.problems import Problem, as_json, render_github, render_text
+
+__all__ = [
+    "Loaded",
+    "Manifest",
+    "Problem",
+    "Source",
+    "as_json",
+    "dump",
+    "load",
+    "load_manifest",
+    "render_github",
+    "render_text",
+]

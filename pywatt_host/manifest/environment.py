@@ -1,0 +1,45 @@
+"""Variables of the environment and of dotenv files, read by pydantic-settings.
+
+A module of its own because pydantic-settings takes longer to import than everything else of the manifest together: it
+is loaded only when there is a dotenv file or a `PYWATT__` variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
+
+
+class _Overrides(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="PYWATT__", env_nested_delimiter="__", case_sensitive=True, dotenv_filtering="match_prefix", extra="allow"
+    )
+
+
+class _Source(DotEnvSettingsSource):
+    """Reads a given environment instead of the process's own."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(_Overrides, env_file=None)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return dict(self._environ)
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """The variables of a dotenv file. Raises OSError and UnicodeDecodeError as reading the file does."""
+    with path.open("rb"):  # a missing file is no error to pydantic-settings
+        source = DotEnvSettingsSource(_Overrides, env_file=path)
+    return {name: value for name, value in source.env_vars.items() if value is not None}
+
+
+def read_overrides(environ: Mapping[str, str]) -> dict[tuple[str, ...], tuple[str, str]]:
+    """Path in the manifest, as the variable spells it -> the variable's name and value."""
+    source = _Source(environ)
+    return {
+        tuple(name.split(source.env_nested_delimiter or "__")): (source.env_prefix + name, str(value))
+        for name, value in source().items()
+    }

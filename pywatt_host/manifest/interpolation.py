@@ -1,0 +1,169 @@
+"""`${...}` in the values of a manifest: one pass over the texts of the tree, never over what it put in.
+
+`${VAR}` must be set; `${VAR:-default}` takes the default when it is unset or empty, `${VAR:?message}` fails with the
+message then, as in Compose files; defaults and messages may hold further `${...}`. `${dir}` is the manifest's folder.
+`$${` stands for a literal `${`. Every other dollar is text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pywatt_host.manifest.node import Mark, Node, Origin, Path
+from pywatt_host.manifest.problems import Report, near_miss
+from pywatt_host.manifest.values import Interpolated
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FORMS = "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ for a literal ${"
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """What `${NAME}` looks up. With `allow_unset`, an unset name is a warning and its text stays as it is."""
+
+    environ: Mapping[str, str]
+    directory: str
+    allow_unset: bool = False
+
+    def get(self, name: str) -> str | None:
+        """The variable's value; None when it is unset."""
+        return self.directory if name == "dir" else self.environ.get(name)
+
+
+def interpolate(node: Node, variables: Variables, report: Report, *, origin: Origin | None = None) -> Node:
+    """A copy of the tree with every text interpolated; `origin`, where given, replaces that of all its nodes."""
+    return _copy(node, (), variables, report, origin)
+
+
+def _copy(node: Node, path: Path, variables: Variables, report: Report, origin: Origin | None) -> Node:
+    value, source = node.value, origin or node.origin
+    if isinstance(value, dict):
+        entries = {key: _copy(item, (*path, key), variables, report, origin) for key, item in value.items()}
+        return Node(entries, node.mark, source, keys=node.keys)
+    if isinstance(value, list):
+        items = [_copy(item, (*path, number), variables, report, origin) for number, item in enumerate(value)]
+        return Node(items, node.mark, source)
+    if not isinstance(value, str) or "${" not in value:
+        return Node(value, node.mark, source, text=node.text)
+    reader = _Template(value, node, path, variables, report)
+    text = reader.text()
+    if reader.unset:
+        return Node(value, node.mark, source, unset=True)
+    if reader.faulty:
+        # Reported already; what the text would have given is unknown.
+        return Node(Interpolated(""), node.mark, source, template=value, unset=True)
+    if not reader.used:
+        return Node(text, node.mark, source)
+    return Node(Interpolated(text), node.mark, source, template=value)
+
+
+class _Template:
+    """One pass over the text of one scalar."""
+
+    def __init__(self, template: str, node: Node, path: Path, variables: Variables, report: Report) -> None:
+        self._template = template
+        self._node = node
+        self._path = path
+        self._variables = variables
+        self._report = report
+        self._at = 0
+        self.used = self.unset = self.faulty = False
+
+    def text(self) -> str:
+        """The interpolated text. Faults go to the report."""
+        text = self._until_end(inside=False, wanted=True)
+        return text or ""
+
+    def _until_end(self, *, inside: bool, wanted: bool) -> str | None:
+        """The text up to the end, or, inside of braces, up to the closing one; None when that is missing.
+
+        What is not `wanted` (the default of a variable that is set) is read over: its variables may be unset.
+        """
+        template, parts = self._template, []
+        while self._at < len(template):
+            if inside and template[self._at] == "}":
+                self._at += 1
+                return "".join(parts)
+            if template.startswith("$${", self._at):
+                self._at += 3
+                parts.append("${")
+            elif template.startswith("${", self._at):
+                parts.append(self._expression(wanted=wanted))
+            else:
+                parts.append(template[self._at])
+                self._at += 1
+        return None if inside else "".join(parts)
+
+    def _expression(self, *, wanted: bool) -> str:
+        start = self._at
+        self.used = True
+        self._at += 2
+        name_match = _NAME.match(self._template, self._at)
+        name = name_match[0] if name_match else ""
+        self._at += len(name)
+        operator = self._template[self._at : self._at + 2]
+        if name and operator[:1] == "}":
+            self._at += 1
+            return self._required(name, start) if wanted else ""
+        if name == "secret" and operator[:1] == ":" and operator not in (":-", ":?"):
+            self._fault(start, "secret", "secrets are not supported by this version", "use an environment variable")
+            return self._skip()
+        if not name or operator not in (":-", ":?"):
+            self._fault(start, "interpolation", "this `${` is not followed by a name and a closing brace", _FORMS)
+            return self._skip()
+        self._at += 2
+        value = self._variables.get(name)
+        other = self._until_end(inside=True, wanted=wanted and not value)
+        if other is None:
+            self._fault(start, "interpolation", f"the brace of `${{{name}` is not closed", _FORMS)
+            return ""
+        if value or not wanted:
+            return value or ""
+        if operator == ":-":
+            return other
+        state = "is not set" if value is None else "is empty"
+        self._fault(start, "variable-required", f"the variable {name} {state}: {other or 'it must have a value'}", f"set {name}")
+        return ""
+
+    def _required(self, name: str, start: int) -> str:
+        value = self._variables.get(name)
+        if value is not None:
+            return value
+        message = f"the variable {name} is not set"
+        if self._variables.allow_unset:
+            self.unset = True
+            mark = self._mark(start)
+            problem = self._node.problem(self._path, "variable-unset", message, severity="warning", mark=mark)
+            self._report.add(problem)
+            return ""
+        meant = None if self._report.full else near_miss(name, self._variables.environ)
+        hint = f"did you mean ${{{meant}}}?" if meant else f"set it, or write ${{{name}:-default}}"
+        self._fault(start, "variable-unset", message, hint)
+        return ""
+
+    def _skip(self) -> str:
+        """Past the next closing brace, so that one fault does not bring others."""
+        end = self._template.find("}", self._at)
+        self._at = len(self._template) if end < 0 else end + 1
+        return ""
+
+    def _fault(self, start: int, code: str, message: str, hint: str) -> None:
+        self.faulty = True
+        self._report.add(self._node.problem(self._path, code, message, hint, mark=self._mark(start)))
+
+    def _mark(self, start: int) -> Mark:
+        """Where the `${` at `start` stands in the file; the scalar's own place where that cannot be told."""
+        line, column, end = self._node.mark
+        lines = self._node.origin.lines
+        if not end or not 0 < line <= len(lines):
+            return self._node.mark
+        source = lines[line - 1][column - 1 : end - 1]
+        if source.count("${") != self._template.count("${"):
+            return self._node.mark
+        at = -1
+        for _ in range(self._template.count("${", 0, start + 1) + 1):
+            at = source.find("${", at + 1)
+        close = source.find("}", at)
+        return Mark(line, column + at, column + close + 1 if close > 0 else end)

@@ -1,0 +1,294 @@
+"""Manifest text to Manifest: read, interpolate, expand, overlay, type, cross-check; every fault of it at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pywatt_host.exceptions import ManifestError
+from pywatt_host.manifest import document
+from pywatt_host.manifest.cross import CrossReferences
+from pywatt_host.manifest.dump import dump
+from pywatt_host.manifest.expansion import Expansion
+from pywatt_host.manifest.interpolation import Variables, interpolate
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.node import Mark, Node, Origin, from_data, problem_at
+from pywatt_host.manifest.node import Path as KeyPath
+from pywatt_host.manifest.overlay import Overrides, merge
+from pywatt_host.manifest.problems import Problem, Report, display_path, near_miss
+from pywatt_host.manifest.shape import manifest_shape
+from pywatt_host.manifest.validation import locate, validate
+
+DEFAULT_NAME = "pywatt.yaml"
+OVERRIDE_PREFIX = "PYWATT__"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a manifest comes from: a file, a text, or data made in code.
+
+    `name` is what problems call it. `directory` is what relative paths in it are relative to.
+    """
+
+    name: str
+    directory: Path
+    path: Path | None = None
+    text: str | bytes | None = None
+    data: Mapping[str, Any] | None = None
+
+    @classmethod
+    def file(cls, path: str | Path) -> Source:
+        """A file, or a folder with a pywatt.yaml in it. It is read by `load`."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / DEFAULT_NAME
+        return cls(str(path), Path(os.path.abspath(path)).parent, path=path)
+
+    @classmethod
+    def of_text(cls, text: str | bytes, *, name: str = DEFAULT_NAME, directory: Path | None = None) -> Source:
+        """A manifest that is in memory."""
+        return cls(name, (directory or Path.cwd()).absolute(), text=text)
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any], *, name: str, directory: Path | None = None) -> Source:
+        """A manifest made in code, in the forms of the file. It is never interpolated and has no profiles."""
+        return cls(name, (directory or Path.cwd()).absolute(), data=data)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A manifest, what to warn about, and where each of its values came from."""
+
+    manifest: Manifest
+    warnings: tuple[Problem, ...]
+    document: Node
+
+    def origin(self, path: str | KeyPath) -> str:
+        """`pywatt.yaml:3:5`, `profile dev (pywatt.yaml:40:3)`, `PYWATT__SERVER__LISTEN`, `--set` or `default`.
+
+        `path` is written with dots, or given part by part, as it must be where a key holds a dot.
+        """
+        parts = _parts(path) if isinstance(path, str) else path
+        node, _, real = locate(self.document, parts)
+        missing = len(real) < len(parts) and isinstance(node.value, dict | list)
+        return "default" if missing or (not parts) else node.origin.label(node.mark)
+
+    def origins(self) -> Iterator[tuple[str, Any, str]]:
+        """Path, value as the manifest would write it, and origin, of every value in effect."""
+        for path, value in _leaves(dump(self.manifest), ()):
+            yield display_path(path), value, self.origin(path)
+
+
+def load_manifest(
+    path: str | Path = DEFAULT_NAME,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
+) -> Manifest:
+    """The manifest in a file, or in the pywatt.yaml of a folder.
+
+    `profile` wins over PYWATT_PROFILE; `overrides` are `a.b=c` as after `--set`; `environ` (None: that of the process)
+    wins over `env_file`. Raises ManifestError with every fault found.
+    """
+    source = Source.file(path)
+    return load(source, profile=profile, overrides=overrides, environ=environ, env_file=env_file).manifest
+
+
+def load(
+    source: Source,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
+    allow_unset: bool = False,
+) -> Loaded:
+    """The manifest with its warnings and origins. Raises ManifestError with every fault found.
+
+    With `allow_unset`, a variable that is not set is a warning: its text stays where a text is wanted, elsewhere its
+    key counts as left out.
+    """
+    report = Report()
+    tree: Node | None = None
+    manifest: Manifest | None = None
+    variables = _environment(environ, env_file, report)
+    written = _written(source, report)
+    if written is not None:
+        lookup = Variables(variables, str(source.directory), allow_unset)
+        name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
+        tree, faulted = _effective(source, written, name, overrides, lookup, report)
+        manifest = validate(tree, faulted, report)
+    if manifest is not None and tree is not None:
+        manifest._directory = source.directory
+        manifest._source = Path(os.path.abspath(source.path)) if source.path is not None else None
+        CrossReferences(manifest, tree, report).check()
+    errors = report.errors()
+    if errors or manifest is None or tree is None:
+        raise ManifestError(errors)
+    return Loaded(manifest, tuple(report.ordered()), tree)
+
+
+def _effective(
+    source: Source, written: Node, profile: str, overrides: Sequence[str], variables: Variables, report: Report
+) -> tuple[Node, set[KeyPath]]:
+    """The tree with everything laid over it, and the paths in it that were reported and left out."""
+    shape = manifest_shape()
+    root, profiles = _without_profiles(written, report)
+    if source.data is None:
+        root = interpolate(root, variables, report)
+    base = Expansion(report)
+    tree = base.expand(root, shape) or Node({}, root.mark, root.origin, keys={})
+    faulted = base.faulted
+    layer = _profiles(profiles, profile, variables, report, faulted)
+    if layer is not None:
+        tree = merge(tree, layer)
+    reader = Overrides(tree, report)
+    names = {name: value for name, value in variables.environ.items() if name.startswith(OVERRIDE_PREFIX)}
+    if names:
+        from pywatt_host.manifest.environment import read_overrides  # slow to import, see there
+
+        layer = reader.environment(read_overrides(names))
+        tree = tree if layer is None else merge(tree, layer)
+    layer = reader.settings(overrides)
+    tree = tree if layer is None else merge(tree, layer)
+    return tree, faulted | reader.faulted
+
+
+def _profiles(
+    profiles: Node | None, wanted: str, variables: Variables, report: Report, faulted: set[KeyPath]
+) -> Node | None:
+    """The active profile, expanded. The others are checked for their structure only."""
+    declared: dict[str, Node] = profiles.value if profiles is not None else {}
+    active: Node | None = None
+    for name, node in declared.items():
+        path: KeyPath = ("profiles", name)
+        if not isinstance(node.value, dict):
+            kind = "has no value" if node.value is None else "takes a mapping"
+            report.add(node.problem(path, "type", kind, "write the keys that differ, such as logging: {level: debug}"))
+            continue
+        for key in ("version", "profiles"):
+            if key in node.value:
+                mark = (node.keys or {}).get(key)
+                report.add(node.problem((*path, key), "unknown-key", "a profile cannot have this key", "remove it", mark=mark))
+        entries = {key: item for key, item in node.value.items() if key not in ("version", "profiles")}
+        body = Node(entries, node.mark, node.origin, keys=node.keys)
+        found = Report()
+        if name == wanted:
+            origin = Origin(node.origin.name, node.origin.kind, node.origin.lines, profile=name)
+            body = interpolate(body, variables, found, origin=origin)
+        expansion = Expansion(found, open_templates=name != wanted)
+        expanded = expansion.expand(body, manifest_shape())
+        for problem in found.problems:
+            shown = f"{display_path(path)}{'' if problem.path.startswith('[') else '.'}{problem.path}"
+            report.add(_at_path(problem, shown))
+        if name == wanted:
+            active = expanded
+            faulted |= expansion.faulted
+    if wanted and wanted not in declared:
+        _unknown_profile(profiles, wanted, list(declared), report)
+    return active
+
+
+def _unknown_profile(profiles: Node | None, wanted: str, declared: list[str], report: Report) -> None:
+    meant = near_miss(wanted, declared)
+    hint = f"declared: {', '.join(declared)}" if declared else "the manifest declares none"
+    hint += f'; did you mean "{meant}"?' if meant else ""
+    message = f'there is no profile "{wanted[:60]}"'
+    if profiles is not None:
+        report.add(profiles.problem(("profiles",), "unknown-profile", message, hint))
+    else:
+        report.add(problem_at(Origin("--profile", "set"), Mark(), (), "unknown-profile", message, hint))
+
+
+def _at_path(problem: Problem, path: str) -> Problem:
+    return Problem(
+        problem.file, problem.line, problem.column, path, problem.code, problem.message, problem.hint,
+        problem.severity, problem.end_column, problem.source_line,
+    )
+
+
+def _without_profiles(root: Node, report: Report) -> tuple[Node, Node | None]:
+    profiles = root.value.get("profiles")
+    if profiles is None:
+        return root, None
+    rest = {key: node for key, node in root.value.items() if key != "profiles"}
+    if not isinstance(profiles.value, dict):
+        kind = "has no value" if profiles.value is None else "takes a mapping of names to partial manifests"
+        code = "no-value" if profiles.value is None else "type"
+        mark = (root.keys or {}).get("profiles")
+        report.add(profiles.problem(("profiles",), code, kind, "such as dev: {logging: {level: debug}}", mark=mark))
+        profiles = None
+    return Node(rest, root.mark, root.origin, keys=root.keys), profiles
+
+
+def _written(source: Source, report: Report) -> Node | None:
+    """The tree of what the source holds; None after a fault that leaves none."""
+    if source.data is not None:
+        return from_data(source.data, Origin(source.name, "code"))
+    if source.text is not None:
+        octets = source.text if isinstance(source.text, bytes) else source.text.encode("utf-8", "surrogatepass")
+        return document.read(octets, source.name, report)
+    path = source.path or source.directory / DEFAULT_NAME
+    try:
+        with path.open("rb") as file:
+            # One octet more than allowed, so that a device or a log is not read to its end.
+            octets = file.read(document.MAX_OCTETS + 1)
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "is not the name of a file"
+        missing = isinstance(exc, FileNotFoundError)
+        message = "there is no such file" if missing else f"cannot be read: {reason.lower()}"
+        hint = _other_names(path) if missing else ""
+        report.add(problem_at(Origin(source.name, "code"), Mark(), (), "file", message, hint))
+        return None
+    return document.read(octets, source.name, report)
+
+
+def _other_names(path: Path) -> str:
+    """A file beside the missing one that was probably meant."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml") and each.is_file()]
+    except OSError:
+        return "its folder does not exist either"
+    meant = near_miss(path.name, names)
+    return f'did you mean "{path.with_name(meant)}"?' if meant else "name the manifest, or its folder"
+
+
+def _environment(environ: Mapping[str, str] | None, env_file: Path | None, report: Report) -> Mapping[str, str]:
+    environ = os.environ if environ is None else environ
+    if env_file is None:
+        return environ
+    from pywatt_host.manifest.environment import read_dotenv  # slow to import, see there
+
+    try:
+        return {**read_dotenv(env_file), **environ}
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = (exc.strerror or "").lower() if isinstance(exc, OSError) else "it is not UTF-8"
+        origin = Origin(str(env_file), "code")
+        report.add(problem_at(origin, Mark(), (), "file", f"the env file cannot be read: {reason}"))
+        return environ
+
+
+def _parts(path: str) -> KeyPath:
+    parts: list[str | int] = []
+    for part in path.replace("[", ".[").split("."):
+        if part.startswith("[") and part[1:-1].isdigit():
+            parts.append(int(part[1:-1]))
+        elif part:
+            parts.append(part)
+    return tuple(parts)
+
+
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, (*path, key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, item in enumerate(value):
+            yield from _leaves(item, (*path, number))
+    else:
+        yield path, value

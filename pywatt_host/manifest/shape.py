@@ -1,0 +1,137 @@
+"""What the typed model looks like from the text: which keys are sections, lists, free mappings or plain values.
+
+Read once from the model's classes, so that the checks before typing, the overrides and the JSON schema cannot differ
+from the types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
+
+from pydantic import BeforeValidator, Discriminator, Tag, WithJsonSchema
+
+from pywatt_host.manifest.model import Manifest, Section, Short
+from pywatt_host.manifest.values import as_list
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A scalar, or a value that takes a closed mapping of scalars as well: these `keys`."""
+
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Anything that YAML can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListShape:
+    """A list; `one` when a single value may stand for the list of it."""
+
+    item: Shape
+    one: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DictShape:
+    """A mapping whose keys the user chooses."""
+
+    value: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class SectionShape:
+    """A closed mapping."""
+
+    model: type[Section]
+    keys: dict[str, Shape] = field(hash=False)
+    short: Short | None = None
+
+    def example(self, key: str) -> Any:
+        """A value to show for a key; None when there is none."""
+        for name, info in self.model.model_fields.items():
+            if (info.alias or name) == key and info.examples:
+                return info.examples[0]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several shapes, which one a look at the value says."""
+
+    pick: Callable[[Any], str]
+    shapes: dict[str, Shape] = field(hash=False)
+    short: Short | None = None
+
+    def of(self, value: Any) -> Shape:
+        """The shape that fits a value: a list, a mapping or a scalar."""
+        return self.shapes[self.pick(value)]
+
+
+Shape: TypeAlias = Leaf | Free | ListShape | DictShape | SectionShape | Choice
+
+
+@cache
+def manifest_shape() -> SectionShape:
+    """The shape of a whole manifest, without `profiles`."""
+    return _section(Manifest, ())
+
+
+def _section(model: type[Section], metadata: tuple[Any, ...]) -> SectionShape:
+    keys = {
+        info.alias or name: _shape(info.annotation, tuple(info.metadata)) for name, info in model.model_fields.items()
+    }
+    return SectionShape(model, keys, _first(metadata, Short))
+
+
+def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
+    while get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        metadata = (*metadata, *more)
+    if annotation is Any:
+        return Free()
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return _section(annotation, metadata)
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple:
+        one = any(isinstance(each, BeforeValidator) and each.func is as_list for each in metadata)
+        return ListShape(_shape(arguments[0], ()), one)
+    if origin is dict:
+        return DictShape(_shape(arguments[1], ()))
+    if origin in (Union, UnionType):
+        discriminator = _first(metadata, Discriminator)
+        if discriminator is not None:
+            shapes = {_tag(each): _shape(each, ()) for each in arguments}
+            return Choice(discriminator.discriminator, shapes, _first(metadata, Short))
+        kinds = [each for each in arguments if each is not NoneType]
+        if len(kinds) == 1:
+            return _shape(kinds[0], metadata)
+    schema = _first(metadata, WithJsonSchema)
+    mappings = [each for each in (schema.json_schema or {}).get("anyOf", ()) if "properties" in each] if schema else []
+    return Leaf(tuple(mappings[0]["properties"]) if mappings else ())
+
+
+def _first(metadata: tuple[Any, ...], kind: type) -> Any:
+    return next((each for each in metadata if isinstance(each, kind)), None)
+
+
+def _tag(annotation: Any) -> str:
+    tags = [each.tag for each in get_args(annotation)[1:] if isinstance(each, Tag)]
+    return str(tags[0])
+
+
+def key_paths(shape: Shape, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of the sections that are reached without a list."""
+    if isinstance(shape, Choice):
+        for each in shape.shapes.values():
+            yield from key_paths(each, path)
+    elif isinstance(shape, SectionShape):
+        for key, below in shape.keys.items():
+            yield (*path, key)
+            yield from key_paths(below, (*path, key))
