@@ -16,26 +16,8 @@ from pywatt_host.lifespan import lifespan
 from pywatt_host.loading import load_app
 from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
 from pywatt_host.state import AppState
-from pywatt_host.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.app")
-
-
-class MountedApp:
-    """An ASGI application under a prefix: `root_path` is set, the path keeps the prefix, the state is its own."""
-
-    __slots__ = ("_app", "_prefix", "_state")
-
-    def __init__(self, app: ASGIApp, prefix: str, state: dict[str, Any]) -> None:
-        self._app = app
-        self._prefix = "" if prefix == "/" else prefix
-        self._state = state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"] = self._state.copy()
-        if self._prefix:
-            scope["root_path"] = scope.get("root_path", "") + self._prefix
-        await self._app(scope, receive, send)
 
 
 class Application:
@@ -94,7 +76,7 @@ class Application:
         """Loaded and started: `mount` is there."""
         app = await self.load(state)
         request_state: dict[str, Any] = {"pywatt": state}
-        self.mount = Mount(self.prefix, MountedApp(app, self.prefix, request_state), self.strict)
+        self.mount = Mount(self.prefix, app, self.strict, request_state)
         if self._wsgi is not None or isinstance(self.options, DirectoryMount):
             yield
             return

@@ -170,7 +170,7 @@ class _Maker:
         path = self.manifest.health.path
         application = self.applications.at(path)
         assert application is not None and application.mount is not None
-        return await request(application.mount.app, path)
+        return await request(application.mount, path)
 
     async def _ask_app(self) -> None:
         status, _, _ = await self._request_health()

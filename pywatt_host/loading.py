@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from pywatt_host.exceptions import AppLoadError
 from pywatt_host.introspection import framework_of, interface_of, is_factory
-from pywatt_host.introspection.arguments import ArgumentFault, bind
+from pywatt_host.introspection.arguments import ArgumentsError, bind
 from pywatt_host.introspection.table import FRAMEWORKS
 
 __all__ = ["LoadedApp", "call_factory", "framework_of", "import_object", "interface_of", "is_factory", "load_app"]
@@ -93,7 +93,7 @@ async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], s
         raise AppLoadError(import_path, "not-an-app", message)
     try:
         positional, keyword = bind(obj, args, state, key=f"{key}.args")
-    except ArgumentFault as fault:
+    except ArgumentsError as fault:
         raise AppLoadError(import_path, "factory-arguments", str(fault)) from None
     try:
         app = obj(*positional, **keyword)

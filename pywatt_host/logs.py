@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -31,8 +31,17 @@ LEVELS = {
     "critical": logging.CRITICAL,
 }
 
-# What the edge knows about the request that runs in this context, for the records that the application logs in it.
-request_fields: ContextVar[dict[str, str] | None] = ContextVar("pywatt_request_fields", default=None)
+
+
+class Request(Protocol):
+    """What the edge knows about a request."""
+
+    request_id: bytes
+    trace_id: str
+
+
+# The request that runs in this context, for the records that the application logs in it.
+current_request: ContextVar[Request | None] = ContextVar("pywatt_request", default=None)
 
 _STALLED_AFTER = 1.0  # seconds that a non-blocking standard error may refuse octets before a batch is given up
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
@@ -117,7 +126,12 @@ class RecordFormatter:
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """What a record carries beyond its message: the request's fields, then its own `extra`."""
-        fields: dict[str, Any] = dict(request_fields.get() or ())
+        fields: dict[str, Any] = {}
+        request = current_request.get()
+        if request is not None:
+            fields["request_id"] = request.request_id.decode()
+            if request.trace_id:
+                fields["trace_id"] = request.trace_id
         fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
         return _redacted(fields, self._redact) if self._redact else fields
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -9,7 +10,15 @@ from typing import Literal, Protocol
 import orjson
 
 from pywatt_host.http.exchange import Exchange
-from pywatt_host.logs import Clock, LogStream, dump_line
+from pywatt_host.logs import Clock, LogStream
+
+
+_PLAIN = re.compile(r"[ !#-\[\]-~]*\Z")  # ASCII without quotes, backslashes and control characters
+
+
+def _escaped(text: str) -> str:
+    """The inside of a JSON string; lone surrogates become backslash escapes."""
+    return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
 
 
 class AccessLog(Protocol):
@@ -46,29 +55,17 @@ class LineAccessLog:
         if not self._json:
             self._stream.write_soon(self._console(when, exchange))
             return
-        document = {
-            "time": when,
-            "level": "info",
-            "logger": "pywatt.access",
-            "message": f"{exchange.method} {path} {exchange.status}",
-            "method": exchange.method,
-            "path": path,
-            "route": exchange.plan.route,
-            "status": exchange.status,
-            "duration_ms": round(exchange.seconds * 1000, 3),
-            "bytes": exchange.octets,
-            "client": exchange.client,
-            "request_id": exchange.request_id,
-        }
-        if exchange.trace_id:
-            document["trace_id"] = exchange.trace_id
-        if exchange.reason:
-            document["reason"] = exchange.reason
-        try:
-            line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError:  # a path with lone surrogates
-            line = dump_line(document)
-        self._stream.write_soon(line)
+        # Written by hand, since it is written for every request: all but the path is known to need no escaping.
+        shown = path if _PLAIN.match(path) else _escaped(path)
+        trace = f'","trace_id":"{exchange.trace_id}' if exchange.trace_id else ""
+        reason = f'","reason":"{exchange.reason}' if exchange.reason else ""
+        self._stream.write_soon(
+            f'{{"time":"{when}","level":"info","logger":"pywatt.access",'
+            f'"message":"{exchange.method} {shown} {exchange.status}","method":"{exchange.method}","path":"{shown}",'
+            f'"route":"{exchange.plan.route}","status":{exchange.status},"duration_ms":{exchange.seconds * 1000:.3f},'
+            f'"bytes":{exchange.octets},"client":"{exchange.client}",'
+            f'"request_id":"{exchange.request_id.decode()}{trace}{reason}"}}\n'.encode()
+        )
 
     def _console(self, when: str, exchange: Exchange) -> bytes:
         status = str(exchange.status)
@@ -78,5 +75,5 @@ class LineAccessLog:
         reason = f" ({exchange.reason})" if exchange.reason else ""
         return (
             f"{when[11:23]} {exchange.method} {path} {status}{reason} {exchange.seconds * 1000:.1f}ms"
-            f" {exchange.client or '-'} {exchange.request_id}\n"
+            f" {exchange.client or '-'} {exchange.request_id.decode()}\n"
         ).encode("utf-8", "backslashreplace")

@@ -23,28 +23,28 @@ _COPIED_UP_TO = 64 * 1024  # octets: a head and a body up to here are joined, la
 
 @dataclass(slots=True)
 class Listening:
-    """What all connections of one server share."""
+    """What all connections of one server share. `now` is a coarse clock, which the server's tick moves on."""
 
     header_octets: int
     header_seconds: float
     one_write: bool = True
     draining: bool = False
+    now: float = 0.0
 
 
 class OneWrite:
     """A transport in front of uvicorn's, which lets a response's head wait for its body.
 
-    uvicorn writes the head by itself; most bodies follow in the same turn of the loop, and both then leave in one
-    system call. A head that nothing follows leaves at the end of the turn.
+    uvicorn writes the head by itself. Where the head tells the body's length, the body is on its way, and both leave in
+    one system call (ASGI has a server wait for the first body event anyway). What tells no length leaves at once.
     """
 
-    __slots__ = ("_close", "_head", "_soon", "_transport", "_write", "is_closing", "pause_reading", "resume_reading")
+    __slots__ = ("_close", "_head", "_transport", "_write", "is_closing", "pause_reading", "resume_reading")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._write = transport.write
         self._close = transport.close
-        self._soon = loop.call_soon
         self._head: bytes | None = None
         self.is_closing = transport.is_closing
         self.pause_reading = transport.pause_reading
@@ -58,13 +58,13 @@ class OneWrite:
                 self._write(head + data)
             else:
                 self._transport.writelines((head, data))
-        elif data[:7] == b"HTTP/1." and data[9:10] != b"1":  # the head of a final response
+        elif data[:7] == b"HTTP/1." and data[9:10] != b"1" and b"\ncontent-length: " in data:
             self._head = data
-            self._soon(self.flush)
         else:
             self._write(data)
 
     def flush(self) -> None:
+        """Let a head go that nothing follows."""
         if self._head is not None:
             head, self._head = self._head, None
             self._write(head)
@@ -80,24 +80,21 @@ class OneWrite:
 
 
 class BoundedHead:
-    """Mixed into a uvicorn protocol. `head_since` is the loop's time at which the head that is awaited began, or None
-    while a request runs or the connection idles between two requests (which the keep-alive time bounds)."""
+    """Mixed into a uvicorn protocol. `head_since` is when the head that is awaited began, or None while a request runs
+    or the connection idles between two requests (which the keep-alive time bounds)."""
 
     listening: Listening  # set on the derived class
 
     def connection_made(self: Any, transport: asyncio.Transport) -> None:
-        self.head_since = self.loop.time()
+        self.head_since = self.listening.now
         self.head_octets = 0
         self.refusal = 400
-        super().connection_made(  # type: ignore[misc]
-            OneWrite(transport, self.loop) if self.listening.one_write else transport
-        )
+        super().connection_made(OneWrite(transport) if self.listening.one_write else transport)  # type: ignore[misc]
 
-    def head_complete(self: Any) -> None:
-        """A request has been read up to its body."""
-        self.head_since = None
-        if self.listening.draining:
-            self.close_after_last()
+    def on_response_complete(self: Any) -> None:
+        if self.listening.one_write:
+            self.transport.flush()
+        super().on_response_complete()  # type: ignore[misc]
 
     def close_after_last(self: Any) -> None:
         """Let the newest request be the connection's last."""
@@ -138,31 +135,40 @@ class BoundedHead:
         self.transport.close()
 
 
-class _Httptools(BoundedHead):
-    def data_received(self: Any, data: bytes) -> None:
-        self.arrived = len(data)
-        if self.head_since is not None:
-            self.head_octets += self.arrived
-        super().data_received(data)  # type: ignore[misc]
-        if self.head_since is not None and self.head_octets > self.listening.header_octets:
-            self.refuse_head(431, "server.limits.header")
+def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
+    """The parser's callbacks run once per request and more: `base` is called by name here, which is what it costs."""
+    received, begun, complete = base.data_received, base.on_message_begin, base.on_headers_complete
+    most = listening.header_octets
 
-    def on_message_begin(self: Any) -> None:
-        if self.head_since is None:
-            self.head_since, self.head_octets = self.loop.time(), self.arrived
-        super().on_message_begin()  # type: ignore[misc]
+    class BoundedHttpTools(BoundedHead, base):  # type: ignore[misc, valid-type]
+        def data_received(self, data: bytes) -> None:
+            self.arrived = len(data)
+            if self.head_since is not None:
+                self.head_octets += self.arrived
+            received(self, data)
+            if self.head_since is not None and self.head_octets > most:
+                self.refuse_head(431, "server.limits.header")
 
-    def on_headers_complete(self: Any) -> None:
-        before = self.cycle
-        if self.head_octets > self.listening.header_octets and self._head_length() > self.listening.header_octets:
-            self.refusal = 431
-            raise ValueError("request head over server.limits.header")  # the parser turns it into send_400_response
-        super().on_headers_complete()  # type: ignore[misc]
-        if self.cycle is not before:
-            self.head_complete()
+        def on_message_begin(self) -> None:
+            if self.head_since is None:
+                self.head_since, self.head_octets = listening.now, self.arrived
+            begun(self)
 
-    def _head_length(self: Any) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        def on_headers_complete(self) -> None:
+            if self.head_octets > most and self._head_length() > most:
+                self.refusal = 431
+                raise ValueError("request head over server.limits.header")  # the parser calls send_400_response
+            before = self.cycle
+            complete(self)
+            if self.cycle is not before:
+                self.head_since = None
+                if listening.draining:
+                    self.close_after_last()
+
+        def _head_length(self) -> int:
+            return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    return BoundedHttpTools
 
 
 class _H11(BoundedHead):
@@ -170,7 +176,7 @@ class _H11(BoundedHead):
         super().data_received(data)  # type: ignore[misc]
         waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
         if waiting:
-            self.head_since = self.head_since or self.loop.time()
+            self.head_since = self.head_since or self.listening.now
             if waiting > self.listening.header_octets:
                 self.refuse_head(431, "server.limits.header")
         self.head_octets = waiting
@@ -179,7 +185,9 @@ class _H11(BoundedHead):
         before = self.cycle
         super().handle_events()  # type: ignore[misc]
         if self.cycle is not before:
-            self.head_complete()
+            self.head_since = None
+            if self.listening.draining:
+                self.close_after_last()
 
 
 # What is overridden or read of uvicorn's protocols.
@@ -191,5 +199,9 @@ def connection_class(base: type[Any], listening: Listening) -> type[Any]:
     if any(not callable(getattr(base, name, None)) for name in _KNOWN):
         logger.warning("this uvicorn is unknown: no bounds on request heads (server.limits.header, timeouts.header)")
         return base
-    mixin = _Httptools if hasattr(base, "on_headers_complete") else _H11
-    return type(f"Bounded{base.__name__}", (mixin, base), {"listening": listening})
+    if hasattr(base, "on_headers_complete"):
+        made = _httptools_class(base, listening)
+    else:
+        made = type("BoundedH11", (_H11, base), {})
+    made.listening = listening  # type: ignore[attr-defined]
+    return made

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.http.accesslog import AccessLog
 from pywatt_host.http.endpoints import Table, allowed, lookup
@@ -23,8 +23,8 @@ from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
-from pywatt_host.logs import ResponseCut, request_fields
-from pywatt_host.types import ASGIApp, Headers, Message, Receive, Scope, Send
+from pywatt_host.logs import ResponseCut, current_request
+from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.edge")
 app_logger = logging.getLogger("pywatt.app")
@@ -32,6 +32,7 @@ app_logger = logging.getLogger("pywatt.app")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?\Z")  # W3C Trace Context
 _NO_TRACE = b"0" * 32
+_STREAMED = -1  # the length of a body that tells none
 _WATCHED = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
 _IN_CORS = "pywatt.cors"
 _CLIENT_CLOSED = 499  # what the log says where a client left before anything was answered
@@ -41,16 +42,42 @@ Answer: TypeAlias = tuple[int, Headers, bytes]
 OwnPath: TypeAlias = Callable[[Scope], Awaitable[Answer | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One application under its prefix. `strict` says what happens to a path that can be read in two ways."""
+class Refusal(NamedTuple):
+    """Why a request goes nowhere: the answer's status and headers; `reason` is for the log, `detail` for the client."""
 
-    prefix: str
-    app: ASGIApp
-    strict: bool
+    status: int
+    reason: str
+    detail: str = ""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Mount:
+    """One application under its prefix: `root_path` is set, the path keeps the prefix (ASGI), the state is its own.
+
+    `strict` says what happens to a path that can be read in two ways.
+    """
+
+    __slots__ = ("_root", "_state", "app", "prefix", "strict")
+
+    def __init__(self, prefix: str, app: ASGIApp, strict: bool, state: dict[str, Any]) -> None:
+        self.prefix = prefix
+        self.app = app
+        self.strict = strict
+        self._root = "" if prefix == "/" else prefix
+        self._state = state
 
     def covers(self, path: str) -> bool:
-        return self.prefix == "/" or path == self.prefix or path.startswith(self.prefix + "/")
+        return not self._root or path == self._root or path.startswith(self._root + "/")
+
+    def enter(self, scope: Scope) -> None:
+        """Make a scope this application's own."""
+        scope["state"] = self._state.copy()
+        if self._root:
+            scope["root_path"] = scope.get("root_path", "") + self._root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.enter(scope)
+        await self.app(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +110,8 @@ class Edge:
     ) -> None:
         self._mounts = sorted(mounts, key=lambda mount: len(mount.prefix), reverse=True)
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
-        self._routes = routes
+        self._table, self._closed = routes.table, routes.closed
+        self._plan_for, self._unmatched = routes.plan_for, routes.unmatched
         self._own = own
         self._forwarding = forwarding
         self._log = access_log
@@ -94,27 +122,50 @@ class Edge:
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._routes.unmatched, self._observe)
-        length, streamed = self._read_head(scope, exchange)
-        if scope["type"] == "http":
-            await self._http(scope, receive, exchange, length, streamed)
-        else:
+        exchange = Exchange(scope, send, self._unmatched, self._finished)
+        length = self._read_head(scope, exchange)
+        if scope["type"] != "http":
             await self._websocket(scope, receive, send, exchange)
+            return
+        try:
+            if self._cors is not None:
+                scope[_IN_CORS] = (exchange, length)
+                await self._cors(scope, receive, exchange.send)
+            elif exchange.path in self._own and await self._answered(scope, exchange):
+                return
+            else:
+                # The way of nearly every request: decide, then hand over. `_answer` does the same under CORS.
+                target = self._decide(scope, exchange, length)
+                if target.__class__ is not Mount or exchange.special:
+                    await self._carry_out(target, scope, receive, exchange)
+                else:
+                    await target.app(scope, receive, exchange.send)
+        except Exception as error:  # named boundary: the user's application
+            app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
+            if exchange.status == 0:
+                await exchange.refuse(500, "application raised", request_id=exchange.request_id.decode())
+            elif not exchange.finished:
+                exchange.reason = "application raised"
+                raise ResponseCut from None
+        finally:
+            self._leave(exchange)
+            if not exchange.finished:
+                exchange.status = exchange.status or _CLIENT_CLOSED
+                exchange.reason = exchange.reason or "not completed"
+                exchange.finish()
 
-    def _read_head(self, scope: Scope, exchange: Exchange) -> tuple[int, bool]:
-        """One look at the headers: the declared body length (-1: none or not a number) and whether a body streams in."""
-        length, streamed, foreign_id, forwarded, headers = -1, False, False, False, scope["headers"]
+    def _read_head(self, scope: Scope, exchange: Exchange) -> int:
+        """One look at the headers. Returns the body's declared length, 0 without a body, _STREAMED without a length."""
+        length, foreign_id, forwarded, headers = 0, False, False, scope["headers"]
         for name, value in headers:
             if name in _WATCHED:
                 if name == b"content-length":
-                    length = int(value) if value.isdigit() and len(value) < 20 else -1
+                    length = int(value) if value.isdigit() and len(value) < 20 else _STREAMED
                 elif name == b"transfer-encoding":
-                    streamed = True
+                    length = _STREAMED
                 elif name == b"x-request-id":
-                    if _SANE_ID.match(value) and not exchange.request_id:
-                        exchange.request_id = value.decode()
-                    else:
-                        foreign_id = True
+                    foreign_id = True
+                    exchange.request_id = value if _SANE_ID.match(value) and not exchange.request_id else b""
                 elif name == b"traceparent":
                     match = _TRACEPARENT.match(value)
                     if match is not None and match[1] != _NO_TRACE:
@@ -126,98 +177,78 @@ class Edge:
         if forwarded:
             self._forwarding.apply(scope)
             headers = scope["headers"]
-        if foreign_id:
-            scope["headers"] = headers = [header for header in headers if header[0] != b"x-request-id"]
-            exchange.request_id = ""
         if not exchange.request_id:
-            exchange.request_id = f"{self._bits(128):032x}"
-            headers.append((b"x-request-id", exchange.request_id.encode()))
+            if foreign_id:  # none, several or unfit: the application sees ours only
+                scope["headers"] = headers = [header for header in headers if header[0] != b"x-request-id"]
+            exchange.request_id = b"%032x" % self._bits(128)
+            headers.append((b"x-request-id", exchange.request_id))
         client = scope.get("client")
         if client is not None:
             exchange.client = client[0]
-        fields = {"request_id": exchange.request_id}
-        if exchange.trace_id:
-            fields["trace_id"] = exchange.trace_id
-        request_fields.set(fields)
-        return length, streamed
-
-    # HTTP -----------------------------------------------------------------------------------------------------------
-
-    async def _http(
-        self, scope: Scope, receive: Receive, exchange: Exchange, length: int, streamed: bool
-    ) -> None:
-        try:
-            if self._cors is None:
-                await self._answer(scope, receive, exchange, length, streamed)
-            else:
-                scope[_IN_CORS] = (exchange, length, streamed)
-                await self._cors(scope, receive, exchange.send)
-        except Exception as error:  # named boundary: the user's application
-            app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
-            if exchange.status == 0:
-                await exchange.refuse(500, "application raised", request_id=exchange.request_id)
-            elif not exchange.finished:
-                exchange.reason = "application raised"
-                raise ResponseCut from None
-        finally:
-            if not exchange.finished:
-                exchange.status = exchange.status or _CLIENT_CLOSED
-                exchange.reason = exchange.reason or "not completed"
-                exchange.finish()
+        current_request.set(exchange)
+        return length
 
     async def _inside_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is no preflight: `send` adds the CORS headers and then is the exchange's own."""
-        exchange, length, streamed = scope.pop(_IN_CORS)
+        exchange, length = scope.pop(_IN_CORS)
         exchange.outlet = send
-        await self._answer(scope, receive, exchange, length, streamed)
+        if exchange.path not in self._own or not await self._answered(scope, exchange):
+            await self._carry_out(self._decide(scope, exchange, length), scope, receive, exchange)
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, exchange: Exchange, length: int, streamed: bool
-    ) -> None:
+    async def _answered(self, scope: Scope, exchange: Exchange) -> bool:
+        """Health, metrics: answered by the host, neither logged nor counted. False: the application answers it."""
+        exchange.quiet = True
+        if exchange.method not in ("GET", "HEAD"):
+            await exchange.refuse(405, "a path of the host", headers=[(b"allow", b"GET, HEAD")])
+            return True
+        answer = await self._own[exchange.path](scope)
+        if answer is not None:
+            await exchange.answer(*answer)
+        return answer is not None
+
+    def _decide(self, scope: Scope, exchange: Exchange, length: int) -> Mount | Refusal:
+        """Where a request goes, or why it goes nowhere. One that goes somewhere counts as running from here on."""
         path = exchange.path
-        if path in self._own and await self._own_path(scope, exchange):
-            return
         mount = self._only or self._mount(path)
         rule = ambiguity(path, scope.get("raw_path"))
         if rule is not None and (mount is None or mount.strict):
-            await exchange.refuse(400, f"{rule} (server.paths)", "The path can be read in more than one way.")
-            return
-        plan = await self._plan(path, exchange)
+            return Refusal(400, f"{rule} (server.paths)", "The path can be read in more than one way.")
+        methods = self._table.match(path)
+        plan = lookup(methods, exchange.method) if methods is not None else None
         if plan is None:
-            return
+            if self._closed:
+                return _no_endpoint(exchange, methods)
+            if methods:
+                plan = next(iter(methods.values()))  # the application says itself what it makes of the method
+        exchange.plan = plan = self._plan_for(plan, path, exchange.method)
         if mount is None:
-            await exchange.refuse(404, "no application under this path")
-            return
-        if plan.rate is not None:
-            wait = plan.rate.wait_for(exchange.client)
-            if wait > 0:
-                retry = (b"retry-after", str(math.ceil(wait)).encode())
-                await self._refuse_limit(exchange, 429, "rate", [retry])
-                return
-        if plan.body is not None:
-            if length > plan.body:
-                await self._refuse_limit(exchange, 413, "body", [(b"connection", b"close")])
-                return
-            if streamed:
-                exchange.body_left = plan.body
-                receive = exchange.bounded_receive
-        gate = plan.gate
-        if self.running >= self._concurrency or (gate is not None and gate.full()):
-            limit = "concurrency" if self.running < self._concurrency else ""
-            await self._refuse_limit(exchange, 503, limit, [(b"retry-after", b"1")])
-            return
-        self.running += 1
-        if gate is not None:
-            gate.running += 1
-        try:
-            if plan.timeout is None:
-                await mount.app(scope, receive, exchange.outlet or exchange.send)
-            else:
-                await self._within(plan.timeout, mount.app, scope, receive, exchange)
-        finally:
-            self.running -= 1
-            if gate is not None:
-                gate.running -= 1
+            return Refusal(404, "no application under this path")
+        if plan.rate is not None and (wait := plan.rate.wait_for(exchange.client)) > 0:
+            return self._over(exchange, 429, "rate", (b"retry-after", str(math.ceil(wait)).encode()))
+        if length:
+            if plan.body is not None and length > plan.body:
+                return self._over(exchange, 413, "body", (b"connection", b"close"))
+            exchange.special = length == _STREAMED
+        if plan.timeout is not None:
+            exchange.special = True
+        if plan.gate is not None and plan.gate.full():
+            return self._over(exchange, 503, "concurrency", (b"retry-after", b"1"))
+        if exchange.method != "WEBSOCKET":  # of which there may be many: they idle
+            if self.running >= self._concurrency:
+                return self._over(exchange, 503, "", (b"retry-after", b"1"))
+            self.running += 1
+        if plan.gate is not None:
+            plan.gate.running += 1
+        exchange.running = True
+        mount.enter(scope)
+        return mount
+
+    def _leave(self, exchange: Exchange) -> None:
+        if exchange.running:
+            if exchange.method != "WEBSOCKET":
+                self.running -= 1
+            if exchange.plan.gate is not None:
+                exchange.plan.gate.running -= 1
 
     def _mount(self, path: str) -> Mount | None:
         for mount in self._mounts:
@@ -225,36 +256,8 @@ class Edge:
                 return mount
         return None
 
-    async def _own_path(self, scope: Scope, exchange: Exchange) -> bool:
-        """Health, metrics: answered by the host, neither logged nor counted. False: the application answers it."""
-        exchange.quiet = True
-        if exchange.method not in ("GET", "HEAD"):
-            await exchange.refuse(405, "a path of the host", headers=[(b"allow", b"GET, HEAD")])
-            return True
-        answer = await self._own[exchange.path](scope)
-        if answer is None:
-            return False
-        await exchange.answer(*answer)
-        return True
-
-    async def _plan(self, path: str, exchange: Exchange) -> Plan | None:
-        """The plan for a request; None where it has been refused."""
-        methods = self._routes.table.match(path)
-        found = lookup(methods, exchange.method) if methods is not None else None
-        if found is None and self._routes.closed:
-            if methods is None:
-                await exchange.refuse(404, "no such endpoint (endpoints)")
-            else:
-                exchange.plan = next(iter(methods.values()))
-                allow = [(b"allow", allowed(methods).encode())]
-                await exchange.refuse(405, "no such method here (endpoints)", headers=allow)
-            return None
-        if found is None and methods:
-            found = next(iter(methods.values()))  # the application knows the path and says itself what it makes of this
-        exchange.plan = plan = self._routes.plan_for(found, path, exchange.method)
-        return plan
-
-    async def _refuse_limit(self, exchange: Exchange, status: int, limit: str, headers: Headers) -> None:
+    def _over(self, exchange: Exchange, status: int, limit: str, header: tuple[bytes, bytes]) -> Refusal:
+        """Over a limit: the answer, and now and then a warning that names the manifest's key."""
         key = exchange.plan.keys.get(limit, "server.limits.concurrency")
         now = time.monotonic()
         if now - self._told.get(key, -math.inf) >= _TOLD_EVERY:
@@ -262,75 +265,63 @@ class Edge:
             logger.warning(
                 "%d for %s %s: over %s", status, exchange.method, exchange.plan.route, key, extra={"key": key}
             )
-        await exchange.refuse(status, key, headers=headers)
+        return Refusal(status, key, headers=(header,))
 
-    async def _within(
-        self, seconds: float, app: ASGIApp, scope: Scope, receive: Receive, exchange: Exchange
+    async def _carry_out(
+        self, target: Mount | Refusal, scope: Scope, receive: Receive, exchange: Exchange
     ) -> None:
-        """Until the response starts, the application has `seconds`; then it is cancelled and the client gets 504."""
-        try:
-            async with asyncio.timeout(seconds) as exchange.deadline:
-                await app(scope, receive, exchange.outlet or exchange.send)
+        """Refuse, or hand over with all that an exchange may need on its way."""
+        if isinstance(target, Refusal):
+            await exchange.refuse(*target)
+            return
+        plan, send = exchange.plan, exchange.outlet or exchange.send
+        if plan.body is not None:
+            receive = exchange.bound_body(receive, plan.body)
+        if plan.timeout is None:
+            await target.app(scope, receive, send)
+            return
+        try:  # until the response starts, the application has so long; then it is cancelled
+            async with asyncio.timeout(plan.timeout) as exchange.deadline:
+                await target.app(scope, receive, send)
         except TimeoutError:
             if exchange.deadline is None or not exchange.deadline.expired():
                 raise
             exchange.deadline = None
-            key = exchange.plan.keys.get("timeout", "server.timeouts.request")
-            logger.warning("504 for %s %s: over %s", exchange.method, exchange.plan.route, key, extra={"key": key})
-            await exchange.refuse(504, key, headers=[(b"connection", b"close")])
+            await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
 
-    def _observe(self, exchange: Exchange) -> None:
+    def _finished(self, exchange: Exchange) -> None:
         if not exchange.quiet:
             exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
             self._log.write(exchange)
 
-    # WebSockets -----------------------------------------------------------------------------------------------------
-
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
-        path = exchange.path
-        mount = self._only or self._mount(path)
-        rule = ambiguity(path, scope.get("raw_path"))
-        methods = self._routes.table.match(path)
-        found = lookup(methods, "WEBSOCKET") if methods is not None else None
-        plan = exchange.plan = self._routes.plan_for(found, path, "WEBSOCKET")
-        status, exchange.reason = 0, ""
-        if rule is not None and (mount is None or mount.strict):
-            status, exchange.reason = 400, f"{rule} (server.paths)"
-        elif mount is None or path in self._own or (found is None and self._routes.closed):
-            status, exchange.reason = 404, "no such endpoint (endpoints)"
-        elif plan.rate is not None and plan.rate.wait_for(exchange.client) > 0:
-            status, exchange.reason = 429, plan.keys.get("rate", "")
-        elif plan.gate is not None and plan.gate.full():
-            status, exchange.reason = 503, plan.keys.get("concurrency", "")
-        if status or mount is None:
-            exchange.status = status
-            await receive()  # websocket.connect
-            await refuse_websocket(send, scope.get("extensions"), status)
-            self._log.write(exchange)
-            return
-        exchange.status = 403  # unless the application accepts
-        if plan.gate is not None:
-            plan.gate.running += 1
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "websocket.accept":
-                exchange.status = 101
-                headers = [*message.get("headers", ()), (b"x-request-id", exchange.request_id.encode())]
-                message = {**message, "headers": headers}
-            elif message["type"] == "websocket.http.response.start":
-                exchange.status = message["status"]
-            await send(message)
-
+        """A WebSocket is logged when it ends; in the histogram of request durations it would say nothing."""
         try:
-            await mount.app(scope, receive, sending)
+            target: Mount | Refusal = Refusal(404, "a path of the host")
+            if exchange.path not in self._own:
+                target = self._decide(scope, exchange, 0)
+            if isinstance(target, Refusal):
+                exchange.status, exchange.reason = target.status, target.reason
+                await receive()  # websocket.connect
+                await refuse_websocket(send, scope.get("extensions"), target.status)
+                return
+            exchange.status = 403  # unless the application accepts
+            await target.app(scope, receive, exchange.send_websocket)
         except OSError:  # the server's way to say that the client has gone
             exchange.reason = "client gone"
         except Exception as error:  # named boundary: the user's application
-            app_logger.error("WEBSOCKET %s raised", path, exc_info=error)
+            app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
             exchange.reason = "application raised"
             raise ResponseCut from None
         finally:
-            if plan.gate is not None:
-                plan.gate.running -= 1
+            self._leave(exchange)
             exchange.seconds = time.perf_counter() - exchange.begun
             self._log.write(exchange)
+
+
+def _no_endpoint(exchange: Exchange, methods: dict[str, Plan] | None) -> Refusal:
+    """404 for a path that is not declared, 405 for a method that is not (for a WebSocket 404 as well)."""
+    if methods is None or exchange.method == "WEBSOCKET":
+        return Refusal(404, "no such endpoint (endpoints)")
+    exchange.plan = next(iter(methods.values()))
+    return Refusal(405, "no such method here (endpoints)", headers=((b"allow", allowed(methods).encode()),))

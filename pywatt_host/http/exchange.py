@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -31,63 +31,43 @@ class Plan:
 
 
 class Exchange:
-    """Wraps the server's `receive` and `send` once, for everything that the edge wants to know or do."""
+    """Wraps the server's `receive` and `send` once, for everything that the edge wants to know or do.
 
-    __slots__ = (
-        "_observe",
-        "_receive",
-        "_send",
-        "begun",
-        "body_left",
-        "client",
-        "deadline",
-        "finished",
-        "method",
-        "octets",
-        "outlet",
-        "path",
-        "plan",
-        "quiet",
-        "reason",
-        "request_id",
-        "seconds",
-        "status",
-        "taken",
-        "trace_id",
-    )
+    What most requests leave as it is, is an attribute of the class: making one costs as little as possible.
+    """
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, plan: Plan, observe: Callable[[Exchange], None]
-    ) -> None:
+    status = 0  # 0: the response has not started
+    octets = 0  # of the response's body
+    seconds = 0.0
+    trace_id = ""
+    client = ""
+    reason = ""  # the manifest key or the rule because of which the host answered by itself
+    quiet = False  # neither logged nor counted
+    finished = False
+    running = False  # counted as running by the edge
+    special = False  # needs more than to be handed over: a bound on a streamed body, a time limit
+    taken = False  # the host has answered; what the application sends is dropped
+    deadline: asyncio.Timeout | None = None
+    body_left = 0
+    outlet: Send | None = None  # where the response goes in, when something stands before `send`
+    receive: Receive
+
+    def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[Exchange], None]) -> None:
         self.begun = perf_counter()
-        self.method: str = scope.get("method", "WEBSOCKET")
         self.path: str = scope["path"]
+        self.method: str = scope.get("method", "WEBSOCKET")
         self.plan = plan
-        self.status = 0
-        self.octets = 0
-        self.seconds = 0.0
-        self.request_id = ""
-        self.trace_id = ""
-        self.client = ""
-        self.reason = ""  # the manifest key or the rule because of which the host answered by itself
-        self.quiet = False  # neither logged nor counted
-        self.finished = False
-        self.taken = False  # the host has answered; what the application sends is dropped
-        self.deadline: asyncio.Timeout | None = None
-        self.body_left = -1
-        self.outlet: Send | None = None  # where the response goes in, when something stands before `send`
-        self._receive = receive
+        self.request_id = b""
         self._send = send
         self._observe = observe
 
-    async def send(self, message: Message) -> None:
-        """What the application sends."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """What the application sends. Gives the server's own coroutine, which spares one for each message."""
         if self.taken:
-            return
+            return _nothing()
         kind = message["type"]
         if kind == "http.response.body":
             self.octets += len(message.get("body", b""))
-            await self._send(message)
             if not message.get("more_body", False):
                 self.finish()
         elif kind == "http.response.start":
@@ -95,10 +75,18 @@ class Exchange:
             if self.deadline is not None:
                 self.deadline.reschedule(None)
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
-            headers.append((b"x-request-id", self.request_id.encode()))
-            await self._send({**message, "headers": headers})
-        else:
-            await self._send(message)
+            headers.append((b"x-request-id", self.request_id))
+            message = {**message, "headers": headers}
+        return self._send(message)
+
+    def send_websocket(self, message: Message) -> Awaitable[None]:
+        """What the application sends on a WebSocket."""
+        if message["type"] == "websocket.accept":
+            self.status = 101
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
+        elif message["type"] == "websocket.http.response.start":
+            self.status = message["status"]
+        return self._send(message)
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Answer in place of the application. Nothing that it sends from here on reaches the client."""
@@ -108,18 +96,23 @@ class Exchange:
         self.taken = True
 
     async def refuse(
-        self, status: int, reason: str, detail: str = "", headers: list[tuple[bytes, bytes]] | None = None, **members: Any
+        self, status: int, reason: str, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = (), **members: Any
     ) -> None:
         """Answer with a problem (RFC 9457); `reason` goes into the log only."""
         self.reason = reason
         body = problem_body(status, detail, **members)
-        await self.answer(status, problem_headers(body, headers or []), body)
+        await self.answer(status, problem_headers(body, headers), body)
 
-    async def bounded_receive(self) -> Message:
-        """`receive` for a body of unknown length: past the limit the client gets 413, the application a disconnect."""
+    def bound_body(self, receive: Receive, octets: int) -> Receive:
+        """`receive` for a body of unknown length, of which `octets` are allowed."""
+        self.receive, self.body_left = receive, octets
+        return self._bounded_receive
+
+    async def _bounded_receive(self) -> Message:
+        """Past the limit the client gets 413, the application a disconnect."""
         if self.taken:
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        message = await self.receive()
         if message["type"] == "http.request":
             self.body_left -= len(message.get("body", b""))
             if self.body_left < 0:
@@ -137,3 +130,7 @@ class Exchange:
             self.finished = True
             self.seconds = perf_counter() - self.begun
             self._observe(self)
+
+
+async def _nothing() -> None:
+    return

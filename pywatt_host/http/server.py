@@ -101,6 +101,7 @@ class HttpServer:
         self._config.load()
         self._stamp()
         loop = asyncio.get_running_loop()
+        self._listening.now = loop.time()
         for listener in self._listeners:
             # The loop closes the socket that it is given; ours stays, for the last accepts.
             own = listener.sock.dup()
@@ -134,7 +135,7 @@ class HttpServer:
         while True:
             await asyncio.sleep(period)
             self._stamp()
-            now = loop.time()
+            now = self._listening.now = loop.time()
             for connection in tuple(self._state.connections):
                 expire = getattr(connection, "expire_head", None)
                 if expire is not None:
@@ -192,7 +193,7 @@ class HttpServer:
     def _release(self, connection: Any, lingered: bool) -> None:
         """Close a connection that has nothing more to be answered."""
         if not self._is_http(connection):
-            if getattr(connection, "handshake_complete", True):
+            if connection.handshake_complete and not connection.transport.is_closing():
                 connection.shutdown()  # WebSockets: close code 1012, service restart
         elif lingered and self._quiet(connection) and not _unread(connection.transport):
             connection.transport.close()

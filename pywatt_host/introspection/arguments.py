@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
-class ArgumentFault(Exception):
+class ArgumentsError(Exception):
     """The arguments do not fit; the text holds every fault and no value."""
 
 
@@ -35,7 +35,7 @@ def bind(
 
     A value must have the annotated type as JSON would write it (a list for a tuple, text for a Path or a date); text
     from an interpolation takes whatever type is asked for. An annotation that cannot be resolved or checked is not.
-    Raises `ArgumentFault`. `key` is where the manifest holds `args`.
+    Raises `ArgumentsError`. `key` is where the manifest holds `args`.
     """
     signature = signature_of(factory)
     if signature is None:
@@ -67,7 +67,7 @@ def bind(
         if each.default is Parameter.empty and name != taker and name not in args
     ]
     if faults:
-        raise ArgumentFault("; ".join(faults))
+        raise ArgumentsError("; ".join(faults))
     return bound.args, bound.kwargs
 
 
@@ -116,6 +116,7 @@ def _annotation(factory: Any, parameter: Parameter) -> Any:
 
 
 def _globals(factory: Any) -> dict[str, Any]:
+    """The names that the text of an annotation may use: those of the module that defines the innermost function."""
     while True:
         if isinstance(factory, functools.partial):
             factory = factory.func
@@ -125,11 +126,10 @@ def _globals(factory: Any) -> dict[str, Any]:
             factory = factory.__wrapped__
         else:
             break
-    if not hasattr(factory, "__globals__") and not inspect.isclass(factory):
-        factory = type(factory)
-    module = sys.modules.get(getattr(factory, "__module__", None) or "")
-    found: dict[str, Any] = getattr(factory, "__globals__", None) or vars(module) if module else {}
-    return found
+    if hasattr(factory, "__globals__"):
+        return dict(factory.__globals__)
+    cls = factory if inspect.isclass(factory) else type(factory)
+    return dict(vars(sys.modules[cls.__module__]))
 
 
 def _unknown(name: str, known: list[str], key: str) -> str:

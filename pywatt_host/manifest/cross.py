@@ -124,7 +124,9 @@ class CrossReferences:
         server = self._manifest.server
         for number, address in enumerate(server.admin.listen if server.admin is not None else ()):
             if any(_same(address, other) for other in server.listen):
-                message = f"{self._shown(('server', 'admin', 'listen', number), str(address))} is taken by server.listen"
+                message = (
+                    f"{self._shown(('server', 'admin', 'listen', number), str(address))} is taken by server.listen"
+                )
                 self._add(("server", "admin", "listen", number), "conflict", message, "give it another port or path")
 
     def _folders(self) -> None:
@@ -162,8 +164,7 @@ class CrossReferences:
 def _template_shape(path: str) -> tuple[str, ...]:
     """The template without the names of its parameters, which do not tell requests apart."""
     return tuple(
-        ("{:path}" if part.endswith(":path}") else "{}") if part.startswith("{") else part
-        for part in path.split("/")
+        ("{:path}" if part.endswith(":path}") else "{}") if part.startswith("{") else part for part in path.split("/")
     )
 
 

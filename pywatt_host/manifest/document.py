@@ -29,8 +29,16 @@ _TAG = "tag:yaml.org,2002:"
 _SYNTAX = (
     ("tab character that violates", "a tab stands where YAML wants spaces", "indent with spaces"),
     ("found character that cannot start any token", "no value can start with this character", "put the text in quotes"),
-    ("mapping values are not allowed", "a colon stands where no key can be", "put a text with a colon and a space in quotes"),
-    ("could not find expected ':'", "this line is neither `key: value` nor part of the one above", "is a colon missing?"),
+    (
+        "mapping values are not allowed",
+        "a colon stands where no key can be",
+        "put a text with a colon and a space in quotes",
+    ),
+    (
+        "could not find expected ':'",
+        "this line is neither `key: value` nor part of the one above",
+        "is a colon missing?",
+    ),
     ("could not find expected ':'".replace("could not find", "did not find"), "a colon is missing after the key", ""),
     ("did not find expected key", "a key is expected here", "check the indentation and the line above"),
     ("did not find expected '-' indicator", "a list entry is expected here", "start it with `- `"),
@@ -45,7 +53,7 @@ _SYNTAX = (
 )
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """The fault has been reported, and nothing after it can be read."""
 
 
@@ -102,7 +110,9 @@ def _decode(octets: bytes, origin: Origin, report: Report) -> str | None:
     shown = Origin(origin.name, lines=split_lines(text))
     mark = Mark(len(lines), len(lines[-1]) + 1)
     message = f"the character U+{ord(bad[0]):04X} is not allowed in YAML"
-    report.add(problem_at(shown, mark, (), "control-character", message, "in double quotes it can be written as an escape"))
+    report.add(
+        problem_at(shown, mark, (), "control-character", message, "in double quotes it can be written as an escape")
+    )
     return None
 
 
@@ -125,7 +135,7 @@ def compose(text: str, origin: Origin, report: Report) -> Node | None:
     """The tree of one YAML document. None when it cannot be read to its end; other faults leave a tree."""
     try:
         return _Composer(origin, report).tree(text)
-    except _Stop:
+    except _StopError:
         return None
     except yaml.YAMLError as exc:
         report.add(_syntax_problem(exc, origin))
@@ -136,8 +146,9 @@ def _syntax_problem(exc: yaml.YAMLError, origin: Origin) -> Problem:
     problem = str(getattr(exc, "problem", None) or "this cannot be read as YAML")
     began = getattr(exc, "context_mark", None)
     at = getattr(exc, "problem_mark", None) or began
-    if "unexpected end of stream" in problem and "quoted" in str(getattr(exc, "context", "")):
-        at = began  # the opening quote says more than the end of the file
+    at_end = at is not None and not "".join(origin.lines[at.line :]).strip()
+    if began is not None and (at_end or "unexpected end of stream" in problem):
+        at = began  # the opening quote or bracket says more than the end of the file
     mark = Mark(at.line + 1, at.column + 1) if at is not None else Mark(1, 1)
     line = origin.lines[mark.line - 1] if mark.line <= len(origin.lines) else ""
     message, hint = problem, ""
@@ -149,7 +160,7 @@ def _syntax_problem(exc: yaml.YAMLError, origin: Origin) -> Problem:
         message, hint = "a tab stands where YAML wants spaces", "indent with spaces"
     elif "${" in line and message.endswith("is not closed"):
         hint = 'inside of brackets and braces, put "${...}" in quotes'
-    if began is not None and began.line + 1 < mark.line:
+    if began is not None and began.line + 1 < mark.line and origin.kind == "file":
         hint = (hint + "; " if hint else "") + f"what it belongs to begins in line {began.line + 1}"
     return problem_at(origin, mark, (), "yaml", message, hint)
 
@@ -167,8 +178,17 @@ class _Composer:
         self._root: Node | None = None
 
     def tree(self, text: str) -> Node:
+        loader = _LOADER(text)
+        try:
+            self._read(loader)
+        finally:
+            loader.dispose()
+        return self._root or Node(None, Mark(1, 1), self._origin, text="")
+
+    def _read(self, loader: Any) -> None:
         documents = 0
-        for event in yaml.parse(text, Loader=_LOADER):
+        while True:
+            event = loader.get_event()
             kind = type(event)
             if kind is yaml.ScalarEvent:
                 self._scalar(event)
@@ -183,10 +203,14 @@ class _Composer:
             elif kind is yaml.DocumentStartEvent:
                 documents += 1
                 if documents > 1:
-                    self._stop(_mark(event), "documents", "a second document begins here; a manifest is one", "")
-        if self._root is None:
-            return Node(None, Mark(1, 1), self._origin, text="")
-        return self._root
+                    self._stop(
+                        _mark(event),
+                        "documents",
+                        "a second document begins here; a manifest is one",
+                        "give it a file of its own",
+                    )
+            elif kind is yaml.StreamEndEvent:
+                return
 
     def _fault(self, mark: Mark, code: str, message: str, hint: str = "") -> None:
         path = tuple(
@@ -198,7 +222,7 @@ class _Composer:
 
     def _stop(self, mark: Mark, code: str, message: str, hint: str) -> None:
         self._fault(mark, code, message, hint)
-        raise _Stop
+        raise _StopError
 
     def _count(self, mark: Mark, nodes: int, height: int) -> None:
         self._nodes += nodes
@@ -207,9 +231,9 @@ class _Composer:
             self._stop(mark, "too-large", message, "")
         if len(self._stack) + height > MAX_DEPTH:
             self._report.add(problem_at(self._origin, mark, (), "too-deep", f"nested deeper than {MAX_DEPTH} levels"))
-            raise _Stop
+            raise _StopError
 
-    def _scalar(self, event: yaml.ScalarEvent) -> None:
+    def _scalar(self, event: Any) -> None:
         mark = _mark(event)
         text = event.value
         self._count(mark, 1, 0)
@@ -249,7 +273,7 @@ class _Composer:
             self._stack[-1].height = max(self._stack[-1].height, frame.height + 1)
         self._attach(frame.node)
 
-    def _alias(self, event: yaml.AliasEvent) -> None:
+    def _alias(self, event: Any) -> None:
         mark = _mark(event)
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
@@ -303,7 +327,9 @@ class _Composer:
             else:
                 kind = {bool: "a bool", int: "an integer", float: "a number"}.get(type(node.value), "empty")
                 shown = node.text if node.text is not None else quote(node.value)
-                self._fault(mark, "key", f"the key {shown or 'here'} is {kind}, not a text", f'write "{shown}"' if shown else "")
+                self._fault(
+                    mark, "key", f"the key {shown or 'here'} is {kind}, not a text", f'write "{shown}"' if shown else ""
+                )
             return None
         first = frame.node.keys.get(node.value) if frame.node.keys is not None else None
         if node.value == "<<" and node.text is not None:

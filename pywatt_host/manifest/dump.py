@@ -18,7 +18,9 @@ def dump(manifest: Manifest, *, all: bool = True) -> dict[str, Any]:
     endpoints = manifest.endpoints
     declared = endpoints.rules if isinstance(endpoints, AutoEndpoints) else endpoints
     written = data.get("endpoints", [])
-    for endpoint, fields in zip(declared, written.get("rules", []) if isinstance(written, dict) else written, strict=False):
+    for endpoint, fields in zip(
+        declared, written.get("rules", []) if isinstance(written, dict) else written, strict=False
+    ):
         for name in _INHERITED:
             if name not in endpoint.model_fields_set:
                 fields.pop(name, None)

@@ -14,7 +14,11 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 class _Overrides(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="PYWATT__", env_nested_delimiter="__", case_sensitive=True, dotenv_filtering="match_prefix", extra="allow"
+        env_prefix="PYWATT__",
+        env_nested_delimiter="__",
+        case_sensitive=True,
+        dotenv_filtering="match_prefix",
+        extra="allow",
     )
 
 

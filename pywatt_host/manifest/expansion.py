@@ -70,7 +70,14 @@ class Expansion:
                 if expanded is not None:
                     entries[key] = expanded
             elif not key.startswith("x-"):
-                self._fault(node, (*path, key), "unknown-key", "unknown key", f"known here: {', '.join(shape.keys)}", _key_mark(node, key))
+                self._fault(
+                    node,
+                    (*path, key),
+                    "unknown-key",
+                    "unknown key",
+                    f"known here: {', '.join(shape.keys)}",
+                    _key_mark(node, key),
+                )
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
     def _list(self, node: Node, shape: ListShape, path: Path) -> Node | None:
@@ -90,7 +97,9 @@ class Expansion:
 
     def _dict(self, node: Node, shape: DictShape, path: Path) -> Node | None:
         if not isinstance(node.value, dict):
-            self._fault(node, path, "type", f"a mapping is wanted, not {_kind(node)}", "write `key: value` lines below it")
+            self._fault(
+                node, path, "type", f"a mapping is wanted, not {_kind(node)}", "write `key: value` lines below it"
+            )
             return None
         entries = {}
         for key, item in node.value.items():
@@ -110,7 +119,9 @@ class Expansion:
                 self._fault(node, path, "type", f"{node.shown()} is not a bool", f"write {YAML_1_1_BOOLS[value]}")
                 return None
             if short is not None and short.flag is not None and isinstance(flag, bool):
-                return Node({short.flag: Node(flag, node.mark, node.origin)}, node.mark, node.origin, keys={}, short=short.flag)
+                return Node(
+                    {short.flag: Node(flag, node.mark, node.origin)}, node.mark, node.origin, keys={}, short=short.flag
+                )
             if short is not None and short.text is not None and isinstance(value, str):
                 entries = {short.text: node}
                 if short.flag is not None:
@@ -145,8 +156,11 @@ class Expansion:
                     continue
                 unknown = unknown_key(key, shape)
                 self._fault(node, (*path, key), unknown.code, unknown.message, unknown.hint, _key_mark(node, key))
-                if unknown.meant is not None:
+                if unknown.meant in shape.keys:
                     self.faulted.add((*path, unknown.meant))
+                elif unknown.meant is not None:
+                    # A key of another kind of section: what this kind would need is not missing.
+                    self.faulted |= {(*path, needed) for needed in shape.keys if needed not in node.value}
         return entries
 
     def _wrong_kind(self, node: Node, shape: SectionShape | Choice, inner: SectionShape, path: Path) -> None:

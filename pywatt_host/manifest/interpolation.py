@@ -17,6 +17,7 @@ from pywatt_host.manifest.values import Interpolated
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FORMS = "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ for a literal ${"
+_MAX_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,14 @@ class Variables:
 
 def interpolate(node: Node, variables: Variables, report: Report, *, origin: Origin | None = None) -> Node:
     """A copy of the tree with every text interpolated; `origin`, where given, replaces that of all its nodes."""
+    if origin is None and not _may_hold_templates(node.origin):
+        return node
     return _copy(node, (), variables, report, origin)
+
+
+def _may_hold_templates(origin: Origin) -> bool:
+    # A backslash may be the start of an escape that spells a dollar.
+    return not origin.lines or any("${" in line or "\\" in line for line in origin.lines)
 
 
 def _copy(node: Node, path: Path, variables: Variables, report: Report, origin: Origin | None) -> Node:
@@ -69,6 +77,7 @@ class _Template:
         self._variables = variables
         self._report = report
         self._at = 0
+        self._depth = 0
         self.used = self.unset = self.faulty = False
 
     def text(self) -> str:
@@ -81,7 +90,8 @@ class _Template:
 
         What is not `wanted` (the default of a variable that is set) is read over: its variables may be unset.
         """
-        template, parts = self._template, []
+        template = self._template
+        parts: list[str] = []
         while self._at < len(template):
             if inside and template[self._at] == "}":
                 self._at += 1
@@ -115,16 +125,25 @@ class _Template:
             return self._skip()
         self._at += 2
         value = self._variables.get(name)
+        if self._depth == _MAX_DEPTH:
+            self._fault(start, "interpolation", f"defaults are nested deeper than {_MAX_DEPTH} levels", "")
+            self._at = len(self._template)
+            return ""
+        self._depth += 1
         other = self._until_end(inside=True, wanted=wanted and not value)
-        if other is None:
+        self._depth -= 1
+        if other is None and not self.faulty:
             self._fault(start, "interpolation", f"the brace of `${{{name}` is not closed", _FORMS)
+        if other is None:
             return ""
         if value or not wanted:
             return value or ""
         if operator == ":-":
             return other
         state = "is not set" if value is None else "is empty"
-        self._fault(start, "variable-required", f"the variable {name} {state}: {other or 'it must have a value'}", f"set {name}")
+        self._fault(
+            start, "variable-required", f"the variable {name} {state}: {other or 'it must have a value'}", f"set {name}"
+        )
         return ""
 
     def _required(self, name: str, start: int) -> str:

@@ -43,7 +43,7 @@ class Source:
     def file(cls, path: str | Path) -> Source:
         """A file, or a folder with a pywatt.yaml in it. It is read by `load`."""
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, it takes any name
             path = path / DEFAULT_NAME
         return cls(str(path), Path(os.path.abspath(path)).parent, path=path)
 
@@ -174,7 +174,9 @@ def _profiles(
         for key in ("version", "profiles"):
             if key in node.value:
                 mark = (node.keys or {}).get(key)
-                report.add(node.problem((*path, key), "unknown-key", "a profile cannot have this key", "remove it", mark=mark))
+                report.add(
+                    node.problem((*path, key), "unknown-key", "a profile cannot have this key", "remove it", mark=mark)
+                )
         entries = {key: item for key, item in node.value.items() if key not in ("version", "profiles")}
         body = Node(entries, node.mark, node.origin, keys=node.keys)
         found = Report()
@@ -207,8 +209,16 @@ def _unknown_profile(profiles: Node | None, wanted: str, declared: list[str], re
 
 def _at_path(problem: Problem, path: str) -> Problem:
     return Problem(
-        problem.file, problem.line, problem.column, path, problem.code, problem.message, problem.hint,
-        problem.severity, problem.end_column, problem.source_line,
+        problem.file,
+        problem.line,
+        problem.column,
+        path,
+        problem.code,
+        problem.message,
+        problem.hint,
+        problem.severity,
+        problem.end_column,
+        problem.source_line,
     )
 
 

@@ -47,6 +47,9 @@ _WORDS: dict[str, dict[str, str]] = {
         "log": "logging",
         "prometheus": "metrics",
         "cors": "server.cors",
+        "timeout": "server.timeouts.request",
+        "threads": "app.threads",
+        "worker_class": "app.interface",
     },
     "AppOptions": {
         "module": "import_path: module:attribute",
@@ -101,6 +104,8 @@ _WORDS: dict[str, dict[str, str]] = {
         "forwarded_allow_ips": "trusted_proxies",
         "log_level": "logging.level, beside server",
         "root_path": "app.route_prefix, beside server",
+        "threads": "app.threads, beside server",
+        "worker_class": "app.interface, beside server",
     },
     "Limits": {"max_body_size": "body", "body_size": "body", "headers": "header", "connections": "concurrency"},
     "Timeouts": {
@@ -136,16 +141,40 @@ _WORDS: dict[str, dict[str, str]] = {
         "failure_threshold": "retries",
     },
     "Metrics": {"endpoint": "path", "url": "path", "histogram_buckets": "buckets"},
-    "Logging": {"file": "the standard error stream, which is where logs go", "redacted": "redact", "access_log": "access"},
-    "Cors": {"origins": "allow_origins", "methods": "allow_methods", "headers": "allow_headers", "credentials": "allow_credentials"},
+    "Logging": {
+        "file": "the standard error stream, which is where logs go",
+        "redacted": "redact",
+        "access_log": "access",
+    },
+    "Cors": {
+        "origins": "allow_origins",
+        "methods": "allow_methods",
+        "headers": "allow_headers",
+        "credentials": "allow_credentials",
+    },
 }
 
 # Section -> keys that other versions of the format have.
 _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
-        {"auth", "secrets", "state", "clients", "tracing", "databases", "caches", "channels", "services", "resiliency"}
+        {
+            "auth",
+            "secrets",
+            "state",
+            "clients",
+            "tracing",
+            "databases",
+            "caches",
+            "channels",
+            "services",
+            "resiliency",
+            "workers",
+            "reload",
+            "tls",
+            "ssl",
+        }
     ),
-    "Server": frozenset({"workers", "tls"}),
+    "Server": frozenset({"workers", "tls", "reload", "ssl"}),
     "EndpointOptions": frozenset({"auth"}),
     "AutoEndpoints": frozenset({"auth"}),
     "Metrics": frozenset({"auth"}),

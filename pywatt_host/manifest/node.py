@@ -14,7 +14,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """A place in a text: line and column count from 1, `end` is the column after it (0 when it ends on a later line)."""
+    """A place in a text: line and column count from 1, `end` is the column after it, or 0: another line."""
 
     line: int = 0
     column: int = 0

@@ -84,7 +84,7 @@ class Overrides:
         path: tuple[str, ...] = ()
         for number, segment in enumerate(segments):
             if isinstance(shape, Choice):
-                shape = shape.of({segment: None})
+                shape = shape.of([] if segment.isdecimal() else {segment: None})
             key: str | None
             if isinstance(shape, SectionShape):
                 key = _match(segment, shape.keys, folded=folded)

@@ -17,7 +17,7 @@ _WINDOW = 110  # characters of a source line that are shown around the caret
 
 
 def printable(text: str) -> str:
-    """The text with control, format and other unprintable characters escaped, so that a file cannot drive a terminal."""
+    """The text with unprintable characters escaped, so that a file cannot drive a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
@@ -132,7 +132,9 @@ class Report:
         if self.left_out:
             last = found[-1]
             found.append(
-                Problem(last.file, last.line, last.column, "", "too-many", f"{self.left_out} more problems are not shown")
+                Problem(
+                    last.file, last.line, last.column, "", "too-many", f"{self.left_out} more problems are not shown"
+                )
             )
         return found
 

@@ -168,7 +168,11 @@ def _custom(error: ErrorDetails, node: Node) -> tuple[str, str, str]:
 
 def _no_integer(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
     quoted = isinstance(node.value, str) and re.fullmatch(r"[-+]?[0-9]{1,18}", node.value) is not None
-    return "type", f"{node.shown()} is not an integer", f"write {node.value} without quotes" if quoted and not node.masked else ""
+    return (
+        "type",
+        f"{node.shown()} is not an integer",
+        f"write {node.value} without quotes" if quoted and not node.masked else "",
+    )
 
 
 def _no_number(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
@@ -193,6 +197,8 @@ def _no_choice(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str,
     choices = re.findall(r"'([^']*)'", expected)
     if not choices:
         return "choice", f"{node.shown()} is not {expected}", f"write {expected}"
+    if len(choices) == 1:
+        return "choice", f'{node.shown()} is not "{choices[0]}"', f"write {choices[0]}"
     message = f"{node.shown()} is not one of {', '.join(choices)}"
     meant = near_miss(node.value, choices) if isinstance(node.value, str) and not node.masked else None
     return "choice", message, f'did you mean "{meant}"?' if meant else ""
@@ -236,7 +242,11 @@ def _no_match(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, 
     is_key = isinstance(_shape_at(path[:-1]), DictShape)
     shown = quote(path[-1]) if is_key else (node.shown() if node.masked else quote(value))
     hint = _PATTERNS.get(pattern, f"the pattern is {pattern}")
-    return "pattern", f"{shown} is not a name of the kind wanted here" if pattern != r"^/" else f"{shown} is not a path", hint
+    return (
+        "pattern",
+        f"{shown} is not a name of the kind wanted here" if pattern != r"^/" else f"{shown} is not a path",
+        hint,
+    )
 
 
 def _no_list(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:

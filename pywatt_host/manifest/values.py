@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Interpolated(str):
-    """Text that came out of `${...}`, an environment override or `--set`: it takes the type that the schema asks for."""
+    """Text that came out of `${...}`, an environment override or `--set`: it takes the type that is wanted."""
 
     __slots__ = ()
 
@@ -71,14 +71,23 @@ _NANOS = {"h": 3_600_000_000_000, "m": 60_000_000_000, "s": 1_000_000_000, "ms":
 
 def parse_duration(value: Any) -> float:
     """`500ms`, `15s`, `1m30s`, `2h` to seconds."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise _fault("duration", '{number} has no unit; perhaps "{number}s"', number=value)
     text = _text(value, "a duration with its unit", "500ms, 15s, 1m30s or 2h")
     if not _DURATION.match(text):
-        raise _fault("duration", '"{text}" is not a duration (write 500ms, 15s, 1m30s or 2h)', text=text[:40])
+        raise _fault("duration", '"{text}" is not a duration{hint}', text=text[:40], hint=_duration_hint(text))
     millionths = sum(
         (int(whole) * 1_000_000 + int((decimals or "").ljust(6, "0"))) * _NANOS[unit]
         for whole, decimals, unit in _DURATION_PART.findall(text)
     )
     return millionths // 1_000_000 / 1_000_000_000
+
+
+def _duration_hint(text: str) -> str:
+    meant = re.sub(
+        r"(?<=[0-9])(ms|s|m|h)[a-z]*", r"\1", re.sub(r"(?<=[0-9])msec[a-z]*", "ms", text.replace(" ", "").lower())
+    )
+    return f'; perhaps "{meant}"' if _DURATION.match(meant) else " (write 500ms, 15s, 1m30s or 2h)"
 
 
 def format_duration(seconds: float | None) -> str:
@@ -151,11 +160,18 @@ _OCTETS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 def parse_size(value: Any) -> int:
     """`512B`, `64KiB`, `10MiB`, `1GiB` to octets (binary units, as IEC 80000-13 names them)."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        raise _fault("size", '{number} has no unit; perhaps "{text}"', number=value, text=format_size(value))
     text = _text(value, "a size with its unit", "64KiB or 10MiB")
     match = _SIZE.match(text)
     if match is None:
-        raise _fault("size", '"{text}" is not a size (write 512B, 64KiB, 10MiB or 1GiB)', text=text[:40])
+        raise _fault("size", '"{text}" is not a size{hint}', text=text[:40], hint=_size_hint(text))
     return int(match[1]) * _OCTETS[match[2]]
+
+
+def _size_hint(text: str) -> str:
+    match = re.fullmatch(r"([1-9][0-9]{0,11}) ?([kmg])(i?b)?", text.lower())
+    return f'; perhaps "{match[1]}{match[2].upper()}iB"' if match else " (write 512B, 64KiB, 10MiB or 1GiB)"
 
 
 def format_size(octets: int | None) -> str:
@@ -196,10 +212,14 @@ class Rate:
 
 def parse_rate(value: Any) -> Rate:
     """`100/s`, `20/m`, `1000/h`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise _fault("rate", '{number} has no time; perhaps "{number}/s"', number=value)
     text = _text(value, "a rate", "100/s, 20/m or 1000/h")
     match = _RATE.match(text)
     if match is None:
-        raise _fault("rate", '"{text}" is not a rate (write 100/s, 20/m or 1000/h)', text=text[:40])
+        meant = re.sub(r"^([1-9][0-9]*) ?/ ?([smh])[a-z]*\Z", r"\1/\2", text)
+        hint = f'; perhaps "{meant}"' if _RATE.match(meant) else " (write 100/s, 20/m or 1000/h)"
+        raise _fault("rate", '"{text}" is not a rate{hint}', text=text[:40], hint=hint)
     return Rate(int(match[1]), _SECONDS[match[2]])
 
 
@@ -265,6 +285,8 @@ def parse_address(value: Any) -> Address:
         return value
     if isinstance(value, dict):
         return _parse_unix(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise _fault("address", '{port} is a port without a colon; perhaps ":{port}"', port=value)
     text = _text(value, "an address", _LISTEN_FORMS)
     if text == "systemd":
         return SystemdAddress()
@@ -274,7 +296,7 @@ def parse_address(value: Any) -> Address:
         return UnixAddress(text[5:])
     match = _HOST_PORT.match(text)
     if match is None or text.startswith(("unix:", "fd:")):
-        raise _fault("address", '"{text}" is not an address (write {forms})', text=text[:80], forms=_LISTEN_FORMS)
+        raise _fault("address", '"{text}" is not an address{hint}', text=text[:80], hint=_address_hint(text))
     host, port = match[1] or match[2], int(match[3])
     if port > 65535:
         raise _fault("address", "port {port} does not exist (0 to 65535)", port=port)
@@ -286,6 +308,15 @@ def parse_address(value: Any) -> Address:
     return TcpAddress(host, port)
 
 
+def _address_hint(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    host = (rest if separator else text).rstrip("/")
+    port = {"https": 443}.get(scheme, 80) if separator else 8080
+    meant = host if _HOST_PORT.match(host) else f":{host}" if host.isdecimal() else f"{host}:{port}"
+    fits = _HOST_PORT.match(meant) is not None and host != "" and not text.startswith(("unix:", "fd:"))
+    return f'; perhaps "{meant}"' if fits else f" (write {_LISTEN_FORMS})"
+
+
 def _parse_unix(value: dict[str, Any]) -> UnixAddress:
     unknown = sorted(set(value) - {"unix", "mode", "group"})
     if unknown:
@@ -294,9 +325,9 @@ def _parse_unix(value: dict[str, Any]) -> UnixAddress:
     if not isinstance(path, str) or not path or "\0" in path:
         raise _fault("address", "a Unix socket wants its path under `unix`")
     if not isinstance(mode, str) or not _MODE.match(mode):
-        raise _fault("mode", 'mode is a quoted octal text such as "0660"')
+        raise _fault("mode", 'it is not an octal mode (write "0660", with the quotes)', key="mode")
     if group is not None and (not isinstance(group, str) or not group):
-        raise _fault("type", "group is the name of a group")
+        raise _fault("type", "the name of a group is wanted, such as www-data", key="group")
     return UnixAddress(path, int(mode, 8), group)
 
 
@@ -355,7 +386,9 @@ def as_list(value: Any) -> Any:
 
 # Names and paths ------------------------------------------------------------------------------------------------------
 
-IMPORT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+IMPORT_PATTERN = (
+    r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+)
 _IMPORT = re.compile(IMPORT_PATTERN[1:-1] + r"\Z")
 
 
@@ -382,15 +415,14 @@ def _prefix(value: Any) -> str:
     text = _text(value, "a path", "/api")
     if not _PREFIX.match(text) or any(part in (".", "..") for part in text.split("/")):
         raise _fault(
-            "path", '"{text}" is not a path prefix (write / or /api: it starts with / and does not end with one)',
+            "path",
+            '"{text}" is not a path prefix (write / or /api: it starts with / and does not end with one)',
             text=text[:80],
         )
     return str(text)
 
 
-Prefix: TypeAlias = Annotated[
-    str, PlainValidator(_prefix), _schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:])
-]
+Prefix: TypeAlias = Annotated[str, PlainValidator(_prefix), _schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:])]
 
 ENDPOINT_PATTERN = r"^/[^\s?#<>\\]*$"
 _SEGMENT = re.compile(r"(?:[^{}]*|\{[A-Za-z_][A-Za-z0-9_]*(:path)?\})\Z")
@@ -401,8 +433,14 @@ def _endpoint_path(value: Any) -> str:
     if not text.startswith("/"):
         raise _fault("path", '"{text}" does not start with "/"', text=text[:80])
     if "<" in text or ">" in text:
-        fixed = re.sub(r"<(?:(path):|[a-z]+:)?([A-Za-z_][A-Za-z0-9_]*)>", lambda m: "{" + m[2] + (":path" if m[1] else "") + "}", text)
-        raise _fault("path", '"{text}" is written as Flask writes it; here it is "{fixed}"', text=text[:80], fixed=fixed[:80])
+        fixed = re.sub(
+            r"<(?:(path):|[a-z]+:)?([A-Za-z_][A-Za-z0-9_]*)>",
+            lambda m: "{" + m[2] + (":path" if m[1] else "") + "}",
+            text,
+        )
+        raise _fault(
+            "path", '"{text}" is written as Flask writes it; here it is "{fixed}"', text=text[:80], fixed=fixed[:80]
+        )
     if re.search(r"[\s?#\\]", text):
         raise _fault("path", '"{text}" holds white space, "?", "#" or a backslash, which no path does', text=text[:80])
     segments = text.split("/")[1:]
@@ -414,7 +452,9 @@ def _endpoint_path(value: Any) -> str:
             raise _fault("path", '"{text}" holds an empty segment', text=text[:80])
         if not _SEGMENT.match(segment):
             raise _fault(
-                "path", 'the segment "{segment}" is neither literal nor "{{name}}" nor "{{name:path}}"', segment=segment[:60]
+                "path",
+                'the segment "{segment}" is neither literal nor "{name}" nor "{name:path}"',
+                segment=segment[:60],
             )
         if segment.startswith("{"):
             name, _, kind = segment[1:-1].partition(":")
@@ -431,7 +471,11 @@ EndpointPath: TypeAlias = Annotated[
     str,
     PlainValidator(_endpoint_path),
     _schema(
-        r"^(?!(.*/)?\.{1,2}(/|$))/(" + _ENDPOINT_SEGMENT + "(/" + _ENDPOINT_SEGMENT + r")*(/(\{[A-Za-z_][A-Za-z0-9_]*:path\})?)?"
+        r"^(?!(.*/)?\.{1,2}(/|$))/("
+        + _ENDPOINT_SEGMENT
+        + "(/"
+        + _ENDPOINT_SEGMENT
+        + r")*(/(\{[A-Za-z_][A-Za-z0-9_]*:path\})?)?"
         r"|\{[A-Za-z_][A-Za-z0-9_]*:path\})?$"
     ),
 ]
@@ -450,12 +494,25 @@ def _method(value: Any) -> str:
 Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": list(METHODS)})]
 
 
+def _network_of(text: str) -> str | None:
+    """The network of an address written with a prefix length."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        return None
+
+
 def _proxy(value: Any) -> str:
     text = _text(value, "an address", "10.0.0.0/8")
     if text != "unix":
         try:
             ipaddress.ip_network(text)
         except ValueError as exc:
+            wider = _network_of(text)
+            if wider is not None:
+                raise _fault(
+                    "proxy", '"{text}" names one machine; perhaps "{wider}"', text=text[:60], wider=wider
+                ) from None
             raise _fault(
                 "proxy", '"{text}" is not an address, a network or unix ({why})', text=text[:60], why=str(exc)[:120]
             ) from None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+
 from pywatt_host.introspection.regex import one_segment, pieces_of_regex
 from pywatt_host.introspection.template import Parameter, Piece, below, join, template
 from pywatt_host.manifest.values import EndpointPath
@@ -85,20 +86,40 @@ def test_any_pieces_make_a_valid_template_that_matches_their_paths(pieces: list[
     found = template(["/", *pieces])
     assert ENDPOINT.validate_python(found) == found
     path = "/" + "".join(
-        piece if isinstance(piece, str) else data.draw(st.text(st.sampled_from("ab/"), max_size=4) if piece.rest else VALUES)
+        piece
+        if isinstance(piece, str)
+        else data.draw(st.text(st.sampled_from("ab/"), max_size=4) if piece.rest else VALUES)
         for piece in pieces
     )
     assert answers(found, path)
 
 
-@pytest.mark.parametrize("pattern", ["[^/]+", "[0-9]+", r"\d{4}", r"[\w-]+", "(?:a|b)", r"[0-9]+(\.[0-9]+)?", "[-a-z_]+"])
+@pytest.mark.parametrize(
+    "pattern", ["[^/]+", "[0-9]+", r"\d{4}", r"[\w-]+", "(?:a|b)", r"[0-9]+(\.[0-9]+)?", "[-a-z_]+"]
+)
 def test_an_expression_without_slash_stays_in_one_segment(pattern: str) -> None:
     assert one_segment(pattern)
 
 
 @pytest.mark.parametrize(
     "pattern",
-    [".+", ".*", "[0-9]*", "a/b", r"a\/b", r"\x2f+", r"\W", r"[^a]+", "[+-9]+", r"\S+", "(a)?", "(?=a)b", r"(a)\1", "(", ""],
+    [
+        ".+",
+        ".*",
+        "[0-9]*",
+        "a/b",
+        r"a\/b",
+        r"\x2f+",
+        r"\W",
+        r"[^a]+",
+        "[+-9]+",
+        r"\S+",
+        "(a)?",
+        "(?=a)b",
+        r"(a)\1",
+        "(",
+        "",
+    ],
 )
 def test_an_expression_in_doubt_does_not_stay_in_one_segment(pattern: str) -> None:
     assert not one_segment(pattern)
@@ -124,13 +145,34 @@ def test_an_expression_in_doubt_does_not_stay_in_one_segment(pattern: str) -> No
         (r"^page-\d+/\Z", ["/{arg5}/"]),
     ],
 )
-def test_a_regular_expression_is_read_until_the_first_thing_that_cannot_be_said(pattern: str, expected: list[str]) -> None:
+def test_a_regular_expression_is_read_until_the_first_thing_that_cannot_be_said(
+    pattern: str, expected: list[str]
+) -> None:
     readings = [template(["/", *pieces]) for pieces in pieces_of_regex(pattern, whole=True)]
-    assert [re.sub(r"arg\d+", "arg", text) for text in readings] == [re.sub(r"arg\d+", "arg", text) for text in expected]
+    assert [re.sub(r"arg\d+", "arg", text) for text in readings] == [
+        re.sub(r"arg\d+", "arg", text) for text in expected
+    ]
 
 
 FRAGMENTS = st.sampled_from(
-    ["a", "/", r"\.", r"\/", "[ab]", "[^/]+", r"\d", r"\w+", "x?", "(?P<n>[a-z]+)", "(a|b)", "(?:c)", "(b/)?", ".", "é", "a{2}"]
+    [
+        "a",
+        "/",
+        r"\.",
+        r"\/",
+        "[ab]",
+        "[^/]+",
+        r"\d",
+        r"\w+",
+        "x?",
+        "(?P<n>[a-z]+)",
+        "(a|b)",
+        "(?:c)",
+        "(b/)?",
+        ".",
+        "é",
+        "a{2}",
+    ]
 )
 
 

@@ -9,20 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import a2wsgi
 import fastapi
 import flask
 import litestar
 import pytest
 import quart
-from a2wsgi import ASGIMiddleware, WSGIMiddleware
 from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.urls.resolvers import LocalePrefixPattern
 from django.utils.functional import lazystr
 from django.views import View
 from pydantic import TypeAdapter
-from pywatt_host.introspection import FRAMEWORKS, Route, framework_of, routes_of
-from pywatt_host.introspection import django as django_reader
-from pywatt_host.manifest.values import EndpointPath
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.endpoints import HTTPEndpoint
@@ -35,7 +32,13 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
+from pywatt_host.introspection import FRAMEWORKS, Route, framework_of, routes_of
+from pywatt_host.introspection import django as django_reader
+from pywatt_host.manifest.values import EndpointPath
+
 ENDPOINT = TypeAdapter(EndpointPath)
+from_wsgi: Any = a2wsgi.WSGIMiddleware  # each framework has types of its own for the same callable
+from_asgi: Any = a2wsgi.ASGIMiddleware
 
 
 def table(app: Any) -> list[tuple[str, str, str]]:
@@ -109,7 +112,9 @@ def test_starlette_mounts_nest_and_what_is_opaque_takes_everything_below_it(tmp_
     app = Starlette(
         routes=[
             Mount("/v{version}/{id}", app=inner, name="versioned"),
-            Mount("/admin", app=CORSMiddleware(Starlette(routes=[Mount("/deep", routes=[StarletteRoute("/x", home)])]))),
+            Mount(
+                "/admin", app=CORSMiddleware(Starlette(routes=[Mount("/deep", routes=[StarletteRoute("/x", home)])]))
+            ),
             Mount("/static", app=StaticFiles(directory=tmp_path), name="static"),
             Mount("/opaque", app=opaque),
             Host("api.example", app=Router([StarletteRoute("/on-host", home)])),
@@ -269,13 +274,13 @@ def test_flask_rules_without_the_methods_that_flask_adds() -> None:
 def test_middleware_around_a_flask_application_is_looked_through() -> None:
     app = flask_app()
     app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
-    for wrapped in (app, ProxyFix(app), WSGIMiddleware(ProxyFix(app)), app.__call__):
+    for wrapped in (app, ProxyFix(app), from_wsgi(ProxyFix(app)), app.__call__):
         assert sorted(table(wrapped)) == sorted(FLASK)
         assert framework_of(wrapped) == "flask"
 
 
 def test_a_flask_application_mounted_in_starlette_is_read_as_well() -> None:
-    rows = table(Starlette(routes=[Mount("/legacy", app=WSGIMiddleware(flask_app()))]))
+    rows = table(Starlette(routes=[Mount("/legacy", app=from_wsgi(flask_app()))]))
     assert ("/legacy/users/{id}", "GET PUT", "users.user") in rows
 
 
@@ -320,7 +325,9 @@ def test_litestar_handlers_each_with_its_methods() -> None:
     async def live(socket: litestar.WebSocket[Any, Any, Any]) -> None: ...
 
     mount = litestar.asgi("/sub", is_mount=True, copy_scope=True)(opaque)
-    app = litestar.Litestar([litestar.Router("/api", route_handlers=[read, write]), files, live, mount], openapi_config=None)
+    app = litestar.Litestar(
+        [litestar.Router("/api", route_handlers=[read, write]), files, live, mount], openapi_config=None
+    )
     assert sorted(table(app)) == [
         ("/api/users/{id}", "GET", "read"),
         ("/api/users/{id}", "PATCH PUT", "write"),
@@ -338,14 +345,14 @@ def test_litestar_handlers_each_with_its_methods() -> None:
 def view(request: Any) -> None: ...
 
 
-class Article(View):
+class Article(View):  # type: ignore[misc] # Django has no types
     def get(self, request: Any) -> None: ...
 
     def post(self, request: Any) -> None: ...
 
 
 class Strict(Article):
-    http_method_names = ("post", "options")  # type: ignore[assignment]
+    http_method_names = ("post", "options")
 
     def options(self, request: Any) -> None: ...
 
@@ -408,7 +415,10 @@ def test_django_handlers_of_both_interfaces_are_read_through_their_settings() ->
     done = subprocess.run([sys.executable, "-c", DJANGO_SITE], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     rows = [["/users/{id}/", "*", "user"]]
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [["django", "asgi", rows], ["django", "wsgi", rows]]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        ["django", "asgi", rows],
+        ["django", "wsgi", rows],
+    ]
 
 
 # What cannot be read --------------------------------------------------------------------------------------------------
@@ -450,7 +460,7 @@ def test_looking_for_the_inner_application_runs_no_property() -> None:
 
 
 def test_an_asgi_application_behind_a_wsgi_bridge_is_read() -> None:
-    assert table(ASGIMiddleware(Starlette(routes=[StarletteRoute("/x", home)]))) == [("/x", "GET", "home")]
+    assert table(from_asgi(Starlette(routes=[StarletteRoute("/x", home)]))) == [("/x", "GET", "home")]
 
 
 def test_internals_that_changed_make_the_application_opaque_and_are_logged(caplog: pytest.LogCaptureFixture) -> None:

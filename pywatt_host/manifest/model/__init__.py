@@ -41,10 +41,15 @@ __all__ = [
 class Manifest(Section):
     """A whole manifest after interpolation, profile and overrides: the recipe that `build` makes a Host from."""
 
-    version: Annotated[Literal[1], BeforeValidator(to_int)] = Field(1, description="Version of this format.", examples=[1])
+    version: Annotated[Literal[1], BeforeValidator(to_int)] = Field(
+        1, description="Version of this format.", examples=[1]
+    )
     module: Module = key(Module, "Who this module is.", {"id": "users", "version": "1.4.0"})
     app: Annotated[App | None, Short(text="import_path")] = key(
-        None, "The application: `module:attribute`, or a mapping.", "users.api:create_app", {"import_path": "users.api:app"}
+        None,
+        "The application: `module:attribute`, or a mapping.",
+        "users.api:create_app",
+        {"import_path": "users.api:app"},
     )
     mounts: tuple[Mount, ...] = key(
         (),
@@ -63,10 +68,17 @@ class Manifest(Section):
         {"from": "auto", "rules": [{"path": "/upload", "body": "1GiB"}]},
     )
     health: Annotated[Health, Short(text="path", flag="enabled")] = key(
-        Health, "Health, liveness and readiness paths: a path, `false`, or a mapping.", "/health", False, {"interval": "10s"}
+        Health,
+        "Health, liveness and readiness paths: a path, `false`, or a mapping.",
+        "/health",
+        False,
+        {"interval": "10s"},
     )
     metrics: Annotated[Metrics, Short(text="path", flag="enabled")] = key(
-        lambda: Metrics(enabled=False), "Prometheus metrics: `true`, a path, or a mapping.", True, "/metrics"
+        lambda: Metrics.model_construct(enabled=False),
+        "Prometheus metrics: `true`, a path, or a mapping.",
+        True,
+        "/metrics",
     )
     logging: Logging = key(Logging, "Logs, always on standard error.", {"level": "debug"})
 

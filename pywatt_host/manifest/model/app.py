@@ -51,7 +51,9 @@ class Module(Section):
         "users",
         pattern=MODULE_ID,
     )
-    version: str | None = key(None, "Version of the module, as text. Shown by health and in logs.", "1.4.0", min_length=1)
+    version: str | None = key(
+        None, "Version of the module, as text. Shown by health and in logs.", "1.4.0", min_length=1
+    )
     description: str | None = key(None, "One sentence on what the module is for.", "User accounts")
     labels: dict[str, str] = key(dict, "Free labels, shown by health.", {"team": "core"})
 
@@ -82,7 +84,10 @@ class AppOptions(Section):
         {"MODE": "prod"},
     )
     working_dir: str = key(
-        ".", "Folder that is put on sys.path, relative to the manifest. The working directory stays.", "src", min_length=1
+        ".",
+        "Folder that is put on sys.path, relative to the manifest. The working directory stays.",
+        "src",
+        min_length=1,
     )
     threads: Int = key(16, "Threads for a WSGI application: so many requests of it run at once.", 32, ge=1, le=1024)
     paths: Literal["strict", "lenient"] | None = key(

@@ -30,6 +30,9 @@ class Short:
 
 def key(default: Any, description: str, *examples: Any, **more: Any) -> Any:
     """A key of a section: its default, what it is for, and values to show in editors."""
+    if isinstance(default, type) and issubclass(default, Section):
+        # Its defaults are right, and validating them would build a validator of its own for every section at start.
+        default = default.model_construct
     if callable(default):
         return Field(default_factory=default, description=description, examples=list(examples) or None, **more)
     return Field(default, description=description, examples=list(examples) or None, **more)

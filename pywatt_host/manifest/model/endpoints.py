@@ -21,13 +21,21 @@ class EndpointOptions(Section):
     """What bounds the requests of one endpoint. What is left out is taken from `server`."""
 
     timeout: DurationOrOff = key(
-        None, "Overrides server.timeouts.request here.", "5s", "off", json_schema_extra={"default": "server.timeouts.request"}
+        None,
+        "Overrides server.timeouts.request here.",
+        "5s",
+        "off",
+        json_schema_extra={"default": "server.timeouts.request"},
     )
     body: SizeOrOff = key(
         None, "Overrides server.limits.body here.", "1MiB", "off", json_schema_extra={"default": "server.limits.body"}
     )
     concurrency: Int | None = key(
-        None, "Requests of this endpoint that may run at once; above it 503. Left out: no limit of its own.", 20, ge=1, le=1_000_000
+        None,
+        "Requests of this endpoint that may run at once; above it 503. Left out: no limit of its own.",
+        20,
+        ge=1,
+        le=1_000_000,
     )
     rate_limit: RateLimit | None = key(
         None, "Requests per client address and time, in this process; above it 429 with Retry-After.", "100/s"
@@ -62,7 +70,9 @@ class AutoEndpoints(Section):
     source: Literal["auto"] = Field(
         "auto", alias="from", description="`auto`: the endpoints are the application's own routes.", examples=["auto"]
     )
-    rules: tuple[Rule, ...] = key((), "Options for routes that fit a path.", [{"path": "/upload", "body": "1GiB"}], strict=False)
+    rules: tuple[Rule, ...] = key(
+        (), "Options for routes that fit a path.", [{"path": "/upload", "body": "1GiB"}], strict=False
+    )
 
 
 def endpoints_kind(value: Any) -> str:

@@ -52,13 +52,19 @@ class Cors(Section):
     allow_origins: tuple[str, ...] = key(
         (), 'Origins that may read responses; ["*"] for any.', ["https://app.example"], strict=False
     )
-    allow_origin_regex: str | None = key(None, "Origins that may read responses, as a regular expression.", r"https://.*\.example")
+    allow_origin_regex: str | None = key(
+        None, "Origins that may read responses, as a regular expression.", r"https://.*\.example"
+    )
     allow_methods: tuple[str, ...] = key(
         ("GET",), 'Methods that a preflight allows; ["*"] for all.', ["GET", "POST"], strict=False
     )
-    allow_headers: tuple[str, ...] = key((), 'Request headers that a preflight allows; ["*"] for all.', ["Authorization"], strict=False)
+    allow_headers: tuple[str, ...] = key(
+        (), 'Request headers that a preflight allows; ["*"] for all.', ["Authorization"], strict=False
+    )
     allow_credentials: Bool = key(False, "Whether cookies and Authorization may be sent.", True)
-    expose_headers: tuple[str, ...] = key((), "Response headers that a script may read.", ["X-Request-ID"], strict=False)
+    expose_headers: tuple[str, ...] = key(
+        (), "Response headers that a script may read.", ["X-Request-ID"], strict=False
+    )
     max_age: Duration = key(600.0, "How long a browser may keep a preflight's answer.", "1h")
 
 
@@ -76,7 +82,9 @@ class Limits(Section):
 class Timeouts(Section):
     """How long the host waits, for whom."""
 
-    header: PositiveDuration = key(10.0, "For a whole request head to arrive; then 408 and the connection is closed.", "5s")
+    header: PositiveDuration = key(
+        10.0, "For a whole request head to arrive; then 408 and the connection is closed.", "5s"
+    )
     keep_alive: PositiveDuration = key(5.0, "For the next request on an idle connection.", "75s")
     request: DurationOrOff = key(None, "For a response to start; then 504. `off` for no limit.", "30s")
     drain_delay: Duration = key(
@@ -98,7 +106,9 @@ class Server(Section):
         ["127.0.0.1:8080", "unix:run/users.sock"],
     )
     admin: Admin | None = key(
-        None, "A listener of its own for health and metrics, which are then served only there.", {"listen": "127.0.0.1:9090"}
+        None,
+        "A listener of its own for health and metrics, which are then served only there.",
+        {"listen": "127.0.0.1:9090"},
     )
     control: Annotated[str, Field(min_length=1)] = key(
         "auto",
@@ -120,6 +130,8 @@ class Server(Section):
         ["10.0.0.0/8", "unix"],
         strict=False,
     )
-    cors: Cors | None = key(None, "Cross-origin resource sharing, answered by the host.", {"allow_origins": ["https://app.example"]})
+    cors: Cors | None = key(
+        None, "Cross-origin resource sharing, answered by the host.", {"allow_origins": ["https://app.example"]}
+    )
     limits: Limits = key(Limits, "Bounds on what a client may send and on how much runs at once.", {"body": "100MiB"})
     timeouts: Timeouts = key(Timeouts, "How long the host waits, for whom.", {"request": "30s"})
