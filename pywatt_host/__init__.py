@@ -23,7 +23,19 @@ _HOMES = {
     "ServiceError": "pywatt_host.exceptions",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 -- the names of the table
+__all__ = [
+    "AppLoadError",
+    "AppState",
+    "BindError",
+    "Host",
+    "HostError",
+    "Manifest",
+    "ManifestError",
+    "ServiceError",
+    "__version__",
+    "build",
+    "load_manifest",
+]
 
 if TYPE_CHECKING:
     from pywatt_host.build import build

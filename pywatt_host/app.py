@@ -102,9 +102,7 @@ class Applications:
         self.all: list[Application] = []
         if manifest.app is not None:
             self.all.append(Application("app", manifest.app, manifest))
-        self.all += [
-            Application(f"mounts[{number}]", mount, manifest) for number, mount in enumerate(manifest.mounts)
-        ]
+        self.all += [Application(f"mounts[{number}]", mount, manifest) for number, mount in enumerate(manifest.mounts)]
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

@@ -30,9 +30,7 @@ from pywatt_host.state import AppState
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
 
 
-def build(
-    manifest: Manifest, environ: Mapping[str, str] | None = None, stream: LogStream | None = None
-) -> Host:
+def build(manifest: Manifest, environ: Mapping[str, str] | None = None, stream: LogStream | None = None) -> Host:
     """Make the Host that a manifest describes. `environ` (default: os.environ) is read for FORWARDED_ALLOW_IPS, for
     what systemd handed over and for where the control socket goes; `stream` (default: standard error) takes the access
     log."""
@@ -80,7 +78,7 @@ class _Maker:
 
     def status(self) -> dict[str, Any]:
         """What the control socket tells."""
-        health, report = self.checks.report()
+        _, report = self.checks.report()
         return {
             "module": _identity(self.manifest)["module"],
             "pid": os.getpid(),
@@ -95,9 +93,10 @@ class _Maker:
         """The edge, for applications that have been loaded and started."""
         manifest, server = self.manifest, self.manifest.server
         own = self._own_paths()
+        routes = compile_routes(manifest, self.applications.all, self.requests)
         self.edge = Edge(
             mounts=self.applications.mounts(),
-            routes=compile_routes(manifest, self.applications.all, self.requests),
+            routes=routes,
             own={} if server.admin is not None else own,
             forwarding=Forwarding(self._trusted()),
             access_log=self._access_log(),
@@ -107,12 +106,18 @@ class _Maker:
         health = manifest.health
         if health.enabled and server.admin is None and await self._app_serves(health.path):
             own[health.path] = self._health_beside_app
+            if lookup(routes.table.match(health.path) or {}, "GET") is None:
+                # A list of endpoints need not name what `health` does already.
+                routes.table.add(health.path, ("GET",), routes.unmatched)
             self.checks.add("app", self._ask_app)
         return Surface(self.edge, OwnApp(own) if server.admin is not None else None)
 
     def _trusted(self) -> list[str]:
         allowed = self.environ.get("FORWARDED_ALLOW_IPS", "")
-        return [*self.manifest.server.trusted_proxies, *(entry.strip() for entry in allowed.split(",") if entry.strip())]
+        return [
+            *self.manifest.server.trusted_proxies,
+            *(entry.strip() for entry in allowed.split(",") if entry.strip()),
+        ]
 
     def _access_log(self) -> AccessLog:
         logging = self.manifest.logging
@@ -161,7 +166,7 @@ class _Maker:
         table: Table[bool] = Table()
         for route in application.routes:
             for method in route.methods:
-                if route.path not in ("/{path:path}",):
+                if not _takes_everything(route.path, application.prefix):
                     _add(table, route.path, method)
         methods = table.match(path)
         return methods is not None and bool(lookup(methods, "GET"))
@@ -169,7 +174,8 @@ class _Maker:
     async def _request_health(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         path = self.manifest.health.path
         application = self.applications.at(path)
-        assert application is not None and application.mount is not None
+        assert application is not None
+        assert application.mount is not None
         return await request(application.mount, path)
 
     async def _ask_app(self) -> None:
@@ -180,6 +186,12 @@ class _Maker:
     async def _health_beside_app(self, scope: Scope) -> Answer | None:
         """The application's own body; the host's report where a check other than it does not pass."""
         return None if self.checks.passing(but="app") else await _json(self.checks.report)(scope)
+
+
+def _takes_everything(template: str, prefix: str) -> bool:
+    """Whether it is a catch-all, which says nothing about any one path."""
+    rest = template.removeprefix(prefix.rstrip("/"))
+    return rest.count("/") == 1 and rest.endswith(":path}")
 
 
 def _add(table: Table[bool], path: str, method: str) -> None:

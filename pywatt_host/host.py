@@ -57,7 +57,7 @@ class Surface:
 
 
 class Host:
-    """A built manifest, ready to start. Start it once: `serve()` on its own sockets, or `application()` in another server."""
+    """A built manifest, ready to start, once: `serve()` on its own sockets, or `application()` in another server."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Host:
         return HttpServer(name, app, listeners, bounds, self._drain)
 
     def _bind_control(self, backlog: int) -> list[Listener]:
-        """The control socket. One in the usual place that cannot be had is a warning, one that was asked for an error."""
+        """The control socket. Without one in the usual place there is a warning, without one asked for an error."""
         setting, directory = self.manifest.server.control, self.manifest.directory
         try:
             path = control_path(setting, self.manifest.module_id, directory, self._environ)
@@ -258,9 +258,7 @@ class Host:
         """Leave at once: nothing of the interpreter, of threads or of the loop is waited for."""
         with suppress(Exception):  # named boundary: the very last words
             logger.error("%s", why)
-            self._stream.flush()
         os._exit(1)
-
 
 
 class _Signals:

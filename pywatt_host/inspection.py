@@ -33,7 +33,7 @@ _MARK = "pywatt-inspection:"  # before the child's answer, on a descriptor that 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why an application cannot be had. `missing_dependency`: its own module was found, something it imports was not."""
+    """Why an application cannot be had. `missing_dependency`: its module is there, something it imports is not."""
 
     reason: str
     message: str

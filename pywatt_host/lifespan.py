@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pywatt_host.exceptions import AppLoadError
-from pywatt_host.types import ASGIApp, Message
+from pywatt_host.types import ASGIApp, Message, Scope
 
 logger = logging.getLogger("pywatt.app")
 
@@ -47,8 +47,8 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
     answered declines, as the protocol has it. Raises AppLoadError (`lifespan-failed`) when it says that it failed.
     """
     conversation = _Conversation()
-    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
-    running = asyncio.create_task(app(scope, conversation.receive, conversation.send), name=f"lifespan {import_path}")  # type: ignore[arg-type]
+    scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
+    running = asyncio.create_task(_run(app, scope, conversation), name=f"lifespan {import_path}")
     try:
         await _wait(running, conversation.started, import_path)
         failure = conversation.started.result() if conversation.started.done() else None
@@ -69,6 +69,10 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
             await asyncio.wait((running,), timeout=0.1)  # what it does after having said that it is complete
             running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def _run(app: ASGIApp, scope: Scope, conversation: _Conversation) -> None:
+    await app(scope, conversation.receive, conversation.send)
 
 
 async def _wait(running: asyncio.Task[Any], started: asyncio.Future[str | None], import_path: str) -> None:

@@ -1,12 +1,11 @@
-"""Logs: one object or one line per record, always on standard error, never lost to batching.
+"""Logs: one object or one line per record, always on standard error.
 
-`LogStream` is the only writer. The access log hands it lines that leave together at the end of the event loop's turn;
-everything else goes through the standard library's `logging` and leaves at once, in order with them.
+`LogStream` is the only writer: the access log hands it the lines of one turn of the event loop together, everything
+else comes through the standard library's `logging`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -32,7 +31,6 @@ LEVELS = {
 }
 
 
-
 class Request(Protocol):
     """What the edge knows about a request."""
 
@@ -52,29 +50,13 @@ class LogStream:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._pending: list[bytes] = []
-        self._scheduled = False
         self._lock = threading.Lock()
         self.lost = 0
 
-    def write(self, line: bytes) -> None:
-        """Write a line, and whatever waits before it, now."""
-        self._pending.append(line)
-        self.flush()
-
-    def write_soon(self, line: bytes) -> None:
-        """Write a line at the end of this turn of the running event loop."""
-        self._pending.append(line)
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
-
-    def flush(self) -> None:
+    def write(self, data: bytes, lines: int = 1) -> None:
+        """Write `lines` whole lines. What nobody takes is counted in `lost`."""
         with self._lock:
-            self._scheduled = False
-            lines, self._pending = self._pending, []
-            if lines:
-                self._write(b"".join(lines), len(lines))
+            self._write(data, lines)
 
     def _write(self, data: bytes, lines: int) -> None:
         view = memoryview(data)
@@ -91,18 +73,24 @@ class LogStream:
 
 
 class Clock:
-    """RFC 3339 times in UTC with milliseconds; the part up to the second is made once a second."""
+    """RFC 3339 times in UTC with milliseconds; each text is made once and serves for its millisecond."""
 
     def __init__(self) -> None:
         self._second = -1
+        self._to_second = ""
+        self._millisecond = -1
         self._text = ""
 
     def __call__(self, now: float) -> str:
-        second = int(now)
-        if second != self._second:
-            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._text}.{int((now - second) * 1000):03d}Z"
+        millisecond = int(now * 1000)
+        if millisecond != self._millisecond:
+            second = millisecond // 1000
+            if second != self._second:
+                self._to_second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self._second = second
+            self._millisecond = millisecond
+            self._text = f"{self._to_second}.{millisecond % 1000:03d}Z"
+        return self._text
 
 
 def _redacted(value: Any, names: frozenset[str]) -> Any:
@@ -183,7 +171,9 @@ _COLOURS = {
 def _plain(value: object) -> str:
     """Text for a terminal: line ends and control characters escaped, so that no value forges a line."""
     text = str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def dump_line(document: dict[str, Any]) -> bytes:
@@ -191,11 +181,12 @@ def dump_line(document: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # lone surrogates, integers beyond 64 bits, dicts with odd keys, cycles
-        plain = {
-            str(name).encode("utf-8", "backslashreplace").decode(): str(value).encode("utf-8", "backslashreplace").decode()
-            for name, value in document.items()
-        }
+        plain = {_encodable(str(name)): _encodable(str(value)) for name, value in document.items()}
         return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class StreamHandler(logging.Handler):
@@ -215,7 +206,7 @@ class StreamHandler(logging.Handler):
             )
 
 
-class ResponseCut(Exception):
+class ResponseCutError(Exception):
     """A response that had begun could not be completed; whatever caused it has been logged. Ends the connection."""
 
 
@@ -224,7 +215,7 @@ class _NotLoggedTwice(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        return not isinstance(error, ResponseCut) and record.getMessage() != "Invalid HTTP request received."
+        return not isinstance(error, ResponseCutError) and record.getMessage() != "Invalid HTTP request received."
 
 
 def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "console"]:
@@ -258,7 +249,6 @@ def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: 
             logging.getLogger(name).setLevel(level)
         root.setLevel(before[0])
         root.handlers[:] = before[1]
-        stream.flush()
 
 
 def standard_error() -> LogStream:

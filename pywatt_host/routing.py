@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -169,7 +169,7 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
     return rows
 
 
-def _present(methods: dict[str, object], method: str) -> bool:
+def _present(methods: Mapping[str, object], method: str) -> bool:
     return bool(methods) if method == "*" else lookup(methods, method) is not None
 
 

@@ -60,7 +60,7 @@ class AppState:
         return hook
 
     def on_shutdown(self, hook: H) -> H:
-        """Decorator: run the function, sync or async, after the last request and before the application's lifespan ends.
+        """Decorator: run the function, sync or async, after the last request, before the lifespan ends.
 
         Hooks run in reverse order. One that raises is logged; the others still run.
         """

@@ -77,7 +77,9 @@ _folder = click.option(
     default=Path(),
     help="Folder of the manifest, where no XDG_RUNTIME_DIR is set.",
 )
-_control = click.option("--control", type=click.Path(path_type=Path), help="A control socket by its path (server.control).")
+_control = click.option(
+    "--control", type=click.Path(path_type=Path), help="A control socket by its path (server.control)."
+)
 
 
 @click.command()

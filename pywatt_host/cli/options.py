@@ -63,7 +63,11 @@ def manifest_options(command: F) -> F:
     @click.argument("target", metavar="[MANIFEST|FOLDER|MODULE:APP]", required=False)
     @click.option("--profile", metavar="NAME", help="Profile of the manifest; PYWATT_PROFILE is the default.")
     @click.option(
-        "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, such as server.limits.body=1GiB."
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Override a key, such as server.limits.body=1GiB.",
     )
     @click.option(
         "--env-file",

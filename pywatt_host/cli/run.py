@@ -33,7 +33,9 @@ logger = logging.getLogger("pywatt.host")
     multiple=True,
     help="Where to listen instead of server.listen: host:port, :port, unix:PATH, fd:N, systemd. May be repeated.",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level."
+)
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="logging.format.")
 def run(selection: Selection, listen: tuple[str, ...], log_level: str | None, log_format: str | None) -> int:
     """Serve a manifest, in the foreground.
@@ -100,7 +102,9 @@ def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool
         stream.write(dump_line(document))
         return
     name = f"{ready.module_id} {ready.version}".strip()
-    served = f" ({' '.join(ready.paths)}{' on ' + ', '.join(ready.admin) if ready.admin else ''})" if ready.paths else ""
+    served = (
+        f" ({' '.join(ready.paths)}{' on ' + ', '.join(ready.admin) if ready.admin else ''})" if ready.paths else ""
+    )
     stream.write(f"ready: {name} on {', '.join(ready.listen)}{served}; Ctrl-C stops\n".encode())
 
 

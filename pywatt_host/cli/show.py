@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -101,12 +102,15 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
         ]
         click.echo(json.dumps(document, indent=2))
     else:
-        _table([("METHODS", "PATH", "APP", "STATE", "SUMMARY")] + [
-            (" ".join(row.methods), row.path, row.app or "-", row.state, row.summary) for row in found.rows
-        ])
+        head = ("METHODS", "PATH", "APP", "STATE", "SUMMARY")
+        _table(
+            [head, *((" ".join(row.methods), row.path, row.app or "-", row.state, row.summary) for row in found.rows)]
+        )
     for seen in found.apps:
         if seen.fault is not None:
-            click.echo(f"{seen.name}: {seen.fault.message}" + (f" ({seen.fault.hint})" if seen.fault.hint else ""), err=True)
+            click.echo(
+                f"{seen.name}: {seen.fault.message}" + (f" ({seen.fault.hint})" if seen.fault.hint else ""), err=True
+            )
         elif seen.factory:
             click.echo(f"{seen.name} is made by a factory: --build calls it to see its routes", err=True)
         elif not seen.readable:
@@ -114,7 +118,7 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
     return 3 if any(seen.fault is not None for seen in found.apps) else 0
 
 
-def _table(rows: list[tuple[str, ...]]) -> None:
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.exceptions import BindError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
+from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.node import Node
+from pywatt_host.manifest.problems import Severity
 from pywatt_host.manifest.validation import locate
+
+if TYPE_CHECKING:
+    from pywatt_host.routing import RouteRow
 
 
 @click.command()
@@ -101,25 +108,19 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
         if fault is not None:
             node, path = _node(loaded, seen.key, "import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
-            severity = "warning" if fault.missing_dependency else "error"
-            message = fault.message if not fault.trace or fault.missing_dependency else _with_place(fault)
-            problems.append(node.problem(path, code, message, fault.hint, severity=severity))  # type: ignore[arg-type]
+            severity: Severity = "warning" if fault.missing_dependency else "error"
+            problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
     faulty = any(seen.fault is not None for seen in found.apps)
     if not faulty:
         problems += _drift(loaded, found.rows)
     return problems
 
 
-def _with_place(fault: object) -> str:
-    message: str = getattr(fault, "message", "")
-    return message
-
-
-def _drift(loaded: Loaded, rows: list) -> list[Problem]:  # type: ignore[type-arg]
+def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
+    """Declared but not there, there but not declared; only where endpoints are declared as a list."""
     problems: list[Problem] = []
     declared = [row for row in rows if row.state in ("served", "missing", "unknown")]
-    listed = not hasattr(loaded.manifest.endpoints, "rules")
-    if not listed:
+    if isinstance(loaded.manifest.endpoints, AutoEndpoints):
         return []
     for number, row in enumerate(declared):
         if row.state == "missing":

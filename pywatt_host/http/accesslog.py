@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 import orjson
@@ -12,25 +12,19 @@ import orjson
 from pywatt_host.http.exchange import Exchange
 from pywatt_host.logs import Clock, LogStream
 
-
-_PLAIN = re.compile(r"[ !#-\[\]-~]*\Z")  # ASCII without quotes, backslashes and control characters
-
-
-def _escaped(text: str) -> str:
-    """The inside of a JSON string; lone surrogates become backslash escapes."""
-    return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
+_PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch  # ASCII without quotes, backslashes and control characters
 
 
 class AccessLog(Protocol):
-    """Where the edge reports a finished request."""
+    """Where the edge reports finished requests, those of one turn of the event loop together."""
 
-    def write(self, exchange: Exchange) -> None: ...
+    def write(self, exchanges: Iterable[Exchange]) -> None: ...
 
 
 class NoAccessLog:
     """The access log switched off."""
 
-    def write(self, exchange: Exchange) -> None:
+    def write(self, exchanges: Iterable[Exchange]) -> None:
         return
 
 
@@ -47,27 +41,33 @@ class LineAccessLog:
         self._colour = colour
         self._clock = Clock()
 
-    def write(self, exchange: Exchange) -> None:
-        path = exchange.path
-        if self._exclude and (path in self._exclude or path.startswith(self._below)):
-            return
+    def write(self, exchanges: Iterable[Exchange]) -> None:
         when = self._clock(time.time())
-        if not self._json:
-            self._stream.write_soon(self._console(when, exchange))
-            return
+        line = self._line if self._json else self._console
+        lines = [line(when, exchange) for exchange in exchanges if not self._excluded(exchange)]
+        if lines:
+            self._stream.write("".join(lines).encode("utf-8", "backslashreplace"), len(lines))
+
+    def _excluded(self, exchange: Exchange) -> bool:
+        path = exchange.path
+        return exchange.quiet or (bool(self._exclude) and (path in self._exclude or path.startswith(self._below)))
+
+    @staticmethod
+    def _line(when: str, exchange: Exchange) -> str:
         # Written by hand, since it is written for every request: all but the path is known to need no escaping.
-        shown = path if _PLAIN.match(path) else _escaped(path)
+        path, method, status = exchange.path, exchange.method, exchange.status
+        if _PLAIN(path) is None:
+            path = orjson.dumps(path.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
         trace = f'","trace_id":"{exchange.trace_id}' if exchange.trace_id else ""
         reason = f'","reason":"{exchange.reason}' if exchange.reason else ""
-        self._stream.write_soon(
-            f'{{"time":"{when}","level":"info","logger":"pywatt.access",'
-            f'"message":"{exchange.method} {shown} {exchange.status}","method":"{exchange.method}","path":"{shown}",'
-            f'"route":"{exchange.plan.route}","status":{exchange.status},"duration_ms":{exchange.seconds * 1000:.3f},'
-            f'"bytes":{exchange.octets},"client":"{exchange.client}",'
-            f'"request_id":"{exchange.request_id.decode()}{trace}{reason}"}}\n'.encode()
+        return (
+            f'{{"time":"{when}","level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
+            f'"method":"{method}","path":"{path}","route":"{exchange.plan.route}","status":{status},'
+            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.octets},"client":"{exchange.client}",'
+            f'"request_id":"{exchange.request_id.decode()}{trace}{reason}"}}\n'
         )
 
-    def _console(self, when: str, exchange: Exchange) -> bytes:
+    def _console(self, when: str, exchange: Exchange) -> str:
         status = str(exchange.status)
         if self._colour:
             status = f"\x1b[{32 if exchange.status < 400 else 33 if exchange.status < 500 else 31}m{status}\x1b[0m"
@@ -76,4 +76,4 @@ class LineAccessLog:
         return (
             f"{when[11:23]} {exchange.method} {path} {status}{reason} {exchange.seconds * 1000:.1f}ms"
             f" {exchange.client or '-'} {exchange.request_id.decode()}\n"
-        ).encode("utf-8", "backslashreplace")
+        )

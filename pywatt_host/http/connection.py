@@ -1,8 +1,7 @@
-"""uvicorn's HTTP connections with what they lack: bounds on the request head, one write per response, a drain that
-loses nothing.
+"""uvicorn's HTTP connections with what they lack: bounds on the request head and a drain that loses nothing.
 
-The classes here derive from uvicorn's protocols. What they override is little and named in `_KNOWN`: where a uvicorn
-has another shape, `connection_class` gives the plain protocol and says so, and the host still serves.
+The classes here derive from uvicorn's protocols and override little of them. Where a uvicorn has another shape than the
+one known, `connection_class` gives its plain protocol and says so, and the host still serves.
 """
 
 from __future__ import annotations
@@ -18,65 +17,16 @@ from pywatt_host.http.problem import problem_body, problem_headers, title
 
 logger = logging.getLogger("pywatt.server")
 
-_COPIED_UP_TO = 64 * 1024  # octets: a head and a body up to here are joined, larger ones leave side by side
-
 
 @dataclass(slots=True)
 class Listening:
-    """What all connections of one server share. `now` is a coarse clock, which the server's tick moves on."""
+    """What all connections of one server share. Times in seconds; `now` is a coarse clock that the server moves on."""
 
     header_octets: int
     header_seconds: float
-    one_write: bool = True
+    keep_alive: float
     draining: bool = False
     now: float = 0.0
-
-
-class OneWrite:
-    """A transport in front of uvicorn's, which lets a response's head wait for its body.
-
-    uvicorn writes the head by itself. Where the head tells the body's length, the body is on its way, and both leave in
-    one system call (ASGI has a server wait for the first body event anyway). What tells no length leaves at once.
-    """
-
-    __slots__ = ("_close", "_head", "_transport", "_write", "is_closing", "pause_reading", "resume_reading")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._write = transport.write
-        self._close = transport.close
-        self._head: bytes | None = None
-        self.is_closing = transport.is_closing
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
-
-    def write(self, data: bytes) -> None:
-        head = self._head
-        if head is not None:
-            self._head = None
-            if len(data) <= _COPIED_UP_TO:
-                self._write(head + data)
-            else:
-                self._transport.writelines((head, data))
-        elif data[:7] == b"HTTP/1." and data[9:10] != b"1" and b"\ncontent-length: " in data:
-            self._head = data
-        else:
-            self._write(data)
-
-    def flush(self) -> None:
-        """Let a head go that nothing follows."""
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._write(head)
-
-    def close(self) -> None:
-        self.flush()
-        self._close()
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("writelines", "write_eof", "set_protocol"):
-            self.flush()
-        return getattr(self._transport, name)
 
 
 class BoundedHead:
@@ -89,12 +39,7 @@ class BoundedHead:
         self.head_since = self.listening.now
         self.head_octets = 0
         self.refusal = 400
-        super().connection_made(OneWrite(transport) if self.listening.one_write else transport)  # type: ignore[misc]
-
-    def on_response_complete(self: Any) -> None:
-        if self.listening.one_write:
-            self.transport.flush()
-        super().on_response_complete()  # type: ignore[misc]
+        super().connection_made(transport)  # type: ignore[misc]
 
     def close_after_last(self: Any) -> None:
         """Let the newest request be the connection's last."""
@@ -109,9 +54,9 @@ class BoundedHead:
         quiet = self.cycle is None or self.cycle.response_complete
         return quiet and (self.head_since is None or self.head_octets == 0)
 
-    def expire_head(self: Any, now: float) -> None:
+    def expire(self: Any) -> None:
         """Called now and then: ends a connection whose head takes too long."""
-        if self.head_since is not None and now - self.head_since >= self.listening.header_seconds:
+        if self.head_since is not None and self.listening.now - self.head_since >= self.listening.header_seconds:
             if self.head_octets:
                 self.refuse_head(408, "server.timeouts.header")
             else:
@@ -135,12 +80,31 @@ class BoundedHead:
         self.transport.close()
 
 
-def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
-    """The parser's callbacks run once per request and more: `base` is called by name here, which is what it costs."""
+class _H11(BoundedHead):
+    def data_received(self: Any, data: bytes) -> None:
+        super().data_received(data)  # type: ignore[misc]
+        waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
+        if waiting:
+            self.head_since = self.head_since or self.listening.now
+            if waiting > self.listening.header_octets:
+                self.refuse_head(431, "server.limits.header")
+        self.head_octets = waiting
+
+    def handle_events(self: Any) -> None:
+        before = self.cycle
+        super().handle_events()  # type: ignore[misc]
+        if self.cycle is not before:
+            self.head_since = None
+            if self.listening.draining:
+                self.close_after_last()
+
+
+def _httptools_class(base: type[Any], listening: Listening, cycle_class: type[Any] | None) -> type[Any]:
+    """The parser's callbacks run for every request: `base` is called by name here, which costs least."""
     received, begun, complete = base.data_received, base.on_message_begin, base.on_headers_complete
     most = listening.header_octets
 
-    class BoundedHttpTools(BoundedHead, base):  # type: ignore[misc, valid-type]
+    class BoundedHttpTools(BoundedHead, base):  # type: ignore[misc]
         def data_received(self, data: bytes) -> None:
             self.arrived = len(data)
             if self.head_since is not None:
@@ -162,46 +126,53 @@ def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
             complete(self)
             if self.cycle is not before:
                 self.head_since = None
+                if cycle_class is not None:
+                    self.cycle.__class__ = cycle_class
                 if listening.draining:
                     self.close_after_last()
 
         def _head_length(self) -> int:
             return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    return BoundedHttpTools
+    class LightKeepAlive(BoundedHttpTools):
+        """Without a timer for each response: the server's tick closes what has idled for too long."""
 
+        idle_since = 0.0
 
-class _H11(BoundedHead):
-    def data_received(self: Any, data: bytes) -> None:
-        super().data_received(data)  # type: ignore[misc]
-        waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
-        if waiting:
-            self.head_since = self.head_since or self.listening.now
-            if waiting > self.listening.header_octets:
-                self.refuse_head(431, "server.limits.header")
-        self.head_octets = waiting
+        def on_response_complete(self) -> None:
+            self.server_state.total_requests += 1
+            if self.transport.is_closing():
+                return
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self.idle_since = listening.now
 
-    def handle_events(self: Any) -> None:
-        before = self.cycle
-        super().handle_events()  # type: ignore[misc]
-        if self.cycle is not before:
-            self.head_since = None
-            if self.listening.draining:
-                self.close_after_last()
+        def expire(self) -> None:
+            super().expire()
+            idle = self.head_since is None and self.cycle is not None and self.cycle.response_complete
+            if idle and listening.now - self.idle_since >= listening.keep_alive:
+                self.transport.close()
+
+    return BoundedHttpTools if cycle_class is None else LightKeepAlive
 
 
 # What is overridden or read of uvicorn's protocols.
 _KNOWN = ("connection_made", "data_received", "send_400_response", "shutdown", "on_response_complete")
 
 
-def connection_class(base: type[Any], listening: Listening) -> type[Any]:
-    """`base` with the behaviour of this module, or `base` itself where its shape is unknown."""
+def connection_class(base: type[Any], listening: Listening, cycle_class: type[Any] | None) -> type[Any]:
+    """`base` with the behaviour of this module, or `base` itself where its shape is unknown.
+
+    `cycle_class` takes the place of uvicorn's request cycles (None: they stay); it is for httptools only.
+    """
     if any(not callable(getattr(base, name, None)) for name in _KNOWN):
         logger.warning("this uvicorn is unknown: no bounds on request heads (server.limits.header, timeouts.header)")
         return base
     if hasattr(base, "on_headers_complete"):
-        made = _httptools_class(base, listening)
+        made = _httptools_class(base, listening, cycle_class)
     else:
         made = type("BoundedH11", (_H11, base), {})
-    made.listening = listening  # type: ignore[attr-defined]
+    made.listening = listening
     return made

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import os
-import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +22,7 @@ from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
-from pywatt_host.logs import ResponseCut, current_request
+from pywatt_host.logs import ResponseCutError, current_request
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.edge")
@@ -35,6 +34,15 @@ _NO_TRACE = b"0" * 32
 _STREAMED = -1  # the length of a body that tells none
 _WATCHED = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
 _IN_CORS = "pywatt.cors"
+_IDS_AT_ONCE = 256
+# The headers of nearly every request, in which the edge takes no interest: passed over at one look-up each.
+_INDIFFERENT = frozenset(
+    (
+        b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization", b"cache-control",
+        b"connection", b"content-type", b"cookie", b"if-modified-since", b"if-none-match", b"origin", b"referer",
+        b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site",
+    )
+)  # fmt: skip
 _CLIENT_CLOSED = 499  # what the log says where a client left before anything was answered
 _TOLD_EVERY = 1.0  # seconds between two warnings about the same limit
 
@@ -118,7 +126,8 @@ class Edge:
         self._concurrency = concurrency
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._told: dict[str, float] = {}
-        self._bits = random.Random(os.urandom(16)).getrandbits
+        self._ids: list[bytes] = []
+        self._done: list[Exchange] = []
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,7 +155,7 @@ class Edge:
                 await exchange.refuse(500, "application raised", request_id=exchange.request_id.decode())
             elif not exchange.finished:
                 exchange.reason = "application raised"
-                raise ResponseCut from None
+                raise ResponseCutError from None
         finally:
             self._leave(exchange)
             if not exchange.finished:
@@ -158,6 +167,8 @@ class Edge:
         """One look at the headers. Returns the body's declared length, 0 without a body, _STREAMED without a length."""
         length, foreign_id, forwarded, headers = 0, False, False, scope["headers"]
         for name, value in headers:
+            if name in _INDIFFERENT:
+                continue
             if name in _WATCHED:
                 if name == b"content-length":
                     length = int(value) if value.isdigit() and len(value) < 20 else _STREAMED
@@ -180,13 +191,19 @@ class Edge:
         if not exchange.request_id:
             if foreign_id:  # none, several or unfit: the application sees ours only
                 scope["headers"] = headers = [header for header in headers if header[0] != b"x-request-id"]
-            exchange.request_id = b"%032x" % self._bits(128)
+            exchange.request_id = self._ids.pop() if self._ids else self._new_id()
             headers.append((b"x-request-id", exchange.request_id))
         client = scope.get("client")
         if client is not None:
             exchange.client = client[0]
         current_request.set(exchange)
         return length
+
+    def _new_id(self) -> bytes:
+        """A request id of 128 random bits; makes a stock of them."""
+        digits = os.urandom(16 * _IDS_AT_ONCE).hex().encode()
+        self._ids = [digits[start : start + 32] for start in range(0, len(digits), 32)]
+        return self._ids.pop()
 
     async def _inside_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is no preflight: `send` adds the CORS headers and then is the exchange's own."""
@@ -267,9 +284,7 @@ class Edge:
             )
         return Refusal(status, key, headers=(header,))
 
-    async def _carry_out(
-        self, target: Mount | Refusal, scope: Scope, receive: Receive, exchange: Exchange
-    ) -> None:
+    async def _carry_out(self, target: Mount | Refusal, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         """Refuse, or hand over with all that an exchange may need on its way."""
         if isinstance(target, Refusal):
             await exchange.refuse(*target)
@@ -290,9 +305,18 @@ class Edge:
             await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
 
     def _finished(self, exchange: Exchange) -> None:
-        if not exchange.quiet:
-            exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
-            self._log.write(exchange)
+        """Taken down now, counted and logged at the end of the loop's turn together with others: that is cheaper."""
+        if not self._done:
+            asyncio.get_running_loop().call_soon(self.report)
+        self._done.append(exchange)
+
+    def report(self) -> None:
+        """Count and log what has finished."""
+        done, self._done = self._done, []
+        for exchange in done:
+            if not exchange.quiet and exchange.method != "WEBSOCKET":
+                exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
+        self._log.write(done)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         """A WebSocket is logged when it ends; in the histogram of request durations it would say nothing."""
@@ -312,11 +336,10 @@ class Edge:
         except Exception as error:  # named boundary: the user's application
             app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
             exchange.reason = "application raised"
-            raise ResponseCut from None
+            raise ResponseCutError from None
         finally:
             self._leave(exchange)
-            exchange.seconds = time.perf_counter() - exchange.begun
-            self._log.write(exchange)
+            exchange.finish()
 
 
 def _no_endpoint(exchange: Exchange, methods: dict[str, Plan] | None) -> Refusal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -94,7 +94,7 @@ def _slots(node: _Node[T]) -> Iterator[dict[str, T]]:
         yield from _slots(child)
 
 
-def lookup(methods: dict[str, T], method: str) -> T | None:
+def lookup(methods: Mapping[str, T], method: str) -> T | None:
     """The value for a method: its own, GET's for HEAD, else that of `*` (which covers all of HTTP, not WebSockets)."""
     found = methods.get(method)
     if found is None and method == "HEAD":

@@ -1,13 +1,14 @@
-"""Metrics as text: Prometheus 0.0.4 and OpenMetrics 1.0, rendered by prometheus-client from a registry of the host's own.
+"""Metrics as text, Prometheus 0.0.4 and OpenMetrics 1.0, by prometheus-client from a registry of the host's own.
 
 Loaded by the first scrape or the first metric of the application.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,13 +17,20 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from pywatt_host.http.metrics import RequestMetrics
 
+# A version that prometheus-client would fail on or give back as it came.
+_ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")
+
+
+# Kind, labels, buckets: what one name stands for.
+_Shape: TypeAlias = tuple[str, tuple[str, ...], tuple[float, ...] | None]
+
 
 class Registry:
     """One per host: what the application registered, the process, the requests."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._made: dict[str, tuple[str, tuple[str, ...], tuple[float, ...] | None, Any]] = {}
+        self._made: dict[str, tuple[_Shape, Any]] = {}
         self._lock = threading.Lock()
         prometheus_client.ProcessCollector(registry=self._registry)
         prometheus_client.PlatformCollector(registry=self._registry)
@@ -34,19 +42,19 @@ class Registry:
     def metric(
         self, kind: str, name: str, doc: str, labels: Sequence[str], buckets: Sequence[float] | None = None
     ) -> Any:
-        wanted = (kind, tuple(labels), tuple(buckets) if buckets is not None else None)
+        wanted: _Shape = (kind, tuple(labels), tuple(buckets) if buckets is not None else None)
         with self._lock:
             if name in self._made:
-                *there, metric = self._made[name]
-                if tuple(there) != wanted:
+                there, metric = self._made[name]
+                if there != wanted:
                     raise ValueError(
-                        f"metric {name!r} is there already as {there[0].lower()} with labels {list(there[1])}"
+                        f"metric {name!r} is there already, as a {there[0].lower()} with the labels {list(there[1])}"
                     )
                 return metric
             options = {"buckets": wanted[2]} if wanted[2] is not None else {}
             make = getattr(prometheus_client, kind)
             metric = make(name, doc or name, wanted[1], registry=self._registry, **options)
-            self._made[name] = (*wanted, metric)
+            self._made[name] = (wanted, metric)
             return metric
 
     def collect(self) -> Iterator[Metric]:
@@ -63,15 +71,14 @@ class _Labelled:
     def collect(self) -> Iterable[Metric]:
         for family in self._registry.collect():
             labelled = Metric(family.name, family.documentation, family.type, family.unit)
-            labelled.samples = [
-                sample._replace(labels={**self._labels, **sample.labels}) for sample in family.samples
-            ]
+            labelled.samples = [sample._replace(labels={**self._labels, **sample.labels}) for sample in family.samples]
             yield labelled
 
 
 def render(registry: Registry, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
     """The text and its content type, as the Accept header asks. Takes milliseconds: call it off the event loop."""
-    encoder, content_type = choose_encoder(accept)
+    wanted = ",".join(part for part in accept.split(",") if not _ODD_VERSION.search(part))
+    encoder, content_type = choose_encoder(wanted)
     source: Any = _Labelled(registry, labels) if labels else registry
     return encoder(source), content_type
 

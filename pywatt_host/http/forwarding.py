@@ -14,9 +14,7 @@ logger = logging.getLogger("pywatt.edge")
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Removed from untrusted peers: each of them makes some framework or proxy believe something about the request.
-FORGEABLE = frozenset(
-    (b"forwarded", b"x-real-ip", b"x-original-url", b"x-rewrite-url", b"x-http-method-override")
-)
+FORGEABLE = frozenset((b"forwarded", b"x-real-ip", b"x-original-url", b"x-rewrite-url", b"x-http-method-override"))
 _REMEMBERED_PEERS = 4096
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pywatt_host.types import ASGIApp, Message
 
 
-class TooLarge(Exception):
+class TooLargeError(Exception):
     """The response is longer than the caller is ready to hold."""
 
 
@@ -21,7 +21,7 @@ async def request(
     body: bytes = b"",
     most: int = 1 << 20,
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body (at most `most` octets, else TooLarge). What the application raises is passed on."""
+    """Status, headers and body (at most `most` octets, else TooLargeError). What the application raises is passed on."""
     sent = False
     over = asyncio.Event()
     status = 500
@@ -45,7 +45,7 @@ async def request(
             chunk = message.get("body", b"")
             length += len(chunk)
             if length > most:
-                raise TooLarge(f"the response is longer than {most} octets")
+                raise TooLargeError(f"the response is longer than {most} octets")
             chunks.append(chunk)
             if not message.get("more_body", False):
                 over.set()

@@ -1,14 +1,17 @@
 """One canonical reading of a request's path, and a name for every way in which a path can be read twice.
 
-`scope["path"]` is percent-decoded once (ASGI); `raw_path` is what the client sent. Where servers, proxies and frameworks
-are known to disagree on what such a pair means, a rule here names it, and the strict edge refuses it before any
-application sees it (OWASP ASVS 5 chapter 2; RFC 3986 section 6).
+`scope["path"]` is percent-decoded once (ASGI); `raw_path` is what the client sent. Where servers, proxies and
+frameworks are known to disagree on what such a pair means, a rule here names it, and the strict edge refuses it before
+any application sees it (OWASP ASVS 5 chapter 2; RFC 3986 section 6).
 """
 
 from __future__ import annotations
 
 import re
 
+# Segments of characters that mean themselves wherever they stand (RFC 3986 section 3.3, pchar without the percent
+# sign), none of them empty or beginning with a dot: nothing that could be read twice.
+_PLAIN = re.compile(rb"(?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?").fullmatch
 _ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DOUBLE = re.compile(rb"%25(2[eEfF]|5[cC]|00)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -22,16 +25,8 @@ def ambiguity(path: str, raw_path: bytes | None) -> str | None:
     """
     if raw_path is None:  # the server does not tell: decide on the decoded path alone
         return _broken_rule(path, path.encode("utf-8", "surrogatepass"))
-    if (  # nearly every path: nothing in it that could be read twice
-        b"%" not in raw_path
-        and b"//" not in raw_path
-        and b"/." not in raw_path
-        and b"\\" not in raw_path
-        and path.isascii()
-        and path.isprintable()
-        and path[:1] == "/"
-    ):
-        return None
+    if raw_path and _PLAIN(raw_path) is not None and len(raw_path) == len(path):
+        return None  # nearly every path
     return _broken_rule(path, raw_path)
 
 

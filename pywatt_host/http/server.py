@@ -21,6 +21,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from pywatt_host.http.connection import Listening, connection_class
+from pywatt_host.http.onewrite import one_write_cycle
 from pywatt_host.http.sockets import Listener
 from pywatt_host.types import ASGIApp
 
@@ -79,11 +80,11 @@ class HttpServer:
         self._listeners = list(listeners)
         self._bounds = bounds
         self._drain = drain
-        self._listening = Listening(bounds.header_octets, bounds.header_seconds, bounds.one_write)
+        self._listening = Listening(bounds.header_octets, bounds.header_seconds, bounds.keep_alive)
         self._state = ServerState()
         self._config = Config(
             app,
-            http=connection_class(_http_protocol(), self._listening),
+            http=connection_class(_http_protocol(), self._listening, one_write_cycle() if bounds.one_write else None),
             ws=_websocket_protocol,  # type: ignore[arg-type]  # called with the same arguments as the class
             lifespan="off",
             interface="asgi3",
@@ -129,17 +130,17 @@ class HttpServer:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
 
     async def _tick(self) -> None:
-        """Once a second: the Date header, and connections whose head takes too long."""
+        """Once a second: the Date header, and connections that have waited for too long."""
         loop = asyncio.get_running_loop()
-        period = min(1.0, self._bounds.header_seconds / 4)
+        period = min(1.0, self._bounds.header_seconds / 4, self._bounds.keep_alive / 4)
         while True:
             await asyncio.sleep(period)
             self._stamp()
-            now = self._listening.now = loop.time()
+            self._listening.now = loop.time()
             for connection in tuple(self._state.connections):
-                expire = getattr(connection, "expire_head", None)
+                expire = getattr(connection, "expire", None)
                 if expire is not None:
-                    expire(now)
+                    expire()
 
     # Stopping -------------------------------------------------------------------------------------------------------
 

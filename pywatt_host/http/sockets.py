@@ -151,7 +151,9 @@ def _tcp_error(address: TcpAddress, key: str, error: OSError) -> BindError:
     if error.errno == errno.EADDRINUSE:
         return BindError(str(address), key, "the address is in use", "another process listens there; port 0 takes any")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return BindError(str(address), key, "not permitted", "ports below 1024 need a privilege, or a socket of systemd")
+        return BindError(
+            str(address), key, "not permitted", "ports below 1024 need a privilege, or a socket of systemd"
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return BindError(str(address), key, "not an address of this machine")
     return BindError(str(address), key, error.strerror or str(error))

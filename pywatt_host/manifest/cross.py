@@ -49,8 +49,9 @@ class CrossReferences:
         return f" in line {node.mark.line}" if node.origin.kind == "file" and written else ""
 
     def _something_is_served(self) -> None:
-        # After other errors it may well be there, in what could not be read.
-        if self._manifest.app is None and not self._manifest.mounts and not self._report.errors():
+        # After other errors, or left out because a variable is not set, it may well be there.
+        unread = bool(self._report.errors()) or self._tree.unset
+        if self._manifest.app is None and not self._manifest.mounts and not unread:
             hint = "the smallest manifest is `app: main:app`"
             self._add(("app",), "no-app", "neither `app` nor `mounts` is given, so there is nothing to serve", hint)
 

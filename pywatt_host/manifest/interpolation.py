@@ -130,7 +130,8 @@ class _Template:
             self._at = len(self._template)
             return ""
         self._depth += 1
-        other = self._until_end(inside=True, wanted=wanted and not value)
+        begin = self._at
+        other = self._until_end(inside=True, wanted=wanted and not value and operator == ":-")
         self._depth -= 1
         if other is None and not self.faulty:
             self._fault(start, "interpolation", f"the brace of `${{{name}` is not closed", _FORMS)
@@ -141,9 +142,9 @@ class _Template:
         if operator == ":-":
             return other
         state = "is not set" if value is None else "is empty"
-        self._fault(
-            start, "variable-required", f"the variable {name} {state}: {other or 'it must have a value'}", f"set {name}"
-        )
+        # As it is written: what a variable in it stands for may be a secret.
+        message = self._template[begin : self._at - 1] or "it must have a value"
+        self._fault(start, "variable-required", f"the variable {name} {state}: {message}", f"set {name}")
         return ""
 
     def _required(self, name: str, start: int) -> str:

@@ -19,6 +19,7 @@ from pywatt_host.manifest.node import Mark, Node, Origin, from_data, problem_at
 from pywatt_host.manifest.node import Path as KeyPath
 from pywatt_host.manifest.overlay import Overrides, merge
 from pywatt_host.manifest.problems import Problem, Report, display_path, near_miss
+from pywatt_host.manifest.profiles import active_profile, without_profiles
 from pywatt_host.manifest.shape import manifest_shape
 from pywatt_host.manifest.validation import locate, validate
 
@@ -138,13 +139,13 @@ def _effective(
 ) -> tuple[Node, set[KeyPath]]:
     """The tree with everything laid over it, and the paths in it that were reported and left out."""
     shape = manifest_shape()
-    root, profiles = _without_profiles(written, report)
+    root, profiles = without_profiles(written, report)
     if source.data is None:
         root = interpolate(root, variables, report)
     base = Expansion(report)
     tree = base.expand(root, shape) or Node({}, root.mark, root.origin, keys={})
     faulted = base.faulted
-    layer = _profiles(profiles, profile, variables, report, faulted)
+    layer = active_profile(profiles, profile, variables, report, faulted)
     if layer is not None:
         tree = merge(tree, layer)
     reader = Overrides(tree, report)
@@ -157,83 +158,6 @@ def _effective(
     layer = reader.settings(overrides)
     tree = tree if layer is None else merge(tree, layer)
     return tree, faulted | reader.faulted
-
-
-def _profiles(
-    profiles: Node | None, wanted: str, variables: Variables, report: Report, faulted: set[KeyPath]
-) -> Node | None:
-    """The active profile, expanded. The others are checked for their structure only."""
-    declared: dict[str, Node] = profiles.value if profiles is not None else {}
-    active: Node | None = None
-    for name, node in declared.items():
-        path: KeyPath = ("profiles", name)
-        if not isinstance(node.value, dict):
-            kind = "has no value" if node.value is None else "takes a mapping"
-            report.add(node.problem(path, "type", kind, "write the keys that differ, such as logging: {level: debug}"))
-            continue
-        for key in ("version", "profiles"):
-            if key in node.value:
-                mark = (node.keys or {}).get(key)
-                report.add(
-                    node.problem((*path, key), "unknown-key", "a profile cannot have this key", "remove it", mark=mark)
-                )
-        entries = {key: item for key, item in node.value.items() if key not in ("version", "profiles")}
-        body = Node(entries, node.mark, node.origin, keys=node.keys)
-        found = Report()
-        if name == wanted:
-            origin = Origin(node.origin.name, node.origin.kind, node.origin.lines, profile=name)
-            body = interpolate(body, variables, found, origin=origin)
-        expansion = Expansion(found, open_templates=name != wanted)
-        expanded = expansion.expand(body, manifest_shape())
-        for problem in found.problems:
-            shown = f"{display_path(path)}{'' if problem.path.startswith('[') else '.'}{problem.path}"
-            report.add(_at_path(problem, shown))
-        if name == wanted:
-            active = expanded
-            faulted |= expansion.faulted
-    if wanted and wanted not in declared:
-        _unknown_profile(profiles, wanted, list(declared), report)
-    return active
-
-
-def _unknown_profile(profiles: Node | None, wanted: str, declared: list[str], report: Report) -> None:
-    meant = near_miss(wanted, declared)
-    hint = f"declared: {', '.join(declared)}" if declared else "the manifest declares none"
-    hint += f'; did you mean "{meant}"?' if meant else ""
-    message = f'there is no profile "{wanted[:60]}"'
-    if profiles is not None:
-        report.add(profiles.problem(("profiles",), "unknown-profile", message, hint))
-    else:
-        report.add(problem_at(Origin("--profile", "set"), Mark(), (), "unknown-profile", message, hint))
-
-
-def _at_path(problem: Problem, path: str) -> Problem:
-    return Problem(
-        problem.file,
-        problem.line,
-        problem.column,
-        path,
-        problem.code,
-        problem.message,
-        problem.hint,
-        problem.severity,
-        problem.end_column,
-        problem.source_line,
-    )
-
-
-def _without_profiles(root: Node, report: Report) -> tuple[Node, Node | None]:
-    profiles = root.value.get("profiles")
-    if profiles is None:
-        return root, None
-    rest = {key: node for key, node in root.value.items() if key != "profiles"}
-    if not isinstance(profiles.value, dict):
-        kind = "has no value" if profiles.value is None else "takes a mapping of names to partial manifests"
-        code = "no-value" if profiles.value is None else "type"
-        mark = (root.keys or {}).get("profiles")
-        report.add(profiles.problem(("profiles",), code, kind, "such as dev: {logging: {level: debug}}", mark=mark))
-        profiles = None
-    return Node(rest, root.mark, root.origin, keys=root.keys), profiles
 
 
 def _written(source: Source, report: Report) -> Node | None:

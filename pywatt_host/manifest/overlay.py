@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from pywatt_host.manifest.document import compose, split_lines
+from pywatt_host.manifest.composer import compose, split_lines
 from pywatt_host.manifest.expansion import Expansion
 from pywatt_host.manifest.neighbours import unknown_key
 from pywatt_host.manifest.node import Mark, Node, Origin, Path, problem_at

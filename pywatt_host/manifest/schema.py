@@ -21,6 +21,7 @@ _ANNOTATIONS = ("title", "description", "default", "examples")
 # What pydantic calls the bounds of a number that has a validator of its own.
 _BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 _CONSTRAINTS = {"const", "enum", "pattern", "minLength", "maxLength"}
+_LEFT_OUT = "left out"
 _PROFILES = "Partial manifests by name. The one that --profile or PYWATT_PROFILE names is merged over the rest."
 
 
@@ -133,7 +134,11 @@ class _Writer:
         key = "directory"
         return {
             "type": "object",
-            "properties": {key: self.properties(folder, partial=False)[key]},
+            # Editors offer these two at the start, whichever kind they take a new mapping for.
+            "properties": {
+                "import_path": self.properties(app, partial=False)["import_path"],
+                key: self.properties(folder, partial=False)[key],
+            },
             "if": {"required": [key]},
             "then": self._section(folder, partial=False),
             "else": self._section(app, partial=False),
@@ -165,7 +170,7 @@ def _annotations(key: str, info: FieldInfo, shape: Shape) -> Schema:
         annotations = _explained(key, description, None)
     else:
         value = extra.get("default", _default(info, shape))
-        shown = "left out" if value is None else json.dumps(value) if not isinstance(value, str) else value
+        shown = _LEFT_OUT if value is None else json.dumps(value) if not isinstance(value, str) else value
         annotations = _explained(key, description, shown)
         if value is None or (isinstance(value, str) and value.startswith("server.")):
             # No value that could be written says the same, so this is for people only.
@@ -248,10 +253,8 @@ def _scalar(generated: Schema) -> Schema:
     kinds = []
     for kind in _alternatives(generated):
         if "properties" in kind:
-            scalars = {
-                key: {**_explained(key, each["description"], _state(key, each, kind)), **_scalar_key(each)}
-                for key, each in kind["properties"].items()
-            }
+            required = kind["required"]
+            scalars = {key: _scalar_key(key, each, key in required) for key, each in kind["properties"].items()}
             kind = {**kind, "properties": scalars, "patternProperties": _FREE_KEYS}
         kinds.append(kind)
     # A plain text takes it already.
@@ -261,13 +264,12 @@ def _scalar(generated: Schema) -> Schema:
     return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
 
 
-def _state(key: str, schema: Schema, owner: Schema) -> str | None:
-    return None if key in owner["required"] else str(schema.get("default", "left out"))
-
-
-def _scalar_key(each: Schema) -> Schema:
-    said: Schema = {key: each[key] for key in ("default", "examples") if key in each}
-    return {**said, **_scalar(_bare(each))}
+def _scalar_key(key: str, each: Schema, required: bool) -> Schema:
+    default = None if required else str(each.get("default", _LEFT_OUT))
+    said: Schema = {name: each[name] for name in ("default", "examples") if name in each}
+    if default == _LEFT_OUT:
+        said["x-default"] = default
+    return {**_explained(key, each["description"], default), **said, **_scalar(_bare(each))}
 
 
 def _is_open_text(kind: Schema) -> bool:

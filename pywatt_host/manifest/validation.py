@@ -52,8 +52,11 @@ def validate(tree: Node, faulted: set[Path], report: Report) -> Manifest | None:
         except ValidationError as exc:
             found = exc.errors(include_url=False)
         untyped = [error for error in found if _is_unset(tree, error["loc"])]
-        if len(untyped) < len(found) or not all(_leave_out(tree, error["loc"]) for error in untyped):
+        keys = {_key_path(tree, error["loc"]) for error in untyped}
+        if len(untyped) < len(found) or () in keys:
             break
+        for path in keys:
+            _leave_out(tree, path)
     for error in found:
         _report(error, tree, faulted, found, report)
     return None
@@ -80,19 +83,19 @@ def _is_unset(tree: Node, loc: tuple[int | str, ...]) -> bool:
     return node.unset or (isinstance(node.value, list) and any(item.unset for item in node.value))
 
 
-def _leave_out(tree: Node, loc: tuple[int | str, ...]) -> bool:
-    """Take the value out of its mapping, or the whole list or mapping that cannot do without it."""
+def _key_path(tree: Node, loc: tuple[int | str, ...]) -> Path:
+    """The path of the key whose value, or an entry of whose list, the location is."""
     _, _, path = locate(tree, loc)
     names = [number for number, part in enumerate(path) if isinstance(part, str)]
-    if not names:
-        return False
-    parent, _, _ = locate(tree, path[: names[-1]])
-    if isinstance(parent.value, dict) and parent.value.get(path[names[-1]]) is not None:
-        entries = {key: item for key, item in parent.value.items() if key != path[names[-1]]}
-        parent.value = entries
-        # A section that cannot do without the key is unset itself.
+    return path[: names[-1] + 1] if names else ()
+
+
+def _leave_out(tree: Node, path: Path) -> None:
+    """Take a key out of its mapping, which is then unset itself, should it not do without."""
+    parent, _, _ = locate(tree, path[:-1])
+    if isinstance(parent.value, dict):
+        parent.value = {key: item for key, item in parent.value.items() if key != path[-1]}
         parent.unset = True
-    return True
 
 
 def _report(error: ErrorDetails, tree: Node, faulted: set[Path], found: list[ErrorDetails], report: Report) -> None:

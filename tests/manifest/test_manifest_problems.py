@@ -79,5 +79,6 @@ def test_annotations_are_escaped() -> None:
     found = problems("app: m:a\nserver: {control: '', paths: '100%,:'}", name="a,b:c%.yaml")
     assert render_github(found).splitlines() == [
         "::error file=a%2Cb%3Ac%25.yaml,line=2,col=19,title=length::server.control: the text is empty",
-        '::error file=a%2Cb%3Ac%25.yaml,line=2,col=30,title=choice::server.paths: "100%25,:" is not one of strict, lenient',
+        '::error file=a%2Cb%3Ac%25.yaml,line=2,col=30,title=choice::server.paths: "100%25,:"'
+        " is not one of strict, lenient",
     ]

@@ -1,0 +1,116 @@
+"""A board of notes: routes with a parameter, server-sent events, a WebSocket, a metric, a health check."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from pywatt_host import AppState
+
+LONGEST_COUNTDOWN = 60
+
+
+class Board:
+    """Notes by number, in memory."""
+
+    def __init__(self, state: AppState, capacity: int) -> None:
+        self.notes: dict[int, str] = {}
+        self.capacity = capacity
+        self._last = 0
+        self._written = state.metrics.counter("notes_written", "Notes written since the start.")
+        state.metrics.gauge("notes", "Notes on the board.").set_function(lambda: len(self.notes))
+
+    def write(self, text: str) -> int:
+        self._last += 1
+        self.notes[self._last] = text
+        self._written.inc()
+        return self._last
+
+    def check(self) -> None:
+        """Healthy while there is room."""
+        if len(self.notes) >= self.capacity:
+            raise RuntimeError(f"the board is full ({self.capacity} notes)")
+
+
+def create_app(state: AppState, capacity: int) -> Starlette:
+    board = Board(state, capacity)
+    state.health_check("board")(board.check)
+
+    @state.on_startup
+    def say_what_to_try() -> None:
+        address = state.manifest.server.listen[0]
+        state.logger.info("try: curl -d 'buy milk' http://%s/notes", address)
+        state.logger.info("try: curl http://%s/notes/1", address)
+        state.logger.info("try: curl -N http://%s/countdown/5", address)
+        state.logger.info("try: curl http://%s/health and http://%s/metrics", address, address)
+
+    def note(request: Request) -> tuple[int, str]:
+        try:
+            number = int(request.path_params["id"])
+            return number, board.notes[number]
+        except (ValueError, KeyError):
+            raise HTTPException(404, "no such note") from None
+
+    async def index(request: Request) -> Response:
+        return JSONResponse({"module": state.module_id, "notes": len(board.notes)})
+
+    async def list_notes(request: Request) -> Response:
+        return JSONResponse([{"id": number, "text": text} for number, text in board.notes.items()])
+
+    async def write_note(request: Request) -> Response:
+        text = (await request.body()).decode("utf-8", "replace")
+        if len(board.notes) >= board.capacity:
+            raise HTTPException(409, "the board is full")
+        number = board.write(text)
+        state.logger.info("note %d written", number, extra={"note": number})
+        return JSONResponse({"id": number}, status_code=201, headers={"location": f"/notes/{number}"})
+
+    async def read_note(request: Request) -> Response:
+        number, text = note(request)
+        return JSONResponse({"id": number, "text": text})
+
+    async def remove_note(request: Request) -> Response:
+        number, _ = note(request)
+        del board.notes[number]
+        return Response(status_code=204)
+
+    return Starlette(
+        routes=[
+            Route("/", index),
+            Route("/notes", list_notes, methods=["GET"]),
+            Route("/notes", write_note, methods=["POST"]),
+            Route("/notes/{id}", read_note, methods=["GET"]),
+            Route("/notes/{id}", remove_note, methods=["DELETE"]),
+            Route("/countdown/{seconds}", countdown),
+            WebSocketRoute("/echo", echo),
+        ]
+    )
+
+
+async def countdown(request: Request) -> Response:
+    """Server-sent events, one a second. It ends by itself, so that a host that stops need not cut it."""
+    try:
+        seconds = min(int(request.path_params["seconds"]), LONGEST_COUNTDOWN)
+    except ValueError:
+        raise HTTPException(404, "seconds is a number") from None
+
+    async def events() -> AsyncIterator[str]:
+        for left in range(seconds, 0, -1):
+            yield f"data: {left}\n\n"
+            await asyncio.sleep(1)
+        yield "data: lift-off\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
