@@ -107,7 +107,8 @@ class Host:
             async with TaskGroup() as tasks, AsyncExitStack() as stack:
                 yield stack, tasks
         except BaseExceptionGroup as group:
-            raise _unwrapped(group) from None
+            first = _unwrapped(group)
+            raise first from first.__cause__  # its own cause: an AppLoadError's is the user's exception
 
     async def _start_application(self, stack: AsyncExitStack, tasks: TaskGroup) -> Surface:
         stack.push_async_callback(self._stop_threads)

@@ -14,6 +14,7 @@ from pywatt_host.types import ASGIApp, Message, Scope
 logger = logging.getLogger("pywatt.app")
 
 _STILL_STARTING_EVERY = 10.0  # seconds
+_UNWOUND_WITHIN = 5.0  # seconds to stop in when something after it has failed to start
 
 
 class _Conversation:
@@ -58,12 +59,21 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
         if not taking_part:
             error = running.exception() if running.done() and not running.cancelled() else None
             logger.debug("%s has no lifespan (%s)", import_path, error or "it returned", extra={"app": import_path})
-        yield taking_part
-        if taking_part and not running.done():
-            conversation.stopping.set()
-            await asyncio.wait((running, conversation.stopped), return_when=asyncio.FIRST_COMPLETED)
-        if taking_part:
-            _report_stop(running, conversation, import_path)
+        unwinding = True
+        try:
+            yield taking_part
+            unwinding = False
+        finally:
+            if taking_part and not running.done():
+                conversation.stopping.set()
+                # A stop in order is bounded by the caller; while a failed start is unwound, nobody else does it.
+                await asyncio.wait(
+                    (running, conversation.stopped),
+                    timeout=_UNWOUND_WITHIN if unwinding else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            if taking_part:
+                _report_stop(running, conversation, import_path)
     finally:
         if not running.done():
             await asyncio.wait((running,), timeout=0.1)  # what it does after having said that it is complete

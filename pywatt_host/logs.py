@@ -50,7 +50,7 @@ class LogStream:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may log while this thread is writing
         self.lost = 0
 
     def write(self, data: bytes, lines: int = 1) -> None:

@@ -45,11 +45,13 @@ def create_app(state: AppState, capacity: int) -> Starlette:
 
     @state.on_startup
     def say_what_to_try() -> None:
-        address = state.manifest.server.listen[0]
-        state.logger.info("try: curl -d 'buy milk' http://%s/notes", address)
-        state.logger.info("try: curl http://%s/notes/1", address)
-        state.logger.info("try: curl -N http://%s/countdown/5", address)
-        state.logger.info("try: curl http://%s/health and http://%s/metrics", address, address)
+        server = state.manifest.server
+        address = url(server.listen[0])
+        admin = url(server.admin.listen[0]) if server.admin is not None else address
+        state.logger.info("try: curl -d 'buy milk' %s/notes", address)
+        state.logger.info("try: curl %s/notes/1", address)
+        state.logger.info("try: curl -N %s/countdown/5", address)
+        state.logger.info("try: curl %s/health %s/metrics", admin, admin)
 
     def note(request: Request) -> tuple[int, str]:
         try:
@@ -92,6 +94,12 @@ def create_app(state: AppState, capacity: int) -> Starlette:
             WebSocketRoute("/echo", echo),
         ]
     )
+
+
+def url(address: object) -> str:
+    """A declared address for curl; `:8080`, every interface, is on this machine as well."""
+    text = str(address)
+    return f"http://localhost{text}" if text.startswith(":") else f"http://{text}"
 
 
 async def countdown(request: Request) -> Response:

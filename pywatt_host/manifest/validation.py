@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from pywatt_host.manifest.model.app import MODULE_ID
 from pywatt_host.manifest.node import Mark, Node, Path
 from pywatt_host.manifest.problems import Report, near_miss, quote
 from pywatt_host.manifest.shape import Choice, DictShape, ListShape, SectionShape, Shape, manifest_shape
+
+_DISABLE_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 # Pydantic puts the tags of unions into the location of an error; they are no keys.
 _TAGS = frozenset({"app", "directory", "auto", "list"})
@@ -40,12 +43,28 @@ _PATTERNS = {
 }
 
 
+def _build_validators() -> None:
+    """pydantic looks through every installed distribution for plugins of its own before it builds the first validator.
+    None of them has business with a manifest, and the search costs more than the building."""
+    before = os.environ.get(_DISABLE_PLUGINS)
+    os.environ[_DISABLE_PLUGINS] = "__all__"
+    try:
+        Manifest.model_rebuild()
+    finally:
+        if before is None:
+            del os.environ[_DISABLE_PLUGINS]
+        else:
+            os.environ[_DISABLE_PLUGINS] = before
+
+
 def validate(tree: Node, faulted: set[Path], report: Report) -> Manifest | None:
     """The manifest of an expanded tree. None after errors, which are in the report.
 
     What is `faulted` has been reported. A value with a variable that is not set, where that is allowed, cannot be
     typed: its key counts as left out.
     """
+    if not Manifest.__pydantic_complete__:
+        _build_validators()
     while True:
         try:
             return Manifest.model_validate(tree.plain())

@@ -11,7 +11,6 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
@@ -95,7 +94,7 @@ def format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "off"
     numerator, denominator = seconds.as_integer_ratio()
-    left = round(Fraction(numerator * 1_000_000_000, denominator))
+    left = (numerator * 2_000_000_000 + denominator) // (2 * denominator)  # nanoseconds, rounded
     if left % 1_000_000 or 0 < left < 1_000_000_000:
         whole, rest = divmod(left, 1_000_000_000)
         millis, nanos = divmod(rest, 1_000_000)

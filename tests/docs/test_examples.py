@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
 import pytest
-from running_host import ROOT, running
 from websockets.sync.client import connect
 
 from pywatt_host.manifest import load_manifest
+from tests.docs.running_host import running
+from tests.processes import ROOT, Host
 
 MANIFESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("pywatt.yaml"))
+
+
+def admin(host: Host) -> str:
+    """Where its health and metrics are."""
+    return str(host.ready["admin"][0])
 
 
 def _socket(url: str, path: str) -> str:
@@ -33,9 +40,9 @@ def test_every_example_is_in_the_list_of_examples() -> None:
 
 
 def test_quickstart(tmp_path: Path) -> None:
-    with running("examples/quickstart", tmp_path, "--set", "app.args.capacity=2") as ready:
-        assert any("try: curl" in line for line in ready.host.lines)
-        with httpx.Client(base_url=ready.url) as client:
+    with running("examples/quickstart", tmp_path, "--set", "app.args.capacity=2") as host:
+        assert any("try: curl" in line for line in host.lines)
+        with httpx.Client(base_url=host.address) as client:
             assert client.post("/notes", content="buy milk").headers["location"] == "/notes/1"
             assert client.get("/notes/1").json() == {"id": 1, "text": "buy milk"}
             assert client.get("/notes/9").status_code == 404
@@ -44,55 +51,55 @@ def test_quickstart(tmp_path: Path) -> None:
             assert client.get("/elsewhere").headers["content-type"] == "application/problem+json"
             assert client.post("/notes", content="x" * 20_000).status_code == 413
             assert client.get("/countdown/0").text == "data: lift-off\n\n"
-            metrics = client.get("/metrics").text
+            metrics = httpx.get(f"{admin(host)}/metrics").text
             assert "notes_written_total 1.0" in metrics
             assert 'http_route="/notes/{id}"' in metrics
-            health = client.get("/health").json()
+            health = httpx.get(f"{admin(host)}/health").json()
             assert (health["module"]["id"], health["module"]["version"]) == ("notes", "1.0.0")
             assert "board" in health["checks"]
             assert client.delete("/notes/1").status_code == 204
             assert client.get("/notes").json() == []
-        with connect(_socket(ready.url, "/echo")) as websocket:
+        with connect(_socket(host.address, "/echo")) as websocket:
             websocket.send("hello")
             assert websocket.recv() == "hello"
 
 
 def test_quickstart_goes_unhealthy_when_its_board_is_full(tmp_path: Path) -> None:
     more = ("--set", "app.args.capacity=0", "--set", "health.start_period=1ms", "--set", "health.interval=10ms")
-    with running("examples/quickstart", tmp_path, *more) as ready:
-        ready.host.line_with("check board fails: RuntimeError: the board is full (0 notes)")
-        assert httpx.get(f"{ready.url}/health").status_code == 503
-        assert httpx.get(f"{ready.url}/livez").status_code == 200
-        assert httpx.post(f"{ready.url}/notes", content="one more").status_code == 409
+    with running("examples/quickstart", tmp_path, *more) as host:
+        host.wait_for("check board fails: RuntimeError: the board is full (0 notes)")
+        assert httpx.get(f"{admin(host)}/health").status_code == 503
+        assert httpx.get(f"{admin(host)}/livez").status_code == 200
+        assert httpx.post(f"{host.address}/notes", content="one more").status_code == 409
 
 
 def test_fastapi(tmp_path: Path) -> None:
-    with running("examples/fastapi", tmp_path) as ready, httpx.Client(base_url=ready.url) as client:
+    with running("examples/fastapi", tmp_path) as host, httpx.Client(base_url=host.address) as client:
         assert client.get("/items/tea").json() == {"name": "Tea", "price": 3.5}
         assert client.put("/items/cup", json={"name": "Cup", "price": "free"}).status_code == 422
         assert client.put("/items/cup", json={"name": "Cup", "price": 8}).status_code == 200
         assert client.put("/items/cup", content=b"x" * 5000).status_code == 413
         assert set(client.get("/items").json()) == {"tea", "cup"}
-        assert 'http_response_status_code="413",http_route="/items/{sku}"' in client.get("/metrics").text
+        assert 'http_response_status_code="413",http_route="/items/{sku}"' in httpx.get(f"{admin(host)}/metrics").text
 
 
 def test_flask(tmp_path: Path) -> None:
-    with running("examples/flask", tmp_path) as ready, httpx.Client(base_url=ready.url) as client:
+    with running("examples/flask", tmp_path) as host, httpx.Client(base_url=host.address) as client:
         assert client.post("/guests/Ada").status_code == 201
         assert client.get("/").json() == {"title": "Our guests", "module": "flask", "guests": ["Ada"]}
 
 
 @pytest.mark.parametrize(("interface", "options"), [("asgi", ()), ("wsgi", ("--profile", "wsgi"))])
 def test_django(interface: str, options: tuple[str, ...], tmp_path: Path) -> None:
-    with running("examples/django", tmp_path, *options) as ready, httpx.Client(base_url=ready.url) as client:
+    with running("examples/django", tmp_path, *options) as host, httpx.Client(base_url=host.address) as client:
         assert client.get("/").json() == {"bulletins": ["welcome"], "interface": interface}
         assert client.get("/bulletins/welcome/").json()["text"] == "Hello from Django."
         assert client.get("/bulletins/other/").status_code == 404
 
 
 def test_mounts(tmp_path: Path) -> None:
-    with running("examples/mounts", tmp_path, "--set", "server.admin.listen=127.0.0.1:0") as ready:
-        with httpx.Client(base_url=ready.url) as client:
+    with running("examples/mounts", tmp_path) as host:
+        with httpx.Client(base_url=host.address) as client:
             assert "The old report" in client.get("/").text
             assert client.get("/legacy/report").text == "mounted at /legacy, asked for /report\n"
             assert client.get("/legacyreport").status_code == 404
@@ -101,19 +108,19 @@ def test_mounts(tmp_path: Path) -> None:
             assert client.get("/static/style.css", headers={"if-none-match": style.headers["etag"]}).status_code == 304
             assert client.get("/static/").status_code == 404
             assert client.get("/metrics").status_code == 404
-        assert "http_server_request_duration_seconds" in httpx.get(f"{ready.admin}/metrics").text
-        assert httpx.get(f"{ready.admin}/readyz").status_code == 200
+        assert "http_server_request_duration_seconds" in httpx.get(f"{admin(host)}/metrics").text
+        assert httpx.get(f"{admin(host)}/readyz").status_code == 200
 
 
 def test_live(tmp_path: Path) -> None:
     """What is said on the WebSocket is heard on the stream while the stream is open."""
     with (
-        running("examples/live", tmp_path) as ready,
-        httpx.stream("GET", f"{ready.url}/rooms/blue/events", timeout=30) as stream,
+        running("examples/live", tmp_path) as host,
+        httpx.stream("GET", f"{host.address}/rooms/blue/events", timeout=30) as stream,
     ):
         lines = stream.iter_lines()
         assert next(lines) == ": listening"
-        with connect(_socket(ready.url, "/rooms/blue")) as websocket:
+        with connect(_socket(host.address, "/rooms/blue")) as websocket:
             websocket.send("hello")
             assert websocket.recv() == "heard by 1"
             assert [next(lines), next(lines)] == ["", "data: hello"]
@@ -123,24 +130,27 @@ def test_live(tmp_path: Path) -> None:
 
 
 def test_raw(tmp_path: Path) -> None:
-    with running("examples/raw", tmp_path, "--set", "config.greeting=Hello") as ready:
-        assert httpx.get(f"{ready.url}/here").text == "Hello! You asked for /here\n"
+    with running("examples/raw", tmp_path, "--set", "config.greeting=Hello") as host:
+        assert httpx.get(f"{host.address}/here").text == "Hello! You asked for /here\n"
 
 
 @pytest.mark.slow
 def test_datasette_as_it_comes_from_the_registry(tmp_path: Path) -> None:
     pytest.importorskip("datasette", reason="datasette is not installed; .ci/run installs it")
-    with running("examples/third_party/datasette", tmp_path) as ready, httpx.Client(base_url=ready.url) as client:
+    with running("examples/third_party/datasette", tmp_path) as host, httpx.Client(base_url=host.address) as client:
         assert "Trees of the town" in client.get("/").text
-        rows = client.get("/town.json", params={"sql": "select species from trees order by height", "_shape": "arrays"})
-        assert rows.json()["rows"] == [["ash"], ["oak"]]
-        assert 'http_route="unmatched"' in client.get("/metrics").text
+        rows = client.get("/town/trees.json", params={"_sort": "height", "_shape": "array", "_nl": "on"})
+        assert [json.loads(row)["species"] for row in rows.text.splitlines()] == ["ash", "oak"]
+        assert 'http_route="unmatched"' in httpx.get(f"{admin(host)}/metrics").text
 
 
 @pytest.mark.slow
 def test_radicale_as_it_comes_from_the_registry(tmp_path: Path) -> None:
     pytest.importorskip("radicale", reason="radicale is not installed; .ci/run installs it")
-    with running("examples/third_party/radicale", tmp_path) as ready, httpx.Client(base_url=ready.url) as client:
+    with (
+        running("examples/third_party/radicale", tmp_path) as host,
+        httpx.Client(base_url=host.address, auth=("ada", "any")) as client,
+    ):
         assert client.request("MKCALENDAR", "/ada/work/").status_code == 201
         event = "BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:x\nBEGIN:VEVENT\nUID:1\nDTSTAMP:20260101T000000Z\n"
         event += "DTSTART:20260101T100000Z\nSUMMARY:Standup\nEND:VEVENT\nEND:VCALENDAR\n"

@@ -1,0 +1,129 @@
+"""The pages of the manifest, `pywatt.yaml.example` and the schema tell the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pywatt_host.manifest import Source, load
+from tests.docs.pages import rows
+from tests.docs.schema_keys import NONE, REQUIRED, schema_keys
+from tests.processes import ROOT
+
+FOLDER = ROOT / "docs" / "manifest"
+HEADER = "| key | type | default | what it does |"
+# The admin listener takes the forms of `server.listen`, which are told there; so are the keys of an application that is
+# mounted, though they stand in a table of their own.
+ELSEWHERE = ("server.admin.listen.",)
+DOCUMENTED = {key: default for key, default in schema_keys().items() if not key.startswith(ELSEWHERE)}
+
+
+def _page_of(key: str) -> str:
+    section = re.split(r"[.\[]", key)[0]
+    return {"version": "module"}.get(section, section) + ".md"
+
+
+def _tables() -> dict[str, list[str]]:
+    return {row[0].strip("`"): [page.name, *row[1:]] for page in FOLDER.glob("*.md") for row in rows(page, HEADER)}
+
+
+def test_every_key_has_a_row_on_its_page_and_no_other_key_has_one() -> None:
+    assert {key: row[0] for key, row in _tables().items()} == {key: _page_of(key) for key in DOCUMENTED}
+
+
+@pytest.mark.parametrize("key", DOCUMENTED)
+def test_the_default_in_the_table_is_that_of_the_schema(key: str) -> None:
+    assert _tables()[key][2] == DOCUMENTED[key]
+
+
+def test_every_row_says_its_type_and_what_the_key_does() -> None:
+    assert [key for key, (_, kind, _, text) in _tables().items() if not kind or not text] == []
+
+
+def test_no_key_has_two_rows() -> None:
+    found = [row[0] for page in FOLDER.glob("*.md") for row in rows(page, HEADER)]
+    assert sorted(found) == sorted(set(found))
+
+
+def test_the_index_of_the_pages_is_complete() -> None:
+    listed = (FOLDER / "index.md").read_text(encoding="utf-8")
+    assert [page.name for page in FOLDER.glob("*.md") if f"({page.name})" not in listed and page.stem != "index"] == []
+
+
+# pywatt.yaml.example --------------------------------------------------------------------------------------------------
+
+EXAMPLE = ROOT / "pywatt.yaml.example"
+
+
+def _written(value: Any, path: str = "") -> dict[str, Any]:
+    """Path to value for every key, lists taken for their entries."""
+    found: dict[str, Any] = {}
+    if isinstance(value, dict):
+        for key, item in value.items():
+            below = f"{path}.{key}" if path else str(key)
+            found[below] = item
+            if below not in ("profiles", "config"):
+                found |= _written(item, below)
+    elif isinstance(value, list):
+        for item in value:
+            entry = path if path.endswith("listen") else f"{path}[]"
+            found |= _written(item, entry)
+    return found
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    # Safe for this file: none of its values is one that YAML 1.1 reads otherwise, but for `off`, which is put back.
+    return _written(yaml.safe_load(re.sub(r": off\b", ': "off"', text)))
+
+
+def test_the_example_validates_without_a_warning() -> None:
+    source = Source.of_text(EXAMPLE.read_text(encoding="utf-8"), name=EXAMPLE.name, directory=ROOT)
+    assert load(source, environ={}).warnings == ()
+
+
+def test_the_example_has_every_key() -> None:
+    shown = _parsed(EXAMPLE.read_text(encoding="utf-8"))
+    # The entries of a list of endpoints have the keys of the rules, which are shown.
+    missing = [key for key in DOCUMENTED if key not in shown and not key.startswith("endpoints[]")]
+    assert missing == []
+
+
+def test_the_example_shows_the_defaults() -> None:
+    """But where a comment says that it does not."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    shown = _parsed(text)
+    wrong = {}
+    for key, default in DOCUMENTED.items():
+        if default in (REQUIRED, NONE) or key not in shown or (isinstance(shown[key], dict | list) and shown[key]):
+            continue
+        value = shown[key]
+        written = value if isinstance(value, str) else json.dumps(value)
+        if f"`{written}`" != default and not _said_otherwise(text, key):
+            wrong[key] = (written, default)
+    assert wrong == {}
+
+
+def _said_otherwise(text: str, key: str) -> bool:
+    name = key.rpartition(".")[2]
+    # Writing the section at all switches metrics on.
+    return key == "metrics.enabled" or any(
+        re.match(rf" *(- )?{name}: .*# left out: ", line) for line in text.splitlines()
+    )
+
+
+# Pages about other servers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "coming-from").glob("*.md")), ids=lambda page: page.stem)
+def test_what_another_server_calls_it_leads_to_keys_that_exist(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    header = next(line for line in lines if re.match(r"\| .* \| manifest \| note", line))
+    targets = [row[1] for row in rows(page, header)]
+    assert len(targets) > 20
+    unknown = [target for target in targets if target != "not there" and target.strip("`") not in schema_keys()]
+    assert unknown == []

@@ -1,0 +1,280 @@
+"""A real `python -m pywatt_host` and a plain HTTP/1.1 client, both by the octet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 40.0  # seconds until something that never happens fails its test; no test waits that long when all is well
+_OURS = ("PYWATT_", "LISTEN_", "WATCHDOG_", "NOTIFY_SOCKET", "FORWARDED_ALLOW_IPS", "PYTHONWARNINGS")
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """This process's environment, with the checkout importable, without what would change how a host runs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "PYTHONPATH": path, "XDG_RUNTIME_DIR": str(folder), **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Connection:
+    """One client connection. Everything that waits is bounded."""
+
+    def __init__(self, address: str) -> None:
+        if address.startswith("unix:"):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(PATIENCE)
+            self.sock.connect(address.removeprefix("unix:"))
+        else:
+            host, _, port = address.removeprefix("http://").rpartition(":")
+            self.sock = socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, octets: bytes | str) -> None:
+        self.sock.sendall(octets.encode() if isinstance(octets, str) else octets)
+
+    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
+        self.head(method, path, **({"Content-Length": str(len(body))} if body else {}), **headers)
+        self.send(body)
+        return self.response(method)
+
+    def head(self, method: str, path: str, **headers: str) -> None:
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        self.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
+
+    def _more(self) -> bool:
+        data = self.sock.recv(65536)
+        self._buffer += data
+        return bool(data)
+
+    def until(self, mark: bytes) -> bytes:
+        """Everything up to and with `mark`. Raises EOFError where the server ends before it."""
+        while mark not in self._buffer:
+            if not self._more():
+                raise EOFError(f"the server closed after {self._buffer!r}")
+        found, _, self._buffer = self._buffer.partition(mark)
+        return found + mark
+
+    def exactly(self, octets: int) -> bytes:
+        while len(self._buffer) < octets:
+            if not self._more():
+                raise EOFError(f"the server closed after {self._buffer!r}")
+        found, self._buffer = self._buffer[:octets], self._buffer[octets:]
+        return found
+
+    def response_head(self) -> tuple[int, dict[str, str]]:
+        lines = self.until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+        return int(lines[0].split(" ")[1]), headers
+
+    def chunk(self) -> bytes:
+        """The next chunk of a chunked body; empty at its end."""
+        octets = int(self.until(b"\r\n"), 16)
+        data = self.exactly(octets)
+        assert self.exactly(2) == b"\r\n"
+        return data
+
+    def response(self, method: str = "GET") -> Response:
+        status, headers = self.response_head()
+        body = b""
+        if method == "HEAD" or status in (204, 304) or status < 200:
+            pass
+        elif headers.get("transfer-encoding") == "chunked":
+            while piece := self.chunk():
+                body += piece
+        elif "content-length" in headers:
+            body = self.exactly(int(headers["content-length"]))
+        else:
+            body = self.rest()
+        return Response(status, headers, body)
+
+    def rest(self) -> bytes:
+        """Everything until the server closes."""
+        while self._more():
+            pass
+        found, self._buffer = self._buffer, b""
+        return found
+
+    def closed(self) -> bool:
+        """Wait for the server to close; whether it did so without a further octet."""
+        try:
+            return self.rest() == b""
+        except ConnectionResetError:
+            return True
+
+
+class Process:
+    """A process that is watched: its standard error line by line, its standard output as a whole."""
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, environ: Mapping[str, str], pass_fds: Sequence[int] = ()
+    ) -> None:
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `end`
+        self.child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=dict(environ),
+            pass_fds=pass_fds,
+        )
+        self.lines: list[str] = []
+        self._ended = False
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            with self._news:
+                self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def wait_for(self, wanted: Callable[[str], bool] | str) -> str:
+        """The first line of standard error that is wanted (or holds the text), from the start of the process on."""
+        match = wanted if callable(wanted) else lambda line: wanted in line
+
+        def found() -> str | None:
+            return next((line for line in self.lines if match(line)), None)
+
+        with self._news:
+            self._news.wait_for(lambda: self._ended or found() is not None, PATIENCE)
+        line = found()
+        assert line is not None, "it never said so, but:\n" + "\n".join(self.lines)
+        return line
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.child.send_signal(number)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Its exit code. Fails where it does not end in time."""
+        code = self.child.wait(timeout)
+        self._reader.join(PATIENCE)
+        return code
+
+    def stop(self) -> int:
+        self.signal()
+        return self.wait()
+
+    @property
+    def stdout(self) -> bytes:
+        self._out.seek(0)
+        return self._out.read()
+
+    def end(self) -> None:
+        """Gone, whatever it does."""
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        if self.child.stderr is not None:
+            self.child.stderr.close()
+        self._out.close()
+
+
+class Host(Process):
+    """A running host."""
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """What its ready line says; waits for it."""
+        document: dict[str, Any] = json.loads(self.wait_for('"event":"ready"'))
+        return document
+
+    @property
+    def address(self) -> str:
+        return str(self.ready["listen"][0])
+
+    def connect(self, address: str = "") -> Connection:
+        return Connection(address or self.address)
+
+    def get(self, path: str, address: str = "", **headers: str) -> Response:
+        with self.connect(address) as connection:
+            return connection.request("GET", path, **headers)
+
+    def post(self, path: str, body: bytes = b"") -> Response:
+        with self.connect() as connection:
+            return connection.request("POST", path, body)
+
+
+class Project:
+    """A folder of the user's, and the processes that were started in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._processes: list[Process] = []
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        return path
+
+    def manifest(self, **keys: Any) -> None:
+        """Write pywatt.yaml; without `server.listen`, it listens on any free port of the loopback interface."""
+        server = {"listen": "127.0.0.1:0", **keys.pop("server", {})}
+        self.write("pywatt.yaml", json.dumps({"app": "main:app", **keys, "server": server}))
+
+    def host(self, *arguments: str, pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> Host:
+        """Start `run`; the manifest has been written."""
+        command = [sys.executable, "-m", "pywatt_host", "run", "--log-format", "json", *arguments]
+        return self.start(command, pass_fds=pass_fds, env=env)
+
+    def start(self, command: Sequence[str], pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> Host:
+        host = Host(command, self.folder, environment(self.folder, **(env or {})), pass_fds)
+        self._processes.append(host)
+        return host
+
+    def cli(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a verb to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "pywatt_host", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=environment(self.folder, **(env or {})),
+            timeout=2 * PATIENCE,
+            check=False,
+        )
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.end()
