@@ -14,7 +14,6 @@ _HOMES = {
     "AppState": "pywatt_host.state",
     "Host": "pywatt_host.host",
     "Manifest": "pywatt_host.manifest",
-    "build": "pywatt_host.build",
     "load_manifest": "pywatt_host.manifest",
     "HostError": "pywatt_host.exceptions",
     "ManifestError": "pywatt_host.exceptions",
@@ -33,12 +32,10 @@ __all__ = [
     "ManifestError",
     "ServiceError",
     "__version__",
-    "build",
     "load_manifest",
 ]
 
 if TYPE_CHECKING:
-    from pywatt_host.build import build
     from pywatt_host.exceptions import AppLoadError, BindError, HostError, ManifestError, ServiceError
     from pywatt_host.host import Host
     from pywatt_host.manifest import Manifest, load_manifest

@@ -137,7 +137,8 @@ def _attribute(import_path: str, module: ModuleType, attributes: str) -> Any:
         try:
             obj = getattr(obj, name)
         except AttributeError as exc:
-            owner = f"`{done}`" if obj is not module else f"the module `{done}` ({getattr(module, '__file__', None) or 'built in'})"
+            file = getattr(module, "__file__", None) or "built in"
+            owner = f"`{done}`" if obj is not module else f"the module `{done}` ({file})"
             hint = _attribute_hint(obj, name, done, separator="." if obj is not module else ":")
             raise AppLoadError(import_path, "no-attribute", f"{owner} has no `{name}`", hint) from (
                 exc if _without_our_frames(exc).__traceback__ is not None else None

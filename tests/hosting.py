@@ -1,4 +1,4 @@
-"""A host started in this process, and a client for its ASGI application that can hold back each message of either side."""
+"""A host started in this process, and a client for its ASGI application that can hold back its messages."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class Answer:
         return json.loads(self.body)
 
 
+async def _called(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    await app(scope, receive, send)
+
+
 class Call:
     """One request that goes on by itself. Without `more`, its body is complete."""
 
@@ -62,7 +66,7 @@ class Call:
         pieces = list(pieces) or ([] if more else [b""])
         for number, piece in enumerate(pieces, 1):
             self.feed(piece, more=more or number < len(pieces))
-        self.task = asyncio.create_task(app(scope, self._receive, self._send))  # type: ignore[arg-type]
+        self.task: asyncio.Task[None] = asyncio.create_task(_called(app, scope, self._receive, self._send))
 
     def feed(self, piece: bytes, *, more: bool = True) -> None:
         self._inbox.put_nowait({"type": "http.request", "body": piece, "more_body": more})
@@ -186,7 +190,7 @@ async def websocket(
     del scope["method"]
     async with asyncio.timeout(PATIENCE):
         # A task of its own, as each connection has: what the edge sets in the context stays there.
-        await asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
+        await asyncio.create_task(_called(app, scope, receive, send))
     return sent
 
 

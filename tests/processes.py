@@ -227,7 +227,7 @@ class Host(Process):
 
     def get(self, path: str, address: str = "", **headers: str) -> Response:
         with self.connect(address) as connection:
-            return connection.request("GET", path, **headers)
+            return connection.request("GET", path, b"", **headers)
 
     def post(self, path: str, body: bytes = b"") -> Response:
         with self.connect() as connection:

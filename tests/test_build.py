@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pywatt_host import AppState, Host, Manifest, build, load_manifest
+from pywatt_host import AppState, Host, Manifest, load_manifest
+from pywatt_host.build import build
 from pywatt_host.manifest import Source, load
 from tests.hosting import Recorder, hosted, run
 
@@ -18,7 +19,7 @@ def test_building_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise AssertionError("build touched the world")
 
     (tmp_path / "pywatt.yaml").write_text(
-        "app: nowhere:app\nmetrics: true\nserver: {listen: [unix:s.sock, '127.0.0.1:1'], cors: {allow_origins: ['*']}}\n"
+        "app: nowhere:app\nmetrics: true\nserver: {listen: [unix:s.sock, ':1'], cors: {allow_origins: ['*']}}\n"
     )
     manifest = load_manifest(tmp_path, environ={})
     monkeypatch.setattr(socket, "socket", touched)

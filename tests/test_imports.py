@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,17 @@ from tests.processes import Project, environment
 
 # Everything that takes long to import, or that not every host needs.
 HEAVY = (
-    *("a2wsgi", "click", "django", "dotenv", "fastapi", "flask", "h11", "httptools", "httpx", "hypothesis", "jsonschema"),
-    *("litestar", "orjson", "prometheus_client", "pydantic", "pydantic_settings", "pywatt_host.wsgi", "quart"),
+    *("a2wsgi", "click", "django", "dotenv", "fastapi", "flask", "h11", "httptools", "httpx", "hypothesis"),
+    *(
+        "jsonschema",
+        "litestar",
+        "orjson",
+        "prometheus_client",
+        "pydantic",
+        "pydantic_settings",
+        "pywatt_host.wsgi",
+        "quart",
+    ),
     *("starlette", "uvicorn", "uvloop", "websockets", "werkzeug", "yaml", "pywatt_host.http.exposition"),
     *("pywatt_host.http.static", "pywatt_host.inspection", "pywatt_host.manifest.schema", "pywatt_host.build"),
 )
@@ -37,8 +47,7 @@ def loaded(project: Project, code: str) -> set[str]:
 
 
 def of_running(project: Project, *asked: str, **manifest: Any) -> set[str]:
-    """The heavy modules of a running host, as the application of the manifest tells them, after it was asked `asked`."""
-    # Found out by a hook, not by a module of the test's: that would be one more import.
+    """The heavy modules of a running host, as its application tells them, once it has been asked for these paths."""
     project.write(
         "probe.py",
         f"""
@@ -53,9 +62,7 @@ def of_running(project: Project, *asked: str, **manifest: Any) -> set[str]:
         """,
     )
     mounts = manifest.pop("mounts", [])
-    project.manifest(
-        app={"import_path": "probe:app", "route_prefix": "/probe"}, mounts=mounts, **manifest
-    )
+    project.manifest(app={"import_path": "probe:app", "route_prefix": "/probe"}, mounts=mounts, **manifest)
     host = project.host()
     with host.connect() as connection:
         for path in asked:
@@ -87,11 +94,13 @@ def test_names_of_the_package_are_loaded_when_they_are_used(project: Project) ->
 def test_a_verb_loads_what_it_needs(project: Project, arguments: list[str], allowed: set[str]) -> None:
     project.write("main.py", RAW)
     project.manifest()
-    code = f"from pywatt_host.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code"
+    code = f"from pywatt_host.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as end:\n"
+    code += "    assert not end.code"
     assert loaded(project, code) - allowed == set()
 
 
-SERVER = {"click", "httptools", "uvloop", "h11", "uvicorn", "pydantic", "yaml", "orjson", "pywatt_host.build"}
+# a2wsgi: uvicorn's own configuration imports it where it is installed.
+SERVER = {"a2wsgi", "click", "httptools", "uvloop", "h11", "uvicorn", "pydantic", "yaml", "orjson", "pywatt_host.build"}
 
 
 def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(project: Project) -> None:
@@ -116,7 +125,7 @@ def test_each_feature_brings_its_own(
     found = of_running(project, *asked, **manifest)
     assert brings <= found
     # What those import by themselves is theirs.
-    assert found - SERVER - brings <= {"a2wsgi", "starlette", "prometheus_client"}, found
+    assert found - SERVER - brings <= {"starlette", "prometheus_client"}, found
 
 
 def test_an_override_from_the_environment_loads_its_reader_and_nothing_else_does(project: Project) -> None:
@@ -125,3 +134,15 @@ def test_an_override_from_the_environment_loads_its_reader_and_nothing_else_does
     code = "import os\n{}from pywatt_host import load_manifest\nload_manifest(environ={})"
     assert "pydantic_settings" not in loaded(project, code.format("", "{}"))
     assert "pydantic_settings" in loaded(project, code.format("", "{'PYWATT__LOGGING__LEVEL': 'debug'}"))
+
+
+def test_no_public_name_is_that_of_a_module_which_would_take_its_place() -> None:
+    import pywatt_host
+
+    home = Path(pywatt_host.__file__).parent
+    assert [name for name in pywatt_host.__all__ if (home / name).exists() or (home / f"{name}.py").exists()] == []
+    for name in pywatt_host.__all__:
+        assert getattr(pywatt_host, name)
+    assert set(pywatt_host.__all__) <= set(dir(pywatt_host))
+    with pytest.raises(AttributeError, match="nonsense"):
+        pywatt_host.nonsense  # noqa: B018

@@ -105,10 +105,11 @@ def test_a_failed_stop_is_logged_and_holds_nobody_up(how: str, caplog: pytest.Lo
 
 
 def test_a_caller_that_is_cancelled_takes_the_application_with_it() -> None:
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -120,9 +121,7 @@ def test_a_caller_that_is_cancelled_takes_the_application_with_it() -> None:
                 pytest.fail("it has not started")
 
         task = asyncio.create_task(caller())
-        while not [each for each in asyncio.all_tasks() if each.get_name() == "lifespan main:app"]:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

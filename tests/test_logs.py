@@ -47,7 +47,9 @@ def logging_to(path: Path, *, terminal: bool = False, colour: bool = False, **se
 
 def test_a_record_is_one_json_object_with_its_extras(tmp_path: Path) -> None:
     with logging_to(tmp_path / "log") as log:
-        logging.getLogger("shop").warning("sold %d", 3, extra={"shop": "a", "level": "forged", "items": [1, {"x": None}]})
+        logging.getLogger("shop").warning(
+            "sold %d", 3, extra={"shop": "a", "level": "forged", "items": [1, {"x": None}]}
+        )
         (record,) = log.records
         assert record.pop("time")[-1] == "Z"
         assert record == {
@@ -141,7 +143,11 @@ def test_a_record_that_cannot_be_formatted_is_told_and_its_caller_goes_on(tmp_pa
         assert "%d items" in log.records[0]["message"]
 
 
-@given(st.dictionaries(st.text(), st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists)))
+@given(
+    st.dictionaries(
+        st.text(), st.recursive(st.none() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4), max_size=4
+    )
+)
 def test_a_dumped_line_is_one_valid_line(document: dict[str, Any]) -> None:
     line = dump_line(document)
     assert line.endswith(b"\n")
@@ -220,7 +226,8 @@ def test_a_reader_that_stalls_costs_lines_and_not_the_host(monkeypatch: pytest.M
 def test_a_write_inside_a_write_as_a_signal_handlers_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     stream = LogStream(writing)
-    real, depth = os.write, []
+    real = os.write
+    depth: list[int] = []
 
     def interrupted(fd: int, data: Any) -> int:
         if not depth:

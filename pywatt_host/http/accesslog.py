@@ -50,7 +50,7 @@ class LineAccessLog:
 
     def _excluded(self, exchange: Exchange) -> bool:
         path = exchange.path
-        return exchange.quiet or (bool(self._exclude) and (path in self._exclude or path.startswith(self._below)))
+        return bool(self._exclude) and (path in self._exclude or path.startswith(self._below))
 
     @staticmethod
     def _line(when: str, exchange: Exchange) -> str:

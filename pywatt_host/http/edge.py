@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from pywatt_host.http.accesslog import AccessLog
+from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
+from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
 from pywatt_host.logs import ResponseCutError, current_request
@@ -123,6 +124,7 @@ class Edge:
         self._own = own
         self._forwarding = forwarding
         self._log = access_log
+        self._silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
         self._concurrency = concurrency
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._told: dict[str, float] = {}
@@ -175,8 +177,8 @@ class Edge:
                 elif name == b"transfer-encoding":
                     length = _STREAMED
                 elif name == b"x-request-id":
+                    exchange.request_id = value if _SANE_ID.match(value) and not foreign_id else b""
                     foreign_id = True
-                    exchange.request_id = value if _SANE_ID.match(value) and not exchange.request_id else b""
                 elif name == b"traceparent":
                     match = _TRACEPARENT.match(value)
                     if match is not None and match[1] != _NO_TRACE:
@@ -295,17 +297,22 @@ class Edge:
         if plan.timeout is None:
             await target.app(scope, receive, send)
             return
-        try:  # until the response starts, the application has so long; then it is cancelled
-            async with asyncio.timeout(plan.timeout) as exchange.deadline:
+        deadline = asyncio.timeout(plan.timeout)  # until the response starts; then the application is cancelled
+        try:
+            async with deadline as exchange.deadline:
                 await target.app(scope, receive, send)
+            return
         except TimeoutError:
-            if exchange.deadline is None or not exchange.deadline.expired():
+            if not deadline.expired():
                 raise
+        finally:
             exchange.deadline = None
-            await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
+        await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
 
     def _finished(self, exchange: Exchange) -> None:
         """Taken down now, counted and logged at the end of the loop's turn together with others: that is cheaper."""
+        if exchange.quiet or self._silent:
+            return
         if not self._done:
             asyncio.get_running_loop().call_soon(self.report)
         self._done.append(exchange)
@@ -314,7 +321,7 @@ class Edge:
         """Count and log what has finished."""
         done, self._done = self._done, []
         for exchange in done:
-            if not exchange.quiet and exchange.method != "WEBSOCKET":
+            if exchange.method != "WEBSOCKET":
                 exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
         self._log.write(done)
 

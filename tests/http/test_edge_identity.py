@@ -185,7 +185,9 @@ def test_a_trusted_proxy_is_believed(
     async def main() -> None:
         app = Recorder()
         async with hosted({"server": {"trusted_proxies": trusted}}, app, environ=environ) as host:
-            await host.get("/", headers={"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}, client=client)
+            await host.get(
+                "/", headers={"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}, client=client
+            )
             assert (app.scopes[-1]["scheme"], app.scopes[-1]["client"]) == ("https", ("198.51.100.7", 0))
             assert host.access()[-1]["client"] == "198.51.100.7"
             assert warnings(host) == []
@@ -201,7 +203,9 @@ def test_whoever_is_not_named_is_not_believed(trusted: list[str], client: tuple[
     async def main() -> None:
         app = Recorder()
         async with hosted({"server": {"trusted_proxies": trusted}}, app) as host:
-            await host.get("/", headers={"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}, client=client)
+            await host.get(
+                "/", headers={"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}, client=client
+            )
             assert (app.scopes[-1]["scheme"], app.scopes[-1]["client"]) == ("http", client)
 
     run(main)
@@ -235,7 +239,12 @@ def test_a_forwarded_scheme_is_one_of_the_known_and_that_of_the_nearest_proxy() 
     async def main() -> None:
         app = Recorder()
         async with hosted({"server": {"trusted_proxies": ["203.0.113.9"]}}, app) as host:
-            for proto, scheme in [("HTTPS", "https"), ("http, https", "https"), ("javascript", "http"), ("wss", "https")]:
+            for proto, scheme in [
+                ("HTTPS", "https"),
+                ("http, https", "https"),
+                ("javascript", "http"),
+                ("wss", "https"),
+            ]:
                 await host.get("/", headers={"X-Forwarded-Proto": proto})
                 assert app.scopes[-1]["scheme"] == scheme, proto
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.logs import ResponseCut
+from pywatt_host.logs import ResponseCutError
 from pywatt_host.types import Message, Receive, Scope, Send
 from tests.hosting import Hosted, Recorder, hello, hosted, run, websocket
 
@@ -66,7 +66,9 @@ class Gated:
 
 def told(host: Hosted, status: int) -> list[str]:
     """The manifest keys that the edge's warnings name."""
-    return [r["key"] for r in host.logs("pywatt.edge") if r["level"] == "warning" and r["message"].startswith(str(status))]
+    return [
+        r["key"] for r in host.logs("pywatt.edge") if r["level"] == "warning" and r["message"].startswith(str(status))
+    ]
 
 
 # Bodies ---------------------------------------------------------------------------------------------------------------
@@ -335,7 +337,11 @@ def test_an_exception_is_a_500_that_tells_nothing_and_a_log_record_that_tells_al
     async def main() -> None:
         async with hosted({"health": False, "metrics": True, "server": limits}, app) as host:
             answer = await host.get("/x", headers={"X-Request-ID": "r9"})
-            assert (answer.status, answer.header("content-type"), answer.whole) == (500, "application/problem+json", True)
+            assert (answer.status, answer.header("content-type"), answer.whole) == (
+                500,
+                "application/problem+json",
+                True,
+            )
             assert answer.json() == {
                 "type": "about:blank",
                 "title": "Internal Server Error",
@@ -360,7 +366,7 @@ def test_an_exception_after_the_start_cuts_the_connection_and_is_logged_once() -
     async def main() -> None:
         async with hosted({"health": False}, app) as host:
             call = host.start("GET", "/")
-            with pytest.raises(ResponseCut):
+            with pytest.raises(ResponseCutError):
                 await call.answer()
             assert call.body == b"half"
             assert [message["type"] for message in call.sent] == ["http.response.start", "http.response.body"]

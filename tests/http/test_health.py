@@ -56,9 +56,21 @@ def factory(**checks: Any) -> Any:
 async def until(host: Hosted, path: str, status: int) -> Any:
     """The document that a path of the host answers with, once it has that status."""
     async with asyncio.timeout(PATIENCE):
-        while (answer := await host.get(path)).status != status:
+        while True:
+            answer = await host.get(path)
+            if answer.status == status:
+                return answer.json() if answer.body.startswith(b"{") else None
             await asyncio.sleep(0.001)
-    return answer.json()
+
+
+async def until_checks(host: Hosted, **states: str) -> Any:
+    """The full report, once the checks are in these states."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            document = (await host.get("/health")).json()
+            if {name: check["status"] for name, check in document["checks"].items()} == states:
+                return document
+            await asyncio.sleep(0.001)
 
 
 def test_without_checks_all_is_well_and_the_module_is_named() -> None:
@@ -108,9 +120,8 @@ def test_after_the_start_period_the_first_failure_counts() -> None:
         patient = Patient(OSError("no"))
         health = {**QUICK, "start_period": "1ms", "retries": 1000}
         async with hosted({"health": health}, factory(db=check_of(patient))) as host:
-            async with asyncio.timeout(PATIENCE):
-                while (document := (await host.get("/health")).json())["status"] != "unhealthy":
-                    await asyncio.sleep(0.001)
+            document = await until_checks(host, db="failing")
+            assert document["status"] == "unhealthy"
             assert document["checks"]["db"] == {"status": "failing", "error": "OSError: no"}
 
     run(main)
@@ -172,19 +183,14 @@ def test_a_check_that_takes_too_long_fails_and_a_sync_one_that_hangs_holds_one_t
     async def main() -> None:
         health = {**QUICK, "start_period": "1ms"}
         async with hosted({"health": health}, factory(sync=hangs, coroutine=forever)) as host:
-            async with asyncio.timeout(PATIENCE):
-                while {c["status"] for c in (await host.get("/health")).json()["checks"].values()} != {"failing"}:
-                    await asyncio.sleep(0.001)
-            document = (await host.get("/health")).json()
+            document = await until_checks(host, sync="failing", coroutine="failing")
             assert document["checks"]["sync"]["error"] == "no answer within 0.02s"
             patient = Patient()
             host.state.health_check("later")(check_of(patient))
             await patient.more_runs(30)  # meanwhile the others were due again and again
             assert entered == [1]
             gate.set()
-            async with asyncio.timeout(PATIENCE):
-                while (await host.get("/health")).json()["checks"]["sync"]["status"] != "passing":
-                    await asyncio.sleep(0.001)
+            await until_checks(host, sync="passing", coroutine="failing", later="passing")
 
     run(main)
 
@@ -196,15 +202,10 @@ def test_checks_may_be_sync_or_return_an_awaitable_and_names_are_unique() -> Non
 
         async with hosted({"health": {**QUICK, "start_period": "1ms"}}, Recorder()) as host:
             host.state.health_check("plain")(lambda: None)
-            host.state.health_check("lazy")(lambda: inner())
+            host.state.health_check("lazy")(lambda: inner())  # noqa: PLW0108 -- a plain function that returns an awaitable
             with pytest.raises(ValueError, match="'plain'"):
                 host.state.health_check("plain")(lambda: None)
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    checks = (await host.get("/health")).json()["checks"]
-                    if [check["status"] for check in checks.values()] == ["passing", "failing"]:
-                        break
-                    await asyncio.sleep(0.001)
+            checks = (await until_checks(host, plain="passing", lazy="failing"))["checks"]
             assert checks["lazy"]["error"] == "RuntimeError: inner"
 
     run(main)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from pywatt_host.types import Receive, Scope, Send
@@ -29,9 +29,7 @@ async def scrape(host: Hosted, **more: Any) -> dict[tuple[str, frozenset[tuple[s
     }
 
 
-def count(
-    samples: dict[tuple[str, frozenset[tuple[str, str]]], float], method: str, route: str, status: int
-) -> float:
+def count(samples: dict[tuple[str, frozenset[tuple[str, str]]], float], method: str, route: str, status: int) -> float:
     labels = {"http_request_method": method, "http_route": route, "http_response_status_code": str(status)}
     return samples.get((f"{DURATION}_count", frozenset(labels.items())), 0.0)
 
@@ -151,7 +149,8 @@ def test_openmetrics_is_what_accept_asks_for() -> None:
             answer = await host.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
             assert answer.header("content-type").startswith("application/openmetrics-text; version=1.0.0")
             assert answer.body.endswith(b"# EOF\n")
-            families = {family.name: family for family in openmetrics(answer.body.decode())}
+            text = answer.body.decode()
+            families = {family.name: family for family in openmetrics_parser.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
             assert families[DURATION].type == "histogram"
             assert [sample.value for sample in families["sales"].samples if sample.name == "sales_total"] == [2.0]
 
@@ -162,13 +161,25 @@ HOSTILE = st.one_of(
     st.text(st.characters(max_codepoint=255), max_size=60),
     st.lists(
         st.sampled_from(
-            ["application/openmetrics-text", "text/plain", ";", "version=", "1.0.0", ",", "q=0", "=", "escaping=", "x", " "]
+            [
+                "application/openmetrics-text",
+                "text/plain",
+                ";",
+                "version=",
+                "1.0.0",
+                ",",
+                "q=0",
+                "=",
+                "escaping=",
+                "x",
+                " ",
+            ]
         )
     ).map("".join),
     st.builds(
         "{};version={};escaping={}".format,
         st.sampled_from(["application/openmetrics-text", "text/plain"]),
-        st.text(st.sampled_from("0123456789.x\"\xe9 ;,="), max_size=8),
+        st.text(st.sampled_from('0123456789.x"\xe9 ;,='), max_size=8),
         st.sampled_from(["", "allow-utf-8", "dots", "values", "x"]),
     ),
 )
@@ -229,7 +240,7 @@ def test_a_metric_asked_for_as_something_else_is_an_error_that_says_what_is_ther
         async with hosted({"metrics": True}, Recorder()) as host:
             metrics = host.state.metrics
             metrics.counter("sales", labels=("shop",))
-            with pytest.raises(ValueError, match=r"'sales' is there already as counter with labels \['shop'\]"):
+            with pytest.raises(ValueError, match=r"'sales' is there already.* counter .*\['shop'\]"):
                 metrics.gauge("sales", labels=("shop",))
             with pytest.raises(ValueError, match="already"):
                 metrics.counter("sales", labels=("town",))

@@ -114,7 +114,9 @@ def test_an_application_is_served_measured_and_stopped(project: Project, framewo
         assert connection.request("GET", "/nowhere").status == 404
         assert connection.request("GET", "/health").json()["status"] == "healthy"
         scraped = connection.request("GET", "/metrics").body.decode()
-    assert '{http_request_method="GET",http_response_status_code="200",http_route="/users/{id}"} 1.0' in _sorted(scraped)
+    assert '{http_request_method="GET",http_response_status_code="200",http_route="/users/{id}"} 1.0' in _sorted(
+        scraped
+    )
     assert host.stop() == 0, "\n".join(host.lines)
     assert host.stdout == b""
     levels = {record["level"] for record in host.logs} - {"info"}

@@ -64,10 +64,25 @@ def test_a_connection_serves_one_request_after_the_other_and_pipelined_ones_in_o
         many = b"".join(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(20))
         connection.send(many)
         assert [connection.response().body for _ in range(20)] == [b"GET /%d" % number for number in range(20)]
-        connection.send(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /y HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.send(
+            b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcGET /y HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
         assert [connection.response().body for _ in range(2)] == [b"3", b"GET /y"]
         assert connection.request("GET", "/z", Connection="close").headers["connection"] == "close"
         assert connection.closed()
+
+
+@pytest.mark.parametrize("one_write", ["on", "off"])
+def test_the_one_write_is_invisible_on_the_wire(served: Project, one_write: str) -> None:
+    host = served.host(env={"PYWATT_ONE_WRITE": one_write})
+    with host.connect() as connection:
+        for path, length in (("/x", 6), ("/count", 1), ("/big", 64 * 65536)):
+            assert len(connection.request("GET", path).body) == length
+        assert connection.request("HEAD", "/x").body == b""
+        assert connection.request("GET", "/boom").status == 500
+        assert connection.request("GET", "/nowhere", Connection="close").status == 200
+        assert connection.closed()
+    assert host.stop() == 0
 
 
 def test_a_head_request_gets_a_head(served: Project) -> None:
@@ -272,7 +287,9 @@ def test_a_unix_socket_has_its_mode_and_goes_with_the_host(served: Project) -> N
 
 
 def test_several_addresses_serve_the_same(served: Project) -> None:
-    served.manifest(server={"listen": ["127.0.0.1:0", "unix:s.sock", "127.0.0.1:0"], "admin": {"listen": "127.0.0.1:0"}})
+    served.manifest(
+        server={"listen": ["127.0.0.1:0", "unix:s.sock", "127.0.0.1:0"], "admin": {"listen": "127.0.0.1:0"}}
+    )
     host = served.host()
     assert len(set(host.ready["listen"])) == 3
     for address in host.ready["listen"]:

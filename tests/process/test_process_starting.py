@@ -27,6 +27,7 @@ def refused(host: Host, code: int = 3) -> str:
         ("needy:app", "`nonexistent_dependency`", True),
         ("broken:app", "SyntaxError", True),
         ("main:ap", "did you mean main:app?", False),
+        ("sys:app", "the module `sys` (built in) has no `app`", False),
         ("main:number", "neither an ASGI nor a WSGI application", False),
         ("main:nothing", "the factory returned None", False),
         ("main:raising", "the factory raised RuntimeError: no luck", True),

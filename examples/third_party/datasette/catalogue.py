@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, import-untyped"
 """Datasette (ASGI) with one in-memory table: pip install datasette."""
 
 from __future__ import annotations

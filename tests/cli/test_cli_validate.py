@@ -1,0 +1,211 @@
+"""`validate`: every fault at once, in three forms, and what looking at the application brings up."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+import pytest
+
+from tests.processes import Project
+
+ASGI = "async def app(scope, receive, send): ...\n"
+FASTAPI = """
+    from fastapi import FastAPI
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/users/{id}")
+    def user(id: int): ...
+
+    @app.post("/hidden")
+    def hidden(): ...
+"""
+
+
+@pytest.fixture
+def plain(project: Project) -> Project:
+    project.write("main.py", ASGI)
+    return project
+
+
+def problems(project: Project, *arguments: str, **env: str) -> tuple[int, list[dict[str, Any]]]:
+    done = project.cli("validate", "--format", "json", *arguments, env=env)
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def codes(project: Project, *arguments: str, **env: str) -> list[tuple[str, str, str]]:
+    return [(each["severity"], each["code"], each["path"]) for each in problems(project, *arguments, **env)[1]]
+
+
+def test_a_good_manifest_is_valid(plain: Project) -> None:
+    plain.write("pywatt.yaml", "app: main:app\n")
+    done = plain.cli("validate")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "valid\n", "")
+    assert problems(plain) == (0, [])
+    assert plain.cli("validate", "main:app").returncode == 0
+
+
+FAULTY = "app: main:app\nserver:\n  listn: :80\nhealth: maybe\n"
+
+
+def test_every_fault_is_shown_with_line_caret_suggestion_and_count(plain: Project) -> None:
+    plain.write("pywatt.yaml", FAULTY)
+    done = plain.cli("validate", "--no-import")
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[0] == 'pywatt.yaml:3:3: server.listn: unknown key (did you mean "listen"?)'
+    assert lines[2].strip() == "^~~~~"
+    assert any(line.startswith("pywatt.yaml:4:9: health: ") for line in lines)
+    assert lines[-1] == "2 errors"
+    assert "\x1b" not in done.stdout
+
+
+def test_the_json_form_has_every_field_and_the_github_form_annotates(plain: Project) -> None:
+    plain.write("pywatt.yaml", FAULTY)
+    code, found = problems(plain, "--no-import")
+    assert code == 2
+    assert [list(each) for each in found] == [
+        ["file", "line", "column", "path", "code", "severity", "message", "hint"]
+    ] * 2
+    assert [(each["line"], each["column"], each["severity"]) for each in found] == [(3, 3, "error"), (4, 9, "error")]
+    assert (
+        plain.cli("validate", "--json", "--no-import").stdout
+        == plain.cli("validate", "--format", "json", "--no-import").stdout
+    )
+    done = plain.cli("validate", "--format", "github", "--no-import")
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[0].startswith("::error file=pywatt.yaml,line=3,col=3,")
+
+
+def test_several_manifests_are_checked_at_once(plain: Project) -> None:
+    plain.write("a.yaml", "app: main:app\n")
+    plain.write("b.yaml", "app: 7\n")
+    plain.write("c.yaml", "nonsense: 1\n")
+    code, found = problems(plain, "--no-import", "a.yaml", "b.yaml", "c.yaml", "d.yaml")
+    assert code == 2
+    assert {each["file"] for each in found} == {"b.yaml", "c.yaml", "d.yaml"}
+
+
+def test_an_unset_variable_is_an_error_and_with_allow_unset_a_warning_that_strict_makes_fail(plain: Project) -> None:
+    plain.write("pywatt.yaml", "app: main:app\nconfig: {key: '${NOT_SET_ANYWHERE}'}\n")
+    assert [each[0] for each in codes(plain)] == ["error"]
+    assert problems(plain)[0] == 2
+    code, found = problems(plain, "--allow-unset")
+    assert (code, [each["severity"] for each in found]) == (0, ["warning"])
+    assert problems(plain, "--allow-unset", "--strict")[0] == 2
+    assert problems(plain, NOT_SET_ANYWHERE="x") == (0, [])
+    plain.write("more.env", "NOT_SET_ANYWHERE=x\n")
+    assert problems(plain, "--env-file", "more.env") == (0, [])
+
+
+def test_overrides_and_profiles_are_checked_as_run_would_see_them(plain: Project) -> None:
+    plain.write("pywatt.yaml", "app: main:app\nprofiles: {bad: {server: {listen: nonsense}}, good: {}}\n")
+    assert problems(plain, "--profile", "good")[0] == 0
+    assert problems(plain, "--profile", "bad")[0] == 2
+    assert problems(plain, "--set", "logging.level=loud")[0] == 2
+    assert problems(plain, PYWATT__LOGGING__LEVEL="loud")[0] == 2
+    assert problems(plain, PYWATT_PROFILE="bad")[0] == 2
+
+
+# Looking at the application -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("app", "code", "severity"),
+    [
+        ("nowhere:app", "app-no-module", "error"),
+        ("main:missing", "app-no-attribute", "error"),
+        ("raises:app", "app-module-raised", "error"),
+        ("needy:app", "app-missing-dependency", "warning"),
+        ("main:number", "app-not-an-app", "error"),
+    ],
+)
+def test_what_keeps_an_application_from_being_had_is_at_its_key(
+    plain: Project, app: str, code: str, severity: str
+) -> None:
+    plain.write("main.py", ASGI + "number = 7\n")
+    plain.write("raises.py", "1 / 0\n")
+    plain.write("needy.py", "import nonexistent_dependency\n")
+    plain.write("pywatt.yaml", f"module: {{id: x}}\napp:\n  import_path: {app}\n")
+    status, found = problems(plain)
+    assert [(each["code"], each["severity"], each["line"]) for each in found] == [(code, severity, 3)]
+    assert status == (0 if severity == "warning" else 2)
+    assert problems(plain, "--strict")[0] == 2
+    assert problems(plain, "--no-import") == (0, [])
+
+
+def test_a_factory_is_never_called(plain: Project) -> None:
+    plain.write("main.py", "def create_app():\n    open('called', 'w').close()\n    raise SystemExit(9)\n")
+    plain.write("pywatt.yaml", "app: main:create_app\n")
+    assert problems(plain) == (0, [])
+    assert not (plain.folder / "called").exists()
+
+
+def test_drift_is_a_warning_at_the_endpoint_in_both_directions(project: Project) -> None:
+    project.write("main.py", FASTAPI)
+    project.write("pywatt.yaml", "app: main:app\nendpoints:\n  - {path: '/users/{name}'}\n  - {path: /gone}\n")
+    code, found = problems(project)
+    assert code == 0
+    seen = {each["code"]: (each["severity"], each["line"], each["message"]) for each in found}
+    assert list(map(len, (found, seen))) == [2, 2]
+    assert seen["drift-undeclared"][:2] == ("warning", 3)
+    assert seen["drift-missing"][:2] == ("warning", 4)
+    assert "/hidden" in seen["drift-undeclared"][2]
+    assert "/gone" in seen["drift-missing"][2]
+    assert problems(project, "--strict")[0] == 2
+    project.write("pywatt.yaml", "app: main:app\nendpoints: auto\n")
+    assert problems(project, "--strict") == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('on stdout')\nimport sys; print('on stderr', file=sys.stderr)\n" + ASGI, ""),
+        ("import os, sys\nos.write(1, b'raw')\n" + ASGI, ""),
+        ("raise SystemExit(0)\n", "SystemExit"),
+        ("exit()\n", "SystemExit"),
+        ("import os\nos._exit(0)\n", "ended the process (exit code 0)"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "ended the process (signal 9)"),
+        ("import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n" + ASGI, ""),
+        ("import sys\nsys.stdin.read()\n" + ASGI, ""),
+    ],
+)
+def test_whatever_a_module_does_when_it_is_imported_the_answer_is_an_answer(
+    plain: Project, code: str, words: str
+) -> None:
+    plain.write("main.py", code)
+    plain.write("pywatt.yaml", "app: main:app\n")
+    status, found = problems(plain)
+    assert (status == 0) == (words == "")
+    assert [words in each["message"] for each in found] == ([True] if words else [])
+
+
+def test_an_import_that_hangs_is_cut_off_and_leaves_no_process(plain: Project) -> None:
+    from pywatt_host.inspection import Request, inspect_apps
+    from pywatt_host.manifest import Source
+
+    plain.write("main.py", "import os, time\nopen(__file__ + '.pid', 'w').write(str(os.getpid()))\ntime.sleep(3600)\n")
+    plain.write("pywatt.yaml", "app: main:app\n")
+    asked = Request(Source.file(plain.folder), None, (), None, allow_unset=False, build=False)
+    begun = time.monotonic()
+    found = inspect_apps(asked, timeout=3.0)
+    assert time.monotonic() - begun < 30
+    assert found.failure == "importing the application took longer than 3s"
+    pid = plain.folder / "main.py.pid"
+    if pid.exists():  # it had come so far
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+
+
+def test_live_also_binds(plain: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        plain.write("pywatt.yaml", f"app: main:app\nserver:\n  listen: 127.0.0.1:{port}\n")
+        assert problems(plain, "--no-import") == (0, [])
+        code, found = problems(plain, "--no-import", "--live")
+        assert (code, found[0]["code"], found[0]["line"]) == (2, "bind", 3)
+    assert problems(plain, "--no-import", "--live") == (0, [])
