@@ -16,12 +16,13 @@ from pywatt_host.app import Applications
 from pywatt_host.hooks import Hooks
 from pywatt_host.host import Host, Surface
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
+from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.edge import Answer, Edge, OwnPath
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
-from pywatt_host.http.metrics import Metrics, NoRequestMetrics, RequestMetrics
+from pywatt_host.http.metrics import NoRequestMetrics, RequestMetrics
 from pywatt_host.http.problem import send_problem
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest

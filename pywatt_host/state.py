@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pywatt_host.hooks import Hook, Hooks
+from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.health import CheckFunction, Checks
-from pywatt_host.http.metrics import Metrics
 from pywatt_host.manifest.model import Manifest
 
 H = TypeVar("H", bound=Hook)
