@@ -71,6 +71,8 @@ class HostedApp:
         ours = [key for key in SERVER_KEYS if loaded.origin(key) != "default"]
         if ours:
             logger.warning("owned by the server that runs this application, so not used: %s", ", ".join(ours))
+        if manifest.server.admin is not None:
+            logger.warning("server.admin has no listener here: health and metrics are served nowhere")
         self._surface = await stack.enter_async_context(build(manifest, stream=stream).application())
 
 

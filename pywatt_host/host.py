@@ -84,6 +84,8 @@ class Host:
         self._drain = Drain()
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch: threading.Timer | None = None
+        self._ends_process = False
         self._failed_to_stop = False
 
     # In another server ----------------------------------------------------------------------------------------------
@@ -151,9 +153,16 @@ class Host:
 
     # On sockets of its own ------------------------------------------------------------------------------------------
 
-    async def serve(self, on_ready: Callable[[Ready], None] = lambda ready: None) -> int:
+    async def serve(
+        self, on_ready: Callable[[Ready], None] = lambda ready: None, *, ends_process: bool = False
+    ) -> int:
         """Serve until stopped by a signal, `stop()` or the control socket. Returns the exit code: 0 with all work done,
-        1 where work had to be cut. Raises HostError where it cannot start; nothing is left behind then."""
+        1 where work had to be cut. Raises HostError where it cannot start; nothing is left behind then.
+
+        With `ends_process` the process belongs to the host: a second signal, and whatever still hangs at the shutdown
+        limit (a wedged loop, a thread that is waited for at exit), ends it at once with 1.
+        """
+        self._ends_process = ends_process
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         server, directory = self.manifest.server, self.manifest.directory
@@ -173,6 +182,8 @@ class Host:
         finally:
             for listener in bound:
                 listener.close()
+            if self._watch is not None and not ends_process:
+                self._watch.cancel()
         return 1 if self._drain.cut or self._failed_to_stop else 0
 
     async def _run(
@@ -187,7 +198,7 @@ class Host:
             surface = await self._start_application(stack, tasks)
             addresses = tuple(listener.address for listener in public)
             if control:
-                app = ControlApp(lambda: {**self._status(), "listen": addresses}, self.stop)
+                app = ControlApp(lambda: {**self._status(), "listen": addresses}, self._asked_to_stop)
                 await self._enter(stack, tasks, self._server("control", app, control))
             if surface.admin is not None:
                 await self._enter(stack, tasks, self._server("admin", surface.admin, admin))
@@ -236,19 +247,25 @@ class Host:
     # Stopping -------------------------------------------------------------------------------------------------------
 
     def stop(self, why: str) -> None:
-        """Begin to drain; a second call forces: the process leaves at once with 1. Safe from any thread and signal."""
+        """Begin to drain; a second call forces, where the process belongs to the host. Safe from any thread and signal
+        handler."""
         timeouts = self.manifest.server.timeouts
         if self._drain.deadline is not None:
             self._leave("forced to stop")
             return
         limit = timeouts.drain_delay + timeouts.shutdown
         self._drain.deadline = time.monotonic() + limit
-        watch = threading.Timer(limit + _LAST_WORDS, self._leave, ("wedged at the shutdown limit",))
-        watch.daemon = True  # outlives the loop on purpose: a thread that hangs must not hold the process
-        watch.start()
+        self._watch = threading.Timer(limit + _LAST_WORDS, self._leave, ("wedged at the shutdown limit",))
+        self._watch.daemon = True  # and outlives the loop: what hangs after it must not hold the process
+        self._watch.start()
         if self._loop is not None and self._stopping is not None:
             # A signal may arrive while a request runs: its log fields are not the stop's.
             self._loop.call_soon_threadsafe(self._begin_to_stop, why, context=contextvars.Context())
+
+    def _asked_to_stop(self, why: str) -> None:
+        """By the control socket, where asking twice does not force."""
+        if self._drain.deadline is None:
+            self.stop(why)
 
     def _begin_to_stop(self, why: str) -> None:
         assert self._stopping is not None
@@ -257,6 +274,8 @@ class Host:
 
     def _leave(self, why: str) -> None:
         """Leave at once: nothing of the interpreter, of threads or of the loop is waited for."""
+        if not self._ends_process:
+            return
         with suppress(Exception):  # named boundary: the very last words
             logger.error("%s", why)
         os._exit(1)

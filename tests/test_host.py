@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -308,6 +309,20 @@ def test_a_host_can_serve_inside_another_program_and_be_stopped_by_it(project: P
                 writer.close()
 
     run(main)
+
+
+def test_a_host_that_has_stopped_leaves_nothing_that_would_end_its_program(project: Project) -> None:
+    before = set(threading.enumerate())
+
+    async def main() -> None:
+        with importable(app=hello):
+            async with serving(built(project.folder)):
+                pass
+
+    run(main)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)  # less than server.timeouts.shutdown
+        assert not thread.is_alive(), thread
 
 
 def test_a_host_that_cannot_bind_all_of_its_addresses_binds_none(project: Project) -> None:

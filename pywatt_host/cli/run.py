@@ -71,7 +71,7 @@ def serve(manifest: Manifest, warnings: Sequence[Problem] = ()) -> int:
 
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                return runner.run(host.serve(announce))
+                return runner.run(host.serve(announce, ends_process=True))
         except HostError as error:
             _explain(error)
             return error.exit_code

@@ -121,10 +121,8 @@ def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
         if address.host:
             raise BindError(str(address), key, f"no such host ({error.strerror})") from error
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("0.0.0.0", address.port))]
+    # One socket a family, also for every interface: a client's address is then never an IPv4 one in IPv6 clothes.
     families = {entry[0]: entry[4] for entry in reversed(found)}
-    if not address.host:
-        # Every interface: one socket for both families where the system has IPv6, else IPv4 alone.
-        families = {socket.AF_INET6: ("::", address.port)} if socket.has_dualstack_ipv6() else families
     listeners: list[Listener] = []
     port = address.port
     for family, target in sorted(families.items()):
@@ -132,7 +130,7 @@ def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if not address.host else 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((target[0], port, *target[2:]))
         except OSError as error:
             sock.close()
