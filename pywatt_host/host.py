@@ -153,9 +153,7 @@ class Host:
 
     # On sockets of its own ------------------------------------------------------------------------------------------
 
-    async def serve(
-        self, on_ready: Callable[[Ready], None] = lambda ready: None, *, ends_process: bool = False
-    ) -> int:
+    async def serve(self, on_ready: Callable[[Ready], None] = lambda ready: None, *, ends_process: bool = False) -> int:
         """Serve until stopped by a signal, `stop()` or the control socket. Returns the exit code: 0 with all work done,
         1 where work had to be cut. Raises HostError where it cannot start; nothing is left behind then.
 

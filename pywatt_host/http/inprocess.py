@@ -21,7 +21,7 @@ async def request(
     body: bytes = b"",
     most: int = 1 << 20,
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers and body of at most `most` octets, else TooLargeError. What the application raises is passed on."""
+    """Status, headers, body (of `most` octets, else TooLargeError). What the application raises is passed on."""
     sent = False
     over = asyncio.Event()
     status = 500
