@@ -56,14 +56,14 @@ def compile_routes(
     if not isinstance(manifest.endpoints, AutoEndpoints):
         for number, endpoint in enumerate(manifest.endpoints):
             table.add(endpoint.path, endpoint.methods, planner.plan(endpoint.path, endpoint, f"endpoints[{number}]"))
-        return Routes(table, True, lambda found, path, method: found or unmatched, unmatched)
+        return Routes(table, True, unmatched)
     for application in applications:
         for route in application.routes or ():
             _add_new(table, route.path, route.methods, planner)
     if not manifest.endpoints.rules:
-        return Routes(table, False, lambda found, path, method: found or unmatched, unmatched)
+        return Routes(table, False, unmatched)
     ruled = _Ruled(planner, manifest.endpoints.rules, unmatched)
-    return Routes(table, False, ruled.plan_for, unmatched)
+    return Routes(table, False, unmatched, ruled.plan_for)
 
 
 def _add_new(table: Table[Plan], path: str, methods: Iterable[str], planner: _Planner) -> None:

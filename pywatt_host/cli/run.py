@@ -24,6 +24,8 @@ from pywatt_host.manifest.model import Logging, Manifest
 
 logger = logging.getLogger("pywatt.host")
 
+_YOUNG_OBJECTS = 10_000  # container objects made and not yet freed, at which the collector has a look
+
 
 @click.command()
 @manifest_options
@@ -67,7 +69,7 @@ def serve(manifest: Manifest, warnings: Sequence[Problem] = ()) -> int:
 
         def announce(ready: Ready) -> None:
             _announce(ready, manifest.logging, stream, terminal)
-            gc.freeze()  # what has been imported lives for ever: the collector need not look at it again
+            _tune_collector()
 
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -75,6 +77,15 @@ def serve(manifest: Manifest, warnings: Sequence[Problem] = ()) -> int:
         except HostError as error:
             _explain(error)
             return error.exit_code
+
+
+def _tune_collector() -> None:
+    """What has been imported lives for ever, so the garbage collector need not look at it again; and the objects of the
+    requests in flight alone pass its default threshold, so it would look at all of them again and again."""
+    gc.freeze()
+    young, *older = gc.get_threshold()
+    if 0 < young < _YOUNG_OBJECTS:
+        gc.set_threshold(_YOUNG_OBJECTS, *older)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import h11
 
+from pywatt_host.http.cycle import CYCLE, lean_cycle
 from pywatt_host.http.problem import problem_body, problem_headers, title
 
 logger = logging.getLogger("pywatt.server")
@@ -99,7 +101,7 @@ class _H11(BoundedHead):
                 self.close_after_last()
 
 
-def _httptools_class(base: type[Any], listening: Listening, cycle_class: type[Any] | None) -> type[Any]:
+def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
     """The parser's callbacks run for every request: `base` is called by name here, which costs least."""
     received, begun, complete = base.data_received, base.on_message_begin, base.on_headers_complete
     most = listening.header_octets
@@ -119,25 +121,106 @@ def _httptools_class(base: type[Any], listening: Listening, cycle_class: type[An
             begun(self)
 
         def on_headers_complete(self) -> None:
-            if self.head_octets > most and self._head_length() > most:
-                self.refusal = 431
-                raise ValueError("request head over server.limits.header")  # the parser calls send_400_response
+            if self.head_octets > most:
+                self.check_head_length()
             before = self.cycle
             complete(self)
             if self.cycle is not before:
                 self.head_since = None
-                if cycle_class is not None:
-                    self.cycle.__class__ = cycle_class
                 if listening.draining:
                     self.close_after_last()
 
-        def _head_length(self) -> int:
-            return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        def check_head_length(self) -> None:
+            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
+                self.refusal = 431
+                raise ValueError("request head over server.limits.header")  # the parser calls send_400_response
 
-    class LightKeepAlive(BoundedHttpTools):
-        """Without a timer for each response: the server's tick closes what has idled for too long."""
+    return BoundedHttpTools
 
+
+# A request target that is a path of characters that mean themselves, and perhaps a query.
+_PLAIN_TARGET = re.compile(
+    rb"((?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?)(?:\?([!-\"$-~]*))?"
+).fullmatch
+
+
+def _lean_class(base: type[Any], cycle_class: type[Any], listening: Listening) -> type[Any]:
+    """Over a bounded httptools protocol: scope and cycle made at once, and no timer for each response, since the
+    server's tick closes what has idled for too long. What is out of the ordinary goes uvicorn's way."""
+    begun, complete = base.on_message_begin, base.on_headers_complete
+    most = listening.header_octets
+
+    class LeanHttpTools(base):  # type: ignore[misc]
         idle_since = 0.0
+        head_since: float | None
+        headers: list[tuple[bytes, bytes]]
+        cycle: Any
+
+        def on_message_begin(self) -> None:
+            if self.head_since is None:
+                self.head_since, self.head_octets = listening.now, self.arrived
+            self.url = b""
+            self.expect_100_continue = False
+            self.headers = []
+
+        def on_headers_complete(self) -> None:
+            parser = self.parser
+            target = _PLAIN_TARGET(self.url)
+            if (
+                target is None
+                or not target[1]
+                or self.expect_100_continue
+                or self.head_octets > most
+                or parser.should_upgrade()
+                or parser.get_http_version() != "1.1"
+            ):
+                self.head_complete_as_usual()
+                return
+            raw_path, query = target.groups()
+            running = self.cycle
+            self.scope = scope = {
+                "type": "http",
+                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "http_version": "1.1",
+                "server": self.server,
+                "client": self.client,
+                "scheme": self.scheme,
+                "method": parser.get_method().decode("ascii"),
+                "root_path": "",
+                "path": raw_path.decode("ascii"),
+                "raw_path": raw_path,
+                "query_string": query or b"",
+                "headers": self.headers,
+                "state": {},
+            }
+            self.cycle = scope[CYCLE] = cycle = cycle_class(
+                scope,
+                self.transport,
+                self.flow,
+                self.server_state.default_headers,
+                parser.should_keep_alive(),
+                self.on_response_complete,
+            )
+            cycle.plain = True
+            self.head_since = None
+            if running is None or running.response_complete:
+                self._start_asgi_task(cycle, self.app)
+            else:  # pipelined
+                self.flow.pause_reading()
+                self.pipeline.appendleft((cycle, self.app))
+            if listening.draining:
+                self.close_after_last()
+
+        def head_complete_as_usual(self) -> None:
+            url, headers, expects, running = self.url, self.headers, self.expect_100_continue, self.cycle
+            begun(self)
+            self.url, self.expect_100_continue = url, expects
+            self.headers.extend(headers)
+            complete(self)
+            if self.cycle is not running:
+                self.cycle.__class__ = cycle_class
+                self.cycle.keep_alive = self.cycle.keep_alive and self.parser.should_keep_alive()
+                self.scope[CYCLE] = self.cycle
 
         def on_response_complete(self) -> None:
             self.server_state.total_requests += 1
@@ -155,23 +238,24 @@ def _httptools_class(base: type[Any], listening: Listening, cycle_class: type[An
             if idle and listening.now - self.idle_since >= listening.keep_alive:
                 self.transport.close()
 
-    return BoundedHttpTools if cycle_class is None else LightKeepAlive
+    return LeanHttpTools
 
 
 # What is overridden or read of uvicorn's protocols.
 _KNOWN = ("connection_made", "data_received", "send_400_response", "shutdown", "on_response_complete")
 
 
-def connection_class(base: type[Any], listening: Listening, cycle_class: type[Any] | None) -> type[Any]:
-    """`base` with the behaviour of this module, or `base` itself where its shape is unknown.
-
-    `cycle_class` takes the place of uvicorn's request cycles (None: they stay); it is for httptools only.
-    """
+def connection_class(base: type[Any], listening: Listening, *, lean: bool) -> type[Any]:
+    """`base` with the behaviour of this module, or `base` itself where its shape is unknown. `lean` takes uvicorn's
+    request cycles over as well, where they are the ones known."""
     if any(not callable(getattr(base, name, None)) for name in _KNOWN):
         logger.warning("this uvicorn is unknown: no bounds on request heads (server.limits.header, timeouts.header)")
         return base
     if hasattr(base, "on_headers_complete"):
-        made = _httptools_class(base, listening, cycle_class)
+        made = _httptools_class(base, listening)
+        cycle_class = lean_cycle(base) if lean else None
+        if cycle_class is not None:
+            made = _lean_class(made, cycle_class, listening)
     else:
         made = type("BoundedH11", (_H11, base), {})
     made.listening = listening

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
+from pywatt_host.http.cycle import CYCLE
 from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
@@ -94,13 +95,14 @@ class Routes:
     """Which endpoints there are.
 
     `closed`: what no template fits is 404, an other method 405; else such requests go to the application, under
-    `unmatched`. `plan_for` gives the plan for what the table found (None: nothing) and a path.
+    `unmatched`. `plan_for`, where there are rules, gives the plan for what the table found (None: nothing), a path and
+    a method.
     """
 
     table: Table[Plan]
     closed: bool
-    plan_for: Callable[[Plan | None, str, str], Plan]
     unmatched: Plan
+    plan_for: Callable[[Plan | None, str, str], Plan] | None = None
 
 
 class Edge:
@@ -124,7 +126,8 @@ class Edge:
         self._own = own
         self._forwarding = forwarding
         self._log = access_log
-        self._silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
+        silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
+        self._observe = None if silent else self._finished
         self._concurrency = concurrency
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._told: dict[str, float] = {}
@@ -133,12 +136,15 @@ class Edge:
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, send, self._unmatched, self._finished)
+        exchange = Exchange(scope, send, self._unmatched, self._observe)
         length = self._read_head(scope, exchange)
+        cycle = scope.pop(CYCLE, None)  # of a connection of ours, which watches the response for us
         if scope["type"] != "http":
             await self._websocket(scope, receive, send, exchange)
             return
         try:
+            if cycle is not None and self._cors is None:
+                cycle.exchange, exchange.outlet = exchange, send
             if self._cors is not None:
                 scope[_IN_CORS] = (exchange, length)
                 await self._cors(scope, receive, exchange.send)
@@ -146,11 +152,11 @@ class Edge:
                 return
             else:
                 # The way of nearly every request: decide, then hand over. `_answer` does the same under CORS.
-                target = self._decide(scope, exchange, length)
+                target = self._decide(scope, exchange, length, cycle is not None and cycle.plain)
                 if target.__class__ is not Mount or exchange.special:
                     await self._carry_out(target, scope, receive, exchange)
                 else:
-                    await target.app(scope, receive, exchange.send)
+                    await target.app(scope, receive, exchange.outlet or exchange.send)
         except Exception as error:  # named boundary: the user's application
             app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
             if exchange.status == 0:
@@ -160,6 +166,8 @@ class Edge:
                 raise ResponseCutError from None
         finally:
             self._leave(exchange)
+            if cycle is not None:
+                cycle.exchange = None  # they know each other; left so, only the garbage collector would free them
             if not exchange.finished:
                 exchange.status = exchange.status or _CLIENT_CLOSED
                 exchange.reason = exchange.reason or "not completed"
@@ -225,21 +233,29 @@ class Edge:
             await exchange.answer(*answer)
         return answer is not None
 
-    def _decide(self, scope: Scope, exchange: Exchange, length: int) -> Mount | Refusal:
-        """Where a request goes, or why it goes nowhere. One that goes somewhere counts as running from here on."""
+    def _decide(self, scope: Scope, exchange: Exchange, length: int, plain: bool = False) -> Mount | Refusal:
+        """Where a request goes, or why it goes nowhere. One that goes somewhere counts as running from here on.
+
+        `plain`: the connection has seen already that the path has one reading only.
+        """
         path = exchange.path
         mount = self._only or self._mount(path)
-        rule = ambiguity(path, scope.get("raw_path"))
-        if rule is not None and (mount is None or mount.strict):
-            return Refusal(400, f"{rule} (server.paths)", "The path can be read in more than one way.")
+        if not plain and (mount is None or mount.strict):
+            rule = ambiguity(path, scope.get("raw_path"))
+            if rule is not None:
+                return Refusal(400, f"{rule} (server.paths)", "The path can be read in more than one way.")
         methods = self._table.match(path)
-        plan = lookup(methods, exchange.method) if methods is not None else None
+        plan = None
+        if methods is not None:
+            plan = methods.get(exchange.method) or lookup(methods, exchange.method)
         if plan is None:
             if self._closed:
                 return _no_endpoint(exchange, methods)
             if methods:
                 plan = next(iter(methods.values()))  # the application says itself what it makes of the method
-        exchange.plan = plan = self._plan_for(plan, path, exchange.method)
+        if self._plan_for is not None:
+            plan = self._plan_for(plan, path, exchange.method)
+        exchange.plan = plan = plan or self._unmatched
         if mount is None:
             return Refusal(404, "no application under this path")
         if plan.rate is not None and (wait := plan.rate.wait_for(exchange.client)) > 0:
@@ -311,7 +327,7 @@ class Edge:
 
     def _finished(self, exchange: Exchange) -> None:
         """Taken down now, counted and logged at the end of the loop's turn together with others: that is cheaper."""
-        if exchange.quiet or self._silent:
+        if exchange.quiet:
             return
         if not self._done:
             asyncio.get_running_loop().call_soon(self.report)

@@ -31,7 +31,10 @@ class Plan:
 
 
 class Exchange:
-    """Wraps the server's `receive` and `send` once, for everything that the edge wants to know or do.
+    """Everything that the edge wants to know of a request or do to it.
+
+    It sees the response go by in `send`, which wraps the server's; a server of ours reports to `started` and `finish`
+    by itself, and its own `send` is then the `outlet`.
 
     What most requests leave as it is, is an attribute of the class: making one costs as little as possible.
     """
@@ -52,7 +55,7 @@ class Exchange:
     outlet: Send | None = None  # where the response goes in, when something stands before `send`
     receive: Receive
 
-    def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[Exchange], None]) -> None:
+    def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[Exchange], None] | None) -> None:
         self.begun = perf_counter()
         self.path: str = scope["path"]
         self.method: str = scope.get("method", "WEBSOCKET")
@@ -71,13 +74,24 @@ class Exchange:
             if not message.get("more_body", False):
                 self.finish()
         elif kind == "http.response.start":
-            self.status = message["status"]
-            if self.deadline is not None:
-                self.deadline.reschedule(None)
+            self.started(message["status"])
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.request_id))
             message = {**message, "headers": headers}
         return self._send(message)
+
+    def started(self, status: int) -> None:
+        """The response starts with this status."""
+        self.status = status
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
+
+    def lost(self, message: Message) -> None:
+        """What the application sends to a client that has gone: nobody gets it, and the log has it all the same."""
+        if message["type"] == "http.response.start":
+            self.started(message["status"])
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.finish()
 
     def send_websocket(self, message: Message) -> Awaitable[None]:
         """What the application sends on a WebSocket."""
@@ -128,8 +142,9 @@ class Exchange:
         """The response is complete, or never will be: report it, once."""
         if not self.finished:
             self.finished = True
-            self.seconds = perf_counter() - self.begun
-            self._observe(self)
+            if self._observe is not None:
+                self.seconds = perf_counter() - self.begun
+                self._observe(self)
 
 
 async def _nothing() -> None:

@@ -21,7 +21,6 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from pywatt_host.http.connection import Listening, connection_class
-from pywatt_host.http.onewrite import one_write_cycle
 from pywatt_host.http.sockets import Listener
 from pywatt_host.types import ASGIApp
 
@@ -84,7 +83,7 @@ class HttpServer:
         self._state = ServerState()
         self._config = Config(
             app,
-            http=connection_class(_http_protocol(), self._listening, one_write_cycle() if bounds.one_write else None),
+            http=connection_class(_http_protocol(), self._listening, lean=bounds.one_write),
             ws=_websocket_protocol,  # type: ignore[arg-type]  # called with the same arguments as the class
             lifespan="off",
             interface="asgi3",
