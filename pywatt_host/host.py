@@ -84,7 +84,7 @@ class Host:
         self._drain = Drain()
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watch: threading.Timer | None = None
+        self._watch = _Watch(lambda: self._leave("wedged at the shutdown limit"))
         self._ends_process = False
         self._failed_to_stop = False
 
@@ -161,6 +161,7 @@ class Host:
         limit (a wedged loop, a thread that is waited for at exit), ends it at once with 1.
         """
         self._ends_process = ends_process
+        self._watch.start()
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         server, directory = self.manifest.server, self.manifest.directory
@@ -180,8 +181,8 @@ class Host:
         finally:
             for listener in bound:
                 listener.close()
-            if self._watch is not None and not ends_process:
-                self._watch.cancel()
+            if not ends_process:
+                self._watch.release()
         return 1 if self._drain.cut or self._failed_to_stop else 0
 
     async def _run(
@@ -253,9 +254,7 @@ class Host:
             return
         limit = timeouts.drain_delay + timeouts.shutdown
         self._drain.deadline = time.monotonic() + limit
-        self._watch = threading.Timer(limit + _LAST_WORDS, self._leave, ("wedged at the shutdown limit",))
-        self._watch.daemon = True  # and outlives the loop: what hangs after it must not hold the process
-        self._watch.start()
+        self._watch.begin(limit + _LAST_WORDS)
         if self._loop is not None and self._stopping is not None:
             # A signal may arrive while a request runs: its log fields are not the stop's.
             self._loop.call_soon_threadsafe(self._begin_to_stop, why, context=contextvars.Context())
@@ -277,6 +276,32 @@ class Host:
         with suppress(Exception):  # named boundary: the very last words
             logger.error("%s", why)
         os._exit(1)
+
+
+class _Watch(threading.Thread):
+    """Calls `overdue` so many seconds after `begin`, whatever the event loop does; a thread that stands ready, since
+    a signal handler must not start one. A daemon: what hangs after the loop's end must not hold the process either."""
+
+    def __init__(self, overdue: Callable[[], None]) -> None:
+        super().__init__(name="pywatt shutdown watch", daemon=True)
+        self._overdue = overdue
+        self._begun = threading.Event()
+        self._released = threading.Event()
+        self._seconds = 0.0
+
+    def begin(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun.set()
+
+    def release(self) -> None:
+        """Nothing is watched any more."""
+        self._released.set()
+        self._begun.set()
+
+    def run(self) -> None:
+        self._begun.wait()
+        if not self._released.wait(self._seconds):
+            self._overdue()
 
 
 class _Signals:

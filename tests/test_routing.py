@@ -134,9 +134,12 @@ def test_a_rule_is_for_its_methods_and_its_limits_hold_for_all_below_it_together
     app = application(of, ("/api/a", "GET POST"), ("/api/{id}", "POST"), ("/x", "GET"))
     routes = compile_routes(of, [app], NoRequestMetrics())
 
+    assert routes.plan_for is not None
+    plan_for = routes.plan_for
+
     def plan(path: str, method: str) -> Any:
         methods = routes.table.match(path)
-        return routes.plan_for(lookup(methods, method) if methods else None, path, method)
+        return plan_for(lookup(methods, method) if methods else None, path, method)
 
     first, second = plan("/api/a", "POST"), plan("/api/7", "POST")
     assert (first.route, second.route) == ("/api/a", "/api/{id}")

@@ -1,10 +1,10 @@
 """A request and its response on a connection, at less cost: uvicorn's request cycle, said again where that saves most.
 
 The head and the first of the body leave in one system call; what the edge wants of a response (its status, its length,
-its request id) is seen to here, so that nothing need be wrapped around `send`. Checks and errors are uvicorn's.
-
 its request id) is seen to here, so that nothing need be wrapped around `send`. Checks and errors are as in uvicorn.
-another shape than the one known.
+
+This depends on uvicorn's insides. PYWATT_ONE_WRITE=off leaves all of it to uvicorn, and so does, by itself, a uvicorn
+of another shape than the one known.
 """
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ class HttpServer:
     # Stopping -------------------------------------------------------------------------------------------------------
 
     async def _close(self) -> None:
-        await self._stop_accepting()
         self._listening.draining = True
+        await self._stop_accepting()
         closed_at = time.monotonic()
         for connection in tuple(self._state.connections):
             if self._is_http(connection) and not self._quiet(connection):
