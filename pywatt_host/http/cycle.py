@@ -90,7 +90,12 @@ class Signal:
             if self._waiters is None:
                 self._waiters = []
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if self._waiters is not None and waiter in self._waiters:
+                    self._waiters.remove(waiter)  # who polls for a disconnect cancels again and again
+                raise
         return True
 
 
