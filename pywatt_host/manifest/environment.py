@@ -17,7 +17,6 @@ class _Overrides(BaseSettings):
         env_prefix="PYWATT__",
         env_nested_delimiter="__",
         case_sensitive=True,
-        dotenv_filtering="match_prefix",
         extra="allow",
     )
 
@@ -43,7 +42,9 @@ def read_dotenv(path: Path) -> dict[str, str]:
 def read_overrides(environ: Mapping[str, str]) -> dict[tuple[str, ...], tuple[str, str]]:
     """Path in the manifest, as the variable spells it -> the variable's name and value."""
     source = _Source(environ)
+    prefix, delimiter = source.env_prefix, source.env_nested_delimiter or "__"
     return {
-        tuple(name.split(source.env_nested_delimiter or "__")): (source.env_prefix + name, str(value))
-        for name, value in source().items()
+        tuple(name.removeprefix(prefix).split(delimiter)): (name, value or "")
+        for name, value in source.env_vars.items()
+        if name.startswith(prefix)
     }
