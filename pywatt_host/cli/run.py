@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -18,7 +19,7 @@ from pywatt_host.build import build
 from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options
 from pywatt_host.exceptions import AppLoadError, HostError
 from pywatt_host.host import Ready
-from pywatt_host.logs import LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 from pywatt_host.manifest import Problem
 from pywatt_host.manifest.model import Logging, Manifest
 
@@ -100,6 +101,7 @@ def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool
     """The one ready line, whatever the log level."""
     if style_for(settings, terminal) == "json":
         document: dict[str, Any] = {
+            "time": Clock()(time.time()),
             "level": "info",
             "logger": "pywatt.host",
             "message": f"ready on {', '.join(ready.listen)}",

@@ -151,7 +151,7 @@ class Edge:
             elif exchange.path in self._own and await self._answered(scope, exchange):
                 return
             else:
-                # The way of nearly every request: decide, then hand over. `_answer` does the same under CORS.
+                # The way of nearly every request: decide, then hand over. `_inside_cors` does the same under CORS.
                 target = self._decide(scope, exchange, length, cycle is not None and cycle.plain)
                 if target.__class__ is not Mount or exchange.special:
                     await self._carry_out(target, scope, receive, exchange)
