@@ -85,6 +85,7 @@ class Host:
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch = _Watch(lambda: self._leave("wedged at the shutdown limit"))
+        self._starting: asyncio.Task[Any] | None = None  # until everything has started
         self._ends_process = False
         self._failed_to_stop = False
 
@@ -177,13 +178,25 @@ class Host:
             control = self._bind_control(backlog)
             bound += control
             with _Signals(self.stop):
-                await self._run(public, admin, control, on_ready)
+                await self._run_or_give_up(public, admin, control, on_ready)
         finally:
             for listener in bound:
                 listener.close()
             if not ends_process:
                 self._watch.release()
         return 1 if self._drain.cut or self._failed_to_stop else 0
+
+    async def _run_or_give_up(self, *arguments: Any) -> None:
+        """Run; asked to stop while still starting, unwind what has started instead of waiting for the rest."""
+        self._starting = asyncio.current_task()
+        try:
+            await self._run(*arguments)
+        except asyncio.CancelledError:
+            if self._starting is None or self._drain.deadline is None:
+                raise
+            self._starting.uncancel()
+        finally:
+            self._starting = None
 
     async def _run(
         self,
@@ -202,6 +215,7 @@ class Host:
             if surface.admin is not None:
                 await self._enter(stack, tasks, self._server("admin", surface.admin, admin))
             await self._enter(stack, tasks, self._server("http", surface.public, public))
+            self._starting = None
             self._checks.serving = True
             systemd = notifier(self._environ)
             if systemd is not None:
@@ -268,6 +282,8 @@ class Host:
         assert self._stopping is not None
         logger.info("stopping: %s", why)
         self._stopping.set()
+        if self._starting is not None:
+            self._starting.cancel()
 
     def _leave(self, why: str) -> None:
         """Leave at once: nothing of the interpreter, of threads or of the loop is waited for."""

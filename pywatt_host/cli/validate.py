@@ -65,11 +65,12 @@ def validate(
         except ManifestError as error:
             problems += error.problems
             continue
-        problems += loaded.warnings
+        found = list(loaded.warnings)
         if not no_import:
-            problems += _imported(selection, loaded, allow_unset)
+            found += _imported(selection, loaded, allow_unset)
         if live:
-            problems += _bound(loaded)
+            found += _bound(loaded)
+        problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
         click.echo(json.dumps(as_json(problems), indent=2))
