@@ -188,6 +188,7 @@ class Threads(Generic[J]):
 def _guarded(step: Callable[[], None]) -> None:
     try:
         step()
-    except BaseException:
-        # Boundary: a job hands on its application's faults itself, so this one is the bridge's own.
+    except (
+        BaseException
+    ):  # named boundary: a job hands on its application's faults itself, this one is the bridge's own
         log.critical("the WSGI bridge failed; its thread goes on", exc_info=True)
