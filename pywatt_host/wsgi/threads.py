@@ -188,7 +188,5 @@ class Threads(Generic[J]):
 def _guarded(step: Callable[[], None]) -> None:
     try:
         step()
-    except (
-        BaseException
-    ):  # named boundary: a job hands on its application's faults itself, this one is the bridge's own
+    except BaseException:  # named boundary: a job hands on its application's faults, so this one is ours
         log.critical("the WSGI bridge failed; its thread goes on", exc_info=True)
