@@ -83,13 +83,19 @@ class BoundedHead:
 
 
 class _H11(BoundedHead):
+    """Where httptools is not: h11 bounds a head that is incomplete, this one that comes whole as well."""
+
     def data_received(self: Any, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE:
+            head = self.conn.trailing_data[0] + data
+            most = self.listening.header_octets
+            if len(head) > most and not 0 <= head.find(b"\r\n\r\n") <= most:
+                self.refuse_head(431, "server.limits.header")
+                return
         super().data_received(data)  # type: ignore[misc]
         waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
         if waiting:
             self.head_since = self.head_since or self.listening.now
-            if waiting > self.listening.header_octets:
-                self.refuse_head(431, "server.limits.header")
         self.head_octets = waiting
 
     def handle_events(self: Any) -> None:
