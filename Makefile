@@ -30,6 +30,8 @@ format: venv
 schema: venv
 	$(BIN)/python -m pywatt_host.manifest.schema > schemas/pywatt.schema.json.new
 	mv schemas/pywatt.schema.json.new schemas/pywatt.schema.json
+	$(BIN)/python -m pywatt_host.manifest.schema workspace > schemas/wattson.schema.json.new
+	mv schemas/wattson.schema.json.new schemas/wattson.schema.json
 
 bench: venv
 	$(BIN)/python -m benchmarks all

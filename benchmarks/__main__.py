@@ -1,4 +1,4 @@
-"""The one entry: `python -m benchmarks edge|wsgi|startup|all`."""
+"""The one entry: `python -m benchmarks edge|wsgi|startup|channels|all`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks import load, report, startup, wrk
+from benchmarks import channels, load, report, startup, wrk
 from benchmarks.server import Cores
 from benchmarks.stacks import EDGE, STARTUP, WSGI, Workload
 from benchmarks.throughput import Connect, Settings, compare
 
-_WORKLOADS: dict[str, tuple[Workload, ...]] = {"edge": EDGE, "wsgi": (WSGI,), "startup": (), "all": (*EDGE, WSGI)}
+_WORKLOADS: dict[str, tuple[Workload, ...]] = {
+    "edge": EDGE,
+    "wsgi": (WSGI,),
+    "startup": (),
+    "channels": (),
+    "all": (*EDGE, WSGI),
+}
 
 
 def between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -81,6 +87,11 @@ def _measure(what: str, settings: Settings, runs: int, folder: Path, results: li
             print(report.startup_table(title, timings), flush=True)
             results.append(report.startup_data(title, timings))
             faults |= any(timing.fault for timing in timings)
+    if what in ("channels", "all"):
+        measured = channels.compare(settings.seconds, settings.rounds, folder, _say)
+        print(channels.table(measured), flush=True)
+        results.append(channels.data(measured))
+        faults |= any(row.fault for row in measured)
     return faults
 
 

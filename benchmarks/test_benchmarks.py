@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
-from benchmarks import load, wrk
+from benchmarks import channel_rows, channels, load, wrk
 from benchmarks.manifests import LONG, long_manifest
 from benchmarks.report import throughput_table
 from benchmarks.server import ServerError, started
@@ -136,3 +136,27 @@ def test_what_wrk_prints_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fake.write_text("#!/bin/sh\necho '  10 requests in 2.00s, 1MB read'\necho '  Non-2xx or 3xx responses: 3'\n")
     with wrk.connect(1, "/", 1) as source, pytest.raises(load.LoadError, match="wrong answers"):
         source.run(2.0)
+
+
+def test_a_channel_s_ratio_is_that_of_the_same_round() -> None:
+    baseline, row = channels.Row("base", unused), channels.Row("row", unused)
+    baseline.rates[1], row.rates[1] = [10.0, 1000.0, 100.0], [20.0, 1500.0, 400.0]
+    assert row.ratio_to(baseline, 1) == 2.0
+    baseline.rates[64], row.rates[64] = [1.0] * 3, [3.0] * 3
+    shown = channels.table([baseline, row]).splitlines()[-1]
+    assert shown == "| row | 400 | 2.00 | 3 | 3.00 |"
+
+
+def test_a_channel_that_fails_is_said_to_have_failed() -> None:
+    row = channels.Row("row", unused, fault="it fell over")
+    assert "FAULT, it fell over" in channels.table([channels.Row("base", unused, skipped="not there"), row])
+
+
+def unused(folder: Path) -> AbstractContextManager[channel_rows.Measure]:
+    raise AssertionError("never started")
+
+
+def test_peers_of_the_baseline_answer_each_other(tmp_path: Path) -> None:
+    with channel_rows.raw(tmp_path) as measure:
+        assert measure(1, 0.05) > 0
+        assert measure(8, 0.05) > 0

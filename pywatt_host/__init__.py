@@ -20,25 +20,49 @@ _HOMES = {
     "AppLoadError": "pywatt_host.exceptions",
     "BindError": "pywatt_host.exceptions",
     "ServiceError": "pywatt_host.exceptions",
+    "SecretError": "pywatt_host.exceptions",
+    "ProtocolError": "pywatt_host.exceptions",
+    "ChannelError": "pywatt_host.exceptions",
+    "OrchestratorLostError": "pywatt_host.exceptions",
+    "MessagingError": "pywatt_host.exceptions",
+    "Secret": "pywatt_host.secrets",
 }
 
 __all__ = [
     "AppLoadError",
     "AppState",
     "BindError",
+    "ChannelError",
     "Host",
     "HostError",
     "Manifest",
     "ManifestError",
+    "MessagingError",
+    "OrchestratorLostError",
+    "ProtocolError",
+    "Secret",
+    "SecretError",
     "ServiceError",
     "__version__",
     "load_manifest",
 ]
 
 if TYPE_CHECKING:
-    from pywatt_host.exceptions import AppLoadError, BindError, HostError, ManifestError, ServiceError
+    from pywatt_host.exceptions import (
+        AppLoadError,
+        BindError,
+        ChannelError,
+        HostError,
+        ManifestError,
+        MessagingError,
+        OrchestratorLostError,
+        ProtocolError,
+        SecretError,
+        ServiceError,
+    )
     from pywatt_host.host import Host
     from pywatt_host.manifest import Manifest, load_manifest
+    from pywatt_host.secrets import Secret
     from pywatt_host.state import AppState
 
 

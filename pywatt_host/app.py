@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -15,6 +15,7 @@ from pywatt_host.introspection import Route, routes_of
 from pywatt_host.lifespan import lifespan
 from pywatt_host.loading import load_app
 from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
+from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.state import AppState
 
 logger = logging.getLogger("pywatt.app")
@@ -24,7 +25,13 @@ class Application:
     """One entry of `app` or `mounts`. `routes` (None: cannot be read) are known once it has been loaded; their paths
     carry the prefix."""
 
-    def __init__(self, key: str, options: App | AppMount | DirectoryMount, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        key: str,
+        options: App | AppMount | DirectoryMount,
+        manifest: Manifest,
+        texts: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self.key = key
         self.options = options
         self.prefix = options.route_prefix
@@ -34,12 +41,26 @@ class Application:
         self.interface = "asgi"
         self.mount: Mount | None = None
         self._manifest = manifest
+        self._texts = texts
         self._wsgi: Any = None
 
     @property
     def name(self) -> str:
         """What errors and logs call it: its import path or its folder."""
         return self.options.directory if isinstance(self.options, DirectoryMount) else self.options.import_path
+
+    @property
+    def environment(self) -> Mapping[str, str | SecretTemplate]:
+        """Its `env`, where secrets are still their references."""
+        return {} if isinstance(self.options, DirectoryMount) else self.options.env
+
+    def put_environment(self, secrets: Mapping[str, str]) -> None:
+        """Put its `env` into os.environ; `secrets` are the texts of the secrets in it."""
+        for name, value in self.environment.items():
+            if not isinstance(value, SecretTemplate):
+                os.environ[name] = value
+            elif all(secret in secrets for secret in value.names):  # always, where the host has been started
+                os.environ[name] = value.render(secrets)
 
     async def load(self, state: AppState) -> Any:
         """Import and make the application; returns the ASGI callable. Raises AppLoadError."""
@@ -50,7 +71,7 @@ class Application:
             folder = self._manifest.resolve(self.options.directory)
             return static.StaticDirectory(folder, html=self.options.html, cache=self.options.cache)
         options = self.options
-        os.environ.update(options.env)
+        self.put_environment(self._texts())
         loaded = await load_app(
             options.import_path,
             working_dir=self._manifest.resolve(options.working_dir),
@@ -97,12 +118,15 @@ class Applications:
 
     name = "app"
 
-    def __init__(self, manifest: Manifest, state: AppState) -> None:
+    def __init__(self, manifest: Manifest, state: AppState, texts: Callable[[], Mapping[str, str]]) -> None:
+        """`texts` gives the texts of the secrets that `env` refers to."""
         self._state = state
         self.all: list[Application] = []
         if manifest.app is not None:
-            self.all.append(Application("app", manifest.app, manifest))
-        self.all += [Application(f"mounts[{number}]", mount, manifest) for number, mount in enumerate(manifest.mounts)]
+            self.all.append(Application("app", manifest.app, manifest, texts))
+        self.all += [
+            Application(f"mounts[{number}]", mount, manifest, texts) for number, mount in enumerate(manifest.mounts)
+        ]
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

@@ -8,9 +8,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
 from pywatt_host.hooks import Hooks
@@ -22,39 +23,73 @@ from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
-from pywatt_host.http.metrics import NoRequestMetrics, RequestMetrics
+from pywatt_host.http.metrics import Family, NoRequestMetrics, RequestMetrics
 from pywatt_host.http.problem import send_problem
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
-from pywatt_host.routing import compile_routes
+from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.offline import NoLinks
+from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
+from pywatt_host.routing import announced, compile_routes
+from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.sources import make_sources
 from pywatt_host.state import AppState
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
 
+if TYPE_CHECKING:
+    from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.links import Links
 
-def build(manifest: Manifest, environ: Mapping[str, str] | None = None, stream: LogStream | None = None) -> Host:
+
+def build(
+    manifest: Manifest,
+    environ: Mapping[str, str] | None = None,
+    stream: LogStream | None = None,
+    *,
+    shaken: Handshake | None = None,
+    trace: Path | None = None,
+) -> Host:
     """Make the Host that a manifest describes. `environ` (default: os.environ) is read for FORWARDED_ALLOW_IPS, for
-    what systemd handed over and for where the control socket goes; `stream` (default: standard error) takes the access
-    log."""
+    what systemd handed over, for where the control socket goes and by the secret source `env`; `stream` (default:
+    standard error) takes the access log, and masks secrets from now on. `shaken` is what an orchestrator said on
+    standard input; `trace` takes the conversation with it and with peers, masked.
+
+    Raises ChannelError for channels that cannot be (TLS files that are missing), OSError for the trace.
+    """
     environ = os.environ if environ is None else environ
+    if shaken is not None:
+        environ = {**environ, **shaken.init.env}
     stream = stream or standard_error()
-    maker = _Maker(manifest, environ, stream)
-    return Host(
+    maker = _Maker(manifest, environ, stream, shaken, trace)
+    host = Host(
         manifest,
         state=maker.state,
         hooks=maker.hooks,
         checks=maker.checks,
         applications=maker.applications,
+        links=maker.links,
+        rotation=maker.rotation,
+        announced=lambda: announced(manifest, maker.applications.all),
         surface=maker.surface,
         status=maker.status,
         environ=environ,
         stream=stream,
     )
+    maker.links.attend(maker.rotation.rotated, host.asked_to_stop, host.lost)
+    return host
 
 
 class _Maker:
     """What belongs to one host, and how the edge is put together once the applications are there."""
 
-    def __init__(self, manifest: Manifest, environ: Mapping[str, str], stream: LogStream) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        environ: Mapping[str, str],
+        stream: LogStream,
+        shaken: Handshake | None,
+        trace: Path | None,
+    ) -> None:
         self.manifest = manifest
         self.environ = environ
         self.stream = stream
@@ -62,17 +97,83 @@ class _Maker:
         self.requests: RequestMetrics | NoRequestMetrics = (
             RequestMetrics(manifest.metrics.buckets) if manifest.metrics.enabled else NoRequestMetrics()
         )
-        self.metrics = Metrics(self._register_requests)
-        self.checks = Checks(manifest.health, _identity(manifest))
-        self.hooks = Hooks()
-        self.state = AppState(manifest, self.metrics, self.checks, self.hooks)
-        self.applications = Applications(manifest, self.state)
         self.edge: Edge | None = None
+        masker = Masker()
+        stream.mask = masker.mask_octets
+        self.metrics = Metrics(self._register_stock)
+        self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
+        self.hooks = Hooks()
+        self.links = self._links(shaken, masker, trace)
+        self.rotation = self._rotation(masker)
+        self.state = AppState(
+            manifest,
+            metrics=self.metrics,
+            checks=self.checks,
+            hooks=self.hooks,
+            rotation=self.rotation,
+            messages=self.links.messages,
+            discovery=self.links.discovery,
+            orchestrator_api=self.links.orchestrator_api,
+        )
+        self.applications = Applications(manifest, self.state, self._texts)
+        self.rotation.dependants += [*self._environments(), *self.links.dependants()]
 
-    def _register_requests(self, registry: Any) -> None:
+    def _texts(self) -> Mapping[str, str]:
+        return self.rotation.store.texts
+
+    def _links(self, shaken: Handshake | None, masker: Masker, trace: Path | None) -> Links | NoLinks:
+        channels = self.manifest.channels
+        if shaken is None and channels.ipc is None and channels.tcp is None:
+            return NoLinks()
+        links: Links = import_module("pywatt_host.links").Links(
+            self.manifest,
+            shaken,
+            app=lambda: self.edge,
+            health=self.health,
+            texts=self._texts,
+            masker=masker,
+            trace=trace,
+        )
+        links.add_checks(self.checks)
+        return links
+
+    def _rotation(self, masker: Masker) -> Rotation:
+        secrets = self.manifest.secrets
+        sources = make_sources(
+            secrets.sources, directory=self.manifest.directory, environ=self.environ, fetch=self.links.fetch
+        )
+        store = SecretStore(self.manifest.secret_keys, sources, masker)
+        rotation = Rotation(store, rotate=secrets.rotate, interval=secrets.interval)
+        if secrets.rotate:
+            self.checks.add("secrets", rotation.check, optional=True)
+        return rotation
+
+    def _environments(self) -> Iterator[Dependant]:
+        """`app.env` with secrets in it."""
+        for application in self.applications.all:
+            templates = [value for value in application.environment.values() if isinstance(value, SecretTemplate)]
+            names = frozenset(name for template in templates for name in template.names)
+            if names:
+                yield EnvironmentDependant(f"{application.key}.env", names, application.put_environment)
+
+    def health(self) -> dict[str, Any]:
+        """What a heartbeat is answered with (extension `health`)."""
+        _, report = self.checks.report()
+        status = report["status"] if report["status"] in ("healthy", "degraded") else "unhealthy"
+        return {"status": "unhealthy" if self.checks.draining else status, "checks": report["checks"]}
+
+    def _register_stock(self, registry: Any) -> None:
+        exposition = import_module("pywatt_host.http.exposition")
         if isinstance(self.requests, RequestMetrics):
-            exposition = import_module("pywatt_host.http.exposition")
             registry.register(exposition.RequestCollector(self.requests, self._active))
+        registry.register(exposition.FamilyCollector(self._families))
+
+    def _families(self) -> Iterator[Family]:
+        yield from self.links.families()
+        results: dict[tuple[str, ...], float] = {
+            (result,): float(self.rotation.counts[result]) for result in ("success", "error")
+        }
+        yield Family("counter", "pywatt_secret_rotations", "Rotations of secrets, by result.", ("result",), results)
 
     def _active(self) -> int:
         return self.edge.running if self.edge is not None else 0

@@ -1,27 +1,47 @@
 """The private control socket of a running host: who it is, how it does, and a way to stop it.
 
-HTTP over a Unix socket with permissions 0600, so that only the same user and root can speak to it. `pywatt-host ps`
-and `pywatt-host stop` are its clients.
+HTTP over a Unix socket with permissions 0600, so that only the same user and root can speak to it. The verbs `ps`,
+`stop`, `rotate` and `send` are its clients.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.types import Receive, Scope, Send
 
+MOST_BODY = 16 * 1024**2  # octets of a request
+TIMEOUT = 30.0  # seconds for the answer to a message, where none was asked for
+
+Rotate = Callable[[str], Awaitable[dict[str, Any]]]
+SendMessage = Callable[[str, Mapping[str, Any], float], Awaitable[Any]]
+
 
 class ControlApp:
-    """`GET /status` answers with `status()`; `POST /stop` calls `stop()` and answers 202."""
+    """`GET /status` answers with `status()`; `POST /stop` calls `stop()` and answers 202.
 
-    def __init__(self, status: Callable[[], dict[str, Any]], stop: Callable[[str], None]) -> None:
+    `POST /rotate {"name"}` answers with what `rotate(name)` gives. `POST /send {"type", "content", "timeout"}` answers
+    `{"reply": ...}` with what `send(type, content, timeout)` gives, or `{"error": {"code", "message"}}`. Without these
+    functions there are no such paths.
+    """
+
+    def __init__(
+        self,
+        status: Callable[[], dict[str, Any]],
+        stop: Callable[[str], None],
+        rotate: Rotate | None = None,
+        send: SendMessage | None = None,
+    ) -> None:
         self._status = status
         self._stop = stop
+        self._rotate = rotate
+        self._send = send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -30,15 +50,85 @@ class ControlApp:
             return
         match scope["method"], scope["path"]:
             case "GET", "/status":
-                await _send_json(send, 200, self._status())
+                await send_json(send, 200, self._status())
             case "POST", "/stop":
-                await _send_json(send, 202, {"status": "stopping"})
+                await send_json(send, 202, {"status": "stopping"})
                 self._stop("asked over the control socket")
+            case "POST", "/rotate" if self._rotate is not None:
+                await answer_rotate(receive, send, self._rotate)
+            case "POST", "/send" if self._send is not None:
+                deliver = self._send
+
+                async def to_this_host(module: str, type: str, content: Mapping[str, Any], timeout: float) -> Any:
+                    return await deliver(type, content, timeout)
+
+                await answer_send(receive, send, to_this_host)
             case _:
                 await send_problem(send, 404)
 
 
-async def _send_json(send: Send, status: int, document: dict[str, Any]) -> None:
+async def answer_rotate(receive: Receive, send: Send, rotate: Rotate) -> None:
+    """409 where the secret cannot be had, or is refused."""
+    asked = await body_of(receive)
+    name = asked.get("name") if asked is not None else None
+    if not isinstance(name, str):
+        await send_problem(send, 400, 'The body is {"name": text}.')
+        return
+    try:
+        report = await rotate(name)
+    except HostError as error:
+        await send_problem(send, 409, str(error))
+        return
+    await send_json(send, 200, report)
+
+
+async def answer_send(
+    receive: Receive, send: Send, deliver: Callable[[str, str, Mapping[str, Any], float], Awaitable[Any]]
+) -> None:
+    """A message's reply, or the error that it was answered with."""
+    asked = await body_of(receive) or {}
+    module, type, content = asked.get("module", ""), asked.get("type"), asked.get("content", {})
+    timeout = asked.get("timeout", TIMEOUT)
+    if (
+        not isinstance(type, str)
+        or not isinstance(module, str)
+        or not isinstance(content, dict)
+        or isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or not 0 < timeout <= 3600
+    ):
+        await send_problem(send, 400, 'The body is {"module", "type", "content": {...}, "timeout": seconds}.')
+        return
+    try:
+        reply = await deliver(module, type, content, timeout)
+    except MessagingError as error:
+        await send_json(send, 200, {"error": {"code": error.code, "message": error.message}})
+        return
+    await send_json(send, 200, {"reply": reply})
+
+
+async def body_of(receive: Receive) -> dict[str, Any] | None:
+    """The request's JSON object; None where it has none."""
+    pieces: list[bytes] = []
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        pieces.append(message.get("body", b""))
+        length += len(pieces[-1])
+        if length > MOST_BODY:
+            return None
+        if not message.get("more_body", False):
+            break
+    try:
+        document = json.loads(b"".join(pieces))
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+async def send_json(send: Send, status: int, document: Any) -> None:
     body = json.dumps(document).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -68,3 +68,60 @@ class ServiceError(HostError):
         self.service = service
         self.message = message
         super().__init__(f"{service}: {message}")
+
+
+class SecretError(HostError):
+    """Secrets are missing or of another type, a source cannot be asked, or a rotation was refused.
+
+    `missing` has, for each secret at fault, its name and why, without a word of its value.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, missing: Sequence[tuple[str, str]] = ()) -> None:
+        self.missing = tuple(missing)
+        self.message = message
+        super().__init__("; ".join([message, *(f"{name}: {why}" for name, why in self.missing)]))
+
+
+class ProtocolError(HostError):
+    """A peer sent something that is not the protocol. `code` is `json`, `message` (a member is missing or of another
+    type), `too-large`, `format`, `handshake`; nothing in the text is longer than a line."""
+
+    exit_code = 4
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(message)
+
+
+class ChannelError(HostError):
+    """A channel cannot be opened, or was lost. `channel` is `stdio`, `ipc` or `tcp`; `address` is the other side's."""
+
+    exit_code = 4
+
+    def __init__(self, channel: str, address: str, message: str) -> None:
+        self.channel = channel
+        self.address = address
+        self.message = message
+        super().__init__(f"channel {channel}{f' ({address})' if address else ''}: {message}")
+
+
+class OrchestratorLostError(HostError):
+    """The orchestrator went away without a word; the host has drained and leaves."""
+
+    exit_code = 5
+
+
+class MessagingError(HostError):
+    """A message was not answered as it should be. `code` is that of the answer (no_handler, invalid_message,
+    handler_failed, timeout, unknown_target, too_large), or `unavailable` where no channel is there, `lost` where the
+    channel broke before the answer, `refused` where the orchestrator says no, `unsupported` where the other side does
+    not answer such requests at all."""
+
+    def __init__(self, code: str, message: str, target: str = "") -> None:
+        self.code = code
+        self.message = message
+        self.target = target
+        super().__init__(f"{f'{target}: ' if target else ''}{message} ({code})")

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
 from pywatt_host.control import ControlApp, control_path
-from pywatt_host.exceptions import BindError, HostError
+from pywatt_host.exceptions import BindError, HostError, OrchestratorLostError
 from pywatt_host.hooks import Hooks
 from pywatt_host.http.health import Checks
 from pywatt_host.http.server import Bounds, Drain, HttpServer
@@ -26,10 +26,15 @@ from pywatt_host.http.sockets import Listener, bind
 from pywatt_host.logs import LogStream
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.offline import NoLinks
+from pywatt_host.rotation import Rotation
 from pywatt_host.service import Service
 from pywatt_host.state import AppState
 from pywatt_host.systemd import notifier
 from pywatt_host.types import ASGIApp
+
+if TYPE_CHECKING:
+    from pywatt_host.links import Links
 
 logger = logging.getLogger("pywatt.host")
 
@@ -67,6 +72,9 @@ class Host:
         hooks: Hooks,
         checks: Checks,
         applications: Applications,
+        links: Links | NoLinks,
+        rotation: Rotation,
+        announced: Callable[[], Sequence[tuple[str, tuple[str, ...]]]],
         surface: Callable[[], Awaitable[Surface]],
         status: Callable[[], dict[str, Any]],
         environ: Mapping[str, str],
@@ -75,6 +83,9 @@ class Host:
         self.manifest = manifest
         self.state = state
         self.applications = applications
+        self.links = links
+        self.rotation = rotation
+        self._announced = announced
         self._hooks = hooks
         self._checks = checks
         self._surface = surface
@@ -88,20 +99,26 @@ class Host:
         self._starting: asyncio.Task[Any] | None = None  # until everything has started
         self._ends_process = False
         self._failed_to_stop = False
+        self._lost = False
 
     # In another server ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def application(self) -> AsyncIterator[Surface]:
         """Started, without listening: the edge as ASGI applications. Raises HostError where something cannot start."""
-        async with self._services() as (stack, tasks):
-            surface = await self._start_application(stack, tasks)
-            self._checks.serving = True
-            try:
-                yield surface
-            finally:
-                self._checks.draining = True
-                self._time_to_stop()
+        self.links.open_doors()
+        try:
+            async with self._services() as (stack, tasks):
+                surface = await self._start_application(stack, tasks)
+                await self._enter(stack, tasks, self.links.listening)
+                self._checks.serving = True
+                try:
+                    yield surface
+                finally:
+                    self._checks.draining = True
+                    self._time_to_stop()
+        finally:
+            self.links.close_doors()
 
     @asynccontextmanager
     async def _services(self) -> AsyncIterator[tuple[AsyncExitStack, TaskGroup]]:
@@ -114,9 +131,14 @@ class Host:
             raise first from first.__cause__  # its own cause: an AppLoadError's is the user's exception
 
     async def _start_application(self, stack: AsyncExitStack, tasks: TaskGroup) -> Surface:
+        await self._enter(stack, tasks, self.links)
+        await self._enter(stack, tasks, self.rotation)
+        await self._enter(stack, tasks, self.links.late)
         stack.push_async_callback(self._stop_threads)
         await self._enter(stack, tasks, self.applications)
         await self._enter(stack, tasks, self._hooks)
+        for service in self.links.answering:
+            await self._enter(stack, tasks, service)
         surface = await self._surface()
         await self._enter(stack, tasks, self._checks)
         return surface
@@ -156,7 +178,8 @@ class Host:
 
     async def serve(self, on_ready: Callable[[Ready], None] = lambda ready: None, *, ends_process: bool = False) -> int:
         """Serve until stopped by a signal, `stop()` or the control socket. Returns the exit code: 0 with all work done,
-        1 where work had to be cut. Raises HostError where it cannot start; nothing is left behind then.
+        1 where work had to be cut, 5 where the orchestrator was lost. Raises HostError
+        where it cannot start; nothing is left behind then.
 
         With `ends_process` the process belongs to the host: a second signal, and whatever still hangs at the shutdown
         limit (a wedged loop, a thread that is waited for at exit), ends it at once with 1.
@@ -177,13 +200,17 @@ class Host:
                 bound += admin
             control = self._bind_control(backlog)
             bound += control
+            self.links.open_doors()
             with _Signals(self.stop):
                 await self._run_or_give_up(public, admin, control, on_ready)
         finally:
             for listener in bound:
                 listener.close()
+            self.links.close_doors()
             if not ends_process:
                 self._watch.release()
+        if self._lost:
+            return OrchestratorLostError.exit_code
         return 1 if self._drain.cut or self._failed_to_stop else 0
 
     async def _run_or_give_up(self, *arguments: Any) -> None:
@@ -210,20 +237,28 @@ class Host:
             surface = await self._start_application(stack, tasks)
             addresses = tuple(listener.address for listener in public)
             if control:
-                app = ControlApp(lambda: {**self._status(), "listen": addresses}, self._asked_to_stop)
+                app = ControlApp(
+                    lambda: {**self._status(), "listen": addresses},
+                    self.asked_to_stop,
+                    self._rotate,
+                    self.links.messages.handlers.deliver,
+                )
                 await self._enter(stack, tasks, self._server("control", app, control))
             if surface.admin is not None:
                 await self._enter(stack, tasks, self._server("admin", surface.admin, admin))
             await self._enter(stack, tasks, self._server("http", surface.public, public))
+            await self._enter(stack, tasks, self.links.listening)
             self._starting = None
             self._checks.serving = True
             systemd = notifier(self._environ)
             if systemd is not None:
                 await self._enter(stack, tasks, systemd)
+            self.links.announce(addresses[0] if addresses else "", self._announced())
             if not self._stopping.is_set():
                 on_ready(self._ready(addresses, tuple(listener.address for listener in admin)))
             await self._stopping.wait()
             self._checks.draining = True
+            self.links.draining()
             if systemd is not None:
                 systemd.stopping()
             await asyncio.sleep(self.manifest.server.timeouts.drain_delay)
@@ -273,10 +308,22 @@ class Host:
             # A signal may arrive while a request runs: its log fields are not the stop's.
             self._loop.call_soon_threadsafe(self._begin_to_stop, why, context=contextvars.Context())
 
-    def _asked_to_stop(self, why: str) -> None:
-        """By the control socket, where asking twice does not force."""
+    def asked_to_stop(self, why: str) -> None:
+        """By the control socket or the orchestrator, where asking twice does not force."""
         if self._drain.deadline is None:
             self.stop(why)
+
+    async def _rotate(self, name: str) -> dict[str, Any]:
+        """By the control socket. Raises HostError."""
+        changed = await self.rotation.rotate_by_hand(name)
+        return {"name": name, "changed": name in changed}
+
+    def lost(self, why: str) -> None:
+        """The orchestrator has gone without a word: drain, and leave with 5."""
+        if self._drain.deadline is None:
+            self._lost = True
+            logger.error("the orchestrator is lost: %s", why)
+            self.stop("the orchestrator is lost")
 
     def _begin_to_stop(self, why: str) -> None:
         assert self._stopping is not None

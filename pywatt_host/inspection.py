@@ -137,7 +137,7 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
     factory = False
     try:
         if not isinstance(options, DirectoryMount):
-            os.environ.update(options.env)
+            application.put_environment({})  # secrets are not fetched to look at an application
             found = import_object(options.import_path, working_dir=host.manifest.resolve(options.working_dir))
             factory = is_factory(found, options.factory, options.args)
         if not factory or build_it:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
@@ -46,15 +46,18 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class LogStream:
-    """Whole lines to a file descriptor. Safe from any thread."""
+    """Whole lines to a file descriptor, with secrets masked by `mask`, where that is set. Safe from any thread."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, mask: Callable[[bytes], bytes] | None = None) -> None:
+        self.mask = mask
         self._fd = fd
         self._lock = threading.RLock()  # a signal's handler may log while this thread is writing
         self.lost = 0
 
     def write(self, data: bytes, lines: int = 1) -> None:
         """Write `lines` whole lines. What nobody takes is counted in `lost`."""
+        if self.mask is not None:
+            data = self.mask(data)
         with self._lock:
             self._write(data, lines)
 

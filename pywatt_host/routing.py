@@ -111,6 +111,25 @@ class _Ruled:
         return joined
 
 
+def announced(manifest: Manifest, applications: Iterable[Application]) -> list[tuple[str, tuple[str, ...]]]:
+    """Paths and methods that an orchestrator is told of: what is declared, else the applications' own routes (one whose
+    routes cannot be read serves everything under its prefix); and the health path, never the metrics."""
+    found: dict[str, dict[str, None]] = {}
+    if isinstance(manifest.endpoints, AutoEndpoints):
+        for application in applications:
+            everything = f"{application.prefix.rstrip('/')}/{{path:path}}"
+            for path, methods in [(route.path, route.methods) for route in application.routes or ()] or [
+                (everything, ("*",))
+            ]:
+                found.setdefault(path, {}).update(dict.fromkeys(methods))
+    else:
+        for endpoint in manifest.endpoints:
+            found.setdefault(endpoint.path, {}).update(dict.fromkeys(endpoint.methods))
+    if manifest.health.enabled and manifest.server.admin is None:
+        found.setdefault(manifest.health.path, {}).update({"GET": None})
+    return [(path, tuple(methods)) for path, methods in found.items()]
+
+
 # What `routes` and `validate` show ------------------------------------------------------------------------------------
 
 

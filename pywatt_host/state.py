@@ -5,15 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pywatt_host.hooks import Hook, Hooks
 from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.health import CheckFunction, Checks
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.offline import NoDiscovery, NoMessages
+from pywatt_host.rotation import Hook as RotationHook
+from pywatt_host.rotation import Rotation
+from pywatt_host.secrets import Secret, SecretsView
+
+if TYPE_CHECKING:
+    from pywatt_host.discovery import Discovery
+    from pywatt_host.messaging import Messages
+    from pywatt_host.protocol.messages import Provider
 
 H = TypeVar("H", bound=Hook)
 C = TypeVar("C", bound=CheckFunction)
+M = TypeVar("M", bound=Callable[[Any], Any])
+R = TypeVar("R", bound=RotationHook)
+
+REQUEST_TIMEOUT = 30.0  # seconds
 
 
 class AppState:
@@ -22,12 +35,28 @@ class AppState:
     Lives from before the application's import to the end of the process.
     """
 
-    def __init__(self, manifest: Manifest, metrics: Metrics, checks: Checks, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        metrics: Metrics,
+        checks: Checks,
+        hooks: Hooks,
+        rotation: Rotation,
+        messages: Messages | NoMessages,
+        discovery: Discovery | NoDiscovery,
+        orchestrator_api: str | None,
+    ) -> None:
         self.manifest = manifest
         self.metrics = metrics
         self.logger = logging.getLogger(f"app.{manifest.module_id}")
+        self.orchestrator_api = orchestrator_api
+        self.secrets: Mapping[str, Secret[Any]] = SecretsView(rotation.store)
         self._checks = checks
         self._hooks = hooks
+        self._rotation = rotation
+        self._messages = messages
+        self._discovery = discovery
 
     @property
     def module_id(self) -> str:
@@ -66,6 +95,69 @@ class AppState:
         """
         self._hooks.shutdown.append(hook)
         return hook
+
+    # Secrets --------------------------------------------------------------------------------------------------------
+
+    async def get_secret(self, key: str, type: type[Any] = str) -> Secret[Any]:
+        """The present value, as `str`, `int`, `float`, `bool`, `dict` or `list`. A name that the manifest does not
+        declare is fetched from the same sources. Raises SecretError where no source has it, or it is of another type.
+
+        After a rotation it gives the new value; `on_rotation` tells when.
+        """
+        return await self._rotation.store.get(key, type)
+
+    def on_rotation(self, key: str) -> Callable[[R], R]:
+        """Decorator: call the function, sync (in a thread) or async, with the new Secret each time `key` rotates.
+
+        It is called before the new value is in use. Raising refuses the rotation: everything stays as it was, and hooks
+        that had taken the new value are called with the old one.
+        """
+
+        def register(hook: R) -> R:
+            self._rotation.on(key, hook)
+            return hook
+
+        return register
+
+    # Other modules, through the orchestrator ------------------------------------------------------------------------
+
+    async def send_message(self, target: str, message: Any) -> None:
+        """Send `message` (a dict with a `type`, that JSON can hold) to the module `target`, without waiting for what it
+        makes of it; an error that it answers is logged. At most once. Raises MessagingError where it cannot be sent."""
+        await self._messages.send(target, message)
+
+    async def request(self, target: str, message: Any, timeout: float = REQUEST_TIMEOUT) -> Any:
+        """The reply of the module `target` to `message`. `timeout` in seconds; the deadline travels along. Raises
+        MessagingError, whose `code` says why: no_handler, handler_failed, timeout, unknown_target, lost, ..."""
+        return await self._messages.request(target, message, timeout)
+
+    def on_message(self, type: str) -> Callable[[M], M]:
+        """Decorator: let the function, sync (in a thread) or async, handle messages of a type. What it returns is the
+        reply; what it raises is answered as `handler_failed` with its text. Raises ValueError where the type is
+        taken."""
+
+        def register(handler: M) -> M:
+            self._messages.handlers.on(type, handler)
+            return handler
+
+        return register
+
+    async def register_service(
+        self,
+        name: str,
+        service_type: str,
+        address: str,
+        version: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """Offer a service; gives the provider's id. Registered again on each new connection to the orchestrator.
+        Raises MessagingError."""
+        return await self._discovery.register(name, service_type, address, version, metadata)
+
+    async def discover_services(self, type: str) -> list[Provider]:
+        """Who offers services of a type (`database`, `cache` and `jwt` in any case are the protocol's own): each with
+        `name`, `address`, `module_id`, `metadata`, `is_healthy`. Raises MessagingError."""
+        return await self._discovery.discover(type)
 
     def __repr__(self) -> str:
         return f"<AppState {self.module_id}>"

@@ -135,13 +135,19 @@ class Process:
     """A process that is watched: its standard error line by line, its standard output as a whole."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, environ: Mapping[str, str], pass_fds: Sequence[int] = ()
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
+        *,
+        pipes: bool = False,
     ) -> None:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `end`
         self.child = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
+            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if pipes else self._out,
             stderr=subprocess.PIPE,
             cwd=folder,
             env=dict(environ),

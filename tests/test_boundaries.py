@@ -14,6 +14,7 @@ HOME = Path(pywatt_host.__file__).parent
 # Handlers that catch everything and go on: the user's code, and the stop path. Each says so beside it.
 NAMED = {
     "build.py": 1,
+    "handlers.py": 1,
     "hooks.py": 2,
     "host.py": 1,
     "http/edge.py": 2,
@@ -21,6 +22,9 @@ NAMED = {
     "introspection/arguments.py": 1,
     "introspection/table.py": 1,
     "logs.py": 1,
+    "messaging.py": 1,
+    "rotation.py": 1,
+    "unary.py": 1,
     "wsgi/threads.py": 1,
 }
 

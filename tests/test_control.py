@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pywatt_host.control import ControlApp, control_folders, control_path
+from pywatt_host.exceptions import MessagingError, SecretError
 from tests.hosting import Answer, Call, http_scope, run, websocket
 
 
@@ -48,5 +51,39 @@ def test_it_tells_the_status_stops_when_asked_and_knows_nothing_else() -> None:
         assert stopped == ["asked over the control socket"]
         sent: list[Any] = await websocket(app, "/status")
         assert sent == [{"type": "websocket.close", "code": 1008}]
+
+    run(main)
+
+
+def test_it_rotates_and_sends_where_the_host_can() -> None:
+    async def rotate(name: str) -> dict[str, Any]:
+        if name != "TOKEN":
+            raise SecretError(f"there is no secret {name}")
+        return {"rotation_id": "1", "acknowledged": {}}
+
+    async def send(type: str, content: Mapping[str, Any], timeout: float) -> Any:
+        if type != "sum":
+            raise MessagingError("no_handler", "nobody", "users")
+        return [content["a"] + 1, timeout]
+
+    app = ControlApp(dict, lambda why: None, rotate, send)
+
+    async def ask(path: str, body: object, app: ControlApp = app) -> Answer:
+        octets = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await Call(app, http_scope("POST", path), [octets[:3], octets[3:]]).answer()
+
+    async def main() -> None:
+        assert (await ask("/rotate", {"name": "TOKEN"})).json() == {"rotation_id": "1", "acknowledged": {}}
+        refused = await ask("/rotate", {"name": "OTHER"})
+        assert (refused.status, refused.json()["detail"]) == (409, "there is no secret OTHER")
+        assert (await ask("/send", {"type": "sum", "content": {"a": 1}})).json() == {"reply": [2, 30.0]}
+        assert (await ask("/send", {"type": "x"})).json() == {"error": {"code": "no_handler", "message": "nobody"}}
+        for body in (b"{", b"[]", {"type": 1}, {"type": "x", "content": []}, {"type": "x", "timeout": 0}):
+            assert (await ask("/send", body)).status == 400, body
+            assert (await ask("/rotate", body)).status == 400, body
+        assert (await ask("/send", {"type": "x" * (16 * 1024**2)})).status == 400
+        plain = ControlApp(dict, lambda why: None)
+        for path in ("/rotate", "/send"):
+            assert (await ask(path, {"name": "TOKEN"}, plain)).status == 404
 
     run(main)

@@ -27,6 +27,7 @@ HEAVY = (
     ),
     *("starlette", "uvicorn", "uvloop", "websockets", "werkzeug", "yaml", "pywatt_host.http.exposition"),
     *("pywatt_host.http.static", "pywatt_host.inspection", "pywatt_host.manifest.schema", "pywatt_host.build"),
+    *("hvac", "pywatt_host.links", "pywatt_host.orchestrator", "pywatt_host.protocol"),
 )
 RAW = "async def app(scope, receive, send): raise RuntimeError('declined')\n"
 

@@ -19,9 +19,13 @@ _VERBS = {
     "validate": ("validate", "Check manifests: every fault at once, and the app's routes against them."),
     "config": ("show", "Print the effective manifest, and where each value came from."),
     "routes": ("show", "List endpoints: declared, served, drifted apart."),
-    "schema": ("show", "Print the JSON schema of the manifest, for editors and CI."),
-    "ps": ("control", "List the hosts that run here."),
-    "stop": ("control", "Ask a running host to drain and stop."),
+    "schema": ("show", "Print the JSON schema of pywatt.yaml or wattson.yaml, for editors and CI."),
+    "up": ("up", "Run several modules together: the local Wattson."),
+    "ps": ("control", "List the hosts that run here, and the modules of `up`."),
+    "logs": ("control", "Print what the modules of `up` wrote, and follow it."),
+    "rotate": ("control", "Fetch a secret anew and put it to use."),
+    "send": ("control", "Send a message to a module and print its reply."),
+    "stop": ("control", "Ask a running host, `up` or a module to drain and stop."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
 
@@ -32,10 +36,12 @@ Examples:
   pywatt-host run users.api:app          serve an app without a manifest
   pywatt-host run --listen :8080 --set logging.level=debug examples/quickstart
   pywatt-host validate --strict          all faults and warnings, for CI
+  pywatt-host up                         run the modules of ./wattson.yaml together
 
 \b
 Exit codes: 0 stopped as asked, all work done; 1 unexpected, or work was cut;
-2 wrong usage or invalid manifest; 3 could not start.
+2 wrong usage or invalid manifest; 3 could not start; 4 handshake or required
+channel failed; 5 orchestrator lost.
 """
 
 

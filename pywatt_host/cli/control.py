@@ -1,4 +1,4 @@
-"""`ps` and `stop`: talking to running hosts over their control sockets."""
+"""`ps`, `logs`, `rotate`, `send` and `stop`: talking to running hosts, and to `up`, over their control sockets."""
 
 from __future__ import annotations
 
@@ -6,30 +6,52 @@ import http.client
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
 from pywatt_host.control import control_folders
 
 _PATIENCE = 5.0  # seconds for a host to answer on its control socket
+_ROTATION = 60.0  # seconds for a rotation: fetching, and acknowledgements
+_LINES = 1000  # as many as `up` keeps of each module
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A host that answered on its control socket."""
+    """A host, or an `up`, that answered on its control socket."""
 
     socket: Path
     status: dict[str, Any]
 
+    @property
+    def id(self) -> str:
+        name: str = self.status["module"]["id"]
+        return name
+
+    @property
+    def is_workspace(self) -> bool:
+        return self.status.get("kind") == "workspace"
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules of a workspace."""
+        return [module["id"] for module in self.status.get("modules", ())]
+
+
+class RefusedError(Exception):
+    """The host answered, and it was a problem (RFC 9457)."""
+
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -38,13 +60,19 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(os.fspath(self._path))
 
 
-def _ask(path: Path, method: str, target: str) -> dict[str, Any]:
-    """Raises OSError where nobody answers."""
-    connection = _UnixConnection(path)
+def _ask(
+    path: Path, method: str, target: str, document: dict[str, Any] | None = None, timeout: float = _PATIENCE
+) -> dict[str, Any]:
+    """Raises OSError where nobody answers, RefusedError where the answer is a problem."""
+    connection = _UnixConnection(path, timeout)
     try:
-        connection.request(method, target)
-        answer = json.loads(connection.getresponse().read())
+        body = json.dumps(document).encode() if document is not None else None
+        connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
         assert isinstance(answer, dict)
+        if response.status >= 400:
+            raise RefusedError(str(answer.get("detail") or answer.get("title") or response.status))
         return answer
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(f"{path} does not speak the control protocol") from error
@@ -60,26 +88,46 @@ def _sockets(folder: Path, explicit: Path | None) -> Iterator[Path]:
         yield from sorted(place.glob("*.sock"))
 
 
-def _running(folder: Path, explicit: Path | None) -> Iterator[Running]:
+def _running(folder: Path, explicit: Path | None) -> list[Running]:
+    """All that answer; a host that belongs to an `up` which answers as well is shown and spoken to as its module."""
+    found = list(_answering(folder, explicit))
+    theirs = {
+        replica["pid"] for each in found for module in each.status.get("modules", ()) for replica in module["replicas"]
+    }
+    return [each for each in found if each.status["pid"] not in theirs]
+
+
+def _answering(folder: Path, explicit: Path | None) -> Iterator[Running]:
     for path in _sockets(folder, explicit):
         try:
             yield Running(path, _ask(path, "GET", "/status"))
         except ConnectionRefusedError:
             if explicit is None:
                 path.unlink(missing_ok=True)  # left over by a process that was killed
-        except OSError as error:
+        except (OSError, RefusedError) as error:
             click.echo(f"{path}: {error}", err=True)
+
+
+def _only(found: list[Running], what: str) -> Running:
+    """Raises UsageError where there is none, or more than one."""
+    if not found:
+        raise click.UsageError(f"no {what} runs here")
+    if len(found) > 1:
+        names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
+        raise click.UsageError(f"several run here, choose one with --control: {names}")
+    return found[0]
 
 
 _folder = click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Folder of the manifest, where no XDG_RUNTIME_DIR is set.",
+    help="Folder of the manifest or wattson.yaml, where no XDG_RUNTIME_DIR is set.",
 )
 _control = click.option(
     "--control", type=click.Path(path_type=Path), help="A control socket by its path (server.control)."
 )
+_as_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
 
 @click.command()
@@ -87,27 +135,41 @@ _control = click.option(
 @_control
 @click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
 def ps(folder: Path, control: Path | None, as_json: bool) -> int:
-    """List the hosts that run here, as this user.
+    """List the hosts that run here, as this user, and each `up` with its modules.
 
     \b
     Examples:
       pywatt-host ps
       pywatt-host ps --json --control run/control.sock
     """
-    found = list(_running(folder.absolute(), control))
+    found = _running(folder.absolute(), control)
     if as_json:
         click.echo(json.dumps([{**each.status, "control": os.fspath(each.socket)} for each in found], indent=2))
         return 0
     rows = [("MODULE", "VERSION", "PID", "STATUS", "UP", "LISTEN")]
     for each in found:
-        status, module = each.status, each.status["module"]
-        up = f"{max(0, int(time.time() - status['started']))}s"
-        listen = " ".join(status.get("listen", ()))
-        rows.append((module["id"], module.get("version", "-"), str(status["pid"]), status["status"], up, listen))
+        status = each.status
+        version, listen = status["module"].get("version", "-"), " ".join(status.get("listen", ()))
+        rows.append((each.id, version, str(status["pid"]), status["status"], _since(status["started"]), listen))
+        for module in status.get("modules", ()):
+            rows += _replica_rows(module)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _replica_rows(module: dict[str, Any]) -> Iterator[tuple[str, str, str, str, str, str]]:
+    for replica in module["replicas"]:
+        name = f"  {module['id']}" + (f".{replica['replica']}" if len(module["replicas"]) > 1 else "")
+        state = "healthy" if replica["healthy"] else replica["state"]
+        if replica["restarts"]:
+            state += f" (restarts: {replica['restarts']})"
+        yield name, "-", str(replica["pid"] or "-"), state, _since(replica["since"]), replica["listen"] or "-"
+
+
+def _since(moment: float) -> str:
+    return f"{max(0, int(time.time() - moment))}s"
 
 
 @click.command()
@@ -115,24 +177,144 @@ def ps(folder: Path, control: Path | None, as_json: bool) -> int:
 @_folder
 @_control
 def stop(module: str | None, folder: Path, control: Path | None) -> int:
-    """Ask a running host to drain and stop: by module id, by process id, or the only one there is.
+    """Ask a running host, an `up`, or one module of an `up` to drain and stop: by id, by process id, or the only one
+    there is.
 
     \b
     Examples:
       pywatt-host stop users
       pywatt-host stop --control run/control.sock
     """
-    found = [
-        each
-        for each in _running(folder.absolute(), control)
-        if module is None or module in (each.status["module"]["id"], str(each.status["pid"]))
-    ]
+    running = _running(folder.absolute(), control)
+    found = [each for each in running if module is None or module in (each.id, str(each.status["pid"]))]
+    if not found and module is not None:
+        holders = [each for each in running if module in each.modules]
+        for each in holders:
+            _ask(each.socket, "POST", "/stop", {"module": module})
+            click.echo(f"{module} (of {each.id}) is stopping", err=True)
+        if holders:
+            return 0
     if not found:
         raise click.UsageError(f'no host named "{module}" runs here' if module else "no host runs here")
     if module is None and len(found) > 1:
-        names = ", ".join(f"{each.status['module']['id']} ({each.status['pid']})" for each in found)
+        names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
         raise click.UsageError(f"several hosts run here, name one: {names}")
     for each in found:
         _ask(each.socket, "POST", "/stop")
-        click.echo(f"{each.status['module']['id']} ({each.status['pid']}) is stopping", err=True)
+        click.echo(f"{each.id} ({each.status['pid']}) is stopping", err=True)
+    return 0
+
+
+@click.command()
+@click.argument("module", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with every further line, until Ctrl-C.")
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(0, _LINES),
+    default=_LINES,
+    help="How many of the last lines; all that are kept.",
+)
+@_folder
+@_control
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Path | None, as_json: bool) -> int:
+    """Print what the modules of an `up` wrote to standard error: all of them, or one.
+
+    \b
+    Examples:
+      pywatt-host logs users -n 20
+      pywatt-host logs -f
+    """
+    found = [each for each in _running(folder.absolute(), control) if each.is_workspace]
+    up = _only([each for each in found if module is None or module in each.modules], f"up with {module or 'modules'}")
+    target = f"/logs?lines={lines}" + (f"&module={quote(module)}" if module else "") + ("&follow=1" if follow else "")
+    several = {each["id"] for each in up.status["modules"] if len(each["replicas"]) > 1}
+    connection = _UnixConnection(up.socket, None)
+    try:
+        connection.request("GET", target)
+        response = connection.getresponse()
+        while line := response.readline():
+            if as_json:
+                sys.stdout.write(line.decode())
+            else:
+                document = json.loads(line)
+                name = document["module"]
+                name += f".{document['replica']}" if name in several else ""
+                sys.stdout.write(f"{name} | {document['text']}\n")
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        connection.close()
+    return 0
+
+
+@click.command()
+@click.argument("name")
+@_folder
+@_control
+@_as_json
+def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
+    """Fetch a secret anew from its sources and put it to use: in the host that runs here, or in every module of the
+    `up` that runs here. Prints who acknowledged it; exit code 1 where anybody did not.
+
+    \b
+    Examples:
+      pywatt-host rotate JWT_SECRET
+    """
+    running = _running(folder.absolute(), control)
+    one = _only([each for each in running if each.is_workspace] or running, "host")
+    try:
+        report = _ask(one.socket, "POST", "/rotate", {"name": name}, _ROTATION)
+    except RefusedError as error:
+        click.echo(f"{name}: {error}", err=True)
+        return 1
+    acknowledged: dict[str, str] = report.get("acknowledged", {})
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        click.echo(f"{name} is rotated in {one.id}")
+        for module, outcome in acknowledged.items():
+            click.echo(f"  {module}: {outcome}")
+    return 0 if all(outcome == "success" for outcome in acknowledged.values()) else 1
+
+
+@click.command()
+@click.argument("module")
+@click.argument("type")
+@click.argument("content", metavar="[JSON]", default="{}")
+@click.option("--timeout", type=click.FloatRange(0.001, 3600), default=30.0, help="Seconds to wait for the reply.")
+@_folder
+@_control
+def send(module: str, type: str, content: str, timeout: float, folder: Path, control: Path | None) -> int:
+    """Send a message to a module and print its reply as JSON; exit code 1 where it is an error. The JSON is an object:
+    the members of the message beside its type.
+
+    \b
+    Examples:
+      pywatt-host send billing charge '{"user": 7, "cents": 1200}'
+    """
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise click.UsageError(f"the content is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise click.UsageError("the content is not a JSON object, such as '{\"user\": 7}'")
+    found = [
+        each
+        for each in _running(folder.absolute(), control)
+        if module in each.modules or (not each.is_workspace and module == each.id)
+    ]
+    one = _only(found, f"module {module}")
+    asked = {"module": module, "type": type, "content": document, "timeout": timeout}
+    try:
+        answer = _ask(one.socket, "POST", "/send", asked, timeout + 2 * _PATIENCE)
+    except RefusedError as error:
+        click.echo(f"{module}: {error}", err=True)
+        return 1
+    if "error" in answer:
+        click.echo(f"{module}: {answer['error']['message']} ({answer['error']['code']})", err=True)
+        return 1
+    click.echo(json.dumps(answer["reply"], indent=2, ensure_ascii=False))
     return 0

@@ -15,6 +15,7 @@ import click
 
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Loaded, Source, as_json, load, render_text
+from pywatt_host.manifest.load import InitLayer
 from pywatt_host.manifest.problems import Problem
 from pywatt_host.manifest.values import IMPORT_PATTERN
 
@@ -33,7 +34,7 @@ class Selection:
     def source(self) -> Source:
         return source_of(self.target)
 
-    def load(self, *, allow_unset: bool = False) -> Loaded:
+    def load(self, *, allow_unset: bool = False, init: InitLayer | None = None) -> Loaded:
         """Raises ManifestError."""
         return load(
             self.source(),
@@ -41,6 +42,7 @@ class Selection:
             overrides=self.overrides,
             env_file=self.env_file,
             allow_unset=allow_unset,
+            init=init,
         )
 
 
@@ -93,10 +95,10 @@ def show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
     sys.stderr.write(render_text(problems, color=coloured(sys.stderr)))
 
 
-def loaded_or_exit(selection: Selection, *, as_json_document: bool = False) -> Loaded:
+def loaded_or_exit(selection: Selection, *, as_json_document: bool = False, init: InitLayer | None = None) -> Loaded:
     """The loaded manifest; its faults end the command with exit code 2."""
     try:
-        return selection.load()
+        return selection.load(init=init)
     except ManifestError as error:
         if as_json_document:
             click.echo(json.dumps(as_json(error.problems), indent=2))

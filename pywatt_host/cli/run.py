@@ -9,19 +9,26 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pywatt_host.build import build
+from pywatt_host.cli.greeting import asked_for, greet, layer_of
 from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options
-from pywatt_host.exceptions import AppLoadError, HostError
+from pywatt_host.exceptions import AppLoadError, HostError, ProtocolError
 from pywatt_host.host import Ready
 from pywatt_host.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
-from pywatt_host.manifest import Problem
+from pywatt_host.manifest import Loaded, Problem
+from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
+from pywatt_host.manifest.problems import Report
+
+if TYPE_CHECKING:
+    from pywatt_host.channels.stdio import Handshake
 
 logger = logging.getLogger("pywatt.host")
 
@@ -40,11 +47,30 @@ _YOUNG_OBJECTS = 10_000  # container objects made and not yet freed, at which th
     "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level."
 )
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="logging.format.")
-def run(selection: Selection, listen: tuple[str, ...], log_level: str | None, log_format: str | None) -> int:
+@click.option("--orchestrated", is_flag=True, help="Expect an orchestrator on standard input and output.")
+@click.option("--standalone", is_flag=True, help="Expect none, whatever PYWATT_MODULE_ID or channels.stdio say.")
+@click.option(
+    "--trace-protocol",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append what is said on channels, as JSON lines with secrets masked.",
+)
+def run(
+    selection: Selection,
+    listen: tuple[str, ...],
+    log_level: str | None,
+    log_format: str | None,
+    orchestrated: bool,
+    standalone: bool,
+    trace_protocol: Path | None,
+) -> int:
     """Serve a manifest, in the foreground.
 
     Prints one line when ready, with the real address. The first Ctrl-C or SIGTERM drains: what runs is finished,
     nothing new is taken. The second leaves at once.
+
+    Under an orchestrator (PYWATT_MODULE_ID is set, --orchestrated, or channels.stdio: required) its init is read from
+    standard input first, and standard output is the protocol's; what the application prints goes to standard error.
 
     \b
     Examples:
@@ -56,24 +82,55 @@ def run(selection: Selection, listen: tuple[str, ...], log_level: str | None, lo
     more += [f"logging.level={log_level}"] if log_level else []
     more += [f"logging.format={log_format}"] if log_format else []
     selection = Selection(selection.target, selection.profile, (*selection.overrides, *more), selection.env_file)
-    loaded = loaded_or_exit(selection)
-    return serve(loaded.manifest, loaded.warnings)
+    if standalone and orchestrated:
+        raise click.UsageError("--standalone and --orchestrated exclude each other")
+    shaken: Handshake | None = None
+    loaded: Loaded | None = None
+    try:
+        if not standalone and asked_for(orchestrated):
+            shaken = greet(selection, insist=orchestrated)
+        else:
+            loaded = loaded_or_exit(selection)
+            if not standalone and loaded.manifest.channels.stdio == "required":
+                shaken = greet(selection, insist=True)
+    except ProtocolError as error:
+        click.echo(f"handshake: {error}", err=True)
+        return error.exit_code
+    if shaken is not None or loaded is None:
+        loaded = loaded_or_exit(selection, init=layer_of(shaken))
+    environ = environment(None, selection.env_file, Report())
+    return serve(loaded.manifest, loaded.warnings, environ, shaken, trace_protocol)
 
 
-def serve(manifest: Manifest, warnings: Sequence[Problem] = ()) -> int:
-    """Run a host until it is stopped; returns the exit code."""
+def serve(
+    manifest: Manifest,
+    warnings: Sequence[Problem] = (),
+    environ: Mapping[str, str] | None = None,
+    shaken: Handshake | None = None,
+    trace: Path | None = None,
+) -> int:
+    """Run a host until it is stopped; returns the exit code. `environ` (default: the process's) is what the secret
+    source `env` reads."""
     stream, terminal, colour = standard_error(), sys.stderr.isatty(), coloured(sys.stderr)
     with configured(manifest.logging, stream, terminal=terminal, colour=colour):
         for problem in warnings:
             logger.warning("%s", problem)
-        host = build(manifest, stream=stream)
+        if trace is not None and shaken is None and manifest.channels.ipc is None and manifest.channels.tcp is None:
+            logger.warning("--trace-protocol: there is no channel to write down")
+        try:
+            host = build(manifest, environ, stream, shaken=shaken, trace=trace)
+        except HostError as error:
+            _explain(error)
+            return error.exit_code
+        except OSError as error:
+            raise click.UsageError(f"--trace-protocol {trace}: {(error.strerror or '').lower()}") from None
 
         def announce(ready: Ready) -> None:
             _announce(ready, manifest.logging, stream, terminal)
             _tune_collector()
 
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 return runner.run(host.serve(announce, ends_process=True))
         except HostError as error:
             _explain(error)
@@ -89,7 +146,7 @@ def _tune_collector() -> None:
         gc.set_threshold(_YOUNG_OBJECTS, *older)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
     except ImportError:

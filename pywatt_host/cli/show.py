@@ -15,9 +15,9 @@ from pywatt_host.manifest import dump
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["manifest"]), default="manifest")
+@click.argument("what", type=click.Choice(["manifest", "workspace"]), default="manifest")
 def schema(what: str) -> int:
-    """Print the JSON schema (draft 2020-12) of the manifest.
+    """Print the JSON schema (draft 2020-12) of the manifest, or that of the workspace (wattson.yaml).
 
     \b
     Example, for editors:
@@ -25,9 +25,10 @@ def schema(what: str) -> int:
       # then, as the first line of pywatt.yaml:
       # yaml-language-server: $schema=pywatt.schema.json
     """
-    from pywatt_host.manifest.schema import manifest_schema
+    from pywatt_host.manifest.schema import manifest_schema, workspace_schema
 
-    click.echo(json.dumps(manifest_schema(), indent=2, ensure_ascii=False))
+    document = manifest_schema() if what == "manifest" else workspace_schema()
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     return 0
 
 
@@ -45,7 +46,7 @@ def config(selection: Selection, origins: bool, as_json: bool) -> int:
     """
     loaded = loaded_or_exit(selection)
     if not origins:
-        document = dump(loaded.manifest)
+        document = dump(loaded.manifest, masked=True)
         click.echo(json.dumps(document, indent=2) if as_json else _yaml(document), nl=as_json)
         return 0
     rows = list(loaded.origins())

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pywatt_host.cli.options import Selection, coloured
-from pywatt_host.exceptions import BindError, ManifestError
+from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.node import Node
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--json", "as_json_list", is_flag=True, help="Short for --format json.")
 @click.option("--no-import", is_flag=True, help="Leave the applications alone: only the manifest itself.")
-@click.option("--live", is_flag=True, help="Also bind every listen address for a moment.")
+@click.option("--live", is_flag=True, help="Also bind listen addresses for a moment, fetch secrets, connect channels.")
 @click.option("--allow-unset", is_flag=True, help="Variables that are not set are warnings.")
 @click.option("--strict", is_flag=True, help="Warnings fail as well.")
 def validate(
@@ -69,7 +69,7 @@ def validate(
         if not no_import:
             found += _imported(selection, loaded, allow_unset)
         if live:
-            found += _bound(loaded)
+            found += import_module("pywatt_host.cli.live").tried(loaded, env_file)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
@@ -84,7 +84,7 @@ def validate(
     return 2 if failed else 0
 
 
-def _node(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int, ...]]:
+def node_at(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int, ...]]:
     parts: list[str | int] = []
     for part in key.replace("[", ".").replace("]", "").split("."):
         parts.append(int(part) if part.isdigit() else part)
@@ -101,13 +101,13 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     )
     found = inspect_apps(asked)
     if found.failure:
-        node, path = _node(loaded, "app")
+        node, path = node_at(loaded, "app")
         return [node.problem(path, "app-unusable", found.failure)]
     problems: list[Problem] = []
     for seen in found.apps:
         fault = seen.fault
         if fault is not None:
-            node, path = _node(loaded, seen.key, "import_path")
+            node, path = node_at(loaded, seen.key, "import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
             severity: Severity = "warning" if fault.missing_dependency else "error"
             problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
@@ -125,34 +125,12 @@ def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
         return []
     for number, row in enumerate(declared):
         if row.state == "missing":
-            node, path = _node(loaded, f"endpoints[{number}]", "path")
+            node, path = node_at(loaded, f"endpoints[{number}]", "path")
             message = f"declared, but the application has no {' '.join(row.methods)} {row.path}"
             problems.append(node.problem(path, "drift-missing", message, "see pywatt-host routes", severity="warning"))
     for row in rows:
         if row.state == "undeclared":
-            node, path = _node(loaded, "endpoints")
+            node, path = node_at(loaded, "endpoints")
             message = f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and so is not served"
             problems.append(node.problem(path, "drift-undeclared", message, "declare it here", severity="warning"))
-    return problems
-
-
-def _bound(loaded: Loaded) -> list[Problem]:
-    """Whether the addresses can be had right now."""
-    from pywatt_host.http.sockets import bind
-
-    server, directory = loaded.manifest.server, loaded.manifest.directory
-    wanted = [("server.listen", server.listen)]
-    if server.admin is not None:
-        wanted.append(("server.admin.listen", server.admin.listen))
-    problems: list[Problem] = []
-    for key, addresses in wanted:
-        try:
-            bound = bind(addresses, key=key, directory=directory, backlog=1, environ=dict(os.environ))
-        except BindError as error:
-            node, path = _node(loaded, key)
-            message = f"cannot listen on {error.address}: {error.message}"
-            problems.append(node.problem(path, "bind", message, error.hint))
-        else:
-            for listener in bound:
-                listener.close()
     return problems

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import prometheus_client
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pywatt_host.http.metrics import RequestMetrics
+from pywatt_host.http.metrics import Family, RequestMetrics
 
 # A version that prometheus-client would fail on or give back as it came.
 _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")
@@ -108,6 +108,24 @@ class RequestCollector(Collector):
                 durations.add_metric((method, cells.route, str(status)), buckets, total)
         yield durations
         yield _active(self._active())
+
+
+class FamilyCollector(Collector):
+    """Plain numbers of other parts of the host."""
+
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def describe(self) -> Iterator[Metric]:
+        yield from self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        for kind, name, doc, labels, values in self._families():
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            family = make(name, doc, labels=labels)
+            for label_values, value in values.items():
+                family.add_metric(label_values, value)
+            yield family
 
 
 def _durations() -> HistogramMetricFamily:

@@ -35,6 +35,7 @@ class Check:
     message: str = ""
     failures: int = 0
     hanging: asyncio.Future[Any] | None = None
+    optional: bool = False
 
     async def run(self, timeout: float) -> None:
         """Raises what the check raises, TimeoutError after `timeout` seconds."""
@@ -76,20 +77,25 @@ class Checks:
 
     name = "health"
 
-    def __init__(self, settings: Health, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, settings: Health, identity: dict[str, Any], mask: Callable[[str], str] = lambda text: text
+    ) -> None:
+        """`mask` takes secrets out of what checks say."""
         self._settings = settings
         self._identity = identity
         self._checks: dict[str, Check] = {}
+        self._mask = mask
         self._tasks: TaskGroup | None = None
         self._started = 0.0
         self.draining = False
         self.serving = False
 
-    def add(self, name: str, function: CheckFunction) -> None:
-        """Raises ValueError where the name is taken. A check added while running starts at once."""
+    def add(self, name: str, function: CheckFunction, *, optional: bool = False) -> None:
+        """Raises ValueError where the name is taken. A check added while running starts at once. One that is optional
+        degrades the health where it fails; the module stays ready."""
         if name in self._checks:
             raise ValueError(f"there is a health check named {name!r} already")
-        check = self._checks[name] = Check(name, function)
+        check = self._checks[name] = Check(name, function, optional=optional)
         if self._tasks is not None:
             self._tasks.create_task(self._repeat(check), name=f"health check {name}")
 
@@ -123,28 +129,32 @@ class Checks:
             check.failed(why, retries=self._settings.retries, in_start_period=early)
         except Exception as error:  # named boundary: a check is the user's code, and its failure is its result
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            check.failed(why, retries=self._settings.retries, in_start_period=early)
+            check.failed(self._mask(why), retries=self._settings.retries, in_start_period=early)
         else:
             check.passed()
 
     # What is asked --------------------------------------------------------------------------------------------------
 
     def passing(self, *, but: str = "") -> bool:
-        """Whether every check (other than `but`) passes."""
-        return all(check.state == "passing" for check in self._checks.values() if check.name != but)
+        """Whether every check (other than `but` and optional ones) passes."""
+        return all(
+            check.state == "passing" for check in self._checks.values() if check.name != but and not check.optional
+        )
 
     def ready(self) -> bool:
         return self.serving and not self.draining and self.passing()
 
     def report(self) -> tuple[int, dict[str, Any]]:
         """Status and body of the full report."""
-        states = {check.state for check in self._checks.values()}
+        states = {check.state for check in self._checks.values() if not check.optional}
         status = "unhealthy" if "failing" in states else "starting" if "starting" in states else "healthy"
+        if status == "healthy" and any(check.state == "failing" for check in self._checks.values()):
+            status = "degraded"
         checks = {
             check.name: {"status": check.state, **({"error": check.message} if check.message else {})}
             for check in self._checks.values()
         }
-        return 200 if status == "healthy" else 503, {"status": status, **self._identity, "checks": checks}
+        return 200 if status in ("healthy", "degraded") else 503, {"status": status, **self._identity, "checks": checks}
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
         if self.ready():
@@ -155,7 +165,11 @@ class Checks:
             return 503, {"status": "starting"}
         return 503, {
             "status": "not ready",
-            "checks": {check.name: check.state for check in self._checks.values() if check.state != "passing"},
+            "checks": {
+                check.name: check.state
+                for check in self._checks.values()
+                if check.state != "passing" and not check.optional
+            },
         }
 
     def liveness(self) -> tuple[int, dict[str, Any]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from urllib.parse import unquote
 
-from pywatt_host.types import ASGIApp, Message
+from pywatt_host.types import ASGIApp, Message, Scope
 
 
 class TooLargeError(Exception):
@@ -17,13 +18,16 @@ async def request(
     path: str,
     *,
     method: str = "GET",
+    query: bytes = b"",
     headers: Sequence[tuple[bytes, bytes]] = (),
     body: bytes = b"",
     most: int = 1 << 20,
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers, body (of `most` octets, else TooLargeError). What the application raises is passed on."""
+    """Status, headers, body. `path` is as in a request line, percent-encoded. Raises TooLargeError for a body of more
+    than `most` octets, after ending the application's work on it; what the application raises is passed on."""
     sent = False
     over = asyncio.Event()
+    too_large: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     status = 500
     received: list[tuple[bytes, bytes]] = []
     chunks: list[bytes] = []
@@ -44,29 +48,49 @@ async def request(
         elif message["type"] == "http.response.body":
             chunk = message.get("body", b"")
             length += len(chunk)
-            if length > most:
-                raise TooLargeError(f"the response is longer than {most} octets")
-            chunks.append(chunk)
+            if length <= most:
+                chunks.append(chunk)
+            elif not too_large.done():
+                too_large.set_result(None)
+                await asyncio.sleep(0)
             if not message.get("more_body", False):
                 over.set()
 
-    await app(
-        {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(b"host", b"localhost"), *headers],
-            "client": None,
-            "server": ("localhost", None),
-            "state": {},
-        },
-        receive,
-        send,
-    )
+    async def call() -> None:
+        given = {name for name, _ in headers}
+        own = [(b"host", b"localhost")] if b"host" not in given else []
+        if body:
+            own.append((b"content-length", str(len(body)).encode()))
+        await app(_scope(method, path, query, [*own, *headers]), receive, send)
+
+    running = asyncio.get_running_loop().create_task(call())
+    try:
+        await asyncio.wait((running, too_large), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not running.done():
+            running.cancel()
+            await asyncio.wait((running,))
+    if too_large.done():
+        if not running.cancelled():
+            running.exception()
+        raise TooLargeError(f"the response is longer than {most} octets")
+    running.result()
     return status, received, b"".join(chunks)
+
+
+def _scope(method: str, path: str, query: bytes, headers: list[tuple[bytes, bytes]]) -> Scope:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": None,
+        "server": ("localhost", None),
+        "state": {},
+    }

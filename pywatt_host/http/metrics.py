@@ -7,13 +7,23 @@ declared template or `unmatched`, the method a known one or `_OTHER`, so the num
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 UNMATCHED = "unmatched"
 KNOWN_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "WEBSOCKET")
 )
+
+
+class Family(NamedTuple):
+    """A metric made of plain numbers when somebody scrapes: label values to the number."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    doc: str
+    labels: tuple[str, ...]
+    values: Mapping[tuple[str, ...], float]
 
 
 class RouteCells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ class CrossReferences:
         self._host_paths()
         self._addresses()
         self._folders()
+        self._sources()
+        self._open_channel()
 
     def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
         node, written, real = locate(self._tree, path)
@@ -149,6 +152,32 @@ class CrossReferences:
             if not there and not locate(self._tree, path)[0].unset:
                 self._add(path, "no-folder", f"no such folder: {self._shown(path, name)}", self._nearby(path, folder))
 
+    def _sources(self) -> None:
+        seen: dict[str, int] = {}
+        for number, source in enumerate(self._manifest.secrets.sources or ()):
+            if source.kind is None:
+                continue
+            path: KeyPath = ("secrets", "sources", number, "kind")
+            if source.kind in seen:
+                line = self._line(("secrets", "sources", seen[source.kind]))
+                message = f"the source `{source.kind}` stands twice{f'; first{line}' if line else ''}"
+                self._add(path, "conflict", message, "remove one of them")
+            seen.setdefault(source.kind, number)
+
+    def _open_channel(self) -> None:
+        tcp = self._manifest.channels.tcp
+        if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
+            return
+        token: KeyPath = ("channels", "tcp", "token")
+        unset = any(locate(self._tree, token[:length])[0].unset for length in (2, 3))
+        told = any(problem.path == "channels.tcp.token" for problem in self._report.problems)
+        if told or unset or (tcp.tls is not None and tcp.tls.client_ca is not None):
+            return
+        shown = self._shown(("channels", "tcp", "listen"), str(tcp.listen))
+        message = f"is missing: {shown} can be reached from other machines, and whoever does could pose as a peer"
+        hint = "give token: ${secret:CHANNEL_TOKEN}, or tls.client_ca, or listen on 127.0.0.1"
+        self._add(token, "open-channel", message, hint)
+
     def _nearby(self, path: KeyPath, folder: Path) -> str:
         hint = "it is relative to the manifest's folder"
         if locate(self._tree, path)[0].masked:
@@ -160,6 +189,16 @@ class CrossReferences:
         except (OSError, ValueError):
             return hint
         return f'did you mean "{meant}"?' if meant else hint
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a listener on this host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name may stand for any address; empty is every interface
+        return False
 
 
 def _template_shape(path: str) -> tuple[str, ...]:

@@ -14,8 +14,11 @@ MAX_OCTETS = 1024 * 1024
 _NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-def read(octets: bytes, origin_name: str, report: Report) -> Node | None:
-    """The tree of a whole manifest, whose root is a mapping. None after a fault that leaves no tree."""
+def read(octets: bytes, origin_name: str, report: Report, *, smallest: str = "app: main:app") -> Node | None:
+    """The tree of a whole file, whose root is a mapping. None after a fault that leaves no tree.
+
+    `smallest` is the smallest file of its kind, to show where there is nothing like it.
+    """
     blank = Origin(origin_name)
     if len(octets) > MAX_OCTETS:
         message = f"the file has {len(octets)} octets, more than {MAX_OCTETS}"
@@ -29,10 +32,10 @@ def read(octets: bytes, origin_name: str, report: Report) -> Node | None:
     if root is None:
         return None
     if root.value is None and root.text == "":
-        hint = "the smallest manifest is `app: main:app`"
+        hint = f"the smallest manifest is `{smallest}`"
         report.add(problem_at(origin, Mark(1, 1), (), "empty", "the file is empty", hint))
     elif not isinstance(root.value, dict):
-        hint = "write `app: main:app`"
+        hint = f"write `{smallest}`"
         message = f"a manifest is a mapping, not {'a list' if isinstance(root.value, list) else quote(root.value)}"
         report.add(root.problem((), "not-a-mapping", message, hint))
     else:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pywatt_host.manifest.model import AutoEndpoints, Manifest
+from pywatt_host.manifest.model.base import complete
+from pywatt_host.manifest.shape import Choice, DictShape, Leaf, ListShape, SectionShape, Shape, manifest_shape
+from pywatt_host.manifest.values import SecretTemplate
 
 # These inherit from `server` when they are left out; `off` is a value of its own.
 _INHERITED = ("timeout", "body")
-# What stands below these is the application's own.
-_FREE = ("config", "args")
+MASK = "***"
 
 
-def dump(manifest: Manifest, *, all: bool = True) -> dict[str, Any]:
-    """The manifest as JSON-able data, with every default (`all`), or only with what was given."""
-    data: dict[str, Any] = manifest.model_dump(mode="json", by_alias=True, exclude_unset=not all)
+def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped: bool = True) -> dict[str, Any]:
+    """The manifest as JSON-able data, with every default (`all`), or only with what was given.
+
+    `masked`: what is a secret itself is shown as ***. Not `escaped`: for `Source.of_data`, whose texts are never
+    interpolated: a literal `${` stays one, and a text with secrets in it stays a SecretTemplate.
+    """
+    for section in (manifest.secrets, manifest.channels):
+        complete(type(section))  # without a validator it has no serializer either
+    data: dict[str, Any] = manifest.model_dump(by_alias=True, exclude_unset=not all)
     endpoints = manifest.endpoints
     declared = endpoints.rules if isinstance(endpoints, AutoEndpoints) else endpoints
     written = data.get("endpoints", [])
@@ -24,16 +33,41 @@ def dump(manifest: Manifest, *, all: bool = True) -> dict[str, Any]:
         for name in _INHERITED:
             if name not in endpoint.model_fields_set:
                 fields.pop(name, None)
-    cleaned: dict[str, Any] = _cleaned(data)
-    return cleaned
+    written_out: dict[str, Any] = _written(data, manifest_shape(), masked, escaped)
+    return written_out
 
 
-def _cleaned(value: Any, key: str = "") -> Any:
-    """Without nulls, which mean a key that was left out, but for the free-form values; texts as plain ones."""
+def _written(value: Any, shape: Shape, masked: bool, escaped: bool) -> Any:
+    """Without nulls in sections, where they mean a key that was left out; texts as plain ones."""
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(shape, Choice):
+        shape = shape.of(value)
     if isinstance(value, dict):
-        free = key in _FREE
-        return {name: _cleaned(item, key if free else name) for name, item in value.items() if free or item is not None}
+        return {
+            key: _written(item, _below(shape, key), masked, escaped)
+            for key, item in value.items()
+            if item is not None or not isinstance(shape, SectionShape)
+        }
     if isinstance(value, list):
-        return [_cleaned(item, key) for item in value]
+        item_shape = shape.item if isinstance(shape, ListShape) else shape
+        return [_written(item, item_shape, masked, escaped) for item in value]
+    if isinstance(value, SecretTemplate):
+        return str(value) if escaped else value
+    if not isinstance(value, str):
+        return value
+    if masked and isinstance(shape, Leaf) and shape.sensitive:
+        return MASK
+    if not escaped:
+        return str(value)
     # A literal `${` is written as `$${`, since what is dumped may be read from a file again.
-    return str(value).replace("${", "$${") if isinstance(value, str) else value
+    text = str(value).replace("${", "$${")
+    for name in shape.placeholders if isinstance(shape, Leaf) else ():
+        text = re.sub(rf"(?<!\$)\$(\$\{{{name}\}})", r"\1", text)
+    return text
+
+
+def _below(shape: Shape, key: str) -> Shape:
+    if isinstance(shape, SectionShape):
+        return shape.keys[key]
+    return shape.value if isinstance(shape, DictShape) else shape

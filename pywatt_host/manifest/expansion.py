@@ -5,12 +5,23 @@ out as mappings, so that profiles and overrides can be merged into them.
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import takewhile
 
 from pywatt_host.manifest.neighbours import unknown_key
 from pywatt_host.manifest.node import Mark, Node, Path, overridden, resolve
 from pywatt_host.manifest.problems import Report, quote
-from pywatt_host.manifest.shape import Choice, DictShape, Free, Leaf, ListShape, SectionShape, Shape
-from pywatt_host.manifest.values import Interpolated
+from pywatt_host.manifest.shape import (
+    Choice,
+    DictShape,
+    Free,
+    Leaf,
+    ListShape,
+    SectionShape,
+    Shape,
+    secret_places,
+    text_shape,
+)
+from pywatt_host.manifest.values import Interpolated, SecretTemplate
 
 # Words that older YAML takes for bools; they are texts here.
 YAML_1_1_BOOLS = {
@@ -22,12 +33,14 @@ YAML_1_1_BOOLS = {
 class Expansion:
     """Walks trees of nodes beside the shape of the model.
 
-    `faulted` collects the paths that were reported and left out, so that typing does not complain about them again.
-    With `open_templates`, a `${...}` that nobody interpolated (an inactive profile) may stand for any scalar.
+    `root` is the shape of the whole document, for hints at where else a key or a secret may stand. `faulted` collects
+    the paths that were reported and left out, so that typing does not complain about them again. With
+    `open_templates`, a `${...}` that nobody interpolated (an inactive profile) may stand for any scalar.
     """
 
-    def __init__(self, report: Report, *, open_templates: bool = False) -> None:
+    def __init__(self, report: Report, root: SectionShape, *, open_templates: bool = False) -> None:
         self._report = report
+        self._root = root
         self._open_templates = open_templates
         self.faulted: set[Path] = set()
 
@@ -37,7 +50,7 @@ class Expansion:
         `key` is where the key of the value stands.
         """
         if isinstance(shape, Free):
-            return _free(node)
+            return self._free(node, path)
         if node.value is None:
             mark = key if node.text == "" else None
             self._fault(node, path, "no-value", "has no value", "give it one, or remove the key", mark)
@@ -62,7 +75,7 @@ class Expansion:
             if isinstance(node.value, dict | list):
                 self._fault(node, path, "type", f"takes one value, not {quote(node.value)}")
                 return None
-            return overridden(node)
+            return self._scalar(node, shape, path)
         entries = {}
         for key, item in node.value.items():
             if key in shape.keys:
@@ -80,6 +93,49 @@ class Expansion:
                 )
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
+    def _scalar(self, node: Node, shape: Leaf, path: Path) -> Node | None:
+        node = overridden(node)
+        if node.origin.override and shape.secret and isinstance(node.value, str) and "${secret:" in node.value:
+            template = SecretTemplate.parse(node.value)
+            if template is not None:
+                return Node(template, node.mark, node.origin, template=node.value)
+        if isinstance(node.value, SecretTemplate):
+            if not shape.secret:
+                self._misplaced(node, path)
+                return None
+        elif node.origin.kind == "set" and (shape.secret or shape.sensitive):
+            names = list(takewhile(lambda part: isinstance(part, str), path))  # a list is replaced whole
+            variable = "__".join(["PYWATT", *map(str, names)]).upper()
+            message = "the arguments of a process can be read by everyone on the machine, and this may be a secret"
+            hint = f"write ${{secret:NAME}}, or set {variable} in the environment"
+            if not shape.secret:
+                hint = f"set {variable} in the environment"
+            self._fault(node, path, "secret-in-argument", message, hint)
+            return None
+        return node
+
+    def _misplaced(self, node: Node, path: Path) -> None:
+        hint = f"secrets may stand in {', '.join(secret_places(self._root))}"
+        message = f"the secret {', '.join(node.value.names)} cannot stand in this value"
+        self._fault(node, path, "secret-not-here", message, hint)
+
+    def _free(self, node: Node, path: Path) -> Node | None:
+        """Free-form values keep what YAML makes of them, in overrides too."""
+        if isinstance(node.value, dict):
+            entries = {key: self._free(item, (*path, key)) for key, item in node.value.items()}
+            kept = {key: item for key, item in entries.items() if item is not None}
+            return Node(kept, node.mark, node.origin, keys=node.keys)
+        if isinstance(node.value, list):
+            items = [self._free(item, (*path, number)) for number, item in enumerate(node.value)]
+            return Node([item for item in items if item is not None], node.mark, node.origin)
+        if isinstance(node.value, SecretTemplate):  # of data made in code
+            self._misplaced(node, path)
+            return None
+        if node.origin.override and node.text is not None:
+            with suppress(ValueError):  # a number that JSON has no room for stays text
+                return Node(resolve(node.text), node.mark, node.origin)
+        return node
+
     def _list(self, node: Node, shape: ListShape, path: Path) -> Node | None:
         if not isinstance(node.value, list):
             if shape.one:
@@ -95,7 +151,28 @@ class Expansion:
             node.origin,
         )
 
+    def _named(self, node: Node, path: Path) -> Node:
+        """The mapping that a list of names is short for; what is no name, or stands twice, is left out of it."""
+        entries: dict[str, Node] = {}
+        marks: dict[str, Mark] = {}
+        for number, item in enumerate(node.value):
+            name = overridden(item).value
+            if item.unset:
+                continue
+            if not isinstance(name, str):
+                self._fault(item, (*path, number), "type", f"a name is wanted, not {quote(name)}", "list names only")
+            elif name in entries:
+                self._fault(
+                    item, (*path, number), "duplicate-key", f"{item.shown()} stands twice", "remove one of them"
+                )
+            else:
+                entries[str(name)] = Node({}, item.mark, item.origin, keys={})
+                marks[str(name)] = item.mark
+        return Node(entries, node.mark, node.origin, keys=marks)
+
     def _dict(self, node: Node, shape: DictShape, path: Path) -> Node | None:
+        if shape.names and isinstance(node.value, list):
+            return self._named(node, path)
         if not isinstance(node.value, dict):
             self._fault(
                 node, path, "type", f"a mapping is wanted, not {_kind(node)}", "write `key: value` lines below it"
@@ -111,6 +188,9 @@ class Expansion:
     def _section(self, node: Node, shape: SectionShape | Choice, path: Path) -> Node | None:
         short = shape.short
         value = node.value
+        if short is not None and short.names is not None and isinstance(value, list):
+            named = self._named(node, path)
+            return Node({short.names: named}, node.mark, node.origin, keys={}, short=short.names)
         if not isinstance(value, dict | list):
             node = overridden(node)
             value = node.value
@@ -122,8 +202,13 @@ class Expansion:
                 return Node(
                     {short.flag: Node(flag, node.mark, node.origin)}, node.mark, node.origin, keys={}, short=short.flag
                 )
-            if short is not None and short.text is not None and isinstance(value, str):
-                entries = {short.text: node}
+            if short is not None and short.text is not None and isinstance(value, str | SecretTemplate):
+                entries = {}
+                leaf = text_shape(shape)
+                whole = node if leaf is None else self._scalar(node, leaf, path)
+                if whole is None:
+                    return None
+                entries[short.text] = whole
                 if short.flag is not None:
                     entries[short.flag] = Node(True, node.mark, node.origin, implied=True)
                 return Node(entries, node.mark, node.origin, keys={}, short=short.text)
@@ -154,7 +239,7 @@ class Expansion:
                 if self._report.full:
                     self._report.left_out += 1
                     continue
-                unknown = unknown_key(key, shape)
+                unknown = unknown_key(key, shape, self._root)
                 self._fault(node, (*path, key), unknown.code, unknown.message, unknown.hint, _key_mark(node, key))
                 if unknown.meant in shape.keys:
                     self.faulted.add((*path, unknown.meant))
@@ -170,6 +255,8 @@ class Expansion:
         if shape.short is not None and shape.short.text is not None:
             example = inner.example(shape.short.text)
             forms += [f"a text such as {example}"]
+        if shape.short is not None and shape.short.names is not None:
+            forms += ["a list of names"]
         wanted = (", ".join(forms) + " or " if forms else "") + "a mapping"
         if isinstance(shape, Choice):
             wanted = "auto, a list or a mapping"
@@ -185,15 +272,3 @@ def _kind(node: Node) -> str:
     if node.template is not None or node.origin.kind == "environment":
         return "a text"
     return quote(node.value)
-
-
-def _free(node: Node) -> Node:
-    """Free-form values keep what YAML makes of them, in overrides too."""
-    if isinstance(node.value, dict):
-        return Node({key: _free(item) for key, item in node.value.items()}, node.mark, node.origin, keys=node.keys)
-    if isinstance(node.value, list):
-        return Node([_free(item) for item in node.value], node.mark, node.origin)
-    if node.origin.override and node.text is not None:
-        with suppress(ValueError):  # a number that JSON has no room for stays text
-            return Node(resolve(node.text), node.mark, node.origin)
-    return node

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import document
@@ -15,6 +15,7 @@ from pywatt_host.manifest.dump import dump
 from pywatt_host.manifest.expansion import Expansion
 from pywatt_host.manifest.interpolation import Variables, interpolate
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.model.operations import Level
 from pywatt_host.manifest.node import Mark, Node, Origin, from_data, problem_at
 from pywatt_host.manifest.node import Path as KeyPath
 from pywatt_host.manifest.overlay import Overrides, merge
@@ -22,6 +23,7 @@ from pywatt_host.manifest.problems import Problem, Report, display_path, near_mi
 from pywatt_host.manifest.profiles import active_profile, without_profiles
 from pywatt_host.manifest.shape import manifest_shape
 from pywatt_host.manifest.validation import locate, validate
+from pywatt_host.manifest.values import TCP_ADDRESS
 
 DEFAULT_NAME = "pywatt.yaml"
 OVERRIDE_PREFIX = "PYWATT__"
@@ -41,11 +43,11 @@ class Source:
     data: Mapping[str, Any] | None = None
 
     @classmethod
-    def file(cls, path: str | Path) -> Source:
-        """A file, or a folder with a pywatt.yaml in it. It is read by `load`."""
+    def file(cls, path: str | Path, *, default_name: str = DEFAULT_NAME) -> Source:
+        """A file, or a folder with one of the default name in it. It is read by `load`."""
         path = Path(path)
         if os.path.isdir(path):  # unlike Path.is_dir, it takes any name
-            path = path / DEFAULT_NAME
+            path = path / default_name
         return cls(str(path), Path(os.path.abspath(path)).parent, path=path)
 
     @classmethod
@@ -55,8 +57,35 @@ class Source:
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any], *, name: str, directory: Path | None = None) -> Source:
-        """A manifest made in code, in the forms of the file. It is never interpolated and has no profiles."""
+        """A manifest made in code, in the forms of the file, without profiles. It is never interpolated, but a
+        SecretTemplate may stand where `${secret:NAME}` may."""
         return cls(name, (directory or Path.cwd()).absolute(), data=data)
+
+
+@dataclass(frozen=True, slots=True)
+class InitLayer:
+    """What the orchestrator's init says of the manifest; it wins over the file and its profile.
+
+    `listen` is `host:port` or the path of a Unix socket. `env` is laid over the environment for `${VAR}`; `PYWATT__`
+    overrides in it do not count. A `log_level` that is none of ours does not count either.
+    """
+
+    listen: str | None = None
+    module_id: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    log_level: str | None = None
+
+    def data(self) -> dict[str, Any]:
+        """What it says, as a manifest would."""
+        said: dict[str, Any] = {}
+        if self.listen is not None:
+            plain = TCP_ADDRESS.fullmatch(self.listen) or self.listen.startswith("unix:")
+            said["server"] = {"listen": self.listen if plain else f"unix:{self.listen}"}
+        if self.module_id is not None:
+            said["module"] = {"id": self.module_id}
+        if self.log_level is not None and self.log_level.lower() in get_args(Level):
+            said["logging"] = {"level": self.log_level.lower()}
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +107,8 @@ class Loaded:
         return "default" if missing or (not parts) else node.origin.label(node.mark)
 
     def origins(self) -> Iterator[tuple[str, Any, str]]:
-        """Path, value as the manifest would write it, and origin, of every value in effect."""
-        for path, value in _leaves(dump(self.manifest), ()):
+        """Path, value as the manifest would write it (a secret as ***), and origin, of every value in effect."""
+        for path, value in _leaves(dump(self.manifest, masked=True), ()):
             yield display_path(path), value, self.origin(path)
 
 
@@ -108,6 +137,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     env_file: Path | None = None,
     allow_unset: bool = False,
+    init: InitLayer | None = None,
 ) -> Loaded:
     """The manifest with its warnings and origins. Raises ManifestError with every fault found.
 
@@ -117,13 +147,16 @@ def load(
     report = Report()
     tree: Node | None = None
     manifest: Manifest | None = None
-    variables = _environment(environ, env_file, report)
-    written = _written(source, report)
+    variables = environment(environ, env_file, report)
+    overriding = {name: value for name, value in variables.items() if name.startswith(OVERRIDE_PREFIX)}
+    if init is not None and init.env:
+        variables = {**variables, **init.env}
+    written = read_source(source, DEFAULT_NAME, report)
     if written is not None:
         lookup = Variables(variables, str(source.directory), allow_unset)
         name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
-        tree, faulted = _effective(source, written, name, overrides, lookup, report)
-        manifest = validate(tree, faulted, report)
+        tree, faulted = _effective(source, written, name, init, overriding, overrides, lookup, report)
+        manifest = validate(tree, Manifest, manifest_shape(), faulted, report)
     if manifest is not None and tree is not None:
         manifest._directory = source.directory
         manifest._source = Path(os.path.abspath(source.path)) if source.path is not None else None
@@ -135,39 +168,48 @@ def load(
 
 
 def _effective(
-    source: Source, written: Node, profile: str, overrides: Sequence[str], variables: Variables, report: Report
+    source: Source,
+    written: Node,
+    profile: str,
+    init: InitLayer | None,
+    overriding: Mapping[str, str],
+    overrides: Sequence[str],
+    variables: Variables,
+    report: Report,
 ) -> tuple[Node, set[KeyPath]]:
     """The tree with everything laid over it, and the paths in it that were reported and left out."""
     shape = manifest_shape()
     root, profiles = without_profiles(written, report)
     if source.data is None:
-        root = interpolate(root, variables, report)
-    base = Expansion(report)
+        root = interpolate(root, shape, variables, report)
+    base = Expansion(report, shape)
     tree = base.expand(root, shape) or Node({}, root.mark, root.origin, keys={})
     faulted = base.faulted
     layer = active_profile(profiles, profile, variables, report, faulted)
     if layer is not None:
         tree = merge(tree, layer)
+    if init is not None:
+        layer = base.expand(from_data(init.data(), Origin("init", "code")), shape)
+        tree = tree if layer is None else merge(tree, layer)
     reader = Overrides(tree, report)
-    names = {name: value for name, value in variables.environ.items() if name.startswith(OVERRIDE_PREFIX)}
-    if names:
+    if overriding:
         from pywatt_host.manifest.environment import read_overrides  # slow to import, see there
 
-        layer = reader.environment(read_overrides(names))
+        layer = reader.environment(read_overrides(overriding))
         tree = tree if layer is None else merge(tree, layer)
     layer = reader.settings(overrides)
     tree = tree if layer is None else merge(tree, layer)
     return tree, faulted | reader.faulted
 
 
-def _written(source: Source, report: Report) -> Node | None:
-    """The tree of what the source holds; None after a fault that leaves none."""
+def read_source(source: Source, default_name: str, report: Report, *, smallest: str = "app: main:app") -> Node | None:
+    """The tree of what the source holds; None after a fault that leaves none. `smallest` is one to show for it."""
     if source.data is not None:
         return from_data(source.data, Origin(source.name, "code"))
     if source.text is not None:
         octets = source.text if isinstance(source.text, bytes) else source.text.encode("utf-8", "surrogatepass")
-        return document.read(octets, source.name, report)
-    path = source.path or source.directory / DEFAULT_NAME
+        return document.read(octets, source.name, report, smallest=smallest)
+    path = source.path or source.directory / default_name
     try:
         with path.open("rb") as file:
             # One octet more than allowed, so that a device or a log is not read to its end.
@@ -179,7 +221,7 @@ def _written(source: Source, report: Report) -> Node | None:
         hint = _other_names(path) if missing else ""
         report.add(problem_at(Origin(source.name, "code"), Mark(), (), "file", message, hint))
         return None
-    return document.read(octets, source.name, report)
+    return document.read(octets, source.name, report, smallest=smallest)
 
 
 def _other_names(path: Path) -> str:
@@ -192,7 +234,8 @@ def _other_names(path: Path) -> str:
     return f'did you mean "{path.with_name(meant)}"?' if meant else "name the manifest, or its folder"
 
 
-def _environment(environ: Mapping[str, str] | None, env_file: Path | None, report: Report) -> Mapping[str, str]:
+def environment(environ: Mapping[str, str] | None, env_file: Path | None, report: Report) -> Mapping[str, str]:
+    """The environment (None: that of the process) over the variables of a dotenv file."""
     environ = os.environ if environ is None else environ
     if env_file is None:
         return environ

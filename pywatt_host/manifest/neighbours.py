@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pywatt_host.manifest.problems import near_miss
-from pywatt_host.manifest.shape import SectionShape, key_paths, manifest_shape
+from pywatt_host.manifest.shape import SectionShape, key_paths
 
 # Section (the name of its model) -> what others write there -> where it is written here.
 _WORDS: dict[str, dict[str, str]] = {
@@ -50,7 +50,96 @@ _WORDS: dict[str, dict[str, str]] = {
         "timeout": "server.timeouts.request",
         "threads": "app.threads",
         "worker_class": "app.interface",
+        # secrets and channels
+        "secret": "secrets",
+        "vault": "secrets.sources: [{vault: {address, path}}]",
+        "dotenv": "secrets.sources: [{dotenv: .env}]",
+        "env_file": "secrets.sources: [{dotenv: .env}]",
+        "rotate": "secrets.rotate",
+        "channel": "channels",
+        "stdio": "channels.stdio",
+        "ipc": "channels.ipc",
+        "tcp": "channels.tcp",
+        "orchestrator": "channels.stdio",
     },
+    "Workspace": {
+        "app": "modules: {ID: {manifest: pywatt.yaml}}, a file with app",
+        "server": "gateway, or server in the manifest of a module",
+        "services": "modules",
+        "apps": "modules",
+        "applications": "modules",
+        "processes": "modules",
+        "module": "modules",
+        "listen": "gateway.listen",
+        "port": "gateway.listen: HOST:PORT",
+        "http": "gateway",
+        "proxy": "gateway",
+        "env_file": "secrets.sources: [{dotenv: .env}]",
+        "dotenv": "secrets.sources: [{dotenv: .env}]",
+        "vault": "secrets.sources: [{vault: {address, path}}]",
+    },
+    "WorkspaceModule": {
+        "image": "command",
+        "build": "manifest",
+        "path": "manifest",
+        "file": "manifest",
+        "app": "manifest: a file with app",
+        "cmd": "command",
+        "entrypoint": "command",
+        "args": "command",
+        "environment": "env",
+        "after": "depends_on",
+        "requires": "depends_on",
+        "needs": "depends_on",
+        "scale": "replicas",
+        "instances": "replicas",
+        "workers": "replicas",
+        "cwd": "working_dir",
+        "dir": "working_dir",
+        "directory": "working_dir",
+        "transport": "channel",
+        "restart_policy": "restart",
+    },
+    "Gateway": {"address": "listen", "bind": "listen", "host": "listen: HOST:PORT", "port": "listen: HOST:PORT"},
+    "Secrets": {
+        "names": "keys",
+        "declare": "keys",
+        "from": "sources",
+        "source": "sources",
+        "providers": "sources",
+        "rotation": "rotate",
+        "poll": "interval",
+        "refresh": "interval",
+        "refresh_interval": "interval",
+    },
+    "WorkspaceSecrets": {"rotate": "secrets.rotate in the manifests of the modules", "source": "sources"},
+    "SecretSource": {
+        "type": "kind",
+        "environment": "env",
+        "env_file": "dotenv",
+        "dir": "directory",
+        "folder": "directory",
+        "path": "file or directory",
+        "exec": "command",
+        "run": "command",
+        "hashicorp": "vault",
+        "openbao": "vault",
+    },
+    "Vault": {"url": "address", "addr": "address", "mount": "path: MOUNT/PATH", "mount_point": "path: MOUNT/PATH"},
+    "SecretKey": {"optional": "required: false", "desc": "description", "value": "default, with required: false"},
+    "Channels": {"unix": "ipc", "socket": "ipc", "stdin": "stdio", "stdout": "stdio"},
+    "IpcChannel": {"path": "listen or connect", "socket": "listen or connect", "permissions": "mode"},
+    "TcpChannel": {
+        "address": "listen or connect",
+        "bind": "listen",
+        "port": "listen: HOST:PORT",
+        "host": "listen: HOST:PORT",
+        "auth_token": "token",
+        "secret": "token",
+        "ssl": "tls",
+    },
+    "ChannelTls": {"certificate": "cert", "certfile": "cert", "keyfile": "key", "cafile": "ca", "ca_certs": "ca"},
+    "ChannelLimits": {"max_frame": "frame", "message": "frame", "size": "frame", "heartbeats": "heartbeat_missed"},
     "AppOptions": {
         "module": "import_path: module:attribute",
         "callable": "import_path: module:attribute",
@@ -159,13 +248,11 @@ _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
         {
             "auth",
-            "secrets",
             "state",
             "clients",
             "tracing",
             "databases",
             "caches",
-            "channels",
             "services",
             "resiliency",
             "workers",
@@ -178,6 +265,8 @@ _NOT_YET: dict[str, frozenset[str]] = {
     "EndpointOptions": frozenset({"auth"}),
     "AutoEndpoints": frozenset({"auth"}),
     "Metrics": frozenset({"auth"}),
+    "Channels": frozenset({"http", "nats"}),
+    "Workspace": frozenset({"databases", "caches"}),
 }
 
 
@@ -190,8 +279,8 @@ class Unknown(NamedTuple):
     meant: str | None = None
 
 
-def unknown_key(key: str, shape: SectionShape) -> Unknown:
-    """What to say about the key, which is none of the shape's."""
+def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
+    """What to say about the key, which is none of the shape's; `root` is the shape of the whole document."""
     owners = [cls.__name__ for cls in shape.model.__mro__]
     if any(key in _NOT_YET.get(owner, ()) for owner in owners):
         return Unknown("not-supported", f"`{key}` is not supported by this version", "remove it")
@@ -202,7 +291,7 @@ def unknown_key(key: str, shape: SectionShape) -> Unknown:
     meant = near_miss(key, shape.keys)
     if meant is not None:
         return Unknown("unknown-key", "unknown key", f'did you mean "{meant}"?', meant)
-    elsewhere = [".".join(path) for path in key_paths(manifest_shape()) if path[-1] == key and len(path) < 4]
+    elsewhere = [".".join(path) for path in key_paths(root) if path[-1] == key and len(path) < 4]
     if elsewhere:
         return Unknown("unknown-key", "unknown key", f"it belongs to {' or '.join(elsewhere[:3])}")
     return Unknown("unknown-key", "unknown key", f"known here: {', '.join(list(shape.keys)[:12])}")

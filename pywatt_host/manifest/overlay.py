@@ -70,7 +70,7 @@ class Overrides:
             return tree
         for key in reversed(path):
             node = Node({key: node}, Mark(), origin, keys={})
-        expansion = Expansion(self._report)
+        expansion = Expansion(self._report, manifest_shape())
         expanded = expansion.expand(node, manifest_shape())
         self.faulted |= expansion.faulted
         if expanded is None or tree is None:
@@ -109,7 +109,7 @@ class Overrides:
 
     def _unknown(self, path: tuple[str, ...], rest: Sequence[str], shape: SectionShape, origin: Origin) -> None:
         key = path[-1].lower() if origin.kind == "environment" else path[-1]
-        unknown = unknown_key(key, shape)
+        unknown = unknown_key(key, shape, manifest_shape())
         hint = unknown.hint
         if origin.kind == "environment":
             meant = near_miss(key, shape.keys)

@@ -37,8 +37,8 @@ def active_profile(
         found = Report()
         if name == wanted:
             origin = Origin(node.origin.name, node.origin.kind, node.origin.lines, profile=name)
-            body = interpolate(body, variables, found, origin=origin)
-        expansion = Expansion(found, open_templates=name != wanted)
+            body = interpolate(body, manifest_shape(), variables, found, origin=origin)
+        expansion = Expansion(found, manifest_shape(), open_templates=name != wanted)
         expanded = expansion.expand(body, manifest_shape())
         for problem in found.problems:
             shown = f"{display_path(path)}{'' if problem.path.startswith('[') else '.'}{problem.path}"

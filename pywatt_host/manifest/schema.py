@@ -1,17 +1,31 @@
-"""The published JSON schema of the manifest (draft 2020-12), from the same model that types it.
+"""The published JSON schemas of the manifest and of the workspace (draft 2020-12), from the models that type
+them.
 
-`python -m pywatt_host.manifest.schema > schemas/pywatt.schema.json` writes it anew.
+`python -m pywatt_host.manifest.schema > schemas/pywatt.schema.json` writes it anew, and
+`python -m pywatt_host.manifest.schema workspace > schemas/wattson.schema.json` that of wattson.yaml.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias
+import sys
+from typing import Any, Literal, TypeAlias
 
 from pydantic.fields import FieldInfo
 
-from pywatt_host.manifest.model import Manifest, Section
-from pywatt_host.manifest.shape import Choice, DictShape, Free, Leaf, ListShape, SectionShape, Shape, manifest_shape
+from pywatt_host.manifest.model import Section
+from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.manifest.shape import (
+    Choice,
+    DictShape,
+    Free,
+    Leaf,
+    ListShape,
+    SectionShape,
+    Shape,
+    manifest_shape,
+    shape_of,
+)
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -26,9 +40,9 @@ _PROFILES = "Partial manifests by name. The one that --profile or PYWATT_PROFILE
 
 
 def manifest_schema() -> Schema:
-    """The whole schema, as a fresh mapping."""
-    writer = _Writer()
+    """The whole schema of pywatt.yaml, as a fresh mapping."""
     shape = manifest_shape()
+    writer = _Writer(shape.model)
     properties = writer.properties(shape, partial=False)
     profile = writer.closed(writer.properties(shape, partial=True), "A partial manifest.")
     del profile["properties"]["version"]
@@ -39,30 +53,59 @@ def manifest_schema() -> Schema:
         "type": "object",
         "additionalProperties": {"$ref": "#/$defs/Profile"},
     }
+    body = writer.closed(properties, "pywatt.yaml: an ASGI or WSGI application and how it is served.")
+    return _document("pywatt.schema.json", "PyWatt Host manifest", body, {"Profile": profile, **writer.sorted()})
+
+
+def workspace_schema() -> Schema:
+    """The whole schema of wattson.yaml, as a fresh mapping."""
+    shape = shape_of(Workspace)
+    writer = _Writer(shape.model)
+    body = writer.closed(writer.properties(shape, partial=False), "wattson.yaml: modules that run together.")
+    body["required"] = _required(shape)
+    return _document("wattson.schema.json", "PyWatt Host workspace", body, writer.sorted())
+
+
+def _document(name: str, title: str, body: Schema, definitions: dict[str, Schema]) -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "pywatt.schema.json",
-        "title": "PyWatt Host manifest",
-        **writer.closed(properties, "pywatt.yaml: an ASGI or WSGI application and how it is served."),
+        "$id": name,
+        "title": title,
+        **body,
         "$defs": {
             "Interpolation": {
                 "description": "A text with ${NAME}, ${NAME:-default} or ${NAME:?message} in it.",
                 "type": "string",
                 "pattern": r"\$\{",
             },
-            "Profile": profile,
-            **dict(sorted(writer.definitions.items())),
+            **definitions,
         },
     }
+
+
+def _required(shape: SectionShape) -> list[str]:
+    return [info.alias or key for key, info in shape.model.model_fields.items() if info.is_required()]
 
 
 class _Writer:
     """Writes one definition for each section, and for each that is partial in a profile another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: type[Section]) -> None:
         self.definitions: dict[str, Schema] = {}
-        generated = Manifest.model_json_schema()
-        self._generated: dict[str, Schema] = {**generated["$defs"], "Manifest": generated}
+        generated = root.model_json_schema()
+        self._generated: dict[str, Schema] = {**generated["$defs"], root.__name__: generated}
+
+    def _keys_of(self, model: type[Section]) -> dict[str, Schema]:
+        """What pydantic generates for the keys of a section."""
+        if model.__name__ not in self._generated:  # one that is validated by itself
+            generated = model.model_json_schema()
+            self._generated |= {**generated.get("$defs", {}), model.__name__: generated}
+        properties: dict[str, Schema] = self._generated[model.__name__]["properties"]
+        return properties
+
+    def sorted(self) -> dict[str, Schema]:
+        """The definitions by name."""
+        return dict(sorted(self.definitions.items()))
 
     def closed(self, properties: dict[str, Schema], description: str) -> Schema:
         """A mapping with these keys and no other."""
@@ -76,7 +119,7 @@ class _Writer:
 
     def properties(self, shape: SectionShape, *, partial: bool) -> dict[str, Schema]:
         """Every key of a section: what editors show of it, and what it takes."""
-        generated = self._generated[shape.model.__name__]["properties"]
+        generated = self._keys_of(shape.model)
         fields = {info.alias or name: info for name, info in shape.model.model_fields.items()}
         return {
             key: {
@@ -92,7 +135,7 @@ class _Writer:
         if name not in self.definitions:
             self.definitions[name] = {}  # its place, before the sections in it
             body = self.closed(self.properties(shape, partial=partial), _sentence(shape.model))
-            required = [info.alias or key for key, info in shape.model.model_fields.items() if info.is_required()]
+            required = _required(shape)
             if required and not partial:
                 body["required"] = required
             self.definitions[name] = body
@@ -102,7 +145,7 @@ class _Writer:
         if isinstance(shape, Free):
             return {}
         if isinstance(shape, Leaf):
-            return _scalar(generated)
+            return _scalar(generated) | ({"x-secret": True} if shape.secret else {})
         if isinstance(shape, ListShape):
             items = self._value(shape.item, _bare(generated.get("items", {})), partial=False)
             array: Schema = {"type": "array", "items": items}
@@ -116,6 +159,12 @@ class _Writer:
 
     def _dict(self, shape: DictShape, generated: Schema) -> Schema:
         schema: Schema = {"type": "object"}
+        schema |= {key: generated[key] for key in ("minProperties", "maxProperties") if key in generated}
+        if shape.names:
+            name = dict(generated.get("propertyNames", {})) or _name_pattern(generated)
+            listed = {"type": "array", "items": _scalar({"type": "string", **name}), "uniqueItems": True}
+            mapping = self._dict(DictShape(shape.value), generated)
+            return {"anyOf": [listed, mapping]}
         values = generated.get("additionalProperties", True)
         names = dict(generated.get("propertyNames", {}))
         for pattern, value in generated.get("patternProperties", {}).items():
@@ -154,13 +203,23 @@ class _Writer:
         if shape.short.flag is not None:
             kinds.append({"type": "boolean"})
         if shape.short.text is not None:
-            text = self._generated[section.model.__name__]["properties"][shape.short.text]
+            text = self._keys_of(section.model)[shape.short.text]
             kinds += _alternatives(_scalar(_bare(text)))
-        elif _TEMPLATE not in kinds:
+        elif shape.short.flag is not None:
             kinds.append(_TEMPLATE)
+        if shape.short.names is not None:
+            generated = _bare(self._keys_of(section.model)[shape.short.names])
+            mapping = section.keys[shape.short.names]
+            assert isinstance(mapping, DictShape)
+            kinds.append(self._dict(mapping, generated)["anyOf"][0])
         if isinstance(shape, Choice):
             kinds.append(self._value(shape.shapes["list"], {}, partial=False))
         return {"anyOf": [*kinds, self._section(section, partial=partial)]}
+
+
+def _name_pattern(generated: Schema) -> Schema:
+    patterns = list(generated.get("patternProperties", {}))
+    return {"pattern": patterns[0]} if patterns else {}
 
 
 def _annotations(key: str, info: FieldInfo, shape: Shape) -> Schema:
@@ -195,7 +254,7 @@ def _default(info: FieldInfo, shape: Shape) -> Any:
     if isinstance(value, Section):
         short = shape.short if isinstance(shape, SectionShape | Choice) else None
         data = value.model_dump(mode="json", by_alias=True)
-        if short is None:
+        if short is None or (short.text is None and short.flag is None):
             return {}
         on = short.flag is None or data[short.flag]
         return data[short.text] if short.text is not None and on else on
@@ -278,10 +337,11 @@ def _is_open_text(kind: Schema) -> bool:
     return is_text and not (_CONSTRAINTS - {"minLength"}) & set(kind)
 
 
-def text() -> str:
-    """The schema as the file has it."""
-    return json.dumps(manifest_schema(), indent=2, ensure_ascii=False) + "\n"
+def text(what: Literal["manifest", "workspace"] = "manifest") -> str:
+    """The schema as its file has it."""
+    schema = workspace_schema() if what == "workspace" else manifest_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    print(text(), end="")
+    print(text("workspace" if sys.argv[1:] == ["workspace"] else "manifest"), end="")

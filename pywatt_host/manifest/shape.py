@@ -6,7 +6,7 @@ from the types.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
@@ -15,14 +15,22 @@ from typing import Annotated, Any, TypeAlias, Union, get_args, get_origin
 from pydantic import BeforeValidator, Discriminator, Tag, WithJsonSchema
 
 from pywatt_host.manifest.model import Manifest, Section, Short
-from pywatt_host.manifest.values import as_list
+from pywatt_host.manifest.model.base import Names, Placeholders
+from pywatt_host.manifest.values import SecretCapable, Sensitive, as_list
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A scalar, or a value that takes a closed mapping of scalars as well: these `keys`."""
+    """A scalar, or a value that takes a closed mapping of scalars as well: these `keys`.
+
+    `secret`: `${secret:NAME}` may stand in it. `sensitive`: it is a secret itself where it is written out.
+    `placeholders`: names whose `${name}` is left to whoever uses the value.
+    """
 
     keys: tuple[str, ...] = ()
+    secret: bool = False
+    sensitive: bool = False
+    placeholders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +48,10 @@ class ListShape:
 
 @dataclass(frozen=True, slots=True)
 class DictShape:
-    """A mapping whose keys the user chooses."""
+    """A mapping whose keys the user chooses; `names` when a list of them may stand for it."""
 
     value: Shape
+    names: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,13 @@ Shape: TypeAlias = Leaf | Free | ListShape | DictShape | SectionShape | Choice
 @cache
 def manifest_shape() -> SectionShape:
     """The shape of a whole manifest, without `profiles`."""
-    return _section(Manifest, ())
+    return shape_of(Manifest)
+
+
+@cache
+def shape_of(model: type[Section]) -> SectionShape:
+    """The shape of a document whose root is this section."""
+    return _section(model, ())
 
 
 def _section(model: type[Section], metadata: tuple[Any, ...]) -> SectionShape:
@@ -103,7 +118,7 @@ def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
         one = any(isinstance(each, BeforeValidator) and each.func is as_list for each in metadata)
         return ListShape(_shape(arguments[0], ()), one)
     if origin is dict:
-        return DictShape(_shape(arguments[1], ()))
+        return DictShape(_shape(arguments[1], ()), _first(metadata, Names) is not None)
     if origin in (Union, UnionType):
         discriminator = _first(metadata, Discriminator)
         if discriminator is not None:
@@ -114,7 +129,13 @@ def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
             return _shape(kinds[0], metadata)
     schema = _first(metadata, WithJsonSchema)
     mappings = [each for each in (schema.json_schema or {}).get("anyOf", ()) if "properties" in each] if schema else []
-    return Leaf(tuple(mappings[0]["properties"]) if mappings else ())
+    placeholders = _first(metadata, Placeholders)
+    return Leaf(
+        tuple(mappings[0]["properties"]) if mappings else (),
+        _first(metadata, SecretCapable) is not None,
+        _first(metadata, Sensitive) is not None,
+        placeholders.names if placeholders is not None else (),
+    )
 
 
 def _first(metadata: tuple[Any, ...], kind: type) -> Any:
@@ -124,6 +145,48 @@ def _first(metadata: tuple[Any, ...], kind: type) -> Any:
 def _tag(annotation: Any) -> str:
     tags = [each.tag for each in get_args(annotation)[1:] if isinstance(each, Tag)]
     return str(tags[0])
+
+
+def shape_at(root: Shape, path: Sequence[str | int]) -> Shape | None:
+    """The shape of the value at a path, below free-form values that of these; None where there can be none."""
+    shape: Shape | None = root
+    for part in path:
+        if isinstance(shape, Choice):
+            shape = shape.of([]) if isinstance(part, int) else shape.of({str(part): None})
+        if isinstance(shape, SectionShape):
+            shape = shape.keys.get(str(part))
+        elif isinstance(shape, ListShape):
+            shape = shape.item
+        elif isinstance(shape, DictShape):
+            shape = shape.value
+        elif not isinstance(shape, Free):
+            return None
+    return shape
+
+
+def text_shape(shape: Shape | None) -> Leaf | None:
+    """What a text at this shape stands for: itself, or a key of the section that it is short for."""
+    if isinstance(shape, ListShape) and shape.one:
+        shape = shape.item
+    if isinstance(shape, SectionShape) and shape.short is not None and shape.short.text is not None:
+        shape = shape.keys[shape.short.text]
+    return shape if isinstance(shape, Leaf) else None
+
+
+def secret_places(shape: Shape, path: str = "") -> Iterator[str]:
+    """The keys in which `${secret:NAME}` may stand."""
+    if isinstance(shape, Leaf) and shape.secret:
+        yield path
+    elif isinstance(shape, Choice):
+        for each in shape.shapes.values():
+            yield from secret_places(each, path)
+    elif isinstance(shape, SectionShape):
+        for key, below in shape.keys.items():
+            yield from secret_places(below, f"{path}.{key}" if path else key)
+    elif isinstance(shape, ListShape):
+        yield from secret_places(shape.item, f"{path}[]")
+    elif isinstance(shape, DictShape):
+        yield from secret_places(shape.value, path)
 
 
 def key_paths(shape: Shape, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

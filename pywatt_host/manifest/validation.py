@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pywatt_host.manifest.expansion import YAML_1_1_BOOLS
-from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.model import Section
 from pywatt_host.manifest.model.app import MODULE_ID
+from pywatt_host.manifest.model.base import complete
 from pywatt_host.manifest.node import Mark, Node, Path
 from pywatt_host.manifest.problems import Report, near_miss, quote
-from pywatt_host.manifest.shape import Choice, DictShape, ListShape, SectionShape, Shape, manifest_shape
-
-_DISABLE_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
+from pywatt_host.manifest.shape import Choice, DictShape, SectionShape, Shape, shape_at
+from pywatt_host.manifest.values import MODE_PATTERN, SECRET_NAME
 
 # Pydantic puts the tags of unions into the location of an error; they are no keys.
 _TAGS = frozenset({"app", "directory", "auto", "list"})
@@ -40,34 +39,47 @@ _PATTERNS = {
     MODULE_ID: "letters, digits, dots, dashes and underscores, a letter or digit first, at most 63",
     r"^[a-zA-Z_][a-zA-Z0-9_]*$": "letters, digits and underscores, no digit first",
     r"^/": "it starts with a slash",
+    SECRET_NAME: "letters, digits, dots, dashes and underscores, a letter or underscore first, at most 128",
+    MODE_PATTERN: 'write "0660", octal digits with the quotes',
+    r"^https?://": "such as https://vault.example:8200",
 }
 
 
-def _build_validators() -> None:
-    """pydantic looks through every installed distribution for plugins of its own before it builds the first validator.
-    None of them has business with a manifest, and the search costs more than the building."""
-    before = os.environ.get(_DISABLE_PLUGINS)
-    os.environ[_DISABLE_PLUGINS] = "__all__"
-    try:
-        Manifest.model_rebuild()
-    finally:
-        if before is None:
-            del os.environ[_DISABLE_PLUGINS]
-        else:
-            os.environ[_DISABLE_PLUGINS] = before
+_PATTERN_KINDS = {
+    r"^/": "a path",
+    MODE_PATTERN: "an octal mode",
+    r"^https?://": "an http or https address",
+}
+
+_Document = TypeVar("_Document", bound=Section)
 
 
-def validate(tree: Node, faulted: set[Path], report: Report) -> Manifest | None:
-    """The manifest of an expanded tree. None after errors, which are in the report.
+class _Place(NamedTuple):
+    """The path of a value, in a document of this shape."""
+
+    path: Path
+    root: SectionShape
+
+    @property
+    def last(self) -> str:
+        return str(self.path[-1]) if self.path else ""
+
+    def parent(self) -> Shape | None:
+        return shape_at(self.root, self.path[:-1])
+
+
+def validate(
+    tree: Node, model: type[_Document], shape: SectionShape, faulted: set[Path], report: Report
+) -> _Document | None:
+    """The typed document of an expanded tree, whose shape is the model's. None after errors, which are in the report.
 
     What is `faulted` has been reported. A value with a variable that is not set, where that is allowed, cannot be
     typed: its key counts as left out.
     """
-    if not Manifest.__pydantic_complete__:
-        _build_validators()
+    complete(model)
     while True:
         try:
-            return Manifest.model_validate(tree.plain())
+            return model.model_validate(tree.plain())
         except ValidationError as exc:
             found = exc.errors(include_url=False)
         untyped = [error for error in found if _is_unset(tree, error["loc"])]
@@ -77,7 +89,7 @@ def validate(tree: Node, faulted: set[Path], report: Report) -> Manifest | None:
         for path in keys:
             _leave_out(tree, path)
     for error in found:
-        _report(error, tree, faulted, found, report)
+        _report(error, tree, shape, faulted, found, report)
     return None
 
 
@@ -117,7 +129,14 @@ def _leave_out(tree: Node, path: Path) -> None:
         parent.unset = True
 
 
-def _report(error: ErrorDetails, tree: Node, faulted: set[Path], found: list[ErrorDetails], report: Report) -> None:
+def _report(
+    error: ErrorDetails,
+    tree: Node,
+    shape: SectionShape,
+    faulted: set[Path],
+    found: list[ErrorDetails],
+    report: Report,
+) -> None:
     loc = tuple(part for part in error["loc"])
     node, written, real = locate(tree, loc)
     kind = error["type"]
@@ -127,10 +146,12 @@ def _report(error: ErrorDetails, tree: Node, faulted: set[Path], found: list[Err
         return
     if kind == "too_short" and _consequence(error, found):
         return
+    if kind == "conflict" and any(len(path) > len(real) and path[: len(real)] == real for path in faulted):
+        return  # it may be there once what is wrong in it is right
     if report.full:
         report.left_out += 1
         return
-    code, message, hint = _explain(error, node, real)
+    code, message, hint = _explain(error, node, _Place(real, shape))
     mark: Mark | None = None
     if loc and loc[-1] == "[key]":
         parent, _, _ = locate(tree, real[:-1])
@@ -147,30 +168,14 @@ def _consequence(error: ErrorDetails, found: list[ErrorDetails]) -> bool:
     return any(other is not error and other["loc"][: len(place)] == place for other in found)
 
 
-def _shape_at(path: Path) -> Shape | None:
-    shape: Shape | None = manifest_shape()
-    for part in path:
-        if isinstance(shape, Choice):
-            shape = shape.of([]) if isinstance(part, int) else shape.of({str(part): None})
-        if isinstance(shape, SectionShape):
-            shape = shape.keys.get(str(part))
-        elif isinstance(shape, ListShape):
-            shape = shape.item
-        elif isinstance(shape, DictShape):
-            shape = shape.value
-        else:
-            return None
-    return shape
-
-
-def _explain(error: ErrorDetails, node: Node, path: Path) -> tuple[str, str, str]:
+def _explain(error: ErrorDetails, node: Node, place: _Place) -> tuple[str, str, str]:
     """Code, message and hint."""
     kind = error["type"]
     context = error.get("ctx", {})
     explain = _EXPLAIN.get(kind)
     if explain is not None:
-        return explain(node, context, path)
-    if kind in _UNSHOWN or "-" in kind or kind in ("type", "conflict"):
+        return explain(node, context, place)
+    if kind in _UNSHOWN or "-" in kind or kind in ("type", "conflict", "length"):
         return _custom(error, node)
     return "invalid", error["msg"] if not node.masked else f"{node.shown()} is not valid here", ""
 
@@ -188,7 +193,7 @@ def _custom(error: ErrorDetails, node: Node) -> tuple[str, str, str]:
     return (code, match[1], match[2] or match[3]) if match else (code, message, "")
 
 
-def _no_integer(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_integer(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     quoted = isinstance(node.value, str) and re.fullmatch(r"[-+]?[0-9]{1,18}", node.value) is not None
     return (
         "type",
@@ -197,16 +202,16 @@ def _no_integer(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str
     )
 
 
-def _no_number(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_number(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     return "type", f"{node.shown()} is not a number", ""
 
 
-def _no_bool(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_bool(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     meant = YAML_1_1_BOOLS.get(node.value) if isinstance(node.value, str) and not node.masked else None
     return "type", f"{node.shown()} is not a bool", f"write {meant or 'true or false'}, without quotes"
 
 
-def _no_text(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_text(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     kind = {bool: "a bool", int: "an integer", float: "a number"}.get(type(node.value))
     if kind is None:
         return "type", f"a text is wanted, not {quote(node.value)}", ""
@@ -214,7 +219,7 @@ def _no_text(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, s
     return "type", f"{source} is {kind}, not a text", f'put it in quotes: "{source}"'
 
 
-def _no_choice(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_choice(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     expected = str(context.get("expected", ""))
     choices = re.findall(r"'([^']*)'", expected)
     if not choices:
@@ -226,60 +231,59 @@ def _no_choice(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str,
     return "choice", message, f'did you mean "{meant}"?' if meant else ""
 
 
-def _missing(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
-    parent = _shape_at(path[:-1])
+def _missing(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
+    parent = place.parent()
     if isinstance(parent, Choice):
         parent = parent.of(node.value)
-    example = parent.example(str(path[-1])) if isinstance(parent, SectionShape) else None
-    return "missing", "is missing", f"such as {path[-1]}: {example}" if example is not None else ""
+    example = parent.example(place.last) if isinstance(parent, SectionShape) else None
+    return "missing", "is missing", f"such as {place.last}: {example}" if example is not None else ""
 
 
-def _bound(words: str, limit: str, key: str) -> Callable[[Node, Mapping[str, Any], Path], tuple[str, str, str]]:
-    def explain(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _bound(words: str, limit: str, key: str) -> Callable[[Node, Mapping[str, Any], _Place], tuple[str, str, str]]:
+    def explain(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
         shown = "the number given" if node.masked else quote(node.value)
         return "range", f"{shown} is too {words}", f"{limit} {context.get(key)}"
 
     return explain
 
 
-def _too_short(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
-    return "length", "the list is empty", f"at least {context.get('min_length')} is wanted"
+def _too_short(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
+    kind = "mapping" if isinstance(node.value, dict) else "list"
+    return "length", f"the {kind} is empty", f"at least {context.get('min_length')} is wanted"
 
 
-def _too_long(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _too_long(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     return "length", f"the list has more than {context.get('max_length')} entries", ""
 
 
-def _empty_text(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _empty_text(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     return "length", "the text is empty", ""
 
 
-def _long_text(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _long_text(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     return "length", f"the text has more than {context.get('max_length')} characters", ""
 
 
-def _no_match(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_match(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     pattern = str(context.get("pattern"))
-    value = path[-1] if isinstance(node.value, dict | list) or _shape_at(path[:-1]) is None else node.value
-    is_key = isinstance(_shape_at(path[:-1]), DictShape)
-    shown = quote(path[-1]) if is_key else (node.shown() if node.masked else quote(value))
+    parent = place.parent()
+    value = place.last if isinstance(node.value, dict | list) or parent is None else node.value
+    is_key = isinstance(parent, DictShape)
+    shown = quote(place.last) if is_key else (node.shown() if node.masked else quote(value))
     hint = _PATTERNS.get(pattern, f"the pattern is {pattern}")
-    return (
-        "pattern",
-        f"{shown} is not a name of the kind wanted here" if pattern != r"^/" else f"{shown} is not a path",
-        hint,
-    )
+    wanted = _PATTERN_KINDS.get(pattern, "a name of the kind wanted here")
+    return "pattern", f"{shown} is not {wanted}", hint
 
 
-def _no_list(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_list(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     return "type", f"a list is wanted, not {quote(node.value) if not node.masked else 'a text'}", ""
 
 
-def _no_mapping(node: Node, context: Mapping[str, Any], path: Path) -> tuple[str, str, str]:
+def _no_mapping(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     return "type", f"a mapping is wanted, not {quote(node.value) if not node.masked else 'a text'}", ""
 
 
-_EXPLAIN: dict[str, Callable[[Node, Mapping[str, Any], Path], tuple[str, str, str]]] = {
+_EXPLAIN: dict[str, Callable[[Node, Mapping[str, Any], _Place], tuple[str, str, str]]] = {
     **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), _no_integer),
     **dict.fromkeys(("float_type", "float_parsing", "finite_number"), _no_number),
     **dict.fromkeys(("bool_type", "bool_parsing"), _no_bool),

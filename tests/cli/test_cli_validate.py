@@ -209,3 +209,24 @@ def test_live_also_binds(plain: Project) -> None:
         code, found = problems(plain, "--no-import", "--live")
         assert (code, found[0]["code"], found[0]["line"]) == (2, "bind", 3)
     assert problems(plain, "--no-import", "--live") == (0, [])
+
+
+def test_live_fetches_secrets_and_connects_channels(plain: Project) -> None:
+    """What is missing stands at its key; what an orchestrator may have is a warning."""
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        channels = {"tcp": {"connect": f"127.0.0.1:{nobody.getsockname()[1]}"}, "ipc": {"connect": "no.sock"}}
+        secrets = {"sources": ["env"], "keys": {"PYWATT_TEST_MISSING": {"description": "Opens the door"}}}
+        plain.manifest(secrets=secrets, channels=channels)
+        code, found = problems(plain, "--no-import", "--live")
+        assert code == 2
+        assert {(each["path"], each["code"]) for each in found} == {
+            ("secrets.keys.PYWATT_TEST_MISSING", "secret-missing"),
+            ("channels.tcp.connect", "unreachable"),
+            ("channels.ipc.connect", "unreachable"),
+        }
+        assert "Opens the door" in next(each["message"] for each in found if each["code"] == "secret-missing")
+        channels = {"tcp": {"connect": f"127.0.0.1:{there.getsockname()[1]}"}}
+        plain.manifest(secrets=["PYWATT_TEST_MISSING"], channels=channels)
+        code, found = problems(plain, "--no-import", "--live")
+        assert (code, [each["severity"] for each in found]) == (0, ["warning"])

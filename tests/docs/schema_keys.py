@@ -11,10 +11,13 @@ from tests.processes import ROOT
 REQUIRED, NONE = "required", "none"
 
 
-def schema_keys() -> dict[str, str]:
-    """Path of each key, such as `server.limits.body` or `mounts[].directory`, to its default as the tables write it:
-    JSON in backticks, `required`, or `none` for a key whose absence says something by itself."""
-    schema = json.loads((ROOT / "schemas" / "pywatt.schema.json").read_text(encoding="utf-8"))
+def schema_keys(name: str = "pywatt") -> dict[str, str]:
+    """Path of each key, such as `server.limits.body`, `mounts[].directory` or `secrets.keys.*.required`, to its default
+    as the tables write it: JSON in backticks, `required`, or `none` for a key whose absence says something by itself.
+
+    `name` is that of the schema: pywatt or wattson.
+    """
+    schema = json.loads((ROOT / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
     return dict(_keys(schema, schema, ""))
 
 
@@ -29,6 +32,8 @@ def _keys(node: dict[str, Any], schema: dict[str, Any], path: str) -> Iterator[t
             for items in _lists(value, schema):
                 entry = below if any(_same(items, each) for each in value.get("anyOf", ())) else f"{below}[]"
                 yield from _keys(items, schema, entry)
+            for named in _named(value, schema):
+                yield from _keys(named, schema, f"{below}.*")
 
 
 def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +56,12 @@ def _mappings(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str
 
 def _lists(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     return (each["items"] for each in _alternatives(node, schema) if isinstance(each.get("items"), dict))
+
+
+def _named(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a mapping with names of the user's own has below each of them."""
+    values = (each.get("additionalProperties") for each in _alternatives(node, schema) if "properties" not in each)
+    return (value for value in values if isinstance(value, dict))
 
 
 def _same(items: dict[str, Any], alternative: dict[str, Any]) -> bool:

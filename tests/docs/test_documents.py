@@ -14,8 +14,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from pywatt_host.manifest import Source, load, load_manifest
+from pywatt_host.manifest.workspace import load_workspace
 from tests.docs.pages import PAGES, Block, anchors, blocks, links
 from tests.docs.running_host import command_environment, started
 from tests.processes import PATIENCE, ROOT, Host
@@ -25,6 +27,7 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 KNOWN = {
     "console", "dockerfile", "ini", "json", "python", "sh", "text", "yaml",
 }  # fmt: skip
+SAID = ("manifest", "fragment", "pywatt.yaml", "workspace")
 
 
 def _chosen(language: str, *infos: str) -> list[Block]:
@@ -56,18 +59,36 @@ def test_every_page_of_the_documents_is_reached_from_the_index() -> None:
 
 def test_every_block_says_what_it_is() -> None:
     unknown = [str(block) for block in EVERY if block.language not in KNOWN]
-    unsaid = [str(block) for block in _chosen("yaml") if block.info not in ("manifest", "fragment", "pywatt.yaml")]
+    unsaid = [str(block) for block in _chosen("yaml") if block.info not in SAID]
     assert (unknown, unsaid) == ([], [])
 
 
-# The tutorial shows a fault, too, and the test that follows it looks for that.
-@pytest.mark.parametrize("block", [block for block in _chosen("yaml") if "lissten" not in block.text], ids=str)
+# The tutorial shows a fault, too, and the test that follows it looks for that. Workspaces are none of these.
+@pytest.mark.parametrize(
+    "block",
+    [block for block in _chosen("yaml") if "lissten" not in block.text and block.info != "workspace"],
+    ids=str,
+)
 def test_a_manifest_validates(block: Block, tmp_path: Path) -> None:
     """Whole ones as they are, fragments beside an application."""
     for folder in ("static", "src"):
         (tmp_path / folder).mkdir()
     text = block.text if block.info != "fragment" else "app: main:app\n" + block.text
     load(Source.of_text(text, directory=tmp_path), environ={})
+
+
+@pytest.mark.parametrize("block", _chosen("yaml", "workspace"), ids=str)
+def test_a_workspace_validates(block: Block, tmp_path: Path) -> None:
+    """Beside the manifests and folders that it names."""
+    for module in yaml.safe_load(block.text)["modules"].values():
+        if "manifest" in module:
+            manifest = tmp_path / module["manifest"]
+            manifest = manifest if manifest.suffix == ".yaml" else manifest / "pywatt.yaml"
+            manifest.parent.mkdir(exist_ok=True)
+            manifest.write_text("app: main:app\n")
+        else:
+            (tmp_path / module.get("working_dir", ".")).mkdir(exist_ok=True)
+    load_workspace(Source.of_text(block.text, name="wattson.yaml", directory=tmp_path), environ={})
 
 
 @pytest.mark.parametrize("block", _chosen("json"), ids=str)

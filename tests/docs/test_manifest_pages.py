@@ -1,4 +1,4 @@
-"""The pages of the manifest, `pywatt.yaml.example` and the schema tell the same."""
+"""The pages of the manifest and of the workspace, `pywatt.yaml.example` and the schemas tell the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from pywatt_host.manifest import Source, load
-from tests.docs.pages import rows
+from pywatt_host.manifest.workspace import load_workspace
+from tests.docs.pages import blocks, rows
 from tests.docs.schema_keys import NONE, REQUIRED, schema_keys
 from tests.processes import ROOT
 
@@ -21,6 +22,10 @@ HEADER = "| key | type | default | what it does |"
 # mounted, though they stand in a table of their own.
 ELSEWHERE = ("server.admin.listen.",)
 DOCUMENTED = {key: default for key, default in schema_keys().items() if not key.startswith(ELSEWHERE)}
+# wattson.yaml has a page of its own; what it shares with a manifest is told there.
+WORKSPACE_PAGE = FOLDER / "workspace.md"
+SHARED = ("secrets.sources[]", "secrets.keys.*", "logging.")
+WORKSPACE = {key: default for key, default in schema_keys("wattson").items() if not key.startswith(SHARED)}
 
 
 def _page_of(key: str) -> str:
@@ -28,8 +33,12 @@ def _page_of(key: str) -> str:
     return {"version": "module"}.get(section, section) + ".md"
 
 
+def _pages() -> list[Path]:
+    return [page for page in FOLDER.glob("*.md") if page != WORKSPACE_PAGE]
+
+
 def _tables() -> dict[str, list[str]]:
-    return {row[0].strip("`"): [page.name, *row[1:]] for page in FOLDER.glob("*.md") for row in rows(page, HEADER)}
+    return {row[0].strip("`"): [page.name, *row[1:]] for page in _pages() for row in rows(page, HEADER)}
 
 
 def test_every_key_has_a_row_on_its_page_and_no_other_key_has_one() -> None:
@@ -41,12 +50,24 @@ def test_the_default_in_the_table_is_that_of_the_schema(key: str) -> None:
     assert _tables()[key][2] == DOCUMENTED[key]
 
 
+def test_the_page_of_the_workspace_has_every_key_of_it_and_no_other_with_its_default() -> None:
+    assert {row[0].strip("`"): row[2] for row in rows(WORKSPACE_PAGE, HEADER)} == WORKSPACE
+
+
+def test_the_workspaces_that_are_shown_are_right(tmp_path: Path) -> None:
+    shown = [block for block in blocks(WORKSPACE_PAGE) if block.info == "workspace"]
+    (tmp_path / "legacy").mkdir()
+    for block in shown:
+        load_workspace(Source.of_text(block.text, name="wattson.yaml", directory=tmp_path), environ={})
+    assert shown
+
+
 def test_every_row_says_its_type_and_what_the_key_does() -> None:
     assert [key for key, (_, kind, _, text) in _tables().items() if not kind or not text] == []
 
 
 def test_no_key_has_two_rows() -> None:
-    found = [row[0] for page in FOLDER.glob("*.md") for row in rows(page, HEADER)]
+    found = [row[0] for page in _pages() for row in rows(page, HEADER)]
     assert sorted(found) == sorted(set(found))
 
 
@@ -58,6 +79,8 @@ def test_the_index_of_the_pages_is_complete() -> None:
 # pywatt.yaml.example --------------------------------------------------------------------------------------------------
 
 EXAMPLE = ROOT / "pywatt.yaml.example"
+# What cannot stand beside what is shown: there in a comment.
+COMMENTED = {"channels.ipc.connect", "channels.tcp.connect", "channels.tcp.tls.ca", "channels.tcp.tls.server_name"}
 
 
 def _written(value: Any, path: str = "") -> dict[str, Any]:
@@ -65,7 +88,7 @@ def _written(value: Any, path: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(value, dict):
         for key, item in value.items():
-            below = f"{path}.{key}" if path else str(key)
+            below = f"{path}.{'*' if path == 'secrets.keys' else key}" if path else str(key)
             found[below] = item
             if below not in ("profiles", "config"):
                 found |= _written(item, below)
@@ -87,10 +110,13 @@ def test_the_example_validates_without_a_warning() -> None:
 
 
 def test_the_example_has_every_key() -> None:
-    shown = _parsed(EXAMPLE.read_text(encoding="utf-8"))
+    text = EXAMPLE.read_text(encoding="utf-8")
+    shown = _parsed(text)
+    for key in COMMENTED:
+        assert re.search(rf"^ +# {key.rpartition('.')[2]}: ", text, re.MULTILINE), key
     # The entries of a list of endpoints have the keys of the rules, which are shown.
-    missing = [key for key in DOCUMENTED if key not in shown and not key.startswith("endpoints[]")]
-    assert missing == []
+    missing = {key for key in DOCUMENTED if key not in shown and not key.startswith("endpoints[]")}
+    assert missing == COMMENTED
 
 
 def test_the_example_shows_the_defaults() -> None:

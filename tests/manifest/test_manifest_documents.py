@@ -14,6 +14,7 @@ from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Problem, Source, composer, document, dump, load, load_manifest
 from pywatt_host.manifest.node import Node, Origin
 from pywatt_host.manifest.problems import Report
+from pywatt_host.manifest.workspace import load_workspace
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "errors.md"
 
@@ -217,10 +218,11 @@ def test_the_examples_of_the_error_codes_show_them() -> None:
     shown = 0
     for section in sections:
         code = section.partition("`")[0]
-        for example in re.findall(r"```yaml faulty\n(.*?)```", section, re.DOTALL):
+        for kind, example in re.findall(r"```yaml faulty( wattson\.yaml)?\n(.*?)```", section, re.DOTALL):
             shown += 1
+            read = load_workspace if kind else load
             try:
-                found = load(Source.of_text(example), environ={}).warnings
+                found = read(Source.of_text(example), environ={}).warnings
             except ManifestError as error:
                 found = error.problems
             assert [problem.code for problem in found] == [code]

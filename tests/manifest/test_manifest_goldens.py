@@ -1,6 +1,6 @@
 """Manifests in files, each with what loading it gives: `#> code | problem` lines or one `#= data` line.
 
-`#!` lines are how it is loaded: `environ A=b C=d`, `profile name`, `set a.b=c`.
+`#!` lines are how it is loaded: `environ A=b C=d`, `profile name`, `set a.b=c`. Those in `wattson` are workspaces.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Loaded, Source, dump, load
+from pywatt_host.manifest.workspace import LoadedWorkspace, load_workspace
 
 GOLDENS = Path(__file__).parent.parent / "manifests"
 
@@ -25,6 +26,10 @@ class Golden:
     environ: dict[str, str] = field(default_factory=dict)
     profile: str | None = None
     overrides: list[str] = field(default_factory=list)
+
+    def load_workspace(self) -> LoadedWorkspace:
+        source = Source.of_text(self.text, name="wattson.yaml", directory=GOLDENS / "wattson")
+        return load_workspace(source, environ=self.environ)
 
     def load(self) -> Loaded:
         source = Source.of_text(self.text, directory=GOLDENS / "faulty")
@@ -59,6 +64,22 @@ def test_a_faulty_manifest_gives_these_problems(path: Path) -> None:
     assert found == golden.expected
 
 
+@pytest.mark.parametrize("path", files("wattson/faulty"), ids=lambda path: path.stem)
+def test_a_faulty_workspace_gives_these_problems(path: Path) -> None:
+    golden = read(path)
+    with pytest.raises(ManifestError) as caught:
+        golden.load_workspace()
+    found = [f"{problem.code} | {str(problem).removeprefix('wattson.yaml:')}" for problem in caught.value.problems]
+    assert found == golden.expected
+
+
+@pytest.mark.parametrize("path", files("wattson/good"), ids=lambda path: path.stem)
+def test_a_good_workspace_gives_this_data(path: Path) -> None:
+    golden = read(path)
+    (expected,) = golden.expected
+    assert golden.load_workspace().workspace.model_dump(mode="json", exclude_unset=True) == json.loads(expected)
+
+
 @pytest.mark.parametrize("path", files("good"), ids=lambda path: path.stem)
 def test_a_good_manifest_gives_this_data(path: Path) -> None:
     golden = read(path)
@@ -82,7 +103,8 @@ def test_every_code_is_documented_and_every_documented_code_is_shown_by_a_golden
         for line in (GOLDENS.parent.parent / "docs" / "errors.md").read_text().splitlines()
         if line.startswith("## `")
     }
-    shown = {line.split(" | ")[0] for path in files("faulty") for line in read(path).expected}
+    faulty = files("faulty") + files("wattson/faulty")
+    shown = {line.split(" | ")[0] for path in faulty for line in read(path).expected}
     # These are shown by tests of their own: they take more than a small file.
     elsewhere = {"file", "encoding", "control-character", "too-large", "too-deep", "too-many", "invalid", "host-path"}
     assert shown - documented == set()

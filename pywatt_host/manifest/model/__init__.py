@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from pywatt_host.manifest.model.app import App, AppMount, DirectoryMount, Module, Mount
-from pywatt_host.manifest.model.base import Section, Short, key
+from pywatt_host.manifest.model.base import Deferred, Section, Short, key
+from pywatt_host.manifest.model.channels import (
+    ChannelLimits,
+    Channels,
+    ChannelTls,
+    IpcChannel,
+    TcpChannel,
+)
 from pywatt_host.manifest.model.endpoints import AutoEndpoints, Endpoint, Endpoints, Rule
 from pywatt_host.manifest.model.operations import AccessLog, Health, Logging, Metrics
+from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
-from pywatt_host.manifest.values import to_int
+from pywatt_host.manifest.problems import display_path
+from pywatt_host.manifest.values import SecretTemplate, Version
 
 __all__ = [
     "AccessLog",
@@ -20,10 +30,14 @@ __all__ = [
     "App",
     "AppMount",
     "AutoEndpoints",
+    "ChannelLimits",
+    "ChannelTls",
+    "Channels",
     "Cors",
     "DirectoryMount",
     "Endpoint",
     "Health",
+    "IpcChannel",
     "Limits",
     "Logging",
     "Manifest",
@@ -31,19 +45,22 @@ __all__ = [
     "Module",
     "Mount",
     "Rule",
+    "SecretKey",
+    "SecretSource",
+    "Secrets",
     "Section",
     "Server",
     "Short",
+    "TcpChannel",
     "Timeouts",
+    "Vault",
 ]
 
 
 class Manifest(Section):
     """A whole manifest after interpolation, profile and overrides: the recipe that `build` makes a Host from."""
 
-    version: Annotated[Literal[1], BeforeValidator(to_int)] = Field(
-        1, description="Version of this format.", examples=[1]
-    )
+    version: Version = Field(1, description="Version of this format.", examples=[1])
     module: Module = key(Module, "Who this module is.", {"id": "users", "version": "1.4.0"})
     app: Annotated[App | None, Short(text="import_path")] = key(
         None,
@@ -59,6 +76,12 @@ class Manifest(Section):
     )
     config: dict[str, Any] = key(dict, "Free-form, for the application: app_state.config.", {"page_size": 50})
     server: Server = key(Server, "Where the host listens, whom it trusts and what it bounds.", {"listen": ":8080"})
+    secrets: Annotated[Secrets, Short(names="keys"), Deferred()] = key(
+        Secrets,
+        "Secrets by name, where they come from and whether they rotate. A list of names is short for `keys`.",
+        ["DATABASE_URL", "JWT_SECRET"],
+        {"rotate": True, "keys": {"DATABASE_URL": {"description": "Where users live"}}},
+    )
     endpoints: Annotated[Endpoints, Short(text="from")] = key(
         AutoEndpoints,
         "`auto`: the application's own routes. A list: these and nothing else. `{from: auto, rules}`: the"
@@ -80,6 +103,11 @@ class Manifest(Section):
         True,
         "/metrics",
     )
+    channels: Annotated[Channels, Deferred()] = key(
+        Channels,
+        "How the module talks with its orchestrator and with its peers.",
+        {"ipc": {"listen": "/run/users.sock"}},
+    )
     logging: Logging = key(Logging, "Logs, always on standard error.", {"level": "debug"})
 
     _directory: Path = PrivateAttr(default_factory=Path.cwd)
@@ -100,6 +128,38 @@ class Manifest(Section):
         """`module.id`, else the name of the manifest's folder."""
         return self.module.id or self._directory.name or "module"
 
+    @property
+    def secret_keys(self) -> dict[str, SecretKey]:
+        """Every secret by name: those that `secrets` declares, and those that `${secret:NAME}` names, which are
+        required where they have no default."""
+        found = dict(self.secrets.keys)
+        for template in self.secret_references().values():
+            for name in template.names:
+                declared = found.get(name)
+                if declared is None:
+                    found[name] = SecretKey.model_construct()
+                elif not declared.required and declared.default is None:
+                    found[name] = declared.model_copy(update={"required": True})
+        return found
+
+    def secret_references(self) -> dict[str, SecretTemplate]:
+        """Path of each value with `${secret:NAME}` in it, such as `app.env.DATABASE_URL`, to that value."""
+        return {display_path(path): template for path, template in _templates(self, ())}
+
     def resolve(self, path: str) -> Path:
         """A path of the manifest, absolute."""
         return self._directory / path
+
+
+def _templates(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], SecretTemplate]]:
+    if isinstance(value, SecretTemplate):
+        yield path, value
+    elif isinstance(value, Section):
+        for name, info in type(value).model_fields.items():
+            yield from _templates(getattr(value, name), (*path, info.alias or name))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _templates(item, (*path, name))
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _templates(item, (*path, number))

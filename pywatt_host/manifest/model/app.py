@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, WithJsonSchema
 
 from pywatt_host.manifest.model.base import Section, key, required
-from pywatt_host.manifest.values import Bool, Duration, ImportPath, Int, Interpolated, Prefix
+from pywatt_host.manifest.values import Bool, Duration, ImportPath, Int, Interpolated, Prefix, SecretEnvText
 
 MODULE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -78,10 +78,11 @@ class AppOptions(Section):
     args: dict[str, Any] = key(
         dict, "Keyword arguments for the factory, checked against its annotations.", {"page_size": 50}
     )
-    env: dict[str, EnvText] = key(
+    env: dict[str, SecretEnvText] = key(
         dict,
-        "Put into os.environ before the import, for applications that read it there. Scalars become text.",
-        {"MODE": "prod"},
+        "Put into os.environ before the import, for applications that read it there. Scalars become text; secrets may"
+        " stand in them.",
+        {"MODE": "prod", "DATABASE_URL": "${secret:DATABASE_URL}"},
     )
     working_dir: str = key(
         ".",

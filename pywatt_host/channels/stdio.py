@@ -1,0 +1,94 @@
+"""The orchestrator on standard input and output: descriptors of our own, the handshake, then lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import time
+from dataclasses import dataclass
+
+from pywatt_host.channels.wire import PipeEnd, Wire
+from pywatt_host.exceptions import ChannelError, ProtocolError
+from pywatt_host.protocol.codec import HANDSHAKE_LIMIT, read
+from pywatt_host.protocol.messages import Init
+
+_PIECE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Where the protocol is read from and written to, once 0 and 1 belong to the application."""
+
+    reading: int
+    writing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What the orchestrator said first, and the octets that came with it."""
+
+    init: Init
+    rest: bytes
+    descriptors: Descriptors
+
+
+def private_descriptors() -> Descriptors:
+    """Take descriptors 0 and 1 away from everybody else: what the application, its libraries or its children print goes
+    to standard error, and they read an empty standard input. The descriptors given back are not inherited."""
+    reading, writing = os.dup(0), os.dup(1)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    os.dup2(2, 1)
+    return Descriptors(reading, writing)
+
+
+def handshake(descriptors: Descriptors, timeout: float) -> Handshake:
+    """Wait for the init line. Raises ProtocolError: none within `timeout` seconds, longer than 1 MiB, or no init."""
+    deadline = time.monotonic() + timeout
+    pieces: list[bytes] = []
+    length = 0
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select((descriptors.reading,), (), (), left)[0]:
+            raise ProtocolError(
+                "handshake", f"no init from the orchestrator within {timeout:g}s (channels.limits.handshake)"
+            )
+        piece = os.read(descriptors.reading, _PIECE)
+        if not piece:
+            raise ProtocolError("handshake", "standard input ended before the orchestrator's init")
+        head, end, rest = piece.partition(b"\n")
+        length += len(head)
+        if length > HANDSHAKE_LIMIT:
+            raise ProtocolError("handshake", "the orchestrator's first line is longer than 1 MiB")
+        pieces.append(head)
+        if end:
+            return Handshake(_init(b"".join(pieces)), rest, descriptors)
+
+
+def _init(line: bytes) -> Init:
+    try:
+        message = read(line)
+    except ProtocolError as error:
+        raise ProtocolError("handshake", f"the orchestrator's first line is no init: {error}") from None
+    if not isinstance(message, Init):
+        raise ProtocolError("handshake", f"the orchestrator's first line is {message.op[:40]!r} and no init")
+    return message
+
+
+async def open_stdio(shaken: Handshake, wire: Wire) -> None:
+    """The conversation after the handshake. Raises ChannelError where the descriptors are not pipes, sockets or
+    terminals."""
+    loop = asyncio.get_running_loop()
+    descriptors = shaken.descriptors
+    try:
+        writer, _ = await loop.connect_write_pipe(
+            lambda: PipeEnd(wire), os.fdopen(descriptors.writing, "wb", buffering=0)
+        )
+        wire.write_to(writer)
+        if shaken.rest:
+            wire.data_received(shaken.rest)
+        await loop.connect_read_pipe(lambda: wire, os.fdopen(descriptors.reading, "rb", buffering=0))
+    except (OSError, ValueError) as error:
+        raise ChannelError("stdio", "", f"standard input and output cannot be used: {error}") from error

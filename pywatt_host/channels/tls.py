@@ -1,0 +1,58 @@
+"""TLS for channels: contexts from files, with what is wrong with them said by key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pywatt_host.exceptions import ChannelError
+from pywatt_host.manifest.model.channels import ChannelTls
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+
+def server_context(tls: ChannelTls, resolve: Callable[[str], Path]) -> SSLContext:
+    """For listening: our certificate, and with `client_ca` only clients that have one of theirs (TLS 1.2 or newer).
+    Raises ChannelError naming the key."""
+    ssl = import_module("ssl")
+    context: SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _own_certificate(context, tls, resolve)
+    if tls.client_ca is not None:
+        _trust(context, resolve(tls.client_ca), "channels.tcp.tls.client_ca")
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(tls: ChannelTls | None, resolve: Callable[[str], Path]) -> SSLContext:
+    """For connecting: the server's certificate is always verified, its name too. Raises ChannelError naming the key."""
+    ssl = import_module("ssl")
+    context: SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if tls is not None and tls.ca is not None:
+        _trust(context, resolve(tls.ca), "channels.tcp.tls.ca")
+    else:
+        context.load_default_certs()
+    if tls is not None:
+        _own_certificate(context, tls, resolve)
+    return context
+
+
+def _own_certificate(context: SSLContext, tls: ChannelTls, resolve: Callable[[str], Path]) -> None:
+    if tls.cert is None or tls.key is None:
+        return
+    try:
+        context.load_cert_chain(resolve(tls.cert), resolve(tls.key), password=lambda: "")
+    except OSError as error:  # of which SSLError is one
+        reason = error.strerror or str(error)
+        raise ChannelError("tcp", "", f"channels.tcp.tls.cert and key cannot be used: {reason}") from error
+
+
+def _trust(context: SSLContext, path: Path, key: str) -> None:
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:
+        raise ChannelError("tcp", "", f"{key} cannot be used: {error.strerror or error}") from error

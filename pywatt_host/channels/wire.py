@@ -1,0 +1,193 @@
+"""One connection: octets in, messages out, and back-pressure both ways. The same for pipes, Unix sockets and TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pywatt_host.channels.records import BadRecords
+from pywatt_host.exceptions import ChannelError, HostError, MessagingError, ProtocolError
+from pywatt_host.protocol.codec import Decoder, read
+from pywatt_host.protocol.messages import Received
+
+logger = logging.getLogger("pywatt.channels")
+
+_TELLTALE = re.compile(rb"secret|token|passw|\"env\"|authorization", re.IGNORECASE)
+_HIGH_WATER = 1024**2  # octets waiting to be taken at which senders are asked to wait
+MOST_BUFFERED = 64 * 1024**2  # octets that may wait for a peer that does not read
+
+
+class Trace(Protocol):
+    """Somebody who writes conversations down."""
+
+    def __call__(self, channel: str, peer: str, direction: str, unit: bytes) -> None: ...
+
+
+class Wire(asyncio.Protocol):
+    """A connection, from its opening to its end.
+
+    `receive` is called for each message, `ended` once, with why: None where the other side closed in order. A unit that
+    is not the protocol is logged and passed over; a stream that cannot go on closes the connection.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        decoder: Decoder,
+        receive: Callable[[Received], None],
+        ended: Callable[[HostError | None], None],
+        *,
+        trace: Trace | None = None,
+        records: BadRecords | None = None,
+        bad: Callable[[ProtocolError, bytes], None] | None = None,
+    ) -> None:
+        self.channel = channel
+        self.peer = channel
+        self.records = records or BadRecords(channel)
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._decoder = decoder
+        self._receive = receive
+        self._ended: Callable[[HostError | None], None] | None = ended
+        self._trace = trace
+        self._bad = bad
+        self.transport: Any = None
+        self._out: Any = None  # a pipe's other direction has a transport of its own
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # As a session's outlet ------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send octets, later if need be. Raises MessagingError where the peer has not taken 64 MiB that wait already,
+        ChannelError where the connection is over."""
+        out = self._out
+        if self.closing:
+            raise ChannelError(self.channel, "", "the connection is closed")
+        if not self._writable.is_set() and out.get_write_buffer_size() + len(data) > MOST_BUFFERED:
+            raise MessagingError("unavailable", "the peer does not read what it is sent", self.peer)
+        if self._trace is not None:
+            self._trace(self.channel, self.peer, "out", data)
+        out.write(data)
+
+    async def drained(self) -> None:
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing can be written any more, also where `ended` has not been told yet."""
+        # TLS transports of asyncio do not say that they are closed, once they are
+        return self._ended is None or self._out is None or self._out.is_closing()
+
+    @property
+    def buffered(self) -> int:
+        """Octets that wait for the peer."""
+        return self._out.get_write_buffer_size() if self._out is not None else 0
+
+    # As asyncio's protocol ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        if self._ended is None:  # refused before it was open, such as one too many
+            self._abort()
+            return
+        if self._out is None and hasattr(transport, "write"):  # a pipe that is read has none
+            self.write_to(transport)  # type: ignore[arg-type]  # uvloop registers its own nowhere
+        if not self.opened.done():
+            self.opened.set_result(None)
+
+    def write_to(self, transport: asyncio.WriteTransport) -> None:
+        """Where octets go: by itself where the connection was opened, by hand for pipes."""
+        self._out = transport
+        transport.set_write_buffer_limits(high=_HIGH_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            units = self._decoder.feed(data)
+        except ProtocolError as error:
+            logger.error("%s: the channel is closed: %s", self.peer, error, extra={"peer": self.peer})
+            self.records.count += 1
+            self.end(ChannelError(self.channel, "", str(error)), abort=True)
+            return
+        for unit in units:
+            if self._trace is not None:
+                self._trace(self.channel, self.peer, "in", unit)
+            try:
+                message = read(unit)
+            except ProtocolError as error:
+                if self._bad is not None:
+                    self._bad(error, unit)
+                else:
+                    self.records.add(str(error), unit if _may_be_shown(error, unit) else b"")
+                continue
+            if self._ended is None:
+                return
+            self._receive(message)
+
+    def eof_received(self) -> None:
+        return None  # closes
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._finish(None if error is None else ChannelError(self.channel, "", str(error)[:200] or "lost"))
+        self.close()  # of two pipes the other one
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # Ending ---------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Send what waits, then close; `ended` is called when that is done."""
+        for transport in (self._out, self.transport):
+            if transport is not None and not transport.is_closing():
+                transport.close()
+
+    def end(self, why: HostError | None, *, abort: bool = False) -> None:
+        """Close for a reason that `ended` is told at once."""
+        self._finish(why)
+        if abort:
+            self._abort()
+        else:
+            self.close()
+
+    def _abort(self) -> None:
+        for transport in (self._out, self.transport):
+            if transport is not None:
+                try:
+                    transport.abort()
+                except (AttributeError, NotImplementedError):  # a pipe that is read has nothing to throw away
+                    transport.close()
+
+    def _finish(self, why: HostError | None) -> None:
+        ended, self._ended = self._ended, None
+        self._writable.set()  # nobody waits for a peer that is gone
+        self.records.summary()
+        if ended is not None:
+            ended(why)
+
+
+def _may_be_shown(error: ProtocolError, unit: bytes) -> bool:
+    """What is JSON is named by its fault, and what speaks of secrets is not shown even where it is none."""
+    return error.code == "json" and _TELLTALE.search(unit) is None
+
+
+class PipeEnd(asyncio.Protocol):
+    """The writing side of a pipe: passes on when to wait, and that nobody reads any more."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._wire.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._wire.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._wire.resume_writing()

@@ -1,0 +1,103 @@
+"""`validate --live`: what only the world can tell. Addresses that cannot be had, secrets that are not there, channels
+on which nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pywatt_host.cli.validate import node_at
+from pywatt_host.exceptions import BindError, SecretError
+from pywatt_host.http.sockets import bind
+from pywatt_host.manifest import Loaded, Problem
+from pywatt_host.manifest.load import environment
+from pywatt_host.manifest.problems import Report, Severity
+from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
+from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.sources import make_sources
+
+_CONNECTING = 5.0  # seconds
+
+
+def tried(loaded: Loaded, env_file: Path | None) -> list[Problem]:
+    """Bind, fetch and connect, each for a moment."""
+    return [*_bound(loaded), *asyncio.run(_reached(loaded, env_file))]
+
+
+def _bound(loaded: Loaded) -> Iterator[Problem]:
+    """Whether the addresses can be had right now."""
+    manifest = loaded.manifest
+    server, ipc, tcp = manifest.server, manifest.channels.ipc, manifest.channels.tcp
+    wanted: list[tuple[str, tuple[Address, ...]]] = [("server.listen", server.listen)]
+    if server.admin is not None:
+        wanted.append(("server.admin.listen", server.admin.listen))
+    if ipc is not None and ipc.listen is not None:
+        wanted.append(("channels.ipc.listen", (UnixAddress(ipc.listen),)))
+    if tcp is not None and tcp.listen is not None:
+        wanted.append(("channels.tcp.listen", (tcp.listen,)))
+    environ = dict(environment(None, None, Report()))
+    for key, addresses in wanted:
+        try:
+            bound = bind(addresses, key=key, directory=manifest.directory, backlog=1, environ=environ)
+        except BindError as error:
+            node, path = node_at(loaded, key)
+            yield node.problem(path, "bind", f"cannot listen on {error.address}: {error.message}", error.hint)
+        else:
+            for listener in bound:
+                listener.close()
+
+
+async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
+    return [*await _fetched(loaded, env_file), *await _connected(loaded)]
+
+
+async def _fetched(loaded: Loaded, env_file: Path | None) -> list[Problem]:
+    """Whether the sources have the secrets; the orchestrator cannot be asked from here, so that what no other source
+    has is only a warning where it is one."""
+    manifest = loaded.manifest
+    if not manifest.secret_keys:
+        return []
+    declared = manifest.secrets.sources
+    sources = make_sources(
+        declared, directory=manifest.directory, environ=environment(None, env_file, Report()), fetch=None
+    )
+    elsewhere = declared is None or any(each.kind == "orchestrator" for each in declared)
+    try:
+        await SecretStore(manifest.secret_keys, sources, Masker()).load()
+    except SecretError as error:
+        problems = []
+        for name, why in error.missing or (("", error.message),):
+            node, path = node_at(loaded, "secrets.keys", *([name] if name else []))
+            hint = "the orchestrator may have it" if elsewhere else ""
+            severity: Severity = "warning" if elsewhere else "error"
+            problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
+        return problems
+    return []
+
+
+async def _connected(loaded: Loaded) -> list[Problem]:
+    """Whether somebody answers where channels connect to."""
+    channels, resolve = loaded.manifest.channels, loaded.manifest.resolve
+    wanted: list[tuple[str, str, str | TcpAddress]] = []
+    if channels.ipc is not None and channels.ipc.connect is not None:
+        wanted.append(("channels.ipc.connect", channels.ipc.connect, str(resolve(channels.ipc.connect))))
+    if channels.tcp is not None and channels.tcp.connect is not None:
+        wanted.append(("channels.tcp.connect", str(channels.tcp.connect), channels.tcp.connect))
+    problems = []
+    for key, shown, target in wanted:
+        try:
+            async with asyncio.timeout(_CONNECTING):
+                if isinstance(target, str):
+                    _, writer = await asyncio.open_unix_connection(target)
+                else:
+                    _, writer = await asyncio.open_connection(target.host, target.port)
+        except (OSError, TimeoutError) as error:
+            number = getattr(error, "errno", None)
+            why = os.strerror(number) if number else f"no answer within {_CONNECTING:g}s"
+            node, path = node_at(loaded, key)
+            problems.append(node.problem(path, "unreachable", f"nobody answers at {shown}: {why.lower()}"))
+        else:
+            writer.close()
+    return problems

@@ -1,0 +1,311 @@
+"""From the manifest's `channels` to what is connected and listened on: targets, tokens, TLS, sockets; and how all of
+it does, for health and metrics. Loaded only where there is any channel; `offline` stands in for it elsewhere."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
+from pywatt_host.channels.stdio import Handshake
+from pywatt_host.channels.tls import client_context, server_context
+from pywatt_host.channels.trace import TraceFile
+from pywatt_host.discovery import Discovery
+from pywatt_host.exceptions import ChannelError
+from pywatt_host.http.health import Checks
+from pywatt_host.http.metrics import Family
+from pywatt_host.http.sockets import bind
+from pywatt_host.listening import Door, Listening
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.values import SecretTemplate, UnixAddress
+from pywatt_host.messaging import Messages
+from pywatt_host.protocol.messages import AnnouncedEndpoint, GetSecret, Init, SecretValue
+from pywatt_host.rotation import Dependant, Prepared
+from pywatt_host.secrets import Masker
+from pywatt_host.service import Service
+from pywatt_host.types import ASGIApp
+from pywatt_host.unary import Unary
+from pywatt_host.uplink import Connector, Duties, Replacement, Uplink
+
+_SECRET_TIMEOUT = 10.0  # seconds for the orchestrator to answer
+
+Values: TypeAlias = dict[tuple[str, ...], float]
+
+
+class Token:
+    """The token of the TCP channel: written out, from secrets, or the orchestrator's own."""
+
+    def __init__(self, manifest: Manifest, init: Init | None, texts: Callable[[], Mapping[str, str]]) -> None:
+        tcp = manifest.channels.tcp
+        self._given = tcp.token if tcp is not None else None
+        self._offered = init.auth_token if init is not None else None
+        self._texts = texts
+
+    def own(self) -> str | None:
+        """`channels.tcp.token`, else the orchestrator's."""
+        return self.render(self._texts()) if self._given is not None else self._offered
+
+    def render(self, texts: Mapping[str, str]) -> str | None:
+        if isinstance(self._given, SecretTemplate):
+            return self._given.render(texts)
+        return self._given
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The secrets that it is made of."""
+        return frozenset(self._given.names) if isinstance(self._given, SecretTemplate) else frozenset()
+
+    def offered(self) -> str | None:
+        """The orchestrator's."""
+        return self._offered
+
+    def accepted(self) -> tuple[str, ...]:
+        """Those that peers may present."""
+        token = self.own()
+        return () if token is None else (token,)
+
+
+def connectors(manifest: Manifest, init: Init | None, token: Token) -> list[Connector]:
+    """Whom to connect to: what init offers, and what the manifest says where it says more. Raises ChannelError."""
+    ipc, tcp = manifest.channels.ipc, manifest.channels.tcp
+    found: list[Connector] = []
+    offered_ipc = init.ipc_channel if init is not None else None
+    path = ipc.connect if ipc is not None and ipc.connect is not None else None
+    if path is not None or offered_ipc is not None:
+        target: Target = UnixTarget(str(manifest.resolve(path)) if path is not None else offered_ipc.socket_path)  # type: ignore[union-attr]
+        required = (path is not None and ipc is not None and ipc.required) or bool(
+            offered_ipc is not None and offered_ipc.required
+        )
+        found.append(Connector(target, token.offered, required))
+    offered_tcp = init.tcp_channel if init is not None else None
+    address = str(tcp.connect) if tcp is not None and tcp.connect is not None else None
+    if address is not None or offered_tcp is not None:
+        tls = tcp.tls if tcp is not None else None
+        wants_tls = (address is not None and tls is not None) or bool(
+            offered_tcp is not None and offered_tcp.tls_enabled
+        )
+        if init is not None and init.security_level == "Mtls" and (tls is None or tls.cert is None):
+            raise ChannelError("tcp", "", "the orchestrator asks for client certificates: give channels.tcp.tls.cert")
+        context = client_context(tls, manifest.resolve) if wants_tls else None
+        name = tls.server_name if tls is not None else None
+        target = parse_target(address or offered_tcp.address, context, name)  # type: ignore[union-attr]
+        required = (address is not None and tcp is not None and tcp.required) or bool(
+            offered_tcp is not None and offered_tcp.required
+        )
+        found.append(Connector(target, token.own, required, late=bool(token.names)))
+    return found
+
+
+def open_doors(manifest: Manifest, listening: Listening, token: Token) -> None:
+    """Bind what `channels` listens on. Raises BindError and ChannelError; nothing stays bound then."""
+    ipc, tcp, directory = manifest.channels.ipc, manifest.channels.tcp, manifest.directory
+    try:
+        if ipc is not None and ipc.listen is not None:
+            address = UnixAddress(ipc.listen, int(ipc.mode, 8))
+            for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
+                listening.doors.append(Door("ipc", listener, tuple))
+        if tcp is not None and tcp.listen is not None:
+            context = server_context(tcp.tls, manifest.resolve) if tcp.tls is not None else None
+            for listener in bind([tcp.listen], key="channels.tcp.listen", directory=directory, backlog=128):
+                listening.doors.append(Door("tcp", listener, token.accepted, context))
+    except BaseException:
+        listening.close()
+        raise
+
+
+class TokenDependant:
+    """A connection made with the token is made anew with the new one, before the old one goes. Peers that connect to us
+    are asked for the new one from the swap on."""
+
+    name = "channels.tcp.token"
+
+    def __init__(self, uplink: Uplink, token: Token) -> None:
+        self.names = token.names
+        self._uplink = uplink
+        self._token = token
+
+    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
+        pairs: list[tuple[Connector, Replacement | None]] = []
+        for connector in self._uplink.connectors:
+            if connector.target.channel == "tcp":
+                pairs.append((connector, await self._uplink.prepare(connector, self._token.render(texts))))
+        return _Replacements(self._uplink, pairs)
+
+
+class _Replacements:
+    def __init__(self, uplink: Uplink, pairs: list[tuple[Connector, Replacement | None]]) -> None:
+        self._uplink = uplink
+        self._pairs = pairs
+
+    def commit(self) -> None:
+        for connector, replacement in self._pairs:
+            self._uplink.replace(connector, replacement)
+
+    def discard(self) -> None:
+        for _, replacement in self._pairs:
+            if replacement is not None:
+                replacement.conversation.wire.close()
+
+
+class Links:
+    """All ways to an orchestrator and to peers: the uplink as a service, what answers on it, and what peers connect to.
+
+    Raises ChannelError for channels that cannot be, OSError for a trace that cannot be written.
+    """
+
+    name = "channels"
+    configured = True
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        shaken: Handshake | None,
+        *,
+        app: Callable[[], ASGIApp | None],
+        health: Callable[[], Mapping[str, Any]],
+        texts: Callable[[], Mapping[str, str]],
+        masker: Masker,
+        trace: Path | None,
+    ) -> None:
+        limits = manifest.channels.limits
+        init = shaken.init if shaken is not None else None
+        if init is not None and init.auth_token is not None:
+            masker.add("init.auth_token", init.auth_token)
+        writer = TraceFile(trace, masker.mask) if trace is not None else None
+        self._manifest = manifest
+        self._trace = writer
+        self._health = health
+        self.token = Token(manifest, init, texts)
+        self.uplink = Uplink(
+            manifest.module_id,
+            connectors(manifest, init, self.token),
+            shaken=shaken,
+            frame_limit=limits.frame,
+            handshake_timeout=limits.handshake,
+            heartbeats_missed=limits.heartbeat_missed,
+            trace=writer,
+        )
+        self.messages = Messages(manifest.module_id, self.uplink, limits.messages)
+        self.discovery = Discovery(self.uplink)
+        self._unary = Unary(
+            app, body=manifest.server.limits.body, frame=limits.frame, timeout=manifest.server.timeouts.request
+        )
+        self.listening = Listening(
+            manifest.module_id,
+            frame_limit=limits.frame,
+            handshake_timeout=limits.handshake,
+            message=self.messages.direct,
+            health=health,
+            trace=writer,
+        )
+        self.late: Service = _Late(self.uplink)
+        self.answering: tuple[Service, ...] = (self.messages, self._unary)
+        self.orchestrator_api = self.uplink.address
+        # An orchestrator that is only reached with a token made of secrets cannot be asked for those.
+        early = shaken is not None or any(not connector.late for connector in self.uplink.connectors)
+        self.fetch = self._fetch if early else None
+
+    def attend(
+        self,
+        rotated: Callable[[str, Sequence[str]], Awaitable[str]],
+        shutdown: Callable[[str], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        """Say what the orchestrator's words lead to; before it is run."""
+        self.uplink.duties = Duties(
+            health=self._health,
+            http=self._unary,
+            message=self.messages.routed,
+            rotated=rotated,
+            shutdown=shutdown,
+            lost=lost,
+        )
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        try:
+            async with self.uplink.running(tasks):
+                yield
+        finally:
+            if self._trace is not None:
+                self._trace.close()
+
+    async def check(self) -> None:
+        return
+
+    async def _fetch(self, name: str) -> str:
+        """A secret of the orchestrator's. Raises MessagingError, `unknown_secret` where it has none."""
+        answer: SecretValue = await self.uplink.request(GetSecret(name), _SECRET_TIMEOUT)
+        return answer.value
+
+    def open_doors(self) -> None:
+        """Bind what is listened on. Raises BindError and ChannelError; nothing stays bound then."""
+        open_doors(self._manifest, self.listening, self.token)
+
+    def close_doors(self) -> None:
+        self.listening.close()
+
+    def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+        """Tell the orchestrator where what is served: `http://IP:port` or `unix:PATH`, path templates with methods."""
+        listen = address.removeprefix("http://").removeprefix("unix:")
+        self.uplink.announce(listen, [AnnouncedEndpoint(path, methods) for path, methods in endpoints])
+
+    def draining(self) -> None:
+        self.uplink.draining()
+
+    def dependants(self) -> list[Dependant]:
+        """What follows a rotation of secrets here."""
+        return [TokenDependant(self.uplink, self.token)] if self.token.names else []
+
+    def add_checks(self, checks: Checks) -> None:
+        """One for each channel to the orchestrator. One that need not be there only degrades the health."""
+        for connector in self.uplink.connectors:
+            checks.add(f"channel:{connector.target.channel}", _connected(connector), optional=not connector.required)
+
+    def families(self) -> Iterator[Family]:
+        """What `/metrics` tells of channels and messages."""
+        uplink, listening = self.uplink, self.listening
+        connected: Values = {("stdio",): 1.0 if uplink.on_stdio else 0.0} if uplink.address is not None else {}
+        for each in uplink.connectors:
+            connected[each.target.channel,] = 0.0 if each.conversation is None else 1.0
+        if connected:
+            yield Family("gauge", "pywatt_channel_connected", "Channels to the orchestrator.", ("channel",), connected)
+            again: Values = {(each.target.channel,): float(max(0, each.reconnects)) for each in uplink.connectors}
+            yield Family("counter", "pywatt_channel_reconnects", "Connections made anew.", ("channel",), again)
+        if listening.doors:
+            peers: Values = {(): float(listening.peers)}
+            yield Family("gauge", "pywatt_channel_peers", "Peers that are connected.", (), peers)
+            refused: Values = {(): float(listening.refused)}
+            yield Family("counter", "pywatt_channel_refused", "Peers that were not let in.", (), refused)
+        counts: Values = {pair: float(count) for pair, count in tuple(self.messages.counts.items())}
+        yield Family(
+            "counter", "pywatt_messages", "Messages, by direction and result.", ("direction", "result"), counts
+        )
+
+
+class _Late:
+    """The channels whose tokens are made of secrets, as a service of their own: entered once there are secrets."""
+
+    name = "channels with secret tokens"
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        async with self._uplink.connecting(tasks, late=True):
+            yield
+
+    async def check(self) -> None:
+        return
+
+
+def _connected(connector: Connector) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        if connector.conversation is None:
+            raise ChannelError(connector.target.channel, str(connector.target), connector.error)
+
+    return check

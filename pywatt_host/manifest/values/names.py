@@ -1,0 +1,148 @@
+"""Import paths, prefixes, path templates, methods, proxies."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from pywatt_host.manifest.values.scalars import fault, text_of, text_schema
+
+IMPORT_PATTERN = (
+    r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+)
+_IMPORT = re.compile(IMPORT_PATTERN[1:-1] + r"\Z")
+
+
+def _import_path(value: Any) -> str:
+    text = text_of(value, "an import path", "users.api:create_app")
+    if _IMPORT.match(text):
+        return str(text)
+    hint = ""
+    if ":" not in text and "." in text:
+        module, _, attribute = text.removesuffix(".py").rpartition(".")
+        hint = f'; perhaps "{module}:{attribute}"' if not text.endswith(".py") else f'; perhaps "{text[:-3]}:app"'
+    elif ":" not in text:
+        hint = f'; perhaps "{text}:app"'
+    raise fault("import-path", '"{text}" is not module:attribute{hint}', text=text[:80], hint=hint)
+
+
+ImportPath: TypeAlias = Annotated[str, PlainValidator(_import_path), text_schema(IMPORT_PATTERN)]
+
+PREFIX_PATTERN = r"^/([A-Za-z0-9._~!$&'()*+,;=:@-]+(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*)?$"
+_PREFIX = re.compile(PREFIX_PATTERN[1:-1] + r"\Z")
+
+
+def _prefix(value: Any) -> str:
+    text = text_of(value, "a path", "/api")
+    if not _PREFIX.match(text) or any(part in (".", "..") for part in text.split("/")):
+        raise fault(
+            "path",
+            '"{text}" is not a path prefix (write / or /api: it starts with / and does not end with one)',
+            text=text[:80],
+        )
+    return str(text)
+
+
+Prefix: TypeAlias = Annotated[
+    str, PlainValidator(_prefix), text_schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:])
+]
+
+ENDPOINT_PATTERN = r"^/[^\s?#<>\\]*$"
+_SEGMENT = re.compile(r"(?:[^{}]*|\{[A-Za-z_][A-Za-z0-9_]*(:path)?\})\Z")
+
+
+def _endpoint_path(value: Any) -> str:
+    text = text_of(value, "a path", "/api/users/{id}")
+    if not text.startswith("/"):
+        raise fault("path", '"{text}" does not start with "/"', text=text[:80])
+    if "<" in text or ">" in text:
+        fixed = re.sub(
+            r"<(?:(path):|[a-z]+:)?([A-Za-z_][A-Za-z0-9_]*)>",
+            lambda m: "{" + m[2] + (":path" if m[1] else "") + "}",
+            text,
+        )
+        raise fault(
+            "path", '"{text}" is written as Flask writes it; here it is "{fixed}"', text=text[:80], fixed=fixed[:80]
+        )
+    if re.search(r"[\s?#\\]", text):
+        raise fault("path", '"{text}" holds white space, "?", "#" or a backslash, which no path does', text=text[:80])
+    segments = text.split("/")[1:]
+    names = []
+    for number, segment in enumerate(segments):
+        if segment in (".", ".."):
+            raise fault("path", '"{text}" holds the dot segment "{segment}"', text=text[:80], segment=segment)
+        if segment == "" and number != len(segments) - 1:
+            raise fault("path", '"{text}" holds an empty segment', text=text[:80])
+        if not _SEGMENT.match(segment):
+            raise fault(
+                "path",
+                'the segment "{segment}" is neither literal nor "{name}" nor "{name:path}"',
+                segment=segment[:60],
+            )
+        if segment.startswith("{"):
+            name, _, kind = segment[1:-1].partition(":")
+            if kind and number != len(segments) - 1:
+                raise fault("path", '"{segment}" takes the rest of the path, so it stands last', segment=segment)
+            if name in names:
+                raise fault("path", 'the parameter "{name}" stands twice', name=name)
+            names.append(name)
+    return str(text)
+
+
+_ENDPOINT_SEGMENT = r"([^\s?#<>\\/{}]+|\{[A-Za-z_][A-Za-z0-9_]*\})"
+EndpointPath: TypeAlias = Annotated[
+    str,
+    PlainValidator(_endpoint_path),
+    text_schema(
+        r"^(?!(.*/)?\.{1,2}(/|$))/("
+        + _ENDPOINT_SEGMENT
+        + "(/"
+        + _ENDPOINT_SEGMENT
+        + r")*(/(\{[A-Za-z_][A-Za-z0-9_]*:path\})?)?"
+        r"|\{[A-Za-z_][A-Za-z0-9_]*:path\})?$"
+    ),
+]
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "WEBSOCKET", "*")
+
+
+def _method(value: Any) -> str:
+    text = text_of(value, "a method", "GET")
+    if text not in METHODS:
+        hint = f'; write "{text.upper()}"' if text.upper() in METHODS else ""
+        raise fault("method", '"{text}" is not a method{hint}', text=text[:40], hint=hint)
+    return str(text)
+
+
+Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": list(METHODS)})]
+
+
+def _network_of(text: str) -> str | None:
+    """The network of an address written with a prefix length."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        return None
+
+
+def _proxy(value: Any) -> str:
+    text = text_of(value, "an address", "10.0.0.0/8")
+    if text != "unix":
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as exc:
+            wider = _network_of(text)
+            if wider is not None:
+                raise fault(
+                    "proxy", '"{text}" names one machine; perhaps "{wider}"', text=text[:60], wider=wider
+                ) from None
+            raise fault(
+                "proxy", '"{text}" is not an address, a network or unix ({why})', text=text[:60], why=str(exc)[:120]
+            ) from None
+    return str(text)
+
+
+Proxy: TypeAlias = Annotated[str, PlainValidator(_proxy), WithJsonSchema({"type": "string", "minLength": 1})]

@@ -1,0 +1,94 @@
+"""No channel at all: the same as `links`, where a module stands alone. Nothing of the protocol is loaded for it."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pywatt_host.exceptions import MessagingError
+from pywatt_host.handlers import Handlers
+from pywatt_host.http.health import Checks
+from pywatt_host.http.metrics import Family
+from pywatt_host.service import Service
+
+if TYPE_CHECKING:
+    from pywatt_host.protocol.messages import Provider
+    from pywatt_host.rotation import Dependant
+
+
+def _alone(target: str) -> NoReturn:
+    why = "there is no orchestrator; run the module under one, or give it channels"
+    raise MessagingError("unavailable", why, target)
+
+
+class NoMessages:
+    """Handlers may be registered: only the control socket reaches them. Whatever is sent fails at once."""
+
+    def __init__(self) -> None:
+        self.handlers = Handlers()
+
+    async def send(self, target: str, message: Any) -> None:
+        _alone(target)
+
+    async def request(self, target: str, message: Any, timeout: float) -> Any:
+        _alone(target)
+
+
+class NoDiscovery:
+    """Nobody to register with, nobody to ask."""
+
+    async def register(
+        self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str] | None
+    ) -> str:
+        _alone(name)
+
+    async def discover(self, service_type: str) -> list[Provider]:
+        _alone(service_type)
+
+
+class NoLinks:
+    """Every way leads nowhere."""
+
+    name = "channels"
+    orchestrator_api: str | None = None
+    fetch: Callable[[str], Awaitable[str]] | None = None
+
+    def __init__(self) -> None:
+        self.messages = NoMessages()
+        self.discovery = NoDiscovery()
+        self.late: Service = self
+        self.listening: Service = self
+        self.answering: tuple[Service, ...] = ()
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        yield
+
+    async def check(self) -> None:
+        return
+
+    def attend(self, rotated: object, shutdown: object, lost: object) -> None:
+        return
+
+    def open_doors(self) -> None:
+        return
+
+    def close_doors(self) -> None:
+        return
+
+    def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+        return
+
+    def draining(self) -> None:
+        return
+
+    def dependants(self) -> list[Dependant]:
+        return []
+
+    def add_checks(self, checks: Checks) -> None:
+        return
+
+    def families(self) -> Iterator[Family]:
+        return iter(())

@@ -1,0 +1,171 @@
+"""What modules ask for, and who answers it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pywatt_host.exceptions import SecretError
+from pywatt_host.manifest.values import SECRET_NAME
+from pywatt_host.orchestrator.link import Duties, Link
+from pywatt_host.orchestrator.module import Module
+from pywatt_host.orchestrator.ports import Ports
+from pywatt_host.orchestrator.registry import Registry
+from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.orchestrator.rotations import Rotations
+from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.topics import Topics
+from pywatt_host.protocol.messages import (
+    Announce,
+    Discover,
+    Draining,
+    GetSecret,
+    HeartbeatAck,
+    PortRequest,
+    Publish,
+    Register,
+    RotationAck,
+    RouteToModule,
+    SecretValue,
+    ServiceOperation,
+    ServiceOperationResult,
+    ServiceRequest,
+    ServiceResponse,
+    Subscribe,
+    Unsubscribe,
+)
+from pywatt_host.protocol.session import cut, refusal
+from pywatt_host.secrets import SecretStore
+
+logger = logging.getLogger("pywatt.wattson")
+
+_BEFORE_ANNOUNCE = frozenset({"request_id", "error"})
+_MOST_FETCHES = 256  # secrets that may be on their way to one process
+_NAME = re.compile(SECRET_NAME).fullmatch
+
+M = TypeVar("M")
+
+
+class Answers:
+    """The table of duties, the same for every link."""
+
+    def __init__(
+        self,
+        modules: dict[str, Module],
+        router: Router,
+        registry: Registry,
+        ports: Ports,
+        topics: Topics,
+        rotations: Rotations,
+        store: SecretStore,
+    ) -> None:
+        self._modules = modules
+        self._store = store
+        self._topics = topics
+        self._fetching: dict[Replica, set[asyncio.Task[None]]] = {}
+        self.duties: Duties = {
+            RouteToModule: router.route,
+            HeartbeatAck: _of_replica(lambda message, replica: replica.beaten(message)),
+            Announce: _of_replica(lambda message, replica: replica.announced(message)),
+            Draining: _of_replica(lambda message, replica: replica.drains()),
+            RotationAck: _of_replica(rotations.acknowledged),
+            GetSecret: self._secret,
+            Register: lambda message, link: _reply(message, link, registry.register(message, _owner(link))),
+            Discover: lambda message, link: _reply(message, link, registry.discover(message)),
+            PortRequest: lambda message, link: link.send(ports.answer(message, _owner(link))),
+            ServiceRequest: _no_store,
+            ServiceOperation: _no_connection,
+            Publish: _of_replica(lambda message, replica: topics.publish(message, replica.module)),
+            Subscribe: self._subscribe,
+            Unsubscribe: _of_replica(lambda message, replica: topics.unsubscribe(message.topic, replica)),
+        }
+
+    def gone(self, replica: Replica) -> None:
+        for task in self._fetching.pop(replica, ()):
+            task.cancel()
+
+    # Secrets --------------------------------------------------------------------------------------------------------
+
+    def _secret(self, message: GetSecret, link: Link) -> None:
+        replica = _owner(link)
+        allowed = self._modules[replica.module].declared.secrets
+        if _NAME(message.name) is None or (allowed is not None and message.name not in allowed):
+            logger.warning(
+                "%s asked for the secret %s, which it may not have", replica.label, cut(message.name, 60),
+                extra={"peer": replica.label},
+            )  # fmt: skip
+            self._unknown(message, link)
+        elif message.name in self._store.texts:
+            self._give(message, link, replica)
+        else:
+            fetching = self._fetching.setdefault(replica, set())
+            if len(fetching) >= _MOST_FETCHES:
+                self._unknown(message, link)
+                return
+            task = asyncio.get_running_loop().create_task(self._fetch(message, link, replica))
+            fetching.add(task)
+            task.add_done_callback(fetching.discard)
+
+    async def _fetch(self, message: GetSecret, link: Link, replica: Replica) -> None:
+        try:
+            await self._store.get(message.name)
+        except SecretError as error:
+            logger.warning("%s: %s", replica.label, error, extra={"peer": replica.label})
+            self._unknown(message, link)
+        else:
+            self._give(message, link, replica)
+
+    def _give(self, message: GetSecret, link: Link, replica: Replica) -> None:
+        replica.fetched.add(message.name)
+        _reply(message, link, SecretValue(message.name, self._store.texts[message.name], None, message.request_id))
+
+    @staticmethod
+    def _unknown(message: GetSecret, link: Link) -> None:
+        """An error where the peer knows errors. For any other there is no shape that says no: like the original's, it
+        waits until its own timeout."""
+        _learn(message, link)
+        text = f"there is no secret {cut(message.name, 60)} for it"
+        error = refusal(message, "unknown_secret", text, link.session.extensions)
+        if error is not None:
+            link.send(error)
+
+    def _subscribe(self, message: Subscribe, link: Link) -> None:
+        why = self._topics.subscribe(message.topic, _owner(link))
+        error = refusal(message, "refused", why, link.session.extensions) if why is not None else None
+        if error is not None:
+            link.send(error)
+
+
+def _owner(link: Link) -> Replica:
+    assert link.replica is not None
+    return link.replica
+
+
+def _reply(message: Any, link: Link, answer: Any) -> None:
+    _learn(message, link)
+    link.send(answer)
+
+
+def _learn(message: Any, link: Link) -> None:
+    """Who has not announced what it uses, and uses an id that we offered, wants it back; and knows errors."""
+    if message.request_id is not None and not link.session.extensions:
+        link.session.extensions = _BEFORE_ANNOUNCE
+
+
+def _of_replica(duty: Callable[[M, Replica], object]) -> Callable[[M, Link], None]:
+    def run(message: M, link: Link) -> None:
+        duty(message, _owner(link))
+
+    return run
+
+
+def _no_store(message: ServiceRequest, link: Link) -> None:
+    why = f"this workspace declares no store of the type {cut(message.service_type, 60)}"
+    link.send(ServiceResponse(message.id, message.service_type, False, why))
+
+
+def _no_connection(message: ServiceOperation, link: Link) -> None:
+    _reply(message, link, ServiceOperationResult(False, None, "there is no such connection", message.request_id))

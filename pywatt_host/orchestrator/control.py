@@ -1,0 +1,154 @@
+"""The control socket of `up`: what that of a single host answers, and the modules one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+from uuid import uuid4
+
+from pywatt_host.control import ControlApp, answer_rotate, answer_send, body_of, send_json
+from pywatt_host.exceptions import MessagingError, ProtocolError
+from pywatt_host.http.problem import send_problem
+from pywatt_host.orchestrator.doors import NAME
+from pywatt_host.orchestrator.output import KEPT, Line
+from pywatt_host.protocol.messages import Message, RoutedResponse
+from pywatt_host.protocol.payload import Envelope
+from pywatt_host.types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from pywatt_host.orchestrator.wattson import Wattson
+
+_LAST_WORD = 1.0  # seconds that the target's own deadline is before ours
+
+
+class WorkspaceControl:
+    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /stop`
+    (with `{"module"}`: that one alone)."""
+
+    def __init__(self, wattson: Wattson) -> None:
+        self._wattson = wattson
+        self._host = ControlApp(wattson.status, lambda why: wattson.asked_to_stop())
+        self._closing = asyncio.Event()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Let go of those who follow logs."""
+        self._closing.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._host(scope, receive, send)
+            return
+        wattson = self._wattson
+        match scope["method"], scope["path"]:
+            case "GET", "/modules":
+                providers = [provider.wire() for provider in wattson.registry.all()]
+                await send_json(send, 200, {"modules": wattson.status()["modules"], "services": providers})
+            case "GET", "/logs":
+                await self._logs(scope, receive, send)
+            case "POST", "/rotate":
+                await answer_rotate(receive, send, lambda name: wattson.rotations.rotate([name], "asked for"))
+            case "POST", "/send":
+                await answer_send(receive, send, self._deliver)
+            case "POST", "/stop":
+                await self._stop(receive, send)
+            case _:
+                await self._host(scope, receive, send)
+
+    async def _stop(self, receive: Receive, send: Send) -> None:
+        asked = await body_of(receive)
+        id = asked.get("module") if asked is not None else None
+        if id is None:
+            await send_json(send, 202, {"status": "stopping"})
+            self._wattson.asked_to_stop()
+        elif id not in self._wattson.modules:
+            await send_problem(send, 404, f"There is no module {id}.")
+        else:
+            task = asyncio.get_running_loop().create_task(self._wattson.stop_module(id))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+            await send_json(send, 202, {"status": "stopping"})
+
+    async def _deliver(self, module: str, type: str, content: Mapping[str, Any], timeout: float) -> Any:
+        """Raises MessagingError with the code that the message was answered with."""
+        asker = _Asker()
+        message = {**content, "type": type}
+        self._wattson.router.ask(NAME, module, str(uuid4()), message, timeout, asker)
+        try:
+            async with asyncio.timeout(timeout + _LAST_WORD):
+                response = await asker.answer
+            reply = Envelope.open(response.payload.document()).content
+        except TimeoutError:
+            raise MessagingError("timeout", f"no answer within {timeout:g}s", module) from None
+        except ProtocolError as error:
+            raise MessagingError("invalid_message", str(error), module) from error
+        if isinstance(reply, dict) and reply.get("type") == "error" and isinstance(reply.get("code"), str):
+            raise MessagingError(reply["code"], str(reply.get("message", "")), module)
+        return reply
+
+    # Logs -----------------------------------------------------------------------------------------------------------
+
+    async def _logs(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lines as JSON, one a line: the last of them; with `follow=1` all further ones, until the client leaves."""
+        asked = parse_qs(scope["query_string"].decode("latin-1"))
+        id = asked.get("module", [""])[0] or None
+        number = asked.get("lines", [str(KEPT)])[0]
+        if (id is not None and id not in self._wattson.modules) or not number.isascii() or not number.isdigit():
+            await send_problem(send, 404, f"There is no module {id}.")
+            return
+        output = self._wattson.output
+        headers = [(b"content-type", b"application/x-ndjson")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        with output.following() as lines:
+            for line in output.tail(id, int(number)):
+                await send({"type": "http.response.body", "body": _wire(line), "more_body": True})
+            if asked.get("follow", [""])[0] == "1":
+                await self._follow(id, lines, receive, send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _follow(self, id: str | None, lines: asyncio.Queue[Line], receive: Receive, send: Send) -> None:
+        leaving = [asyncio.create_task(_gone(receive)), asyncio.create_task(_set(self._closing))]
+        try:
+            while not any(task.done() for task in leaving):
+                taking = asyncio.create_task(lines.get())
+                await asyncio.wait((taking, *leaving), return_when=asyncio.FIRST_COMPLETED)
+                if not taking.done():
+                    taking.cancel()
+                    continue
+                line = taking.result()
+                if id is None or line.module == id:
+                    await send({"type": "http.response.body", "body": _wire(line), "more_body": True})
+        finally:
+            for task in leaving:
+                task.cancel()
+
+
+class _Asker:
+    """Takes the answer to a message of the command line."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[RoutedResponse] = asyncio.get_running_loop().create_future()
+
+    def send(self, message: Message) -> bool:
+        with suppress(asyncio.InvalidStateError):  # nobody waits any more
+            assert isinstance(message, RoutedResponse)
+            self.answer.set_result(message)
+        return True
+
+
+def _wire(line: Line) -> bytes:
+    document = {"time": line.time, "module": line.module, "replica": line.replica, "text": line.text}
+    return json.dumps(document).encode() + b"\n"
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()

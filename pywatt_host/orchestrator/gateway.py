@@ -1,0 +1,286 @@
+"""One HTTP listener in front of all modules: `/{module}/...` and what they announced, streamed both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from uuid import uuid4
+
+from pywatt_host.exceptions import HostError, MessagingError
+from pywatt_host.http.paths import ambiguity
+from pywatt_host.http.problem import refuse_websocket, send_problem
+from pywatt_host.logs import ResponseCutError
+from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.orchestrator.headers import (
+    as_message,
+    framed,
+    of_message,
+    request_headers,
+    response_headers,
+)
+from pywatt_host.orchestrator.module import Module
+from pywatt_host.orchestrator.paths import NoPlace, Paths, Place
+from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.orchestrator.tunnel import tunnel
+from pywatt_host.orchestrator.upstream import Address, BrokenError, Connection, Pool
+from pywatt_host.protocol.messages import HttpRequest, HttpResponse
+from pywatt_host.types import Receive, Scope, Send
+
+logger = logging.getLogger("pywatt.gateway")
+access_logger = logging.getLogger("pywatt.access")
+
+_RETRY_AFTER = [(b"retry-after", b"1")]
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN = frozenset({"/health", "/livez", "/readyz"})
+_FRAME_SHARE, _FRAME_REST = 4, 64 * 1024  # of a frame, for a body in one message (PROTOCOL: byte numbers)
+
+
+class Gateway:
+    """An ASGI application. A request goes to a replica in turn; one that refuses the connection is passed over, since
+    nothing was sent yet. A module that nobody can connect to is asked over its channel, one message each way."""
+
+    def __init__(self, modules: Mapping[str, Module], workspace: Workspace) -> None:
+        self._modules = modules
+        self._paths = Paths(modules)
+        self._pool = Pool()
+        self._timeout = workspace.timeouts.request
+        access = workspace.logging.access
+        self._logs = access.enabled
+        self._unlogged = tuple(f"{path.rstrip('/')}/" for path in access.exclude)
+        self._most = max(0, workspace.limits.frame // _FRAME_SHARE - _FRAME_REST)
+
+    async def close(self) -> None:
+        self._pool.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in _OWN:
+            await self._health(scope, send)
+            return
+        found = self._find(scope)
+        if isinstance(found, NoPlace):
+            headers = [(b"allow", found.allow.encode())] if found.allow else []
+            await self._refuse(scope, receive, send, found.status, headers=headers)
+        elif scope["type"] == "websocket":
+            await self._websocket(found, scope, receive, send)
+        else:
+            await self._request(found, scope, receive, send)
+
+    def _find(self, scope: Scope) -> Place | NoPlace:
+        path, raw = scope["path"], scope.get("raw_path")
+        if ambiguity(path, raw) is not None:
+            return NoPlace(400)
+        method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
+        preflight = method == "OPTIONS" and any(
+            name == b"access-control-request-method" for name, _ in scope["headers"]
+        )
+        return self._paths.find(path, raw if raw is not None else path.encode(), method, preflight)
+
+    async def _health(self, scope: Scope, send: Send) -> None:
+        if scope["path"] == "/livez":
+            await _answer_json(send, 200, b'{"status":"healthy"}')
+            return
+        checks = {id: _health_of(module) for id, module in self._modules.items()}
+        healthy = all(status == "healthy" for status in checks.values())
+        members = ",".join(f'"{id}":{{"status":"{status}"}}' for id, status in checks.items())
+        body = f'{{"status":"{"healthy" if healthy else "unhealthy"}","checks":{{{members}}}}}'
+        await _answer_json(send, 200 if healthy else 503, body.encode())
+
+    # HTTP -----------------------------------------------------------------------------------------------------------
+
+    async def _request(self, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        target = place.raw + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        headers, body = framed(request_headers(scope, place.prefix), scope)
+        candidates = place.module.candidates()
+        for replica in candidates:
+            connection = await self._connect(replica, fresh=scope["method"] not in _SAFE)
+            if connection is None:
+                continue
+            try:
+                await self._pass_on(connection, scope, target, (headers, body), receive, send)
+            except BrokenError as error:
+                if not error.silent or scope["method"] not in _SAFE or body:
+                    logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
+                    await send_problem(send, 502, "The module did not answer as it should.")
+                    return
+                # It closed a connection that it had kept, just then: RFC 9112, section 9.3.1.
+                again = await self._connect(replica, fresh=True)
+                if again is None:
+                    continue
+                try:
+                    await self._pass_on(again, scope, target, (headers, body), receive, send)
+                except BrokenError as error:
+                    logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
+                    await send_problem(send, 502, "The module did not answer as it should.")
+            return
+        for replica in candidates:
+            if not replica.listener_answered and replica.link() is not None:
+                await self._unary(replica, scope, target, headers, receive, send)
+                return
+        await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
+
+    async def _connect(self, replica: Replica, *, fresh: bool) -> Connection | None:
+        """None where nobody takes the connection."""
+        address = Address.parse(replica.announce.listen) if replica.announce is not None else None
+        if address is None:
+            return None
+        try:
+            connection = await self._pool.take(address, fresh=fresh)
+        except (OSError, TimeoutError) as error:
+            logger.debug("%s takes no connection: %s", replica.label, error)
+            return None
+        replica.listener_answered = True
+        return connection
+
+    async def _pass_on(
+        self,
+        connection: Connection,
+        scope: Scope,
+        target: bytes,
+        request: tuple[list[tuple[bytes, bytes]], bool],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Raises BrokenError where no response has begun, ResponseCutError where one broke off."""
+        headers, body = request
+        begun = False
+        feeding: asyncio.Task[None] | None = None
+        try:
+            connection.begin(scope["method"], target, headers, body=body)
+            feeding = asyncio.get_running_loop().create_task(_feed(connection, receive, body))
+            status, given = await connection.head()
+            begun = True
+            await send({"type": "http.response.start", "status": status, "headers": response_headers(given)})
+            async for piece in connection.body():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except BrokenError as error:
+            connection.close()
+            if feeding is not None and feeding.done():
+                return  # it is the client that has left
+            if not begun:
+                raise
+            raise ResponseCutError from error
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            self._pool.give_back(connection)
+        finally:
+            if feeding is not None:
+                feeding.cancel()
+
+    # Over the channel -----------------------------------------------------------------------------------------------
+
+    async def _unary(
+        self,
+        replica: Replica,
+        scope: Scope,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        body = await _whole(receive, self._most)
+        if body is None:
+            await self._refuse(scope, receive, send, 413, f"The body is longer than {self._most} octets.")
+            return
+        link = replica.link()
+        headers = [header for header in headers if header[0] != b"transfer-encoding"]
+        message = HttpRequest(
+            str(uuid4()), scope["method"], target.decode("latin-1"), as_message(headers), body or None
+        )
+        try:
+            if link is None:
+                raise MessagingError("unavailable", "it is not running", replica.label)
+            response: HttpResponse = await link.session.request(message, self._timeout)
+        except HostError as error:
+            late = isinstance(error, MessagingError) and error.code == "timeout"
+            logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
+            await send_problem(send, 504 if late else 502, "The module did not answer.")
+            return
+        octets = response.body or b""
+        given = [*of_message(response.headers), (b"content-length", str(len(octets)).encode())]
+        await send({"type": "http.response.start", "status": response.status_code, "headers": given})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else octets})
+
+    # WebSockets -----------------------------------------------------------------------------------------------------
+
+    async def _websocket(self, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        target = place.raw + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        headers = request_headers(scope, place.prefix)
+        for replica in place.module.candidates():
+            address = Address.parse(replica.announce.listen) if replica.announce is not None else None
+            if address is None:
+                continue
+            try:
+                await tunnel(address, target.decode("latin-1"), headers, scope, receive, send)
+            except OSError as error:
+                logger.debug("%s takes no connection: %s", replica.label, error)
+                continue
+            return
+        await self._refuse(scope, receive, send, 503)
+
+    async def _refuse(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        status: int,
+        detail: str = "",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Answer in place of a module. Modules log their own requests; this is the line for one that reached none."""
+        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        if self._logs and not f"{path}/".startswith(self._unlogged):
+            client = scope["client"][0] if scope.get("client") else ""
+            access_logger.info("%s %s %d", method, path, status, extra={"status": status, "client": client})
+        if scope["type"] == "websocket":
+            await receive()
+            await refuse_websocket(send, scope.get("extensions"), status, detail)
+        else:
+            await send_problem(send, status, detail, headers)
+
+
+def _health_of(module: Module) -> str:
+    if any(replica.healthy for replica in module.replicas):
+        return "healthy"
+    return "unhealthy" if any(replica.running for replica in module.replicas) else module.replicas[0].state
+
+
+async def _feed(connection: Connection, receive: Receive, body: bool) -> None:
+    """The request's body to the module; then wait for the client to leave, and end the connection with it."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            connection.close()
+            return
+        if body:
+            body = message.get("more_body", False)
+            try:
+                await connection.send(message.get("body", b""), more=body)
+            except BrokenError:
+                body = False  # it may have answered without reading all of it; the response tells
+
+
+async def _whole(receive: Receive, most: int) -> bytes | None:
+    """The body; None where it is longer."""
+    pieces: list[bytes] = []
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        piece = message.get("body", b"")
+        length += len(piece)
+        if length > most:
+            return None
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+async def _answer_json(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,68 @@
+"""Where the sockets of a workspace are: the control socket and the frame channels, in a private folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pywatt_host.control import control_folders
+from pywatt_host.exceptions import BindError
+from pywatt_host.http.sockets import Listener, bind
+from pywatt_host.manifest.values import TcpAddress, UnixAddress
+
+_SUFFIX = ".ipc"
+_LONGEST = 100  # octets of the path of a Unix socket
+
+
+def bind_channels(
+    kinds: frozenset[str], name: str, directory: Path, environ: Mapping[str, str]
+) -> dict[str, list[Listener]]:
+    """The listeners of the frame channels that modules use. Raises BindError."""
+    found: dict[str, list[Listener]] = {}
+    try:
+        if "ipc" in kinds:
+            path = _folder(directory, environ, name) / f"{name}-{os.getpid()}{_SUFFIX}"
+            found["ipc"] = bind([UnixAddress(os.fspath(path))], key="channel: ipc", directory=directory, backlog=128)
+        if "tcp" in kinds:
+            found["tcp"] = bind([TcpAddress("127.0.0.1", 0)], key="channel: tcp", directory=directory, backlog=128)
+    except BaseException:
+        for listeners in found.values():
+            for listener in listeners:
+                listener.close()
+        raise
+    return found
+
+
+def _folder(directory: Path, environ: Mapping[str, str], name: str) -> Path:
+    """The folder of the control sockets; where its path is too long for a socket, one of this user's in the folder for
+    temporary files. Sockets that were left over in it are removed."""
+    folder = control_folders(directory, environ)[0]
+    if len(os.fsencode(folder / f"{name}-{os.getpid()}{_SUFFIX}")) > _LONGEST:
+        folder = Path(tempfile.gettempdir()) / f"pywatt-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise BindError(f"unix:{folder}", "channel: ipc", error.strerror or str(error)) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise BindError(f"unix:{folder}", "channel: ipc", "others may write to this folder", "it must be ours, 0700")
+    for left_over in _dead(folder):
+        left_over.unlink(missing_ok=True)
+    return folder
+
+
+def _dead(folder: Path) -> Iterator[Path]:
+    """Sockets that nobody listens on any more, since their process was killed."""
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                yield path
+            except OSError:
+                continue

@@ -1,0 +1,74 @@
+"""The registry of services: who offers what, as long as the process lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.protocol.messages import Discover, Discovered, Provider, Register, Registered
+
+MOST = 1000  # providers of one process
+_LONGEST = 1024  # characters of a name or an address
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    provider: Provider
+    replica: Replica
+
+
+class Registry:
+    """Providers by id. The same service registered again by the same process keeps its id."""
+
+    def __init__(self, healthy: Callable[[Replica], bool] = lambda replica: replica.healthy) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._healthy = healthy
+
+    def register(self, message: Register, replica: Replica) -> Registered:
+        own = [entry.provider for entry in self._entries.values() if entry.replica is replica]
+        if max(len(message.name), len(message.address), len(message.service_type)) > _LONGEST:
+            return Registered(False, None, f"a name or an address is longer than {_LONGEST}", message.request_id)
+        known = next(
+            (
+                each.provider_id
+                for each in own
+                if (each.service_type, each.name, each.address) == (message.service_type, message.name, message.address)
+            ),
+            None,
+        )
+        if known is None and len(own) >= MOST:
+            return Registered(False, None, f"{MOST} services of this module are registered already", message.request_id)
+        provider_id = known or str(uuid4())
+        provider = Provider(
+            provider_id,
+            replica.module,
+            message.service_type,
+            message.name,
+            message.version,
+            message.address,
+            dict(message.metadata or {}),
+        )
+        self._entries[provider_id] = _Entry(provider, replica)
+        return Registered(True, provider_id, None, message.request_id)
+
+    def discover(self, message: Discover) -> Discovered:
+        """The first that is healthy; all of them, healthy ones first, where that was asked for."""
+        found = [
+            replace(entry.provider, is_healthy=self._healthy(entry.replica))
+            for entry in self._entries.values()
+            if entry.provider.service_type == message.service_type
+        ]
+        found.sort(key=lambda provider: not provider.is_healthy)
+        if not message.all_providers:
+            found = [provider for provider in found if provider.is_healthy][:1]
+        return Discovered(True, tuple(found), None, message.request_id)
+
+    def gone(self, replica: Replica) -> None:
+        """Forget what a process had registered."""
+        for provider_id in [id for id, entry in self._entries.items() if entry.replica is replica]:
+            del self._entries[provider_id]
+
+    def all(self) -> list[Provider]:
+        return [replace(entry.provider, is_healthy=self._healthy(entry.replica)) for entry in self._entries.values()]

@@ -1,0 +1,352 @@
+"""One of a module's processes: started, kept an eye on, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from pywatt_host.exceptions import ChannelError, HostError
+from pywatt_host.orchestrator.child import Child, start
+from pywatt_host.orchestrator.launch import Launch
+from pywatt_host.orchestrator.link import Duties, Link
+from pywatt_host.orchestrator.restarts import Backoff, Ending, Policy, again
+from pywatt_host.protocol.codec import Lines, line
+from pywatt_host.protocol.messages import EXTENSIONS, Announce, Heartbeat, HeartbeatAck, Init, Shutdown
+from pywatt_host.protocol.session import agreed
+
+logger = logging.getLogger("pywatt.wattson")
+
+_AFTER_TERM = 2.0  # seconds between SIGTERM and SIGKILL
+_AFTER_EOF = 1.0  # seconds for a process whose standard output ended to end as well
+_EARLY_HEARTBEAT = 0.5  # seconds between heartbeats until the module is healthy
+_SLOWER = 1.4  # then each interval is so much longer than the one before: a module must not take it for silence
+_MOST_FRAME_LINKS = 2  # a module that connects anew may let the old connection run out
+
+State: TypeAlias = Literal["waiting", "starting", "running", "draining", "stopping", "backoff", "ended", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is the same for all replicas of a module. Times in seconds, `frame` in octets."""
+
+    module: str
+    policy: Policy
+    start: float
+    stop: float
+    heartbeat: float
+    heartbeats_missed: int
+    frame: int
+    launch: Callable[[], Launch]
+
+
+class Surroundings(Protocol):
+    """What a replica needs of the workspace."""
+
+    def duties(self) -> Duties: ...
+
+    def init(self, replica: Replica) -> Init: ...
+
+    def line(self, replica: Replica, octets: bytes) -> None: ...
+
+    def changed(self) -> None:
+        """Something that others may wait for is another way now."""
+
+    def gone(self, replica: Replica) -> None:
+        """Its process has ended, and nothing that was asked of it will be answered."""
+
+
+class Replica:
+    """`live` runs one process after the other; everything else tells how the present one does."""
+
+    def __init__(self, terms: Terms, number: int, label: str, around: Surroundings) -> None:
+        self.terms = terms
+        self.module = terms.module
+        self.number = number
+        self.label = label
+        self.state: State = "waiting"
+        self.token = ""  # of the present process, for identify
+        self.pid: int | None = None
+        self.since = time.time()
+        self.restarts = 0
+        self.ending: Ending | None = None
+        self.announce: Announce | None = None
+        self.fetched: set[str] = set()  # secrets that the present process has asked for
+        self.health: Mapping[str, Any] | None = None
+        self.acknowledged = False
+        self.listener_answered = False  # whether anybody has answered at the announced address
+        self.cut = False  # whether it had to be killed at the end
+        self._around = around
+        self._child: Child | None = None
+        self._stdio: Link | None = None
+        self._frames: list[Link] = []
+        self._doom: asyncio.Future[str] | None = None
+        self._asked_at: float | None = None  # when the oldest unanswered heartbeat was sent
+        self._living = False
+        self._asked_in_life = False  # whether there was a process to stop when that was asked
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    # How it does ----------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Announced, and neither draining nor stopping."""
+        return self.state == "running"
+
+    @property
+    def healthy(self) -> bool:
+        """Running; and its own checks pass, or, where it tells nothing of them, it has answered a heartbeat."""
+        if not self.running or not self.acknowledged:
+            return False
+        return self.health is None or self.health.get("status") in ("healthy", "degraded")
+
+    @property
+    def over(self) -> bool:
+        """Whether it will not be started again."""
+        return self.state in ("ended", "failed")
+
+    def link(self) -> Link | None:
+        """Where to send what does not answer anything: the frame channel, else standard input."""
+        for found in reversed(self._frames):
+            if found.open:
+                return found
+        return self._stdio if self._stdio is not None and self._stdio.open else None
+
+    def status(self) -> dict[str, Any]:
+        """For `ps`."""
+        document: dict[str, Any] = {"replica": self.number, "state": self.state, "healthy": self.healthy}
+        document |= {"pid": self.pid, "restarts": self.restarts, "since": self.since}
+        document["listen"] = self.announce.listen if self.announce is not None else None
+        link = self.link()
+        document["channel"] = link.channel if link is not None else None
+        if self.health is not None:
+            document["checks"] = self.health.get("checks", {})
+        if self.ending is not None:
+            document["ending"] = str(self.ending)
+        return document
+
+    def _set(self, state: State) -> None:
+        if self.state != state:
+            self.state = state
+            self.since = time.time()
+        self._around.changed()
+
+    # Its lives ------------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Until it is asked to stop, or its policy says that it is over."""
+        backoff = Backoff()
+        self._living = True
+        try:
+            while not self._stopping.is_set():
+                self.ending = await self._life()
+                if self._stopping.is_set():
+                    break
+                if not again(self.terms.policy, self.ending):
+                    logger.log(
+                        logging.ERROR if self.ending.failed else logging.INFO,
+                        "%s has ended (%s) and is not started again (restart: %s)",
+                        self.label, self.ending, self.terms.policy, extra={"peer": self.label},
+                    )  # fmt: skip
+                    self._set("failed" if self.ending.failed else "ended")
+                    return
+                delay = backoff.after(self.ending)
+                logger.warning(
+                    "%s has ended (%s); started again in %.1fs", self.label, self.ending, delay,
+                    extra={"peer": self.label},
+                )  # fmt: skip
+                self._set("backoff")
+                self.restarts += 1
+                try:
+                    async with asyncio.timeout(delay):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pass
+            self._set("ended")
+        finally:
+            if self._child is not None:  # cancelled: nothing stays behind
+                self._child.signal(signal.SIGKILL)
+            self._ended.set()
+
+    async def _life(self) -> Ending:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self.token = secrets.token_urlsafe(32)
+        self.announce, self.health, self.acknowledged, self.listener_answered = None, None, False, False
+        self._asked_at = None
+        self.fetched = set()
+        self._doom = doom = loop.create_future()
+        frame = self.terms.frame
+        self._stdio = Link("stdio", self.label, Lines(frame), line, self._around.duties(), self._link_ended, frame)
+        self._stdio.replica = self
+        self._set("starting")
+        why = ""
+        try:
+            child = await start(self.terms.launch(), self._stdio.wire, lambda octets: self._around.line(self, octets))
+        except OSError as error:
+            self._close_links()
+            return Ending(127, False, 0.0, f"cannot be started: {error.strerror or error}")
+        self._child, self.pid = child, child.pid
+        exited = loop.create_task(child.wait())
+        watching = loop.create_task(self._watch(began))
+        try:
+            self._stdio.send(self._around.init(self))
+            if self._stopping.is_set():
+                self._stdio.send(Shutdown())
+            await asyncio.wait((exited, doom), return_when=asyncio.FIRST_COMPLETED)
+            if doom.done() and not exited.done():
+                why = doom.result()
+                if not self._stopping.is_set():
+                    logger.error("%s is killed: %s", self.label, why, extra={"peer": self.label})
+                child.signal(signal.SIGKILL)
+            code = await exited
+            self._asked_in_life = self._stopping.is_set()
+        finally:
+            watching.cancel()
+            if not exited.done():
+                child.signal(signal.SIGKILL)
+                exited.cancel()
+            announced = self.announce is not None
+            self._child, self.pid = None, None
+            self._close_links()
+            self._around.gone(self)
+        return Ending(code, announced, loop.time() - began, why)
+
+    def _close_links(self) -> None:
+        for each in [*self._frames, *([self._stdio] if self._stdio is not None else [])]:
+            each.end(ChannelError(each.channel, "", f"{self.label} has ended"))
+        self._frames.clear()
+        self._stdio = None
+        self.announce = None
+
+    def kill(self, why: str) -> None:
+        """End the present process at once; its policy decides what comes then."""
+        if self._doom is not None and not self._doom.done():
+            self._doom.set_result(why)
+
+    # What it says ---------------------------------------------------------------------------------------------------
+
+    def announced(self, message: Announce) -> None:
+        """The module serves; a second announce (another address, other endpoints) replaces the first."""
+        first = self.announce is None
+        self.announce = message
+        if self._stdio is not None:
+            self._stdio.session.extensions = agreed(frozenset(message.extensions), EXTENSIONS)
+        if first and self.state == "starting":
+            logger.info("%s is up on %s", self.label, message.listen, extra={"peer": self.label})
+            self._beat()
+            self._set("running")
+        else:
+            self._around.changed()
+
+    def beaten(self, message: HeartbeatAck) -> None:
+        """A heartbeat was answered."""
+        before = self.healthy
+        self.acknowledged, self._asked_at = True, None
+        self.health = message.health
+        if self.healthy != before:
+            logger.log(
+                logging.INFO if self.healthy else logging.WARNING,
+                "%s is %s", self.label, "healthy" if self.healthy else "unhealthy", extra={"peer": self.label},
+            )  # fmt: skip
+            self._around.changed()
+
+    def drains(self) -> None:
+        """It takes nothing new any more."""
+        if self.state == "running":
+            self._set("draining")
+
+    def adopt(self, link: Link) -> None:
+        """A frame channel that has identified itself as the present process."""
+        link.replica = self
+        self._frames.append(link)
+        while len(self._frames) > _MOST_FRAME_LINKS:
+            self._frames.pop(0).end()
+
+    def _link_ended(self, link: Link, why: HostError | None) -> None:
+        if link is not self._stdio:
+            self.forget(link)
+        elif why is not None:
+            self.kill(f"its standard output cannot be read: {why}")
+        else:
+            asyncio.get_running_loop().call_later(
+                _AFTER_EOF, self._after_eof, self._doom, "it closed its standard output and did not end"
+            )
+
+    def _after_eof(self, doom: asyncio.Future[str] | None, why: str) -> None:
+        if doom is not None and doom is self._doom and self._child is not None and not self._stopping.is_set():
+            self.kill(why)
+
+    def forget(self, link: Link) -> None:
+        """A frame channel is lost; standard input and output go on."""
+        if link in self._frames:
+            self._frames.remove(link)
+
+    # Watching -------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, began: float) -> None:
+        """The announce in time, then heartbeats."""
+        terms, loop = self.terms, asyncio.get_running_loop()
+        interval = min(_EARLY_HEARTBEAT, terms.heartbeat)
+        while self.announce is None:
+            left = began + terms.start - loop.time()
+            if left <= 0:
+                self.kill(f"no announce within {terms.start:g}s (timeouts.start)")
+                return
+            await asyncio.sleep(min(left, interval))
+        while True:
+            await asyncio.sleep(interval)
+            if self.healthy:
+                interval = min(interval * _SLOWER, terms.heartbeat)
+            patience = terms.heartbeat * terms.heartbeats_missed
+            if self._asked_at is not None and loop.time() - self._asked_at >= patience:
+                self.kill(f"no answer to {terms.heartbeats_missed} heartbeats (limits.heartbeat_missed)")
+                return
+            self._beat()
+
+    def _beat(self) -> None:
+        link = self.link()
+        if link is not None and link.send(Heartbeat()) and self._asked_at is None:
+            self._asked_at = asyncio.get_running_loop().time()
+
+    # Stopping -------------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """`shutdown`, then SIGTERM, then SIGKILL; returns when it is over for good. `cut` is set where it had to be
+        killed, or said by its exit code that work was cut."""
+        self._stopping.set()
+        if self.over:
+            return
+        if not self._living:
+            self._set("ended")
+            return
+        self._set("stopping")
+        if self._child is not None and self._stdio is not None:
+            self._stdio.send(Shutdown())
+        if not await self._ends_within(self.terms.stop):
+            logger.error(
+                "%s did not end within %gs of shutdown (timeouts.stop): SIGTERM", self.label, self.terms.stop,
+                extra={"peer": self.label},
+            )  # fmt: skip
+            self.cut = True
+            if self._child is not None:
+                self._child.signal(signal.SIGTERM)
+            if not await self._ends_within(_AFTER_TERM):
+                self.kill("it did not end after SIGTERM")
+                await self._ended.wait()
+        if self._asked_in_life and self.ending is not None and self.ending.failed:
+            self.cut = True
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True

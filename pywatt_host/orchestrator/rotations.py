@@ -1,0 +1,93 @@
+"""Rotation: new values from the sources, told to every process that has asked for them, acknowledged by each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from uuid import uuid4
+
+from pywatt_host.exceptions import SecretError
+from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.protocol.messages import Rotated, RotationAck
+from pywatt_host.protocol.session import cut
+from pywatt_host.secrets import SecretStore
+
+logger = logging.getLogger("pywatt.secrets")
+
+PATIENCE = 10.0  # seconds for all acknowledgements of one rotation
+
+
+class Rotations:
+    """One after the other, so that no process is told a newer value before an older one."""
+
+    def __init__(self, store: SecretStore, replicas: Callable[[], Iterable[Replica]]) -> None:
+        self._store = store
+        self._replicas = replicas
+        self._one_at_a_time = asyncio.Lock()
+        self._waiting: dict[str, dict[Replica, asyncio.Future[RotationAck]]] = {}
+
+    async def rotate(self, names: Iterable[str], why: str) -> dict[str, Any]:
+        """Fetch these anew and tell everyone concerned; every value is rotated, whether it is another one or not.
+        Returns `{"rotation_id", "keys", "acknowledged": {label: "success" | "error: ..." | "no answer"}}`. Raises
+        SecretError where a value cannot be had: then all stays as it was."""
+        names = tuple(dict.fromkeys(names))
+        unknown = [name for name in names if name not in self._store.names()]
+        if unknown:
+            raise SecretError(f"nothing is known of {cut(unknown[0], 60)}: it is not declared, and nobody asked for it")
+        async with self._one_at_a_time:
+            self._store.install(await self._store.refresh(names))
+            rotation_id = str(uuid4())
+            loop = asyncio.get_running_loop()
+            waiting: dict[Replica, asyncio.Future[RotationAck]] = {}
+            self._waiting[rotation_id] = waiting
+            try:
+                for replica in self._replicas():
+                    keys = tuple(name for name in names if name in replica.fetched)
+                    link = replica.link()
+                    if keys and link is not None:
+                        waiting[replica] = loop.create_future()
+                        if not link.send(Rotated(keys, rotation_id)):
+                            waiting[replica].cancel()
+                if waiting:
+                    await asyncio.wait(waiting.values(), timeout=PATIENCE)
+            finally:
+                del self._waiting[rotation_id]
+        acknowledged = {replica.label: _outcome(answer) for replica, answer in waiting.items()}
+        logger.info(
+            "rotated %s (%s)", ", ".join(names), why, extra={"rotation_id": rotation_id, "acknowledged": acknowledged}
+        )
+        return {"rotation_id": rotation_id, "keys": list(names), "acknowledged": acknowledged}
+
+    def acknowledged(self, message: RotationAck, replica: Replica) -> None:
+        answer = self._waiting.get(message.rotation_id, {}).get(replica)
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    def gone(self, replica: Replica) -> None:
+        """It will not answer; the next process asks for the new values by itself."""
+        for waiting in self._waiting.values():
+            answer = waiting.get(replica)
+            if answer is not None:
+                answer.cancel()
+
+    async def watch(self, interval: float) -> None:
+        """Rotate by itself what has changed in a source, as long as it is awaited."""
+        async for names in self._store.watch(interval):
+            try:
+                await self.rotate(sorted(names), "a changed source")
+            except SecretError as error:
+                logger.error("rotation of %s (a changed source) failed: %s", ", ".join(sorted(names)), error)
+
+
+def _outcome(answer: asyncio.Future[RotationAck]) -> str:
+    if not answer.done() or answer.cancelled():
+        return "no answer"
+    message = answer.result()
+    return "success" if message.status == "success" else f"error: {cut(message.message or message.status, 300)}"
+
+
+def refused(report: Mapping[str, Any]) -> bool:
+    """Whether a rotation was not taken by everyone who was told."""
+    return any(outcome != "success" for outcome in report["acknowledged"].values())

@@ -1,0 +1,116 @@
+"""A WebSocket through the gateway: message by message, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Any
+
+from pywatt_host.http.problem import refuse_websocket
+from pywatt_host.orchestrator.upstream import Address
+from pywatt_host.types import Headers, Receive, Scope, Send
+
+_LARGEST = 16 * 1024**2  # octets of a message, as the server's own
+_OPEN = 10.0  # seconds for the module's handshake
+_CLOSE = 2.0
+_UNUSUAL = 1011  # close code where the module went away without one (RFC 6455, section 7.4.1)
+_NOT_FOR_CLOSE = frozenset({1005, 1006, 1015})
+
+
+async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    """Connect to the module, accept what it accepts, and pass messages on until one side closes. Raises OSError where
+    nobody takes the connection; the client has heard nothing then."""
+    exceptions = import_module("websockets.exceptions")
+    refusal: int
+    try:
+        async with _connected(address, target, headers, scope["subprotocols"]) as module:
+            await receive()  # websocket.connect
+            await send({"type": "websocket.accept", "subprotocol": module.subprotocol})
+            await _pump(module, receive, send)
+            return
+    except exceptions.InvalidStatus as error:
+        refusal = error.response.status_code
+    except (exceptions.InvalidHandshake, exceptions.InvalidURI, TimeoutError):
+        refusal = 502
+    await receive()
+    await refuse_websocket(send, scope.get("extensions"), refusal)
+
+
+@asynccontextmanager
+async def _connected(address: Address, target: str, headers: Headers, subprotocols: list[str]) -> AsyncIterator[Any]:
+    connect = import_module("websockets.asyncio.client").connect
+    host = next(value for name, value in headers if name == b"host").decode("latin-1")
+    more = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name not in (b"host", b"origin", b"user-agent") and not name.startswith(b"sec-websocket-")
+    ]
+    given = {name: value.decode("latin-1") for name, value in headers if name in (b"origin", b"user-agent")}
+    place: dict[str, Any] = (
+        {"unix": True, "path": address.path}
+        if address.path is not None
+        else {"host": address.host, "port": address.port}
+    )
+    connection = await connect(
+        f"ws://{host}{target}",
+        origin=given.get(b"origin"),
+        user_agent_header=given.get(b"user-agent"),
+        additional_headers=more,
+        subprotocols=subprotocols or None,
+        compression=None,
+        proxy=None,
+        open_timeout=_OPEN,
+        close_timeout=_CLOSE,
+        ping_interval=None,
+        max_size=_LARGEST,
+        max_queue=4,
+        **place,
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _pump(module: Any, receive: Receive, send: Send) -> None:
+    """Until one side closes; the other is told the same code."""
+    outward = asyncio.create_task(_from_client(module, receive))
+    inward = asyncio.create_task(_to_client(module, send))
+    try:
+        await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
+        if inward.done() and not outward.done():
+            code, reason = module.close_code or _UNUSUAL, module.close_reason or ""
+            code = _UNUSUAL if code in _NOT_FOR_CLOSE and code != 1005 else code
+            await send({"type": "websocket.close", "code": 1000 if code == 1005 else code, "reason": reason})
+    finally:
+        for task in (outward, inward):
+            task.cancel()
+        await asyncio.gather(outward, inward, return_exceptions=True)
+
+
+async def _from_client(module: Any, receive: Receive) -> None:
+    closed = import_module("websockets.exceptions").ConnectionClosed
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            code = message.get("code") or 1005
+            if code in _NOT_FOR_CLOSE:
+                await module.close()
+            else:
+                await module.close(code, message.get("reason") or "")
+            return
+        try:
+            text = message.get("text")
+            await module.send(text if text is not None else message["bytes"])
+        except closed:
+            return
+
+
+async def _to_client(module: Any, send: Send) -> None:
+    async for message in module:
+        if isinstance(message, str):
+            await send({"type": "websocket.send", "text": message})
+        else:
+            await send({"type": "websocket.send", "bytes": message})

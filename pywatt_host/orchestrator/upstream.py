@@ -1,0 +1,173 @@
+"""The gateway's HTTP/1.1 client: to one address, streaming both ways, connections kept for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from pywatt_host.types import Headers
+
+_CONNECT = 2.0  # seconds
+_IDLE = 2.0  # seconds that a connection is kept: well below what servers keep them, so that none is on its way out
+_MOST_IDLE = 64  # connections to one address
+_PIECE = 65536
+_HEAD = 65536  # most octets of a response head
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a module listens: a Unix socket's path, or host and port."""
+
+    path: str | None
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Address | None:
+        """As `announce` has it: `IP:port` or an absolute path. None for what nobody can listen on."""
+        text = text.removeprefix("http://").removeprefix("unix:")
+        if text.startswith("/"):
+            return cls(text)
+        host, _, port = text.rstrip("/").rpartition(":")
+        if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            return None
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+        return cls(None, host, int(port))
+
+
+class BrokenError(Exception):
+    """The module closed the connection before its response was complete, or answered what is not HTTP. `silent`: it
+    had not answered anything, on a connection that was used before."""
+
+    def __init__(self, why: str, *, silent: bool = False) -> None:
+        self.silent = silent
+        super().__init__(why)
+
+
+class Connection:
+    """One connection, one request at a time."""
+
+    def __init__(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.address = address
+        self._h11: Any = import_module("h11")
+        self._reader = reader
+        self._writer = writer
+        self._state: Any = self._h11.Connection(self._h11.CLIENT, max_incomplete_event_size=_HEAD)
+        self._used = 0
+        self._heard = False
+        self.idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing has happened to it while it was idle."""
+        fresh = time.monotonic() - self.idle_since < _IDLE
+        return fresh and not self._reader.at_eof() and not self._writer.transport.is_closing()
+
+    def begin(self, method: str, target: bytes, headers: Headers, *, body: bool) -> None:
+        """Send the head, and with it the end where there is no body. Raises BrokenError for a head that is none."""
+        self._used += 1
+        self._heard = False
+        try:
+            data = self._state.send(self._h11.Request(method=method, target=target, headers=headers))
+            if not body:
+                data += self._state.send(self._h11.EndOfMessage())
+        except self._h11.LocalProtocolError as error:
+            raise BrokenError(str(error)) from error
+        self._writer.write(data)
+
+    async def send(self, piece: bytes, *, more: bool) -> None:
+        """Some of the body. Raises BrokenError, also where it is not as long as its head says."""
+        try:
+            if piece:
+                self._writer.write(self._state.send(self._h11.Data(data=piece)))
+            if not more:
+                self._writer.write(self._state.send(self._h11.EndOfMessage()))
+            await self._writer.drain()
+        except (self._h11.LocalProtocolError, OSError) as error:
+            raise BrokenError(str(error)) from error
+
+    async def head(self) -> tuple[int, Headers]:
+        """Status and headers of the response. Raises BrokenError."""
+        while True:
+            event = await self._next()
+            if isinstance(event, self._h11.Response):
+                return event.status_code, [(bytes(name), bytes(value)) for name, value in event.headers]
+            if not isinstance(event, self._h11.InformationalResponse):
+                raise BrokenError("it closed the connection", silent=not self._heard and self._used > 1)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The pieces of the response. Raises BrokenError where it breaks off."""
+        while True:
+            event = await self._next()
+            if isinstance(event, self._h11.Data):
+                yield bytes(event.data)
+            elif isinstance(event, self._h11.EndOfMessage):
+                return
+            else:
+                raise BrokenError("the response broke off")
+
+    async def _next(self) -> Any:
+        try:
+            while (event := self._state.next_event()) is self._h11.NEED_DATA:
+                data = await self._reader.read(_PIECE)
+                self._heard = self._heard or bool(data)
+                self._state.receive_data(data)
+        except self._h11.RemoteProtocolError as error:
+            silent = not self._heard and self._used > 1
+            raise BrokenError(f"what it answered is not HTTP: {error}", silent=silent) from error
+        except OSError as error:
+            silent = not self._heard and self._used > 1
+            raise BrokenError((error.strerror or "lost").lower(), silent=silent) from error
+        return event
+
+    def again(self) -> bool:
+        """Get ready for another request; False where that cannot be."""
+        h11 = self._h11
+        if self._state.our_state is not h11.DONE or self._state.their_state is not h11.DONE:
+            return False
+        self._state.start_next_cycle()
+        self.idle_since = time.monotonic()
+        return True
+
+    def close(self) -> None:
+        self._writer.transport.abort()
+
+
+class Pool:
+    """Idle connections by address."""
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+
+    async def take(self, address: Address, *, fresh: bool) -> Connection:
+        """A connection; with `fresh` one that nobody has used. Raises OSError and TimeoutError: nothing was sent."""
+        idle = self._idle[address]
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+            connection.close()
+        async with asyncio.timeout(_CONNECT):
+            if address.path is not None:
+                reader, writer = await asyncio.open_unix_connection(address.path, limit=_PIECE)
+            else:
+                reader, writer = await asyncio.open_connection(address.host, address.port, limit=_PIECE)
+        return Connection(address, reader, writer)
+
+    def give_back(self, connection: Connection) -> None:
+        idle = self._idle[connection.address]
+        if len(idle) < _MOST_IDLE and connection.again():
+            idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()

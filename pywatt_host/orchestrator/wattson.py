@@ -1,0 +1,341 @@
+"""All of it together: from a workspace to running modules, and back to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pywatt_host.control import control_path
+from pywatt_host.exceptions import BindError
+from pywatt_host.http.server import Bounds, Drain, HttpServer
+from pywatt_host.http.sockets import Listener, bind
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.orchestrator.answers import Answers
+from pywatt_host.orchestrator.control import WorkspaceControl
+from pywatt_host.orchestrator.doors import Doors
+from pywatt_host.orchestrator.gateway import Gateway
+from pywatt_host.orchestrator.launch import Launch, launch_of
+from pywatt_host.orchestrator.link import Duties
+from pywatt_host.orchestrator.module import Module
+from pywatt_host.orchestrator.news import News
+from pywatt_host.orchestrator.output import Output
+from pywatt_host.orchestrator.paths import hidden_paths
+from pywatt_host.orchestrator.places import bind_channels
+from pywatt_host.orchestrator.ports import Ports
+from pywatt_host.orchestrator.registry import Registry
+from pywatt_host.orchestrator.replica import Replica, Terms
+from pywatt_host.orchestrator.rotations import Rotations
+from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.topics import Topics
+from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
+from pywatt_host.secrets import SecretStore
+from pywatt_host.types import ASGIApp
+
+logger = logging.getLogger("pywatt.wattson")
+
+_BOUNDS = Bounds(64 * 1024, 10.0, 5.0, 2048)  # of the gateway and the control socket: as a manifest's defaults
+_CONTROL_DRAIN = 1.0  # seconds for answers on the control socket at the end
+_CANCELLED = 2.0  # seconds for a process that was killed to be gone
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """What there is to say once everything has started, or has failed to."""
+
+    gateway: tuple[str, ...]
+    modules: tuple[dict[str, Any], ...]
+
+
+class Wattson:
+    """A workspace, ready to run, once. `manifests` are those of its modules, loaded."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        manifests: Mapping[str, Manifest],
+        store: SecretStore,
+        output: Output,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.workspace = workspace
+        self.name = workspace.directory.name or "wattson"
+        self.modules: dict[str, Module] = {}
+        self.router = Router(self.modules, workspace.timeouts.request)
+        self.registry = Registry()
+        self.output = output
+        self.rotations = Rotations(store, self._replicas)
+        self.started = time.time()
+        self._environ = environ
+        self._store = store
+        self._ports = Ports()
+        self._topics = Topics()
+        self._answers = Answers(
+            self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store
+        )
+        self._news = News()
+        self._drain = Drain()
+        self._stopping = False
+        self._secret_names = {*workspace.secrets.keys}
+        for manifest in manifests.values():
+            self._secret_names |= set(manifest.secret_keys)
+        for id, declared in workspace.modules.items():
+            self._secret_names |= set(declared.secrets or ())
+            output.declare(id, declared.replicas)
+            terms = self._terms(id)
+            replicas = [
+                Replica(terms, number, output.label(id, number), self) for number in range(1, declared.replicas + 1)
+            ]
+            self.modules[id] = Module(id, declared, replicas, hidden_paths(manifests.get(id)))
+        self._channels: dict[str, list[Listener]] = {}
+        self._gateway_address: tuple[str, ...] = ()
+
+    def _terms(self, id: str) -> Terms:
+        workspace = self.workspace
+        times, declared = workspace.timeouts, workspace.modules[id]
+        return Terms(
+            id, declared.restart, times.start, times.stop, times.heartbeat, workspace.limits.heartbeat_missed,
+            workspace.limits.frame, lambda: self._launch(id),
+        )  # fmt: skip
+
+    def _launch(self, id: str) -> Launch:
+        # Whatever a module has been given as a secret is none of another's environment.
+        withheld = self._secret_names | set(self._store.texts)
+        return launch_of(id, self.workspace.modules[id], self.workspace, self._environ, withheld)
+
+    def _replicas(self) -> list[Replica]:
+        return [replica for module in self.modules.values() for replica in module.replicas]
+
+    # What replicas need ---------------------------------------------------------------------------------------------
+
+    def duties(self) -> Duties:
+        return self._answers.duties
+
+    def init(self, replica: Replica) -> Init:
+        """What a process is told first. Its port: any for ours, which announce the real one; for others a free one,
+        since they may announce what they were told."""
+        declared = self.workspace.modules[replica.module]
+        ipc, tcp = self._channels.get("ipc"), self._channels.get("tcp")
+        port = 0 if declared.manifest is not None else self._ports.free(replica) or 0
+        uses = declared.channel
+        return Init(
+            self._gateway_address[0],
+            replica.module,
+            dict(declared.env),
+            f"127.0.0.1:{port}",
+            TcpChannelOffer(tcp[0].address.removeprefix("http://")) if tcp and uses == "tcp" else None,
+            IpcChannelOffer(ipc[0].address.removeprefix("unix:")) if ipc and uses == "ipc" else None,
+            replica.token if uses != "stdio" else None,
+            "Token" if uses != "stdio" else None,
+            None,
+            tuple(sorted(EXTENSIONS)),
+        )
+
+    def line(self, replica: Replica, octets: bytes) -> None:
+        self.output.write(replica.module, replica.number, octets)
+
+    def changed(self) -> None:
+        self.router.flush()
+        self._news.tell()
+
+    def gone(self, replica: Replica) -> None:
+        self.router.gone(replica)
+        self.registry.gone(replica)
+        self.rotations.gone(replica)
+        self._topics.gone(replica)
+        self._ports.gone(replica)
+        self._answers.gone(replica)
+
+    # Running --------------------------------------------------------------------------------------------------------
+
+    async def serve(self, on_up: Callable[[Up], None] = lambda up: None) -> int:
+        """Run until stopped by a signal, `stop()` or the control socket, or until no module is left. Returns the exit
+        code: 0 where everything ended as asked, 1 where work was cut or a module failed for good. Raises HostError
+        where it cannot start; nothing is left behind then."""
+        bound: list[Listener] = []
+        with _Signals(self.stop):
+            try:
+                workspace = self.workspace
+                gateway = bind(
+                    [workspace.gateway.listen], key="gateway.listen", directory=workspace.directory, backlog=2048
+                )
+                bound += gateway
+                kinds = frozenset(module.channel for module in workspace.modules.values())
+                self._channels = bind_channels(kinds, self.name, workspace.directory, self._environ)
+                bound += [listener for listeners in self._channels.values() for listener in listeners]
+                control = self._bind_control()
+                bound += control
+                self._gateway_address = tuple(listener.address for listener in gateway)
+                await self._store.load()
+                return await self._run(gateway, control, on_up)
+            finally:
+                for listener in bound:
+                    listener.close()
+
+    async def _run(self, gateway: list[Listener], control: list[Listener], on_up: Callable[[Up], None]) -> int:
+        doors = Doors(self._channels, self.modules, self.workspace.limits.frame)
+        doors.duties = self._answers.duties
+        ended = Drain()
+        async with TaskGroup() as tasks:
+            watching = [
+                tasks.create_task(self.router.watch(), name="messages"),
+                tasks.create_task(self.rotations.watch(self.workspace.secrets.interval), name="watch secrets"),
+            ]
+            async with AsyncExitStack() as stack:
+                if control:
+                    app = WorkspaceControl(self)
+                    await stack.enter_async_context(_served("control", app, control, ended, tasks))
+                    stack.callback(app.close)
+                await stack.enter_async_context(doors.running(tasks))
+                await stack.enter_async_context(self._living(tasks))
+                served = Gateway(self.modules, self.workspace)
+                stack.push_async_callback(served.close)
+                await stack.enter_async_context(_served("gateway", served, gateway, self._drain, tasks))
+                tasks.create_task(self._tell(on_up), name="ready")
+                await self._news.until(lambda: self._stopping or self._all_over())
+                if not self._stopping:
+                    self.stop("no module is left")
+                ended.deadline = time.monotonic() + self.workspace.timeouts.stop + _CONTROL_DRAIN
+            for task in watching:
+                task.cancel()
+        replicas = self._replicas()
+        failed = any(replica.state == "failed" for replica in replicas)
+        return 1 if failed or self._drain.cut or any(replica.cut for replica in replicas) else 0
+
+    def _all_over(self) -> bool:
+        return all(replica.over for replica in self._replicas())
+
+    @asynccontextmanager
+    async def _living(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        """Every module, started in the order of what it depends on and stopped the other way round."""
+        living = {
+            id: tasks.create_task(self._bring_up(module), name=f"module {id}") for id, module in self.modules.items()
+        }
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(self._bring_down(module) for module in self.modules.values()))
+            await asyncio.gather(*living.values())
+
+    async def _bring_up(self, module: Module) -> None:
+        for id, dependency in module.declared.depends_on.items():
+            other, condition = self.modules[id], dependency.condition
+            await self._news.until(lambda other=other, condition=condition: self._stopping or other.meets(condition))  # type: ignore[misc]
+        if not self._stopping:
+            await asyncio.gather(*(replica.live() for replica in module.replicas))
+
+    async def _bring_down(self, module: Module) -> None:
+        """Once everything that depends on it is gone."""
+        dependants = [other for other in self.modules.values() if module.id in other.declared.depends_on]
+        await self._news.until(lambda: all(replica.over for other in dependants for replica in other.replicas))
+        await self.stop_module(module.id)
+        self._news.tell()
+
+    async def stop_module(self, id: str) -> None:
+        """Stop all processes of one module for good. Raises KeyError."""
+        await asyncio.gather(*(replica.stop() for replica in self.modules[id].replicas))
+
+    async def _tell(self, on_up: Callable[[Up], None]) -> None:
+        await self._news.until(lambda: self._stopping or self._settled())
+        if not self._stopping:
+            on_up(Up(self._gateway_address, tuple(module.status() for module in self.modules.values())))
+
+    def _settled(self) -> bool:
+        """Whether every module runs, has failed, or waits for one that has."""
+        held: set[str] = set()  # settled without being there
+        for _ in self.modules:
+            for id, module in self.modules.items():
+                waits = all(replica.state == "waiting" for replica in module.replicas)
+                if waits:
+                    needed = module.declared.depends_on
+                    if any(
+                        other in held and not self.modules[other].meets(needed[other].condition) for other in needed
+                    ):
+                        held.add(id)
+                elif module.settled and not any(replica.running for replica in module.replicas):
+                    held.add(id)
+        return all(id in held or module.settled for id, module in self.modules.items())
+
+    def _bind_control(self) -> list[Listener]:
+        """Without a control socket in the usual place there is a warning, without one asked for an error."""
+        setting, directory = self.workspace.control, self.workspace.directory
+        try:
+            path = control_path(setting, self.name, directory, self._environ)
+            if path is None:
+                return []
+            return bind([UnixAddress(os.fspath(path))], key="control", directory=directory, backlog=128)
+        except (BindError, OSError) as error:
+            if setting != "auto":
+                raise
+            logger.warning("no control socket: %s", error, extra={"key": "control"})
+            return []
+
+    # Telling and stopping -------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """For `ps`, in the shape that single hosts answer in."""
+        modules = [module.status() for module in self.modules.values()]
+        healthy = all(module["status"] == "healthy" for module in modules)
+        return {
+            "kind": "workspace",
+            "module": {"id": self.name},
+            "pid": os.getpid(),
+            "started": self.started,
+            "status": "draining" if self._stopping else "healthy" if healthy else "unhealthy",
+            "listen": list(self._gateway_address),
+            "modules": modules,
+            "messages": dict(self.router.counts),
+        }
+
+    def stop(self, why: str) -> None:
+        """Begin to stop; a second call forces: everything that still runs is killed."""
+        if self._stopping:
+            logger.error("forced to stop: every module is killed")
+            self._drain.deadline = time.monotonic()
+            for replica in self._replicas():
+                replica.cut = replica.cut or replica.pid is not None
+                replica.kill("forced to stop")
+            return
+        self._stopping = True
+        self._drain.deadline = time.monotonic() + self.workspace.timeouts.stop
+        logger.info("stopping: %s", why)
+        self._news.tell()
+
+    def asked_to_stop(self) -> None:
+        """By the control socket, where asking twice does not force."""
+        if not self._stopping:
+            self.stop("asked over the control socket")
+
+
+@asynccontextmanager
+async def _served(
+    name: str, app: ASGIApp, listeners: list[Listener], drain: Drain, tasks: TaskGroup
+) -> AsyncIterator[None]:
+    async with HttpServer(name, app, listeners, _BOUNDS, drain).running(tasks):
+        yield
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask to stop."""
+
+    def __init__(self, stop: Callable[[str], None]) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,162 @@
+"""The two framings: lines of JSON (stdio), and frames with a length and a format (Unix sockets and TCP).
+
+A decoder takes octets in any pieces and gives whole units; it keeps what has arrived and never makes room for what a
+header only claims. An encoder gives the octets of one message.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import orjson
+
+from pywatt_host.exceptions import ProtocolError
+from pywatt_host.manifest.values import format_size
+from pywatt_host.protocol.jsontext import loads
+from pywatt_host.protocol.messages import Extensions, Message, Received, message_of
+
+HANDSHAKE_LIMIT = 1024**2  # octets of the line with `init`
+
+_HEADER = struct.Struct(">IB")
+_JSON = 1
+_NAMES = {2: "binary", 3: "base64"}
+
+Encode: TypeAlias = Callable[[Message, Extensions], bytes]
+
+
+class Decoder(Protocol):
+    """Octets in any pieces to whole units. Raises ProtocolError where the stream cannot go on."""
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+
+class Lines:
+    """Units end with a line feed, and with nothing else that Unicode takes for a line's end."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._rest = bytearray()  # one buffer, so that a line in many pieces costs its own length and no more
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are whole now, without their ends; empty ones are left out. Raises ProtocolError for one that
+        is longer than the limit, as soon as that is seen."""
+        if b"\n" not in data:
+            self._keep(data)
+            return []
+        *whole, rest = data.split(b"\n")
+        if self._rest:
+            whole[0] = b"".join((self._rest, whole[0]))
+            self._rest = bytearray()
+        for line in whole:
+            if len(line) > self.limit:
+                raise _too_large(self.limit)
+        self._keep(rest)
+        return [line for line in whole if line and not line.isspace()]
+
+    def _keep(self, piece: bytes) -> None:
+        if len(self._rest) + len(piece) > self.limit:
+            raise _too_large(self.limit)
+        self._rest += piece
+
+
+class Frames:
+    """4 octets of length (big-endian, of the payload alone), 1 octet of format, payload."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._rest = bytearray()
+        self._need = _HEADER.size  # octets until there is something to decide
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The JSON payloads that are whole now. Raises ProtocolError for a frame that is too long (from its header
+        alone) or of a format that is not JSON."""
+        if len(self._rest) + len(data) < self._need:
+            self._rest += data
+            return []
+        if self._rest:
+            data = b"".join((self._rest, data))
+            self._rest = bytearray()
+        units: list[bytes] = []
+        at, end = 0, len(data)
+        self._need = _HEADER.size
+        while end - at >= _HEADER.size:
+            length, format = _HEADER.unpack_from(data, at)
+            if length > self.limit:
+                raise _too_large(self.limit)
+            if format != _JSON:
+                raise _wrong_format(format)
+            start = at + _HEADER.size
+            if end - start < length:
+                self._need = _HEADER.size + length
+                break
+            at = start + length
+            units.append(data[start:at])
+        self._rest += data[at:]
+        return units
+
+
+def _too_large(limit: int) -> ProtocolError:
+    return ProtocolError("too-large", f"a message is longer than {format_size(limit)} (channels.limits.frame)")
+
+
+def _wrong_format(format: int) -> ProtocolError:
+    if format == 0:
+        return ProtocolError(
+            "format",
+            "a frame has the format 0, which is no format here (1 JSON, 2 binary, 3 base64); Python modules of the"
+            " original number them 0 JSON, 1 msgpack",
+        )
+    name = f"{format} ({_NAMES[format]})" if format in _NAMES else str(format)
+    return ProtocolError("format", f"a frame has the format {name}; operations are JSON, which is 1")
+
+
+def read(unit: bytes) -> Received:
+    """The message in a unit. Raises ProtocolError."""
+    return message_of(loads(unit))
+
+
+def line(message: Message, extensions: Extensions) -> bytes:
+    """A message as a line."""
+    return _dumps(message.wire(extensions), orjson.OPT_APPEND_NEWLINE)
+
+
+def frame(message: Message, extensions: Extensions) -> bytes:
+    """A message of an orchestrator as a frame: the bare operation."""
+    return _framed(_dumps(message.wire(extensions)))
+
+
+class EnvelopeFrames:
+    """Messages of a module as frames, each in its Message envelope with an id of its own (a UUID, RFC 9562)."""
+
+    def __init__(self) -> None:
+        self._ids = Ids()
+
+    def __call__(self, message: Message, extensions: Extensions) -> bytes:
+        return _framed(_dumps({"id": self._ids(), "content": message.wire(extensions), "metadata": {}}))
+
+
+class Ids:
+    """UUIDs of version 8 (RFC 9562, section 5.8): a random part for the maker, and a counter."""
+
+    def __init__(self) -> None:
+        digits = os.urandom(10).hex()
+        self._prefix = f"{digits[:8]}-{digits[8:12]}-8{digits[12:15]}-a{digits[15:18]}-"
+        self._count = 0
+
+    def __call__(self) -> str:
+        self._count += 1
+        return f"{self._prefix}{self._count:012x}"
+
+
+def _dumps(document: Any, option: int = 0) -> bytes:
+    try:
+        return orjson.dumps(document, option=option)
+    except TypeError as error:
+        raise ProtocolError("json", f"it has no JSON form: {error}") from None
+
+
+def _framed(payload: bytes) -> bytes:
+    return _HEADER.pack(len(payload), _JSON) + payload

@@ -1,0 +1,277 @@
+"""What modules ask the orchestrator for: services, ports, topics, secrets, stores."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from pywatt_host.manifest.model.secrets import SecretKey
+from pywatt_host.orchestrator.answers import Answers
+from pywatt_host.orchestrator.module import Module
+from pywatt_host.orchestrator.ports import Ports
+from pywatt_host.orchestrator.registry import Registry
+from pywatt_host.orchestrator.rotations import Rotations, refused
+from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.topics import Topics
+from pywatt_host.protocol.messages import EXTENSIONS
+from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.environment import EnvironmentSource
+from tests.hosting import run
+from tests.orchestrator.conversing import Around, Peer, module_of
+
+VALUES = {"TOKEN": "the-first-token", "OTHER": "another-secret"}
+
+
+class Office:
+    """Modules `a` (may have TOKEN alone) and `b`, and everybody who answers them."""
+
+    def __init__(self) -> None:
+        around = Around()
+        self.values = dict(VALUES)
+        self.store = SecretStore({"TOKEN": SecretKey()}, [EnvironmentSource(self.values)], Masker())
+        modules: dict[str, Module] = {}
+        self.registry, self.ports, self.topics = Registry(), Ports(), Topics()
+        self.rotations = Rotations(
+            self.store, lambda: [replica for module in modules.values() for replica in module.replicas]
+        )
+        answers = Answers(
+            modules, Router(modules, 5), self.registry, self.ports, self.topics, self.rotations, self.store
+        )
+        around.table = answers.duties
+        self.a, self.b = Peer("a", around).up(), Peer("b", around).up()
+        modules["a"] = module_of(self.a, secrets=("TOKEN",))
+        modules["b"] = module_of(self.b)
+
+    def ask(self, peer: Peer, message: dict[str, Any]) -> dict[str, Any]:
+        peer.says(message)
+        (answer,) = peer.received()
+        return answer
+
+
+def in_office(test: Callable[[Office], Awaitable[None]]) -> None:
+    async def main() -> None:
+        office = Office()
+        await office.store.load()
+        await test(office)
+
+    run(main)
+
+
+async def settled(peer: Peer) -> list[dict[str, Any]]:
+    """What it is sent as soon as it is sent anything; nothing, where that does not happen in a moment."""
+    for _ in range(20):
+        if peer.pipe.written:
+            break
+        await asyncio.sleep(0.005)
+    return peer.received()
+
+
+# Services -----------------------------------------------------------------------------------------------------------
+
+REGISTER = {
+    "op": "register_service_provider",
+    "service_type": {"Custom": "api"},
+    "name": "users",
+    "version": None,
+    "address": "127.0.0.1:1",
+    "metadata": {"v": "1"},
+}
+DISCOVER = {"op": "discover_service_providers", "service_type": {"Custom": "api"}, "all_providers": None}
+
+
+def test_a_service_that_is_registered_is_found_as_long_as_its_process_lives() -> None:
+    async def test(office: Office) -> None:
+        registered = office.ask(office.a, REGISTER)
+        assert registered["success"] is True
+        found = office.ask(office.b, DISCOVER)
+        assert found["providers"] == [
+            {
+                "provider_id": registered["provider_id"],
+                "module_id": "a",
+                "service_type": {"Custom": "api"},
+                "name": "users",
+                "version": None,
+                "address": "127.0.0.1:1",
+                "metadata": {"v": "1"},
+                "is_healthy": True,
+            }
+        ]
+        assert office.ask(office.a, REGISTER)["provider_id"] == registered["provider_id"]
+        office.registry.gone(office.a.replica)
+        assert office.ask(office.b, DISCOVER)["providers"] == []
+
+    in_office(test)
+
+
+def test_one_healthy_provider_is_found_or_all_of_them_with_the_healthy_ones_first() -> None:
+    async def test(office: Office) -> None:
+        office.ask(office.a, REGISTER)
+        office.ask(office.b, REGISTER)
+        office.a.replica.health = {"status": "unhealthy"}
+        assert [each["module_id"] for each in office.ask(office.b, DISCOVER)["providers"]] == ["b"]
+        every = office.ask(office.b, {**DISCOVER, "all_providers": True})["providers"]
+        assert [(each["module_id"], each["is_healthy"]) for each in every] == [("b", True), ("a", False)]
+
+    in_office(test)
+
+
+def test_the_orchestrator_says_honestly_that_it_has_no_stores() -> None:
+    async def test(office: Office) -> None:
+        answer = office.ask(office.a, {"op": "service_request", "id": "1", "service_type": "Database", "config": None})
+        assert (answer["success"], answer["connection_id"]) == (False, None)
+        assert "declares no store" in answer["error"]
+        operation = {"op": "service_operation", "connection_id": "1", "service_type": "Cache", "operation": "get"}
+        assert office.ask(office.a, {**operation, "params": {}})["success"] is False
+
+    in_office(test)
+
+
+# Ports --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_is_handed_out_once() -> None:
+    async def test(office: Office) -> None:
+        first = office.ask(office.a, {"op": "port_request", "request_id": "1", "specific_port": None})
+        assert first["success"] is True
+        wanted = {"op": "port_request", "request_id": "2", "specific_port": first["port"]}
+        assert office.ask(office.b, wanted)["success"] is False
+        assert office.ask(office.a, wanted)["success"] is True
+        office.ports.gone(office.a.replica)
+        assert office.ask(office.b, wanted)["success"] is True
+
+    in_office(test)
+
+
+def test_a_port_that_somebody_else_listens_on_is_not_handed_out() -> None:
+    async def test(office: Office) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            wanted = {"op": "port_request", "request_id": "1", "specific_port": taken.getsockname()[1]}
+            answer = office.ask(office.a, wanted)
+            assert (answer["success"], answer["port"]) == (False, None)
+            assert "in use" in answer["error_message"]
+
+    in_office(test)
+
+
+# Topics -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_published_reaches_those_who_subscribed_until_they_do_not_any_more() -> None:
+    async def test(office: Office) -> None:
+        publish = {"op": "publish", "topic": "orders", "payload": {"data": [49], "format": "Json"}}
+        office.b.says({"op": "subscribe", "topic": "orders"})
+        office.a.says(publish)
+        (event,) = office.b.received()
+        assert event == {
+            "op": "event",
+            "topic": "orders",
+            "source_module_id": "a",
+            "payload": {"data": [49], "format": "Json"},
+        }
+        office.b.says({"op": "unsubscribe", "topic": "orders"})
+        office.a.says(publish)
+        assert office.b.received() == []
+        office.b.says({"op": "subscribe", "topic": "orders"})
+        office.topics.gone(office.b.replica)
+        office.a.says(publish)
+        assert office.b.received() == []
+
+    in_office(test)
+
+
+def test_a_topic_that_is_too_long_is_refused() -> None:
+    async def test(office: Office) -> None:
+        office.a.link.session.extensions = EXTENSIONS
+        assert office.ask(office.a, {"op": "subscribe", "topic": "x" * 201})["code"] == "refused"
+
+    in_office(test)
+
+
+# Secrets ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_given_in_the_plain_shape_and_with_the_request_id_where_there_was_one() -> None:
+    async def test(office: Office) -> None:
+        answer = office.ask(office.a, {"op": "get_secret", "name": "TOKEN"})
+        assert answer == {"op": "secret", "name": "TOKEN", "value": "the-first-token"}
+        with_id = office.ask(office.a, {"op": "get_secret", "name": "TOKEN", "request_id": "7"})
+        assert with_id["request_id"] == "7"
+
+    in_office(test)
+
+
+def test_a_secret_that_nobody_declared_is_fetched() -> None:
+    async def test(office: Office) -> None:
+        office.b.says({"op": "get_secret", "name": "OTHER"})
+        assert await settled(office.b) == [{"op": "secret", "name": "OTHER", "value": "another-secret"}]
+
+    in_office(test)
+
+
+@pytest.mark.parametrize("name", ["OTHER", "../passwd", "", "MISSING"])
+def test_what_a_module_may_not_have_or_nobody_has_is_an_error_where_the_module_knows_errors(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(office: Office) -> None:
+        office.a.says({"op": "get_secret", "name": name})
+        assert await settled(office.a) == []  # in the original's shapes there is no way to say no
+        office.a.says({"op": "get_secret", "name": name, "request_id": "1"})
+        (error,) = await settled(office.a)
+        assert (error["op"], error["code"], error["request_id"]) == ("error", "unknown_secret", "1")
+
+    with caplog.at_level(logging.WARNING):
+        in_office(test)
+    assert "another-secret" not in caplog.text
+
+
+def test_a_rotation_is_told_to_those_who_asked_for_the_secret_and_acknowledged_by_each() -> None:
+    async def test(office: Office) -> None:
+        office.ask(office.a, {"op": "get_secret", "name": "TOKEN"})
+        office.values["TOKEN"] = "the-second-token"
+        rotating = asyncio.ensure_future(office.rotations.rotate(["TOKEN"], "the test"))
+        (rotated,) = await settled(office.a)
+        assert (rotated["op"], rotated["keys"], await settled(office.b)) == ("rotated", ["TOKEN"], [])
+        assert office.ask(office.a, {"op": "get_secret", "name": "TOKEN"})["value"] == "the-second-token"
+        office.a.says({"op": "rotation_ack", "rotation_id": rotated["rotation_id"], "status": "success"})
+        report = await rotating
+        assert report == {"rotation_id": rotated["rotation_id"], "keys": ["TOKEN"], "acknowledged": {"a.1": "success"}}
+        assert not refused(report)
+
+    in_office(test)
+
+
+def test_a_module_that_refuses_a_rotation_or_ends_before_it_answers_is_named() -> None:
+    async def test(office: Office) -> None:
+        for peer in (office.a, office.b):
+            office.ask(peer, {"op": "get_secret", "name": "TOKEN"})
+        rotating = asyncio.ensure_future(office.rotations.rotate(["TOKEN"], "the test"))
+        (rotated,) = await settled(office.a)
+        ack = {"op": "rotation_ack", "rotation_id": rotated["rotation_id"], "status": "error", "message": "no\nway"}
+        office.a.says(ack)
+        office.rotations.gone(office.b.replica)
+        report = await rotating
+        assert report["acknowledged"] == {"a.1": "error: no\\nway", "b.1": "no answer"}
+        assert refused(report)
+
+    in_office(test)
+
+
+def test_a_secret_that_nobody_knows_cannot_be_rotated_and_one_that_is_gone_keeps_its_value() -> None:
+    async def test(office: Office) -> None:
+        from pywatt_host.exceptions import SecretError
+
+        with pytest.raises(SecretError, match="NOTHING"):
+            await office.rotations.rotate(["NOTHING"], "the test")
+        del office.values["TOKEN"]
+        with pytest.raises(SecretError, match="TOKEN"):
+            await office.rotations.rotate(["TOKEN"], "the test")
+        assert office.store.texts["TOKEN"] == "the-first-token"
+
+    in_office(test)

@@ -1,0 +1,141 @@
+"""No secret shows in a text that was masked, whatever form it has there, and nothing else is changed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pywatt_host.secrets import Masker
+from pywatt_host.secrets.masking import forms
+
+SECRET = 'p@ss/w+rd "ö" 1?'
+
+
+def masker(*values: str) -> Masker:
+    made = Masker()
+    for number, value in enumerate(values):
+        made.add(f"N{number}", value)
+    return made
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "raw": str,
+    "quoted": quote,
+    "quoted, slashes too": lambda value: quote(value, safe=""),
+    "quoted for a form": quote_plus,
+    "quoted in small letters": lambda value: re.sub("%..", lambda match: match[0].lower(), quote(value, safe="")),
+    "JSON": lambda value: json.dumps(value)[1:-1],
+    "JSON in UTF-8": lambda value: json.dumps(value, ensure_ascii=False)[1:-1],
+    "repr": lambda value: repr(value)[1:-1],
+    "base64": b64,
+    "base64 without padding": lambda value: b64(value).rstrip("="),
+    "base64 for URLs": lambda value: base64.urlsafe_b64encode(value.encode()).decode(),
+    "base64 within a URL": lambda value: quote(b64(value), safe=""),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_is_masked(form: Callable[[str], str]) -> None:
+    text = form(SECRET)
+    assert masker(SECRET).mask(f"before {text} after") == "before *** after"
+    assert masker(SECRET).mask_octets(f"before {text} after".encode()) == b"before *** after"
+
+
+@pytest.mark.parametrize("user", ["", "u", "us", "use"])
+@pytest.mark.parametrize("after", ["", ":", "::", ":::"])
+def test_base64_of_more_than_the_secret_does_not_give_it_away(user: str, after: str) -> None:
+    """As in HTTP basic auth: what is left are the octets around it, and bits of the first and the last of it."""
+    told = masker("hunter2-hunter2").mask(f"Basic {b64(user + 'hunter2-hunter2' + after)}")
+    assert "***" in told
+    assert len(told) <= len("Basic ***") + 9
+
+
+def test_values_of_less_than_8_octets_are_not_masked() -> None:
+    made = Masker()
+    assert made.add("A", "1234567") is False
+    assert made.mask("1234567") == "1234567"
+    assert made.add("A", "ööö7") is False
+    assert made.add("A", "öööö") is True
+    assert made.mask("öööö") == "***"
+
+
+def test_the_longest_is_masked_first() -> None:
+    assert masker("abcdefgh", "abcdefghijkl").mask("abcdefghijkl") == "***"
+
+
+def test_lines_of_a_key_are_masked_one_by_one() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nshort\n-----END KEY-----\n"
+    assert masker(key).mask("line MIIEvQIBADANBgkqhkiG9w0BAQEFAASC") == "line ***"
+    assert masker(key).mask("short") == "short"
+
+
+def test_the_last_8_values_of_each_secret_stay_masked() -> None:
+    made = Masker()
+    for number in range(9):
+        made.add("A", f"value-number-{number}")
+    made.add("B", "another-value")
+    assert made.mask("value-number-0") == "value-number-0"
+    for number in range(1, 9):
+        assert made.mask(f"value-number-{number}") == "***"
+    assert made.mask("another-value") == "***"
+
+
+def test_a_value_that_comes_back_is_the_newest() -> None:
+    made = Masker()
+    for number in (0, 1, 2, 0, *range(3, 10)):
+        made.add("A", f"value-number-{number}")
+    assert made.mask("value-number-0") == "***"
+
+
+def test_documents_are_masked_field_by_field() -> None:
+    made = masker("hunter2-hunter2")
+    document = {
+        "a hunter2-hunter2": ["hunter2-hunter2", 1, None, True, ("x hunter2-hunter2",)],
+        "b": b"hunter2-hunter2",
+    }
+    assert made.mask_value(document) == {"a ***": ["***", 1, None, True, ["x ***"]], "b": b"***"}
+
+
+def test_without_secrets_nothing_is_touched() -> None:
+    text = "as it is"
+    assert Masker().mask(text) is text
+
+
+secret_texts = st.text(st.characters(exclude_characters="*", exclude_categories=["Cs"]), min_size=8, max_size=40)
+around = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@given(secret_texts, st.lists(around, min_size=1, max_size=5))
+def test_no_secret_is_left_whatever_stands_around_it(secret: str, pieces: list[str]) -> None:
+    made = masker(secret)
+    for form in FORMS.values():
+        text = form(secret).join(pieces)
+        masked = made.mask(text)
+        assert secret not in masked
+        assert form(secret) not in masked
+        assert secret.encode() not in made.mask_octets(text.encode())
+
+
+@given(st.lists(secret_texts, min_size=1, max_size=4), around)
+def test_a_text_without_a_secret_is_not_changed(secrets: list[str], text: str) -> None:
+    assume(not any(form in text for secret in secrets for form in forms(secret)))
+    assert masker(*secrets).mask(text) == text
+    assert masker(*secrets).mask_octets(text.encode()) == text.encode()
+
+
+@given(st.lists(secret_texts, min_size=1, max_size=4, unique=True), st.lists(st.integers(0, 9), max_size=12), around)
+def test_any_mixture_of_secrets_and_text_is_masked(secrets: list[str], order: list[int], text: str) -> None:
+    parts = [secrets[number] if number < len(secrets) else text for number in order]
+    masked = masker(*secrets).mask(" ".join(parts))
+    assert not any(secret in masked for secret in secrets)

@@ -1,0 +1,279 @@
+"""Messages between two modules over a real Unix socket, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pywatt_host.channels.sockets import UnixTarget
+from pywatt_host.exceptions import MessagingError
+from pywatt_host.http.sockets import bind
+from pywatt_host.listening import Door, Listening
+from pywatt_host.logs import current_request
+from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.messaging import Messages
+from pywatt_host.uplink import Connector, Uplink
+from tests.hosting import PATIENCE, run
+
+FRAME = 64 * 1024
+
+
+def uplink(module_id: str, *connectors: Connector) -> Uplink:
+    return Uplink(
+        module_id, connectors, shaken=None, frame_limit=FRAME, handshake_timeout=PATIENCE, heartbeats_missed=3
+    )
+
+
+class Pair:
+    """`asking` is connected to `answering`."""
+
+    def __init__(self, asking: Messages, answering: Messages) -> None:
+        self.asking = asking
+        self.answering = answering
+
+
+@asynccontextmanager
+async def talking(most: int = 256) -> AsyncIterator[Pair]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "peer.sock"
+        answering = Messages("answering", uplink("answering"), most)
+        peers = Listening(
+            "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.direct, health=dict
+        )
+        (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
+        peers.doors.append(Door("ipc", listener, tuple))
+        way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
+        asking = Messages("asking", way, most)
+        async with (
+            asyncio.TaskGroup() as tasks,
+            peers.running(tasks),
+            way.running(tasks),
+            asking.running(tasks),
+            answering.running(tasks),
+        ):
+            yield Pair(asking, answering)
+
+
+def test_a_reply_is_what_the_handler_returns_sync_or_async() -> None:
+    async def main() -> None:
+        async with talking() as pair:
+            threads: list[int] = []
+
+            async def double(message: dict[str, Any]) -> Any:
+                return message["n"] * 2
+
+            def sync(message: dict[str, Any]) -> None:
+                threads.append(threading.get_ident())
+
+            pair.answering.handlers.on("double", double)
+            pair.answering.handlers.on("sync", sync)
+            assert await pair.asking.request("answering", {"type": "double", "n": 21}, PATIENCE) == 42
+            assert await pair.asking.request("answering", {"type": "sync"}, PATIENCE) is None
+            assert threads != [threading.get_ident()]
+            with pytest.raises(ValueError, match="double"):
+                pair.answering.handlers.on("double", double)
+            replies = await asyncio.gather(
+                *(pair.asking.request("answering", {"type": "double", "n": n}, PATIENCE) for n in range(500))
+            )
+            assert replies == [2 * n for n in range(500)]
+            assert pair.asking.counts["out", "ok"] == 502
+            assert pair.answering.counts["in", "ok"] == 502
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("target", "message", "code"),
+    [
+        ("answering", {"type": "nobody"}, "no_handler"),
+        ("answering", {"type": "crash"}, "handler_failed"),
+        ("answering", {"type": "own"}, "unknown_target"),
+        ("somebody else", {"type": "crash"}, "unknown_target"),
+        ("answering", {"no": "type"}, "invalid_message"),
+        ("answering", {"type": "crash", "long": "x" * FRAME}, "too_large"),
+    ],
+)
+def test_what_goes_wrong_has_a_code(target: str, message: Any, code: str) -> None:
+    async def main() -> None:
+        async with talking() as pair:
+
+            async def crash(message: Any) -> None:
+                raise ValueError("broken")
+
+            async def own(message: Any) -> None:
+                raise MessagingError("unknown_target", "my own words")
+
+            pair.answering.handlers.on("crash", crash)
+            pair.answering.handlers.on("own", own)
+            with pytest.raises(MessagingError) as caught:
+                await pair.asking.request(target, message, PATIENCE)
+            assert caught.value.code == code
+            assert "Traceback" not in str(caught.value)
+
+    run(main)
+
+
+def test_a_deadline_ends_the_handler_and_travels_with_the_message() -> None:
+    async def main() -> None:
+        async with talking() as pair:
+            ended = asyncio.Event()
+
+            async def wait(message: Any) -> None:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+
+            pair.answering.handlers.on("wait", wait)
+            with pytest.raises(MessagingError, match="timeout"):
+                await pair.asking.request("answering", {"type": "wait"}, 0.1)
+            async with asyncio.timeout(PATIENCE):
+                await ended.wait()
+
+    run(main)
+
+
+def test_only_so_many_run_at_a_time_some_wait_and_the_rest_is_refused() -> None:
+    async def main() -> None:
+        async with talking(most=2) as pair:
+            running, peak, go = 0, 0, asyncio.Event()
+
+            async def work(message: Any) -> str:
+                nonlocal running, peak
+                running += 1
+                peak = max(peak, running)
+                await go.wait()
+                running -= 1
+                return "done"
+
+            pair.answering.handlers.on("work", work)
+            asked = [
+                asyncio.ensure_future(pair.asking.request("answering", {"type": "work"}, PATIENCE)) for _ in range(40)
+            ]
+            done, _ = await asyncio.wait(asked, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            while len(done) < 6:
+                done, _ = await asyncio.wait(asked, timeout=0.01)
+            go.set()
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert peak == 2
+            assert results.count("done") == 2 + 2 * 16
+            refused = [each for each in results if isinstance(each, MessagingError)]
+            assert len(refused) == 6
+            assert all("channels.limits.messages" in each.message for each in refused)
+
+    run(main)
+
+
+def test_leaving_lets_what_runs_come_to_its_end() -> None:
+    async def main() -> None:
+        async with talking() as pair:
+            begun, go = asyncio.Event(), asyncio.Event()
+
+            async def work(message: Any) -> str:
+                begun.set()
+                await go.wait()
+                return "done"
+
+            pair.answering.handlers.on("work", work)
+            asked = asyncio.ensure_future(pair.asking.request("answering", {"type": "work"}, PATIENCE))
+            await begun.wait()
+            asyncio.get_running_loop().call_later(0.05, go.set)
+        assert await asked == "done"
+
+    run(main)
+
+
+def test_a_message_that_nobody_waits_for_is_sent_in_order_and_its_error_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with talking() as pair:
+            seen: list[int] = []
+            all_seen = asyncio.Event()
+
+            async def note(message: Any) -> None:
+                seen.append(message["n"])
+                if len(seen) == 100:
+                    all_seen.set()
+
+            pair.answering.handlers.on("note", note)
+            for n in range(100):
+                await pair.asking.send("answering", {"type": "note", "n": n})
+            async with asyncio.timeout(PATIENCE):
+                await all_seen.wait()
+            assert seen == list(range(100))
+            await pair.asking.send("answering", {"type": "nobody"})
+            with pytest.raises(MessagingError):
+                await pair.asking.send("answering", "no message at all")
+            with pytest.raises(MessagingError):
+                await pair.asking.request("answering", {"type": "nobody"}, PATIENCE)
+        assert "no_handler" in caplog.text
+
+    run(main)
+
+
+def test_the_identity_of_a_request_goes_along_into_the_logs_of_the_handler() -> None:
+    class Request:
+        request_id = b"abc-123"
+        trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    async def main() -> None:
+        async with talking() as pair:
+            seen: list[tuple[bytes, str]] = []
+
+            async def look(message: Any) -> None:
+                request = current_request.get()
+                assert request is not None
+                seen.append((request.request_id, request.trace_id))
+
+            pair.answering.handlers.on("look", look)
+            current_request.set(Request())
+            await pair.asking.request("answering", {"type": "look"}, PATIENCE)
+            assert seen == [(Request.request_id, Request.trace_id)]
+
+    run(main)
+
+
+def test_without_any_channel_everything_fails_at_once() -> None:
+    async def main() -> None:
+        alone = Messages("alone", uplink("alone"), 1)
+        for doing in (alone.request("x", {"type": "t"}, PATIENCE), alone.send("x", {"type": "t"})):
+            with pytest.raises(MessagingError, match="unavailable"):
+                await doing
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"content": "x"},
+        {"content": "x", "n": 1},
+        {"content": {"a": 1}, "metadata": {}},
+        {"id": "1", "content": None},
+        {"type": "content", "content": 1},
+        [],
+        "text",
+        None,
+    ],
+)
+def test_a_reply_arrives_as_it_was_given_whatever_it_looks_like(reply: Any) -> None:
+    async def main() -> None:
+        async with talking() as pair:
+
+            async def answer(message: Any) -> Any:
+                assert message == {"type": "ask", "content": 1, "metadata": 2}
+                return reply
+
+            pair.answering.handlers.on("ask", answer)
+            asked = {"type": "ask", "content": 1, "metadata": 2}
+            assert await pair.asking.request("answering", asked, PATIENCE) == reply
+
+    run(main)
