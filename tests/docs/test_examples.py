@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,7 +12,7 @@ import pytest
 from websockets.sync.client import connect
 
 from pywatt_host.manifest import load_manifest
-from tests.docs.running_host import running
+from tests.docs.running_host import command_environment, running
 from tests.processes import ROOT, Host
 
 MANIFESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("pywatt.yaml"))
@@ -158,3 +160,27 @@ def test_radicale_as_it_comes_from_the_registry(tmp_path: Path) -> None:
         assert "SUMMARY:Standup" in client.get("/ada/work/1.ics").text
         found = client.request("PROPFIND", "/ada/work/", headers={"depth": "1"})
         assert found.status_code == 207
+
+
+def test_workspace(tmp_path: Path) -> None:
+    folder = tmp_path / "workspace"
+    shutil.copytree(ROOT / "examples" / "workspace", folder)
+    workspace = folder / "wattson.yaml"
+    workspace.write_text(workspace.read_text().replace("127.0.0.1:9900", "127.0.0.1:0"))
+    command = [sys.executable, "-m", "pywatt_host", "up", "--log-format", "json", str(folder)]
+    up = Host(command, ROOT, command_environment(tmp_path))
+    try:
+        ready = json.loads(up.wait_for(lambda line: '"event":"ready"' in line and '"workspace"' in line))
+        with httpx.Client(base_url=ready["listen"][0]) as client:
+            assert client.get("/till/total/apple/10").json() == {"total": 4.0}
+            assert client.get("/till/total/apple/10?code=ten-percent-off").json() == {"total": 3.6}
+            assert client.get("/till/total/pear/1").json() == {"error": "there is no pear here"}
+            (folder / "demo.env").write_text("DISCOUNT_CODE=another-code\n")
+            up.wait_for("rotated DISCOUNT_CODE")
+            up.wait_for(lambda line: "acknowledged" in line)
+            assert client.get("/till/total/apple/10?code=another-code").json() == {"total": 3.6}
+            assert client.get("/till/total/apple/10?code=ten-percent-off").json() == {"total": 4.0}
+        assert up.stop() == 0
+        assert up.stdout == b""
+    finally:
+        up.end()
