@@ -49,6 +49,8 @@ def run_on(loop: str, main: Main) -> None:
             async with asyncio.timeout(2 * PATIENCE):
                 await main()
         finally:
+            while _servers:  # a server that a failed test leaves open keeps uvloop from closing
+                _servers.pop().close()
             while _links:
                 _links.pop().abort()
             await asyncio.sleep(0.01)  # so that what was aborted is told so
@@ -155,6 +157,7 @@ def framed(document: Any, format: int = 1) -> bytes:
 
 
 _links: list[Link] = []  # of the test that runs; closed at its end
+_servers: list[asyncio.AbstractServer] = []  # the same
 
 
 class Link:
@@ -220,6 +223,7 @@ class Orchestrator:
 
     async def open(self) -> None:
         self._server = await self.place.serve(self._take)
+        _servers.append(self._server)
 
     def _take(self, link: Link) -> None:
         self.links.append(link)

@@ -275,6 +275,11 @@ def test_a_thousand_connections_leave_nothing_behind(run: Run, folder: Path) -> 
     run(main)
 
 
+def _wires() -> int:
+    gc.collect()
+    return len([each for each in gc.get_objects() if isinstance(each, Wire)])
+
+
 def test_many_reconnections_leave_nothing_behind(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
@@ -295,9 +300,7 @@ def test_many_reconnections_leave_nothing_behind(
             foreign.links.clear()
             await foreign.accepted()
             await way.available(PATIENCE)
-            await asyncio.sleep(0.05)
-            gc.collect()
-            assert len([each for each in gc.get_objects() if isinstance(each, Wire)]) == 1
+            await until(lambda: _wires() == 1)  # the ends of the last ones are about to be told
         await foreign.die()
 
     run(main)
