@@ -273,7 +273,7 @@ def documents(draw: st.DrawFn, root: dict[str, Any] = {**SCHEMA, "required": ["a
     return document
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(document=documents())
 def test_schema_and_types_agree_on_generated_documents(document: dict[str, Any]) -> None:
     accepted = VALIDATOR.is_valid(document)
@@ -288,7 +288,7 @@ def test_schema_and_types_agree_on_generated_documents(document: dict[str, Any])
         assert found <= BEYOND - {"yaml", "path"}, found
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(document=documents(WORKSPACE))
 def test_schema_and_types_agree_on_generated_workspaces(document: dict[str, Any]) -> None:
     accepted = WORKSPACE_VALIDATOR.is_valid(document)
@@ -303,7 +303,7 @@ def test_schema_and_types_agree_on_generated_workspaces(document: dict[str, Any]
         assert found <= BEYOND - {"yaml", "path"}, found
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(document=documents())
 def test_what_is_dumped_loads_again_to_an_equal_manifest(document: dict[str, Any]) -> None:
     """Also the parts of a document that is refused as a whole."""
