@@ -113,11 +113,12 @@ class Listening:
             door.listener.close()
 
     def _wire(self, door: Door) -> Wire:
+        frames = Frames(self._frame_limit, stranger=True)
         conversation = Conversation(
             door.channel,
-            Frames(self._frame_limit),
+            frames,
             frame,
-            lambda message, conversation: self._received(door, message, conversation),
+            lambda message, conversation: self._received(door, frames, message, conversation),
             self._ended,
             limit=self._frame_limit,
             trace=self._trace,
@@ -146,9 +147,9 @@ class Listening:
             self._peers.discard(conversation)
             logger.info("%s has left%s", conversation.session.peer, f": {why}" if why is not None else "")
 
-    def _received(self, door: Door, message: Received, conversation: Conversation) -> None:
+    def _received(self, door: Door, frames: Frames, message: Received, conversation: Conversation) -> None:
         if conversation in self._unknown:
-            self._identify(door, message, conversation)
+            self._identify(door, frames, message, conversation)
         elif isinstance(message, RouteToModule):
             self._route(message, conversation)
         elif isinstance(message, Heartbeat):
@@ -163,7 +164,7 @@ class Listening:
                 if error is not None:
                     conversation.reply(error)
 
-    def _identify(self, door: Door, message: Received, conversation: Conversation) -> None:
+    def _identify(self, door: Door, frames: Frames, message: Received, conversation: Conversation) -> None:
         if not isinstance(message, Identify):
             self._refuse(conversation, f"{cut(message.op, 40)} before identify")
             return
@@ -178,6 +179,7 @@ class Listening:
             self._refuse(conversation, "identify has no usable module_id")
             return
         self._unknown.pop(conversation).cancel()
+        frames.admit()
         self._peers.add(conversation)
         conversation.module_id = message.module_id
         conversation.name(f"{cut(message.module_id, 60)} on {door.channel}")

@@ -13,13 +13,17 @@ logger = logging.getLogger("pywatt.channels")
 _MOST_A_MINUTE = 100
 _MINUTE = 60.0
 _SHOWN = 80  # octets of a bad record that a log line shows
+_LOOKED_AT = 64 * 1024  # octets in which secrets are looked for
 
 
 class BadRecords:
     """Logs at most 100 bad records a minute, then how many more there were. One for each peer."""
 
-    def __init__(self, peer: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, peer: str, clock: Callable[[], float] = time.monotonic, mask: Callable[[str], str] | None = None
+    ) -> None:
         self.peer = peer
+        self.mask = mask
         self._clock = clock
         self._since = 0.0
         self._logged = 0
@@ -39,7 +43,11 @@ class BadRecords:
         self._logged += 1
         extra = {"peer": self.peer}
         if octets:
-            shown = cut(octets[: _SHOWN + 1].decode("latin-1"), _SHOWN)
+            if self.mask is None:
+                text = octets[: _SHOWN + 1].decode("latin-1")
+            else:  # before it is cut and escaped: the half of a secret is known to nobody
+                text = self.mask(octets[:_LOOKED_AT].decode("utf-8", "backslashreplace"))
+            shown = cut(text, _SHOWN)
             logger.warning("%s sent what is not the protocol: %s: %s", self.peer, why, shown, extra=extra)
         else:
             logger.warning("%s sent what is not the protocol: %s", self.peer, why, extra=extra)

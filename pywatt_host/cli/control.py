@@ -165,7 +165,16 @@ def _replica_rows(module: dict[str, Any]) -> Iterator[tuple[str, str, str, str, 
         state = "healthy" if replica["healthy"] else replica["state"]
         if replica["restarts"]:
             state += f" (restarts: {replica['restarts']})"
-        yield name, "-", str(replica["pid"] or "-"), state, _since(replica["since"]), replica["listen"] or "-"
+        yield name, "-", str(replica["pid"] or "-"), state, _since(replica["since"]), _plain(replica["listen"] or "-")
+
+
+def _plain(text: str) -> str:
+    """Control characters escaped, but for tabs: no module writes to the terminal with more than text."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 def _since(moment: float) -> str:
@@ -241,7 +250,7 @@ def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Pa
                 document = json.loads(line)
                 name = document["module"]
                 name += f".{document['replica']}" if name in several else ""
-                sys.stdout.write(f"{name} | {document['text']}\n")
+                sys.stdout.write(f"{name} | {_plain(document['text'])}\n")
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 0
@@ -276,7 +285,7 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
     else:
         click.echo(f"{name} is rotated in {one.id}")
         for module, outcome in acknowledged.items():
-            click.echo(f"  {module}: {outcome}")
+            click.echo(f"  {module}: {_plain(outcome)}")
     return 0 if all(outcome == "success" for outcome in acknowledged.values()) else 1
 
 
@@ -314,7 +323,7 @@ def send(module: str, type: str, content: str, timeout: float, folder: Path, con
         click.echo(f"{module}: {error}", err=True)
         return 1
     if "error" in answer:
-        click.echo(f"{module}: {answer['error']['message']} ({answer['error']['code']})", err=True)
+        click.echo(f"{module}: {_plain(answer['error']['message'])} ({_plain(answer['error']['code'])})", err=True)
         return 1
     click.echo(json.dumps(answer["reply"], indent=2, ensure_ascii=False))
     return 0

@@ -67,8 +67,10 @@ class Doors:
     def _wire(self, channel: str) -> Wire:
         loop = asyncio.get_running_loop()
         peer = f"somebody on {channel}"
+        frames = Frames(self._frame_limit, stranger=True)
         link = Link(
-            channel, peer, Frames(self._frame_limit), frame, _Hello(self._identify, self._too_early), self._ended,
+            channel, peer, frames, frame,
+            _Hello(lambda message, link: self._identify(message, link, frames), self._too_early), self._ended,
             self._frame_limit,
         )  # fmt: skip
         link.wire.records = self._records
@@ -95,7 +97,7 @@ class Doors:
     def _too_early(self, op: str, link: Link) -> None:
         self._refuse(link, f"{cut(op, 40)} before identify")
 
-    def _identify(self, message: Identify, link: Link) -> None:
+    def _identify(self, message: Identify, link: Link, frames: Frames) -> None:
         timer = self._unknown.pop(link, None)
         if timer is None:
             return  # refused already
@@ -104,6 +106,7 @@ class Doors:
         if replica is None:
             self._refuse(link, "identify has no token of a running module, or that of another one")
             return
+        frames.admit()
         link.duties = self.duties
         link.name(f"{replica.label} on {link.channel}")
         replica.adopt(link)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from pywatt_host.exceptions import HostError, MessagingError
@@ -13,8 +13,10 @@ from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.logs import ResponseCutError
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.orchestrator.headers import (
+    BODILESS,
     as_message,
     framed,
+    names_one_host,
     of_message,
     request_headers,
     response_headers,
@@ -23,7 +25,7 @@ from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import NoPlace, Paths, Place
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.orchestrator.tunnel import tunnel
-from pywatt_host.orchestrator.upstream import Address, BrokenError, Connection, Pool
+from pywatt_host.orchestrator.upstream import FINAL, Address, BrokenError, Connection, Pool
 from pywatt_host.protocol.messages import HttpRequest, HttpResponse
 from pywatt_host.types import Receive, Scope, Send
 
@@ -40,8 +42,10 @@ class Gateway:
     """An ASGI application. A request goes to a replica in turn; one that refuses the connection is passed over, since
     nothing was sent yet. A module that nobody can connect to is asked over its channel, one message each way."""
 
-    def __init__(self, modules: Mapping[str, Module], workspace: Workspace) -> None:
+    def __init__(self, modules: Mapping[str, Module], workspace: Workspace, own: Iterable[str] = ()) -> None:
+        """`own`: where the gateway itself listens. A module that announces that would turn a request round for ever."""
         self._modules = modules
+        self._own = frozenset(Address.parse(address) for address in own)
         self._paths = Paths(modules)
         self._pool = Pool()
         self._timeout = workspace.timeouts.request
@@ -68,7 +72,7 @@ class Gateway:
 
     def _find(self, scope: Scope) -> Place | NoPlace:
         path, raw = scope["path"], scope.get("raw_path")
-        if ambiguity(path, raw) is not None:
+        if ambiguity(path, raw) is not None or not names_one_host(scope["headers"]):
             return NoPlace(400)
         method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
         preflight = method == "OPTIONS" and any(
@@ -119,9 +123,13 @@ class Gateway:
                 return
         await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
 
+    def _address(self, replica: Replica) -> Address | None:
+        address = Address.parse(replica.announce.listen) if replica.announce is not None else None
+        return None if address in self._own else address
+
     async def _connect(self, replica: Replica, *, fresh: bool) -> Connection | None:
         """None where nobody takes the connection."""
-        address = Address.parse(replica.announce.listen) if replica.announce is not None else None
+        address = self._address(replica)
         if address is None:
             return None
         try:
@@ -150,7 +158,7 @@ class Gateway:
             feeding = asyncio.get_running_loop().create_task(_feed(connection, receive, body))
             status, given = await connection.head()
             begun = True
-            await send({"type": "http.response.start", "status": status, "headers": response_headers(given)})
+            await send({"type": "http.response.start", "status": status, "headers": response_headers(status, given)})
             async for piece in connection.body():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -194,15 +202,19 @@ class Gateway:
             if link is None:
                 raise MessagingError("unavailable", "it is not running", replica.label)
             response: HttpResponse = await link.session.request(message, self._timeout)
+            if response.status_code not in FINAL:
+                raise MessagingError("invalid", f"its status is {response.status_code}", replica.label)
         except HostError as error:
             late = isinstance(error, MessagingError) and error.code == "timeout"
             logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
             await send_problem(send, 504 if late else 502, "The module did not answer.")
             return
         octets = response.body or b""
-        given = [*of_message(response.headers), (b"content-length", str(len(octets)).encode())]
+        bodiless = scope["method"] == "HEAD" or response.status_code in BODILESS
+        length = [] if response.status_code in BODILESS else [(b"content-length", str(len(octets)).encode())]
+        given = [*of_message(response.headers), *length]
         await send({"type": "http.response.start", "status": response.status_code, "headers": given})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else octets})
+        await send({"type": "http.response.body", "body": b"" if bodiless else octets})
 
     # WebSockets -----------------------------------------------------------------------------------------------------
 
@@ -210,7 +222,7 @@ class Gateway:
         target = place.raw + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         headers = request_headers(scope, place.prefix)
         for replica in place.module.candidates():
-            address = Address.parse(replica.announce.listen) if replica.announce is not None else None
+            address = self._address(replica)
             if address is None:
                 continue
             try:

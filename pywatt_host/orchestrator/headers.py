@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pywatt_host.http.forwarding import is_forgeable
@@ -14,6 +15,16 @@ _HOP_BY_HOP = frozenset(
         b"trailer", b"transfer-encoding", b"upgrade", b"expect",
     )
 )  # fmt: skip
+# RFC 9110, section 7.2: a name or an address, and perhaps a port. What else stands there may be read as a user, a path
+# or a query by whoever makes a URL of it.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
+BODILESS = frozenset({204, 304})
+
+
+def names_one_host(headers: Headers) -> bool:
+    """Whether `Host` stands there once at most, and is one (RFC 9112, section 3.2)."""
+    hosts = [value for name, value in headers if name == b"host"]
+    return len(hosts) < 2 and all(_HOST(host) is not None for host in hosts)
 
 
 def end_to_end(headers: Headers) -> Headers:
@@ -41,15 +52,21 @@ def request_headers(scope: Scope, prefix: str) -> Headers:
 def framed(headers: Headers, scope: Scope) -> tuple[Headers, bool]:
     """The headers with the length of the body as the client had it; whether there is a body."""
     names = {name: value for name, value in scope["headers"] if name in (b"transfer-encoding", b"content-length")}
+    headers = [header for header in headers if header[0] != b"content-length"]
     if b"transfer-encoding" in names:
-        headers = [header for header in headers if header[0] != b"content-length"]
         return [*headers, (b"transfer-encoding", b"chunked")], True
-    return headers, names.get(b"content-length", b"0") != b"0"
+    if b"content-length" in names:  # also where `Connection` names it
+        return [*headers, (b"content-length", names[b"content-length"])], names[b"content-length"] != b"0"
+    return headers, False
 
 
-def response_headers(headers: Headers) -> Headers:
-    """What the client is sent; the server adds `Date` by itself."""
-    return [(name, value) for name, value in end_to_end(headers) if name.lower() != b"date"]
+def response_headers(status: int, headers: Headers) -> Headers:
+    """What the client is sent; the server adds `Date` by itself, and a framing where there is no length: there is none
+    with a transfer coding (RFC 9112, section 6.3), or where no body follows."""
+    unlike = {b"date"}
+    if status in BODILESS or any(name.lower() == b"transfer-encoding" for name, _ in headers):
+        unlike.add(b"content-length")
+    return [(name, value) for name, value in end_to_end(headers) if name.lower() not in unlike]
 
 
 def of_message(headers: Mapping[str, str]) -> Headers:
@@ -62,7 +79,7 @@ def of_message(headers: Mapping[str, str]) -> Headers:
         for value in joined.split("\n") if folded == "set-cookie" else [joined]:
             if not any(char in value for char in "\r\n\0"):
                 found.append((folded.encode(), value.encode("latin-1", "replace")))
-    return [header for header in response_headers(found) if header[0] != b"content-length"]
+    return [header for header in response_headers(200, found) if header[0] != b"content-length"]
 
 
 def as_message(headers: Headers) -> dict[str, str]:

@@ -42,11 +42,12 @@ class Link:
         duties: Duties,
         ended: Callable[[Link, HostError | None], None],
         limit: int,
+        mask: Callable[[str], str] | None = None,
     ) -> None:
         self.channel = channel
         self.replica: Replica | None = None
         self.duties = duties
-        self.wire = Wire(channel, decoder, self._received, self._ended, records=BadRecords(peer))
+        self.wire = Wire(channel, decoder, self._received, self._ended, records=BadRecords(peer, mask=mask))
         self.session = Session(peer, self.wire, encode, limit=limit)
         self.name(peer)
         self._tell_end = ended
@@ -59,7 +60,7 @@ class Link:
     def name(self, peer: str) -> None:
         """What logs and errors call it."""
         if peer != self.session.peer:
-            self.wire.records = BadRecords(peer)
+            self.wire.records = BadRecords(peer, mask=self.wire.records.mask)
         self.wire.peer = self.session.peer = peer
 
     def send(self, message: Message) -> bool:

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import orjson
-
+from pywatt_host.exceptions import ProtocolError
 from pywatt_host.logs import Clock, LogStream, dump_line
+from pywatt_host.protocol.jsontext import loads
 
 KEPT = 1000  # lines of each module
+KEPT_CHARACTERS = 1024**2  # of these together; the newest line is kept in any case
 _WAITING = 1000  # lines that may wait for somebody who follows
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR; one for each module, in the order of the file
 
@@ -42,16 +43,18 @@ class Output:
         self._stream = stream
         self._style = style
         self._colour = colour
-        self._mask = mask
+        self.mask = mask
         self._clock = Clock()
         self._width = 0
         self._tails: dict[str, deque[Line]] = {}
+        self._kept: dict[str, int] = {}  # characters in each tail
         self._replicas: dict[str, int] = {}
         self._followers: set[asyncio.Queue[Line]] = set()
 
     def declare(self, module: str, replicas: int) -> None:
         """A module that will write; the names of all are padded to the longest."""
-        self._tails[module] = deque(maxlen=KEPT)
+        self._tails[module] = deque()
+        self._kept[module] = 0
         self._replicas[module] = replicas
         self._width = max(self._width, len(self.label(module, replicas)))
 
@@ -61,14 +64,21 @@ class Output:
 
     def write(self, module: str, replica: int, octets: bytes) -> None:
         """A line of a module."""
-        text = self._mask(octets.rstrip(b"\r").decode("utf-8", "backslashreplace"))
+        text = self.mask(octets.rstrip(b"\r").decode("utf-8", "backslashreplace"))
         line = Line(self._clock(time.time()), module, replica, text)
-        self._tails[module].append(line)
+        self._keep(line)
         for queue in self._followers:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(line)
         self._stream.write(self._json(line) if self._style == "json" else self._console(line))
+
+    def _keep(self, line: Line) -> None:
+        tail, kept = self._tails[line.module], self._kept[line.module] + len(line.text)
+        tail.append(line)
+        while len(tail) > KEPT or (kept > KEPT_CHARACTERS and len(tail) > 1):
+            kept -= len(tail.popleft().text)
+        self._kept[line.module] = kept
 
     def tail(self, module: str | None, most: int) -> list[Line]:
         """The newest lines of a module, or of all of them, in order."""
@@ -111,8 +121,8 @@ def _object(text: str) -> dict[str, Any] | None:
     if not text.startswith("{"):
         return None
     try:
-        document = orjson.loads(text)
-    except ValueError:
+        document = loads(text.encode("utf-8", "surrogatepass"))
+    except ProtocolError:  # also what nests so deep that it could not be written again
         return None
     return document if isinstance(document, dict) else None
 

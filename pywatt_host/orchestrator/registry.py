@@ -11,6 +11,7 @@ from pywatt_host.protocol.messages import Discover, Discovered, Provider, Regist
 
 MOST = 1000  # providers of one process
 _LONGEST = 1024  # characters of a name or an address
+_MOST_METADATA = 16 * 1024  # characters of all that is told about a provider beside these
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,10 @@ class Registry:
         own = [entry.provider for entry in self._entries.values() if entry.replica is replica]
         if max(len(message.name), len(message.address), len(message.service_type)) > _LONGEST:
             return Registered(False, None, f"a name or an address is longer than {_LONGEST}", message.request_id)
+        metadata = message.metadata or {}
+        if len(message.version or "") + sum(len(name) + len(text) for name, text in metadata.items()) > _MOST_METADATA:
+            why = f"version and metadata are longer than {_MOST_METADATA} characters"
+            return Registered(False, None, why, message.request_id)
         known = next(
             (
                 each.provider_id
@@ -48,7 +53,7 @@ class Registry:
             message.name,
             message.version,
             message.address,
-            dict(message.metadata or {}),
+            dict(metadata),
         )
         self._entries[provider_id] = _Entry(provider, replica)
         return Registered(True, provider_id, None, message.request_id)

@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.exceptions import ChannelError, HostError
@@ -26,6 +26,7 @@ _AFTER_TERM = 2.0  # seconds between SIGTERM and SIGKILL
 _AFTER_EOF = 1.0  # seconds for a process whose standard output ended to end as well
 _EARLY_HEARTBEAT = 0.5  # seconds between heartbeats until the module is healthy
 _SLOWER = 1.4  # then each interval is so much longer than the one before: a module must not take it for silence
+_MOST_ROUTES = 10_000  # paths with their methods of one announce: more would hold up the gateway for whole seconds
 _MOST_FRAME_LINKS = 2  # a module that connects anew may let the old connection run out
 
 State: TypeAlias = Literal["waiting", "starting", "running", "draining", "stopping", "backoff", "ended", "failed"]
@@ -43,6 +44,7 @@ class Terms:
     heartbeats_missed: int
     frame: int
     launch: Callable[[], Launch]
+    mask: Callable[[str], str] | None = None  # takes secrets out of what it prints
 
 
 class Surroundings(Protocol):
@@ -183,7 +185,9 @@ class Replica:
         self.fetched = set()
         self._doom = doom = loop.create_future()
         frame = self.terms.frame
-        self._stdio = Link("stdio", self.label, Lines(frame), line, self._around.duties(), self._link_ended, frame)
+        self._stdio = Link(
+            "stdio", self.label, Lines(frame), line, self._around.duties(), self._link_ended, frame, self.terms.mask
+        )
         self._stdio.replica = self
         self._set("starting")
         why = ""
@@ -235,6 +239,12 @@ class Replica:
     def announced(self, message: Announce) -> None:
         """The module serves; a second announce (another address, other endpoints) replaces the first."""
         first = self.announce is None
+        if sum(1 + len(endpoint.methods) for endpoint in message.endpoints) > 2 * _MOST_ROUTES:
+            logger.error(
+                "%s announced more than %d paths; it is reached as if it had announced none", self.label, _MOST_ROUTES,
+                extra={"peer": self.label},
+            )  # fmt: skip
+            message = replace(message, endpoints=())
         self.announce = message
         if self._stdio is not None:
             self._stdio.session.extensions = agreed(frozenset(message.extensions), EXTENSIONS)

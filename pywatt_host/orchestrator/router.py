@@ -25,6 +25,7 @@ _REMEMBERED = 4096  # answered ones of each process that are known for a second 
 _LOOK = 0.25  # seconds between two looks at what is overdue
 _MOST_PARKED = 256  # messages, and octets, that may wait for a module that is not there
 _MOST_PARKED_OCTETS = 16 * 1024**2
+_LONGEST_NAME = 1024  # characters of a request id or an endpoint: they are kept until there is an answer
 
 _Key: TypeAlias = tuple[str, str]  # who asked (a module id), and its request id
 
@@ -78,6 +79,10 @@ class Router:
         """What a module sent: the answer to a message that it was given, or a new one."""
         replica = link.replica
         assert replica is not None
+        if max(len(message.request_id), len(message.target_endpoint), len(message.target_module_id)) > _LONGEST_NAME:
+            refused = _Open(link, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
+            self._refuse(refused, "invalid_message", f"a name or an id is longer than {_LONGEST_NAME} characters")
+            return
         key = (message.target_module_id, message.request_id)
         traffic = self._traffic[replica]
         opened = traffic.open.pop(key, None)
@@ -166,13 +171,12 @@ class Router:
 
     def flush(self) -> None:
         """Deliver what waits for modules that are there now."""
-        for target, waiting in self._parked.items():
-            if waiting and self._modules[target].candidates():
-                self._parked[target] = deque()
+        # Each target once: what cannot be delivered after all, as where a process has just closed its end, waits on.
+        for target in [target for target, waiting in self._parked.items() if waiting]:
+            if self._modules[target].candidates():
+                waiting, self._parked[target] = self._parked[target], deque()
                 for opened, payload, _ in waiting:
                     self._deliver(opened, payload)
-                return self.flush()
-        return None
 
     # Answering ------------------------------------------------------------------------------------------------------
 

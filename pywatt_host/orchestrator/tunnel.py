@@ -32,7 +32,7 @@ async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, 
             return
     except exceptions.InvalidStatus as error:
         refusal = error.response.status_code
-    except (exceptions.InvalidHandshake, exceptions.InvalidURI, TimeoutError):
+    except (exceptions.InvalidHandshake, exceptions.InvalidURI, TimeoutError, ValueError):  # a port above 65535
         refusal = 502
     await receive()
     await refuse_websocket(send, scope.get("extensions"), refusal)

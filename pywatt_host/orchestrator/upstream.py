@@ -17,6 +17,7 @@ _IDLE = 2.0  # seconds that a connection is kept: well below what servers keep t
 _MOST_IDLE = 64  # connections to one address
 _PIECE = 65536
 _HEAD = 65536  # most octets of a response head
+FINAL = range(200, 600)  # statuses that a response may end with (RFC 9110, section 15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,15 @@ class Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether nothing has happened to it while it was idle."""
+        """Whether nothing has happened to it while it was idle: what came unasked is not the next one's answer."""
         fresh = time.monotonic() - self.idle_since < _IDLE
-        return fresh and not self._reader.at_eof() and not self._writer.transport.is_closing()
+        return fresh and not self._unread and not self._reader.at_eof() and not self._writer.transport.is_closing()
+
+    @property
+    def _unread(self) -> bool:
+        """Whether more has come than the response."""
+        waiting: bytes | bytearray = getattr(self._reader, "_buffer", b"")
+        return bool(waiting) or bool(self._state.trailing_data[0])
 
     def begin(self, method: str, target: bytes, headers: Headers, *, body: bool) -> None:
         """Send the head, and with it the end where there is no body. Raises BrokenError for a head that is none."""
@@ -96,6 +103,8 @@ class Connection:
         while True:
             event = await self._next()
             if isinstance(event, self._h11.Response):
+                if event.status_code not in FINAL:
+                    raise BrokenError(f"what it answered is not HTTP: the status {event.status_code}")
                 return event.status_code, [(bytes(name), bytes(value)) for name, value in event.headers]
             if not isinstance(event, self._h11.InformationalResponse):
                 raise BrokenError("it closed the connection", silent=not self._heard and self._used > 1)
@@ -126,8 +135,11 @@ class Connection:
         return event
 
     def again(self) -> bool:
-        """Get ready for another request; False where that cannot be."""
+        """Get ready for another request; False where that cannot be. More than the response (a body for HEAD, or a
+        second response) would be taken for the answer to whoever is next."""
         h11 = self._h11
+        if self._unread:
+            return False
         if self._state.our_state is not h11.DONE or self._state.their_state is not h11.DONE:
             return False
         self._state.start_next_cycle()

@@ -104,13 +104,13 @@ class Wattson:
         times, declared = workspace.timeouts, workspace.modules[id]
         return Terms(
             id, declared.restart, times.start, times.stop, times.heartbeat, workspace.limits.heartbeat_missed,
-            workspace.limits.frame, lambda: self._launch(id),
+            workspace.limits.frame, lambda: self._launch(id), self.output.mask,
         )  # fmt: skip
 
     def _launch(self, id: str) -> Launch:
-        # Whatever a module has been given as a secret is none of another's environment.
-        withheld = self._secret_names | set(self._store.texts)
-        return launch_of(id, self.workspace.modules[id], self.workspace, self._environ, withheld)
+        # What is declared as a secret is in nobody's environment. Not what some module has asked for besides: it could
+        # take PATH from all others.
+        return launch_of(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
 
     def _replicas(self) -> list[Replica]:
         return [replica for module in self.modules.values() for replica in module.replicas]
@@ -197,7 +197,7 @@ class Wattson:
                     stack.callback(app.close)
                 await stack.enter_async_context(doors.running(tasks))
                 await stack.enter_async_context(self._living(tasks))
-                served = Gateway(self.modules, self.workspace)
+                served = Gateway(self.modules, self.workspace, self._gateway_address)
                 stack.push_async_callback(served.close)
                 await stack.enter_async_context(_served("gateway", served, gateway, self._drain, tasks))
                 tasks.create_task(self._tell(on_up), name="ready")

@@ -19,6 +19,7 @@ from pywatt_host.protocol.jsontext import loads
 from pywatt_host.protocol.messages import Extensions, Message, Received, message_of
 
 HANDSHAKE_LIMIT = 1024**2  # octets of the line with `init`
+STRANGER_LIMIT = 64 * 1024  # octets of a frame of somebody who has not said who it is
 
 _HEADER = struct.Struct(">IB")
 _JSON = 1
@@ -63,10 +64,13 @@ class Lines:
 
 
 class Frames:
-    """4 octets of length (big-endian, of the payload alone), 1 octet of format, payload."""
+    """4 octets of length (big-endian, of the payload alone), 1 octet of format, payload. With `stranger`, little is
+    kept for a peer until `admit` is called; what stands in the same piece as its first frame is not held against it,
+    since a peer need not wait to be let in."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, *, stranger: bool = False) -> None:
+        self.limit = min(limit, STRANGER_LIMIT) if stranger else limit
+        self._most = limit
         self._rest = bytearray()
         self._need = _HEADER.size  # octets until there is something to decide
 
@@ -74,6 +78,8 @@ class Frames:
         """The JSON payloads that are whole now. Raises ProtocolError for a frame that is too long (from its header
         alone) or of a format that is not JSON."""
         if len(self._rest) + len(data) < self._need:
+            if self._need > self.limit + _HEADER.size:  # of a stranger that was not let in meanwhile
+                raise self._refused()
             self._rest += data
             return []
         if self._rest:
@@ -84,8 +90,8 @@ class Frames:
         self._need = _HEADER.size
         while end - at >= _HEADER.size:
             length, format = _HEADER.unpack_from(data, at)
-            if length > self.limit:
-                raise _too_large(self.limit)
+            if length > self.limit and (not units or length > self._most):
+                raise self._refused()
             if format != _JSON:
                 raise _wrong_format(format)
             start = at + _HEADER.size
@@ -96,6 +102,15 @@ class Frames:
             units.append(data[start:at])
         self._rest += data[at:]
         return units
+
+    def admit(self) -> None:
+        """The peer has said who it is: from now on it may send frames of the whole limit."""
+        self.limit = self._most
+
+    def _refused(self) -> ProtocolError:
+        if self.limit == self._most:
+            return _too_large(self.limit)
+        return ProtocolError("too-large", f"a message is longer than {format_size(self.limit)}, before identify")
 
 
 def _too_large(limit: int) -> ProtocolError:
