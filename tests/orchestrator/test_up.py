@@ -295,7 +295,9 @@ def test_modules_that_misbehave_harm_nobody(project: Project) -> None:
     assert states["waiting"] == "waiting"
     assert sum("\\\\x1b[2Jnonsense" in line for line in workspace.up.lines) <= 100
     assert workspace.up.stop() == 1
-    assert not any("Fatal error" in line or "Traceback" in line for line in workspace.up.lines)
+    # What modules write to their standard error is theirs: one whose reader has gone may well complain.
+    ours = [line for line in workspace.up.lines if '"logger":"output"' not in line]
+    assert [line for line in ours if "Fatal error" in line or "Traceback" in line] == []
 
 
 def test_a_module_without_a_listener_is_reached_over_its_channel(project: Project) -> None:
