@@ -105,7 +105,7 @@ class Rotation:
         if not self._rotate:
             raise SecretError("rotation is off in this module (secrets.rotate: false)")
         if name not in self.store.names():
-            raise SecretError(f"{name[:60]} is not used here (used: {', '.join(self.store.names()) or 'none'})")
+            raise SecretError(f"no such secret is used here (used: {', '.join(self.store.names()) or 'none'})")
         return await self.rotate([name], "asked over the control socket")
 
     async def _watch(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import stat
 import time
 from dataclasses import dataclass
 
@@ -82,6 +83,12 @@ async def open_stdio(shaken: Handshake, wire: Wire) -> None:
     terminals."""
     loop = asyncio.get_running_loop()
     descriptors = shaken.descriptors
+    # Looked at first: an event loop that is given a file may end the whole process.
+    for name, descriptor in (("input", descriptors.reading), ("output", descriptors.writing)):
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)):
+            why = f"standard {name} is a file; the protocol wants a pipe, a socket or a terminal"
+            raise ChannelError("stdio", "", why)
     try:
         writer, _ = await loop.connect_write_pipe(
             lambda: PipeEnd(wire), os.fdopen(descriptors.writing, "wb", buffering=0)

@@ -21,6 +21,7 @@ from pywatt_host.control import control_folders
 _PATIENCE = 5.0  # seconds for a host to answer on its control socket
 _ROTATION = 60.0  # seconds for a rotation: fetching, and acknowledgements
 _LINES = 1000  # as many as `up` keeps of each module
+_ELSEWHERE = "(pywatt-host ps lists what does; --folder and --control say where else to look)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,18 @@ def _ask(
         connection.close()
 
 
+def _ask_running(
+    one: Running, target: str, document: dict[str, Any] | None = None, timeout: float = _PATIENCE
+) -> dict[str, Any]:
+    """Ask a host that was there a moment ago; one that has gone since ends the command with exit code 1. Raises
+    RefusedError."""
+    try:
+        return _ask(one.socket, "POST", target, document, timeout)
+    except OSError:
+        click.echo(f"{one.id} ({one.status['pid']}): the connection broke before the answer", err=True)
+        raise click.exceptions.Exit(1) from None
+
+
 def _sockets(folder: Path, explicit: Path | None) -> Iterator[Path]:
     if explicit is not None:
         yield explicit
@@ -105,13 +118,13 @@ def _answering(folder: Path, explicit: Path | None) -> Iterator[Running]:
             if explicit is None:
                 path.unlink(missing_ok=True)  # left over by a process that was killed
         except (OSError, RefusedError) as error:
-            click.echo(f"{path}: {error}", err=True)
+            click.echo(f"{path}: {(isinstance(error, OSError) and error.strerror) or error}", err=True)
 
 
 def _only(found: list[Running], what: str) -> Running:
     """Raises UsageError where there is none, or more than one."""
     if not found:
-        raise click.UsageError(f"no {what} runs here")
+        raise click.UsageError(f"no {what} runs here {_ELSEWHERE}")
     if len(found) > 1:
         names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
         raise click.UsageError(f"several run here, choose one with --control: {names}")
@@ -199,17 +212,18 @@ def stop(module: str | None, folder: Path, control: Path | None) -> int:
     if not found and module is not None:
         holders = [each for each in running if module in each.modules]
         for each in holders:
-            _ask(each.socket, "POST", "/stop", {"module": module})
+            _ask_running(each, "/stop", {"module": module})
             click.echo(f"{module} (of {each.id}) is stopping", err=True)
         if holders:
             return 0
     if not found:
-        raise click.UsageError(f'no host named "{module}" runs here' if module else "no host runs here")
+        what = f'host or module named "{module}"' if module else "host"
+        raise click.UsageError(f"no {what} runs here {_ELSEWHERE}")
     if module is None and len(found) > 1:
         names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
         raise click.UsageError(f"several hosts run here, name one: {names}")
     for each in found:
-        _ask(each.socket, "POST", "/stop")
+        _ask_running(each, "/stop")
         click.echo(f"{each.id} ({each.status['pid']}) is stopping", err=True)
     return 0
 
@@ -236,7 +250,8 @@ def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Pa
       pywatt-host logs -f
     """
     found = [each for each in _running(folder.absolute(), control) if each.is_workspace]
-    up = _only([each for each in found if module is None or module in each.modules], f"up with {module or 'modules'}")
+    what = f'up with a module "{module}"' if module else "up"
+    up = _only([each for each in found if module is None or module in each.modules], what)
     target = f"/logs?lines={lines}" + (f"&module={quote(module)}" if module else "") + ("&follow=1" if follow else "")
     several = {each["id"] for each in up.status["modules"] if len(each["replicas"]) > 1}
     connection = _UnixConnection(up.socket, None)
@@ -275,7 +290,7 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
     running = _running(folder.absolute(), control)
     one = _only([each for each in running if each.is_workspace] or running, "host")
     try:
-        report = _ask(one.socket, "POST", "/rotate", {"name": name}, _ROTATION)
+        report = _ask_running(one, "/rotate", {"name": name}, _ROTATION)
     except RefusedError as error:
         click.echo(f"{name}: {error}", err=True)
         return 1
@@ -283,7 +298,8 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:
-        click.echo(f"{name} is rotated in {one.id}")
+        same = report.get("changed") is False
+        click.echo(f"{name} is {'the same as before' if same else 'rotated'} in {one.id}")
         for module, outcome in acknowledged.items():
             click.echo(f"  {module}: {_plain(outcome)}")
     return 0 if all(outcome == "success" for outcome in acknowledged.values()) else 1
@@ -315,10 +331,10 @@ def send(module: str, type: str, content: str, timeout: float, folder: Path, con
         for each in _running(folder.absolute(), control)
         if module in each.modules or (not each.is_workspace and module == each.id)
     ]
-    one = _only(found, f"module {module}")
+    one = _only(found, f'module "{module}"')
     asked = {"module": module, "type": type, "content": document, "timeout": timeout}
     try:
-        answer = _ask(one.socket, "POST", "/send", asked, timeout + 2 * _PATIENCE)
+        answer = _ask_running(one, "/send", asked, timeout + 2 * _PATIENCE)
     except RefusedError as error:
         click.echo(f"{module}: {error}", err=True)
         return 1

@@ -35,7 +35,7 @@ class Rotations:
         names = tuple(dict.fromkeys(names))
         unknown = [name for name in names if name not in self._store.names()]
         if unknown:
-            raise SecretError(f"nothing is known of {cut(unknown[0], 60)}: it is not declared, and nobody asked for it")
+            raise SecretError("it is not declared in the workspace, and no module has asked for it")
         async with self._one_at_a_time:
             self._store.install(await self._store.refresh(names))
             rotation_id = str(uuid4())

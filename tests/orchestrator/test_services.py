@@ -267,7 +267,7 @@ def test_a_secret_that_nobody_knows_cannot_be_rotated_and_one_that_is_gone_keeps
     async def test(office: Office) -> None:
         from pywatt_host.exceptions import SecretError
 
-        with pytest.raises(SecretError, match="NOTHING"):
+        with pytest.raises(SecretError, match="not declared in the workspace"):
             await office.rotations.rotate(["NOTHING"], "the test")
         del office.values["TOKEN"]
         with pytest.raises(SecretError, match="TOKEN"):

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PATIENCE, Project
+from tests.processes import PATIENCE, Project, environment
 from tests.scripted import Orchestrated
 
 APP = """
@@ -44,6 +46,7 @@ def create_app(state):
 
     @state.on_message("slow")
     async def slow(message):
+        print("it is slow", file=sys.stderr, flush=True)
         await asyncio.sleep(60)
 
     @state.on_rotation("KEY")
@@ -420,3 +423,45 @@ def test_a_signal_stops_an_orchestrated_module_as_any_other(start: Start) -> Non
     announced(module)
     os.kill(module.child.pid, signal.SIGTERM)
     assert module.wait() == 0
+
+
+@pytest.mark.parametrize("which", ["input", "output"])
+def test_a_file_in_place_of_a_pipe_is_said_and_ends_with_4(tmp_path: Path, which: str) -> None:
+    """libuv ends the process where it is given such a descriptor."""
+    project = Project(tmp_path)
+    project.write("main.py", "async def app(scope, receive, send): raise RuntimeError\n")
+    project.manifest(app={"import_path": "main:app", "interface": "asgi"}, health=False)
+    init = json.dumps({"orchestrator_api": "", "module_id": "users", "listen": "127.0.0.1:0"}).encode() + b"\n"
+    given = tmp_path / "init"
+    given.write_bytes(init)
+    command = [sys.executable, "-m", "pywatt_host", "run", "--orchestrated", "--log-format", "json"]
+    with given.open("rb") as file, (tmp_path / "out").open("wb") as out:
+        pipe = subprocess.PIPE
+        reading, writing = (file, pipe) if which == "input" else (pipe, out)
+        child = subprocess.Popen(
+            command, stdin=reading, stdout=writing, stderr=pipe, cwd=tmp_path, env=environment(tmp_path)
+        )
+        _, said = child.communicate(None if which == "input" else init, timeout=PATIENCE)
+    assert child.returncode == 4, said
+    assert f"standard {which} is a file".encode() in said
+    assert b"Traceback" not in said
+
+
+def test_a_host_that_dies_before_it_has_answered_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write("main.py", APP)
+    project.manifest(app={"import_path": "main:create_app", "env": {"KEY_URL": "x"}}, module={"id": "users"})
+    try:
+        host = project.host(env={"KEY": "some-secret"})
+        assert host.ready
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "pywatt_host", "send", "users", "slow"],
+            stderr=subprocess.PIPE, cwd=tmp_path, env=environment(tmp_path),
+        )  # fmt: skip
+        host.wait_for("it is slow")
+        host.signal(signal.SIGKILL)
+        _, said = asking.communicate(timeout=PATIENCE)
+        assert (asking.returncode, said.count(b"\n")) == (1, 1)
+        assert b"the connection broke before the answer" in said
+    finally:
+        project.end()

@@ -96,7 +96,7 @@ def test_ps_lists_running_hosts_and_stop_drains_one(served: Project) -> None:
     assert table[0].split() == ["MODULE", "VERSION", "PID", "STATUS", "UP", "LISTEN"]
     assert table[1].split()[:4] == ["users", "1.4.0", str(host.child.pid), "healthy"]
     wrong = served.cli("stop", "billing")
-    assert (wrong.returncode, 'no host named "billing"' in wrong.stderr) == (2, True)
+    assert (wrong.returncode, 'no host or module named "billing"' in wrong.stderr) == (2, True)
     stopped = served.cli("stop", "users")
     assert (stopped.returncode, stopped.stdout) == (0, "")
     assert host.wait() == 0
