@@ -8,7 +8,7 @@ venv: $(BIN)/pywatt-host
 
 $(BIN)/pywatt-host: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[dev]' -r benchmarks/requirements.txt
+	$(BIN)/pip install -q -e '.[check]' -r benchmarks/requirements.txt
 	touch $@
 
 test: venv

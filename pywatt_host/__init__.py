@@ -26,9 +26,14 @@ _HOMES = {
     "OrchestratorLostError": "pywatt_host.exceptions",
     "MessagingError": "pywatt_host.exceptions",
     "Secret": "pywatt_host.secrets",
+    "AnnouncedEndpoint": "pywatt_host.parameters",
+    "pywatt_module": "pywatt_host.module",
+    "run_module": "pywatt_host.cli.launch",
+    "run_script": "pywatt_host.cli.launch",
 }
 
 __all__ = [
+    "AnnouncedEndpoint",
     "AppLoadError",
     "AppState",
     "BindError",
@@ -45,9 +50,12 @@ __all__ = [
     "ServiceError",
     "__version__",
     "load_manifest",
+    "pywatt_module",
+    "run_module",
 ]
 
 if TYPE_CHECKING:
+    from pywatt_host.cli.launch import run_module
     from pywatt_host.exceptions import (
         AppLoadError,
         BindError,
@@ -62,6 +70,8 @@ if TYPE_CHECKING:
     )
     from pywatt_host.host import Host
     from pywatt_host.manifest import Manifest, load_manifest
+    from pywatt_host.module import pywatt_module
+    from pywatt_host.parameters import AnnouncedEndpoint
     from pywatt_host.secrets import Secret
     from pywatt_host.state import AppState
 

@@ -8,12 +8,15 @@ from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
+from pywatt_host.decorated import Decorated, differing
+from pywatt_host.exceptions import AppLoadError
 from pywatt_host.http.edge import Mount
 from pywatt_host.introspection import Route, routes_of
 from pywatt_host.lifespan import lifespan
-from pywatt_host.loading import load_app
+from pywatt_host.loading import import_object, load_app
 from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.state import AppState
@@ -31,6 +34,7 @@ class Application:
         options: App | AppMount | DirectoryMount,
         manifest: Manifest,
         texts: Callable[[], Mapping[str, str]] = dict,
+        objects: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.key = key
         self.options = options
@@ -42,6 +46,7 @@ class Application:
         self.mount: Mount | None = None
         self._manifest = manifest
         self._texts = texts
+        self._objects = objects
         self._wsgi: Any = None
 
     @property
@@ -62,6 +67,26 @@ class Application:
             elif all(secret in secrets for secret in value.names):  # always, where the host has been started
                 os.environ[name] = value.render(secrets)
 
+    def found(self) -> Any:
+        """What the import path stands for: the application or what makes it. Raises AppLoadError."""
+        options = self.options
+        assert not isinstance(options, DirectoryMount)
+        if options.import_path in self._objects:
+            return self._objects[options.import_path]
+        found = import_object(options.import_path, working_dir=self._manifest.resolve(options.working_dir))
+        if isinstance(found, Decorated):
+            differences = differing(found, self._manifest)
+            if differences:
+                raise AppLoadError(
+                    options.import_path,
+                    "decorator-differs",
+                    f"the manifest and the decorator differ: {'; '.join(differences)}",
+                    "the manifest wins: leave it out of the decorator, or say the same"
+                    if self._manifest.source is not None
+                    else f"run the file, for what its decorator says: pywatt-host run {found.place.partition(':')[0]}",
+                )
+        return found
+
     async def load(self, state: AppState) -> Any:
         """Import and make the application; returns the ASGI callable. Raises AppLoadError."""
         if isinstance(self.options, DirectoryMount):
@@ -74,12 +99,12 @@ class Application:
         self.put_environment(self._texts())
         loaded = await load_app(
             options.import_path,
-            working_dir=self._manifest.resolve(options.working_dir),
             interface=options.interface,
             factory=options.factory,
             args=options.args,
             state=state,
             key=self.key,
+            found=self.found(),
         )
         self.framework, self.interface = loaded.framework, loaded.interface
         found = routes_of(loaded.app)
@@ -118,14 +143,22 @@ class Applications:
 
     name = "app"
 
-    def __init__(self, manifest: Manifest, state: AppState, texts: Callable[[], Mapping[str, str]]) -> None:
-        """`texts` gives the texts of the secrets that `env` refers to."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        state: AppState,
+        texts: Callable[[], Mapping[str, str]],
+        objects: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """`texts` gives the texts of the secrets that `env` refers to, `objects` what import paths stand for that need
+        not be imported."""
         self._state = state
         self.all: list[Application] = []
         if manifest.app is not None:
-            self.all.append(Application("app", manifest.app, manifest, texts))
+            self.all.append(Application("app", manifest.app, manifest, texts, objects))
         self.all += [
-            Application(f"mounts[{number}]", mount, manifest, texts) for number, mount in enumerate(manifest.mounts)
+            Application(f"mounts[{number}]", mount, manifest, texts, objects)
+            for number, mount in enumerate(manifest.mounts)
         ]
 
     @asynccontextmanager

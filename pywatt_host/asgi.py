@@ -1,6 +1,7 @@
 """The same application in any other ASGI server: `granian --interface asgi pywatt_host.asgi:app`.
 
-The manifest is PYWATT_MANIFEST (default: ./pywatt.yaml), loaded in the lifespan. The keys that such a server owns
+The manifest is PYWATT_MANIFEST (default: ./pywatt.yaml; also a Python file with a decorated function), loaded in the
+lifespan. The keys that such a server owns
 itself are listed once at start.
 """
 
@@ -16,6 +17,8 @@ from pywatt_host.exceptions import HostError
 from pywatt_host.host import Surface
 from pywatt_host.logs import configured, standard_error
 from pywatt_host.manifest import Source, load
+from pywatt_host.manifest.values.names import script_of
+from pywatt_host.scripts import load_script
 from pywatt_host.types import Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.host")
@@ -60,7 +63,10 @@ class HostedApp:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        loaded = load(Source.file(os.environ.get("PYWATT_MANIFEST", "pywatt.yaml")))
+        target = os.environ.get("PYWATT_MANIFEST", "pywatt.yaml")
+        script = script_of(target)
+        decorated = load_script(script) if script is not None else None
+        loaded = load(Source.file(target) if decorated is None else decorated.source())
         manifest, stream = loaded.manifest, standard_error()
         terminal = sys.stderr.isatty()
         stack.enter_context(
@@ -73,7 +79,8 @@ class HostedApp:
             logger.warning("owned by the server that runs this application, so not used: %s", ", ".join(ours))
         if manifest.server.admin is not None:
             logger.warning("server.admin has no listener here: health and metrics are served nowhere")
-        self._surface = await stack.enter_async_context(build(manifest, stream=stream).application())
+        objects = decorated.objects if decorated is not None else {}
+        self._surface = await stack.enter_async_context(build(manifest, stream=stream, objects=objects).application())
 
 
 app = HostedApp()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
@@ -20,6 +21,7 @@ from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.edge import Answer, Edge, OwnPath
 from pywatt_host.http.endpoints import Table, lookup
+from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
@@ -29,12 +31,16 @@ from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.offline import NoLinks
+from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
 from pywatt_host.routing import announced, compile_routes
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
-from pywatt_host.state import AppState
+from pywatt_host.state import AppState, InitData
+from pywatt_host.sync import Bridge
+from pywatt_host.tasks import Tasks
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
+from pywatt_host.user_state import UserState
 
 if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Handshake
@@ -48,11 +54,17 @@ def build(
     *,
     shaken: Handshake | None = None,
     trace: Path | None = None,
+    objects: Mapping[str, Any] = MappingProxyType({}),
+    init: InitData | None = None,
+    explain: bool = False,
 ) -> Host:
     """Make the Host that a manifest describes. `environ` (default: os.environ) is read for FORWARDED_ALLOW_IPS, for
     what systemd handed over, for where the control socket goes and by the secret source `env`; `stream` (default:
     standard error) takes the access log, and masks secrets from now on. `shaken` is what an orchestrator said on
-    standard input; `trace` takes the conversation with it and with peers, masked.
+    standard input; `trace` takes the conversation with it and with peers, masked. `objects` holds what import paths of
+    the manifest stand for, where that need not be imported: a function that was decorated in this process. `init` is
+    for the application to see, where it does not come from `shaken`. With `explain`, answers of the host say which
+    manifest key would change them.
 
     Raises ChannelError for channels that cannot be (TLS files that are missing), OSError for the trace.
     """
@@ -60,13 +72,17 @@ def build(
     if shaken is not None:
         environ = {**environ, **shaken.init.env}
     stream = stream or standard_error()
-    maker = _Maker(manifest, environ, stream, shaken, trace)
+    maker = _Maker(manifest, environ, stream, shaken, trace, objects, init)
+    maker.explain = explain
     host = Host(
         manifest,
         state=maker.state,
         hooks=maker.hooks,
         checks=maker.checks,
         applications=maker.applications,
+        before=(maker.bridge, maker.outbound),
+        user_state=UserState(manifest, maker.state, objects, maker.put_environment),
+        tasks=maker.tasks,
         links=maker.links,
         rotation=maker.rotation,
         announced=lambda: announced(manifest, maker.applications.all),
@@ -89,6 +105,8 @@ class _Maker:
         stream: LogStream,
         shaken: Handshake | None,
         trace: Path | None,
+        objects: Mapping[str, Any],
+        init: InitData | None,
     ) -> None:
         self.manifest = manifest
         self.environ = environ
@@ -98,6 +116,7 @@ class _Maker:
             RequestMetrics(manifest.metrics.buckets) if manifest.metrics.enabled else NoRequestMetrics()
         )
         self.edge: Edge | None = None
+        self.explain = False
         masker = Masker()
         stream.mask = masker.mask_octets
         self.metrics = Metrics(self._register_stock)
@@ -105,6 +124,7 @@ class _Maker:
         self.hooks = Hooks()
         self.links = self._links(shaken, masker, trace)
         self.rotation = self._rotation(masker)
+        self.tasks, self.bridge, self.outbound = Tasks(self.checks), Bridge(), Outbound()
         self.state = AppState(
             manifest,
             metrics=self.metrics,
@@ -113,9 +133,12 @@ class _Maker:
             rotation=self.rotation,
             messages=self.links.messages,
             discovery=self.links.discovery,
-            orchestrator_api=self.links.orchestrator_api,
+            tasks=self.tasks,
+            bridge=self.bridge,
+            outbound=self.outbound,
+            init=init or _init_data(manifest, environ, shaken),
         )
-        self.applications = Applications(manifest, self.state, self._texts)
+        self.applications = Applications(manifest, self.state, self._texts, objects)
         self.rotation.dependants += [*self._environments(), *self.links.dependants()]
 
     def _texts(self) -> Mapping[str, str]:
@@ -156,6 +179,11 @@ class _Maker:
             if names:
                 yield EnvironmentDependant(f"{application.key}.env", names, application.put_environment)
 
+    def put_environment(self) -> None:
+        """`app.env`, for what is called before the application is loaded."""
+        if self.manifest.app is not None:
+            self.applications.all[0].put_environment(self._texts())
+
     def health(self) -> dict[str, Any]:
         """What a heartbeat is answered with (extension `health`)."""
         _, report = self.checks.report()
@@ -170,6 +198,7 @@ class _Maker:
 
     def _families(self) -> Iterator[Family]:
         yield from self.links.families()
+        yield from self.tasks.families()
         results: dict[tuple[str, ...], float] = {
             (result,): float(self.rotation.counts[result]) for result in ("success", "error")
         }
@@ -204,6 +233,7 @@ class _Maker:
             access_log=self._access_log(),
             concurrency=server.limits.concurrency,
             cors=_cors(server.cors) if server.cors is not None else None,
+            explain=Explanations(manifest) if self.explain else None,
         )
         health = manifest.health
         if health.enabled and server.admin is None and await self._app_serves(health.path):
@@ -301,6 +331,13 @@ def _add(table: Table[bool], path: str, method: str) -> None:
         table.add(path, (method,), True)
     except ValueError:
         return  # an application may have one path twice
+
+
+def _init_data(manifest: Manifest, environ: Mapping[str, str], shaken: Handshake | None) -> InitData:
+    if shaken is None:
+        return InitData(manifest.module_id, None, MappingProxyType(dict(environ)), None)
+    init = shaken.init
+    return InitData(init.module_id, init.orchestrator_api, MappingProxyType(dict(init.env)), init.listen)
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

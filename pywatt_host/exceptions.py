@@ -32,8 +32,9 @@ class AppLoadError(HostError):
     """The user's application could not be imported, called or recognised.
 
     `reason` is one of `no-module`, `module-raised`, `no-attribute`, `not-an-app`, `asgi2`, `factory-raised`,
-    `factory-returned-nothing`, `factory-arguments`, `wrong-interface`, `no-directory`, `lifespan-failed`. Where the
-    user's own code raised, that exception is `__cause__`, its traceback untouched.
+    `factory-returned-nothing`, `factory-arguments`, `wrong-interface`, `no-directory`, `lifespan-failed`,
+    `decorator-differs`, `not-a-builder`, `state-raised`. Where the user's own code raised, that exception is
+    `__cause__`, its traceback untouched.
     """
 
     exit_code = 3

@@ -13,7 +13,7 @@ from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
@@ -25,12 +25,13 @@ from pywatt_host.http.server import Bounds, Drain, HttpServer
 from pywatt_host.http.sockets import Listener, bind
 from pywatt_host.logs import LogStream
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.offline import NoLinks
 from pywatt_host.rotation import Rotation
 from pywatt_host.service import Service
 from pywatt_host.state import AppState
 from pywatt_host.systemd import notifier
+from pywatt_host.tasks import Tasks
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pywatt.host")
 
 _LAST_WORDS = 0.4  # seconds after the shutdown limit at which the process leaves, whatever still hangs
+_UNWOUND = 10.0  # seconds after a failed start at which the process leaves, whatever does not end
 _LEAST_STOP = 0.3  # seconds that a service gets to stop even when the limit is used up
 
 
@@ -72,6 +74,9 @@ class Host:
         hooks: Hooks,
         checks: Checks,
         applications: Applications,
+        before: Sequence[Service],
+        user_state: Service,
+        tasks: Tasks,
         links: Links | NoLinks,
         rotation: Rotation,
         announced: Callable[[], Sequence[tuple[str, tuple[str, ...]]]],
@@ -83,6 +88,9 @@ class Host:
         self.manifest = manifest
         self.state = state
         self.applications = applications
+        self._before = before
+        self._user_state = user_state
+        self._tasks = tasks
         self.links = links
         self.rotation = rotation
         self._announced = announced
@@ -104,9 +112,11 @@ class Host:
     # In another server ----------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def application(self) -> AsyncIterator[Surface]:
-        """Started, without listening: the edge as ASGI applications. Raises HostError where something cannot start."""
-        self.links.open_doors()
+    async def application(self, *, listening: bool = True) -> AsyncIterator[Surface]:
+        """Started, without listening for HTTP: the edge as ASGI applications. Not `listening`, channels do not either.
+        Raises HostError where something cannot start."""
+        if listening:
+            self.links.open_doors()
         try:
             async with self._services() as (stack, tasks):
                 surface = await self._start_application(stack, tasks)
@@ -115,7 +125,7 @@ class Host:
                 try:
                     yield surface
                 finally:
-                    self._checks.draining = True
+                    self._begin_draining()
                     self._time_to_stop()
         finally:
             self.links.close_doors()
@@ -134,9 +144,14 @@ class Host:
         await self._enter(stack, tasks, self.links)
         await self._enter(stack, tasks, self.rotation)
         await self._enter(stack, tasks, self.links.late)
+        for service in self._before:
+            await self._enter(stack, tasks, service)
         stack.push_async_callback(self._stop_threads)
+        await self._enter(stack, tasks, self._user_state)
+        stack.push_async_callback(self._tasks.stop)  # those of an application that then fails to start
         await self._enter(stack, tasks, self.applications)
         await self._enter(stack, tasks, self._hooks)
+        await self._enter(stack, tasks, self._tasks)
         for service in self.links.answering:
             await self._enter(stack, tasks, service)
         surface = await self._surface()
@@ -161,6 +176,10 @@ class Host:
 
         stack.push_async_callback(leave)
 
+    def _begin_draining(self) -> None:
+        self._checks.draining = True
+        self.state.draining.set()
+
     def _time_to_stop(self) -> float:
         """Seconds left for stopping, which begins now if it has not yet."""
         if self._drain.deadline is None:
@@ -176,13 +195,20 @@ class Host:
 
     # On sockets of its own ------------------------------------------------------------------------------------------
 
-    async def serve(self, on_ready: Callable[[Ready], None] = lambda ready: None, *, ends_process: bool = False) -> int:
+    async def serve(
+        self,
+        on_ready: Callable[[Ready], None] = lambda ready: None,
+        *,
+        ends_process: bool = False,
+        sockets: Mapping[str, Sequence[Address]] = MappingProxyType({}),
+    ) -> int:
         """Serve until stopped by a signal, `stop()` or the control socket. Returns the exit code: 0 with all work done,
         1 where work had to be cut, 5 where the orchestrator was lost. Raises HostError
         where it cannot start; nothing is left behind then.
 
         With `ends_process` the process belongs to the host: a second signal, and whatever still hangs at the shutdown
-        limit (a wedged loop, a thread that is waited for at exit), ends it at once with 1.
+        limit (a wedged loop, a thread that is waited for at exit), ends it at once with 1. `sockets` has, for
+        `server.listen` and `server.admin.listen`, what is listening there already.
         """
         self._ends_process = ends_process
         self._watch.start()
@@ -191,18 +217,23 @@ class Host:
         server, directory = self.manifest.server, self.manifest.directory
         backlog = server.limits.backlog
         environ = dict(self._environ)
-        public = bind(server.listen, key="server.listen", directory=directory, backlog=backlog, environ=environ)
+        key = "server.listen"
+        public = bind(sockets.get(key, server.listen), key=key, directory=directory, backlog=backlog, environ=environ)
         bound = [*public]
         try:
             admin: list[Listener] = []
             if server.admin is not None:
-                admin = bind(server.admin.listen, key="server.admin.listen", directory=directory, backlog=backlog)
+                key = "server.admin.listen"
+                admin = bind(sockets.get(key, server.admin.listen), key=key, directory=directory, backlog=backlog)
                 bound += admin
             control = self._bind_control(backlog)
             bound += control
             self.links.open_doors()
             with _Signals(self.stop):
                 await self._run_or_give_up(public, admin, control, on_ready)
+        except BaseException:
+            self._watch.begin(_UNWOUND)  # a task that ignores its cancellation keeps the event loop from closing
+            raise
         finally:
             for listener in bound:
                 listener.close()
@@ -257,7 +288,7 @@ class Host:
             if not self._stopping.is_set():
                 on_ready(self._ready(addresses, tuple(listener.address for listener in admin)))
             await self._stopping.wait()
-            self._checks.draining = True
+            self._begin_draining()
             self.links.draining()
             if systemd is not None:
                 systemd.stopping()

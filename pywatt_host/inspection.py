@@ -20,13 +20,16 @@ from typing import Any
 
 from pywatt_host.app import Application
 from pywatt_host.build import build
+from pywatt_host.decorated import Decorated
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.introspection import is_factory
-from pywatt_host.loading import import_object
 from pywatt_host.logs import LogStream
-from pywatt_host.manifest import Source, load
-from pywatt_host.manifest.model import DirectoryMount
+from pywatt_host.manifest import Problem, Source, load
+from pywatt_host.manifest.model import DirectoryMount, Manifest
+from pywatt_host.manifest.values.names import Script, script_of
 from pywatt_host.routing import RouteRow, compare
+from pywatt_host.scripts import load_script
+from pywatt_host.user_state import UserState
 
 _MARK = "pywatt-inspection:"  # before the child's answer, on a descriptor that the user's code does not have
 
@@ -75,12 +78,28 @@ class Request:
     build: bool
 
 
+def describe(script: Script, *, timeout: float = 60.0) -> Source:
+    """The manifest that a decorated function in a Python file amounts to. Raises AppLoadError and ManifestError."""
+    answer = _asked_child({"describe": os.fspath(script.path), "name": script.name}, timeout)
+    if isinstance(answer, str):
+        raise AppLoadError(str(script), "module-raised", answer)
+    if "problems" in answer:
+        raise ManifestError([Problem(**each) for each in answer["problems"]])
+    if "error" in answer:
+        raise AppLoadError(**answer["error"])
+    if answer["manifest_file"] is not None:
+        return Source.file(answer["manifest_file"])
+    return Source.of_data(
+        answer["data"], name=answer["name"], directory=Path(answer["directory"]), script=Path(str(script))
+    )
+
+
 def inspect_apps(asked: Request, *, timeout: float = 60.0) -> Inspection:
     """Look at the applications of a valid manifest. Bounded by `timeout` seconds; never raises for what they do."""
-    reading, writing = os.pipe()
     document = {
         "path": os.fspath(asked.source.path) if asked.source.path is not None else None,
         "data": asked.source.data,
+        "script": os.fspath(asked.source.script) if asked.source.script is not None else None,
         "name": asked.source.name,
         "directory": os.fspath(asked.source.directory),
         "profile": asked.profile,
@@ -88,8 +107,18 @@ def inspect_apps(asked: Request, *, timeout: float = 60.0) -> Inspection:
         "env_file": os.fspath(asked.env_file) if asked.env_file is not None else None,
         "allow_unset": asked.allow_unset,
         "build": asked.build,
-        "answer_to": writing,
     }
+    answer = _asked_child(document, timeout)
+    if isinstance(answer, str):
+        return Inspection(failure=answer)
+    apps = [Seen(**{**each, "fault": Fault(**each["fault"]) if each["fault"] else None}) for each in answer["apps"]]
+    rows = [RouteRow(**{**each, "methods": tuple(each["methods"])}) for each in answer["rows"]]
+    return Inspection(apps, rows)
+
+
+def _asked_child(document: Mapping[str, Any], timeout: float) -> dict[str, Any] | str:
+    """What the child answers, or why it does not."""
+    reading, writing = os.pipe()
     child = subprocess.Popen(
         [sys.executable, "-m", "pywatt_host.inspection"],
         stdin=subprocess.PIPE,
@@ -101,9 +130,9 @@ def inspect_apps(asked: Request, *, timeout: float = 60.0) -> Inspection:
     os.close(writing)
     with os.fdopen(reading, "rb") as answers:
         try:
-            child.communicate(json.dumps(document).encode(), timeout=timeout)
+            child.communicate(json.dumps({**document, "answer_to": writing}).encode(), timeout=timeout)
         except subprocess.TimeoutExpired:
-            return Inspection(failure=f"importing the application took longer than {timeout:g}s")
+            return f"importing the application took longer than {timeout:g}s"
         finally:
             _end(child)
         return _parse(answers.read(), child.returncode)
@@ -118,15 +147,13 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _parse(answer: bytes, code: int) -> Inspection:
+def _parse(answer: bytes, code: int) -> dict[str, Any] | str:
     text = answer.decode("utf-8", "replace")
     if not text.startswith(_MARK):
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return Inspection(failure=f"importing the application ended the process ({how})")
-    document = json.loads(text[len(_MARK) :])
-    apps = [Seen(**{**each, "fault": Fault(**each["fault"]) if each["fault"] else None}) for each in document["apps"]]
-    rows = [RouteRow(**{**each, "methods": tuple(each["methods"])}) for each in document["rows"]]
-    return Inspection(apps, rows)
+        return f"importing the application ended the process ({how})"
+    document: dict[str, Any] = json.loads(text[len(_MARK) :])
+    return document
 
 
 # In the child ---------------------------------------------------------------------------------------------------------
@@ -138,20 +165,12 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
     try:
         if not isinstance(options, DirectoryMount):
             application.put_environment({})  # secrets are not fetched to look at an application
-            found = import_object(options.import_path, working_dir=host.manifest.resolve(options.working_dir))
-            factory = is_factory(found, options.factory, options.args)
+            found = application.found()
+            factory = isinstance(found, Decorated) or is_factory(found, options.factory, options.args)
         if not factory or build_it:
             await application.load(host.state)
     except AppLoadError as error:
-        cause = error.__cause__
-        fault = Fault(
-            error.reason,
-            error.message,
-            error.hint,
-            error.reason == "module-raised" and isinstance(cause, ModuleNotFoundError),
-            "".join(traceback.format_exception(cause)) if cause is not None else "",
-        )
-        return Seen(application.key, application.name, fault=fault)
+        return Seen(application.key, application.name, fault=_fault(error))
     return Seen(
         application.key,
         application.name,
@@ -161,9 +180,53 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
     )
 
 
+def _look_at_builder(manifest: Manifest, host: Any, objects: Mapping[str, Any]) -> list[Seen]:
+    """The state builder, where there is a fault with it."""
+    if manifest.state is None:
+        return []
+    try:
+        UserState(manifest, host.state, objects).builder(manifest.state)
+    except AppLoadError as error:
+        return [Seen("state", manifest.state, fault=_fault(error))]
+    return []
+
+
+def _fault(error: AppLoadError) -> Fault:
+    cause = error.__cause__
+    return Fault(
+        error.reason,
+        error.message,
+        error.hint,
+        error.reason == "module-raised" and isinstance(cause, ModuleNotFoundError),
+        "".join(traceback.format_exception(cause)) if cause is not None else "",
+    )
+
+
+def _described(asked: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        module = load_script(Script(Path(asked["describe"]), asked["name"]))
+    except ManifestError as error:
+        return {"problems": [asdict(problem) for problem in error.problems]}
+    except AppLoadError as error:
+        return {"error": {name: getattr(error, name) for name in ("import_path", "reason", "message", "hint")}}
+    file = module.manifest_file
+    return {
+        "data": module.data,
+        "name": module.place,
+        "directory": os.fspath(module.directory),
+        "manifest_file": os.fspath(module.directory / file) if file is not None else None,
+    }
+
+
 async def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     directory = Path(asked["directory"])
-    if asked["path"] is not None:
+    objects: Mapping[str, Any] = {}
+    if asked["script"] is not None:
+        script = script_of(asked["script"])
+        assert script is not None
+        decorated = load_script(script)
+        source, objects = decorated.source(), decorated.objects
+    elif asked["path"] is not None:
         source = Source(asked["name"], directory, path=Path(asked["path"]))
     else:
         source = Source.of_data(asked["data"], name=asked["name"], directory=directory)
@@ -174,9 +237,10 @@ async def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
         env_file=Path(asked["env_file"]) if asked["env_file"] else None,
         allow_unset=asked["allow_unset"],
     ).manifest
-    host = build(manifest, stream=LogStream(2))
+    host = build(manifest, stream=LogStream(2), objects=objects)
     applications = host.applications.all
     seen = [await _look(application, host, build_it=asked["build"]) for application in applications]
+    seen += _look_at_builder(manifest, host, objects)
     rows = compare(manifest, applications)
     return {"apps": [asdict(each) for each in seen], "rows": [asdict(row) for row in rows]}
 
@@ -185,7 +249,7 @@ def _main() -> None:
     asked = json.load(sys.stdin)
     os.set_inheritable(asked["answer_to"], False)
     try:
-        answer = asyncio.run(_answer(asked))
+        answer = _described(asked) if "describe" in asked else asyncio.run(_answer(asked))
     except ManifestError:
         sys.exit(2)  # the parent loaded the same: its file has changed since
     with os.fdopen(asked["answer_to"], "w", encoding="utf-8") as out:

@@ -99,6 +99,8 @@ async def _wait(running: asyncio.Task[Any], started: asyncio.Future[str | None],
 
 
 def _report_stop(running: asyncio.Task[Any], conversation: _Conversation, import_path: str) -> None:
+    if running.cancelling():
+        return  # the event loop itself ends, and nobody has waited for the stop
     if conversation.stopped.done():
         failure = conversation.stopped.result()
         if failure is not None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, TypeVar
 
-from pywatt_host.exceptions import AppLoadError
+from pywatt_host.decorated import Decorated, Framework
+from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.introspection import framework_of, interface_of, is_factory
 from pywatt_host.introspection.arguments import ArgumentsError, bind
 from pywatt_host.introspection.table import FRAMEWORKS
@@ -44,19 +45,20 @@ class LoadedApp:
 async def load_app(
     import_path: str,
     *,
-    working_dir: Path,
+    found: Any,
     interface: Literal["auto", "asgi", "wsgi"],
     factory: bool | None,
     args: Mapping[str, Any],
     state: Any,
     key: str,
 ) -> LoadedApp:
-    """Import and, for a factory, call. `key` is where the manifest says it, such as `app` or `mounts[0]`.
+    """From what the import path stands for: a factory is called. `key` is where the manifest says it, such as `app` or
+    `mounts[0]`.
 
     Raises `AppLoadError`. A callable that cannot be recognised is taken for what `interface` declares.
     """
-    app = import_object(import_path, working_dir=working_dir)
-    made = is_factory(app, factory, args)
+    app, framework = (found.function, found.framework) if isinstance(found, Decorated) else (found, None)
+    made = isinstance(found, Decorated) or is_factory(app, factory, args)
     if made and framework_of(app) and not inspect.isroutine(app) and not inspect.isclass(app):
         message = f"{key}.factory is true, but this is {_described(app)}, an application already"
         raise AppLoadError(import_path, "factory-arguments", message, f"leave {key}.factory out")
@@ -65,20 +67,27 @@ async def load_app(
     elif args:
         message = f"{key}.args is given, but {_described(app)} is not a factory that takes them"
         raise AppLoadError(import_path, "factory-arguments", message, _factory_hint(app, key))
-    found = interface_of(app)
-    if found == "asgi2":
+    spoken = interface_of(app)
+    if spoken == "asgi2":
         hint = "make it ASGI 3: app = asgiref.compatibility.guarantee_single_callable(app)"
         raise AppLoadError(import_path, "asgi2", "the application speaks ASGI 2, which no longer has servers", hint)
-    if found == "unknown" and (interface == "auto" or not callable(app)):
+    if spoken == "unknown" and (interface == "auto" or not callable(app)):
         subject = "the factory returned" if made else "this is"
         hint = "" if made else _not_an_app_hint(app, import_path, key)
         message = f"{subject} {_described(app)}, which is neither an ASGI nor a WSGI application"
         raise AppLoadError(import_path, "not-an-app", message, hint)
-    if found != "unknown" and interface not in ("auto", found):
-        message = f"{key}.interface says {interface}, but the application speaks {found}"
-        raise AppLoadError(import_path, "wrong-interface", message, f"write {key}.interface: {found} or leave it out")
-    speaks: Literal["asgi", "wsgi"] = "wsgi" if "wsgi" in (found, interface) else "asgi"
+    if spoken != "unknown" and interface not in ("auto", spoken):
+        message = f"{key}.interface says {interface}, but the application speaks {spoken}"
+        raise AppLoadError(import_path, "wrong-interface", message, f"write {key}.interface: {spoken} or leave it out")
+    if framework is not None and not _is_of(app, framework, spoken):
+        message = f'the decorator says framework="{framework}", but the function returned {_described(app)}'
+        raise AppLoadError(import_path, "wrong-interface", message, "leave it out, or return what it says")
+    speaks: Literal["asgi", "wsgi"] = "wsgi" if "wsgi" in (spoken, interface) else "asgi"
     return LoadedApp(app, speaks, framework_of(app), import_path)
+
+
+def _is_of(app: Any, framework: Framework, spoken: str) -> bool:
+    return spoken == framework if framework in ("asgi", "wsgi") else framework_of(app) == framework
 
 
 async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], state: Any, key: str) -> Any:
@@ -100,8 +109,8 @@ async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], s
         if inspect.isawaitable(app):
             app = await app
     except (Exception, SystemExit) as exc:
-        cause = _without_our_frames(exc)
-        raise AppLoadError(import_path, "factory-raised", f"the factory raised {_summary(cause)}") from cause
+        cause = without_our_frames(exc)
+        raise AppLoadError(import_path, "factory-raised", f"the factory raised {summary(cause)}") from cause
     if app is None:
         raise AppLoadError(import_path, "factory-returned-nothing", "the factory returned None", "return app")
     return app
@@ -122,8 +131,10 @@ def import_object(import_path: str, *, working_dir: Path) -> Any:
     _refuse_other_module_of_that_name(import_path, module_name, directory)
     try:
         module = importlib.import_module(module_name)
+    except ManifestError:
+        raise  # a decorator in it is wrong
     except (Exception, SystemExit) as exc:
-        cause = _without_our_frames(exc)
+        cause = without_our_frames(exc)
         if isinstance(cause, ModuleNotFoundError) and cause.__traceback__ is None:  # no code of the user's ran
             raise _no_module(import_path, module_name, cause.name or module_name, directory) from None
         raise _module_raised(import_path, module_name, cause) from cause
@@ -141,11 +152,11 @@ def _attribute(import_path: str, module: ModuleType, attributes: str) -> Any:
             owner = f"`{done}`" if obj is not module else f"the module `{done}` ({file})"
             hint = _attribute_hint(obj, name, done, separator="." if obj is not module else ":")
             raise AppLoadError(import_path, "no-attribute", f"{owner} has no `{name}`", hint) from (
-                exc if _without_our_frames(exc).__traceback__ is not None else None
+                exc if without_our_frames(exc).__traceback__ is not None else None
             )
         except (Exception, SystemExit) as exc:
-            cause = _without_our_frames(exc)
-            message = f"reading `{name}` of `{done}` raised {_summary(cause)}"
+            cause = without_our_frames(exc)
+            message = f"reading `{name}` of `{done}` raised {summary(cause)}"
             raise AppLoadError(import_path, "module-raised", message) from cause
         done = f"{done}{'.' if ':' in done else ':'}{name}"
     return obj
@@ -188,7 +199,7 @@ def _module_raised(import_path: str, module_name: str, exc: BaseException) -> Ap
     hint = ""
     if isinstance(exc, SystemExit):
         hint = 'put what ends the process under if __name__ == "__main__"'
-    return AppLoadError(import_path, "module-raised", f"importing `{module_name}` raised {_summary(exc)}", hint)
+    return AppLoadError(import_path, "module-raised", f"importing `{module_name}` raised {summary(exc)}", hint)
 
 
 def _attribute_hint(obj: Any, name: str, done: str, *, separator: str) -> str:
@@ -229,7 +240,7 @@ def _described(obj: Any) -> str:
     return f"the {kind} `{name}`" if kind else f"an object of type `{name}`"
 
 
-def _summary(exc: BaseException) -> str:
+def summary(exc: BaseException) -> str:
     """Type, text and place of an exception in one line."""
     text = " ".join(str(exc).split())[:200]
     if isinstance(exc, SyntaxError):
@@ -244,10 +255,11 @@ def _place(exc: BaseException) -> str:
     return f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else ""
 
 
-def _without_our_frames(exc: _ExceptionT) -> _ExceptionT:
-    """The exception itself, its traceback beginning with the first frame that is neither ours nor importlib's."""
+def without_our_frames(exc: _ExceptionT, *ours: str) -> _ExceptionT:
+    """The exception itself, its traceback beginning with the first frame that is neither ours (of this file, or of one
+    of those named) nor importlib's."""
     frames: TracebackType | None = exc.__traceback__
-    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+    while frames is not None and (_is_ours(name := frames.tb_frame.f_code.co_filename) or name in ours):
         frames = frames.tb_next
     return exc.with_traceback(frames)
 

@@ -31,6 +31,7 @@ logger = logging.getLogger("pywatt.messages")
 
 _WAITING_EACH = 16  # messages that may wait for each one that may run
 _LONGEST_TEXT = 300
+_LAST_ANSWERS = 1.0  # seconds that the answers to what was sent are waited for at the end
 _DEADLINE = "deadline"  # why a handler's task is cancelled
 SEND_TIMEOUT = 30.0  # seconds in which a message that nobody waits for is answered, before that is logged
 
@@ -217,14 +218,16 @@ class Messages:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Leaving lets the handlers that run come to their end."""
+        """Leaving lets the handlers that run come to their end, and what was sent have its answer if that is quick."""
         try:
             yield
             self._draining = True
             while self._waiting:
                 self._refuse(self._waiting.popleft(), "handler_failed", "the module is stopping")
-            if self._running or self._sending:
-                await asyncio.wait([*self._running, *self._sending])
+            if self._running:
+                await asyncio.wait(self._running)
+            if self._sending:  # they are on their way; what their answers say is for the log alone
+                await asyncio.wait(self._sending, timeout=_LAST_ANSWERS)
         finally:
             self._draining = True
             for task in (*self._running, *self._sending):

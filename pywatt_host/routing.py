@@ -146,6 +146,7 @@ class RouteRow:
     app: str
     state: str
     summary: str = ""
+    name: str = ""  # what the framework calls the handler; under `endpoints: auto` only
 
 
 def compare(manifest: Manifest, applications: Iterable[Application]) -> list[RouteRow]:
@@ -166,7 +167,9 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
         for application in applications:
             for route in application.routes or ():
                 rows.append(
-                    RouteRow(route.path, route.methods, application.name, "served", summaries.get(route.path, ""))
+                    RouteRow(
+                        route.path, route.methods, application.name, "served", summaries.get(route.path, ""), route.name
+                    )
                 )
         return rows
     declared: Table[Endpoint] = Table()

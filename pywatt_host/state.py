@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pywatt_host.hooks import Hook, Hooks
 from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.health import CheckFunction, Checks
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.offline import NoDiscovery, NoMessages
+from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Hook as RotationHook
 from pywatt_host.rotation import Rotation
 from pywatt_host.secrets import Secret, SecretsView
+from pywatt_host.sync import Bridge, SyncState
+from pywatt_host.tasks import OnFailure, Tasks, Work
 
 if TYPE_CHECKING:
+    import httpx
+
     from pywatt_host.discovery import Discovery
     from pywatt_host.messaging import Messages
     from pywatt_host.protocol.messages import Provider
@@ -25,8 +32,20 @@ H = TypeVar("H", bound=Hook)
 C = TypeVar("C", bound=CheckFunction)
 M = TypeVar("M", bound=Callable[[Any], Any])
 R = TypeVar("R", bound=RotationHook)
+T = TypeVar("T")
 
 REQUEST_TIMEOUT = 30.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class InitData:
+    """What a module is told before it starts: by its orchestrator's `init`, or stand-alone by the manifest and the
+    environment. `listen` is `host:port` or the path of a Unix socket; None: the manifest's `server.listen` counts."""
+
+    module_id: str
+    orchestrator_api: str | None
+    env: Mapping[str, str] = field(repr=False)
+    listen: str | None
 
 
 class AppState:
@@ -45,23 +64,36 @@ class AppState:
         rotation: Rotation,
         messages: Messages | NoMessages,
         discovery: Discovery | NoDiscovery,
-        orchestrator_api: str | None,
+        tasks: Tasks,
+        bridge: Bridge,
+        outbound: Outbound,
+        init: InitData,
     ) -> None:
         self.manifest = manifest
+        self.init = init
         self.metrics = metrics
+        self.user_state: Any = None  # what `state` made; see the manifest
+        self.draining = asyncio.Event()  # set once the host begins to stop: time to end streams that have no end
+        self.sync = SyncState(self, bridge, rotation.store, outbound)
         self.logger = logging.getLogger(f"app.{manifest.module_id}")
-        self.orchestrator_api = orchestrator_api
         self.secrets: Mapping[str, Secret[Any]] = SecretsView(rotation.store)
         self._checks = checks
         self._hooks = hooks
         self._rotation = rotation
         self._messages = messages
         self._discovery = discovery
+        self._tasks = tasks
+        self._outbound = outbound
 
     @property
     def module_id(self) -> str:
         """The module's name: `module.id`, else the name of the manifest's folder."""
         return self.manifest.module_id
+
+    @property
+    def orchestrator_api(self) -> str | None:
+        """The address of the orchestrator's API, as its init has it; None without an orchestrator."""
+        return self.init.orchestrator_api
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -96,7 +128,30 @@ class AppState:
         self._hooks.shutdown.append(hook)
         return hook
 
+    def spawn(self, work: Work, *, name: str | None = None, on_failure: OnFailure = "log") -> asyncio.Task[None]:
+        """Run a coroutine, or a coroutine function without arguments, in the background until it is done or the host
+        has drained; it is cancelled then and waited for, before the shutdown hooks.
+
+        A crash is logged and counted (`pywatt_task_crashes_total`). `on_failure`: `log` leaves it at that, `restart`
+        calls the function again, after 1 s, then 2 s, up to a minute, `unready` makes readiness and health fail. Call
+        it on the event loop; from threads there is `app_state.sync.spawn`. Raises RuntimeError once the host stops.
+        """
+        return self._tasks.spawn(work, name, on_failure)
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """An httpx client that is opened when it is first used and closed with the host. It passes on the id
+        (`X-Request-ID`) and trace (`traceparent`) of the request in whose course it is used. Timeouts: 10 s for each
+        of connecting, writing and waiting for octets, unless the call says otherwise."""
+        return self._outbound.client()
+
     # Secrets --------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def get_secret(self, key: str) -> Secret[str]: ...
+
+    @overload
+    async def get_secret(self, key: str, type: type[T]) -> Secret[T]: ...
 
     async def get_secret(self, key: str, type: type[Any] = str) -> Secret[Any]:
         """The present value, as `str`, `int`, `float`, `bool`, `dict` or `list`. A name that the manifest does not

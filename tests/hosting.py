@@ -218,6 +218,7 @@ async def hosted(
     *,
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
+    explain: bool = False,
     **apps: Any,
 ) -> AsyncIterator[Hosted]:
     """Start a host for `app` (and for `apps`, which a manifest mounts as `under_test:NAME`)."""
@@ -231,7 +232,7 @@ async def hosted(
                 Source.of_data(data, name="test", directory=directory or Path(folder)), environ=environ or {}
             ).manifest
             with configured(loaded.logging, stream, terminal=False, colour=False):
-                host = build(loaded, environ or {}, stream)
+                host = build(loaded, environ or {}, stream, explain=explain)
                 async with host.application() as surface:
                     yield Hosted(host, surface.public, surface.admin, log)
         finally:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import textwrap
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pywatt_host.testing.process import PATIENCE, Process
+from pywatt_host.testing.process import environment as plain_environment
+
+__all__ = ["PATIENCE", "ROOT", "Connection", "Host", "Process", "Project", "Response", "environment"]
+
 ROOT = Path(__file__).parent.parent
-PATIENCE = 40.0  # seconds until something that never happens fails its test; no test waits that long when all is well
-_OURS = ("PYWATT_", "LISTEN_", "WATCHDOG_", "NOTIFY_SOCKET", "FORWARDED_ALLOW_IPS", "PYTHONWARNINGS")
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """This process's environment, with the checkout importable, without what would change how a host runs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": path, "XDG_RUNTIME_DIR": str(folder), **more}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return plain_environment(folder, PYTHONPATH=path, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,90 +128,6 @@ class Connection:
             return self.rest() == b""
         except ConnectionResetError:
             return True
-
-
-class Process:
-    """A process that is watched: its standard error line by line, its standard output as a whole."""
-
-    def __init__(
-        self,
-        command: Sequence[str],
-        folder: Path,
-        environ: Mapping[str, str],
-        pass_fds: Sequence[int] = (),
-        *,
-        pipes: bool = False,
-    ) -> None:
-        self._out = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `end`
-        self.child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if pipes else self._out,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=dict(environ),
-            pass_fds=pass_fds,
-        )
-        self.lines: list[str] = []
-        self._ended = False
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.child.stderr is not None
-        for line in self.child.stderr:
-            with self._news:
-                self.lines.append(line.decode("utf-8", "replace").rstrip("\n"))
-                self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
-
-    def wait_for(self, wanted: Callable[[str], bool] | str) -> str:
-        """The first line of standard error that is wanted (or holds the text), from the start of the process on."""
-        match = wanted if callable(wanted) else lambda line: wanted in line
-
-        def found() -> str | None:
-            return next((line for line in self.lines if match(line)), None)
-
-        with self._news:
-            self._news.wait_for(lambda: self._ended or found() is not None, PATIENCE)
-        line = found()
-        assert line is not None, "it never said so, but:\n" + "\n".join(self.lines)
-        return line
-
-    @property
-    def logs(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines if line.startswith("{")]
-
-    def signal(self, number: int = signal.SIGTERM) -> None:
-        self.child.send_signal(number)
-
-    def wait(self, timeout: float = PATIENCE) -> int:
-        """Its exit code. Fails where it does not end in time."""
-        code = self.child.wait(timeout)
-        self._reader.join(PATIENCE)
-        return code
-
-    def stop(self) -> int:
-        self.signal()
-        return self.wait()
-
-    @property
-    def stdout(self) -> bytes:
-        self._out.seek(0)
-        return self._out.read()
-
-    def end(self) -> None:
-        """Gone, whatever it does."""
-        if self.child.poll() is None:
-            self.child.kill()
-        self.child.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        if self.child.stderr is not None:
-            self.child.stderr.close()
-        self._out.close()
 
 
 class Host(Process):

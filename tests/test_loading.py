@@ -30,7 +30,8 @@ class Project:
 
     def load(self, import_path: str = "main:app", **options: Any) -> LoadedApp:
         defaults: dict[str, Any] = {"interface": "auto", "factory": None, "args": {}, "state": STATE, "key": "app"}
-        return asyncio.run(load_app(import_path, working_dir=self.folder, **(defaults | options)))
+        found = import_object(import_path, working_dir=self.folder)
+        return asyncio.run(load_app(import_path, found=found, **(defaults | options)))
 
     def fault(self, import_path: str = "main:app", **options: Any) -> AppLoadError:
         with pytest.raises(AppLoadError) as caught:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from pywatt_host import __version__
 
+if TYPE_CHECKING:
+    from pywatt_host.decorated import Decorated
+
 # verb -> (where it is, its line in `--help`)
 _VERBS = {
     "run": ("run", "Serve a manifest, in the foreground."),
+    "dev": ("dev", "Serve while working on it: start again when a file changes."),
     "validate": ("validate", "Check manifests: every fault at once, and the app's routes against them."),
     "config": ("show", "Print the effective manifest, and where each value came from."),
     "routes": ("show", "List endpoints: declared, served, drifted apart."),
@@ -26,12 +31,14 @@ _VERBS = {
     "rotate": ("control", "Fetch a secret anew and put it to use."),
     "send": ("control", "Send a message to a module and print its reply."),
     "stop": ("control", "Ask a running host, `up` or a module to drain and stop."),
+    "init": ("init", "Write a new module, or a manifest around an application that exists."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
 
 _EXAMPLES = """
 \b
 Examples:
+  pywatt-host init users                 write a module that runs, with a test
   pywatt-host run                        serve ./pywatt.yaml
   pywatt-host run users.api:app          serve an app without a manifest
   pywatt-host run --listen :8080 --set logging.level=debug examples/quickstart
@@ -80,16 +87,21 @@ def cli() -> None:
     """Serve any ASGI or WSGI application as one pywatt.yaml declares it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
+def execute(arguments: Sequence[str] | None = None, module: Decorated | None = None) -> int:
+    """Run the command line and give its exit code. `module` is a decorated function that `run` is for."""
     try:
-        code = cli.main(args=arguments, prog_name="pywatt-host", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="pywatt-host", standalone_mode=False, obj=module)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        return 2
     except click.Abort:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    sys.exit(execute(arguments))

@@ -12,7 +12,7 @@ from pywatt_host.manifest.load import InitLayer
 from pywatt_host.manifest.model import Channels
 
 if TYPE_CHECKING:
-    from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.channels.stdio import Descriptors, Handshake
 
 
 def asked_for(orchestrated: bool) -> bool:
@@ -20,9 +20,10 @@ def asked_for(orchestrated: bool) -> bool:
     return orchestrated or "PYWATT_MODULE_ID" in os.environ
 
 
-def greet(selection: Selection, *, insist: bool) -> Handshake | None:
+def greet(selection: Selection, *, insist: bool, descriptors: Descriptors | None = None) -> Handshake | None:
     """The orchestrator's init. From then on descriptors 0 and 1 lead nowhere near the protocol. None where the manifest
-    has `channels.stdio: off`, unless to `insist`. Raises ProtocolError.
+    has `channels.stdio: off`, unless to `insist`. `descriptors` are those of the protocol, where they are private
+    already. Raises ProtocolError.
 
     How long to wait is in the manifest, whose variables may come with the init: so it is looked at before and after.
     """
@@ -33,7 +34,7 @@ def greet(selection: Selection, *, insist: bool) -> Handshake | None:
     if channels.stdio == "off" and not insist:
         return None
     stdio = import_module("pywatt_host.channels.stdio")
-    shaken: Handshake = stdio.handshake(stdio.private_descriptors(), channels.limits.handshake)
+    shaken: Handshake = stdio.handshake(descriptors or stdio.private_descriptors(), channels.limits.handshake)
     return shaken
 
 

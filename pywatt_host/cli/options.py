@@ -5,19 +5,25 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pywatt_host.exceptions import ManifestError
+from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Source, as_json, load, render_text
 from pywatt_host.manifest.load import InitLayer
 from pywatt_host.manifest.problems import Problem
 from pywatt_host.manifest.values import IMPORT_PATTERN
+from pywatt_host.manifest.values.names import Script, script_of
+
+if TYPE_CHECKING:
+    from pywatt_host.decorated import Decorated
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,13 +36,26 @@ class Selection:
     profile: str | None = None
     overrides: tuple[str, ...] = ()
     env_file: Path | None = None
+    decorated: Decorated | None = None
 
     def source(self) -> Source:
-        return source_of(self.target)
+        return source_of(self.target) if self.decorated is None else self.decorated.source()
+
+    def script(self) -> Script | None:
+        """The Python file that the target names, if it does."""
+        return _script(_target(self.target))
+
+    def with_function(self, module: Decorated | None = None) -> Selection:
+        """The same with the decorated function at hand, where the target is a Python file: which is imported in this
+        process. Raises AppLoadError, and ManifestError for a decorator that is wrong."""
+        script = self.script() if module is None else None
+        if script is not None:
+            module = import_module("pywatt_host.scripts").load_script(script)
+        return replace(self, decorated=module)
 
     def load(self, *, allow_unset: bool = False, init: InitLayer | None = None) -> Loaded:
         """Raises ManifestError."""
-        return load(
+        loaded = load(
             self.source(),
             profile=self.profile,
             overrides=self.overrides,
@@ -44,25 +63,37 @@ class Selection:
             allow_unset=allow_unset,
             init=init,
         )
+        if self.decorated is not None:
+            self.decorated.claim(loaded.manifest)
+        return loaded
+
+
+def _target(target: str | None) -> str:
+    return target or os.environ.get("PYWATT_MANIFEST") or "pywatt.yaml"
+
+
+def _script(target: str) -> Script | None:
+    return None if Path(target).is_dir() else script_of(target)
 
 
 def source_of(target: str | None) -> Source:
-    """A manifest, a folder with one, or `module:app`; left out: PYWATT_MANIFEST, else ./pywatt.yaml."""
-    import re
-
-    target = target or os.environ.get("PYWATT_MANIFEST") or "pywatt.yaml"
+    """A manifest, a folder with one, `module:app`, or a Python file with a decorated function, which is imported in a
+    child process; left out: PYWATT_MANIFEST, else ./pywatt.yaml. Raises AppLoadError for a file without one, and
+    ManifestError for a decorator that is wrong."""
+    target = _target(target)
     if re.match(IMPORT_PATTERN, target) and not Path(target).exists():
         return Source.of_data({"app": target}, name=target, directory=Path.cwd())
-    if target.endswith(".py"):
-        module = Path(target).stem
-        raise click.UsageError(f'"{target}" is not a manifest; to serve an app in it, write "{module}:app"')
+    script = _script(target)
+    if script is not None:
+        described: Source = import_module("pywatt_host.inspection").describe(script)
+        return described
     return Source.file(target)
 
 
 def manifest_options(command: F) -> F:
     """The argument and the options that choose a manifest; the command gets them as one Selection."""
 
-    @click.argument("target", metavar="[MANIFEST|FOLDER|MODULE:APP]", required=False)
+    @click.argument("target", metavar="[MANIFEST|FOLDER|MODULE:APP|FILE.py]", required=False)
     @click.option("--profile", metavar="NAME", help="Profile of the manifest; PYWATT_PROFILE is the default.")
     @click.option(
         "--set",
@@ -105,3 +136,6 @@ def loaded_or_exit(selection: Selection, *, as_json_document: bool = False, init
         else:
             show_problems(error.problems)
         raise click.exceptions.Exit(2) from None
+    except AppLoadError as error:
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(error.exit_code) from None

@@ -9,30 +9,52 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from pywatt_host.build import build
 from pywatt_host.cli.greeting import asked_for, greet, layer_of
-from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options
-from pywatt_host.exceptions import AppLoadError, HostError, ProtocolError
-from pywatt_host.host import Ready
+from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options, show_problems
+from pywatt_host.exceptions import AppLoadError, ChannelError, HostError, ManifestError, ProtocolError
+from pywatt_host.host import Host, Ready
 from pywatt_host.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.problems import Report
+from pywatt_host.manifest.values import Address
 
 if TYPE_CHECKING:
-    from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.channels.stdio import Descriptors, Handshake
+    from pywatt_host.decorated import Decorated
 
 logger = logging.getLogger("pywatt.host")
 
+TOKEN_FILE = ".pywatt/channel.token"  # relative to the manifest
 _YOUNG_OBJECTS = 10_000  # container objects made and not yet freed, at which the collector has a look
+
+
+class Parent(Protocol):
+    """Whoever has started this process to serve, and follows how it goes. `announces`: the ready line is printed;
+    `sockets`: what it listens on already, by manifest key."""
+
+    announces: bool
+    sockets: Mapping[str, Sequence[Address]]
+
+    def ready(self, host: Host) -> None: ...
+
+    def failed(self, error: HostError, stream: LogStream) -> None: ...
+
+
+# Set by `cli.served`; then answers of the host say which key of the manifest would change them.
+parent_of_this: ContextVar[Parent | None] = ContextVar("pywatt_parent", default=None)
 
 
 @click.command()
@@ -76,19 +98,27 @@ def run(
     Examples:
       pywatt-host run
       pywatt-host run --listen 127.0.0.1:0 users.api:app
+      pywatt-host run my_module.py
       pywatt-host run --profile prod --set server.limits.body=1GiB deploy/pywatt.yaml
     """
     more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
     more += [f"logging.level={log_level}"] if log_level else []
     more += [f"logging.format={log_format}"] if log_format else []
-    selection = Selection(selection.target, selection.profile, (*selection.overrides, *more), selection.env_file)
+    selection = replace(selection, overrides=(*selection.overrides, *more))
     if standalone and orchestrated:
         raise click.UsageError("--standalone and --orchestrated exclude each other")
     shaken: Handshake | None = None
     loaded: Loaded | None = None
+    descriptors: Descriptors | None = None
+    greeted = not standalone and asked_for(orchestrated)
+    given = click.get_current_context().obj
     try:
-        if not standalone and asked_for(orchestrated):
-            shaken = greet(selection, insist=orchestrated)
+        if greeted and (given is not None or selection.script() is not None):
+            # The file is imported before the handshake, and what it prints is not for the orchestrator.
+            descriptors = import_module("pywatt_host.channels.stdio").private_descriptors()
+        selection = _with_function(selection, given)
+        if greeted:
+            shaken = greet(selection, insist=orchestrated, descriptors=descriptors)
         else:
             loaded = loaded_or_exit(selection)
             if not standalone and loaded.manifest.channels.stdio == "required":
@@ -99,7 +129,20 @@ def run(
     if shaken is not None or loaded is None:
         loaded = loaded_or_exit(selection, init=layer_of(shaken))
     environ = environment(None, selection.env_file, Report())
-    return serve(loaded.manifest, loaded.warnings, environ, shaken, trace_protocol)
+    return serve(loaded.manifest, loaded.warnings, environ, shaken, trace_protocol, selection.decorated)
+
+
+def _with_function(selection: Selection, given: Decorated | None) -> Selection:
+    try:
+        return selection.with_function(given)
+    except ManifestError as error:
+        show_problems(error.problems)
+        raise click.exceptions.Exit(error.exit_code) from None
+    except AppLoadError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(error.exit_code) from None
 
 
 def serve(
@@ -108,33 +151,75 @@ def serve(
     environ: Mapping[str, str] | None = None,
     shaken: Handshake | None = None,
     trace: Path | None = None,
+    decorated: Decorated | None = None,
 ) -> int:
     """Run a host until it is stopped; returns the exit code. `environ` (default: the process's) is what the secret
-    source `env` reads."""
+    source `env` reads. `decorated` is the function that the manifest names, where it is at hand."""
     stream, terminal, colour = standard_error(), sys.stderr.isatty(), coloured(sys.stderr)
+    parent = parent_of_this.get()
+
+    def explain(error: HostError) -> None:
+        _explain(error)
+        if parent is not None:
+            parent.failed(error, stream)
+
     with configured(manifest.logging, stream, terminal=terminal, colour=colour):
         for problem in warnings:
             logger.warning("%s", problem)
         if trace is not None and shaken is None and manifest.channels.ipc is None and manifest.channels.tcp is None:
             logger.warning("--trace-protocol: there is no channel to write down")
         try:
-            host = build(manifest, environ, stream, shaken=shaken, trace=trace)
+            objects = decorated.objects if decorated is not None else {}
+            if decorated is not None:
+                keep_token(decorated, manifest)
+            host = build(
+                manifest, environ, stream, shaken=shaken, trace=trace, objects=objects, explain=parent is not None
+            )
         except HostError as error:
-            _explain(error)
+            explain(error)
             return error.exit_code
         except OSError as error:
             raise click.UsageError(f"--trace-protocol {trace}: {(error.strerror or '').lower()}") from None
 
         def announce(ready: Ready) -> None:
-            _announce(ready, manifest.logging, stream, terminal)
+            if parent is None or parent.announces:
+                _announce(ready, manifest.logging, stream, terminal)
             _tune_collector()
+            if parent is not None:
+                parent.ready(host)
 
-        try:
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                return runner.run(host.serve(announce, ends_process=True))
-        except HostError as error:
-            _explain(error)
-            return error.exit_code
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            sockets = parent.sockets if parent is not None else {}
+            try:
+                return runner.run(host.serve(announce, ends_process=True, sockets=sockets))
+            except HostError as error:  # said before the event loop closes, which a task of the user's may hold up
+                explain(error)
+                return error.exit_code
+
+
+def keep_token(decorated: Decorated, manifest: Manifest) -> None:
+    """Where the decorator opened a TCP channel to other machines and gave it no token, leave the one that was made up
+    where peers of this machine's owner can read it. Raises ChannelError."""
+    tcp = manifest.channels.tcp
+    if decorated.random_token is None or tcp is None or tcp.token != decorated.random_token:
+        return
+    path = manifest.resolve(TOKEN_FILE)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(decorated.random_token + "\n")
+        new.replace(path)
+    except OSError as error:
+        why = f"it has no token, and {path} cannot be written: {(error.strerror or '').lower()}"
+        raise ChannelError("tcp", str(tcp.listen), why) from error
+    logger.warning(
+        "the TCP channel on %s can be reached from other machines and tcp_config has no token: this start's is in %s",
+        tcp.listen,
+        path,
+        extra={"key": "channels.tcp.token"},
+    )
 
 
 def _tune_collector() -> None:

@@ -20,6 +20,7 @@ from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.cycle import CYCLE
 from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
+from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
@@ -118,6 +119,7 @@ class Edge:
         access_log: AccessLog,
         concurrency: int,
         cors: Callable[[ASGIApp], ASGIApp] | None = None,
+        explain: Explain | None = None,
     ) -> None:
         self._mounts = sorted(mounts, key=lambda mount: len(mount.prefix), reverse=True)
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
@@ -130,13 +132,15 @@ class Edge:
         self._observe = None if silent else self._finished
         self._concurrency = concurrency
         self._cors = cors(self._inside_cors) if cors is not None else None
+        self._explain = explain
+        self._exchange = Exchange if explain is None else explaining(explain)
         self._told: dict[str, float] = {}
         self._ids: list[bytes] = []
         self._done: list[Exchange] = []
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, send, self._unmatched, self._observe)
+        exchange = self._exchange(scope, send, self._unmatched, self._observe)
         length = self._read_head(scope, exchange)
         cycle = scope.pop(CYCLE, None)  # of a connection of ours, which watches the response for us
         if scope["type"] != "http":
@@ -350,7 +354,8 @@ class Edge:
             if isinstance(target, Refusal):
                 exchange.status, exchange.reason = target.status, target.reason
                 await receive()  # websocket.connect
-                await refuse_websocket(send, scope.get("extensions"), target.status)
+                detail = self._explain(exchange, target.status, target.reason) if self._explain is not None else ""
+                await refuse_websocket(send, scope.get("extensions"), target.status, detail)
                 return
             exchange.status = 403  # unless the application accepts
             await target.app(scope, receive, exchange.send_websocket)

@@ -27,6 +27,7 @@ from pywatt_host.types import ASGIApp
 logger = logging.getLogger("pywatt.server")
 
 _LINGER = 1.0  # seconds that a connection without a request is kept open while draining: one may be on its way
+_LINGER_SHARE = 0.1  # of the time for draining, at most
 _LAST_HANDSHAKES = 0.05  # seconds for TCP handshakes that had begun to complete
 _POLL = 0.01
 _CUT = 0.2  # seconds that cancelled requests get to clean up
@@ -147,6 +148,7 @@ class HttpServer:
         self._listening.draining = True
         await self._stop_accepting()
         closed_at = time.monotonic()
+        linger = min(_LINGER, self._bounds.keep_alive, _LINGER_SHARE * self._drain.left())
         for connection in tuple(self._state.connections):
             if self._is_http(connection) and not self._quiet(connection):
                 self._let_last(connection)
@@ -154,7 +156,7 @@ class HttpServer:
             if self._drain.left() <= 0:
                 await self._cut()
                 return
-            lingered = time.monotonic() - closed_at >= min(_LINGER, self._bounds.keep_alive)
+            lingered = time.monotonic() - closed_at >= linger
             for connection in tuple(self._state.connections):
                 self._release(connection, lingered)
             await asyncio.sleep(_POLL)

@@ -219,6 +219,7 @@ def _inherit(fd: int, shown: str, key: str) -> Listener:
         sock.detach()
         raise BindError(shown, key, f"descriptor {fd} is not a listening stream socket")
     sock.setblocking(False)
+    sock.set_inheritable(False)  # what the application starts must not keep the address
     return Listener(sock, owned=False)
 
 

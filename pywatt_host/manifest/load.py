@@ -27,13 +27,15 @@ from pywatt_host.manifest.values import TCP_ADDRESS
 
 DEFAULT_NAME = "pywatt.yaml"
 OVERRIDE_PREFIX = "PYWATT__"
+INIT = "init"  # what the origin of an orchestrator's values is called
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a manifest comes from: a file, a text, or data made in code.
 
-    `name` is what problems call it. `directory` is what relative paths in it are relative to.
+    `name` is what problems call it. `directory` is what relative paths in it are relative to. `script` is the Python
+    file that has made the data.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Source:
     path: Path | None = None
     text: str | bytes | None = None
     data: Mapping[str, Any] | None = None
+    script: Path | None = None
 
     @classmethod
     def file(cls, path: str | Path, *, default_name: str = DEFAULT_NAME) -> Source:
@@ -56,10 +59,12 @@ class Source:
         return cls(name, (directory or Path.cwd()).absolute(), text=text)
 
     @classmethod
-    def of_data(cls, data: Mapping[str, Any], *, name: str, directory: Path | None = None) -> Source:
+    def of_data(
+        cls, data: Mapping[str, Any], *, name: str, directory: Path | None = None, script: Path | None = None
+    ) -> Source:
         """A manifest made in code, in the forms of the file, without profiles. It is never interpolated, but a
         SecretTemplate may stand where `${secret:NAME}` may."""
-        return cls(name, (directory or Path.cwd()).absolute(), data=data)
+        return cls(name, (directory or Path.cwd()).absolute(), data=data, script=script)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,7 @@ def load(
     if manifest is not None and tree is not None:
         manifest._directory = source.directory
         manifest._source = Path(os.path.abspath(source.path)) if source.path is not None else None
+        manifest._overridden = frozenset(_overridden(tree, ()))
         CrossReferences(manifest, tree, report).check()
     errors = report.errors()
     if errors or manifest is None or tree is None:
@@ -189,7 +195,7 @@ def _effective(
     if layer is not None:
         tree = merge(tree, layer)
     if init is not None:
-        layer = base.expand(from_data(init.data(), Origin("init", "code")), shape)
+        layer = base.expand(from_data(init.data(), Origin(INIT, "code")), shape)
         tree = tree if layer is None else merge(tree, layer)
     reader = Overrides(tree, report)
     if overriding:
@@ -200,6 +206,14 @@ def _effective(
     layer = reader.settings(overrides)
     tree = tree if layer is None else merge(tree, layer)
     return tree, faulted | reader.faulted
+
+
+def _overridden(node: Node, path: KeyPath) -> Iterator[KeyPath]:
+    if isinstance(node.value, dict):
+        for name, item in node.value.items():
+            yield from _overridden(item, (*path, name))
+    elif node.origin.override or node.origin.profile or node.origin.name == INIT:
+        yield path
 
 
 def read_source(source: Source, default_name: str, report: Report, *, smallest: str = "app: main:app") -> Node | None:

@@ -248,7 +248,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
         {
             "auth",
-            "state",
             "clients",
             "tracing",
             "databases",

@@ -77,12 +77,20 @@ class SecretStore:
             raise SecretError(f"there is no secret {name}", [(name, self._asked())])
         return Secret(name, values[name])
 
+    def peek(self, name: str, type: type[Any] = str) -> Secret[Any] | None:
+        """As `get`, of what is there already; None where it would have to be fetched. Raises SecretError."""
+        text = self._now.texts.get(name)
+        if text is None:
+            return None
+        return Secret(name, text if type is str else typed_as(name, text, type))
+
     async def get(self, name: str, type: type[Any] = str) -> Secret[Any]:
         """The present value as `type`; a name that was not declared is fetched. Raises SecretError."""
         if name not in self._now.texts:
             await self._learn(name)
-        text = self._now.texts[name]
-        return Secret(name, text if type is str else typed_as(name, text, type))
+        secret = self.peek(name, type)
+        assert secret is not None
+        return secret
 
     async def _learn(self, name: str) -> None:
         if not _NAME.match(name):

@@ -77,14 +77,16 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
     assert capsys.readouterr().out == ""
 
 
-def test_a_python_file_is_no_manifest_and_the_hint_says_what_to_write(
+def test_a_python_file_without_a_decorated_function_is_told_what_to_write(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(project.folder)
-    with pytest.raises(SystemExit) as end:
-        main(["config", "main.py"])
-    assert end.value.code == 2
-    assert 'write "main:app"' in capsys.readouterr().err
+    project.write("plain.py", "app = 5\n")
+    for target, said in (("plain.py", 'write "plain:app"'), ("gone.py", "gone.py: there is no such file")):
+        with pytest.raises(SystemExit) as end:
+            main(["config", target])
+        assert end.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -80,7 +80,10 @@ def test_the_index_of_the_pages_is_complete() -> None:
 
 EXAMPLE = ROOT / "pywatt.yaml.example"
 # What cannot stand beside what is shown: there in a comment.
-COMMENTED = {"channels.ipc.connect", "channels.tcp.connect", "channels.tcp.tls.ca", "channels.tcp.tls.server_name"}
+COMMENTED = {
+    *("channels.ipc.connect", "channels.tcp.connect", "channels.tcp.tls.ca", "channels.tcp.tls.server_name"),
+    "state",
+}
 
 
 def _written(value: Any, path: str = "") -> dict[str, Any]:
@@ -113,7 +116,7 @@ def test_the_example_has_every_key() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     shown = _parsed(text)
     for key in COMMENTED:
-        assert re.search(rf"^ +# {key.rpartition('.')[2]}: ", text, re.MULTILINE), key
+        assert re.search(rf"^ *# {key.rpartition('.')[2]}: ", text, re.MULTILINE), key
     # The entries of a list of endpoints have the keys of the rules, which are shown.
     missing = {key for key in DOCUMENTED if key not in shown and not key.startswith("endpoints[]")}
     assert missing == COMMENTED

@@ -22,7 +22,7 @@ from pywatt_host.manifest.model.operations import AccessLog, Health, Logging, Me
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.problems import display_path
-from pywatt_host.manifest.values import SecretTemplate, Version
+from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
 
 __all__ = [
     "AccessLog",
@@ -74,6 +74,12 @@ class Manifest(Section):
         [{"route_prefix": "/static", "directory": "./static"}],
         strict=False,
     )
+    state: ImportPath | None = key(
+        None,
+        "Function (init, secrets) that makes the application's own state, app_state.user_state, before the application"
+        " is loaded. Sync or async.",
+        "users.state:build",
+    )
     config: dict[str, Any] = key(dict, "Free-form, for the application: app_state.config.", {"page_size": 50})
     server: Server = key(Server, "Where the host listens, whom it trusts and what it bounds.", {"listen": ":8080"})
     secrets: Annotated[Secrets, Short(names="keys"), Deferred()] = key(
@@ -112,6 +118,7 @@ class Manifest(Section):
 
     _directory: Path = PrivateAttr(default_factory=Path.cwd)
     _source: Path | None = PrivateAttr(default=None)
+    _overridden: frozenset[tuple[str | int, ...]] = PrivateAttr(default=frozenset())
 
     @property
     def directory(self) -> Path:
@@ -122,6 +129,11 @@ class Manifest(Section):
     def source(self) -> Path | None:
         """The file it was read from; None when it was made in code."""
         return self._source
+
+    @property
+    def overridden(self) -> frozenset[tuple[str | int, ...]]:
+        """Paths of the values that a profile, a variable, `--set` or the orchestrator has laid over the file's."""
+        return self._overridden
 
     @property
     def module_id(self) -> str:

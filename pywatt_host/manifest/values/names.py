@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainValidator, WithJsonSchema
@@ -146,3 +148,25 @@ def _proxy(value: Any) -> str:
 
 
 Proxy: TypeAlias = Annotated[str, PlainValidator(_proxy), WithJsonSchema({"type": "string", "minLength": 1})]
+
+
+# A Python file in place of a manifest -------------------------------------------------------------------------------
+
+_TARGET = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[A-Za-z_][A-Za-z0-9_]*))?\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A file, and which of its functions is meant where it has several."""
+
+    path: Path
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}" if self.name else str(self.path)
+
+
+def script_of(target: str) -> Script | None:
+    """`FILE.py` or `FILE.py:function`; None for what is neither."""
+    match = _TARGET.match(target)
+    return Script(Path(match["path"]), match["name"]) if match is not None else None

@@ -1,0 +1,150 @@
+"""`dev`: run, and start again when a file changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from pywatt_host.cli.options import Selection, manifest_options, show_problems
+from pywatt_host.exceptions import HostError, ManifestError
+from pywatt_host.manifest import Manifest, Source, load
+from pywatt_host.reloading.changes import watched_by
+from pywatt_host.reloading.child import SHUTDOWN
+from pywatt_host.reloading.doors import is_local, wanted_by
+from pywatt_host.reloading.session import Recipe, Session
+
+
+@click.command()
+@manifest_options
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Where to listen instead of server.listen: a loopback address with a port, or unix:PATH. May be repeated.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level."
+)
+@click.option(
+    "--ignore",
+    "ignored",
+    metavar="PATTERN",
+    multiple=True,
+    help="Files whose changes do not count, such as 'uploads/*'. May be repeated.",
+)
+def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ignored: tuple[str, ...]) -> int:
+    """Serve a manifest while it is worked on: start again when code, manifest or .env change.
+
+    Listens on loopback only, logs for people, reads the .env beside the manifest, and answers 404, 400 and the like
+    with the key of the manifest that would change them. While what was saved does not start, every request is answered
+    503 with the reason. Needs the extra `dev`.
+
+    \b
+    Examples:
+      pywatt-host dev
+      pywatt-host dev --listen 127.0.0.1:0 users.api:app
+      pywatt-host dev my_module.py
+      pywatt-host dev --ignore 'uploads/*' --set logging.loggers.sqlalchemy=info
+    """
+    if find_spec("watchfiles") is None:
+        click.echo("dev needs watchfiles: pip install 'pywatt-host[dev]'", err=True)
+        return 2
+    more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
+    more += [f"logging.level={log_level}"] if log_level else []
+    selection = replace(selection, overrides=(*selection.overrides, *more))
+    cookbook = _Cookbook(selection, bool(listen), ignored)
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(Session(cookbook.look, _say, _show).serve())
+    except ManifestError as error:
+        _show(error)
+        return error.exit_code
+    except HostError as error:
+        _say(str(error))
+        return error.exit_code
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+    sys.stderr.flush()
+
+
+def _show(error: ManifestError) -> None:
+    show_problems(error.problems)
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _Cookbook:
+    """From the command line, and the manifest as it is at the moment, to a recipe."""
+
+    selection: Selection
+    listen_given: bool
+    ignored: tuple[str, ...]
+    described: dict[tuple[int, int], Source] = field(default_factory=dict)  # by time and size of a Python file
+
+    def look(self) -> Recipe:
+        """Raises ManifestError; click.UsageError for a --listen that others could reach."""
+        source = self._source()
+        env_file = self.selection.env_file
+        beside = source.directory / ".env"
+        if env_file is None and beside.is_file():
+            env_file = beside
+        manifest = load(
+            source,
+            profile=self.selection.profile if source.data is None else "",
+            overrides=self.selection.overrides,
+            env_file=env_file,
+        ).manifest
+        for address in manifest.server.listen if self.listen_given else ():
+            if not is_local(address):
+                message = (
+                    f"--listen {address}: dev listens on loopback addresses and Unix sockets only; run does not mind"
+                )
+                raise click.UsageError(message)
+        watched = watched_by(manifest, env_file=env_file or beside, ignored=self.ignored)
+        script = self.selection.script()
+        if script is not None:
+            watched = replace(watched, files=watched.files | {script.path.resolve()})
+        return Recipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
+
+    def _source(self) -> Source:
+        """A Python file is imported in a process of its own, for where its decorator listens; while that cannot be, it
+        is looked at as one that says nothing, and the child tells why."""
+        script = self.selection.script()
+        if script is None:
+            return self.selection.source()
+        try:
+            status = script.path.stat()
+            version = (status.st_mtime_ns, status.st_size)
+            if version not in self.described:
+                self.described.clear()
+                self.described[version] = self.selection.source()
+            load(self.described[version], overrides=self.selection.overrides, env_file=self.selection.env_file)
+            return self.described[version]
+        except (HostError, OSError):
+            data = {"app": "module:app"}
+            return Source.of_data(data, name=str(script), directory=script.path.parent.absolute())
+
+    def _arguments(self, manifest: Manifest, env_file: Path | None) -> list[str]:
+        selection = self.selection
+        arguments = [selection.target] if selection.target else []
+        arguments += ["--profile", selection.profile] if selection.profile is not None else []
+        arguments += ["--env-file", str(env_file)] if env_file is not None else []
+        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN)
+        settings = [
+            *selection.overrides,
+            f"server.timeouts.shutdown={int(shutdown * 1000)}ms",
+            "server.timeouts.drain_delay=0s",
+        ]
+        if manifest.secrets.sources is None:
+            settings.append('secrets.sources=[env, {"dotenv": ".env"}]')
+        for setting in settings:
+            arguments += ["--set", setting]
+        return [*arguments, "--standalone", "--log-format", "console"]

@@ -1,0 +1,118 @@
+"""What `dev` starts: `run`, which tells its parent when it serves, or why it does not.
+
+A program of its own, run as `python -m pywatt_host.cli.served HANDED ARGUMENT...`. HANDED is a JSON object: `parent`,
+the descriptor of a socket to the parent; `listening`, those of listening sockets by manifest key; `announces`, whether
+the ready line is to be printed. The arguments are those of `run`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from pywatt_host.cli import execute
+from pywatt_host.cli.run import parent_of_this
+from pywatt_host.exceptions import HostError
+from pywatt_host.host import Host
+from pywatt_host.logs import LogStream
+from pywatt_host.manifest.values import Address, FdAddress
+
+_SAID = 20  # lines of standard error that are kept to tell why it could not start
+_LONGEST_DETAIL = 4000  # characters
+_KEEPING_TEMPLATES = ("flask", "quart", "django")  # in memory, once they are read, unless they are told not to
+
+
+class Told:
+    """The parent, told over a socket: one JSON object a line. When it goes without a word, this process is asked to
+    stop."""
+
+    def __init__(self, handed: Mapping[str, Any]) -> None:
+        self.announces = bool(handed["announces"])
+        self.sockets: Mapping[str, Sequence[Address]] = {
+            key: [FdAddress(fd) for fd in listed] for key, listed in handed["listening"].items()
+        }
+        self._sock = socket.socket(fileno=handed["parent"])
+        self._sock.set_inheritable(False)
+        self._served = False
+        self._failed = False
+        threading.Thread(target=self._follow, name="pywatt dev parent", daemon=True).start()
+
+    def _follow(self) -> None:
+        try:
+            while self._sock.recv(1):
+                pass
+        except OSError:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def ready(self, host: Host) -> None:
+        self._served = True
+        keeping = any(application.framework in _KEEPING_TEMPLATES for application in host.applications.all)
+        self._tell(event="ready", templates=keeping)
+
+    def failed(self, error: HostError, stream: LogStream) -> None:
+        text = str(error)
+        if stream.mask is not None:
+            text = stream.mask(text.encode("utf-8", "backslashreplace")).decode()
+        self._failed_with(text, error.exit_code)
+
+    def ended(self, code: int, said: str) -> None:
+        """`run` has returned. `said` is the last that was written to standard error."""
+        if self._failed:
+            return
+        if self._served or code == 0:
+            self._tell(event="stopped")
+        else:
+            self._failed_with(said or f"the process ended with exit code {code}", code)
+
+    def _failed_with(self, detail: str, code: int) -> None:
+        self._failed = True
+        self._tell(event="failed", detail=detail[-_LONGEST_DETAIL:], code=code)
+
+    def _tell(self, **event: Any) -> None:
+        try:
+            self._sock.sendall(json.dumps(event).encode() + b"\n")
+        except OSError:
+            pass  # it has gone; `_follow` sees that as well
+
+
+class Heard:
+    """Standard error, of which the last lines are kept. Log lines go past it, to the descriptor."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: deque[str] = deque([""], maxlen=_SAID)
+
+    def write(self, text: str) -> int:
+        first, *more = text.split("\n")
+        self._lines[-1] += first
+        self._lines.extend(more)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def last(self) -> str:
+        return "\n".join(self._lines).strip()
+
+
+def main(arguments: Sequence[str]) -> int:
+    handed, *rest = arguments
+    told, heard = Told(json.loads(handed)), Heard(sys.stderr)
+    sys.stderr = heard
+    parent_of_this.set(told)
+    code = execute(["run", *rest])
+    told.ended(code, heard.last)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""What a decorated function is to those who load it: the function, and what its decorator says of the manifest."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from pywatt_host.exceptions import ManifestError
+from pywatt_host.manifest import Manifest, Problem, Source, load
+from pywatt_host.manifest.model import Endpoint, Section
+from pywatt_host.manifest.problems import display_path
+
+Framework: TypeAlias = Literal["fastapi", "flask", "starlette", "django", "litestar", "quart", "asgi", "wsgi"]
+FRAMEWORKS: tuple[str, ...] = get_args(Framework)
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+
+class Decorated:
+    """A factory with a manifest of its own. `data` is what the decorator says, in the forms of the file, and `objects`
+    what import paths in it stand for; `place` is where the decorator stands, as `users.py:12`, in `file`; `directory`
+    is what relative paths are relative to. `random_token` was made up for a TCP channel that had none."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        import_path: str,
+        data: Mapping[str, Any],
+        objects: Mapping[str, Any],
+        framework: Framework | None,
+        place: str,
+        directory: Path,
+        file: str | None = None,
+        manifest_file: Path | None = None,
+        random_token: str | None = None,
+    ) -> None:
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
+        self.function = function
+        self.import_path = import_path
+        self.data = data
+        self.objects: Mapping[str, Any] = {**objects, import_path: self}
+        self.framework = framework
+        self.place = place
+        self.directory = directory
+        self.file = Path(file) if file is not None else None
+        self.manifest_file = manifest_file
+        self.random_token = random_token
+
+    def declared(self) -> Source:
+        """What the arguments amount to, as a manifest."""
+        return Source.of_data(self.data, name=self.place, directory=self.directory, script=self.file)
+
+    def source(self) -> Source:
+        """The manifest to run: that file which the argument `manifest` names, else what the arguments amount to."""
+        return self.declared() if self.manifest_file is None else Source.file(self.directory / self.manifest_file)
+
+    def claim(self, manifest: Manifest) -> None:
+        """Raises ManifestError where the manifest is for another application than this function."""
+        named = manifest.app.import_path if manifest.app is not None else "nothing"
+        if named != self.import_path:
+            message = f"{self.manifest_file} names {named} as its app, and not this function"
+            raise ManifestError(
+                [Problem(self.place, 0, 0, "manifest", "conflict", message, f"write there: app: {self.import_path}")]
+            )
+
+
+def differing(decorated: Decorated, manifest: Manifest) -> list[str]:
+    """What the decorator says otherwise than a manifest that names its function, key by key. What a profile, a
+    variable, `--set` or an orchestrator has changed in the manifest is not held against it. Raises ManifestError."""
+    said = load(decorated.declared(), environ={}).manifest
+    return [
+        f"{display_path(path)} is {mine} in the decorator and {other} in the manifest"
+        for path, mine, other in _differences(said, manifest, ())
+        if path[0] not in ("app", "version")
+        and not any(path[:end] in manifest.overridden for end in range(len(path) + 1))
+    ]
+
+
+def _differences(said: Any, other: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str, str]]:
+    if isinstance(said, Section) and isinstance(other, Section) and type(said) is type(other):
+        for name in type(said).model_fields:
+            if name in said.model_fields_set:
+                alias = type(said).model_fields[name].alias or name
+                yield from _differences(getattr(said, name), getattr(other, name), (*path, alias))
+    elif isinstance(said, dict) and isinstance(other, dict):
+        for name, value in said.items():
+            if name in other:
+                yield from _differences(value, other[name], (*path, name))
+            else:
+                yield (*path, name), "there", "missing"
+    elif _plain(said) != _plain(other):
+        yield path, _shown(said), _shown(other)
+
+
+def _plain(value: Any) -> Any:
+    """Endpoints in whatever order they stand."""
+    if isinstance(value, tuple) and all(isinstance(each, Endpoint) for each in value):
+        return sorted((each.model_dump() for each in value), key=lambda each: (each["path"], each["methods"]))
+    return value
+
+
+def _shown(value: Any) -> str:
+    """Short, and without a word of what may be a secret."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "left out"}[value]
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, tuple) and all(isinstance(each, Endpoint) for each in value):
+        listed = ", ".join(f"{' '.join(each.methods)} {each.path}" for each in value[:8])
+        return f"[{listed}{', ...' if len(value) > 8 else ''}]"
+    if isinstance(value, str) and value.startswith("/"):
+        return f'"{value[:80]}"'
+    return "something else"

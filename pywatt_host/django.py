@@ -1,0 +1,51 @@
+"""Django: the AppState as `request.pywatt`, served over ASGI or WSGI.
+
+    MIDDLEWARE = ["pywatt_host.django.PywattMiddleware", ...]
+
+    def root(request):
+        return JsonResponse({"module_id": request.pywatt.module_id})
+
+`app_state(request)` is the same without the middleware, and typed. Where PyWatt Host does not serve the application
+(`manage.py runserver`, Django's test client), `request.pywatt` raises RuntimeError once it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from asgiref.sync import iscoroutinefunction
+from django.utils.decorators import sync_and_async_middleware
+from django.utils.functional import SimpleLazyObject
+
+if TYPE_CHECKING:
+    from pywatt_host.state import AppState
+
+
+def app_state(request: Any) -> AppState:
+    """The module's AppState. Raises RuntimeError where PyWatt Host does not serve the application."""
+    scope = getattr(request, "scope", None)  # ASGI; over WSGI there is the environ
+    state = scope.get("state", {}).get("pywatt") if scope is not None else request.META.get("pywatt.state")
+    if state is None:
+        raise RuntimeError("there is no AppState: this application is not served by PyWatt Host")
+    return cast("AppState", state)
+
+
+def _middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    if iscoroutinefunction(get_response):
+
+        async def answer(request: Any) -> Any:
+            request.pywatt = SimpleLazyObject(lambda: app_state(request))
+            return await cast("Awaitable[Any]", get_response(request))
+
+        return answer
+
+    def answer_in_thread(request: Any) -> Any:
+        request.pywatt = SimpleLazyObject(lambda: app_state(request))
+        return get_response(request)
+
+    return answer_in_thread
+
+
+# Named as Django's own middleware classes are, though it is a function: Django takes either.
+PywattMiddleware = sync_and_async_middleware(_middleware)

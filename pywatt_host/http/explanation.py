@@ -1,0 +1,105 @@
+"""What the host's own refusals say under `dev`: the rule that refused, and the manifest key that would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pywatt_host.http.exchange import Exchange
+from pywatt_host.manifest import Manifest, dump
+from pywatt_host.manifest.problems import display_path, printable
+
+_LIMITS = {
+    413: "the request body is longer than {limit}",
+    429: "more requests than {limit}",
+    503: "more requests at the same time than {limit}",
+    504: "no response began within {limit}",
+}
+_WHAT_BREAKS = {  # rules of http/paths
+    "not-a-path": "the request target is no path",
+    "bad-escape": "the path has a percent sign that escapes nothing",
+    "encoded-slash": "the path has an encoded slash",
+    "backslash": "the path has a backslash",
+    "nul": "the path has a NUL",
+    "control-character": "the path has a control character",
+    "dot-segment": "the path has a dot segment",
+    "empty-segment": "the path has an empty segment",
+    "not-utf8": "the path is not UTF-8",
+    "double-encoding": "the path is percent-encoded twice",
+}
+
+# (exchange, status, reason for the log) -> detail for the client; empty where there is nothing to add
+Explain = Callable[[Exchange, int, str], str]
+
+
+def explaining(explain: Explain) -> type[Exchange]:
+    """The class of exchanges whose refusals carry an explanation."""
+
+    class Explained(Exchange):
+        async def refuse(
+            self,
+            status: int,
+            reason: str,
+            detail: str = "",
+            headers: Sequence[tuple[bytes, bytes]] = (),
+            **members: Any,
+        ) -> None:
+            await super().refuse(status, reason, explain(self, status, reason) or detail, headers, **members)
+
+    return Explained
+
+
+class Explanations:
+    """Explains refusals by the manifest that is in effect."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._file = manifest.source.name if manifest.source is not None else "the manifest"
+        self._written: dict[str, Any] | None = None
+
+    def __call__(self, exchange: Exchange, status: int, reason: str) -> str:
+        method, path = printable(exchange.method[:20]), printable(exchange.path[:200])
+        if status == 400 and reason.endswith("(server.paths)"):
+            broken = _WHAT_BREAKS.get(reason.partition(" ")[0], "the path can be read in two ways")
+            return f"{broken}; server.paths: lenient in {self._file} passes it on, as does `paths: lenient` of a mount"
+        if reason == "no such endpoint (endpoints)":
+            return f"no endpoint is declared for {method} {path}: add it to endpoints in {self._file}"
+        if reason == "no such method here (endpoints)":
+            route = exchange.plan.route
+            return f"{route} is declared without {method}: add it to its methods in endpoints in {self._file}"
+        if reason == "no application under this path":
+            return f"no application is mounted at {path}: see app.route_prefix and mounts in {self._file}"
+        if reason == "a path of the host":
+            key = self._own_path_key(exchange.path)
+            return f"{path} is a path of the host ({key} in {self._file}), which takes GET and HEAD only"
+        if status in _LIMITS:
+            return self._over_limit(status, reason)
+        return ""
+
+    def _over_limit(self, status: int, key: str) -> str:
+        if self._written is None:
+            self._written = dict(_leaves(dump(self._manifest, masked=True), ()))
+        if key not in self._written:
+            return ""
+        return _LIMITS[status].format(limit=f"{key} in {self._file}, which is {self._written[key]}")
+
+    def _own_path_key(self, path: str) -> str:
+        health = self._manifest.health
+        keys = {
+            self._manifest.metrics.path: "metrics.path",
+            health.path: "health.path",
+            health.liveness: "health.liveness",
+            health.readiness: "health.readiness",
+        }
+        return keys.get(path, "health")
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, (*path, name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _leaves(item, (*path, number))
+    else:
+        yield display_path(path), value

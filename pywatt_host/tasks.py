@@ -1,0 +1,174 @@
+"""Background tasks of the application, supervised: a crash is logged and counted, and does what its policy says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+from asyncio import TaskGroup
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal, TypeAlias, get_args
+
+from pywatt_host.http.health import Checks
+from pywatt_host.http.metrics import Family
+
+logger = logging.getLogger("pywatt.tasks")
+
+Work: TypeAlias = Coroutine[Any, Any, Any] | Callable[[], Awaitable[Any]]
+OnFailure: TypeAlias = Literal["log", "restart", "unready"]
+
+_FIRST_PAUSE = 1.0  # seconds before the first restart; each further one waits twice as long
+_LONGEST_PAUSE = 60.0
+_STEADY = 60.0  # seconds that a task has run after which its crashes are counted anew
+_UNWOUND_WITHIN = 5.0  # seconds to end in when the application that spawned them has failed to start
+
+
+class Tasks:
+    """Tasks run from when they are spawned until they are done, or until the host has drained."""
+
+    name = "tasks"
+
+    def __init__(self, checks: Checks) -> None:
+        self._checks = checks
+        self._loop: asyncio.AbstractEventLoop | None = None  # once the application has started
+        self._running: set[asyncio.Task[None]] = set()
+        self._failing: dict[str, str] = {}
+        self._crashes: Counter[str] = Counter()
+        self._spawned = False
+        self._stopped = False
+
+    def spawn(self, work: Work, name: str | None, on_failure: OnFailure) -> asyncio.Task[None]:
+        """See AppState.spawn."""
+        try:
+            loop = self._loop_for(work, on_failure)
+        except (TypeError, ValueError, RuntimeError):
+            close(work)
+            raise
+        label = name or _name_of(work)
+        # It outlives the request that may have spawned it, so that its log lines are not that request's.
+        task = loop.create_task(self._supervise(work, label, on_failure), name=label, context=contextvars.Context())
+        self._spawned = True
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: close(work))  # cancelled before it began, it would never be awaited
+        return task
+
+    def _loop_for(self, work: Work, on_failure: OnFailure) -> asyncio.AbstractEventLoop:
+        if on_failure not in get_args(OnFailure):
+            raise ValueError(f"on_failure is log, restart or unready, not {on_failure!r}")
+        if inspect.iscoroutine(work):
+            if on_failure == "restart":
+                raise TypeError("a coroutine runs once: give spawn the function itself to have it restarted")
+        elif not callable(work):
+            raise TypeError(f"spawn takes a coroutine or a coroutine function, not {type(work).__name__}")
+        if self._stopped:
+            raise RuntimeError("the host is stopping, so that no task can begin")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None or self._loop not in (None, loop):
+            raise RuntimeError("spawn is for the host's event loop: use app_state.sync.spawn in threads")
+        return loop
+
+    async def _supervise(self, work: Work, label: str, on_failure: OnFailure) -> None:
+        pause = _FIRST_PAUSE
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        while True:
+            began = loop.time()
+            try:
+                await _begun(work)
+                return
+            except asyncio.CancelledError as error:
+                if task.cancelling():
+                    raise
+                self._crashed(label, error, on_failure)  # something that it waited for was cancelled
+            except (Exception, SystemExit) as error:  # named boundary: a task is the user's code
+                self._crashed(label, error, on_failure)
+            if on_failure != "restart" or task.cancelling():
+                return
+            if loop.time() - began >= _STEADY:
+                pause = _FIRST_PAUSE
+            logger.info("the task %s is started again in %gs", label, pause, extra={"task": label})
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _crashed(self, label: str, error: BaseException, on_failure: OnFailure) -> None:
+        self._crashes[label] += 1
+        trace = error.__traceback__.tb_next if error.__traceback__ is not None else None  # without our own frame
+        logger.error("the task %s crashed", label, exc_info=error.with_traceback(trace), extra={"task": label})
+        if on_failure != "unready":
+            return
+        # From the crash on: a check for each task that does well would never go away again.
+        known = label in self._failing
+        self._failing[label] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+        async def check() -> None:
+            raise RuntimeError(f"crashed with {self._failing[label]}")
+
+        if not known:
+            self._checks.add(f"task {label}", check)
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            await self._end(None)
+
+    async def check(self) -> None:
+        return
+
+    async def stop(self) -> None:
+        """Cancel all and wait for them, for some seconds; what is spawned from now on is refused."""
+        await self._end(_UNWOUND_WITHIN)
+
+    async def _end(self, within: float | None) -> None:
+        """`within` seconds, or (None) as long as the caller waits; those that do not end are logged."""
+        self._stopped = True
+        for task in self._running:
+            task.cancel()
+        try:
+            if self._running:
+                await asyncio.wait(self._running, timeout=within)
+        finally:
+            for task in [task for task in self._running if not task.done()]:
+                label = task.get_name()
+                logger.error("the task %s was cancelled and does not end", label, extra={"task": label})
+            self._running.clear()
+
+    def families(self) -> Iterator[Family]:
+        """Metrics, once there has been a task. Safe from any thread."""
+        if self._spawned:
+            yield Family("gauge", "pywatt_tasks_running", "Background tasks.", (), {(): float(len(self._running))})
+        crashes = dict(self._crashes)
+        if crashes:
+            values: dict[tuple[str, ...], float] = {(label,): float(count) for label, count in crashes.items()}
+            yield Family("counter", "pywatt_task_crashes", "Crashes of background tasks.", ("task",), values)
+
+
+def close(work: Work) -> None:
+    """Close a coroutine that nobody has begun and nobody will."""
+    if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+        work.close()
+
+
+def _begun(work: Work) -> Awaitable[Any]:
+    if inspect.iscoroutine(work):
+        return work
+    made = work()  # type: ignore[operator]
+    if not inspect.isawaitable(made):
+        raise TypeError(f"{_name_of(work)} is not a coroutine function: it returned {type(made).__name__}")
+    return made
+
+
+def _name_of(work: Any) -> str:
+    while isinstance(work, functools.partial):
+        work = work.func
+    return getattr(work, "__name__", None) or type(work).__name__

@@ -1,0 +1,112 @@
+"""The examples that are decorated functions: each equals its YAML twin, runs in both ways, answers, and stops clean."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from pywatt_host.decorated import differing
+from pywatt_host.manifest import Source, load
+from pywatt_host.manifest.values.names import Script
+from pywatt_host.scripts import load_script
+from tests.processes import PATIENCE, ROOT, Host, Project
+
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+Run = Callable[[str], Host]
+
+
+@pytest.fixture(params=["script", "manifest"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
+    """Start an example: by its file, or by its twin."""
+    project = Project(tmp_path)
+
+    def start(name: str) -> Host:
+        path = ROOT / "examples" / name
+        command = [f"{path}.py"] if request.param == "script" else ["-m", "pywatt_host", "run", f"{path}.yaml"]
+        options = ["--listen", "127.0.0.1:0", "--log-format", "json", "--set", "server.control=off"]
+        return project.start([sys.executable, *command, *options])
+
+    yield start
+    project.end()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_equals_its_twin(name: str) -> None:
+    path, names = sys.path[:], set(sys.modules)
+    try:
+        module = load_script(Script(ROOT / "examples" / f"{name}.py"))
+        twin = load(Source.file(ROOT / "examples" / f"{name}.yaml"), environ={}).manifest
+        mine = load(module.source(), environ={}).manifest
+        assert differing(module, twin) == []
+        assert mine.model_dump() == twin.model_dump()
+    finally:
+        sys.path[:] = path
+        for each in (set(sys.modules) - names) & set(EXAMPLES):
+            del sys.modules[each]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_is_in_the_list_of_examples(name: str) -> None:
+    assert f"[{name}.py]({name}.py), [.yaml]({name}.yaml)" in (ROOT / "examples" / "README.md").read_text()
+
+
+def stopped(host: Host) -> int:
+    host.signal(signal.SIGTERM)
+    return host.wait()
+
+
+def test_basic_module(run: Run) -> None:
+    host = run("basic_module")
+    with httpx.Client(base_url=host.address) as client:
+        assert client.get("/").json() == {"module": "examples", "version": "1.0.0"}
+        assert client.get("/greetings/de").json() == {"greeting": "Hallo, world!"}
+        assert client.get("/greetings/xx").status_code == 404
+        assert client.get("/health").json() == {"status": "healthy"}
+        assert client.get("/docs").status_code == 404
+    assert stopped(host) == 0
+
+
+def test_websocket_module(run: Run) -> None:
+    host = run("websocket_module")
+    url = host.address.replace("http://", "ws://")
+    with httpx.stream("GET", f"{host.address}/lines", timeout=PATIENCE) as stream:
+        events = stream.iter_text()
+        assert next(events) == ": connected\n\n"
+        with connect(f"{url}/chat/ada") as ada, connect(f"{url}/chat/bob") as bob:
+            bob.send("hello")
+            assert (ada.recv(), bob.recv()) == ("bob: hello", "bob: hello")
+        assert next(events) == "data: bob: hello\n\n"
+        host.signal(signal.SIGTERM)
+        assert list(events) == []
+    assert host.wait() == 0
+
+
+def test_background_tasks(run: Run) -> None:
+    host = run("background_tasks")
+    with httpx.Client(base_url=host.address) as client:
+
+        def until(number: int, state: str) -> dict[str, object]:
+            deadline = time.monotonic() + PATIENCE
+            while (job := client.get(f"/jobs/{number}").json())["state"] != state:
+                assert time.monotonic() < deadline, job
+                time.sleep(0.01)
+            return dict(job)
+
+        assert client.post("/jobs", content="1 2 39").json() == {"job": 1}
+        assert until(1, "done")["result"] == 42
+        assert client.post("/jobs", content="one two").status_code == 202
+        host.wait_for("the task worker crashed")
+        assert until(2, "failed")
+        assert client.post("/jobs", content="7").status_code == 202
+        assert until(3, "done")["result"] == 7
+        assert 'pywatt_task_crashes_total{task="worker"} 1.0' in client.get("/metrics").text
+        assert client.get("/jobs/9").status_code == 404
+    assert stopped(host) == 0
+    assert any("0 jobs are left" in line for line in host.lines)
