@@ -71,21 +71,26 @@ class Application:
         """What the import path stands for: the application or what makes it. Raises AppLoadError."""
         options = self.options
         assert not isinstance(options, DirectoryMount)
-        if options.import_path in self._objects:
-            return self._objects[options.import_path]
-        found = import_object(options.import_path, working_dir=self._manifest.resolve(options.working_dir))
-        if isinstance(found, Decorated):
-            differences = differing(found, self._manifest)
-            if differences:
-                raise AppLoadError(
-                    options.import_path,
-                    "decorator-differs",
-                    f"the manifest and the decorator differ: {'; '.join(differences)}",
-                    "the manifest wins: leave it out of the decorator, or say the same"
-                    if self._manifest.source is not None
-                    else f"run the file, for what its decorator says: pywatt-host run {found.place.partition(':')[0]}",
-                )
+        given = options.import_path in self._objects
+        found = (
+            self._objects[options.import_path]
+            if given
+            else import_object(options.import_path, working_dir=self._manifest.resolve(options.working_dir))
+        )
+        if isinstance(found, Decorated) and (not given or self._manifest.source is not None):
+            self._compare(found)
         return found
+
+    def _compare(self, found: Decorated) -> None:
+        """The manifest is not the decorator's own, so that they may contradict each other. Raises AppLoadError."""
+        differences = differing(found, self._manifest)
+        if not differences:
+            return
+        hint = "the manifest wins: leave it out of the decorator, or say the same"
+        if self._manifest.source is None:
+            hint = f"run the file, for what its decorator says: pywatt-host run {found.place.partition(':')[0]}"
+        message = f"the manifest and the decorator differ: {'; '.join(differences)}"
+        raise AppLoadError(found.import_path, "decorator-differs", message, hint)
 
     async def load(self, state: AppState) -> Any:
         """Import and make the application; returns the ASGI callable. Raises AppLoadError."""

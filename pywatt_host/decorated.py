@@ -63,7 +63,7 @@ class Decorated:
         """Raises ManifestError where the manifest is for another application than this function."""
         named = manifest.app.import_path if manifest.app is not None else "nothing"
         if named != self.import_path:
-            message = f"{self.manifest_file} names {named} as its app, and not this function"
+            message = f"{self.manifest_file or 'an override'} names {named} as the app, and not this function"
             raise ManifestError(
                 [Problem(self.place, 0, 0, "manifest", "conflict", message, f"write there: app: {self.import_path}")]
             )

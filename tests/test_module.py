@@ -473,10 +473,14 @@ def test_a_manifest_argument_that_is_a_file_is_run_and_must_name_the_function(pr
     assert host.get("/m").status == 200
     host.signal(signal.SIGTERM)
     assert host.wait() == 0
+    project.manifest(app="users:create_app", config={"greeting": "hi"})
+    done = project.cli("run", "users.py")
+    assert done.returncode == 3
+    assert "config.greeting is something else in the decorator" in done.stderr
     project.manifest(app="other:app")
     done = project.cli("run", "users.py")
     assert done.returncode == 2
-    assert "names other:app as its app" in done.stderr
+    assert "names other:app as the app" in done.stderr
 
 
 def test_a_manifest_that_differs_from_the_decorator_does_not_start(project: Project) -> None:
