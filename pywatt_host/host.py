@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pywatt.host")
 
 _LAST_WORDS = 0.4  # seconds after the shutdown limit at which the process leaves, whatever still hangs
-_UNWOUND = 10.0  # seconds after a failed start at which the process leaves, whatever does not end
+_UNWOUND = 5.0  # seconds after a failed start at which the process leaves, whatever does not end
 _LEAST_STOP = 0.3  # seconds that a service gets to stop even when the limit is used up
 
 

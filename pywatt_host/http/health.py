@@ -86,6 +86,7 @@ class Checks:
         self._checks: dict[str, Check] = {}
         self._mask = mask
         self._tasks: TaskGroup | None = None
+        self._repeating: list[asyncio.Task[None]] = []
         self._started = 0.0
         self.draining = False
         self.serving = False
@@ -97,19 +98,21 @@ class Checks:
             raise ValueError(f"there is a health check named {name!r} already")
         check = self._checks[name] = Check(name, function, optional=optional)
         if self._tasks is not None:
-            self._tasks.create_task(self._repeat(check), name=f"health check {name}")
+            self._begin(check, self._tasks)
+
+    def _begin(self, check: Check, tasks: TaskGroup) -> None:
+        self._repeating.append(tasks.create_task(self._repeat(check), name=f"health check {check.name}"))
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         self._tasks, self._started = tasks, time.monotonic()
-        own = [
-            tasks.create_task(self._repeat(check), name=f"health check {check.name}") for check in self._checks.values()
-        ]
+        for check in self._checks.values():
+            self._begin(check, tasks)
         try:
             yield
         finally:
             self._tasks = None
-            for task in own:
+            for task in self._repeating:
                 task.cancel()
 
     async def check(self) -> None:

@@ -97,6 +97,18 @@ def test_the_paths_are_the_manifests_and_can_be_off() -> None:
     run(main)
 
 
+def test_a_check_that_comes_later_begins_at_once_and_ends_with_the_host() -> None:
+    async def main() -> None:
+        patient = Patient()
+        async with hosted({"health": {"interval": "1h"}}, Recorder()) as host:
+            host.state.health_check("late")(check_of(patient))
+            assert (await host.get("/readyz")).json() == {"status": "not ready", "checks": {"late": "starting"}}
+            await until_checks(host, late="passing")
+            assert patient.runs == 1
+
+    run(main)
+
+
 def test_a_check_that_fails_in_the_start_period_is_starting_and_then_passes() -> None:
     async def main() -> None:
         patient = Patient(OSError("not yet"))

@@ -129,7 +129,7 @@ def test_a_decorated_function_may_have_its_manifest_in_a_file(pywatt_module: Pyw
     manifest = write(tmp_path, "pywatt.yaml", f"app: {name}\nmodule: {{id: filed}}\n")
     assert pywatt_module(pywatt_host.pywatt_module(manifest=manifest)(users)).state.module_id == "filed"
     other = write(tmp_path, "other.yaml", "app: somebody.else:app\n")
-    with pytest.raises(ManifestError, match=r"names somebody\.else:app as its app, and not this function"):
+    with pytest.raises(ManifestError, match=r"names somebody\.else:app as the app, and not this function"):
         pywatt_module(pywatt_host.pywatt_module(manifest=other)(users))
 
 
