@@ -231,7 +231,7 @@ class Host:
             self.links.open_doors()
             with _Signals(self.stop):
                 await self._run_or_give_up(public, admin, control, on_ready)
-        except BaseException:
+        except HostError:
             self._watch.begin(_UNWOUND)  # a task that ignores its cancellation keeps the event loop from closing
             raise
         finally:
@@ -243,6 +243,10 @@ class Host:
         if self._lost:
             return OrchestratorLostError.exit_code
         return 1 if self._drain.cut or self._failed_to_stop else 0
+
+    def unwound(self) -> None:
+        """After a failed start the event loop has closed: nothing of it holds the process any more."""
+        self._watch.release()
 
     async def _run_or_give_up(self, *arguments: Any) -> None:
         """Run; asked to stop while still starting, unwind what has started instead of waiting for the rest."""

@@ -141,8 +141,9 @@ class AppState:
     @property
     def http(self) -> httpx.AsyncClient:
         """An httpx client that is opened when it is first used and closed with the host. It passes on the id
-        (`X-Request-ID`) and trace (`traceparent`) of the request in whose course it is used. Timeouts: 10 s for each
-        of connecting, writing and waiting for octets, unless the call says otherwise."""
+        (`X-Request-ID`) and trace (`traceparent`) of the request in whose course it is used, and keeps no cookies.
+        Timeouts: 10 s for each of connecting, writing and waiting for octets, unless the call says otherwise. Raises
+        RuntimeError on another event loop, and once the host has stopped."""
         return self._outbound.client()
 
     # Secrets --------------------------------------------------------------------------------------------------------

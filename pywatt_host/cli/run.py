@@ -194,7 +194,9 @@ def serve(
                 return runner.run(host.serve(announce, ends_process=True, sockets=sockets))
             except HostError as error:  # said before the event loop closes, which a task of the user's may hold up
                 explain(error)
-                return error.exit_code
+                code = error.exit_code
+        host.unwound()
+        return code
 
 
 def keep_token(decorated: Decorated, manifest: Manifest) -> None:

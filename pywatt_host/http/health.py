@@ -44,12 +44,17 @@ class Check:
                 await self.function()
             return
         if self.hanging is None or self.hanging.done():
-            self.hanging = asyncio.ensure_future(asyncio.to_thread(self.function))
+            # No task: the end of the event loop cancels those, and what the thread returns would be lost.
+            self.hanging = asyncio.get_running_loop().run_in_executor(None, self.function)
             self.hanging.add_done_callback(_retrieve)
-        async with asyncio.timeout(timeout):
-            result = await asyncio.shield(self.hanging)
-            if inspect.isawaitable(result):
-                await result
+        try:
+            async with asyncio.timeout(timeout):
+                result = await asyncio.shield(self.hanging)
+                if inspect.isawaitable(result):
+                    await result
+        except asyncio.CancelledError:  # the host stops; nobody asks again
+            self.hanging.add_done_callback(_close)
+            raise
 
     def passed(self) -> None:
         if self.state == "failing":
@@ -70,6 +75,12 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
     """Take the result of a check that nobody waited for any more."""
     if not future.cancelled():
         future.exception()
+
+
+def _close(future: asyncio.Future[Any]) -> None:
+    """Close the coroutine that a check returned, which nobody awaits any more."""
+    if not future.cancelled() and future.exception() is None and inspect.iscoroutine(future.result()):
+        future.result().close()
 
 
 class Checks:
