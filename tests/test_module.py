@@ -405,11 +405,13 @@ def test_run_module_gives_the_exit_code(project: Project) -> None:
     project.write(
         "main.py",
         """
-        import sys
+        import sys, time
         from pywatt_host import run_module
         from users import create_app
 
-        code = run_module(create_app, ["--listen", "127.0.0.1:0", "--log-format", "json"])
+        options = ["--listen", "127.0.0.1:0", "--log-format", "json", "--set", "server.timeouts.shutdown=100ms"]
+        code = run_module(create_app, options)
+        time.sleep(1)  # longer than the process would have to stop, if it did not go on
         print("it gave", code)
         sys.exit(code + 7)
         """,

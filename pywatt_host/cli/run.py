@@ -129,7 +129,15 @@ def run(
     if shaken is not None or loaded is None:
         loaded = loaded_or_exit(selection, init=layer_of(shaken))
     environ = environment(None, selection.env_file, Report())
-    return serve(loaded.manifest, loaded.warnings, environ, shaken, trace_protocol, selection.decorated)
+    return serve(
+        loaded.manifest,
+        loaded.warnings,
+        environ,
+        shaken,
+        trace_protocol,
+        selection.decorated,
+        returns=given is not None,
+    )
 
 
 def _with_function(selection: Selection, given: Decorated | None) -> Selection:
@@ -152,9 +160,12 @@ def serve(
     shaken: Handshake | None = None,
     trace: Path | None = None,
     decorated: Decorated | None = None,
+    *,
+    returns: bool = False,
 ) -> int:
     """Run a host until it is stopped; returns the exit code. `environ` (default: the process's) is what the secret
-    source `env` reads. `decorated` is the function that the manifest names, where it is at hand."""
+    source `env` reads. `decorated` is the function that the manifest names, where it is at hand. Where the program
+    `returns` from here to code of its own, nothing ends it any more."""
     stream, terminal, colour = standard_error(), sys.stderr.isatty(), coloured(sys.stderr)
     parent = parent_of_this.get()
 
@@ -190,12 +201,14 @@ def serve(
 
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             sockets = parent.sockets if parent is not None else {}
+            failed = False
             try:
-                return runner.run(host.serve(announce, ends_process=True, sockets=sockets))
+                code = runner.run(host.serve(announce, ends_process=True, sockets=sockets))
             except HostError as error:  # said before the event loop closes, which a task of the user's may hold up
                 explain(error)
-                code = error.exit_code
-        host.unwound()
+                code, failed = error.exit_code, True
+        if failed or returns:
+            host.unwound()
         return code
 
 

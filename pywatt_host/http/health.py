@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import time
@@ -112,7 +113,9 @@ class Checks:
             self._begin(check, self._tasks)
 
     def _begin(self, check: Check, tasks: TaskGroup) -> None:
-        self._repeating.append(tasks.create_task(self._repeat(check), name=f"health check {check.name}"))
+        # It outlives the request in whose course it may have been added.
+        own = contextvars.Context()
+        self._repeating.append(tasks.create_task(self._repeat(check), name=f"health check {check.name}", context=own))
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

@@ -70,9 +70,9 @@ async def request(
         if not running.done():
             running.cancel()
             await asyncio.wait((running,))
-    if too_large.done():
         if not running.cancelled():
-            running.exception()
+            running.exception()  # taken, also where who asked has been cancelled and nobody raises it
+    if too_large.done():
         raise TooLargeError(f"the response is longer than {most} octets")
     running.result()
     return status, received, b"".join(chunks)
