@@ -245,7 +245,7 @@ class Host:
         return 1 if self._drain.cut or self._failed_to_stop else 0
 
     def unwound(self) -> None:
-        """The event loop has closed after a failed start, or the process goes on without it: it is not ended any more."""
+        """The event loop has closed after a failed start, or the process goes on: it is not ended any more."""
         self._watch.release()
 
     async def _run_or_give_up(self, *arguments: Any) -> None:
