@@ -72,7 +72,7 @@ def pywatt_module(request: pytest.FixtureRequest, tmp_path: Path, _pywatt_import
     """
     from pywatt_host.testing.modules import PywattModule
 
-    modules = PywattModule(request.config.rootpath, tmp_path, _pywatt_imported)
+    modules = PywattModule((request.path.parent, request.config.rootpath), tmp_path, _pywatt_imported)
     yield modules
     modules.stop()
 
@@ -87,7 +87,7 @@ def wattson(request: pytest.FixtureRequest) -> Iterator[StartWattson]:
     from pywatt_host.testing.wattson import StartWattson
 
     with tempfile.TemporaryDirectory(prefix="pywatt") as folder:  # short enough for the paths of sockets
-        start = StartWattson(request.config.rootpath, Path(folder))
+        start = StartWattson((request.path.parent, request.config.rootpath), Path(folder))
         try:
             yield start
         finally:

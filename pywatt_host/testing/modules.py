@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.manifest.values.names import script_of
 from pywatt_host.testing.client import AsyncModuleClient, ModuleClient
+from pywatt_host.testing.finding import base_of
 from pywatt_host.testing.isolation import Imported
 from pywatt_host.testing.logs import KeptLogs
 from pywatt_host.testing.running import Running
@@ -30,11 +31,12 @@ What: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Decorated | Calla
 class PywattModule:
     """Starts modules in this process, and stops all of them at the end of the test.
 
-    Paths are relative to pytest's root directory, those in a mapping to the test's `tmp_path`.
+    Paths are relative to the folder of the test, where they are there, else to pytest's root directory; those in a
+    mapping are relative to the test's `tmp_path`.
     """
 
-    def __init__(self, root: Path, folder: Path, imported: Imported) -> None:
-        self._root = root
+    def __init__(self, places: Sequence[Path], folder: Path, imported: Imported) -> None:
+        self._places = places
         self._folder = folder
         self._imported = imported
         self._running: list[tuple[Running[Started], ModuleClient, float]] = []
@@ -134,11 +136,12 @@ class PywattModule:
         raise TypeError(f"a module is a manifest, a mapping, a function or an application, not {type(what).__name__}")
 
     def _named(self, target: str) -> Source:
-        path = self._root / target
+        base = base_of(target, self._places)
+        path = base / target
         if script_of(target) is not None:
             raise ValueError(f'"{target}" is no manifest: import the decorated function of it, and give that')
         if re.match(IMPORT_PATTERN, target) and not path.exists():
-            return Source.of_data({"app": target}, name=target, directory=self._root)
+            return Source.of_data({"app": target}, name=target, directory=base)
         return Source.file(path)
 
     def _of_mapping(self, data: Mapping[str, Any]) -> tuple[Source, Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.testing.conversation import Document, Pipes
+from pywatt_host.testing.finding import base_of
 from pywatt_host.testing.process import LAST_WORDS, PATIENCE, Process, environment
 
 _SHOWN = 20  # lines of its log, and documents, in the text of a failure
@@ -260,11 +261,11 @@ def _request_id(asked: Document) -> dict[str, Any]:
 
 
 class StartWattson:
-    """Starts modules as processes, and ends all of them at the end of the test. Paths are relative to pytest's root
-    directory."""
+    """Starts modules as processes, and ends all of them at the end of the test. Paths are relative to the folder of the
+    test, where they are there, else to pytest's root directory."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._root = root
+    def __init__(self, places: Sequence[Path], folder: Path) -> None:
+        self._places = places
         self._folder = folder
         self._modules: list[Wattson] = []
 
@@ -284,12 +285,15 @@ class StartWattson:
         `target` is a list (the command of a module in any language), or a manifest or its folder, a `.py` file or
         `module:app`, which `pywatt-host run` serves, with further `arguments` such as `--profile`.
         `init` holds members over the usual ones (`module_id` is `users`, `listen` a free port); not to `greet` leaves
-        it to the test. `env` is added to the environment; `cwd` is the process's directory, else pytest's root.
+        it to the test. `env` is added to the environment; `cwd` is the process's directory, else the
+        folder that the target is relative to, for a command pytest's root.
         `timeout` bounds each wait, in seconds.
         """
-        folder = self._root / (cwd or "")
+        named = os.fspath(target) if isinstance(target, str | os.PathLike) else None
+        base = self._places[-1] if named is None else base_of(named, self._places)
+        folder = base if cwd is None else base_of(os.fspath(cwd), self._places) / cwd
         module = Wattson(
-            self._command(target, arguments),
+            self._command(target, arguments, base),
             folder,
             environment(self._folder, **(env or {})),
             init=init,
@@ -299,11 +303,11 @@ class StartWattson:
         self._modules.append(module)
         return module
 
-    def _command(self, target: Target, arguments: Sequence[str]) -> list[str]:
+    def _command(self, target: Target, arguments: Sequence[str], base: Path) -> list[str]:
         if not isinstance(target, str | os.PathLike):
             return [*(os.fspath(word) for word in target), *arguments]
         named = os.fspath(target)
-        path = self._root / named
+        path = base / named
         shown = named if re.match(IMPORT_PATTERN, named) and not path.exists() else str(path)
         run = ["-m", "pywatt_host", "run", "--orchestrated", "--log-format", "json"]
         return [sys.executable, *run, *arguments, shown]
