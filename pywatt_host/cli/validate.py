@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pywatt_host.cli.options import Selection, coloured
-from pywatt_host.exceptions import ManifestError
+from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.node import Node
@@ -64,6 +64,9 @@ def validate(
             loaded = selection.load(allow_unset=allow_unset)
         except ManifestError as error:
             problems += error.problems
+            continue
+        except AppLoadError as error:  # of a Python file, whose decorator would have said the rest
+            problems.append(Problem(error.import_path, 0, 0, "", f"app-{error.reason}", error.message, error.hint))
             continue
         found = list(loaded.warnings)
         if not no_import:
