@@ -81,6 +81,8 @@ class HostedApp:
             logger.warning("server.admin has no listener here: health and metrics are served nowhere")
         objects = decorated.objects if decorated is not None else {}
         self._surface = await stack.enter_async_context(build(manifest, stream=stream, objects=objects).application())
+        if decorated is not None:
+            decorated.keep_token(manifest)
 
 
 app = HostedApp()

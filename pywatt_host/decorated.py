@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from pywatt_host.exceptions import ManifestError
+from pywatt_host.exceptions import ChannelError, ManifestError
 from pywatt_host.manifest import Manifest, Problem, Source, load
 from pywatt_host.manifest.model import Endpoint, Section
 from pywatt_host.manifest.problems import display_path
@@ -16,6 +19,10 @@ Framework: TypeAlias = Literal["fastapi", "flask", "starlette", "django", "lites
 FRAMEWORKS: tuple[str, ...] = get_args(Framework)
 
 KeyPath: TypeAlias = tuple[str | int, ...]
+
+TOKEN_FILE = ".pywatt/channel.token"  # relative to the manifest
+
+logger = logging.getLogger("pywatt.host")
 
 
 class Decorated:
@@ -68,13 +75,45 @@ class Decorated:
                 [Problem(self.place, 0, 0, "manifest", "conflict", message, f"write there: app: {self.import_path}")]
             )
 
+    def keep_token(self, manifest: Manifest) -> None:
+        """Where the decorator opened a TCP channel to other machines and gave it no token, leave the one that was made
+        up where peers of this machine's owner can read it. To be called once the channel listens, so that a second
+        start, which cannot, leaves that of the first alone. Raises ChannelError."""
+        tcp = manifest.channels.tcp
+        if self.random_token is None or tcp is None or tcp.token != self.random_token:
+            return
+        path = manifest.resolve(TOKEN_FILE)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+            try:
+                with open(descriptor, "w") as file:
+                    file.write(self.random_token + "\n")
+                os.replace(new, path)
+            except OSError:
+                os.unlink(new)
+                raise
+        except OSError as error:
+            why = f"it has no token, and {path} cannot be written: {(error.strerror or '').lower()}"
+            raise ChannelError("tcp", str(tcp.listen), why) from error
+        logger.warning(
+            "the TCP channel on %s can be reached from other machines and tcp_config has no token: this start's is in "
+            "%s",
+            tcp.listen,
+            path,
+            extra={"key": "channels.tcp.token"},
+        )
+
+
+_UNTOLD = "something else"  # in place of a value that may be a secret
+
 
 def differing(decorated: Decorated, manifest: Manifest) -> list[str]:
     """What the decorator says otherwise than a manifest that names its function, key by key. What a profile, a
     variable, `--set` or an orchestrator has changed in the manifest is not held against it. Raises ManifestError."""
     said = load(decorated.declared(), environ={}).manifest
     return [
-        f"{display_path(path)} is {mine} in the decorator and {other} in the manifest"
+        f"{display_path(path)} {_told(mine, other)}"
         for path, mine, other in _differences(said, manifest, ())
         if path[0] not in ("app", "version")
         and not any(path[:end] in manifest.overridden for end in range(len(path) + 1))
@@ -97,6 +136,12 @@ def _differences(said: Any, other: Any, path: KeyPath) -> Iterator[tuple[KeyPath
         yield path, _shown(said), _shown(other)
 
 
+def _told(mine: str, other: str) -> str:
+    if mine == _UNTOLD:
+        return "is in the decorator and left out in the manifest" if other == "left out" else "differs"
+    return f"is {mine} in the decorator and {other} in the manifest"
+
+
 def _plain(value: Any) -> Any:
     """Endpoints in whatever order they stand."""
     if isinstance(value, tuple) and all(isinstance(each, Endpoint) for each in value):
@@ -115,4 +160,4 @@ def _shown(value: Any) -> str:
         return f"[{listed}{', ...' if len(value) > 8 else ''}]"
     if isinstance(value, str) and value.startswith("/"):
         return f'"{value[:80]}"'
-    return "something else"
+    return _UNTOLD

@@ -103,7 +103,7 @@ class Host:
         self._drain = Drain()
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watch = _Watch(lambda: self._leave("wedged at the shutdown limit"))
+        self._watch = _Watch(lambda: self._leave("did not stop within server.timeouts.shutdown: ended at once"))
         self._starting: asyncio.Task[Any] | None = None  # until everything has started
         self._ends_process = False
         self._failed_to_stop = False

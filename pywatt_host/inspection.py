@@ -169,7 +169,7 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
             factory = isinstance(found, Decorated) or is_factory(found, options.factory, options.args)
         if not factory or build_it:
             await application.load(host.state)
-    except AppLoadError as error:
+    except (AppLoadError, ManifestError) as error:
         return Seen(application.key, application.name, fault=_fault(error))
     return Seen(
         application.key,
@@ -186,12 +186,14 @@ def _look_at_builder(manifest: Manifest, host: Any, objects: Mapping[str, Any]) 
         return []
     try:
         UserState(manifest, host.state, objects).builder(manifest.state)
-    except AppLoadError as error:
+    except (AppLoadError, ManifestError) as error:
         return [Seen("state", manifest.state, fault=_fault(error))]
     return []
 
 
-def _fault(error: AppLoadError) -> Fault:
+def _fault(error: AppLoadError | ManifestError) -> Fault:
+    if isinstance(error, ManifestError):  # a decorator in the module is wrong
+        return Fault("module-raised", "; ".join(map(str, error.problems)), "", False, "")
     cause = error.__cause__
     return Fault(
         error.reason,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -104,6 +104,10 @@ def open_doors(manifest: Manifest, listening: Listening, token: Token) -> None:
     ipc, tcp, directory = manifest.channels.ipc, manifest.channels.tcp, manifest.directory
     try:
         if ipc is not None and ipc.listen is not None:
+            own = directory / ".pywatt"  # where a decorator listens that names no path
+            if own in (directory / ipc.listen).parents:
+                with suppress(OSError):  # binding says why
+                    own.mkdir(mode=0o700, exist_ok=True)
             address = UnixAddress(ipc.listen, int(ipc.mode, 8))
             for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
                 listening.doors.append(Door("ipc", listener, tuple))

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -209,16 +210,21 @@ class StreamHandler(logging.Handler):
             )
 
 
+CUT = "shutdown limit"  # what the cancellation says of a request that is cut when the host stops
+
+
 class ResponseCutError(Exception):
     """A response that had begun could not be completed; whatever caused it has been logged. Ends the connection."""
 
 
 class _NotLoggedTwice(logging.Filter):
-    """Drops the server's own record of what the edge has logged already."""
+    """Drops the server's own record of what the edge has logged already, or what stops the server."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        return not isinstance(error, ResponseCutError) and record.getMessage() != "Invalid HTTP request received."
+        if isinstance(error, ResponseCutError) or (isinstance(error, CancelledError) and CUT in error.args):
+            return False
+        return record.getMessage() != "Invalid HTTP request received."
 
 
 def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "console"]:

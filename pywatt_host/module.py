@@ -18,7 +18,7 @@ from pywatt_host.exceptions import ProtocolError
 from pywatt_host.host import Host
 from pywatt_host.manifest import load
 from pywatt_host.manifest.load import OVERRIDE_PREFIX, InitLayer
-from pywatt_host.parameters import AnnouncedEndpoint, import_path_of, said
+from pywatt_host.parameters import AnnouncedEndpoint, builder_path_of, import_path_of, said
 from pywatt_host.scripts import module_of
 from pywatt_host.state import AppState, InitData
 from pywatt_host.types import Receive, Scope, Send
@@ -35,10 +35,15 @@ class ModuleApp:
         self._surface: Any = None
         self._closing = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def state(self) -> AppState:
         return self.host.state
+
+    @property
+    def closed(self) -> bool:
+        return self._running is not None and self._running.done()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":  # it has been started already; a server that ends closes it
@@ -52,8 +57,10 @@ class ModuleApp:
 
     async def start(self) -> None:
         """Raises HostError where it cannot start; nothing is left behind then."""
-        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        started: asyncio.Future[None] = self._loop.create_future()
         self._running = asyncio.create_task(self._run(started), name=f"module {self.state.module_id}")
+        self._running.add_done_callback(lambda _: started.cancel())  # of a factory that raised CancelledError
         try:
             await started
         except asyncio.CancelledError:
@@ -74,10 +81,18 @@ class ModuleApp:
             started.set_exception(error)
 
     async def aclose(self) -> None:
-        """Stop it: hooks, tasks, lifespan. Calling it again does nothing."""
-        self._closing.set()
-        if self._running is not None and not self._running.done():  # its event loop may have ended, and it with that
+        """Stop it: hooks, tasks, lifespan. Calling it again does nothing. From another event loop, that of the module
+        has to be running still; where it is only paused, this raises RuntimeError."""
+        if self._running is None or self._loop is None or self.closed or self._loop.is_closed():
+            return  # its event loop may have ended, and it with that
+        if self._loop is asyncio.get_running_loop():
+            self._closing.set()
             await self._running
+        elif self._loop.is_running():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.aclose(), self._loop))
+        else:
+            message = f"the module {self.state.module_id} belongs to another event loop, which is not running: close it"
+            raise RuntimeError(f"{message} there, before that loop stops")
 
 
 class Opening:
@@ -126,7 +141,7 @@ class DecoratedModule(Decorated):
         self.claim(manifest)
         app = ModuleApp(build(manifest, {**os.environ, **init.env}, objects=self.objects, init=init))
         await app.start()
-        self._apps = (*self._apps, app)
+        self._apps = (*(other for other in self._apps if not other.closed), app)
         return app
 
     async def aclose(self) -> None:
@@ -218,7 +233,7 @@ def pywatt_module(
             raise TypeError(_NO_FUNCTION.format(type(function).__name__))
         if _is_script(function):
             # The way up goes by name: the command line runs the file, and does not come back.
-            import_module("pywatt_host").run_script(function.__globals__["__file__"])
+            import_module("pywatt_host").run_script(_names(function)["__file__"])
         return _decorated(function, place, arguments)
 
     return decorate if function is None else decorate(function)
@@ -233,11 +248,11 @@ def _decorated(function: Callable[..., Any], place: str, arguments: Mapping[str,
         function,
         import_path=import_path,
         data={"app": import_path, **found.data},
-        objects={import_path_of(builder): builder} if builder is not None else {},
+        objects={builder_path_of(builder): builder} if builder is not None else {},
         framework=arguments["framework"],
         place=place,
         directory=directory,
-        file=function.__globals__.get("__file__"),
+        file=_names(function).get("__file__"),
         manifest_file=found.manifest_file,
         random_token=found.random_token,
     )
@@ -249,14 +264,23 @@ def _decorated(function: Callable[..., Any], place: str, arguments: Mapping[str,
 
 def _home(function: Callable[..., Any]) -> tuple[Path, str]:
     """The folder that the function's module is imported from, and the module's name."""
-    file, name = function.__globals__.get("__file__"), function.__module__ or "module"
+    file, name = _names(function).get("__file__"), function.__module__ or "module"
     if file is None:
         return Path.cwd(), name
     path = Path(os.path.abspath(file))
     if name.rpartition(".")[2] != path.stem and path.name != "__init__.py":  # run as a script, or under another name
-        return module_of(path)
-    up = name.count(".") + (path.name == "__init__.py")
-    return path.parents[up], name
+        folder, name = module_of(path)
+    else:
+        folder = path.parents[name.count(".") + (path.name == "__init__.py")]
+    while folder.is_file():  # an archive that it was imported from
+        folder = folder.parent
+    return folder, name
+
+
+def _names(function: Callable[..., Any]) -> dict[str, Any]:
+    """The globals of the module that it was written in, other decorators below this one looked through."""
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    return names
 
 
 def _is_script(function: Callable[..., Any]) -> bool:
@@ -264,7 +288,7 @@ def _is_script(function: Callable[..., Any]) -> bool:
     main = sys.modules.get("__main__")
     return (
         main is not None
-        and getattr(function, "__globals__", None) is vars(main)
+        and _names(function) is vars(main)
         and getattr(main, "__file__", None) is not None
         and not sys.flags.interactive
         and not hasattr(builtins, "__IPYTHON__")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets as randomness
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class AnnouncedEndpoint:
     def data(self) -> dict[str, Any]:
         """As an entry of the manifest's `endpoints`."""
         entry: dict[str, Any] = {"path": self.path, "methods": self.methods}
-        if not isinstance(self.methods, str):
+        if isinstance(self.methods, Iterable) and not isinstance(self.methods, str):
             entry["methods"] = [str(method).upper() if isinstance(method, str) else method for method in self.methods]
         for name in ("auth", "summary", "timeout", "body", "concurrency", "rate_limit"):
             if getattr(self, name) is not None:
@@ -144,19 +145,26 @@ def _state_builder(found: Said, name: str, value: Any) -> None:
     if not callable(value):
         found.fault(name, "type", "a function (init, secrets) is wanted")
         return
-    found.put(name, "state", import_path_of(value))
+    found.put(name, "state", builder_path_of(value))
+
+
+def builder_path_of(builder: Callable[..., Any]) -> str:
+    """What stands for a state builder in `state`. Lambdas have no name, so that one may be the application as well."""
+    path = import_path_of(builder)
+    return f"{path}_state" if "<lambda>" in getattr(builder, "__qualname__", "") else path
 
 
 def import_path_of(function: Callable[..., Any], module: str | None = None) -> str:
-    """`module:attribute` of a function; of one that stands within another, what it would be if it did not."""
+    """`module:attribute` of a function; of one that stands within another, what it would be if it did not. What no
+    import path can hold is replaced."""
     module = module or getattr(function, "__module__", None) or "module"
     qualified = getattr(function, "__qualname__", None) or type(function).__qualname__
-    name = ".".join(part for part in qualified.split(".") if part.isidentifier()) or "function"
-    return f"{'.'.join(part if part.isidentifier() else _identifier(part) for part in module.split('.'))}:{name}"
+    name = ".".join(_identifier(part) for part in qualified.split(".") if part.isidentifier()) or "function"
+    return f"{'.'.join(_identifier(part) for part in module.split('.'))}:{name}"
 
 
 def _identifier(text: str) -> str:
-    kept = "".join(character if character.isalnum() or character == "_" else "_" for character in text)
+    kept = re.sub("[^A-Za-z0-9_]", "_", text)
     return kept if kept.isidentifier() else f"_{kept}"
 
 
@@ -237,6 +245,8 @@ def _tcp(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
             found.fault("tcp_config", "conflict", message, "say it in one way")
         if isinstance(port, bool) or not isinstance(port, int | None):
             found.fault("tcp_config.port", "type", "an integer is wanted")
+        if not isinstance(host, str | None):
+            found.fault("tcp_config.host", "type", "a text is wanted")
     if "connect" not in known and "listen" not in known:
         host = "127.0.0.1" if host is None else str(host)
         known["listen"] = f"{f'[{host}]' if ':' in host else host}:{PORT if port is None else port}"

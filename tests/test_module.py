@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
+import threading
+import zipapp
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from pywatt_host.manifest.values.names import Script
 from pywatt_host.module import DecoratedModule, ModuleApp
 from pywatt_host.scripts import load_script, module_of
 from tests.hosting import hello, hosted, run
-from tests.processes import Project
+from tests.processes import PATIENCE, Project
 from tests.scripted import Orchestrated
 
 MODULE = """
@@ -263,6 +266,81 @@ def test_what_is_no_function_is_not_decorated(decorate: Any) -> None:
         decorate()
 
 
+def test_a_factory_that_raises_cancellederror_does_not_hang() -> None:
+    @pywatt_module()
+    async def create_app(app_state: AppState) -> Any:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        opening = asyncio.ensure_future(create_app())
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+
+    run(main)
+
+
+def test_it_is_closed_from_another_event_loop_while_its_own_runs() -> None:
+    stopped: list[bool] = []
+
+    @pywatt_module()
+    def create_app(app_state: AppState) -> Any:
+        app_state.on_shutdown(lambda: stopped.append(True))
+        return hello
+
+    opened, over = threading.Event(), asyncio.Event()
+
+    async def first() -> None:
+        await create_app()
+        opened.set()
+        await over.wait()
+
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def run_first() -> None:
+        with asyncio.Runner() as runner:
+            loops.append(runner.get_loop())
+            runner.run(first())
+
+    thread = threading.Thread(target=run_first)
+    thread.start()
+    assert opened.wait(PATIENCE)
+    run(create_app.aclose)
+    assert stopped == [True]
+    loops[0].call_soon_threadsafe(over.set)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_closing_it_where_its_event_loop_is_paused_is_refused_and_after_the_loop_does_nothing() -> None:
+    @pywatt_module()
+    def create_app(app_state: AppState) -> Any:
+        return hello
+
+    async def opened() -> ModuleApp:
+        return await create_app()
+
+    with asyncio.Runner() as runner:
+        app = runner.run(opened())
+        with pytest.raises(RuntimeError, match="belongs to another event loop, which is not running"):
+            run(app.aclose)
+    run(app.aclose)
+    run(create_app.aclose)
+
+
+def test_those_that_are_closed_are_not_kept() -> None:
+    @pywatt_module()
+    def create_app(app_state: AppState) -> Any:
+        return hello
+
+    async def main() -> None:
+        for _ in range(3):
+            async with create_app():
+                pass
+        assert len(create_app._apps) == 1
+
+    run(main)
+
+
 # Named by a manifest --------------------------------------------------------------------------------------------------
 
 
@@ -368,8 +446,23 @@ def test_one_of_several_functions_is_named(loaded: Any) -> None:
     assert loaded(IMPORT + ONE + TWO, "two").import_path == "written:two"
 
 
+@pytest.mark.parametrize("name", ["users.v2.py", "__main__.py", "my-users/__init__.py"])
+def test_a_file_that_cannot_be_imported_by_its_name_is_a_fault(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(IMPORT + ONE)
+    with pytest.raises(ManifestError, match=rf"a file of the name {file.name} cannot be imported \(rename it"):
+        load_script(Script(file))
+
+
+def test_a_decorator_above_ours_is_named(loaded: Any) -> None:
+    above = "import functools\n@lambda f: functools.wraps(f)(lambda s: f(s))\n"
+    with pytest.raises(ManifestError, match=r"wrapped by another decorator: one \(put @pywatt_module above"):
+        loaded(IMPORT + above + ONE)
+
+
 def test_a_file_that_raises_keeps_its_own_traceback(loaded: Any) -> None:
-    with pytest.raises(AppLoadError, match=r"importing `written` raised ZeroDivisionError") as caught:
+    with pytest.raises(AppLoadError, match=r"written.py: importing `written` raised ZeroDivisionError") as caught:
         loaded("1 / 0\n")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
@@ -398,6 +491,90 @@ def test_a_module_of_a_package_runs_with_dash_m_and_by_its_file(project: Project
         assert host.get("/").body == f"hello from {project.folder.name}".encode()
         host.signal(signal.SIGTERM)
         assert host.wait() == 0
+
+
+def served(project: Project, *command: str) -> None:
+    """The module of the command answers and stops."""
+    host = project.start([sys.executable, *command, "--listen", "127.0.0.1:0", "--log-format", "json"])
+    assert host.get("/").status == 200
+    host.signal(signal.SIGTERM)
+    assert host.wait() == 0
+
+
+def test_packages_without_init_run_with_dash_m(project: Project) -> None:
+    project.write("team/names.py", "")
+    project.write("team/users.py", "from . import names\n" + MODULE)
+    served(project, "-m", "team.users")
+
+
+@pytest.mark.parametrize("name", ["módulo.py", "my app.py", "2nd-app.py"])
+def test_names_that_no_import_path_can_hold_run(project: Project, name: str) -> None:
+    project.write(name, MODULE.replace("create_app", "créer"))
+    served(project, name)
+    served(project, "-m", "pywatt_host", "run", f"{name}:créer")
+
+
+def test_a_function_wrapped_by_a_decorator_of_another_file_runs(project: Project) -> None:
+    project.write(
+        "lib/traced.py",
+        """
+        import functools
+
+        def traced(function):
+            @functools.wraps(function)
+            def inner(*args, **kwargs):
+                return function(*args, **kwargs)
+            return inner
+        """,
+    )
+    project.write(
+        "users.py", "from lib.traced import traced\n" + MODULE.replace("\ndef create", "\n@traced\ndef create")
+    )
+    served(project, "users.py")
+
+
+def test_beside_a_linked_file_is_beside_the_file_itself(project: Project) -> None:
+    project.write("src/users.py", "import names\n" + MODULE)
+    project.write("src/names.py", "")
+    (project.folder / "users.py").symlink_to("src/users.py")
+    served(project, "users.py")
+    served(project, "-m", "pywatt_host", "run", "users.py")
+
+
+def test_a_function_in_an_archive_runs_with_run_module(project: Project) -> None:
+    project.write("app/users.py", MODULE)
+    project.write(
+        "app/__main__.py",
+        "import sys\nfrom users import create_app\nfrom pywatt_host import run_module\n"
+        "sys.exit(run_module(create_app, sys.argv[1:]))\n",
+    )
+    zipapp.create_archive(project.folder / "app", project.folder / "users.pyz")
+    served(project, "users.pyz")
+
+
+@pytest.mark.parametrize("name", ["serve", "app/__main__.py"])
+def test_a_script_that_cannot_be_imported_says_so(project: Project, name: str) -> None:
+    project.write(name, MODULE)
+    host = project.start([sys.executable, name])
+    assert host.wait() == 2
+    assert "run_module)" in "\n".join(host.lines)
+
+
+def test_decorating_under_main_alone_says_why_nothing_runs(project: Project) -> None:
+    project.write(
+        "users.py",
+        """
+        from pywatt_host import pywatt_module
+
+        def create_app(app_state): ...
+
+        if __name__ == "__main__":
+            pywatt_module()(create_app)
+        """,
+    )
+    host = project.start([sys.executable, "users.py"])
+    assert host.wait() == 2
+    assert 'not in a function or under if __name__ == "__main__"' in "\n".join(host.lines)
 
 
 def test_run_module_gives_the_exit_code(project: Project) -> None:
@@ -468,6 +645,68 @@ def test_validate_and_routes_look_at_its_application(project: Project) -> None:
     assert project.cli("validate", "--strict", "users.py").returncode == 2  # metrics are public
 
 
+def test_validate_takes_one_of_several_functions(project: Project) -> None:
+    project.write("users.py", MODULE.replace("metrics=True, ", "") + "\n@pywatt_module\ndef other(): ...\n")
+    done = project.cli("validate", "users.py:create_app")
+    assert (done.stdout, done.stderr, done.returncode) == ("valid\n", "", 0)
+
+
+def test_validate_says_that_a_file_cannot_be_imported(project: Project) -> None:
+    project.write("users.py", "1 / 0\n" + MODULE)
+    done = project.cli("validate", "--format", "json", "users.py")
+    assert done.returncode == 2
+    (fault,) = json.loads(done.stdout)
+    assert (fault["file"], fault["code"]) == ("users.py", "app-module-raised")
+    assert fault["message"].startswith("importing `users` raised ZeroDivisionError")
+
+
+def test_validate_of_a_manifest_shows_the_faults_of_the_decorator_that_it_names(project: Project) -> None:
+    project.write("users.py", MODULE.replace('AnnouncedEndpoint("/")', 'AnnouncedEndpoint("users")'))
+    project.manifest(app="users:create_app")
+    done = project.cli("validate")
+    assert done.returncode == 2
+    assert 'users.py:9: endpoints[0].path: "users" does not start with "/"' in done.stdout
+
+
+OPEN = MODULE.replace("metrics=True", 'enable_tcp=True, tcp_config={"host": "0.0.0.0", "port": 0}')
+
+
+def test_a_second_start_that_cannot_listen_leaves_the_token_of_the_first(project: Project) -> None:
+    project.write("users.py", OPEN)
+    token = project.folder / ".pywatt" / "channel.token"
+    command = [sys.executable, "users.py", "--log-format", "json", "--listen"]
+    first = project.start([*command, "127.0.0.1:0"])
+    first.get("/")
+    said = token.read_text()
+    assert (len(said) > 40, token.stat().st_mode & 0o777) == (True, 0o600)
+    assert project.start([*command, first.address.removeprefix("http://")]).wait() == 3
+    assert token.read_text() == said
+    assert [each.name for each in token.parent.iterdir() if each.name.startswith("channel")] == ["channel.token"]
+
+
+def test_a_token_that_cannot_be_written_ends_the_start_and_a_link_is_not_followed(project: Project) -> None:
+    project.write("users.py", OPEN)
+    project.write("precious", "precious")
+    token = project.folder / ".pywatt" / "channel.token"
+    token.parent.mkdir()
+    token.symlink_to("../precious")
+    served(project, "users.py")
+    assert (project.folder / "precious").read_text() == "precious"
+    token.unlink()
+    token.mkdir()
+    host = project.start([sys.executable, "users.py", "--listen", "127.0.0.1:0"])
+    assert host.wait() == 4
+    assert "channel.token cannot be written: is a directory" in "\n".join(host.lines)
+
+
+def test_the_ipc_channel_makes_its_folder(project: Project) -> None:
+    project.write(
+        "users.py", MODULE.replace("metrics=True", "enable_ipc=True, manifest={'server': {'control': 'off'}}")
+    )
+    served(project, "users.py")
+    assert (project.folder / ".pywatt").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_manifest_argument_that_is_a_file_is_run_and_must_name_the_function(project: Project) -> None:
     project.write("users.py", MODULE.replace("metrics=True, ", 'manifest="pywatt.yaml", '))
     project.manifest(app="users:create_app", endpoints=[{"path": "/"}], config={"greeting": "hello"}, metrics="/m")
@@ -478,7 +717,7 @@ def test_a_manifest_argument_that_is_a_file_is_run_and_must_name_the_function(pr
     project.manifest(app="users:create_app", config={"greeting": "hi"})
     done = project.cli("run", "users.py")
     assert done.returncode == 3
-    assert "config.greeting is something else in the decorator" in done.stderr
+    assert "config.greeting differs" in done.stderr
     project.manifest(app="other:app")
     done = project.cli("run", "users.py")
     assert done.returncode == 2
@@ -511,7 +750,7 @@ def test_what_a_script_prints_while_it_is_imported_stays_out_of_the_protocol(tmp
 
 
 def test_other_servers_serve_a_decorated_function(project: Project) -> None:
-    project.write("users.py", MODULE)
+    project.write("users.py", OPEN)
     project.write(
         "use.py",
         """
@@ -534,6 +773,7 @@ def test_other_servers_serve_a_decorated_function(project: Project) -> None:
     host = project.start([sys.executable, "use.py"])
     assert host.wait() == 0
     assert b"['lifespan.startup.complete', 'lifespan.shutdown.complete']" in host.stdout
+    assert (project.folder / ".pywatt" / "channel.token").exists()
 
 
 def test_at_a_prompt_decorating_only_decorates(project: Project) -> None:

@@ -161,6 +161,9 @@ def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> Non
         ({"enable_tcp": True, "tcp_config": "x"}, "a mapping is wanted"),
         ({"enable_tcp": True, "tcp_config": {"port": 1, "listen": ":2"}}, "say it in one way"),
         ({"enable_ipc": True, "ipc_config": {"path": "a", "listen": "b"}}, "say it in one way"),
+        ({"enable_tcp": True, "tcp_config": {"host": 5}}, "tcp_config.host: a text is wanted"),
+        ({"endpoints": [AnnouncedEndpoint("/a", 5)]}, "endpoints[0].methods"),  # type: ignore[arg-type]
+        ({"endpoints": [AnnouncedEndpoint("/a", None)]}, "endpoints[0].methods: has no value"),  # type: ignore[arg-type]
         ({"state_builder": 5}, "a function (init, secrets) is wanted"),
         ({"health": "healthz"}, '"healthz" is not a path prefix'),
         ({"manifest": {"sevrer": {}}}, 'did you mean "server"?'),
@@ -169,6 +172,13 @@ def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> Non
 )
 def test_arguments_that_cannot_be_are_faults(arguments: dict[str, Any], said: str) -> None:
     assert said in "\n".join(faults(**arguments))
+
+
+def test_a_lambda_may_build_the_state_of_another() -> None:
+    build: Any = lambda init, secrets: 5  # noqa: E731  # two functions without a name are what this is about
+    module = pywatt_module(state_builder=build)(lambda app_state: None)
+    assert module.objects[str(module.data["state"])] is build
+    assert module.objects[module.import_path] is module
 
 
 def test_arguments_are_never_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ class _Cookbook:
     selection: Selection
     listen_given: bool
     ignored: tuple[str, ...]
-    described: dict[tuple[int, int], Source] = field(default_factory=dict)  # by time and size of a Python file
+    described: dict[tuple[int, int], Source] = field(default_factory=dict)  # of a Python file that could be read
 
     def look(self) -> Recipe:
         """Raises ManifestError; click.UsageError for a --listen that others could reach."""
@@ -116,19 +116,21 @@ class _Cookbook:
 
     def _source(self) -> Source:
         """A Python file is imported in a process of its own, for where its decorator listens; while that cannot be, it
-        is looked at as one that says nothing, and the child tells why."""
+        is looked at as it was when it last could, at first as one that says nothing, and the child tells why."""
         script = self.selection.script()
         if script is None:
             return self.selection.source()
         try:
             status = script.path.stat()
             version = (status.st_mtime_ns, status.st_size)
-            if version not in self.described:
-                self.described.clear()
-                self.described[version] = self.selection.source()
-            load(self.described[version], overrides=self.selection.overrides, env_file=self.selection.env_file)
-            return self.described[version]
+            source = self.described.get(version) or self.selection.source()
+            load(source, overrides=self.selection.overrides, env_file=self.selection.env_file)
+            self.described.clear()
+            self.described[version] = source
+            return source
         except (HostError, OSError):
+            for last in self.described.values():
+                return last  # where it listened stays open, and answers 503
             data = {"app": "module:app"}
             return Source.of_data(data, name=str(script), directory=script.path.parent.absolute())
 

@@ -150,7 +150,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
     taken = in_the_way(folder, files)
     if taken:
         names = ", ".join(click.format_filename(folder / name) for name in taken)
-        hint = " (--from app:app writes a manifest for it)" if "app.py" in taken else ""
+        hint = " (--from app:app writes a manifest for it)" if "app.py" in taken and "pywatt.yaml" not in taken else ""
         are = "is" if len(taken) == 1 else "are"
         raise click.ClickException(f"nothing was written: {names} {are} there already{hint}")
     write(_real(folder), files)

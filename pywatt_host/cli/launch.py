@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+import click
 
 from pywatt_host.cli import execute, main
 from pywatt_host.decorated import Decorated
@@ -20,4 +23,8 @@ def run_module(module: Decorated, arguments: Sequence[str] = ()) -> int:
 def run_script(path: str) -> NoReturn:
     """Run the decorated function of a file that Python runs as a script, with its arguments as those of
     `pywatt-host run`, and leave."""
+    if not path.endswith(".py") or not os.path.isfile(path):
+        message = "only a file named like my_module.py runs its decorated function"
+        click.echo(f"{path}: {message} (rename it, or give the function of another file to run_module)", err=True)
+        sys.exit(2)
     main(["run", path, *sys.argv[1:]])

@@ -81,12 +81,12 @@ def source_of(target: str | None) -> Source:
     child process; left out: PYWATT_MANIFEST, else ./pywatt.yaml. Raises AppLoadError for a file without one, and
     ManifestError for a decorator that is wrong."""
     target = _target(target)
-    if re.match(IMPORT_PATTERN, target) and not Path(target).exists():
-        return Source.of_data({"app": target}, name=target, directory=Path.cwd())
     script = _script(target)
     if script is not None:
         described: Source = import_module("pywatt_host.inspection").describe(script)
         return described
+    if re.match(IMPORT_PATTERN, target) and not Path(target).exists():
+        return Source.of_data({"app": target}, name=target, directory=Path.cwd())
     return Source.file(target)
 
 

@@ -22,7 +22,7 @@ import click
 from pywatt_host.build import build
 from pywatt_host.cli.greeting import asked_for, greet, layer_of
 from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options, show_problems
-from pywatt_host.exceptions import AppLoadError, ChannelError, HostError, ManifestError, ProtocolError
+from pywatt_host.exceptions import AppLoadError, HostError, ManifestError, ProtocolError
 from pywatt_host.host import Host, Ready
 from pywatt_host.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 from pywatt_host.manifest import Loaded, Problem
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.host")
 
-TOKEN_FILE = ".pywatt/channel.token"  # relative to the manifest
 _YOUNG_OBJECTS = 10_000  # container objects made and not yet freed, at which the collector has a look
 
 
@@ -181,8 +180,6 @@ def serve(
             logger.warning("--trace-protocol: there is no channel to write down")
         try:
             objects = decorated.objects if decorated is not None else {}
-            if decorated is not None:
-                keep_token(decorated, manifest)
             host = build(
                 manifest, environ, stream, shaken=shaken, trace=trace, objects=objects, explain=parent is not None
             )
@@ -193,6 +190,8 @@ def serve(
             raise click.UsageError(f"--trace-protocol {trace}: {(error.strerror or '').lower()}") from None
 
         def announce(ready: Ready) -> None:
+            if decorated is not None:
+                decorated.keep_token(manifest)
             if parent is None or parent.announces:
                 _announce(ready, manifest.logging, stream, terminal)
             _tune_collector()
@@ -210,31 +209,6 @@ def serve(
         if failed or returns:
             host.unwound()
         return code
-
-
-def keep_token(decorated: Decorated, manifest: Manifest) -> None:
-    """Where the decorator opened a TCP channel to other machines and gave it no token, leave the one that was made up
-    where peers of this machine's owner can read it. Raises ChannelError."""
-    tcp = manifest.channels.tcp
-    if decorated.random_token is None or tcp is None or tcp.token != decorated.random_token:
-        return
-    path = manifest.resolve(TOKEN_FILE)
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(decorated.random_token + "\n")
-        new.replace(path)
-    except OSError as error:
-        why = f"it has no token, and {path} cannot be written: {(error.strerror or '').lower()}"
-        raise ChannelError("tcp", str(tcp.listen), why) from error
-    logger.warning(
-        "the TCP channel on %s can be reached from other machines and tcp_config has no token: this start's is in %s",
-        tcp.listen,
-        path,
-        extra={"key": "channels.tcp.token"},
-    )
 
 
 def _tune_collector() -> None:

@@ -25,7 +25,7 @@ from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
-from pywatt_host.logs import ResponseCutError, current_request
+from pywatt_host.logs import CUT, ResponseCutError, current_request
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.edge")
@@ -37,6 +37,7 @@ _NO_TRACE = b"0" * 32
 _STREAMED = -1  # the length of a body that tells none
 _WATCHED = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
 _IN_CORS = "pywatt.cors"
+_COME_BACK = ((b"retry-after", b"1"), (b"connection", b"close"))  # with what is cut when the host stops
 _IDS_AT_ONCE = 256
 # The headers of nearly every request, in which the edge takes no interest: passed over at one look-up each.
 _INDIFFERENT = frozenset(
@@ -161,6 +162,10 @@ class Edge:
                     await self._carry_out(target, scope, receive, exchange)
                 else:
                     await target.app(scope, receive, exchange.outlet or exchange.send)
+        except asyncio.CancelledError as error:
+            if exchange.status == 0 and CUT in error.args:
+                await exchange.refuse(503, "server.timeouts.shutdown", headers=_COME_BACK)
+            raise
         except Exception as error:  # named boundary: the user's application
             app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
             if exchange.status == 0:

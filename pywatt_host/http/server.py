@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 
 from pywatt_host.http.connection import Listening, connection_class
 from pywatt_host.http.sockets import Listener
+from pywatt_host.logs import CUT
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.server")
@@ -214,7 +215,7 @@ class HttpServer:
                     extra={"key": "server.timeouts.shutdown"},
                 )
         for task in running:
-            task.cancel("shutdown limit")
+            task.cancel(CUT)
         if running:
             await asyncio.wait(running, timeout=_CUT)
         for connection in tuple(self._state.connections):

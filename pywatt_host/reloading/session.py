@@ -23,6 +23,7 @@ from pywatt_host.reloading.standin import StandIn
 _SETTLE = 200  # milliseconds that changes are collected for, at most
 _STEP = 50  # milliseconds without a further change after which they are acted on
 _DETAIL_LINES = 20
+_SLOW = 3.0  # seconds of a start after which it is said that it goes on
 _ADDED = 1  # watchfiles.Change.added
 
 
@@ -160,11 +161,18 @@ class Session:
         self._follower = asyncio.get_running_loop().create_task(self._follow(child))
 
     async def _follow(self, child: Child) -> None:
-        while True:
-            news = await child.news()
-            self._events.put_nowait(_Heard(child, news))
-            if not isinstance(news, Ready):
-                return
+        slow = asyncio.get_running_loop().call_later(
+            _SLOW, self._say, f"still starting after {_SLOW:g} s; requests wait until it serves, or a file changes"
+        )
+        try:
+            while True:
+                news = await child.news()
+                slow.cancel()
+                self._events.put_nowait(_Heard(child, news))
+                if not isinstance(news, Ready):
+                    return
+        finally:
+            slow.cancel()
 
     async def _stop_child(self) -> None:
         if self._child is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,18 +20,35 @@ R = TypeVar("R")
 
 BASE_URL = "http://module.test"
 _HTTP = {"http_version": b"HTTP/1.1"}
+_WHOLE = "pywatt.whole"  # among the extensions of a request: its response is read to the end
 _TICKS = 3  # turns of the loop after which everything that has finished is logged
 
 
+class _Patience:
+    """How long to wait for the pieces of a body: `timeout` seconds for each, and for all of them together where the
+    response is read to its end, which a stream without one never comes to."""
+
+    def __init__(self, request: httpx.Request, timeout: float) -> None:
+        self.timeout = timeout
+        self._deadline = time.monotonic() + timeout if _WHOLE in request.extensions else None
+
+    def check(self) -> None:
+        """Raises httpx.ReadTimeout."""
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            message = f"the response had no end within {self.timeout:g}s; read one that has none with client.stream()"
+            raise httpx.ReadTimeout(message)
+
+
 class _Body(httpx.SyncByteStream):
-    def __init__(self, exchange: Exchange, running: Running[Started], timeout: float) -> None:
+    def __init__(self, exchange: Exchange, running: Running[Started], patience: _Patience) -> None:
         self._exchange = exchange
         self._running = running
-        self._timeout = timeout
+        self._patience = patience
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            while (piece := self._running.run(self._exchange.piece(), self._timeout)) is not None:
+            while (piece := self._running.run(self._exchange.piece(), self._patience.timeout)) is not None:
+                self._patience.check()
                 yield piece
         except TimeoutError as error:
             raise httpx.ReadTimeout(str(error)) from None
@@ -58,17 +76,19 @@ class _Transport(httpx.BaseTransport):
             if isinstance(error, TimeoutError):
                 raise httpx.ReadTimeout(str(error), request=request) from None
             raise
-        return httpx.Response(status, headers=headers, stream=_Body(exchange, self._running, timeout), extensions=_HTTP)
+        body = _Body(exchange, self._running, _Patience(request, timeout))
+        return httpx.Response(status, headers=headers, stream=body, extensions=_HTTP)
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    def __init__(self, exchange: Exchange, running: Running[Started], timeout: float) -> None:
+    def __init__(self, exchange: Exchange, running: Running[Started], patience: _Patience) -> None:
         self._exchange = exchange
         self._running = running
-        self._timeout = timeout
+        self._patience = patience
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await _in_time(self._exchange.piece(), self._running, self._timeout)) is not None:
+        while (piece := await _in_time(self._exchange.piece(), self._running, self._patience.timeout)) is not None:
+            self._patience.check()
             yield piece
 
     async def aclose(self) -> None:
@@ -92,7 +112,7 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
         except BaseException:
             exchange.leave()
             raise
-        body = _AsyncBody(exchange, self._running, timeout)
+        body = _AsyncBody(exchange, self._running, _Patience(request, timeout))
         return httpx.Response(status, headers=headers, stream=body, extensions=_HTTP)
 
 
@@ -122,7 +142,7 @@ class _Module:
 
 class ModuleClient(_Module, httpx.Client):
     """An `httpx.Client` of the module: every method of that, without a socket, redirects not followed. Each wait is
-    bounded by the `timeout` of the request, else of the module."""
+    bounded by the `timeout` of the request, else of the module; but for `stream`, so is the whole response."""
 
     def __init__(self, running: Running[Started], module: Started, timeout: float) -> None:
         super().__init__(
@@ -131,6 +151,12 @@ class ModuleClient(_Module, httpx.Client):
         self._running = running
         self._module = module
         self._patience = timeout
+
+    def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
+        """As httpx has it."""
+        if not stream:
+            request.extensions = {**request.extensions, _WHOLE: True}
+        return super().send(request, stream=stream, **more)
 
     def websocket(
         self,
@@ -187,6 +213,12 @@ class AsyncModuleClient(_Module, httpx.AsyncClient):
         )
         self._module = module
         self._patience = timeout
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
+        """As httpx has it."""
+        if not stream:
+            request.extensions = {**request.extensions, _WHOLE: True}
+        return await super().send(request, stream=stream, **more)
 
     @property
     def logs(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pywatt_host.decorated import Decorated
+from pywatt_host.exceptions import HostError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.manifest.values.names import script_of
@@ -23,6 +24,7 @@ from pywatt_host.testing.running import Running
 from pywatt_host.testing.started import Recipe, Started, started
 
 TIMEOUT = 30.0  # seconds for each wait, unless the test says otherwise
+__tracebackhide__ = True  # pytest shows the test's line, and not how it came from there to the fault
 
 
 What: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Decorated | Callable[..., Any]
@@ -62,9 +64,12 @@ class PywattModule:
 
         Raises what keeps the module from starting, such as ManifestError, AppLoadError or SecretError.
         """
-        recipe = self._recipe(what, secrets, overrides, environ, profile, threading.get_ident())
-        running = Running(started(recipe), recipe.manifest.module_id, recipe.logs.tail)
-        client = ModuleClient(running, running.start(timeout), timeout)
+        try:
+            recipe = self._recipe(what, secrets, overrides, environ, profile, threading.get_ident())
+            running = Running(started(recipe), recipe.manifest.module_id, recipe.logs.tail)
+            client = ModuleClient(running, running.start(timeout), timeout)
+        except HostError as error:
+            raise error.with_traceback(None) from error.__cause__
         self._running.append((running, client, recipe.manifest.server.timeouts.shutdown + timeout))
         return client
 
@@ -80,9 +85,12 @@ class PywattModule:
         timeout: float = TIMEOUT,
     ) -> AsyncIterator[AsyncModuleClient]:
         """The same for an async test: on its own event loop, for as long as the block runs."""
-        recipe = self._recipe(what, secrets, overrides, environ, profile, None)
-        running = Running(started(recipe), recipe.manifest.module_id, recipe.logs.tail)
-        module = await running.start_here(timeout)
+        try:
+            recipe = self._recipe(what, secrets, overrides, environ, profile, None)
+            running = Running(started(recipe), recipe.manifest.module_id, recipe.logs.tail)
+            module = await running.start_here(timeout)
+        except HostError as error:
+            raise error.with_traceback(None) from error.__cause__
         try:
             async with AsyncModuleClient(running, module, timeout) as client:
                 yield client

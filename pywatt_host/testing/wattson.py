@@ -21,6 +21,7 @@ from pywatt_host.testing.process import LAST_WORDS, PATIENCE, Process, environme
 
 _SHOWN = 20  # lines of its log, and documents, in the text of a failure
 _BAD_LINE = b"{this is no JSON"
+__tracebackhide__ = True  # pytest shows the test's line, and not how it came from there to the failure
 
 Target: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

@@ -379,6 +379,13 @@ def test_what_is_there_is_named_and_nothing_is_written(here: Project, name: str)
     assert (code, names(here.folder)) == (2, [name])
     assert (here.folder / name).read_text() == "mine"
     assert output.startswith(f"nothing was written: {name} is there already")
+    assert ("--from app:app" in output) == (name == "app.py")
+
+
+def test_a_second_time_what_cannot_help_is_not_suggested(here: Project) -> None:
+    assert said("--framework", "starlette")[0] == 0
+    code, output = said("--framework", "starlette")
+    assert (code, "--from" in output) == (2, False)
 
 
 def test_a_link_that_leads_nowhere_is_there_and_so_are_the_files_of_another_manifest(here: Project) -> None:

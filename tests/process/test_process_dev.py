@@ -306,7 +306,18 @@ def test_open_server_sent_events_are_cut_after_two_seconds(dev: Callable[..., De
         running.edit("main.py", lambda text: text + "\n")
         assert events.closed()
     running.next("cut at the shutdown limit: GET /events")
+    assert not any("Traceback" in line or "CancelledError" in line for line in running.process.lines)
     assert float(running.next(RELOADED).split()[-2]) < PATIENCE / 4
+    assert running.get("/x").status == 200
+
+
+def test_an_import_that_hangs_is_told_and_ends_with_the_next_save(dev: Callable[..., Dev]) -> None:
+    running = dev()
+    assert running.get("/x").status == 200
+    running.edit("main.py", lambda text: text + "\nwhile True: pass\n")
+    running.next("still starting after 3 s")
+    running.edit("main.py", lambda text: text.replace("while True: pass", ""))
+    running.next(RELOADED)
     assert running.get("/x").status == 200
 
 
@@ -413,6 +424,32 @@ def test_a_python_file_listens_where_its_decorator_says(served: Project, dev: Ca
     running.replace("decorated.py", f":{first}", f":{second}")
     running.next(RELOADED)
     assert running.get("/x", address=f"http://127.0.0.1:{second}").body == b"GET /x"
+
+
+def test_a_decorator_that_breaks_is_a_503_where_it_listened_until_it_is_mended(
+    served: Project, dev: Callable[..., Dev]
+) -> None:
+    text = """
+        from main import app
+        from pywatt_host import pywatt_module
+
+        @pywatt_module(manifest={"server": {"listen": "127.0.0.1:PORT"}})
+        async def make(state):
+            return app
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    served.write("decorated.py", text.replace("PORT", str(port)))
+    running = dev("decorated.py")
+    assert running.get("/x").body == b"GET /x"
+    for good, bad, told in (("manifest=", "manifset=", b"manifset"), ("listen", "lissten", b"lissten")):
+        running.replace("decorated.py", good, bad)
+        running.next("not serving until a file changes")
+        answer = running.get("/x")
+        assert (answer.status, told in answer.body) == (503, True)
+        running.replace("decorated.py", bad, good)
+        running.next(RELOADED)
+        assert running.get("/x").body == b"GET /x"
 
 
 # Stopping -------------------------------------------------------------------------------------------------------------

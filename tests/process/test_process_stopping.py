@@ -144,6 +144,9 @@ def test_a_wedged_request_is_gone_at_the_limit_with_exit_code_1(served: Project,
             host.wait_for("wedged")
         begun = time.monotonic()
         host.signal()
+        if path == "/held":
+            answer = connection.response()
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert gone_in_time(host, begun) == 1
     if path == "/held":
         assert [r["message"] for r in host.logs if r["level"] == "error"][:1] == [

@@ -136,3 +136,26 @@ def test_it():
         kit.nonsense
 """)
     assert outcome.counts == {"passed": 1}, outcome.output
+
+
+def test_a_failure_shows_the_line_of_the_test_and_nothing_of_the_kit_or_the_host(run_tests: RunTests) -> None:
+    outcome = run_tests(
+        """
+def fail(state):
+    raise ValueError("no such luck")
+
+def test_factory(pywatt_module):
+    pywatt_module(fail)
+
+def test_manifest(pywatt_module):
+    pywatt_module({"app": fail, "endpont": 3})
+
+def test_process(wattson):
+    wattson("nowhere.py").announced()
+"""
+    )
+    assert outcome.counts == {"failed": 3}, outcome.output
+    for told in ("the factory raised ValueError: no such luck", "endpont: unknown key", "it has not said announce"):
+        assert told in outcome.output
+    for own in ("loading.py", "load.py", "modules.py", "running.py", "wattson.py"):
+        assert own not in outcome.output

@@ -204,6 +204,26 @@ def test_two_modules_run_beside_each_other_with_logs_of_their_own(
     assert [record.name for record in caplog.records if "wanted" in record.message] == ["app.one", "app.two"]
 
 
+def test_a_stream_without_an_end_that_is_read_whole_ends_with_the_timeout(pywatt_module: PywattModule) -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"more", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    client = pywatt_module({"app": endless, "health": False}, timeout=0.3)
+    with pytest.raises(httpx.ReadTimeout, match=r"no end within 0\.3s; read one that has none with client\.stream"):
+        client.get("/")
+
+    async def main() -> None:
+        async with pywatt_module.client({"app": endless, "health": False}, timeout=0.3) as other:
+            with pytest.raises(httpx.ReadTimeout, match=r"no end within 0\.3s"):
+                await other.get("/")
+
+    asyncio.run(main())
+
+
 def test_a_stream_without_an_end_is_read_bit_by_bit_and_left(pywatt_module: PywattModule) -> None:
     left: list[str] = []
 

@@ -152,7 +152,7 @@ Proxy: TypeAlias = Annotated[str, PlainValidator(_proxy), WithJsonSchema({"type"
 
 # A Python file in place of a manifest -------------------------------------------------------------------------------
 
-_TARGET = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[A-Za-z_][A-Za-z0-9_]*))?\Z", re.DOTALL)
+_TARGET = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[^\W\d]\w*))?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
