@@ -118,7 +118,7 @@ def _endpoints(found: Said, name: str, value: Any) -> None:
         if not isinstance(entry, Mapping):
             found.fault(path, "type", f"an AnnouncedEndpoint is wanted, not {type(each).__name__}")
         elif "auth" in entry:
-            _unsupported("authentication")(found, f"{path}.auth", entry["auth"])
+            _unsupported("authentication is")(found, f"{path}.auth", entry["auth"])
         else:
             entries.append(dict(entry))
     found.put(name, "endpoints", entries)
@@ -178,11 +178,12 @@ def _put(key: str) -> Callable[[Said, str, Any], None]:
 
 
 def _unsupported(what: str) -> Callable[[Said, str, Any], None]:
+    """`what` is what is missing, as `authentication is`."""
+
     def refuse(found: Said, name: str, value: Any) -> None:
         if value is not False:
             found.fault(name, "not-supported", f"{what} not supported by this version", "leave it out")
 
-    what = f"{what} {'are' if what.endswith('s') else 'is'}"
     return refuse
 
 
@@ -205,11 +206,11 @@ _READ: dict[str, Callable[[Said, str, Any], None]] = {
     "tcp_config": _passed,
     "enable_ipc": _passed,
     "ipc_config": _passed,
-    "jwt_secret": _unsupported("authentication"),
-    "enable_database": _unsupported("databases"),
-    "database_config": _unsupported("databases"),
-    "enable_cache": _unsupported("caches"),
-    "cache_config": _unsupported("caches"),
+    "jwt_secret": _unsupported("authentication is"),
+    "enable_database": _unsupported("databases are"),
+    "database_config": _unsupported("databases are"),
+    "enable_cache": _unsupported("caches are"),
+    "cache_config": _unsupported("caches are"),
 }
 
 

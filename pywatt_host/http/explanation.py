@@ -72,6 +72,8 @@ class Explanations:
         if reason == "a path of the host":
             key = self._own_path_key(exchange.path)
             return f"{path} is a path of the host ({key} in {self._file}), which takes GET and HEAD only"
+        if reason == "server.timeouts.shutdown":
+            return "the host stopped before this was answered: ask again"
         if status in _LIMITS:
             return self._over_limit(status, reason)
         return ""

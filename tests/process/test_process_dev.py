@@ -311,6 +311,17 @@ def test_open_server_sent_events_are_cut_after_two_seconds(dev: Callable[..., De
     assert running.get("/x").status == 200
 
 
+def test_a_request_that_a_reload_cuts_is_told_to_come_back(dev: Callable[..., Dev]) -> None:
+    running = dev()
+    with running.connect() as connection:
+        connection.head("GET", "/held")
+        running.get("/holding?1")
+        running.edit("main.py", lambda text: text + "\n")
+        answer = connection.response()
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["detail"] == "the host stopped before this was answered: ask again"
+
+
 def test_an_import_that_hangs_is_told_and_ends_with_the_next_save(dev: Callable[..., Dev]) -> None:
     running = dev()
     assert running.get("/x").status == 200
