@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from benchmarks.tokens import authorization
+
 ANSWER_TIMEOUT = 10.0  # seconds without any answer on any connection
 LONGEST_ANSWER = 65536  # octets
 _OK = b"HTTP/1.1 200"
@@ -45,11 +47,15 @@ class Load(Protocol):
 
 
 class SocketLoad:
-    """The load over `sockets`, all open to the server on `port`; made by `connect`, may run several times."""
+    """The load over `sockets`, all open to the server on `port`; made by `connect`, may run several times. Each
+    brings a token of its own along, for the servers that want one."""
 
     def __init__(self, port: int, path: str, sockets: list[socket.socket]) -> None:
-        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n".encode()
+        head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\nAuthorization: "
         self._sockets = {sock.fileno(): sock for sock in sockets}
+        self._requests = {
+            sock.fileno(): f"{head}{authorization(number)}\r\n\r\n".encode() for number, sock in enumerate(sockets)
+        }
         self._partial: dict[int, bytes] = {}
         self._length, self._body = self._learn(sockets[0])
 
@@ -64,24 +70,24 @@ class SocketLoad:
             gc.enable()
 
     def _run(self, seconds: float) -> Sample:
-        clock, request, partial = time.perf_counter, self._request, self._partial
+        clock, requests, partial = time.perf_counter, self._requests, self._partial
         length, body = self._length, self._body
         with selectors.DefaultSelector() as selector:
             for sock in self._sockets.values():
-                selector.register(sock, selectors.EVENT_READ, (sock.recv, sock.send))
+                selector.register(sock, selectors.EVENT_READ, (sock.recv, sock.send, requests[sock.fileno()]))
             select = selector.select
             cpu, start = time.process_time(), clock()
             deadline = start + seconds
             answers, due = 0, len(self._sockets)
-            for sock in self._sockets.values():
-                sock.send(request)
+            for number, sock in self._sockets.items():
+                sock.send(requests[number])
             while due:
                 ready = select(ANSWER_TIMEOUT)
                 if not ready:
                     raise LoadError(f"no answer within {ANSWER_TIMEOUT:g} s")
                 more = clock() < deadline
                 for key, _ in ready:
-                    receive, send = key.data
+                    receive, send, request = key.data
                     answer = receive(LONGEST_ANSWER)
                     # An answer of the known length is taken whole; any other may be a part of one.
                     if len(answer) != length or key.fd in partial:
@@ -109,7 +115,7 @@ class SocketLoad:
 
     def _learn(self, sock: socket.socket) -> tuple[int, bytes]:
         sock.settimeout(ANSWER_TIMEOUT)
-        sock.sendall(self._request)
+        sock.sendall(self._requests[sock.fileno()])
         octets = b""
         while not _is_whole(octets):
             more = sock.recv(LONGEST_ANSWER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.tokens import SECRET
+
 LONG = 200  # lines
 
 NOTHING_ON = """\
@@ -17,14 +19,25 @@ logging: {level: info, format: json, access: true}
 """
 
 
-def host_manifest(app: str, port: int, *, interface: str = "asgi", paths: tuple[str, ...] = ("/",), full: bool) -> str:
-    """A manifest that serves `app` on loopback, with everything on and `paths` declared, or with nothing on."""
+def host_manifest(
+    app: str,
+    port: int,
+    *,
+    interface: str = "asgi",
+    paths: tuple[str, ...] = ("/",),
+    full: bool,
+    tokens: bool = False,
+) -> str:
+    """A manifest that serves `app` on loopback, with everything on and `paths` declared, or with nothing on. With
+    `tokens`, every path asks for one."""
     text = f"version: 1\nmodule: {{id: benchmark}}\napp: {{import_path: {app}, interface: {interface}, threads: 16}}\n"
     text += f"server: {{listen: 127.0.0.1:{port}}}\n"
     if not full:
         return text + NOTHING_ON
-    endpoints = "".join(f'  - {{path: "{path}", methods: [GET]}}\n' for path in paths)
-    return f"{text}{EVERYTHING_ON}endpoints:\n{endpoints}"
+    auth = "auth: jwt" if tokens else "auth: none"
+    endpoints = "".join(f'  - {{path: "{path}", methods: [GET], {auth}}}\n' for path in paths)
+    schemes = f'auth: {{jwt: {{secret: "{SECRET}"}}}}\n' if tokens else ""
+    return f"{text}{EVERYTHING_ON}{schemes}endpoints:\n{endpoints}"
 
 
 def long_manifest() -> str:

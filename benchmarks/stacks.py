@@ -22,9 +22,12 @@ class HostRun:
     full: bool
     interface: str = "asgi"
     paths: tuple[str, ...] = ("/",)
+    tokens: bool = False
 
     def manifest(self, port: int) -> str:
-        return host_manifest(self.app, port, interface=self.interface, paths=self.paths, full=self.full)
+        return host_manifest(
+            self.app, port, interface=self.interface, paths=self.paths, full=self.full, tokens=self.tokens
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def _bare(name: str, app: str, *needs: str) -> Stack:
 
 
 def _glued(name: str, app: str) -> Stack:
-    needs = ("starlette", "prometheus_fastapi_instrumentator", "asgi_correlation_id", "pythonjsonlogger")
+    needs = ("starlette", "joserfc", "prometheus_fastapi_instrumentator", "asgi_correlation_id", "pythonjsonlogger")
     return _uvicorn(name, app, *_FAST, "--log-config", str(_GLUED_LOGGING), needs=needs, logs=True)
 
 
@@ -104,7 +107,7 @@ def _edge(title: str, path: str, app: str, glued: str, paths: tuple[str, ...], *
         _uvicorn(LOGGED, app, *_FAST, needs=needs, logs=True),
         _uvicorn(DEFAULT, app, "--loop", "asyncio", "--http", "h11", needs=("h11", *needs), logs=True),
         _glued(GLUED, glued),
-        _host(FULL, HostRun(f"{APPS}.{app}", full=True, paths=paths), *needs),
+        _host(FULL, HostRun(f"{APPS}.{app}", full=True, paths=paths, tokens=True), *needs),
         _host(NONE, HostRun(f"{APPS}.{app}", full=False), *needs),
     )
     return Workload(title, path, stacks, (BARE, DEFAULT, GLUED))
@@ -116,7 +119,7 @@ EDGE = (
 )
 
 _FLASK = f"{APPS}.flask_app:app"
-_FLASK_FULL = HostRun(_FLASK, full=True, interface="wsgi")
+_FLASK_FULL = HostRun(_FLASK, full=True, interface="wsgi", tokens=True)
 _FLASK_NONE = HostRun(_FLASK, full=False, interface="wsgi")
 
 WSGI = Workload(
@@ -156,6 +159,7 @@ STARTUP = Workload(
         ),
         _host("host, everything on, raw app", HostRun(f"{APPS}.raw:app", full=True)),
         _host("host, everything on, Starlette", HostRun(f"{APPS}.starlette_app:app", full=True), "starlette"),
+        _host("host, everything on with tokens, raw app", HostRun(f"{APPS}.raw:app", full=True, tokens=True)),
         _host("host, nothing on, raw app", HostRun(f"{APPS}.raw:app", full=False)),
     ),
     ("uvicorn, raw app",),

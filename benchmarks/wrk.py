@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.load import LoadError, Sample
+from benchmarks.tokens import authorization
 
 _TOTAL = re.compile(r"(\d+) requests in ([\d.]+)(ms|s|m),")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
@@ -24,7 +25,8 @@ class WrkLoad:
     def run(self, seconds: float) -> Sample:
         duration = max(1, round(seconds))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = ["wrk", "-t1", f"-c{self._connections}", f"-d{duration}s", self._url]
+        token = f"Authorization: {authorization(0)}"
+        command = ["wrk", "-t1", f"-c{self._connections}", f"-d{duration}s", "-H", token, self._url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=duration + 30, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         total = _TOTAL.search(done.stdout)

@@ -4,7 +4,6 @@ nothing of the world."""
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import time
@@ -19,18 +18,18 @@ from pywatt_host.hooks import Hooks
 from pywatt_host.host import Host, Surface
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.appmetrics import Metrics
-from pywatt_host.http.edge import Answer, Edge, OwnPath
+from pywatt_host.http.edge import Answer, Edge, OwnPath, Routes
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.metrics import Family, NoRequestMetrics, RequestMetrics
-from pywatt_host.http.problem import send_problem
+from pywatt_host.http.own import OwnApp, guarded, reported
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.offline import NoLinks
+from pywatt_host.offline import NoLinks, NoSchemes
 from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
 from pywatt_host.routing import announced, compile_routes
@@ -39,10 +38,12 @@ from pywatt_host.secrets.sources import make_sources
 from pywatt_host.state import AppState, InitData
 from pywatt_host.sync import Bridge
 from pywatt_host.tasks import Tasks
-from pywatt_host.types import ASGIApp, Receive, Scope, Send
+from pywatt_host.types import ASGIApp, Scope
 from pywatt_host.user_state import UserState
 
 if TYPE_CHECKING:
+    from pywatt_host.auth.clients import Tokens
+    from pywatt_host.auth.schemes import Schemes
     from pywatt_host.channels.stdio import Handshake
     from pywatt_host.links import Links
 
@@ -80,12 +81,13 @@ def build(
         hooks=maker.hooks,
         checks=maker.checks,
         applications=maker.applications,
-        before=(maker.bridge, maker.outbound),
+        schemes=maker.schemes,
+        before=(maker.bridge, *((maker.clients,) if maker.clients is not None else ()), maker.outbound),
         user_state=UserState(manifest, maker.state, objects, maker.put_environment),
         tasks=maker.tasks,
         links=maker.links,
         rotation=maker.rotation,
-        announced=lambda: announced(manifest, maker.applications.all),
+        announced=lambda: announced(manifest, maker.applications.all, maker.routes),
         surface=maker.surface,
         status=maker.status,
         environ=environ,
@@ -116,6 +118,7 @@ class _Maker:
             RequestMetrics(manifest.metrics.buckets) if manifest.metrics.enabled else NoRequestMetrics()
         )
         self.edge: Edge | None = None
+        self.routes: Routes | None = None
         self.explain = False
         masker = Masker()
         stream.mask = masker.mask_octets
@@ -124,7 +127,11 @@ class _Maker:
         self.hooks = Hooks()
         self.links = self._links(shaken, masker, trace)
         self.rotation = self._rotation(masker)
-        self.tasks, self.bridge, self.outbound = Tasks(self.checks), Bridge(), Outbound()
+        self.schemes = self._schemes()
+        self.links.messages.vouch = self.schemes.vouch
+        self.tasks, self.bridge = Tasks(self.checks), Bridge()
+        self.clients = self._clients(masker)
+        self.outbound = Outbound(self.clients)
         self.state = AppState(
             manifest,
             metrics=self.metrics,
@@ -139,7 +146,12 @@ class _Maker:
             init=init or _init_data(manifest, environ, shaken),
         )
         self.applications = Applications(manifest, self.state, self._texts, objects)
-        self.rotation.dependants += [*self._environments(), *self.links.dependants()]
+        self.rotation.dependants += [
+            *self._environments(),
+            *self.links.dependants(),
+            *self.schemes.dependants(),
+            *(self.clients.dependants() if self.clients is not None else ()),
+        ]
 
     def _texts(self) -> Mapping[str, str]:
         return self.rotation.store.texts
@@ -170,6 +182,20 @@ class _Maker:
         if secrets.rotate:
             self.checks.add("secrets", rotation.check, optional=True)
         return rotation
+
+    def _schemes(self) -> Schemes | NoSchemes:
+        if not self.manifest.auth:
+            return NoSchemes()
+        schemes: Schemes = import_module("pywatt_host.auth.schemes").Schemes(self.manifest, self._texts)
+        if schemes.fetches:
+            self.checks.add("auth", schemes.check, optional=True)
+        return schemes
+
+    def _clients(self, masker: Masker) -> Tokens | None:
+        if not self.manifest.clients:
+            return None
+        tokens: Tokens = import_module("pywatt_host.auth.clients").Tokens(self.manifest, self._texts, masker.add)
+        return tokens
 
     def _environments(self) -> Iterator[Dependant]:
         """`app.env` with secrets in it."""
@@ -202,6 +228,10 @@ class _Maker:
         results: dict[tuple[str, ...], float] = {
             (result,): float(self.rotation.counts[result]) for result in ("success", "error")
         }
+        if self.manifest.auth:
+            refused: dict[tuple[str, ...], float] = {key: float(count) for key, count in self.schemes.counts.items()}
+            doc = "Requests without a credential that does, by scheme and reason."
+            yield Family("counter", "pywatt_auth_failures", doc, ("scheme", "reason"), refused)
         yield Family("counter", "pywatt_secret_rotations", "Rotations of secrets, by result.", ("result",), results)
 
     def _active(self) -> int:
@@ -224,24 +254,22 @@ class _Maker:
         """The edge, for applications that have been loaded and started."""
         manifest, server = self.manifest, self.manifest.server
         own = self._own_paths()
-        routes = compile_routes(manifest, self.applications.all, self.requests)
+        health = manifest.health
+        beside = health.enabled and server.admin is None and await self._app_serves(health.path)
+        if beside:
+            own[health.path] = self._health_beside_app
+            self.checks.add("app", self._ask_app)
+        self.routes = compile_routes(manifest, self.applications.all, self.requests, self.schemes.guard, health=beside)
         self.edge = Edge(
             mounts=self.applications.mounts(),
-            routes=routes,
+            routes=self.routes,
             own={} if server.admin is not None else own,
-            forwarding=Forwarding(self._trusted()),
+            forwarding=Forwarding(self._trusted(), guarded=bool(manifest.auth)),
             access_log=self._access_log(),
             concurrency=server.limits.concurrency,
             cors=_cors(server.cors) if server.cors is not None else None,
             explain=Explanations(manifest) if self.explain else None,
         )
-        health = manifest.health
-        if health.enabled and server.admin is None and await self._app_serves(health.path):
-            own[health.path] = self._health_beside_app
-            if lookup(routes.table.match(health.path) or {}, "GET") is None:
-                # A list of endpoints need not name what `health` does already.
-                routes.table.add(health.path, ("GET",), routes.unmatched)
-            self.checks.add("app", self._ask_app)
         return Surface(self.edge, OwnApp(own) if server.admin is not None else None)
 
     def _trusted(self) -> list[str]:
@@ -265,11 +293,11 @@ class _Maker:
         health, metrics = self.manifest.health, self.manifest.metrics
         own: dict[str, OwnPath] = {}
         if health.enabled:
-            own[health.path] = _json(self.checks.report)
-            own[health.liveness] = _json(self.checks.liveness)
-            own[health.readiness] = _json(self.checks.readiness)
+            own[health.path] = reported(self.checks.report)
+            own[health.liveness] = reported(self.checks.liveness)
+            own[health.readiness] = reported(self.checks.readiness)
         if metrics.enabled:
-            own[metrics.path] = self._scrape
+            own[metrics.path] = guarded(self._scrape, self.schemes.guard(metrics.auth))
         return own
 
     async def _scrape(self, scope: Scope) -> Answer:
@@ -317,7 +345,7 @@ class _Maker:
 
     async def _health_beside_app(self, scope: Scope) -> Answer | None:
         """The application's own body; the host's report where a check other than it does not pass."""
-        return None if self.checks.passing(but="app") else await _json(self.checks.report)(scope)
+        return None if self.checks.passing(but="app") else await reported(self.checks.report)(scope)
 
 
 def _takes_everything(template: str, prefix: str) -> bool:
@@ -351,20 +379,6 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
     return {"module": identity}
 
 
-def _json(report: Callable[[], tuple[int, dict[str, Any]]]) -> OwnPath:
-    async def answer(scope: Scope) -> Answer:
-        status, document = report()
-        body = json.dumps(document).encode()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"cache-control", b"no-store"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        return status, headers, body
-
-    return answer
-
-
 def _cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:
     def wrap(app: ASGIApp) -> ASGIApp:
         middleware = import_module("starlette.middleware.cors").CORSMiddleware
@@ -381,27 +395,3 @@ def _cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:
         return wrapped
 
     return wrap
-
-
-class OwnApp:
-    """The host's own paths as an application of their own: what the admin listener serves."""
-
-    def __init__(self, own: Mapping[str, OwnPath]) -> None:
-        self._own = own
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        answering = self._own.get(scope["path"])
-        if answering is None:
-            await send_problem(send, 404)
-        elif scope["method"] not in ("GET", "HEAD"):
-            await send_problem(send, 405, headers=[(b"allow", b"GET, HEAD")])
-        else:
-            answer = await answering(scope)
-            assert answer is not None
-            status, headers, body = answer
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})

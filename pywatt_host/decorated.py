@@ -28,7 +28,8 @@ logger = logging.getLogger("pywatt.host")
 class Decorated:
     """A factory with a manifest of its own. `data` is what the decorator says, in the forms of the file, and `objects`
     what import paths in it stand for; `place` is where the decorator stands, as `users.py:12`, in `file`; `directory`
-    is what relative paths are relative to. `random_token` was made up for a TCP channel that had none."""
+    is what relative paths are relative to. `implied` is the path of what `data` has without having been said;
+    `random_token` was made up for a TCP channel that had none."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Decorated:
         directory: Path,
         file: str | None = None,
         manifest_file: Path | None = None,
+        implied: KeyPath = (),
         random_token: str | None = None,
     ) -> None:
         for name in functools.WRAPPER_ASSIGNMENTS:
@@ -56,6 +58,7 @@ class Decorated:
         self.directory = directory
         self.file = Path(file) if file is not None else None
         self.manifest_file = manifest_file
+        self.implied = implied
         self.random_token = random_token
 
     def declared(self) -> Source:
@@ -116,6 +119,7 @@ def differing(decorated: Decorated, manifest: Manifest) -> list[str]:
         f"{display_path(path)} {_told(mine, other)}"
         for path, mine, other in _differences(said, manifest, ())
         if path[0] not in ("app", "version")
+        and not (decorated.implied and path[: len(decorated.implied)] == decorated.implied)
         and not any(path[:end] in manifest.overridden for end in range(len(path) + 1))
     ]
 

@@ -5,8 +5,9 @@
     def root(request):
         return JsonResponse({"module_id": request.pywatt.module_id})
 
-`app_state(request)` is the same without the middleware, and typed. Where PyWatt Host does not serve the application
-(`manage.py runserver`, Django's test client), `request.pywatt` raises RuntimeError once it is used.
+`app_state(request)` is the same without the middleware, and typed; `claims(request)` is what its credential
+says. Where PyWatt Host does not serve the application (`manage.py runserver`, Django's test client), `request.pywatt`
+raises RuntimeError once it is used.
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ def app_state(request: Any) -> AppState:
     if state is None:
         raise RuntimeError("there is no AppState: this application is not served by PyWatt Host")
     return cast("AppState", state)
+
+
+def claims(request: Any) -> dict[str, Any]:
+    """What the request's credential says, verified; empty where the endpoint asks for none."""
+    scope = getattr(request, "scope", None)
+    found: dict[str, Any] = (scope if scope is not None else request.META).get("pywatt.claims", {})
+    return found
 
 
 def _middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -85,6 +85,19 @@ class SecretError(HostError):
         super().__init__("; ".join([message, *(f"{name}: {why}" for name, why in self.missing)]))
 
 
+class AuthError(HostError):
+    """A scheme of `auth` or a client of `clients` has no usable key material: too short, not a key, not readable, not
+    to be had. `key` is the manifest's key; nothing in the text is of a secret's value."""
+
+    exit_code = 3
+
+    def __init__(self, key: str, message: str, hint: str = "") -> None:
+        self.key = key
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{key}: {message}" + (f" ({hint})" if hint else ""))
+
+
 class ProtocolError(HostError):
     """A peer sent something that is not the protocol. `code` is `json`, `message` (a member is missing or of another
     type), `too-large`, `format`, `handshake`; nothing in the text is longer than a line."""

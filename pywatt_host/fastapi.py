@@ -1,20 +1,26 @@
-"""FastAPI: the AppState as a dependency.
+"""FastAPI: the AppState and the claims of a request as dependencies.
 
-    from pywatt_host.fastapi import State
+    from pywatt_host.fastapi import Claims, State
 
     @app.get("/")
     async def root(state: State) -> dict[str, str]:
         return {"module_id": state.module_id}
 
-`Depends(pywatt_host.fastapi.app_state)` is the same, written out. Both work in WebSocket routes as well.
+    @app.get("/me")
+    async def me(claims: Claims) -> str:
+        return claims["sub"]
+
+`Depends(pywatt_host.fastapi.app_state)` and `Depends(pywatt_host.fastapi.claims)` are the same, written out. All work
+in WebSocket routes as well.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from pywatt_host.starlette import app_state as _of_connection
+from pywatt_host.starlette import claims as _claims_of
 from pywatt_host.state import AppState
 
 # No `from __future__ import annotations`: FastAPI reads these as objects.
@@ -25,4 +31,10 @@ async def app_state(connection: HTTPConnection) -> AppState:  # async, since Fas
     return _of_connection(connection)
 
 
+async def claims(connection: HTTPConnection) -> dict[str, Any]:
+    """What the request's credential says, verified; empty where the endpoint asks for none."""
+    return _claims_of(connection)
+
+
+Claims = Annotated[dict[str, Any], Depends(claims)]
 State = Annotated[AppState, Depends(app_state)]

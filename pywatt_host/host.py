@@ -26,7 +26,7 @@ from pywatt_host.http.sockets import Listener, bind
 from pywatt_host.logs import LogStream
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
-from pywatt_host.offline import NoLinks
+from pywatt_host.offline import NoLinks, NoSchemes
 from pywatt_host.rotation import Rotation
 from pywatt_host.service import Service
 from pywatt_host.state import AppState
@@ -35,6 +35,7 @@ from pywatt_host.tasks import Tasks
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
+    from pywatt_host.auth.schemes import Schemes
     from pywatt_host.links import Links
 
 logger = logging.getLogger("pywatt.host")
@@ -74,12 +75,13 @@ class Host:
         hooks: Hooks,
         checks: Checks,
         applications: Applications,
+        schemes: Schemes | NoSchemes,
         before: Sequence[Service],
         user_state: Service,
         tasks: Tasks,
         links: Links | NoLinks,
         rotation: Rotation,
-        announced: Callable[[], Sequence[tuple[str, tuple[str, ...]]]],
+        announced: Callable[[], Sequence[tuple[str, tuple[str, ...], str]]],
         surface: Callable[[], Awaitable[Surface]],
         status: Callable[[], dict[str, Any]],
         environ: Mapping[str, str],
@@ -88,6 +90,7 @@ class Host:
         self.manifest = manifest
         self.state = state
         self.applications = applications
+        self.schemes = schemes
         self._before = before
         self._user_state = user_state
         self._tasks = tasks
@@ -144,7 +147,7 @@ class Host:
         await self._enter(stack, tasks, self.links)
         await self._enter(stack, tasks, self.rotation)
         await self._enter(stack, tasks, self.links.late)
-        for service in self._before:
+        for service in (self.schemes, *self._before):
             await self._enter(stack, tasks, service)
         stack.push_async_callback(self._stop_threads)
         await self._enter(stack, tasks, self._user_state)

@@ -252,10 +252,12 @@ class Links:
     def close_doors(self) -> None:
         self.listening.close()
 
-    def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...]]]) -> None:
-        """Tell the orchestrator where what is served: `http://IP:port` or `unix:PATH`, path templates with methods."""
+    def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...], str]]) -> None:
+        """Tell the orchestrator where what is served: `http://IP:port` or `unix:PATH`, path templates with methods and
+        the names of what guards them."""
         listen = address.removeprefix("http://").removeprefix("unix:")
-        self.uplink.announce(listen, [AnnouncedEndpoint(path, methods) for path, methods in endpoints])
+        announced = [AnnouncedEndpoint(path, methods, auth or None) for path, methods, auth in endpoints]
+        self.uplink.announce(listen, announced)
 
     def draining(self) -> None:
         self.uplink.draining()

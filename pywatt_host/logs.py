@@ -33,10 +33,14 @@ LEVELS = {
 
 
 class Request(Protocol):
-    """What the edge knows about a request."""
+    """What is known about a request or a message while it is answered."""
 
     request_id: bytes
     trace_id: str
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What its credential says, verified; a copy. Empty where there is none."""
 
 
 # The request that runs in this context, for the records that the application logs in it.

@@ -10,11 +10,11 @@ import sys
 import time
 from asyncio import TaskGroup
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
@@ -58,8 +58,13 @@ class _Incoming:
 class _Trace:
     """What the log records of a handler carry."""
 
-    request_id: bytes
-    trace_id: str
+    request_id: bytes = b""
+    trace_id: str = ""
+    claims: dict[str, Any] = field(default_factory=dict)
+
+
+# The claims of an Authorization header's value. Raises MessagingError where it does not hold.
+Vouch: TypeAlias = Callable[[str], Awaitable[dict[str, Any]]]
 
 
 class Messages:
@@ -70,6 +75,7 @@ class Messages:
     def __init__(self, module_id: str, uplink: Uplink, most: int) -> None:
         self.module_id = module_id
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
+        self.vouch: Vouch | None = None  # None: credentials of messages are not looked at
         self._uplink = uplink
         self._most = most
         self._ids = Ids()
@@ -82,9 +88,12 @@ class Messages:
 
     # Out ------------------------------------------------------------------------------------------------------------
 
-    async def request(self, target: str, message: Any, timeout: float) -> Any:
-        """The reply of the target's handler. Raises MessagingError with the code of what went wrong."""
+    async def request(self, target: str, message: Any, timeout: float, authorization: str | None = None) -> Any:
+        """The reply of the target's handler. `authorization` is passed on for the other side to verify. Raises
+        MessagingError with the code of what went wrong."""
         properties: dict[str, Any] = {"deadline": time.time() + timeout}
+        if authorization is not None:
+            properties["authorization"] = authorization
         _add_trace(properties)
         envelope = {"content": message, "metadata": {"properties": properties}}
         routed = RouteToModule(target, _type_of(message), self._ids(), Payload.of(envelope))
@@ -105,7 +114,9 @@ class Messages:
         self.counts["out", "ok"] += 1
         return content
 
-    async def send(self, target: str, message: Any, timeout: float = SEND_TIMEOUT) -> None:
+    async def send(
+        self, target: str, message: Any, timeout: float = SEND_TIMEOUT, authorization: str | None = None
+    ) -> None:
         """Hand a message over, without waiting for what becomes of it; an error that is answered is logged. Raises
         MessagingError where no channel is there in time, or where it cannot be sent at all."""
         Payload.of(message).octets  # noqa: B018 -- what has no JSON form is the caller's error, not a record in the log
@@ -113,14 +124,14 @@ class Messages:
         if not self._uplink.conversations():
             await self._uplink.available(timeout, target)
         await self._uplink.drained()
-        task = asyncio.get_running_loop().create_task(self._sent(target, message, timeout))
+        task = asyncio.get_running_loop().create_task(self._sent(target, message, timeout, authorization))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
         await asyncio.sleep(0)  # so that it is on its way, in the order of the calls
 
-    async def _sent(self, target: str, message: Any, timeout: float) -> None:
+    async def _sent(self, target: str, message: Any, timeout: float, authorization: str | None) -> None:
         try:
-            await self.request(target, message, timeout)
+            await self.request(target, message, timeout, authorization)
         except HostError as error:
             logger.warning("a message to %s was not taken: %s", target, error, extra={"target": target})
 
@@ -171,11 +182,12 @@ class Messages:
             return
         context = None
         properties = envelope.properties
-        if "request_id" in properties or "traceparent" in properties:
+        authorization = properties.get("authorization") if self.vouch is not None else None
+        if "request_id" in properties or "traceparent" in properties or authorization is not None:
             context = copy_context()
             context.run(current_request.set, _trace(properties))
         loop = asyncio.get_running_loop()
-        task = _started(loop, self._handle(incoming, found, content), context)
+        task = _started(loop, self._handle(incoming, found, content, authorization), context)
         if task.done():
             return
         self._running.add(task)
@@ -189,8 +201,12 @@ class Messages:
         while self._waiting and len(self._running) < self._most:
             self._start(self._waiting.popleft())
 
-    async def _handle(self, incoming: _Incoming, found: Found, content: Any) -> None:
+    async def _handle(self, incoming: _Incoming, found: Found, content: Any, authorization: Any) -> None:
         try:
+            if authorization is not None and self.vouch is not None:
+                current = current_request.get()
+                assert isinstance(current, _Trace)
+                current.claims = await self.vouch(str(authorization))
             reply = await found(content)
             incoming.answer(self.module_id, reply)
             self.counts["in", "ok"] += 1

@@ -254,6 +254,7 @@ def _decorated(function: Callable[..., Any], place: str, arguments: Mapping[str,
         directory=directory,
         file=_names(function).get("__file__"),
         manifest_file=found.manifest_file,
+        implied=found.implied,
         random_token=found.random_token,
     )
     if found.manifest_file is None:  # so that a fault shows where the decorator stands

@@ -28,11 +28,12 @@ class NoMessages:
 
     def __init__(self) -> None:
         self.handlers = Handlers()
+        self.vouch: object = None
 
-    async def send(self, target: str, message: Any) -> None:
+    async def send(self, target: str, message: Any, authorization: str | None = None) -> None:
         _alone(target)
 
-    async def request(self, target: str, message: Any, timeout: float) -> Any:
+    async def request(self, target: str, message: Any, timeout: float, authorization: str | None = None) -> Any:
         _alone(target)
 
 
@@ -46,6 +47,31 @@ class NoDiscovery:
 
     async def discover(self, service_type: str) -> list[Provider]:
         _alone(service_type)
+
+
+class NoSchemes:
+    """Nobody is asked who they are."""
+
+    name = "auth"
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+        self.all: dict[str, Any] = {}
+
+    def guard(self, requirement: object) -> None:
+        return None
+
+    vouch = None
+
+    def dependants(self) -> list[Dependant]:
+        return []
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        yield
+
+    async def check(self) -> None:
+        return
 
 
 class NoLinks:
@@ -78,7 +104,7 @@ class NoLinks:
     def close_doors(self) -> None:
         return
 
-    def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...]]]) -> None:
+    def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...], str]]) -> None:
         return
 
     def draining(self) -> None:

@@ -25,7 +25,9 @@ class Outbound:
 
     name = "http client"
 
-    def __init__(self) -> None:
+    def __init__(self, auth: httpx.Auth | None = None) -> None:
+        """`auth` adds credentials to requests of both clients."""
+        self._auth = auth
         self._client: httpx.AsyncClient | None = None
         self._blocking: httpx.Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -40,7 +42,9 @@ class Outbound:
             if self._loop is not None and _running_loop() not in (None, self._loop):
                 raise RuntimeError("app_state.http is for the host's event loop: use app_state.sync.http in this one")
             if self._client is None:
-                self._client = import_module("httpx").AsyncClient(event_hooks={"request": [_mark]}, **_settings())
+                self._client = import_module("httpx").AsyncClient(
+                    auth=self._auth, event_hooks={"request": [_mark]}, **_settings()
+                )
             return self._client
 
     def blocking(self) -> httpx.Client:
@@ -49,7 +53,7 @@ class Outbound:
             self._refuse_when_closed()
             if self._blocking is None:
                 hooks = {"request": [self._refuse_on_loop, _put_marks]}
-                self._blocking = import_module("httpx").Client(event_hooks=hooks, **_settings())
+                self._blocking = import_module("httpx").Client(auth=self._auth, event_hooks=hooks, **_settings())
             return self._blocking
 
     def _refuse_when_closed(self) -> None:

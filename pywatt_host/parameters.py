@@ -12,9 +12,11 @@ from typing import Any
 
 from pywatt_host.decorated import FRAMEWORKS
 from pywatt_host.exceptions import ManifestError
-from pywatt_host.manifest.cross import is_loopback
 from pywatt_host.manifest.problems import Problem, near_miss
+from pywatt_host.manifest.values import SecretReference, SecretTemplate
+from pywatt_host.manifest.values.addresses import is_loopback
 
+JWT, JWT_SECRET = "jwt", "JWT_SECRET"  # the scheme that needs no words, and the secret that it then has
 PORT = 9000  # of the TCP channel, where tcp_config names none
 _TCP = ("host", "port", "listen", "connect", "token", "tls", "required")
 _IPC = ("path", "listen", "connect", "mode", "required")
@@ -53,6 +55,7 @@ class Said:
     data: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     manifest_file: Path | None = None
+    implied: tuple[str, ...] = ()  # the path of what no argument says, and what is there all the same
     random_token: str | None = None  # made up, since the TCP channel can be reached from elsewhere and has none
 
     def fault(self, parameter: str, code: str, message: str, hint: str = "") -> None:
@@ -80,6 +83,7 @@ def said(place: str, default_socket: str, **given: Any) -> Said:
     _manifest(found, given.pop("manifest", None))
     for name, value in given.items():
         _READ[name](found, name, value)
+    _implied_jwt(found)
     _channel(found, given, "tcp", _tcp)
     _channel(found, given, "ipc", lambda said, config: _ipc(said, config, default_socket))
     if found.problems:
@@ -117,11 +121,34 @@ def _endpoints(found: Said, name: str, value: Any) -> None:
         entry = each.data() if isinstance(each, AnnouncedEndpoint) else each
         if not isinstance(entry, Mapping):
             found.fault(path, "type", f"an AnnouncedEndpoint is wanted, not {type(each).__name__}")
-        elif "auth" in entry:
-            _unsupported("authentication is")(found, f"{path}.auth", entry["auth"])
         else:
             entries.append(dict(entry))
     found.put(name, "endpoints", entries)
+
+
+def _jwt_secret(found: Said, name: str, value: Any) -> None:
+    """A literal: it may be short, as the first examples have it, which the start then warns of."""
+    if not isinstance(value, str) or not value:
+        found.fault(name, "type", "a text is wanted", "or declare auth in manifest=, with a secret of its own")
+        return
+    found.put(name, "auth.jwt", {"type": "jwt", "secret": value, "allow_weak_secret": True})
+
+
+def _implied_jwt(found: Said) -> None:
+    """Endpoints that ask for `jwt` where nothing says what that is: tokens signed with the secret JWT_SECRET."""
+    endpoints, schemes = found.data.get("endpoints"), found.data.setdefault("auth", {})
+    asked = [entry.get("auth") for entry in endpoints if isinstance(entry, dict)] if isinstance(endpoints, list) else []
+    if isinstance(schemes, dict) and JWT not in schemes and any(_asks_for_jwt(each) for each in asked):
+        schemes[JWT] = {"type": "jwt", "secret": SecretTemplate((SecretReference(JWT_SECRET),))}
+        found.implied = ("auth", JWT)
+    if schemes == {}:
+        del found.data["auth"]
+
+
+def _asks_for_jwt(auth: Any) -> bool:
+    if isinstance(auth, Mapping):
+        auth = auth.get("scheme")
+    return auth == JWT or (isinstance(auth, Sequence) and not isinstance(auth, str) and JWT in auth)
 
 
 def _secrets(found: Said, name: str, value: Any) -> None:
@@ -206,7 +233,7 @@ _READ: dict[str, Callable[[Said, str, Any], None]] = {
     "tcp_config": _passed,
     "enable_ipc": _passed,
     "ipc_config": _passed,
-    "jwt_secret": _unsupported("authentication is"),
+    "jwt_secret": _jwt_secret,
     "enable_database": _unsupported("databases are"),
     "database_config": _unsupported("databases are"),
     "enable_cache": _unsupported("caches are"),

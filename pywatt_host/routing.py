@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from time import monotonic
+from typing import NamedTuple, TypeAlias
 
 from pywatt_host.app import Application
 from pywatt_host.http.edge import Routes
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
+from pywatt_host.http.guarding import Guard
 from pywatt_host.http.limits import Gate, RateLimiter
 from pywatt_host.http.metrics import UNMATCHED, NoRequestMetrics, RequestMetrics
-from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Rule
+from pywatt_host.http.suspects import Readings
+from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
 from pywatt_host.manifest.model.endpoints import EndpointOptions
+
+# What stands before an endpoint that asks for this; None: nothing.
+Guards: TypeAlias = Callable[[Requirement | None], Guard | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,8 @@ class _Planner:
 
     manifest: Manifest
     metrics: RequestMetrics | NoRequestMetrics
+    guards: Guards
+    default: Guard | None = None  # of what says nothing of its own
 
     def plan(self, route: str, options: EndpointOptions | None = None, key: str = "") -> Plan:
         server = self.manifest.server
@@ -30,6 +38,7 @@ class _Planner:
             self.metrics.cells(route),
             timeout=server.timeouts.request,
             body=server.limits.body,
+            guard=self.default,
             keys={"timeout": "server.timeouts.request", "body": "server.limits.body"},
         )
         if options is None:
@@ -43,27 +52,58 @@ class _Planner:
             plan.gate, plan.keys["concurrency"] = Gate(options.concurrency), f"{key}.concurrency"
         if options.rate_limit is not None:
             plan.rate, plan.keys["rate"] = RateLimiter(options.rate_limit, monotonic), f"{key}.rate_limit"
+        if options.auth is not None:
+            plan.guard = self.guards(options.auth)
         return plan
 
 
 def compile_routes(
-    manifest: Manifest, applications: Iterable[Application], metrics: RequestMetrics | NoRequestMetrics
+    manifest: Manifest,
+    applications: Iterable[Application],
+    metrics: RequestMetrics | NoRequestMetrics,
+    guards: Guards,
+    *,
+    health: bool = False,
 ) -> Routes:
-    """The table of a running host."""
-    planner = _Planner(manifest, metrics)
+    """The table of a running host. `health`: an application serves the health path itself, which is open then, unless
+    an endpoint or a rule for it says otherwise; whoever probes has no credential."""
+    endpoints = manifest.endpoints
     table: Table[Plan] = Table()
-    unmatched = planner.plan(UNMATCHED)
-    if not isinstance(manifest.endpoints, AutoEndpoints):
-        for number, endpoint in enumerate(manifest.endpoints):
+    probed = ("GET",) if health else ()
+    if not isinstance(endpoints, AutoEndpoints):
+        planner = _Planner(manifest, metrics, guards)
+        unmatched = planner.plan(UNMATCHED)
+        for number, endpoint in enumerate(endpoints):
             table.add(endpoint.path, endpoint.methods, planner.plan(endpoint.path, endpoint, f"endpoints[{number}]"))
-        return Routes(table, True, unmatched)
+        if health and lookup(table.match(manifest.health.path) or {}, "GET") is None:
+            table.add(manifest.health.path, probed, unmatched)  # a list need not name what `health` does already
+        templates = [(each.path, each.methods, guards(each.auth)) for each in endpoints]
+        suspects = Readings(table, templates, None) if _mixed(table) else None
+        return Routes(table, True, unmatched, suspects=suspects)
+    planner = _Planner(manifest, metrics, guards, guards(endpoints.auth))
+    unmatched = planner.plan(UNMATCHED)
+    if health:
+        table.add(manifest.health.path, probed, replace(planner, default=None).plan(UNMATCHED))
     for application in applications:
         for route in application.routes or ():
             _add_new(table, route.path, route.methods, planner)
-    if not manifest.endpoints.rules:
-        return Routes(table, False, unmatched)
-    ruled = _Ruled(planner, manifest.endpoints.rules, unmatched)
-    return Routes(table, False, unmatched, ruled.plan_for)
+    templates = [(route.path, route.methods, planner.default) for each in applications for route in each.routes or ()]
+    if not endpoints.rules:
+        suspects = Readings(table, templates, unmatched) if _mixed(table, unmatched) else None
+        return Routes(table, False, unmatched, suspects=suspects)
+    ruled = _Ruled(planner, endpoints.rules, unmatched)
+    templates += [
+        (rule.path, rule.methods, guards(rule.auth) if rule.auth is not None else planner.default)
+        for rule in endpoints.rules
+    ]
+    mixed = _mixed(table, unmatched) or len(ruled.guards | {planner.default}) > 1
+    suspects = Readings(table, templates, unmatched, ruled) if mixed else None
+    return Routes(table, False, unmatched, ruled.plan_for, suspects)
+
+
+def _mixed(table: Table[Plan], *more: Plan) -> bool:
+    """Whether not all endpoints ask for the same."""
+    return len({plan.guard for plan in (*(plan for methods in table for plan in methods.values()), *more)}) > 1
 
 
 def _add_new(table: Table[Plan], path: str, methods: Iterable[str], planner: _Planner) -> None:
@@ -92,6 +132,19 @@ class _Ruled:
             if not rule.path.endswith(("/", ":path}")):
                 self._rules.add(rule.path + "/", rule.methods, value)
 
+    @property
+    def guards(self) -> set[Guard | None]:
+        """Of all rules."""
+        return {plan.guard for methods in self._rules for _, plan in methods.values()}
+
+    def guards_at(self, path: str) -> set[Guard | None]:
+        """Of every rule for the path, whatever the method."""
+        return {plan.guard for _, plan in (self._rules.match(path) or {}).values()}
+
+    def is_literal(self, path: str) -> bool:
+        """Whether a rule names the path as it stands."""
+        return self._rules.is_literal(path)
+
     def plan_for(self, found: Plan | None, path: str, method: str) -> Plan:
         methods = self._rules.match(path)
         ruled = lookup(methods, method) if methods is not None else None
@@ -106,28 +159,56 @@ class _Ruled:
         joined = self._plans.get(key)
         if joined is None:
             joined = self._plans[key] = Plan(
-                found.route, found.cells, plan.timeout, plan.body, plan.gate, plan.rate, plan.keys
+                found.route, found.cells, plan.timeout, plan.body, plan.gate, plan.rate, plan.guard, plan.keys
             )
         return joined
 
 
-def announced(manifest: Manifest, applications: Iterable[Application]) -> list[tuple[str, tuple[str, ...]]]:
-    """Paths and methods that an orchestrator is told of: what is declared, else the applications' own routes (one whose
-    routes cannot be read serves everything under its prefix); and the health path, never the metrics."""
-    found: dict[str, dict[str, None]] = {}
+def announced(manifest: Manifest, applications: Iterable[Application], routes: Routes | None) -> list[Announced]:
+    """What an orchestrator is told of: what is declared, else the applications' own routes (one whose routes cannot be
+    read serves everything under its prefix); and the health path, never the metrics. One for each path and what its
+    methods ask for; `routes` are those of the running host."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+
+    def add(path: str, methods: Iterable[str]) -> None:
+        for method in methods:
+            found.setdefault((path, _asked(routes, path, method)), {})[method] = None
+
     if isinstance(manifest.endpoints, AutoEndpoints):
         for application in applications:
             everything = f"{application.prefix.rstrip('/')}/{{path:path}}"
             for path, methods in [(route.path, route.methods) for route in application.routes or ()] or [
                 (everything, ("*",))
             ]:
-                found.setdefault(path, {}).update(dict.fromkeys(methods))
+                add(path, methods)
     else:
         for endpoint in manifest.endpoints:
-            found.setdefault(endpoint.path, {}).update(dict.fromkeys(endpoint.methods))
+            add(endpoint.path, endpoint.methods)
     if manifest.health.enabled and manifest.server.admin is None:
-        found.setdefault(manifest.health.path, {}).update({"GET": None})
-    return [(path, tuple(methods)) for path, methods in found.items()]
+        path = manifest.health.path
+        if not any(known == path and "GET" in methods for (known, _), methods in found.items()):
+            found.setdefault((path, ""), {})["GET"] = None
+    return [Announced(path, tuple(methods), auth) for (path, auth), methods in found.items()]
+
+
+def _asked(routes: Routes | None, path: str, method: str) -> str:
+    """The schemes that a template's method asks for, between commas; empty for none."""
+    if routes is None:
+        return ""
+    sample = _sample(path)
+    plan = lookup(routes.table.match(sample) or {}, method)
+    if routes.plan_for is not None:
+        plan = routes.plan_for(plan, sample, method)
+    guard = (plan or routes.unmatched).guard
+    return ",".join(guard.schemes) if guard is not None else ""
+
+
+class Announced(NamedTuple):
+    """An endpoint as an orchestrator is told of it; `auth` has the names of schemes between commas, or nothing."""
+
+    path: str
+    methods: tuple[str, ...]
+    auth: str = ""
 
 
 # What `routes` and `validate` show ------------------------------------------------------------------------------------
@@ -146,6 +227,7 @@ class RouteRow:
     app: str
     state: str
     summary: str = ""
+    auth: str = ""  # who may ask: `jwt`, `jwt or key, scopes admin`; empty for everybody
     name: str = ""  # what the framework calls the handler; under `endpoints: auto` only
 
 
@@ -164,13 +246,12 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
                     continue
     if isinstance(manifest.endpoints, AutoEndpoints):
         summaries = {rule.path: rule.summary or "" for rule in manifest.endpoints.rules}
+        asked = _Asked(manifest.endpoints)
         for application in applications:
             for route in application.routes or ():
-                rows.append(
-                    RouteRow(
-                        route.path, route.methods, application.name, "served", summaries.get(route.path, ""), route.name
-                    )
-                )
+                summary = summaries.get(route.path, "")
+                for auth, names in asked.by_method(route.path, route.methods).items():
+                    rows.append(RouteRow(route.path, names, application.name, "served", summary, auth, route.name))
         return rows
     declared: Table[Endpoint] = Table()
     for endpoint in manifest.endpoints:
@@ -179,7 +260,8 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
         present = there is not None and all(_present(there, method) for method in endpoint.methods)
         owner = next(iter(there.values())) if there else ""
         state = "served" if present else "unknown" if _under_opaque(endpoint.path, opaque) else "missing"
-        rows.append(RouteRow(endpoint.path, endpoint.methods, owner, state, endpoint.summary or ""))
+        auth = _said(endpoint.auth)
+        rows.append(RouteRow(endpoint.path, endpoint.methods, owner, state, endpoint.summary or "", auth))
     for application in applications:
         if application.framework == "static":
             continue
@@ -189,6 +271,37 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
             if left:
                 rows.append(RouteRow(route.path, left, application.name, "undeclared"))
     return rows
+
+
+class _Asked:
+    """What routes ask for under the rules of `endpoints`."""
+
+    def __init__(self, endpoints: AutoEndpoints) -> None:
+        self._default = endpoints.auth
+        self._rules: Table[Rule] = Table()
+        for rule in endpoints.rules:
+            self._rules.add(rule.path, rule.methods, rule)
+
+    def by_method(self, path: str, methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The methods of a route, by what they ask for."""
+        rules = self._rules.match(_sample(path)) or {}
+        found: dict[str, tuple[str, ...]] = {}
+        for method in methods:
+            rule = lookup(rules, method) or rules.get("*")
+            auth = _said(rule.auth if rule is not None and rule.auth is not None else self._default)
+            found[auth] = (*found.get(auth, ()), method)
+        return found
+
+
+def _said(requirement: Requirement | None) -> str:
+    if requirement is None or requirement.open:
+        return ""
+    parts = [" or ".join(requirement.scheme)]
+    if requirement.scopes:
+        parts.append(f"scopes {' '.join(requirement.scopes)}")
+    if requirement.claims:
+        parts.append(f"claims {' '.join(requirement.claims)}")
+    return ", ".join(parts)
 
 
 def _present(methods: Mapping[str, object], method: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pywatt_host.hooks import Hook, Hooks
 from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.health import CheckFunction, Checks
+from pywatt_host.logs import current_request
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.offline import NoDiscovery, NoMessages
 from pywatt_host.outbound import Outbound
@@ -100,6 +101,13 @@ class AppState:
         """The manifest's free-form `config`, read-only."""
         return MappingProxyType(self.manifest.config)
 
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What the credential of the request or message that is being answered says, verified: `sub` and the like.
+        Empty where none was asked for, and outside of both. A copy each time."""
+        current = current_request.get()
+        return current.claims if current is not None else {}
+
     def health_check(self, name: str) -> Callable[[C], C]:
         """Decorator: a function, sync or async, that returns when healthy and raises saying why when not.
 
@@ -177,15 +185,20 @@ class AppState:
 
     # Other modules, through the orchestrator ------------------------------------------------------------------------
 
-    async def send_message(self, target: str, message: Any) -> None:
+    async def send_message(self, target: str, message: Any, authorization: str | None = None) -> None:
         """Send `message` (a dict with a `type`, that JSON can hold) to the module `target`, without waiting for what it
-        makes of it; an error that it answers is logged. At most once. Raises MessagingError where it cannot be sent."""
-        await self._messages.send(target, message)
+        makes of it; an error that it answers is logged. At most once. `authorization`, such as the Authorization header
+        of the request that is being answered, goes along: the other module verifies it with its own schemes, and its
+        handler finds what it says in `claims`. Raises MessagingError where it cannot be sent."""
+        await self._messages.send(target, message, authorization=authorization)
 
-    async def request(self, target: str, message: Any, timeout: float = REQUEST_TIMEOUT) -> Any:
-        """The reply of the module `target` to `message`. `timeout` in seconds; the deadline travels along. Raises
-        MessagingError, whose `code` says why: no_handler, handler_failed, timeout, unknown_target, lost, ..."""
-        return await self._messages.request(target, message, timeout)
+    async def request(
+        self, target: str, message: Any, timeout: float = REQUEST_TIMEOUT, authorization: str | None = None
+    ) -> Any:
+        """The reply of the module `target` to `message`. `timeout` in seconds; the deadline travels along, and so does
+        `authorization`, see `send_message`. Raises MessagingError, whose `code` says why: no_handler, handler_failed,
+        timeout, unknown_target, lost, ..."""
+        return await self._messages.request(target, message, timeout, authorization)
 
     def on_message(self, type: str) -> Callable[[M], M]:
         """Decorator: let the function, sync (in a thread) or async, handle messages of a type. What it returns is the

@@ -100,13 +100,13 @@ class SyncState:
             known if known is not None else self._bridge.call("get_secret", lambda: self._state.get_secret(key, type))
         )
 
-    def send_message(self, target: str, message: Any) -> None:
+    def send_message(self, target: str, message: Any, authorization: str | None = None) -> None:
         """As AppState.send_message."""
-        self._bridge.call("send_message", lambda: self._state.send_message(target, message))
+        self._bridge.call("send_message", lambda: self._state.send_message(target, message, authorization))
 
-    def request(self, target: str, message: Any, timeout: float = 30.0) -> Any:
+    def request(self, target: str, message: Any, timeout: float = 30.0, authorization: str | None = None) -> Any:
         """As AppState.request: `timeout` in seconds."""
-        return self._bridge.call("request", lambda: self._state.request(target, message, timeout))
+        return self._bridge.call("request", lambda: self._state.request(target, message, timeout, authorization))
 
     def register_service(
         self,

@@ -11,8 +11,10 @@ import pywatt_host
 
 HOME = Path(pywatt_host.__file__).parent
 
-# Handlers that catch everything and go on: the user's code, and the stop path. Each says so beside it.
+# Handlers that catch everything and go on: the user's code, the stop path, and libraries that read hostile input. Each
+# says so beside it.
 NAMED = {
+    "auth/jwt.py": 1,
     "build.py": 1,
     "handlers.py": 1,
     "hooks.py": 2,

@@ -27,6 +27,7 @@ HEAVY = (
     ),
     *("starlette", "uvicorn", "uvloop", "websockets", "werkzeug", "yaml", "pywatt_host.http.exposition"),
     *("pywatt_host.http.static", "pywatt_host.inspection", "pywatt_host.manifest.schema", "pywatt_host.build"),
+    *("authlib", "bcrypt", "cryptography", "joserfc", "pywatt_host.auth"),
     *("hvac", "pywatt_host.links", "pywatt_host.orchestrator", "pywatt_host.protocol"),
 )
 RAW = "async def app(scope, receive, send): raise RuntimeError('declined')\n"
@@ -116,8 +117,14 @@ def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(p
         ({"mounts": [{"route_prefix": "/w", "import_path": "w:app"}]}, [], {"pywatt_host.wsgi"}),
         ({"mounts": [{"route_prefix": "/s", "directory": "."}]}, [], {"starlette", "pywatt_host.http.static"}),
         ({"server": {"cors": {"allow_origins": ["*"]}}}, [], {"starlette"}),
+        (
+            {"auth": {"jwt": {"secret": "s" * 32}}},
+            [],
+            {"cryptography", "joserfc", "pywatt_host.auth"},
+        ),
+        ({"auth": {"api_key": {"keys": "k" * 20}}}, [], {"pywatt_host.auth"}),
     ],
-    ids=["a scrape", "a WSGI application", "static files", "cors"],
+    ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys"],
 )
 def test_each_feature_brings_its_own(
     project: Project, manifest: dict[str, Any], asked: list[str], brings: set[str]
@@ -126,7 +133,7 @@ def test_each_feature_brings_its_own(
     found = of_running(project, *asked, **manifest)
     assert brings <= found
     # What those import by themselves is theirs.
-    assert found - SERVER - brings <= {"starlette", "prometheus_client"}, found
+    assert found - SERVER - brings <= {"starlette", "prometheus_client", "bcrypt"}, found
 
 
 def test_an_override_from_the_environment_loads_its_reader_and_nothing_else_does(project: Project) -> None:

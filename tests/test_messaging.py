@@ -223,6 +223,7 @@ def test_the_identity_of_a_request_goes_along_into_the_logs_of_the_handler() -> 
     class Request:
         request_id = b"abc-123"
         trace_id = "0af7651916cd43dd8448eb211c80319c"
+        claims: dict[str, Any] = {}  # noqa: RUF012
 
     async def main() -> None:
         async with talking() as pair:
@@ -275,5 +276,32 @@ def test_a_reply_arrives_as_it_was_given_whatever_it_looks_like(reply: Any) -> N
             pair.answering.handlers.on("ask", answer)
             asked = {"type": "ask", "content": 1, "metadata": 2}
             assert await pair.asking.request("answering", asked, PATIENCE) == reply
+
+    run(main)
+
+
+def test_a_credential_travels_with_a_message_and_is_verified_where_it_arrives() -> None:
+    async def main() -> None:
+        async with talking() as pair:
+            called: list[dict[str, Any]] = []
+
+            async def handle(message: Any) -> Any:
+                current = current_request.get()
+                called.append(current.claims if current is not None else {})
+
+            async def vouch(authorization: str) -> dict[str, Any]:
+                if authorization != "Bearer good":
+                    raise MessagingError("handler_failed", "it does not hold")
+                return {"sub": "alice"}
+
+            pair.answering.handlers.on("it", handle)
+            # Where nobody can tell whether it holds, it says nothing.
+            await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer good")
+            pair.answering.vouch = vouch
+            await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer good")
+            await pair.asking.request("answering", {"type": "it"}, PATIENCE)
+            with pytest.raises(MessagingError, match="does not hold"):
+                await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer bad")
+            assert called == [{}, {"sub": "alice"}, {}]
 
     run(main)

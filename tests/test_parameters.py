@@ -14,7 +14,7 @@ from pywatt_host.manifest import Source, load
 from pywatt_host.module import DecoratedModule
 
 ROOT = Path(__file__).parent.parent
-LATER = {"jwt_secret", "enable_database", "database_config", "enable_cache", "cache_config"}
+LATER = {"enable_database", "database_config", "enable_cache", "cache_config"}
 
 
 def create_app(app_state: AppState) -> Any:
@@ -65,6 +65,27 @@ TWINS: list[tuple[dict[str, Any], str]] = [
     ({"metrics": False}, "metrics: false"),
     ({"metrics": "/m"}, "metrics: /m"),
     ({"metrics": {"buckets": [0.1, 1.0]}}, "metrics: {buckets: [0.1, 1.0]}"),
+    (
+        {"jwt_secret": "your-secret"},
+        "auth: {jwt: {type: jwt, secret: your-secret, allow_weak_secret: true}}",
+    ),
+    (
+        {"endpoints": [AnnouncedEndpoint("/a", auth="jwt"), AnnouncedEndpoint("/b", auth="none")]},
+        """
+        auth: {jwt: {type: jwt, secret: "${secret:JWT_SECRET}"}}
+        endpoints: [{path: /a, auth: jwt}, {path: /b, auth: none}]
+        """,
+    ),
+    (
+        {
+            "endpoints": [AnnouncedEndpoint("/a", auth={"scheme": ["key", "jwt"], "scopes": ["x"]})],
+            "manifest": {"auth": {"key": {"type": "api_key", "keys": "k" * 20}}},
+        },
+        f"""
+        auth: {{key: {{type: api_key, keys: {"k" * 20}}}, jwt: {{type: jwt, secret: "${{secret:JWT_SECRET}}"}}}}
+        endpoints: [{{path: /a, auth: {{scheme: [key, jwt], scopes: [x]}}}}]
+        """,
+    ),
     ({"framework": "fastapi"}, ""),
     ({"state_builder": build_state}, "state: tests.test_parameters:build_state"),
     ({"enable_tcp": True}, "channels: {tcp: {listen: '127.0.0.1:9000'}}"),
@@ -118,7 +139,7 @@ def test_every_parameter_has_its_twin_and_its_row_in_the_documentation() -> None
 
 @pytest.mark.parametrize("name", sorted(LATER))
 def test_what_this_version_does_not_have_is_said_and_never_passed_over(name: str) -> None:
-    value: Any = True if name.startswith("enable") else "x" * 40 if name == "jwt_secret" else {"url": "x"}
+    value: Any = True if name.startswith("enable") else {"url": "x"}
     (fault,) = faults(**{name: value})
     assert fault.startswith(f"{name}: ")
     assert "not supported by this version" in fault
@@ -131,6 +152,7 @@ def test_switching_off_what_this_version_does_not_have_says_nothing() -> None:
 def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> None:
     found = faults(
         endpoints=[AnnouncedEndpoint("/a", auth="jwt"), "/b"],
+        jwt_secret=b"octets",
         secrets="API_KEY",
         framework="flsk",
         enable_tcp=True,
@@ -138,9 +160,9 @@ def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> Non
     )
     assert found == [
         'secrets: a list of names is wanted (secrets=["DATABASE_URL"]; sources go into manifest=)',
-        "endpoints[0].auth: authentication is not supported by this version (leave it out)",
         "endpoints[1]: an AnnouncedEndpoint is wanted, not str",
         'framework: "flsk" is no framework that is known here (did you mean "flask"?)',
+        "jwt_secret: a text is wanted (or declare auth in manifest=, with a secret of its own)",
         'tcp_config.prt: unknown key (did you mean "port"?)',
         "tcp_config.port: an integer is wanted",
     ]
@@ -152,6 +174,8 @@ def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> Non
         ({"metrics": True, "manifest": {"metrics": False}}, "`metrics` is in `manifest` already"),
         ({"secrets": ["A"], "manifest": {"secrets": ["B"]}}, "`secrets.keys` is in `manifest` already"),
         ({"rotate": True, "manifest": {"secrets": {"rotate": False}}}, "`secrets.rotate` is in `manifest` already"),
+        ({"jwt_secret": "x", "manifest": {"auth": {"jwt": {"secret": "y"}}}}, "`auth.jwt` is in `manifest` already"),
+        ({"endpoints": [AnnouncedEndpoint("/a", auth="jwtt")]}, '"jwtt" is not a declared scheme'),
         ({"manifest": {"app": "x:y"}}, "`app` is the decorated function itself"),
         ({"manifest": 5}, "a mapping, in the form of a file"),
         ({"config": {"x": object()}}, "nothing that a manifest can hold"),

@@ -113,7 +113,7 @@ def test_an_endpoint_overrides_the_server_and_its_limits_name_its_keys() -> None
         timeouts={"request": "9s"},
         limits={"body": "7B"},
     )
-    routes = compile_routes(of, [], NoRequestMetrics())
+    routes = compile_routes(of, [], NoRequestMetrics(), lambda requirement: None)
     plain, bounded = [(routes.table.match(path) or {})["GET"] for path in ("/a", "/b")]
     assert (plain.timeout, plain.body, plain.gate, plain.rate) == (9.0, 7, None, None)
     assert (bounded.timeout, bounded.body) == (None, 1)
@@ -132,7 +132,7 @@ def test_a_rule_is_for_its_methods_and_its_limits_hold_for_all_below_it_together
     rules = [{"path": "/api/{p:path}", "methods": ["POST"], "concurrency": 1}, {"path": "/x", "body": "1B"}]
     of = manifest({"from": "auto", "rules": rules})
     app = application(of, ("/api/a", "GET POST"), ("/api/{id}", "POST"), ("/x", "GET"))
-    routes = compile_routes(of, [app], NoRequestMetrics())
+    routes = compile_routes(of, [app], NoRequestMetrics(), lambda requirement: None)
 
     assert routes.plan_for is not None
     plan_for = routes.plan_for
@@ -153,7 +153,9 @@ def test_a_rule_is_for_its_methods_and_its_limits_hold_for_all_below_it_together
 
 def test_an_application_that_has_a_path_twice_is_no_fault() -> None:
     of = manifest("auto")
-    routes = compile_routes(of, [application(of, ("/a", "GET"), ("/a", "GET POST"))], NoRequestMetrics())
+    routes = compile_routes(
+        of, [application(of, ("/a", "GET"), ("/a", "GET POST"))], NoRequestMetrics(), lambda requirement: None
+    )
     assert set(routes.table.match("/a") or {}) == {"GET", "POST"}
 
 

@@ -24,6 +24,7 @@ _VERBS = {
     "validate": ("validate", "Check manifests: every fault at once, and the app's routes against them."),
     "config": ("show", "Print the effective manifest, and where each value came from."),
     "routes": ("show", "List endpoints: declared, served, drifted apart."),
+    "token": ("token", "Print a token that a scheme of `auth` takes."),
     "schema": ("show", "Print the JSON schema of pywatt.yaml or wattson.yaml, for editors and CI."),
     "up": ("up", "Run several modules together: the local Wattson."),
     "ps": ("control", "List the hosts that run here, and the modules of `up`."),

@@ -97,16 +97,19 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
                 "methods": list(row.methods),
                 "app": row.app,
                 "state": row.state,
+                "auth": row.auth or None,
                 "summary": row.summary,
             }
             for row in found.rows
         ]
         click.echo(json.dumps(document, indent=2))
     else:
-        head = ("METHODS", "PATH", "APP", "STATE", "SUMMARY")
-        _table(
-            [head, *((" ".join(row.methods), row.path, row.app or "-", row.state, row.summary) for row in found.rows)]
-        )
+        head = ("METHODS", "PATH", "AUTH", "APP", "STATE", "SUMMARY")
+        lines = [
+            (" ".join(row.methods), row.path, row.auth or "-", row.app or "-", row.state, row.summary)
+            for row in found.rows
+        ]
+        _table([head, *lines])
     for seen in found.apps:
         if seen.fault is not None:
             click.echo(

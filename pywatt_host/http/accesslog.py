@@ -12,6 +12,7 @@ import orjson
 from pywatt_host.http.exchange import Exchange
 from pywatt_host.logs import Clock, LogStream
 
+_LONGEST_SUBJECT = 200  # characters; it comes out of a token
 _PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch  # ASCII without quotes, backslashes and control characters
 
 
@@ -57,23 +58,39 @@ class LineAccessLog:
         # Written by hand, since it is written for every request: all but the path is known to need no escaping.
         path, method, status = exchange.path, exchange.method, exchange.status
         if _PLAIN(path) is None:
-            path = orjson.dumps(path.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
+            path = _json(path)
         trace = f'","trace_id":"{exchange.trace_id}' if exchange.trace_id else ""
         reason = f'","reason":"{exchange.reason}' if exchange.reason else ""
+        subject = f'","subject":"{_escaped(exchange.subject)}' if exchange.subject else ""
         return (
             f'{{"time":"{when}","level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
             f'"method":"{method}","path":"{path}","route":"{exchange.plan.route}","status":{status},'
             f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.octets},"client":"{exchange.client}",'
-            f'"request_id":"{exchange.request_id.decode()}{trace}{reason}"}}\n'
+            f'"request_id":"{exchange.request_id.decode()}{trace}{subject}{reason}"}}\n'
         )
 
     def _console(self, when: str, exchange: Exchange) -> str:
         status = str(exchange.status)
         if self._colour:
             status = f"\x1b[{32 if exchange.status < 400 else 33 if exchange.status < 500 else 31}m{status}\x1b[0m"
-        path = exchange.path if exchange.path.isprintable() else exchange.path.encode("unicode_escape").decode()
+        path = _printable(exchange.path)
         reason = f" ({exchange.reason})" if exchange.reason else ""
+        subject = f" {_printable(exchange.subject[:_LONGEST_SUBJECT])}" if exchange.subject else ""
         return (
             f"{when[11:23]} {exchange.method} {path} {status}{reason} {exchange.seconds * 1000:.1f}ms"
-            f" {exchange.client or '-'} {exchange.request_id.decode()}\n"
+            f" {exchange.client or '-'} {exchange.request_id.decode()}{subject}\n"
         )
+
+
+def _json(text: str) -> str:
+    """As the inside of a JSON text."""
+    return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
+
+
+def _escaped(subject: str) -> str:
+    subject = subject[:_LONGEST_SUBJECT]
+    return subject if _PLAIN(subject) is not None else _json(subject)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -146,7 +146,7 @@ def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
 
 # A request target that is a path of characters that mean themselves, and perhaps a query.
 _PLAIN_TARGET = re.compile(
-    rb"((?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?)(?:\?([!-\"$-~]*))?"
+    rb"((?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?)(?:\?([!-\"$-~]*))?"
 ).fullmatch
 
 

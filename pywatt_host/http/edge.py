@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.cycle import CYCLE
@@ -22,6 +22,7 @@ from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
+from pywatt_host.http.guarding import Admitted, Verdict, take_bearer
 from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
@@ -48,6 +49,8 @@ _INDIFFERENT = frozenset(
     )
 )  # fmt: skip
 _CLIENT_CLOSED = 499  # what the log says where a client left before anything was answered
+CLAIMS = "pywatt.claims"  # where a scope carries what the credential of its request says
+_TWO_READINGS = "The path can be read in more than one way."
 _TOLD_EVERY = 1.0  # seconds between two warnings about the same limit
 
 Answer: TypeAlias = tuple[int, Headers, bytes]
@@ -61,6 +64,13 @@ class Refusal(NamedTuple):
     reason: str
     detail: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class _Pending(NamedTuple):
+    """A request whose credential has yet to be verified."""
+
+    mount: Mount
+    length: int
 
 
 class Mount:
@@ -92,19 +102,31 @@ class Mount:
         await self.app(scope, receive, send)
 
 
+class Suspects(Protocol):
+    """Where endpoints ask for different credentials: whether a request might be one for another of them to an
+    application that reads paths or methods otherwise than the edge does."""
+
+    def path(self, path: str, method: str, plan: Plan) -> bool:
+        """Whether a reading of the path leads to an endpoint that asks for something else than `plan` does."""
+
+    def method(self, path: str, method: str, methods: Mapping[str, Plan]) -> bool:
+        """Whether endpoints at the path, none of which has the method, ask for different things."""
+
+
 @dataclass(frozen=True, slots=True)
 class Routes:
     """Which endpoints there are.
 
     `closed`: what no template fits is 404, an other method 405; else such requests go to the application, under
     `unmatched`. `plan_for`, where there are rules, gives the plan for what the table found (None: nothing), a path and
-    a method.
+    a method. `suspects` is None where all endpoints ask for the same.
     """
 
     table: Table[Plan]
     closed: bool
     unmatched: Plan
     plan_for: Callable[[Plan | None, str, str], Plan] | None = None
+    suspects: Suspects | None = None
 
 
 class Edge:
@@ -126,6 +148,7 @@ class Edge:
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
         self._table, self._closed = routes.table, routes.closed
         self._plan_for, self._unmatched = routes.plan_for, routes.unmatched
+        self._suspects = routes.suspects
         self._own = own
         self._forwarding = forwarding
         self._log = access_log
@@ -242,17 +265,37 @@ class Edge:
             await exchange.answer(*answer)
         return answer is not None
 
-    def _decide(self, scope: Scope, exchange: Exchange, length: int, plain: bool = False) -> Mount | Refusal:
+    def _decide(self, scope: Scope, exchange: Exchange, length: int, plain: bool = False) -> Mount | Refusal | _Pending:
         """Where a request goes, or why it goes nowhere. One that goes somewhere counts as running from here on.
 
         `plain`: the connection has seen already that the path has one reading only.
         """
+        target = self._find(scope, exchange, plain)
+        if target.__class__ is Refusal:
+            return target
+        mount = cast("Mount", target)
+        guard = exchange.plan.guard
+        if guard is not None:
+            exchange.bearer = scope["type"] == "websocket" and take_bearer(scope)
+            verdict = guard.recall(scope)
+            if verdict is None:
+                if self.running >= self._concurrency:
+                    return self._over(exchange, 503, "", (b"retry-after", b"1"))
+                return _Pending(mount, length)
+            if verdict.status:
+                return self._denied(exchange, verdict)
+            exchange.identity = identity = cast("Admitted", verdict)
+            scope[CLAIMS] = identity.claims
+        return self._admit(scope, exchange, length, mount)
+
+    def _find(self, scope: Scope, exchange: Exchange, plain: bool) -> Mount | Refusal:
+        """The application and the plan of a request."""
         path = exchange.path
         mount = self._only or self._mount(path)
         if not plain and (mount is None or mount.strict):
             rule = ambiguity(path, scope.get("raw_path"))
             if rule is not None:
-                return Refusal(400, f"{rule} (server.paths)", "The path can be read in more than one way.")
+                return Refusal(400, f"{rule} (server.paths)", _TWO_READINGS)
         methods = self._table.match(path)
         plan = None
         if methods is not None:
@@ -260,6 +303,8 @@ class Edge:
         if plan is None:
             if self._closed:
                 return _no_endpoint(exchange, methods)
+            if self._suspects is not None and self._suspects.method(path, exchange.method, methods or {}):
+                return Refusal(405, "no such method here (endpoints)")
             if methods:
                 plan = next(iter(methods.values()))  # the application says itself what it makes of the method
         if self._plan_for is not None:
@@ -267,8 +312,35 @@ class Edge:
         exchange.plan = plan = plan or self._unmatched
         if mount is None:
             return Refusal(404, "no application under this path")
-        if plan.rate is not None and (wait := plan.rate.wait_for(exchange.client)) > 0:
-            return self._over(exchange, 429, "rate", (b"retry-after", str(math.ceil(wait)).encode()))
+        if self._suspects is not None and self._suspects.path(path, exchange.method, plan):
+            return Refusal(400, "another endpoint's path in other words (auth)", _TWO_READINGS)
+        return mount
+
+    async def _examined(self, pending: _Pending, scope: Scope, exchange: Exchange) -> Mount | Refusal:
+        """As `_decide`, where the credential has to be verified."""
+        guard = exchange.plan.guard
+        assert guard is not None
+        verdict = await guard.examine(scope)
+        if verdict.status:
+            return self._denied(exchange, verdict)
+        exchange.identity = identity = cast("Admitted", verdict)
+        scope[CLAIMS] = identity.claims
+        return self._admit(scope, exchange, pending.length, pending.mount)
+
+    def _denied(self, exchange: Exchange, verdict: Verdict) -> Refusal:
+        """Who is refused counts against the limit of the client's address, so that guessing is slow."""
+        rate = exchange.plan.rate
+        if rate is not None and (wait := rate.wait_for(f"@{exchange.client}")) > 0:
+            return self._over(exchange, 429, "rate", _retry_after(wait))
+        return Refusal(verdict.status, verdict.reason, headers=verdict.headers)
+
+    def _admit(self, scope: Scope, exchange: Exchange, length: int, mount: Mount) -> Mount | Refusal:
+        """Within the limits, or why not."""
+        plan = exchange.plan
+        if plan.rate is not None:
+            wait = plan.rate.wait_for(f"={exchange.subject}" if exchange.subject else f"@{exchange.client}")
+            if wait > 0:
+                return self._over(exchange, 429, "rate", _retry_after(wait))
         if length:
             if plan.body is not None and length > plan.body:
                 return self._over(exchange, 413, "body", (b"connection", b"close"))
@@ -311,8 +383,12 @@ class Edge:
             )
         return Refusal(status, key, headers=(header,))
 
-    async def _carry_out(self, target: Mount | Refusal, scope: Scope, receive: Receive, exchange: Exchange) -> None:
+    async def _carry_out(
+        self, target: Mount | Refusal | _Pending, scope: Scope, receive: Receive, exchange: Exchange
+    ) -> None:
         """Refuse, or hand over with all that an exchange may need on its way."""
+        if isinstance(target, _Pending):
+            target = await self._examined(target, scope, exchange)
         if isinstance(target, Refusal):
             await exchange.refuse(*target)
             return
@@ -353,14 +429,18 @@ class Edge:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         """A WebSocket is logged when it ends; in the histogram of request durations it would say nothing."""
         try:
-            target: Mount | Refusal = Refusal(404, "a path of the host")
+            target: Mount | Refusal | _Pending = Refusal(404, "a path of the host")
             if exchange.path not in self._own:
                 target = self._decide(scope, exchange, 0)
+            if isinstance(target, _Pending):
+                target = await self._examined(target, scope, exchange)
             if isinstance(target, Refusal):
                 exchange.status, exchange.reason = target.status, target.reason
                 await receive()  # websocket.connect
                 detail = self._explain(exchange, target.status, target.reason) if self._explain is not None else ""
-                await refuse_websocket(send, scope.get("extensions"), target.status, detail)
+                await refuse_websocket(
+                    send, scope.get("extensions"), target.status, detail or target.detail, target.headers
+                )
                 return
             exchange.status = 403  # unless the application accepts
             await target.app(scope, receive, exchange.send_websocket)
@@ -373,6 +453,10 @@ class Edge:
         finally:
             self._leave(exchange)
             exchange.finish()
+
+
+def _retry_after(wait: float) -> tuple[bytes, bytes]:
+    return b"retry-after", str(math.ceil(wait)).encode()
 
 
 def _no_endpoint(exchange: Exchange, methods: dict[str, Plan] | None) -> Refusal:

@@ -66,6 +66,10 @@ class Table(Generic[T]):
             return found
         return _walk(self._root, path.split("/"), 1) if path.startswith("/") else None
 
+    def is_literal(self, path: str) -> bool:
+        """Whether a template without parameters is the path."""
+        return path in self._literal
+
     def __iter__(self) -> Iterator[dict[str, T]]:
         return _slots(self._root)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from pywatt_host.http.guarding import Admitted, Guard
 from pywatt_host.http.limits import Gate, RateLimiter
 from pywatt_host.http.metrics import Cells
 from pywatt_host.http.problem import problem_body, problem_headers
@@ -27,6 +28,7 @@ class Plan:
     body: int | None = None
     gate: Gate | None = None
     rate: RateLimiter | None = None
+    guard: Guard | None = None  # who may ask; None: everybody
     keys: dict[str, str] = field(default_factory=dict)  # limit -> the manifest key that it came from
 
 
@@ -45,6 +47,8 @@ class Exchange:
     trace_id = ""
     client = ""
     reason = ""  # the manifest key or the rule because of which the host answered by itself
+    identity: Admitted | None = None  # who asks, where the endpoint wanted to know
+    bearer = False  # a WebSocket that brought its token as a subprotocol, and wants `bearer` for an answer
     quiet = False  # neither logged nor counted
     finished = False
     running = False  # counted as running by the edge
@@ -63,6 +67,16 @@ class Exchange:
         self.request_id = b""
         self._send = send
         self._observe = observe
+
+    @property
+    def subject(self) -> str:
+        """Who asks; empty where that is not known."""
+        return self.identity.subject if self.identity is not None else ""
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """What the credential says, a copy; empty where none was asked for."""
+        return self.identity.claims if self.identity is not None else {}
 
     def send(self, message: Message) -> Awaitable[None]:
         """What the application sends. Gives the server's own coroutine, which spares one for each message."""
@@ -98,6 +112,8 @@ class Exchange:
         if message["type"] == "websocket.accept":
             self.status = 101
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
+            if self.bearer and not message.get("subprotocol"):
+                message["subprotocol"] = "bearer"  # browsers end a connection that selects none of what they offered
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
         return self._send(message)

@@ -26,6 +26,29 @@ _WHAT_BREAKS = {  # rules of http/paths
     "empty-segment": "the path has an empty segment",
     "not-utf8": "the path is not UTF-8",
     "double-encoding": "the path is percent-encoded twice",
+    "look-alike": "the path has a character that others read as a slash, a dot or the like",
+}
+
+_WHY_NOT = {  # reasons of auth/identity
+    "missing": "no credential was presented",
+    "malformed": "the credential cannot be read as one",
+    "too_large": "the credential is too long",
+    "algorithm": "the token is signed with an algorithm that is not allowed (algorithms)",
+    "type": "the token is of another type (typ)",
+    "critical": "the token has header members that nothing here understands (crit, b64)",
+    "key": "no key fits the token",
+    "signature": "the signature is not that of the key",
+    "claim_missing": "the token lacks a claim (required_claims)",
+    "claim_type": "a claim of the token has another type than RFC 7519 says",
+    "expired": "the token has expired",
+    "not_yet_valid": "the token is not valid yet",
+    "issuer": "the token is of another issuer (issuer)",
+    "audience": "the token is for another audience (audience)",
+    "credentials": "there is no such key, user or password",
+    "scope": "the credential lacks a scope that the endpoint asks for (scopes)",
+    "claim": "the credential lacks a claim that the endpoint asks for (claims)",
+    "unavailable": "the issuer's keys cannot be had at the moment",
+    "busy": "too many credentials are being verified at once",
 }
 
 # (exchange, status, reason for the log) -> detail for the client; empty where there is nothing to add
@@ -74,6 +97,11 @@ class Explanations:
             return f"{path} is a path of the host ({key} in {self._file}), which takes GET and HEAD only"
         if reason == "server.timeouts.shutdown":
             return "the host stopped before this was answered: ask again"
+        if reason.startswith("auth."):
+            scheme, _, why = reason.partition(": ")
+            return f"{_WHY_NOT.get(why, why)}; see {scheme} in {self._file}"
+        if reason == "another endpoint's path in other words (auth)":
+            return "an application may take this path for that of an endpoint which asks for another credential"
         if status in _LIMITS:
             return self._over_limit(status, reason)
         return ""

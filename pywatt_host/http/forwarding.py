@@ -14,7 +14,14 @@ logger = logging.getLogger("pywatt.edge")
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Removed from untrusted peers: each of them makes some framework or proxy believe something about the request.
-FORGEABLE = frozenset((b"forwarded", b"x-real-ip", b"x-original-url", b"x-rewrite-url", b"x-http-method-override"))
+FORGEABLE = frozenset(
+    (
+        b"forwarded", b"x-real-ip", b"x-original-url", b"x-rewrite-url",
+        b"x-http-method-override", b"x-http-method", b"x-method-override",
+    )
+)  # fmt: skip
+# What proxies pass on as clients wrote it, and what makes a request another one than the edge has looked at.
+_REWRITING = FORGEABLE - {b"forwarded", b"x-real-ip"}
 _REMEMBERED_PEERS = 4096
 
 
@@ -26,9 +33,12 @@ class Forwarding:
     """Decides for one listener's requests whose forwarding headers count.
 
     `trusted` holds addresses, networks (RFC 4632) and `unix`; `*` (as FORWARDED_ALLOW_IPS has it) trusts everyone.
+    Where endpoints are `guarded`, nobody is trusted with headers that put another path or method in the place of the
+    one that was looked at.
     """
 
-    def __init__(self, trusted: Iterable[str]) -> None:
+    def __init__(self, trusted: Iterable[str], *, guarded: bool = False) -> None:
+        self._guarded = guarded
         entries = set(trusted)
         self._everyone = "*" in entries
         self._unix = "unix" in entries
@@ -78,6 +88,8 @@ class Forwarding:
         scope["headers"] = [header for header in headers if not is_forgeable(header[0])]
 
     def _believe(self, scope: Scope) -> None:
+        if self._guarded:
+            scope["headers"] = [header for header in scope["headers"] if header[0] not in _REWRITING]
         forwarded: list[str] = []
         proto = ""
         for name, value in scope["headers"]:

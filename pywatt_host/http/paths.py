@@ -8,20 +8,24 @@ any application sees it (OWASP ASVS 5 chapter 2; RFC 3986 section 6).
 from __future__ import annotations
 
 import re
+from unicodedata import normalize
 
 # Segments of characters that mean themselves wherever they stand (RFC 3986 section 3.3, pchar without the percent
-# sign), none of them empty or beginning with a dot: nothing that could be read twice.
-_PLAIN = re.compile(rb"(?:/[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?").fullmatch
+# sign), none of them empty or beginning with a dot or semicolon: nothing that could be read twice.
+_PLAIN = re.compile(rb"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?").fullmatch
 _ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DOUBLE = re.compile(rb"%25(2[eEfF]|5[cC]|00)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PARAMETERS = re.compile(";[^/]*")
+_ASCII = frozenset(map(chr, range(128)))
+_SPECIAL = frozenset("/\\%;?#")
 
 
 def ambiguity(path: str, raw_path: bytes | None) -> str | None:
     """The rule that a path breaks, or None for a path that has one reading only.
 
     Rules: `not-a-path`, `bad-escape`, `encoded-slash`, `backslash`, `nul`, `control-character`, `dot-segment`,
-    `empty-segment`, `not-utf8`, `double-encoding`.
+    `empty-segment`, `not-utf8`, `double-encoding`, `look-alike`.
     """
     if raw_path is None:  # the server does not tell: decide on the decoded path alone
         return _broken_rule(path, path.encode("utf-8", "surrogatepass"))
@@ -44,13 +48,22 @@ def _broken_rule(path: str, raw: bytes) -> str | None:
         return "nul"
     if _CONTROL.search(path):
         return "control-character"
-    segments = path.split("/")
-    if "." in segments or ".." in segments:
-        return "dot-segment"
-    if "" in segments[1:-1]:
-        return "empty-segment"
+    # Some applications drop `;parameters` first: `..;` is then a dot segment, `;x` an empty one.
+    for segments in (path.split("/"), *([_PARAMETERS.sub("", path).split("/")] if ";" in path else [])):
+        if "." in segments or ".." in segments:
+            return "dot-segment"
+        if "" in segments[1:-1]:
+            return "empty-segment"
+    if not path.isascii() and any(_looks_special(char) for char in set(path) - _ASCII):
+        return "look-alike"
     if "�" in path and b"%ef%bf%bd" not in lowered and "�".encode() not in raw:
         return "not-utf8"  # the server replaced octets that are not UTF-8
     if _DOUBLE.search(raw):
         return "double-encoding"
     return None
+
+
+def _looks_special(char: str) -> bool:
+    """Fullwidth and other forms of what divides a path, which become the character itself when they are normalised."""
+    usual = normalize("NFKC", char)
+    return usual in (".", "..") or not _SPECIAL.isdisjoint(usual)

@@ -43,12 +43,16 @@ async def send_problem(
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse_websocket(send: Send, extensions: object, status: int, detail: str = "") -> None:
+async def refuse_websocket(
+    send: Send, extensions: object, status: int, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     """Refuse a WebSocket before it is accepted: with the status where the server can (the ASGI extension
     websocket.http.response), else with its plain 403."""
     if isinstance(extensions, dict) and "websocket.http.response" in extensions:
         body = problem_body(status, detail)
-        await send({"type": "websocket.http.response.start", "status": status, "headers": problem_headers(body)})
+        await send(
+            {"type": "websocket.http.response.start", "status": status, "headers": problem_headers(body, headers)}
+        )
         await send({"type": "websocket.http.response.body", "body": body})
     else:
         await send({"type": "websocket.close", "code": 1008})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,10 @@ from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, 
 from pywatt_host.manifest.node import Node
 from pywatt_host.manifest.node import Path as KeyPath
 from pywatt_host.manifest.problems import Report, Severity, near_miss, quote
+from pywatt_host.manifest.protection import Protection
 from pywatt_host.manifest.validation import locate
 from pywatt_host.manifest.values import Address, TcpAddress
+from pywatt_host.manifest.values.addresses import is_loopback
 
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})
 
@@ -34,6 +35,11 @@ class CrossReferences:
         self._folders()
         self._sources()
         self._open_channel()
+        Protection(self._manifest, self._add, self._is_unset).check()
+
+    def _is_unset(self, path: KeyPath) -> bool:
+        """Whether a value on the way there was left out, because a variable is not set."""
+        return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))
 
     def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
         node, written, real = locate(self._tree, path)
@@ -119,8 +125,8 @@ class CrossReferences:
                 message = f"the host answers this path itself ({own[endpoint.path]}), so the application never sees it"
                 hint = f"move {own[endpoint.path]}, or serve it on server.admin"
                 self._add((*path, "path"), "host-path", message, hint, severity="warning")
-        if metrics.enabled:
-            hint = "set server.admin.listen to serve them on a listener of their own"
+        if metrics.enabled and (metrics.auth is None or metrics.auth.open):
+            hint = "set server.admin.listen to serve them on a listener of their own, or metrics.auth"
             message = "metrics are served to everyone who reaches the public listener"
             self._add(("metrics",), "metrics-public", message, hint, severity="warning")
 
@@ -169,7 +175,7 @@ class CrossReferences:
         if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
             return
         token: KeyPath = ("channels", "tcp", "token")
-        unset = any(locate(self._tree, token[:length])[0].unset for length in (2, 3))
+        unset = self._is_unset(token)
         told = any(problem.path == "channels.tcp.token" for problem in self._report.problems)
         if told or unset or (tcp.tls is not None and tcp.tls.client_ca is not None):
             return
@@ -189,16 +195,6 @@ class CrossReferences:
         except (OSError, ValueError):
             return hint
         return f'did you mean "{meant}"?' if meant else hint
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a listener on this host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name may stand for any address; empty is every interface
-        return False
 
 
 def _template_shape(path: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ out as mappings, so that profiles and overrides can be merged into them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import takewhile
 
@@ -191,6 +192,10 @@ class Expansion:
         if short is not None and short.names is not None and isinstance(value, list):
             named = self._named(node, path)
             return Node({short.names: named}, node.mark, node.origin, keys={}, short=short.names)
+        if short is not None and short.items is not None and isinstance(value, list):
+            assert isinstance(shape, SectionShape)
+            listed = self.expand(node, shape.keys[short.items], path)
+            return listed and Node({short.items: listed}, node.mark, node.origin, keys={}, short=short.items)
         if not isinstance(value, dict | list):
             node = overridden(node)
             value = node.value
@@ -255,13 +260,39 @@ class Expansion:
         if shape.short is not None and shape.short.text is not None:
             example = inner.example(shape.short.text)
             forms += [f"a text such as {example}"]
-        if shape.short is not None and shape.short.names is not None:
+        if shape.short is not None and (shape.short.names is not None or shape.short.items is not None):
             forms += ["a list of names"]
         wanted = (", ".join(forms) + " or " if forms else "") + "a mapping"
         if isinstance(shape, Choice):
             wanted = "auto, a list or a mapping"
         keys = ", ".join(list(inner.keys)[:6])
         self._fault(node, path, "type", f"{wanted} is wanted, not {_kind(node)}", f"its keys are {keys}")
+
+
+_SHORTEST_SECRET = 4  # characters: what is shorter is hidden in no line, since half of it would be gone
+
+
+def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
+    """The lines of values that are secrets themselves and stand in the text, before anything is made of it."""
+    value = node.value
+    if isinstance(shape, Leaf):
+        if shape.sensitive and not isinstance(value, dict | list | SecretTemplate):
+            text = node.text if node.text is not None else value if isinstance(value, str) else ""
+            if "${" not in text:
+                yield from (line for line in map(str.strip, text.splitlines()) if len(line) >= _SHORTEST_SECRET)
+    elif isinstance(value, dict):
+        inner = shape.of(value) if isinstance(shape, Choice) else shape
+        for key, item in value.items():
+            if isinstance(inner, SectionShape):
+                # Each profile is a manifest of its own, though a partial one.
+                below = DictShape(inner) if key == "profiles" else inner.keys.get(key)
+                yield from written_secrets(item, below)
+            elif isinstance(inner, DictShape):
+                yield from written_secrets(item, inner.value)
+    elif isinstance(value, list):
+        inner = shape.of(value) if isinstance(shape, Choice) else shape
+        for item in value:
+            yield from written_secrets(item, inner.item if isinstance(inner, ListShape) else None)
 
 
 def _key_mark(node: Node, key: str) -> Mark | None:

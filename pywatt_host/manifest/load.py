@@ -12,7 +12,7 @@ from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import document
 from pywatt_host.manifest.cross import CrossReferences
 from pywatt_host.manifest.dump import dump
-from pywatt_host.manifest.expansion import Expansion
+from pywatt_host.manifest.expansion import Expansion, written_secrets
 from pywatt_host.manifest.interpolation import Variables, interpolate
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.operations import Level
@@ -158,6 +158,7 @@ def load(
         variables = {**variables, **init.env}
     written = read_source(source, DEFAULT_NAME, report)
     if written is not None:
+        report.secrets = frozenset(written_secrets(written, manifest_shape()))
         lookup = Variables(variables, str(source.directory), allow_unset)
         name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
         tree, faulted = _effective(source, written, name, init, overriding, overrides, lookup, report)

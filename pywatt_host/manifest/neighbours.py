@@ -45,6 +45,10 @@ _WORDS: dict[str, dict[str, str]] = {
         "labels": "module.labels",
         "static": "mounts: [{route_prefix: /static, directory: ./static}]",
         "log": "logging",
+        "jwt": "auth: {jwt: {secret: ...}}",
+        "authentication": "auth",
+        "security": "auth",
+        "oauth": "auth (who asks us) or clients (whom we ask)",
         "prometheus": "metrics",
         "cors": "server.cors",
         "timeout": "server.timeouts.request",
@@ -220,6 +224,26 @@ _WORDS: dict[str, dict[str, str]] = {
         "description": "summary",
     },
     "AutoEndpoints": {"endpoints": "rules", "paths": "rules", "source": "from", "overrides": "rules"},
+    "AuthScheme": {
+        "kind": "type",
+        "scheme": "type",
+        "iss": "issuer",
+        "aud": "audience",
+        "audiences": "audience",
+        "algorithm": "algorithms",
+        "alg": "algorithms",
+        "jwks_uri": "jwks_url",
+        "jwks": "jwks_url",
+        "jwt_secret": "secret",
+        "cert": "public_key",
+        "certificate": "public_key",
+        "clock_skew": "leeway",
+        "key": "secret, public_key or keys",
+        "passwords": "users",
+        "htpasswd": "users",
+    },
+    "Requirement": {"roles": "claims: {role: ...}", "role": "claims: {role: ...}", "schemes": "scheme"},
+    "Client": {"url": "base_url", "origin": "base_url", "token_uri": "token_url", "scope": "scopes", "id": "client_id"},
     "Health": {
         "live": "liveness",
         "ready": "readiness",
@@ -247,8 +271,6 @@ _WORDS: dict[str, dict[str, str]] = {
 _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
         {
-            "auth",
-            "clients",
             "tracing",
             "databases",
             "caches",
@@ -261,9 +283,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
         }
     ),
     "Server": frozenset({"workers", "tls", "reload", "ssl"}),
-    "EndpointOptions": frozenset({"auth"}),
-    "AutoEndpoints": frozenset({"auth"}),
-    "Metrics": frozenset({"auth"}),
     "Channels": frozenset({"http", "nats"}),
     "Workspace": frozenset({"databases", "caches"}),
 }
@@ -287,10 +306,10 @@ def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
         if key in _WORDS.get(owner, {}):
             word = _WORDS[owner][key]
             return Unknown("unknown-key", "unknown key", f"here that is {word}", word.partition(":")[0])
-    meant = near_miss(key, shape.keys)
-    if meant is not None:
-        return Unknown("unknown-key", "unknown key", f'did you mean "{meant}"?', meant)
     elsewhere = [".".join(path) for path in key_paths(root) if path[-1] == key and len(path) < 4]
+    meant = near_miss(key, shape.keys)
+    if meant is not None and not elsewhere:
+        return Unknown("unknown-key", "unknown key", f'did you mean "{meant}"?', meant)
     if elsewhere:
         return Unknown("unknown-key", "unknown key", f"it belongs to {' or '.join(elsewhere[:3])}")
     return Unknown("unknown-key", "unknown key", f"known here: {', '.join(list(shape.keys)[:12])}")

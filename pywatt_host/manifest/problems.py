@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
@@ -110,6 +110,7 @@ class Report:
     def __init__(self, limit: int = 200) -> None:
         self.problems: list[Problem] = []
         self.left_out = 0
+        self.secrets: frozenset[str] = frozenset()  # written out in the manifest; no line that is shown has them
         self._limit = limit
 
     @property
@@ -140,7 +141,22 @@ class Report:
 
     def ordered(self) -> list[Problem]:
         """All problems in the order of the file, overrides after it."""
-        return sorted(self.problems, key=lambda problem: (not problem.line, problem.line, problem.column))
+        shown = [_without(problem, self.secrets) for problem in self.problems]
+        return sorted(shown, key=lambda problem: (not problem.line, problem.line, problem.column))
+
+
+_LONG_ENOUGH = 8  # characters of a secret that is looked for in messages, which have words as well
+
+
+def _without(problem: Problem, secrets: frozenset[str]) -> Problem:
+    """With asterisks in the place of secrets, as many as they have characters, so that the caret stays below."""
+    line, message = problem.source_line, problem.message
+    for secret in sorted(secrets, key=len, reverse=True):
+        line = line.replace(secret, "*" * len(secret))
+        message = message.replace(secret, "***") if len(secret) >= _LONG_ENOUGH else message
+    if line == problem.source_line and message == problem.message:
+        return problem
+    return replace(problem, source_line=line, message=message)
 
 
 def render_text(problems: Sequence[Problem], *, color: bool = False) -> str:

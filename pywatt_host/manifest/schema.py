@@ -203,8 +203,9 @@ class _Writer:
         if shape.short.flag is not None:
             kinds.append({"type": "boolean"})
         if shape.short.text is not None:
-            text = self._keys_of(section.model)[shape.short.text]
-            kinds += _alternatives(_scalar(_bare(text)))
+            text = _bare(self._keys_of(section.model)[shape.short.text])
+            listed = isinstance(section.keys[shape.short.text], ListShape)
+            kinds += _alternatives(_scalar(_bare(text["items"]) if listed else text))
         elif shape.short.flag is not None:
             kinds.append(_TEMPLATE)
         if shape.short.names is not None:
@@ -212,6 +213,11 @@ class _Writer:
             mapping = section.keys[shape.short.names]
             assert isinstance(mapping, DictShape)
             kinds.append(self._dict(mapping, generated)["anyOf"][0])
+        if shape.short.items is not None:
+            items = section.keys[shape.short.items]
+            assert isinstance(items, ListShape)
+            generated = _bare(self._keys_of(section.model)[shape.short.items])
+            kinds.append(self._value(ListShape(items.item), generated, partial=False))
         if isinstance(shape, Choice):
             kinds.append(self._value(shape.shapes["list"], {}, partial=False))
         return {"anyOf": [*kinds, self._section(section, partial=partial)]}
@@ -258,7 +264,7 @@ def _default(info: FieldInfo, shape: Shape) -> Any:
             return {}
         on = short.flag is None or data[short.flag]
         return data[short.text] if short.text is not None and on else on
-    if isinstance(shape, ListShape) and shape.one and len(value) == 1:
+    if isinstance(shape, ListShape) and shape.one and value is not None and len(value) == 1:
         return _written(info)[0]
     return _written(info)
 

@@ -186,7 +186,7 @@ def secret_places(shape: Shape, path: str = "") -> Iterator[str]:
     elif isinstance(shape, ListShape):
         yield from secret_places(shape.item, f"{path}[]")
     elif isinstance(shape, DictShape):
-        yield from secret_places(shape.value, path)
+        yield from secret_places(shape.value, f"{path}.*" if isinstance(shape.value, SectionShape) else path)
 
 
 def key_paths(shape: Shape, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

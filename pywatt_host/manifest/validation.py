@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pywatt_host.manifest.expansion import YAML_1_1_BOOLS
 from pywatt_host.manifest.model import Section
 from pywatt_host.manifest.model.app import MODULE_ID
+from pywatt_host.manifest.model.auth import HEADER_NAME, HTTP_ORIGIN, HTTP_URL, SCHEME_NAME, SCOPE
 from pywatt_host.manifest.model.base import complete
 from pywatt_host.manifest.node import Mark, Node, Path
 from pywatt_host.manifest.problems import Report, near_miss, quote
@@ -42,6 +43,11 @@ _PATTERNS = {
     SECRET_NAME: "letters, digits, dots, dashes and underscores, a letter or underscore first, at most 128",
     MODE_PATTERN: 'write "0660", octal digits with the quotes',
     r"^https?://": "such as https://vault.example:8200",
+    SCHEME_NAME: "letters, digits, dots, dashes and underscores, a letter first, at most 63",
+    HEADER_NAME: "letters, digits and dashes, a letter first, such as X-API-Key",
+    SCOPE: "visible characters without spaces, quotes and backslashes; a list of several",
+    HTTP_URL: "such as https://id.example/token, without user, query and fragment",
+    HTTP_ORIGIN: "such as https://billing.example: scheme, host and port alone",
 }
 
 
@@ -49,6 +55,10 @@ _PATTERN_KINDS = {
     r"^/": "a path",
     MODE_PATTERN: "an octal mode",
     r"^https?://": "an http or https address",
+    HEADER_NAME: "the name of a header",
+    SCOPE: "a scope",
+    HTTP_URL: "an http or https address",
+    HTTP_ORIGIN: "an http or https origin",
 }
 
 _Document = TypeVar("_Document", bound=Section)

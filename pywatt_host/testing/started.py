@@ -19,6 +19,7 @@ from pywatt_host.manifest.model import DirectoryMount
 from pywatt_host.testing.exchange import Exchange
 from pywatt_host.testing.isolation import Imported, environment_kept
 from pywatt_host.testing.logs import KeptLogs
+from pywatt_host.testing.tokens import Tokens
 from pywatt_host.testing.websocket import Session
 from pywatt_host.types import ASGIApp, Scope
 
@@ -49,6 +50,13 @@ class Started:
     recipe: Recipe
     inside: Context
     open: set[Exchange | Session] = field(default_factory=set)
+    tokens: Tokens | None = None
+
+    async def token(self, scheme: str | None, claims: Mapping[str, Any]) -> str:
+        """A token that the module takes; see Tokens."""
+        if self.tokens is None:
+            self.tokens = Tokens(self.recipe.manifest, self.host.schemes.all)
+        return self.tokens.token(scheme, claims)
 
     async def exchange(
         self, url: Any, method: str, headers: Sequence[tuple[bytes, bytes]], body: list[bytes]

@@ -68,6 +68,8 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
     state = scope.get("state")
     if state and "pywatt" in state:
         environ["pywatt.state"] = state["pywatt"]
+    if "pywatt.claims" in scope:
+        environ["pywatt.claims"] = scope["pywatt.claims"]
     return environ
 
 

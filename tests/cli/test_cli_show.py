@@ -85,11 +85,14 @@ def test_routes_of_a_factory_need_build(factory: Project) -> None:
 
 def test_routes_shows_drift_as_a_table_and_for_any_application(factory: Project) -> None:
     table = factory.cli("routes", "main:app")
-    assert table.stdout.splitlines()[0].split() == ["METHODS", "PATH", "APP", "STATE", "SUMMARY"]
-    assert table.stdout.splitlines()[1].split() == ["POST", "/direct", "main:app", "served"]
+    assert table.stdout.splitlines()[0].split() == ["METHODS", "PATH", "AUTH", "APP", "STATE", "SUMMARY"]
+    assert table.stdout.splitlines()[1].split() == ["POST", "/direct", "-", "main:app", "served"]
     factory.write("listed.yaml", "app: main:app\nendpoints: [{path: /listed, summary: A list}]\n")
     rows = [line.split() for line in factory.cli("routes", "listed.yaml").stdout.splitlines()[1:]]
-    assert rows == [["GET", "/listed", "-", "missing", "A", "list"], ["POST", "/direct", "main:app", "undeclared"]]
+    assert rows == [
+        ["GET", "/listed", "-", "-", "missing", "A", "list"],
+        ["POST", "/direct", "-", "main:app", "undeclared"],
+    ]
     assert "its routes cannot be read" in factory.cli("routes", "main:opaque").stderr
 
 

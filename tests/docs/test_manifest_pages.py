@@ -86,12 +86,15 @@ COMMENTED = {
 }
 
 
+_NAMED = ("secrets.keys", "auth", "clients")  # mappings whose keys are the user's
+
+
 def _written(value: Any, path: str = "") -> dict[str, Any]:
     """Path to value for every key, lists taken for their entries."""
     found: dict[str, Any] = {}
     if isinstance(value, dict):
         for key, item in value.items():
-            below = f"{path}.{'*' if path == 'secrets.keys' else key}" if path else str(key)
+            below = f"{path}.{'*' if path in _NAMED else key}" if path else str(key)
             found[below] = item
             if below not in ("profiles", "config"):
                 found |= _written(item, below)

@@ -20,7 +20,7 @@ def test_a_problem_is_shown_with_its_line_a_caret_and_the_count() -> None:
         "      lissten: :80\n"
         "      ^~~~~~~\n"
         "pywatt.yaml:4:10: warning: metrics: metrics are served to everyone who reaches the public listener"
-        " (set server.admin.listen to serve them on a listener of their own)\n"
+        " (set server.admin.listen to serve them on a listener of their own, or metrics.auth)\n"
         "    metrics: true\n"
         "             ^~~~\n"
         "1 error, 1 warning\n"

@@ -54,6 +54,16 @@ BEYOND = {
     "number",
     "path",
     "prefix-conflict",
+    "algorithm",
+    "incomplete",
+    "insecure",
+    "no-key",
+    "open-endpoint",
+    "reserved",
+    "unknown-scheme",
+    "unused-scheme",
+    "url",
+    "weak-secret",
     "proxy",
     "open-channel",
     "secret-default",
@@ -155,6 +165,11 @@ def test_values_that_may_hold_a_secret_are_marked() -> None:
         "AppMount/properties/env/additionalProperties",
         "PartialApp/properties/env/additionalProperties",
         "TcpChannel/properties/token",
+        "AuthScheme/properties/secret",
+        "AuthScheme/properties/public_key",
+        "AuthScheme/properties/keys",
+        "AuthScheme/properties/users",
+        "Client/properties/client_secret",
     }
     assert list(marked(WORKSPACE, "")) == []
 

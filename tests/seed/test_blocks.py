@@ -18,7 +18,10 @@ import httpx
 import pytest
 
 from pywatt_host import AppState, ManifestError
+from pywatt_host.auth.minting import mint as minted
+from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.module import DecoratedModule, ModuleApp
+from tests.auth.tokens_for_tests import SECRET, signed
 from tests.hosting import run
 from tests.processes import Project
 from tests.scripted import Orchestrated
@@ -107,9 +110,34 @@ def test_quick_start(imported: Imported) -> None:
     served(imported(document.QUICK_START).create_app, use)
 
 
-@pytest.mark.xfail(raises=ManifestError, reason="part 4: authentication")
-def test_simple_decorator_based_api(imported: Imported) -> None:
-    imported(IMPORTS, document.SIMPLE_API)
+def test_simple_decorator_based_api(imported: Imported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing says what `jwt` is, so that it is tokens signed with the secret JWT_SECRET."""
+    secrets = {"DATABASE_URL": "postgresql://users@db/users", "API_KEY": "a key that is secret", "JWT_SECRET": SECRET}
+    module = imported(IMPORTS, document.SIMPLE_API)
+    state = called(module.create_app, secrets, monkeypatch)
+    assert state.manifest.secrets.rotate
+    assert not isinstance(state.manifest.endpoints, AutoEndpoints)
+    asked = {each.path: each.auth and each.auth.scheme for each in state.manifest.endpoints}
+    assert asked == {"/api/users": None, "/api/admin": ("jwt",)}
+    assert set(state.secrets) == {"DATABASE_URL", "API_KEY", "JWT_SECRET"}
+
+
+def test_an_endpoint_of_the_simple_api_asks_for_a_token(imported: Imported, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "API_KEY", "JWT_SECRET"):
+        monkeypatch.setenv(name, SECRET)
+    filled = document.SIMPLE_API.replace("    pass", "    return users_and_admins()")
+    routes = (
+        "def users_and_admins():\n    app = FastAPI()\n"
+        "    for path in ('/api/users', '/api/admin'):\n        app.get(path)(lambda: 'in')\n    return app\n"
+    )
+
+    async def use(client: httpx.AsyncClient, app: ModuleApp) -> None:
+        bearer = {"authorization": f"Bearer {signed(SECRET)}"}
+        assert (await client.get("/api/users")).status_code == 200
+        assert (await client.get("/api/admin")).status_code == 401
+        assert (await client.get("/api/admin", headers=bearer)).status_code == 200
+
+    served(imported(IMPORTS, routes, filled).create_app, use)
 
 
 def test_automatic_secret_management(imported: Imported, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,9 +231,23 @@ def test_built_in_metrics(imported: Imported, monkeypatch: pytest.MonkeyPatch) -
     assert state.metrics.counter("requests_total")._value.get() == 1
 
 
-@pytest.mark.xfail(raises=ManifestError, reason="part 4: authentication")
-def test_jwt_authentication(imported: Imported) -> None:
-    imported(IMPORTS, document.JWT + FUNCTION)
+def test_jwt_authentication(imported: Imported, caplog: pytest.LogCaptureFixture) -> None:
+    function = (
+        "def create_app(app_state):\n    app = FastAPI()\n"
+        "    for path in ('/public', '/private'):\n        app.get(path)(lambda: 'in')\n    return app\n"
+    )
+
+    async def use(client: httpx.AsyncClient, app: ModuleApp) -> None:
+        bearer = {"authorization": f"Bearer {minted('your-secret', {'sub': 'a', 'exp': 4e9})}"}
+        forged = {"authorization": f"Bearer {minted('my-secret', {'sub': 'a', 'exp': 4e9})}"}
+        assert (await client.get("/public")).status_code == 200
+        assert (await client.get("/private")).status_code == 401
+        assert (await client.get("/private", headers=forged)).status_code == 401
+        assert (await client.get("/private", headers=bearer)).status_code == 200
+
+    served(imported(IMPORTS, document.JWT + function).create_app, use)
+    assert "auth.jwt.secret" in caplog.text
+    assert "your-secret" not in caplog.text
 
 
 @pytest.mark.xfail(raises=ManifestError, reason="part 5: databases and caches")

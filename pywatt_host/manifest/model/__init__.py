@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from pywatt_host.manifest.model.app import App, AppMount, DirectoryMount, Module, Mount
+from pywatt_host.manifest.model.auth import SCHEME_NAME, AuthScheme, Client, Requirement, named
 from pywatt_host.manifest.model.base import Deferred, Section, Short, key
 from pywatt_host.manifest.model.channels import (
     ChannelLimits,
@@ -29,10 +30,12 @@ __all__ = [
     "Admin",
     "App",
     "AppMount",
+    "AuthScheme",
     "AutoEndpoints",
     "ChannelLimits",
     "ChannelTls",
     "Channels",
+    "Client",
     "Cors",
     "DirectoryMount",
     "Endpoint",
@@ -44,6 +47,7 @@ __all__ = [
     "Metrics",
     "Module",
     "Mount",
+    "Requirement",
     "Rule",
     "SecretKey",
     "SecretSource",
@@ -95,6 +99,25 @@ class Manifest(Section):
         "auto",
         [{"path": "/api/users", "methods": ["GET", "POST"]}],
         {"from": "auto", "rules": [{"path": "/upload", "body": "1GiB"}]},
+    )
+    auth: Annotated[
+        dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[AuthScheme, Deferred()]], AfterValidator(named)
+    ] = key(
+        dict,
+        "Schemes by name, which endpoints then ask for: tokens (jwt, oidc), keys (api_key), passwords (basic).",
+        {"jwt": {"secret": "${secret:JWT_SECRET}"}},
+    )
+    clients: dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[Client, Deferred()]] = key(
+        dict,
+        "Outbound OAuth 2: app_state.http adds and renews the token for these origins.",
+        {
+            "billing": {
+                "base_url": "https://billing.example",
+                "token_url": "https://id.example/token",
+                "client_id": "users",
+                "client_secret": "${secret:BILLING_SECRET}",
+            }
+        },
     )
     health: Annotated[Health, Short(text="path", flag="enabled")] = key(
         Health,

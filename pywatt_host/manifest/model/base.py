@@ -26,12 +26,13 @@ class Short:
 
     `text` names the key that a text stands for. `flag` names the key that a bool stands for; a text or a mapping then
     sets it to true as well, since writing the section at all switches it on. `names` names the key, a mapping by name,
-    whose names a list gives.
+    whose names a list gives. `items` names the key, a list, that a list stands for.
     """
 
     text: str | None = None
     flag: str | None = None
     names: str | None = None
+    items: str | None = None
 
 
 class Names:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from pywatt_host.manifest.model.auth import Auth
 from pywatt_host.manifest.model.base import Section, key, required
 from pywatt_host.manifest.values import DurationOrOff, EndpointPath, Int, Method, RateLimit, SizeOrOff, as_list
 
@@ -38,7 +39,17 @@ class EndpointOptions(Section):
         le=1_000_000,
     )
     rate_limit: RateLimit | None = key(
-        None, "Requests per client address and time, in this process; above it 429 with Retry-After.", "100/s"
+        None,
+        "Requests per time, in this process, of one subject, else of one client address; above it 429 with"
+        " Retry-After.",
+        "100/s",
+    )
+    auth: Auth = key(
+        None,
+        "Who may ask: the name of a scheme of `auth`, a list of them, `none`, or a mapping.",
+        "jwt",
+        ["jwt", "key"],
+        {"scheme": "jwt", "scopes": ["admin"]},
     )
 
 
@@ -69,6 +80,9 @@ class AutoEndpoints(Section):
 
     source: Literal["auto"] = Field(
         "auto", alias="from", description="`auto`: the endpoints are the application's own routes.", examples=["auto"]
+    )
+    auth: Auth = key(
+        None, "Who may ask for what no rule says something else of: as `auth` of an endpoint.", "jwt", "none"
     )
     rules: tuple[Rule, ...] = key(
         (), "Options for routes that fit a path.", [{"path": "/upload", "body": "1GiB"}], strict=False

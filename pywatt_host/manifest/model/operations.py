@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pywatt_host.manifest.model.auth import Auth
 from pywatt_host.manifest.model.base import Section, Short, key
 from pywatt_host.manifest.values import Bool, Float, Int, PositiveDuration, Prefix
 
@@ -58,6 +59,7 @@ class Metrics(Section):
     labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=100)], str] = key(
         dict, "Labels put on every series.", {"team": "core"}
     )
+    auth: Auth = key(None, "Who may scrape: as `auth` of an endpoint. Left out: everybody.", "ops")
 
 
 class AccessLog(Section):

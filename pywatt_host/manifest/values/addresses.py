@@ -195,3 +195,13 @@ TcpListen: TypeAlias = Annotated[
 TcpTarget: TypeAlias = Annotated[
     TcpAddress, PlainValidator(_parse_target), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA)
 ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a listener on this host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name may stand for any address; empty is every interface
+        return False

@@ -1,0 +1,1 @@
+"""Who asks, and may they: schemes that verify credentials, and guards that endpoints have."""

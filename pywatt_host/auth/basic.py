@@ -1,0 +1,237 @@
+"""Users with passwords (RFC 7617), for operators and scrapers."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import time
+from asyncio import TaskGroup
+from base64 import b64decode
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from math import inf
+from typing import Any
+
+from pywatt_host.auth.identity import DeniedError, Identity, UnavailableError
+from pywatt_host.auth.passwords import Digests, rendered, rounds, same, users
+from pywatt_host.auth.scheme import Carrier, Loaded
+from pywatt_host.exceptions import AuthError
+from pywatt_host.manifest.model import AuthScheme
+from pywatt_host.types import Headers
+
+_LONGEST = 4096  # octets
+_LONGEST_BCRYPT = 72  # octets of a password that bcrypt looks at; what is longer is no password of ours
+_THREADS = 2
+_WAITING = 64  # verifications that run or wait
+_REMEMBERED = 1000  # credentials that held
+_REMEMBERED_FOR = 300.0  # seconds, so that a scraper does not cost a hash each time
+
+
+@dataclass(frozen=True, slots=True)
+class _User:
+    """`digest` of a plain password, or a bcrypt `hash`; `until` is when it stops to hold."""
+
+    identity: Identity
+    digest: bytes
+    hash: bytes
+    until: float
+
+
+class BasicScheme:
+    """Hashing runs in threads of its own, a few at a time. `clock` gives seconds since the epoch."""
+
+    carrier: Carrier = "basic"
+
+    def __init__(self, name: str, options: AuthScheme, *, clock: Callable[[], float] = time.time) -> None:
+        self.name = name
+        self._options = options
+        self._key = f"auth.{name}.users"
+        self._clock = clock
+        self._digest = Digests()
+        self._users: dict[str, tuple[_User, ...]] = {}  # the present one, then those that it replaced
+        self._dummy = b""  # a hash that no password has, as costly as those of users
+        self._held: OrderedDict[bytes, Identity] = OrderedDict()
+        self._slowly: dict[bytes, asyncio.Task[Identity | None]] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._check: Callable[[bytes, bytes], bool] | None = None
+
+    def presented(self, headers: Headers) -> bytes | None:
+        found: bytes | None = None
+        for header in headers:
+            if header[0] == b"authorization":
+                if found is not None:
+                    raise DeniedError("malformed")
+                found = header[1]
+        if found is None or found[:6].lower() != b"basic ":
+            return None
+        return found[6:].strip(b" ")
+
+    def takes(self, credential: bytes) -> bool:
+        try:
+            return _user_and_password(credential)[0] in self._users
+        except DeniedError:
+            return False
+
+    def recall(self, credential: bytes) -> Identity | None:
+        if not self._held or len(credential) > _LONGEST:
+            return None
+        identity = self._held.get(self._digest(credential))
+        return identity if identity is not None and self._clock() < identity.until else None
+
+    async def verify(self, credential: bytes) -> Identity:
+        identity = self.recall(credential)
+        if identity is not None:
+            return identity
+        name, password = _user_and_password(credential)
+        candidates = [user for user in self._users.get(name, ()) if self._clock() < user.until]
+        if not self._dummy:
+            found = _plain(candidates, self._digest(password))
+        else:
+            found = await self._one_at_a_time(credential, candidates, password)
+        if found is None:
+            raise DeniedError("credentials")
+        return found
+
+    async def _one_at_a_time(self, credential: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+        """Hash it in a thread, once for all requests that bring the same."""
+        digest = self._digest(credential)
+        task = self._slowly.get(digest)
+        if task is None:
+            if len(self._slowly) >= _WAITING or self._threads is None:
+                raise UnavailableError("busy")
+            task = asyncio.create_task(self._hashed(digest, candidates, password), name=f"verify for {self._key}")
+            self._slowly[digest] = task
+            task.add_done_callback(lambda _: self._slowly.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def _hashed(self, digest: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+        held = self._held
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
+        if found is not None:
+            until = min(found.until, self._clock() + _REMEMBERED_FOR)
+            remembered = Identity(self.name, found.identity.subject, found.identity.claims, until)
+            if held is self._held:  # else the passwords have changed meanwhile
+                held[digest] = remembered
+                while len(held) > _REMEMBERED:
+                    held.popitem(last=False)
+            return remembered
+        return None
+
+    def _matching(self, candidates: list[_User], password: bytes) -> _User | None:
+        """In a thread. Whoever the user is, a hash is made, so that the time does not tell who exists."""
+        found: _User | None = None
+        hashed = False
+        digest = self._digest(password)
+        for user in candidates:
+            if user.hash:
+                hashed = True
+                if self._equals(password, user.hash):
+                    found = found or user
+            elif same(digest, user.digest):
+                found = found or user
+        if not hashed:
+            self._equals(password, self._dummy)
+        return found
+
+    def _equals(self, password: bytes, hash: bytes) -> bool:
+        assert self._check is not None
+        fits = len(password) <= _LONGEST_BCRYPT and b"\0" not in password
+        return self._check(password if fits else b"-", hash) and fits
+
+    def challenge(self, realm: str, error: str = "", scope: str = "") -> bytes:
+        return f'Basic realm="{realm}", charset="UTF-8"'.encode("latin-1", "replace")
+
+    # Passwords ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, texts: Mapping[str, str]) -> Loaded:
+        found = users(rendered(self._options.users, texts, self._key), self._key)
+        costs = [rounds(entry.value) for entry in found]
+        bcrypt = self._bcrypt() if any(costs) else None
+        new = {}
+        for entry, cost in zip(found, costs, strict=True):
+            identity = Identity(self.name, entry.name, {"sub": entry.name}, inf)
+            digest = b"" if cost else self._digest(entry.value.encode())
+            new[entry.name] = _User(identity, digest, entry.value.encode() if cost else b"", inf)
+        dummy = bcrypt.hashpw(b"nobody's", bcrypt.gensalt(max(costs))) if bcrypt is not None else b""
+        return _NewUsers(self, new, dummy)
+
+    def _bcrypt(self) -> Any:
+        try:
+            bcrypt = import_module("bcrypt")
+        except ImportError:
+            hint = "pip install 'pywatt-host[auth]'"
+            raise AuthError(self._key, "bcrypt hashes need the package bcrypt", hint) from None
+        self._check = bcrypt.checkpw
+        return bcrypt
+
+    def _swap(self, new: dict[str, _User], dummy: bytes) -> None:
+        now = self._clock()
+        until = now + (self._options.previous or 0.0)
+        held: dict[str, tuple[_User, ...]] = {name: (user,) for name, user in new.items()}
+        for name, old in self._users.items():
+            for user in old:
+                ends = min(user.until, until)
+                if ends > now:
+                    kept = _User(user.identity, user.digest, user.hash, ends)
+                    held[name] = (*held.get(name, ()), kept)
+        self._users = held
+        self._dummy = dummy or (self._dummy if any(user.hash for users in held.values() for user in users) else b"")
+        self._held = OrderedDict()
+
+    # As a service ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pywatt passwords")
+        try:
+            yield
+        finally:
+            threads, self._threads = self._threads, None
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def check(self) -> None:
+        return
+
+
+class _NewUsers:
+    def __init__(self, scheme: BasicScheme, new: dict[str, _User], dummy: bytes) -> None:
+        self._scheme = scheme
+        self._new = new
+        self._dummy = dummy
+
+    def commit(self) -> None:
+        self._scheme._swap(self._new, self._dummy)
+
+    def discard(self) -> None:
+        return
+
+
+def _plain(candidates: list[_User], digest: bytes) -> Identity | None:
+    """Of users with plain passwords alone; a comparison is made also where there is no such user."""
+    found: Identity | None = None
+    for user in candidates:
+        if same(digest, user.digest):
+            until = user.until
+            found = Identity(user.identity.scheme, user.identity.subject, user.identity.claims, until)
+    if not candidates:
+        same(digest, bytes(len(digest)))
+    return found
+
+
+def _user_and_password(credential: bytes) -> tuple[str, bytes]:
+    """Raises DeniedError for what is no `user:password` in base64 of UTF-8 (RFC 7617 section 2)."""
+    if len(credential) > _LONGEST:
+        raise DeniedError("too_large")
+    try:
+        octets = b64decode(credential, validate=True)
+        name, colon, _ = octets.decode().partition(":")
+    except (binascii.Error, ValueError):
+        raise DeniedError("malformed") from None
+    if not colon or any(octet < 0x20 or octet == 0x7F for octet in octets):
+        raise DeniedError("malformed")
+    return name, octets.partition(b":")[2]

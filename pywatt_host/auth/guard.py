@@ -1,0 +1,184 @@
+"""What an endpoint asks for: a credential of one of its schemes, then scopes and claims."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from pywatt_host.auth.identity import DeniedError, Identity, Reason, UnavailableError
+from pywatt_host.auth.scheme import Scheme
+from pywatt_host.types import Headers, Scope
+
+Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requests
+
+
+class Refused:
+    """A request that may not go on. `reason` is for the log: `auth.SCHEME: why`."""
+
+    __slots__ = ("headers", "reason", "status")
+
+    subject = ""
+
+    def __init__(self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = tuple(headers)
+
+
+Verdict: TypeAlias = Identity | Refused
+
+
+class Guard:
+    """Immutable; one for each different requirement of a manifest, so that `is` tells whether two ask for the same."""
+
+    def __init__(
+        self,
+        schemes: Sequence[Scheme],
+        scopes: Iterable[str],
+        claims: Mapping[str, Sequence[Any]],
+        realms: Mapping[str, str],
+        counts: Counts,
+    ) -> None:
+        """`realms` has what each scheme's challenge calls the protected space, by the scheme's name."""
+        self._schemes = tuple(schemes)
+        self._only = schemes[0] if len(schemes) == 1 else None
+        self._scopes = frozenset(scopes)
+        self._claims = {name: tuple(values) for name, values in claims.items()}
+        self._realms = realms
+        self._counts = counts
+        self._free = not self._scopes and not self._claims
+        self._missing = Refused(401, f"auth.{schemes[0].name}: missing", self._challenges(schemes))
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The names of its schemes."""
+        return tuple(scheme.name for scheme in self._schemes)
+
+    def recall(self, scope: Scope) -> Verdict | None:
+        """The verdict where nothing has to be verified for it; None where `examine` has to. Never waits."""
+        if self._only is None:
+            return self._recall_one_of(scope["headers"])
+        scheme = self._only
+        try:
+            credential = scheme.presented(scope["headers"])
+        except DeniedError as error:
+            return self._denied((scheme,), scheme, error.reason)
+        if credential is None:
+            self._counts[scheme.name, "missing"] += 1
+            return self._missing
+        identity = scheme.recall(credential)
+        if identity is None or self._free:
+            return identity
+        return self._authorized(scheme, identity)
+
+    def _recall_one_of(self, headers: Headers) -> Verdict | None:
+        found = self._candidates(headers)
+        if isinstance(found, Refused):
+            return found
+        credential, candidates = found
+        for scheme in candidates:
+            identity = scheme.recall(credential)
+            if identity is not None:
+                return self._authorized(scheme, identity)
+        return None
+
+    async def examine(self, scope: Scope) -> Verdict:
+        """The verdict, with all that it takes. Raises nothing."""
+        found = self._candidates(scope["headers"])
+        if isinstance(found, Refused):
+            return found
+        credential, candidates = found
+        denied: tuple[Scheme, Reason] | None = None
+        unavailable: tuple[Scheme, UnavailableError] | None = None
+        for scheme in candidates:
+            try:
+                return self._authorized(scheme, await scheme.verify(credential))
+            except DeniedError as error:
+                denied = denied or (scheme, error.reason)
+            except UnavailableError as error:
+                unavailable = unavailable or (scheme, error)
+        if unavailable is not None:
+            scheme, cause = unavailable
+            self._counts[scheme.name, cause.reason] += 1
+            wait = str(max(1, round(cause.wait))).encode()
+            return Refused(503, f"auth.{scheme.name}: {cause.reason}", [(b"retry-after", wait)])
+        assert denied is not None
+        return self._denied(candidates, *denied)
+
+    def _candidates(self, headers: Headers) -> tuple[bytes, tuple[Scheme, ...]] | Refused:
+        """What is presented first, in the order of the schemes, and the schemes that it may be for."""
+        for scheme in self._schemes:
+            try:
+                credential = scheme.presented(headers)
+            except DeniedError as error:
+                return self._denied((scheme,), scheme, error.reason)
+            if credential is None:
+                continue
+            same = tuple(each for each in self._schemes if each.carrier == scheme.carrier)
+            if len(same) > 1:
+                same = tuple(each for each in same if each.takes(credential)) or same
+            return credential, same
+        self._counts[self._schemes[0].name, "missing"] += 1
+        return self._missing
+
+    def _authorized(self, scheme: Scheme, identity: Identity) -> Verdict:
+        if not self._scopes <= identity.scopes:
+            self._counts[scheme.name, "scope"] += 1
+            wanted = " ".join(sorted(self._scopes))
+            return self._forbidden(scheme, "scope", wanted)
+        if self._claims:
+            claims = identity.claims
+            if not all(_holds(claims, name, values) for name, values in self._claims.items()):
+                self._counts[scheme.name, "claim"] += 1
+                return self._forbidden(scheme, "claim", "")
+        return identity
+
+    def _forbidden(self, scheme: Scheme, reason: Reason, scope: str) -> Refused:
+        realm = self._realms[scheme.name]
+        headers = []
+        if scheme.carrier == "bearer":
+            headers.append((b"www-authenticate", scheme.challenge(realm, "insufficient_scope", scope)))
+        return Refused(403, f"auth.{scheme.name}: {reason}", headers)
+
+    def _denied(self, candidates: Sequence[Scheme], scheme: Scheme, reason: Reason) -> Refused:
+        self._counts[scheme.name, reason] += 1
+        others = [each for each in self._schemes if each.carrier != scheme.carrier]
+        headers = [*self._challenges((scheme,), "invalid_token"), *self._challenges(others)]
+        return Refused(401, f"auth.{scheme.name}: {reason}", headers)
+
+    def _challenges(self, schemes: Iterable[Scheme], error: str = "") -> list[tuple[bytes, bytes]]:
+        """One challenge for each carrier (RFC 9110 section 11.6.1)."""
+        values: dict[bytes, None] = {}
+        seen: set[str] = set()
+        for scheme in schemes:
+            if scheme.carrier not in seen:
+                values[scheme.challenge(self._realms[scheme.name], error)] = None
+                seen.add(scheme.carrier)
+        return [(b"www-authenticate", value) for value in values]
+
+
+def _holds(claims: Mapping[str, Any], name: str, wanted: Sequence[Any]) -> bool:
+    """Whether a claim has one of the values; of a list, one of its entries."""
+    found = claims[name] if name in claims else _nested(claims, name)
+    values = found if isinstance(found, list) else [found]
+    return any(_same(value, each) for value in values for each in wanted)
+
+
+def _nested(claims: Mapping[str, Any], path: str) -> Any:
+    """The claim at the end of a path of names between dots; None where there is none."""
+    here: Any = claims
+    for part in path.split("."):
+        if not isinstance(here, dict) or part not in here:
+            return None
+        here = here[part]
+    return here
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Equal as in JSON, where true is not 1."""
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    if isinstance(value, str) or isinstance(wanted, str):
+        return isinstance(value, str) and value == wanted
+    return isinstance(value, int | float) and bool(value == wanted)

@@ -1,0 +1,153 @@
+"""`pywatt-host token`: a JWT for a scheme whose secret is a shared one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic_core import PydanticCustomError
+
+from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
+from pywatt_host.exceptions import AuthError, SecretError
+from pywatt_host.manifest import Manifest
+from pywatt_host.manifest.load import environment
+from pywatt_host.manifest.model import AuthScheme
+from pywatt_host.manifest.problems import Report
+from pywatt_host.manifest.protection import weakest
+from pywatt_host.manifest.values import SecretTemplate, parse_duration
+
+_LONGEST = 100 * 365 * 24 * 3600.0  # seconds
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            seconds = parse_duration(value)
+        except PydanticCustomError as error:
+            self.fail(error.message(), param, ctx)
+        if not 1 <= seconds <= _LONGEST:
+            self.fail("it is shorter than a second, or longer than a hundred years", param, ctx)
+        return seconds
+
+
+@click.command()
+@manifest_options
+@click.option("--scheme", metavar="NAME", help="Scheme of `auth`; needed where several have a secret.")
+@click.option("--sub", "subject", metavar="TEXT", default="developer", show_default=True, help="Who it is for.")
+@click.option("--scope", metavar="TEXT", help='Scopes, such as "read write".')
+@click.option("--claim", "claims", metavar="KEY=VALUE", multiple=True, help="One more claim; JSON, else a text.")
+@click.option("--expires", type=_Duration(), default="1h", show_default=True, help="How long it holds.")
+@click.option("--json", "as_json", is_flag=True, help="The token and its claims as one JSON object.")
+def token(
+    selection: Selection,
+    scheme: str | None,
+    subject: str,
+    scope: str | None,
+    claims: tuple[str, ...],
+    expires: float,
+    as_json: bool,
+) -> int:
+    """Print a token that the module takes: for a scheme with a `secret`, signed with it.
+
+    The secret is looked for where the module would look, and in the .env beside the manifest. `iss` and `aud` are those
+    of the scheme. Whoever has the token is who it says until it ends: keep it as you keep a password.
+
+    \b
+    Examples:
+      pywatt-host token
+      pywatt-host token --sub alice --scope "read write" --claim role=admin --expires 10m
+      curl -H "Authorization: Bearer $(pywatt-host token)" http://127.0.0.1:8080/private
+    """
+    manifest = loaded_or_exit(selection).manifest
+    name = _chosen(manifest, scheme)
+    options = manifest.auth[name]
+    now = int(time.time())
+    document: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + int(expires)}
+    if options.issuer is not None:
+        document["iss"] = options.issuer
+    if options.audience is not None:
+        document["aud"] = options.audience[0] if len(options.audience) == 1 else list(options.audience)
+    if scope is not None:
+        document["scope"] = scope
+    for claim in claims:
+        key, value = _claim(claim)
+        if value is None:
+            document.pop(key, None)
+        else:
+            document[key] = value
+    try:
+        secret = asyncio.run(_secret(manifest, options, selection.env_file))
+    except (SecretError, AuthError) as error:
+        click.echo(str(error), err=True)
+        return error.exit_code
+    algorithm = (options.algorithms or ("HS256",))[0]
+    least = weakest(options)
+    if len(secret.encode("utf-8", "surrogateescape")) < least and not options.allow_weak_secret:
+        click.echo(f"auth.{name}.secret: it has less than {least} octets, so that the module would not start", err=True)
+        return AuthError.exit_code
+    minted = import_module("pywatt_host.auth.minting").mint(
+        secret, document, alg=algorithm, typ=options.typ[0] if options.typ is not None else "JWT"
+    )
+    click.echo(json.dumps({"token": minted, "claims": document}, indent=2) if as_json else minted)
+    return 0
+
+
+def _chosen(manifest: Manifest, asked: str | None) -> str:
+    """The scheme to make a token for."""
+    schemes = manifest.auth
+    signed = [name for name, scheme in schemes.items() if scheme.secret is not None]
+    if asked is None:
+        if len(signed) == 1:
+            return signed[0]
+        if signed:
+            raise click.UsageError(f"several schemes have a secret: say --scheme {' or '.join(signed)}")
+        declared = f" (declared: {', '.join(schemes)})" if schemes else ": auth: {jwt: {secret: ${secret:JWT_SECRET}}}"
+        raise click.UsageError(f"no scheme of `auth` has a secret to sign tokens with{declared}")
+    if asked not in schemes:
+        raise click.UsageError(f"{asked!r} is not a declared scheme (declared: {', '.join(schemes) or 'none'})")
+    if asked not in signed:
+        kind = schemes[asked].type
+        why = (
+            "its tokens are signed by their issuer" if kind in ("jwt", "oidc") else f"a scheme of type {kind} has none"
+        )
+        raise click.UsageError(f"no token can be made for auth.{asked}: {why}")
+    return asked
+
+
+def _claim(text: str) -> tuple[str, Any]:
+    """`role=admin`, `level=3`, `roles=["a","b"]`; `exp=null` takes one out."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--claim")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+async def _secret(manifest: Manifest, options: AuthScheme, env_file: Path | None) -> str:
+    """Raises SecretError."""
+    value = options.secret
+    if not isinstance(value, SecretTemplate):
+        assert value is not None
+        return value
+    make_sources = import_module("pywatt_host.secrets.sources").make_sources
+    secrets = import_module("pywatt_host.secrets")
+    environ = environment(None, env_file, Report())
+    sources = make_sources(
+        manifest.secrets.sources, directory=manifest.directory, environ=environ, fetch=None, dotenv=True
+    )
+    keys = {name: key for name, key in manifest.secret_keys.items() if name in value.names}
+    store = secrets.SecretStore(keys, sources, secrets.Masker())
+    await store.load()
+    rendered: str = value.render(store.texts)
+    return rendered
