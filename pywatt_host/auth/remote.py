@@ -133,6 +133,18 @@ class RemoteKeys:
             raise FetchError(url, f"the answer is {status}")
         return document
 
+    async def try_once(self) -> None:
+        """Fetch the keys, and keep nothing. Raises AuthError."""
+        self._client = self._make_client()
+        try:
+            if not jwk_set(await self._document()):
+                raise FetchError(self._options.jwks_url or self._options.issuer or "", "it publishes no usable key")
+        except FetchError as error:
+            raise AuthError(f"auth.{self._scheme}", f"the issuer's keys cannot be had: {error}") from None
+        finally:
+            web, self._client = self._client, None
+            await web.aclose()
+
     # As a service ---------------------------------------------------------------------------------------------------
 
     @asynccontextmanager

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 from pywatt_host.cli.validate import node_at
-from pywatt_host.exceptions import BindError, SecretError
+from pywatt_host.exceptions import AuthError, BindError, SecretError
 from pywatt_host.http.sockets import bind
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
@@ -50,7 +51,21 @@ def _bound(loaded: Loaded) -> Iterator[Problem]:
 
 
 async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    return [*await _fetched(loaded, env_file), *await _connected(loaded)]
+    return [*await _fetched(loaded, env_file), *await _connected(loaded), *await _issuers(loaded)]
+
+
+async def _issuers(loaded: Loaded) -> list[Problem]:
+    """Whether issuers publish their keys."""
+    problems = []
+    for name, scheme in loaded.manifest.auth.items():
+        if scheme.type in ("jwt", "oidc") and scheme.secret is None and scheme.public_key is None:
+            remote = import_module("pywatt_host.auth.remote").RemoteKeys(name, scheme)
+            try:
+                await remote.try_once()
+            except AuthError as error:
+                node, path = node_at(loaded, "auth", name)
+                problems.append(node.problem(path, "unreachable", error.message))
+    return problems
 
 
 async def _fetched(loaded: Loaded, env_file: Path | None) -> list[Problem]:

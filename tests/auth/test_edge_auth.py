@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import socket
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import httpx
 import pytest
 from flask import Flask
+from joserfc.jwk import OKPKey
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from pywatt_host.auth.identity import Reason
+from pywatt_host.auth.minting import Signer
 from pywatt_host.starlette import app_state, claims
 from pywatt_host.testing.client import ModuleClient
 from pywatt_host.testing.modules import PywattModule
@@ -452,3 +457,28 @@ def test_messages_bring_credentials_that_are_verified_here(pywatt_module: Pywatt
     assert client.run(vouch(f"Bearer {signed(sub='alice')}"))["sub"] == "alice"
     with pytest.raises(MessagingError, match="does not hold"):
         client.run(vouch("Bearer x"))
+
+
+def test_an_issuer_that_is_down_does_not_keep_the_host_from_starting(pywatt_module: PywattModule) -> None:
+    with socket.socket() as nobody:  # bound, and nobody listens
+        nobody.bind(("127.0.0.1", 0))
+        issuer = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        auth = {"sso": {"type": "oidc", "issuer": issuer, "audience": "users"}}
+        client = module(pywatt_module, [{"path": "/private", "auth": "sso"}], auth, health={"start_period": "1ms"})
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/private").status_code == 401
+        token = Signer(OKPKey.generate_key("Ed25519"), "EdDSA", "1").mint({"iss": issuer, "aud": "users", "exp": 4e9})
+        answer = client.get("/private", headers={"authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.headers["retry-after"].isdigit()) == (503, True)
+        assert client.with_claims().get("/private").status_code == 200
+
+
+def test_dev_says_why() -> None:
+    from pywatt_host.http.explanation import _WHY_NOT, Explanations
+    from pywatt_host.manifest import Source, load
+
+    manifest = load(Source.of_text("app: x:y\n")).manifest
+    explain = Explanations(manifest)
+    said = explain(cast("Any", SimpleNamespace(method="GET", path="/", plan=None)), 401, "auth.jwt: expired")
+    assert said == "the token has expired; see auth.jwt in the manifest"
+    assert set(_WHY_NOT) == set(get_args(Reason))
