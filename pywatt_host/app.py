@@ -13,7 +13,7 @@ from typing import Any
 
 from pywatt_host.decorated import Decorated, differing
 from pywatt_host.exceptions import AppLoadError
-from pywatt_host.http.edge import Mount
+from pywatt_host.http.routes import Mount
 from pywatt_host.introspection import Route, routes_of
 from pywatt_host.lifespan import lifespan
 from pywatt_host.loading import import_object, load_app

@@ -18,7 +18,7 @@ from pywatt_host.hooks import Hooks
 from pywatt_host.host import Host, Surface
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.appmetrics import Metrics
-from pywatt_host.http.edge import Answer, Edge, OwnPath, Routes
+from pywatt_host.http.edge import Answer, Edge, OwnPath
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
@@ -26,6 +26,7 @@ from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.metrics import Family, NoRequestMetrics, RequestMetrics
 from pywatt_host.http.own import OwnApp, guarded, reported
+from pywatt_host.http.routes import Routes
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate

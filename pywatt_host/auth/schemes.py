@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import TaskGroup
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -96,8 +97,8 @@ class SchemeDependant:
         self._scheme = scheme
 
     async def prepare(self, texts: Mapping[str, str]) -> Loaded:
-        """Raises AuthError for a value that is no usable key."""
-        return self._scheme.prepare(texts)
+        """Raises AuthError for a value that is no usable key. In a thread: a hash of a password takes its time."""
+        return await asyncio.to_thread(self._scheme.prepare, texts)
 
 
 Made: TypeAlias = tuple[Scheme, list[Any]]  # a scheme, and the services that it needs

@@ -13,12 +13,11 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.cycle import CYCLE
-from pywatt_host.http.endpoints import Table, allowed, lookup
+from pywatt_host.http.endpoints import allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
@@ -26,6 +25,7 @@ from pywatt_host.http.guarding import Admitted, Verdict, take_bearer
 from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
+from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.logs import CUT, ResponseCutError, current_request
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 
@@ -71,62 +71,6 @@ class _Pending(NamedTuple):
 
     mount: Mount
     length: int
-
-
-class Mount:
-    """One application under its prefix: `root_path` is set, the path keeps the prefix (ASGI), the state is its own.
-
-    `strict` says what happens to a path that can be read in two ways.
-    """
-
-    __slots__ = ("_root", "_state", "app", "prefix", "strict")
-
-    def __init__(self, prefix: str, app: ASGIApp, strict: bool, state: dict[str, Any]) -> None:
-        self.prefix = prefix
-        self.app = app
-        self.strict = strict
-        self._root = "" if prefix == "/" else prefix
-        self._state = state
-
-    def covers(self, path: str) -> bool:
-        return not self._root or path == self._root or path.startswith(self._root + "/")
-
-    def enter(self, scope: Scope) -> None:
-        """Make a scope this application's own."""
-        scope["state"] = self._state.copy()
-        if self._root:
-            scope["root_path"] = scope.get("root_path", "") + self._root
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.enter(scope)
-        await self.app(scope, receive, send)
-
-
-class Suspects(Protocol):
-    """Where endpoints ask for different credentials: whether a request might be one for another of them to an
-    application that reads paths or methods otherwise than the edge does."""
-
-    def path(self, path: str, method: str, plan: Plan) -> bool:
-        """Whether a reading of the path leads to an endpoint that asks for something else than `plan` does."""
-
-    def method(self, path: str, method: str, methods: Mapping[str, Plan]) -> bool:
-        """Whether endpoints at the path, none of which has the method, ask for different things."""
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """Which endpoints there are.
-
-    `closed`: what no template fits is 404, an other method 405; else such requests go to the application, under
-    `unmatched`. `plan_for`, where there are rules, gives the plan for what the table found (None: nothing), a path and
-    a method. `suspects` is None where all endpoints ask for the same.
-    """
-
-    table: Table[Plan]
-    closed: bool
-    unmatched: Plan
-    plan_for: Callable[[Plan | None, str, str], Plan] | None = None
-    suspects: Suspects | None = None
 
 
 class Edge:

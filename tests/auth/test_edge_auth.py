@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -24,6 +25,7 @@ from pywatt_host.testing.client import ModuleClient
 from pywatt_host.testing.modules import PywattModule
 from pywatt_host.testing.websocket import WebSocketRefusedError
 from tests.auth.tokens_for_tests import SECRET, signed
+from tests.hosting import PATIENCE
 
 JWT = {"jwt": {"secret": "${secret:JWT_SECRET}"}}
 KEY = "k" * 32
@@ -464,8 +466,12 @@ def test_an_issuer_that_is_down_does_not_keep_the_host_from_starting(pywatt_modu
         nobody.bind(("127.0.0.1", 0))
         issuer = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         auth = {"sso": {"type": "oidc", "issuer": issuer, "audience": "users"}}
-        client = module(pywatt_module, [{"path": "/private", "auth": "sso"}], auth, health={"start_period": "1ms"})
+        health = {"path": "/status", "start_period": "1ms"}
+        client = module(pywatt_module, [{"path": "/private", "auth": "sso"}], auth, health=health)
         assert client.get("/readyz").status_code == 200
+        until = time.monotonic() + PATIENCE
+        while client.get("/status").json()["status"] != "degraded":  # once the first look at the issuer is over
+            assert time.monotonic() < until
         assert client.get("/private").status_code == 401
         token = Signer(OKPKey.generate_key("Ed25519"), "EdDSA", "1").mint({"iss": issuer, "aud": "users", "exp": 4e9})
         answer = client.get("/private", headers={"authorization": f"Bearer {token}"})

@@ -14,6 +14,7 @@ import pytest
 
 from tests.auth.tokens_for_tests import SECRET, signed
 from tests.processes import PATIENCE, Connection, Host, Project
+from tests.scripted import Orchestrated
 
 APP = """
 import json
@@ -167,6 +168,44 @@ def test_the_gateway_of_up_hands_credentials_on_and_the_module_decides(project: 
         with Connection(address) as connection:
             connection.head("GET", f"{prefix}/ws", **HANDSHAKE)
             assert connection.response_head()[0] in (401, 403)
+
+
+def test_what_is_announced_names_what_guards_it(module: Project) -> None:
+    module.manifest(
+        app="main:app",
+        auth={**AUTH, "key": {"type": "api_key", "keys": "k" * 20}},
+        endpoints=[
+            {"path": "/open", "auth": "none"},
+            {"path": "/private", "methods": ["GET"], "auth": "jwt"},
+            {"path": "/private", "methods": ["POST"], "auth": ["jwt", "key"]},
+        ],
+    )
+    orchestrated = Orchestrated(module.folder)
+    try:
+        orchestrated.give(JWT_SECRET=SECRET)
+        assert orchestrated.hear("announce")["endpoints"] == [
+            {"path": "/open", "methods": ["GET"]},
+            {"path": "/private", "methods": ["GET"], "auth": "jwt"},
+            {"path": "/private", "methods": ["POST"], "auth": "jwt,key"},
+            {"path": "/health", "methods": ["GET"]},
+        ]
+        orchestrated.say(op="shutdown")
+        assert orchestrated.wait() == 0
+    finally:
+        orchestrated.end()
+
+
+def test_a_folder_of_files_is_guarded_as_any_application(module: Project) -> None:
+    module.write("files/report.txt", "for members")
+    module.manifest(
+        app="main:app",
+        mounts=[{"route_prefix": "/files", "directory": "files"}],
+        auth=AUTH,
+        endpoints=[{"path": "/open", "auth": "none"}, {"path": "/files/{name:path}", "auth": "jwt"}],
+    )
+    host = started(module)
+    assert host.get("/files/report.txt").status == 401
+    assert host.get("/files/report.txt", **bearer(signed())).body == b"for members"
 
 
 ROTATIONS = 50
