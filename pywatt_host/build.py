@@ -231,7 +231,7 @@ class _Maker:
         }
         if self.manifest.auth:
             refused: dict[tuple[str, ...], float] = {key: float(count) for key, count in self.schemes.counts.items()}
-            doc = "Requests without a credential that does, by scheme and reason."
+            doc = "Requests refused for their credential, by scheme and reason."
             yield Family("counter", "pywatt_auth_failures", doc, ("scheme", "reason"), refused)
         yield Family("counter", "pywatt_secret_rotations", "Rotations of secrets, by result.", ("result",), results)
 

@@ -228,7 +228,11 @@ class _NotLoggedTwice(logging.Filter):
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(error, ResponseCutError) or (isinstance(error, CancelledError) and CUT in error.args):
             return False
-        return record.getMessage() != "Invalid HTTP request received."
+        text = record.getMessage()
+        if text == "ASGI callable returned without completing handshake.":
+            # Of a WebSocket that the edge has refused, which anybody may ask for.
+            return not getattr(current_request.get(), "reason", "")
+        return text != "Invalid HTTP request received."
 
 
 def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "console"]:

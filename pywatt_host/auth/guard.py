@@ -16,11 +16,18 @@ Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requ
 class Refused:
     """A request that may not go on. `reason` is for the log: `auth.SCHEME: why`."""
 
-    __slots__ = ("headers", "reason", "status")
+    __slots__ = ("headers", "reason", "status", "subject")
 
-    subject = ""
+    @property
+    def claims(self) -> dict[str, Any]:
+        """None."""
+        return {}
 
-    def __init__(self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(
+        self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = (), subject: str = ""
+    ) -> None:
+        """`subject` is there where the credential holds, and does not do here."""
+        self.subject = subject
         self.status = status
         self.reason = reason
         self.headers = tuple(headers)
@@ -126,20 +133,20 @@ class Guard:
         if not self._scopes <= identity.scopes:
             self._counts[scheme.name, "scope"] += 1
             wanted = " ".join(sorted(self._scopes))
-            return self._forbidden(scheme, "scope", wanted)
+            return self._forbidden(scheme, identity, "scope", wanted)
         if self._claims:
             claims = identity.claims
             if not all(_holds(claims, name, values) for name, values in self._claims.items()):
                 self._counts[scheme.name, "claim"] += 1
-                return self._forbidden(scheme, "claim", "")
+                return self._forbidden(scheme, identity, "claim", "")
         return identity
 
-    def _forbidden(self, scheme: Scheme, reason: Reason, scope: str) -> Refused:
+    def _forbidden(self, scheme: Scheme, identity: Identity, reason: Reason, scope: str) -> Refused:
         realm = self._realms[scheme.name]
         headers = []
         if scheme.carrier == "bearer":
             headers.append((b"www-authenticate", scheme.challenge(realm, "insufficient_scope", scope)))
-        return Refused(403, f"auth.{scheme.name}: {reason}", headers)
+        return Refused(403, f"auth.{scheme.name}: {reason}", headers, identity.subject)
 
     def _denied(self, candidates: Sequence[Scheme], scheme: Scheme, reason: Reason) -> Refused:
         self._counts[scheme.name, reason] += 1

@@ -78,11 +78,11 @@ class JwtScheme:
         """What follows `Bearer` (RFC 6750 section 2.1), whatever it looks like. Raises DeniedError where there are two
         Authorization headers, or nothing follows."""
         value: bytes | None = None
-        for header in headers:
-            if header[0] == b"authorization":
+        for name, text in headers:
+            if name == b"authorization":
                 if value is not None:
                     raise DeniedError("malformed")
-                value = header[1]
+                value = text
         if value is None:
             return None
         if value[:7].lower() == b"bearer ":

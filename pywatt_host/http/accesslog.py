@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import orjson
@@ -61,7 +62,8 @@ class LineAccessLog:
             path = _json(path)
         trace = f'","trace_id":"{exchange.trace_id}' if exchange.trace_id else ""
         reason = f'","reason":"{exchange.reason}' if exchange.reason else ""
-        subject = f'","subject":"{_escaped(exchange.subject)}' if exchange.subject else ""
+        who = exchange.subject
+        subject = f'","subject":"{_escaped(who)}' if who else ""
         return (
             f'{{"time":"{when}","level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
             f'"method":"{method}","path":"{path}","route":"{exchange.plan.route}","status":{status},'
@@ -87,6 +89,7 @@ def _json(text: str) -> str:
     return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
 
 
+@lru_cache(maxsize=1024)
 def _escaped(subject: str) -> str:
     subject = subject[:_LONGEST_SUBJECT]
     return subject if _PLAIN(subject) is not None else _json(subject)

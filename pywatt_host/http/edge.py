@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.cycle import CYCLE
@@ -21,7 +21,7 @@ from pywatt_host.http.endpoints import allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
-from pywatt_host.http.guarding import Admitted, Verdict, take_bearer
+from pywatt_host.http.guarding import Verdict, take_bearer
 from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
@@ -215,9 +215,8 @@ class Edge:
         `plain`: the connection has seen already that the path has one reading only.
         """
         target = self._find(scope, exchange, plain)
-        if target.__class__ is Refusal:
+        if isinstance(target, Refusal):
             return target
-        mount = cast("Mount", target)
         guard = exchange.plan.guard
         if guard is not None:
             exchange.bearer = scope["type"] == "websocket" and take_bearer(scope)
@@ -225,12 +224,12 @@ class Edge:
             if verdict is None:
                 if self.running >= self._concurrency:
                     return self._over(exchange, 503, "", (b"retry-after", b"1"))
-                return _Pending(mount, length)
+                return _Pending(target, length)
             if verdict.status:
                 return self._denied(exchange, verdict)
-            exchange.identity = identity = cast("Admitted", verdict)
-            scope[CLAIMS] = identity.claims
-        return self._admit(scope, exchange, length, mount)
+            exchange.identity = verdict
+            scope[CLAIMS] = verdict.claims
+        return self._admit(scope, exchange, length, target)
 
     def _find(self, scope: Scope, exchange: Exchange, plain: bool) -> Mount | Refusal:
         """The application and the plan of a request."""
@@ -267,8 +266,8 @@ class Edge:
         verdict = await guard.examine(scope)
         if verdict.status:
             return self._denied(exchange, verdict)
-        exchange.identity = identity = cast("Admitted", verdict)
-        scope[CLAIMS] = identity.claims
+        exchange.identity = verdict
+        scope[CLAIMS] = verdict.claims
         return self._admit(scope, exchange, pending.length, pending.mount)
 
     def _denied(self, exchange: Exchange, verdict: Verdict) -> Refusal:
@@ -276,6 +275,7 @@ class Edge:
         rate = exchange.plan.rate
         if rate is not None and (wait := rate.wait_for(f"@{exchange.client}")) > 0:
             return self._over(exchange, 429, "rate", _retry_after(wait))
+        exchange.identity = verdict
         return Refusal(verdict.status, verdict.reason, headers=verdict.headers)
 
     def _admit(self, scope: Scope, exchange: Exchange, length: int, mount: Mount) -> Mount | Refusal:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from pywatt_host.http.guarding import Admitted, Guard
+from pywatt_host.http.guarding import Guard, Verdict
 from pywatt_host.http.limits import Gate, RateLimiter
 from pywatt_host.http.metrics import Cells
 from pywatt_host.http.problem import problem_body, problem_headers
@@ -47,7 +47,7 @@ class Exchange:
     trace_id = ""
     client = ""
     reason = ""  # the manifest key or the rule because of which the host answered by itself
-    identity: Admitted | None = None  # who asks, where the endpoint wanted to know
+    identity: Verdict | None = None  # who asks, where the endpoint wanted to know
     bearer = False  # a WebSocket that brought its token as a subprotocol, and wants `bearer` for an answer
     quiet = False  # neither logged nor counted
     finished = False

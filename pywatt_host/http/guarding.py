@@ -26,13 +26,9 @@ class Verdict(Protocol):
     def subject(self) -> str:
         """Who asks; empty where that is not known."""
 
-
-class Admitted(Verdict, Protocol):
-    """A verdict whose status is 0."""
-
     @property
     def claims(self) -> dict[str, Any]:
-        """For the application, a copy of its own."""
+        """What the credential says, for the application: a copy of its own. Empty where it does not hold."""
 
 
 class Guard(Protocol):

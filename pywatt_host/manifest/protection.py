@@ -122,9 +122,9 @@ class Protection:
         if scheme.algorithms is not None:
             wrong = [each for each in scheme.algorithms if (each in WEAKEST) != ("secret" in given)]
             if wrong and len(given) < 2:
-                what = "`secret` goes with HS256, HS384 and HS512" if "secret" in given else "HS256 and its like sign"
+                what = "`secret` goes with HS256, HS384 and HS512" if "secret" in given else "HS256, HS384 and HS512"
                 message = f"{', '.join(wrong)} cannot be verified with the key of this scheme"
-                more = " alone" if "secret" in given else " with a shared secret, which is not here"
+                more = " alone" if "secret" in given else " need `secret`"
                 self._fault((*path, "algorithms"), "algorithm", message, what + more)
                 return
         self._plain_http(path, scheme)

@@ -290,14 +290,18 @@ def test_metrics_ask_and_count(pywatt_module: PywattModule) -> None:
 
 
 def test_the_access_log_has_the_subject_or_the_reason_and_never_the_token(pywatt_module: PywattModule) -> None:
-    client = module(pywatt_module, [{"path": "/private", "auth": "jwt"}])
+    scoped = {"scheme": "jwt", "scopes": ["admin"]}
+    endpoints = [{"path": "/private", "auth": "jwt"}, {"path": "/admin", "auth": scoped}]
+    client = module(pywatt_module, endpoints)
     odd = 'Jürgen "x"\n\x1b[31m'
     client.get("/private", headers=bearer(sub=odd))
     client.get("/private", headers=bearer(exp=1))
+    client.get("/admin", headers=bearer(sub="ann"))
     lines = [line for line in client.logs if line["logger"] == "pywatt.access"]
     assert [(line["status"], line.get("subject"), line.get("reason")) for line in lines] == [
         (200, odd, None),
         (401, None, "auth.jwt: expired"),
+        (403, "ann", "auth.jwt: scope"),
     ]
     assert "eyJ" not in str(client.logs)
 

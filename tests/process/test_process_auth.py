@@ -140,6 +140,7 @@ def test_a_websocket_is_refused_before_it_is_accepted(module: Project) -> None:
     status, headers = shaken(host, Sec_WebSocket_Protocol=f"bearer, {token}")
     assert (status, headers["sec-websocket-protocol"]) == (101, "bearer")
     assert token not in "\n".join(host.lines)
+    assert not any('"level":"error"' in line for line in host.lines)
 
 
 def test_the_gateway_of_up_hands_credentials_on_and_the_module_decides(project: Project) -> None:

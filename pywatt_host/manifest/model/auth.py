@@ -101,7 +101,7 @@ class AuthScheme(Section):
     )
     # all of them
     previous: DurationOrOff = key(
-        300.0, "How long what a rotation has replaced is still accepted; `off` for not at all.", "5m"
+        300.0, "How long what a rotation of secrets has replaced is still accepted; `off` for not at all.", "5m"
     )
     realm: Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f-\U0010ffff]+$', max_length=100)] | None = key(
         None, "What the challenge calls the protected space. Left out: the module's id.", "users"
