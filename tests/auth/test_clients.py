@@ -8,14 +8,20 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
+from pywatt_host import AppState
 from pywatt_host.auth import clients
 from pywatt_host.auth.clients import ClientTokens, Tokens
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import Client
+from pywatt_host.testing.modules import PywattModule
 from tests.auth.issuer import ISSUER, Clock, Issuer
 from tests.hosting import run
+from tests.processes import Project
 
 OPTIONS = {
     "base_url": "https://billing.example",
@@ -255,3 +261,51 @@ def test_a_rotated_secret_is_for_the_next_token(monkeypatch: pytest.MonkeyPatch)
             assert [who for who, _ in issuer.grants] == ["users:first", "users:second"]
 
     run(main)
+
+
+OTHERS = """
+import json
+
+issued = 0
+
+async def app(scope, receive, send):
+    global issued
+    if scope["type"] == "lifespan":
+        raise RuntimeError("declined")
+    given = dict(scope["headers"]).get(b"authorization", b"").decode()
+    if scope["path"] == "/token":
+        issued += 1
+        said = {"access_token": f"the-token-with-number-{issued}", "token_type": "Bearer", "expires_in": 600}
+    else:
+        said = {"authorization": given}
+    body = json.dumps(said).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def test_the_client_of_a_running_module_brings_its_token_along(project: Project, pywatt_module: PywattModule) -> None:
+    project.write("main.py", OTHERS)
+    project.manifest(app="main:app")
+    others = project.host().address
+
+    def create_app(state: AppState) -> Any:
+        async def asynchronously(request: Any) -> Any:
+            said = (await state.http.get(f"{others}/data")).json()
+            state.logger.info("it said %s", said)
+            return JSONResponse(said)
+
+        def blocking(request: Any) -> Any:
+            return JSONResponse(state.sync.http.get(f"{others}/data").json())
+
+        return Starlette(routes=[Route("/a", asynchronously), Route("/b", blocking)])
+
+    client = {"base_url": others, "token_url": f"{others}/token", "client_id": "users"}
+    secret = {"client_secret": "${secret:CLIENT_SECRET}"}
+    module = pywatt_module(
+        {"app": create_app, "clients": {"others": {**client, **secret}}}, secrets={"CLIENT_SECRET": "a secret of ours"}
+    )
+    for path in ("/a", "/b", "/a"):
+        assert module.get(path).json() == {"authorization": "Bearer the-token-with-number-1"}
+    assert "the-token-with-number" not in str(module.logs)
+    assert "it said" in str(module.logs)
