@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
 
 import httpx
-from authlib.oauth2.rfc6749.parameters import prepare_token_request
+from authlib.oauth2.rfc6749.parameters import prepare_token_request  # type: ignore[import-untyped]
 
 from pywatt_host.auth.fetching import FetchError, client, endpoint, fetch, metadata
 from pywatt_host.exceptions import AuthError

@@ -10,8 +10,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
-from authlib.oauth2.rfc8414 import get_well_known_url as oauth_address
-from authlib.oidc.discovery import OpenIDProviderMetadata
+from authlib.oauth2.rfc8414 import get_well_known_url as oauth_address  # type: ignore[import-untyped]
+from authlib.oidc.discovery import OpenIDProviderMetadata  # type: ignore[import-untyped]
 from authlib.oidc.discovery import get_well_known_url as openid_address
 
 from pywatt_host.manifest.protection import is_plain
