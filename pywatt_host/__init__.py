@@ -18,6 +18,7 @@ _HOMES = {
     "HostError": "pywatt_host.exceptions",
     "ManifestError": "pywatt_host.exceptions",
     "AppLoadError": "pywatt_host.exceptions",
+    "AuthError": "pywatt_host.exceptions",
     "BindError": "pywatt_host.exceptions",
     "ServiceError": "pywatt_host.exceptions",
     "SecretError": "pywatt_host.exceptions",
@@ -36,6 +37,7 @@ __all__ = [
     "AnnouncedEndpoint",
     "AppLoadError",
     "AppState",
+    "AuthError",
     "BindError",
     "ChannelError",
     "Host",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from pywatt_host.cli.launch import run_module
     from pywatt_host.exceptions import (
         AppLoadError,
+        AuthError,
         BindError,
         ChannelError,
         HostError,

@@ -12,10 +12,9 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from pywatt_host import AppState
+from pywatt_host import AppState, AuthError
 from pywatt_host.auth import clients
 from pywatt_host.auth.clients import ClientTokens, Tokens
-from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import Client
 from pywatt_host.testing.modules import PywattModule
