@@ -22,6 +22,7 @@ _HOMES = {
     "BindError": "pywatt_host.exceptions",
     "ServiceError": "pywatt_host.exceptions",
     "SecretError": "pywatt_host.exceptions",
+    "StoreError": "pywatt_host.exceptions",
     "ProtocolError": "pywatt_host.exceptions",
     "ChannelError": "pywatt_host.exceptions",
     "OrchestratorLostError": "pywatt_host.exceptions",
@@ -50,6 +51,7 @@ __all__ = [
     "Secret",
     "SecretError",
     "ServiceError",
+    "StoreError",
     "__version__",
     "load_manifest",
     "pywatt_module",
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
         ProtocolError,
         SecretError,
         ServiceError,
+        StoreError,
     )
     from pywatt_host.host import Host
     from pywatt_host.manifest import Manifest, load_manifest

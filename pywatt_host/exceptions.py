@@ -98,6 +98,32 @@ class AuthError(HostError):
         super().__init__(f"{key}: {message}" + (f" ({hint})" if hint else ""))
 
 
+class StoreError(HostError):
+    """A database or a cache cannot be used, or refused what was asked. `store` is the manifest's key, such as
+    `databases.default`; `code` says why, the same on every backend:
+
+    `unavailable` (not reachable, gone in the middle, starting or stopping), `timeout` (no answer within the time that
+    the statement or operation has), `exhausted` (no free connection within `pool.timeout`), `authentication`,
+    `integrity` (unique, foreign key, not null, check), `conflict` (deadlock or serialization failure: run the
+    transaction again), `full` (the disk, or the memory of a cache), `read_only`, `statement` (the server does not
+    accept it), `arguments` (a value or placeholder that does not fit), `connection` (used by two tasks at once, after
+    its end, or after its transaction broke). The driver's own error, where there is one, is `__cause__`.
+    """
+
+    exit_code = 3
+
+    def __init__(self, store: str, code: str, message: str) -> None:
+        self.store = store
+        self.code = code
+        self.message = message
+        super().__init__(f"{store}: {message}")
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is likely to be over soon, so that a client may ask again: 503 rather than 500."""
+        return self.code in ("unavailable", "timeout", "exhausted", "authentication", "full")
+
+
 class ProtocolError(HostError):
     """A peer sent something that is not the protocol. `code` is `json`, `message` (a member is missing or of another
     type), `too-large`, `format`, `handshake`; nothing in the text is longer than a line."""
