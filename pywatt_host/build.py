@@ -24,13 +24,13 @@ from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
-from pywatt_host.http.metrics import Family, NoRequestMetrics, RequestMetrics
+from pywatt_host.http.metrics import Family, Histogram, NoRequestMetrics, RequestMetrics
 from pywatt_host.http.own import OwnApp, guarded, reported
 from pywatt_host.http.routes import Routes
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.offline import NoLinks, NoSchemes
+from pywatt_host.offline import NoLinks, NoSchemes, NoStores
 from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
 from pywatt_host.routing import announced, compile_routes
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pywatt_host.auth.clients import Tokens
     from pywatt_host.auth.schemes import Schemes
     from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.datastores import Datastores
     from pywatt_host.links import Links
 
 
@@ -83,7 +84,12 @@ def build(
         checks=maker.checks,
         applications=maker.applications,
         schemes=maker.schemes,
-        before=(maker.bridge, *((maker.clients,) if maker.clients is not None else ()), maker.outbound),
+        before=(
+            maker.bridge,
+            maker.stores,
+            *((maker.clients,) if maker.clients is not None else ()),
+            maker.outbound,
+        ),
         user_state=UserState(manifest, maker.state, objects, maker.put_environment),
         tasks=maker.tasks,
         links=maker.links,
@@ -133,6 +139,7 @@ class _Maker:
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
         self.clients = self._clients(masker)
         self.outbound = Outbound(self.clients)
+        self.stores = self._stores()
         self.state = AppState(
             manifest,
             metrics=self.metrics,
@@ -144,6 +151,7 @@ class _Maker:
             tasks=self.tasks,
             bridge=self.bridge,
             outbound=self.outbound,
+            stores=self.stores,
             init=init or _init_data(manifest, environ, shaken),
         )
         self.applications = Applications(manifest, self.state, self._texts, objects)
@@ -151,6 +159,7 @@ class _Maker:
             *self._environments(),
             *self.links.dependants(),
             *self.schemes.dependants(),
+            *self.stores.dependants(),
             *(self.clients.dependants() if self.clients is not None else ()),
         ]
 
@@ -198,6 +207,19 @@ class _Maker:
         tokens: Tokens = import_module("pywatt_host.auth.clients").Tokens(self.manifest, self._texts, masker.add)
         return tokens
 
+    def _stores(self) -> Datastores | NoStores:
+        manifest = self.manifest
+        if not manifest.databases and not manifest.caches:
+            return NoStores()
+        around = import_module("pywatt_host.stores.kinds").Surroundings(
+            manifest.directory, manifest.module_id, self.links.stores
+        )
+        stores: Datastores = import_module("pywatt_host.datastores").Datastores(
+            manifest, self._texts, around, rotates=manifest.secrets.rotate
+        )
+        stores.add_checks(self.checks)
+        return stores
+
     def _environments(self) -> Iterator[Dependant]:
         """`app.env` with secrets in it."""
         for application in self.applications.all:
@@ -223,7 +245,8 @@ class _Maker:
             registry.register(exposition.RequestCollector(self.requests, self._active))
         registry.register(exposition.FamilyCollector(self._families))
 
-    def _families(self) -> Iterator[Family]:
+    def _families(self) -> Iterator[Family | Histogram]:
+        yield from self.stores.families()
         yield from self.links.families()
         yield from self.tasks.families()
         results: dict[tuple[str, ...], float] = {

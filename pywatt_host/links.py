@@ -23,6 +23,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate, UnixAddress
 from pywatt_host.messaging import Messages
 from pywatt_host.protocol.messages import AnnouncedEndpoint, GetSecret, Init, SecretValue
+from pywatt_host.proxying import Proxying
 from pywatt_host.rotation import Dependant, Prepared
 from pywatt_host.secrets import Masker
 from pywatt_host.service import Service
@@ -194,6 +195,7 @@ class Links:
         )
         self.messages = Messages(manifest.module_id, self.uplink, limits.messages)
         self.discovery = Discovery(self.uplink)
+        self.stores = Proxying(self.uplink)
         self._unary = Unary(
             app, body=manifest.server.limits.body, frame=limits.frame, timeout=manifest.server.timeouts.request
         )

@@ -37,6 +37,7 @@ class Request(Protocol):
 
     request_id: bytes
     trace_id: str
+    unavailable: str  # the store that could not be had in its course; empty while none was missed
 
     @property
     def claims(self) -> dict[str, Any]:

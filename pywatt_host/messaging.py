@@ -60,6 +60,7 @@ class _Trace:
 
     request_id: bytes = b""
     trace_id: str = ""
+    unavailable: str = ""
     claims: dict[str, Any] = field(default_factory=dict)
 
 

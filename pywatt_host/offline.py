@@ -74,6 +74,29 @@ class NoSchemes:
         return
 
 
+class NoStores:
+    """Neither databases nor caches."""
+
+    name = "stores"
+
+    def __init__(self) -> None:
+        self.databases: dict[str, Any] = {}
+        self.caches: dict[str, Any] = {}
+
+    def dependants(self) -> list[Dependant]:
+        return []
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        yield
+
+    async def check(self) -> None:
+        return
+
+    def families(self) -> Iterator[Family]:
+        return iter(())
+
+
 class NoLinks:
     """Every way leads nowhere."""
 
@@ -87,6 +110,7 @@ class NoLinks:
         self.late: Service = self
         self.listening: Service = self
         self.answering: tuple[Service, ...] = ()
+        self.stores = None
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

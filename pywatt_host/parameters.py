@@ -12,6 +12,7 @@ from typing import Any
 
 from pywatt_host.decorated import FRAMEWORKS
 from pywatt_host.exceptions import ManifestError
+from pywatt_host.manifest.model.stores import CACHES, DATABASES
 from pywatt_host.manifest.problems import Problem, near_miss
 from pywatt_host.manifest.values import SecretReference, SecretTemplate
 from pywatt_host.manifest.values.addresses import is_loopback
@@ -84,8 +85,10 @@ def said(place: str, default_socket: str, **given: Any) -> Said:
     for name, value in given.items():
         _READ[name](found, name, value)
     _implied_jwt(found)
-    _channel(found, given, "tcp", _tcp)
-    _channel(found, given, "ipc", lambda said, config: _ipc(said, config, default_socket))
+    _enabled(found, given, "tcp", "channels.tcp", _tcp)
+    _enabled(found, given, "ipc", "channels.ipc", lambda said, config: _ipc(said, config, default_socket))
+    _enabled(found, given, "database", "databases.default", _database)
+    _enabled(found, given, "cache", "caches.default", _cache)
     if found.problems:
         raise ManifestError(found.problems)
     return found
@@ -204,18 +207,8 @@ def _put(key: str) -> Callable[[Said, str, Any], None]:
     return put
 
 
-def _unsupported(what: str) -> Callable[[Said, str, Any], None]:
-    """`what` is what is missing, as `authentication is`."""
-
-    def refuse(found: Said, name: str, value: Any) -> None:
-        if value is not False:
-            found.fault(name, "not-supported", f"{what} not supported by this version", "leave it out")
-
-    return refuse
-
-
 def _passed(found: Said, name: str, value: Any) -> None:
-    """Looked at with the others of its kind, see `_channel`."""
+    """Looked at with the others of its kind, see `_enabled`."""
 
 
 # Parameter -> how it is read. The table in docs/decorator.md says the same for people.
@@ -234,23 +227,28 @@ _READ: dict[str, Callable[[Said, str, Any], None]] = {
     "enable_ipc": _passed,
     "ipc_config": _passed,
     "jwt_secret": _jwt_secret,
-    "enable_database": _unsupported("databases are"),
-    "database_config": _unsupported("databases are"),
-    "enable_cache": _unsupported("caches are"),
-    "cache_config": _unsupported("caches are"),
+    "enable_database": _passed,
+    "database_config": _passed,
+    "enable_cache": _passed,
+    "cache_config": _passed,
 }
 
 
-def _channel(
-    found: Said, given: Mapping[str, Any], kind: str, made: Callable[[Said, Mapping[str, Any]], dict[str, Any]]
+def _enabled(
+    found: Said,
+    given: Mapping[str, Any],
+    kind: str,
+    key: str,
+    made: Callable[[Said, Mapping[str, Any]], dict[str, Any]],
 ) -> None:
+    """`enable_KIND` and `KIND_config`, which become `key`."""
     enabled, config = given.get(f"enable_{kind}"), given.get(f"{kind}_config")
     if enabled is not None and not isinstance(enabled, bool):
         found.fault(f"enable_{kind}", "type", "True or False is wanted")
     elif config is not None and not isinstance(config, Mapping):
         found.fault(f"{kind}_config", "type", "a mapping is wanted")
     elif enabled:
-        found.put(f"enable_{kind}", f"channels.{kind}", made(found, config or {}))
+        found.put(f"enable_{kind}", key, made(found, config or {}))
     elif config is not None and enabled is None:
         found.fault(f"{kind}_config", "conflict", f"it says nothing without enable_{kind}=True", "add it")
 
@@ -284,6 +282,48 @@ def _tcp(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
         if not (isinstance(tls, Mapping) and "client_ca" in tls):
             known["token"] = found.random_token = randomness.token_urlsafe(32)
     return known
+
+
+def _database(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
+    embedded = {"sqlite": "sqlite:///app.db", "": "sqlite:///app.db"}
+    return _store(found, "database_config", config, DATABASES, embedded, "DATABASE_URL")
+
+
+def _cache(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
+    return _store(found, "cache_config", config, CACHES, {"memory": "memory://", "": "memory://"}, "CACHE_URL")
+
+
+def _store(
+    found: Said,
+    parameter: str,
+    config: Mapping[str, Any],
+    types: Sequence[str],
+    embedded: Mapping[str, str],
+    secret: str,
+) -> dict[str, Any]:
+    """Keys of the manifest, and `type`, which `url` begins with. A url that is left out, or written as `...`, is that
+    of the embedded kind, for the others what the secret has."""
+    rest = {name: value for name, value in config.items() if name not in ("type", "url")}
+    known = _plain(found, parameter, rest) or {}
+    kind, url = config.get("type", ""), config.get("url", "...")
+    if kind and kind not in types:
+        meant = near_miss(str(kind), types)
+        hint = f'did you mean "{meant}"?' if meant else f"one of {', '.join(types)}"
+        found.fault(f"{parameter}.type", "choice", f'"{str(kind)[:60]}" is no kind of store that is known here', hint)
+    if url in ("...", ...):
+        url = embedded.get(kind) or SecretTemplate((SecretReference(secret),))
+    elif kind and isinstance(url, str) and not _of_kind(url, kind):
+        message = f"the type is {kind}, and the url begins with {url.partition(':')[0][:40]}:"
+        found.fault(f"{parameter}.url", "conflict", message, "leave type out, or let it say the same")
+    return {"url": url, **known}
+
+
+def _of_kind(url: str, kind: str) -> bool:
+    """Whether a URL is of a type, by its first word: rediss of redis, postgres of postgresql."""
+    scheme = url.partition(":")[0].lower()
+    aliases = {"postgres": "postgresql", "mariadb": "mysql", "rediss": "redis", "valkeys": "valkey"}
+    same = {scheme, aliases.get(scheme, scheme), scheme.partition("+")[0]}
+    return kind in same or (kind in ("redis", "valkey") and scheme in ("unix", "redis+unix", "redis", "valkey"))
 
 
 def _ipc(found: Said, config: Mapping[str, Any], default_socket: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from pywatt_host.exceptions import StoreError
 from pywatt_host.hooks import Hook, Hooks
 from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.health import CheckFunction, Checks
 from pywatt_host.logs import current_request
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.offline import NoDiscovery, NoMessages
+from pywatt_host.offline import NoDiscovery, NoMessages, NoStores
 from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Hook as RotationHook
 from pywatt_host.rotation import Rotation
@@ -25,9 +26,12 @@ from pywatt_host.tasks import OnFailure, Tasks, Work
 if TYPE_CHECKING:
     import httpx
 
+    from pywatt_host.datastores import Datastores
     from pywatt_host.discovery import Discovery
     from pywatt_host.messaging import Messages
     from pywatt_host.protocol.messages import Provider
+    from pywatt_host.stores.cache import Cache
+    from pywatt_host.stores.database import Database
 
 H = TypeVar("H", bound=Hook)
 C = TypeVar("C", bound=CheckFunction)
@@ -36,6 +40,7 @@ R = TypeVar("R", bound=RotationHook)
 T = TypeVar("T")
 
 REQUEST_TIMEOUT = 30.0  # seconds
+_UNDECLARED = "it is not declared; the manifest needs `{0}: {{default: {1}}}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class AppState:
         tasks: Tasks,
         bridge: Bridge,
         outbound: Outbound,
+        stores: Datastores | NoStores,
         init: InitData,
     ) -> None:
         self.manifest = manifest
@@ -75,6 +81,8 @@ class AppState:
         self.metrics = metrics
         self.user_state: Any = None  # what `state` made; see the manifest
         self.draining = asyncio.Event()  # set once the host begins to stop: time to end streams that have no end
+        self.databases: Mapping[str, Database] = MappingProxyType(stores.databases)  # by their names in the manifest
+        self.caches: Mapping[str, Cache] = MappingProxyType(stores.caches)
         self.sync = SyncState(self, bridge, rotation.store, outbound)
         self.logger = logging.getLogger(f"app.{manifest.module_id}")
         self.secrets: Mapping[str, Secret[Any]] = SecretsView(rotation.store)
@@ -153,6 +161,22 @@ class AppState:
         Timeouts: 10 s for each of connecting, writing and waiting for octets, unless the call says otherwise. Raises
         RuntimeError on another event loop, and once the host has stopped."""
         return self._outbound.client()
+
+    @property
+    def db(self) -> Database:
+        """The database `default` of the manifest. Raises StoreError where there is none."""
+        found = self.databases.get("default")
+        if found is None:
+            raise StoreError("databases.default", "arguments", _UNDECLARED.format("databases", "sqlite:///app.db"))
+        return found
+
+    @property
+    def cache(self) -> Cache:
+        """The cache `default` of the manifest. Raises StoreError where there is none."""
+        found = self.caches.get("default")
+        if found is None:
+            raise StoreError("caches.default", "arguments", _UNDECLARED.format("caches", "memory://"))
+        return found
 
     # Secrets --------------------------------------------------------------------------------------------------------
 

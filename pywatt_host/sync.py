@@ -8,6 +8,7 @@ import threading
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pywatt_host.outbound import Outbound
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.state import AppState
+    from pywatt_host.stores.blocking import SyncCache, SyncDatabase
+    from pywatt_host.stores.cache import Cache
+    from pywatt_host.stores.database import Database
 
 T = TypeVar("T")
 
@@ -139,6 +143,34 @@ class SyncState:
         except RuntimeError:
             close(work)
             raise
+
+    @property
+    def db(self) -> SyncDatabase:
+        """As AppState.db, blocking: `with app_state.sync.db.acquire() as conn: conn.fetch(...)`."""
+        return self._database(self._state.db)
+
+    @property
+    def databases(self) -> Mapping[str, SyncDatabase]:
+        """As AppState.databases, blocking."""
+        return {name: self._database(database) for name, database in self._state.databases.items()}
+
+    @property
+    def cache(self) -> SyncCache:
+        """As AppState.cache, blocking."""
+        return self._cache(self._state.cache)
+
+    @property
+    def caches(self) -> Mapping[str, SyncCache]:
+        """As AppState.caches, blocking."""
+        return {name: self._cache(cache) for name, cache in self._state.caches.items()}
+
+    def _database(self, database: Database) -> SyncDatabase:
+        blocking: SyncDatabase = import_module("pywatt_host.stores.blocking").SyncDatabase(database, self._bridge.call)
+        return blocking
+
+    def _cache(self, cache: Cache) -> SyncCache:
+        blocking: SyncCache = import_module("pywatt_host.stores.blocking").SyncCache(cache, self._bridge.call)
+        return blocking
 
     @property
     def http(self) -> httpx.Client:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import servers
 from tests.processes import Project
+from tests.servers import MissingServerError, Server
 
 
 @pytest.fixture
@@ -20,3 +22,37 @@ def project() -> Iterator[Project]:
             yield project
         finally:
             project.end()
+
+
+# Servers: started once for each process that runs tests
+
+
+def started(make: Callable[[Path], Server], folder: Path) -> Iterator[Server]:
+    """A running server; a test without one is skipped, and says why."""
+    try:
+        server = make(folder)
+    except MissingServerError as error:
+        pytest.skip(str(error))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from started(servers.postgres, tmp_path_factory.mktemp("postgres"))
+
+
+@pytest.fixture(scope="session")
+def maria_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from started(servers.maria, tmp_path_factory.mktemp("maria"))
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from started(servers.valkey, tmp_path_factory.mktemp("valkey"))
+
+
+@pytest.fixture(scope="session")
+def memcached_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from started(servers.memcached, tmp_path_factory.mktemp("memcached"))

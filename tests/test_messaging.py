@@ -223,6 +223,7 @@ def test_the_identity_of_a_request_goes_along_into_the_logs_of_the_handler() -> 
     class Request:
         request_id = b"abc-123"
         trace_id = "0af7651916cd43dd8448eb211c80319c"
+        unavailable = ""
         claims: dict[str, Any] = {}  # noqa: RUF012
 
     async def main() -> None:

@@ -141,7 +141,10 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                 if exchange is not None:
                     exchange.lost(message)
             elif not self.response_started:
-                self._start(message, exchange)
+                if exchange is not None and exchange.unavailable and message.get("status") == 500:
+                    await exchange.stand_in()
+                else:
+                    self._start(message, exchange)
             elif not self.response_complete:
                 self._continue(message, exchange)
             else:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
+from pywatt_host.exceptions import HostError
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.cycle import CYCLE
 from pywatt_host.http.endpoints import allowed, lookup
@@ -134,8 +135,13 @@ class Edge:
                 await exchange.refuse(503, "server.timeouts.shutdown", headers=_COME_BACK)
             raise
         except Exception as error:  # named boundary: the user's application
-            app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
-            if exchange.status == 0:
+            if exchange.unavailable and isinstance(error, HostError):
+                app_logger.error("%s %s: %s", exchange.method, exchange.path, error)
+            else:
+                app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
+            if exchange.status == 0 and exchange.unavailable:
+                await exchange.stand_in()
+            elif exchange.status == 0:
                 await exchange.refuse(500, "application raised", request_id=exchange.request_id.decode())
             elif not exchange.finished:
                 exchange.reason = "application raised"

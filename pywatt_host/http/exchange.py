@@ -46,6 +46,7 @@ class Exchange:
     seconds = 0.0
     trace_id = ""
     client = ""
+    unavailable = ""  # a store that could not be had: a 500 of the application becomes 503
     reason = ""  # the manifest key or the rule because of which the host answered by itself
     identity: Verdict | None = None  # who asks, where the endpoint wanted to know
     bearer = False  # a WebSocket that brought its token as a subprotocol, and wants `bearer` for an answer
@@ -88,6 +89,8 @@ class Exchange:
             if not message.get("more_body", False):
                 self.finish()
         elif kind == "http.response.start":
+            if self.unavailable and message["status"] == 500:
+                return self.stand_in()
             self.started(message["status"])
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.request_id))
@@ -124,6 +127,10 @@ class Exchange:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         self.taken = True
+
+    async def stand_in(self) -> None:
+        """Answer 503 where the application says 500, because a store could not be had: a client may come back."""
+        await self.refuse(503, f"{self.unavailable} is not available", headers=[(b"retry-after", b"1")])
 
     async def refuse(
         self, status: int, reason: str, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = (), **members: Any

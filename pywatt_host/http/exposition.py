@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import prometheus_client
@@ -15,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pywatt_host.http.metrics import Family, RequestMetrics
+from pywatt_host.http.metrics import Family, Histogram, RequestMetrics
 
 # A version that prometheus-client would fail on or give back as it came.
 _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")
@@ -100,12 +101,7 @@ class RequestCollector(Collector):
         bounds = [*(str(float(bound)) for bound in self._metrics.bounds), "+Inf"]
         for cells in self._metrics:
             for (method, status), cell in tuple(cells.by.items()):
-                counts, total = cell[:-1], cell[-1]
-                so_far, buckets = 0.0, []
-                for bound, count in zip(bounds, counts, strict=True):
-                    so_far += count
-                    buckets.append((bound, so_far))
-                durations.add_metric((method, cells.route, str(status)), buckets, total)
+                durations.add_metric((method, cells.route, str(status)), _buckets(bounds, cell[:-1]), cell[-1])
         yield durations
         yield _active(self._active())
 
@@ -113,19 +109,35 @@ class RequestCollector(Collector):
 class FamilyCollector(Collector):
     """Plain numbers of other parts of the host."""
 
-    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+    def __init__(self, families: Callable[[], Iterable[Family | Histogram]]) -> None:
         self._families = families
 
     def describe(self) -> Iterator[Metric]:
         yield from self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        for kind, name, doc, labels, values in self._families():
+        for each in self._families():
+            if isinstance(each, Histogram):
+                yield _histogram(each)
+                continue
+            kind, name, doc, labels, values = each
             make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
             family = make(name, doc, labels=labels)
             for label_values, value in values.items():
                 family.add_metric(label_values, value)
             yield family
+
+
+def _histogram(histogram: Histogram) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(histogram.name, histogram.doc, labels=histogram.labels)
+    bounds = [*(str(bound) for bound in histogram.bounds), "+Inf"]
+    for labels, cell in histogram.values.items():
+        family.add_metric(labels, _buckets(bounds, cell[:-1]), cell[-1])
+    return family
+
+
+def _buckets(bounds: Sequence[str], counts: Sequence[float]) -> list[tuple[str, float]]:
+    return list(zip(bounds, accumulate(counts), strict=True))
 
 
 def _durations() -> HistogramMetricFamily:

@@ -26,6 +26,17 @@ class Family(NamedTuple):
     values: Mapping[tuple[str, ...], float]
 
 
+class Histogram(NamedTuple):
+    """Durations made of plain numbers: label values to how often each of `bounds`, then beyond all of them, then the
+    sum."""
+
+    name: str
+    doc: str
+    labels: tuple[str, ...]
+    bounds: tuple[float, ...]
+    values: Mapping[tuple[str, ...], Sequence[float]]
+
+
 class RouteCells:
     """The histogram cells of one route: by method and status, the count of each bucket, then the sum in seconds."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pywatt_host.manifest.keeping import Keeping
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
 from pywatt_host.manifest.node import Node
 from pywatt_host.manifest.node import Path as KeyPath
@@ -36,6 +37,7 @@ class CrossReferences:
         self._sources()
         self._open_channel()
         Protection(self._manifest, self._add, self._is_unset).check()
+        Keeping(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
         """Whether a value on the way there was left out, because a variable is not set."""

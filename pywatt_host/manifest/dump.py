@@ -12,7 +12,6 @@ from pywatt_host.manifest.values import SecretTemplate
 
 # These inherit from `server` when they are left out; `off` is a value of its own.
 _INHERITED = ("timeout", "body")
-MASK = "***"
 
 
 def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped: bool = True) -> dict[str, Any]:
@@ -56,8 +55,8 @@ def _written(value: Any, shape: Shape, masked: bool, escaped: bool) -> Any:
         return str(value) if escaped else value
     if not isinstance(value, str):
         return value
-    if masked and isinstance(shape, Leaf) and shape.sensitive:
-        return MASK
+    if masked and isinstance(shape, Leaf) and shape.sensitive is not None:
+        value = shape.sensitive.shown(value)
     if not escaped:
         return str(value)
     # A literal `${` is written as `$${`, since what is dumped may be read from a file again.

@@ -104,7 +104,7 @@ class Expansion:
             if not shape.secret:
                 self._misplaced(node, path)
                 return None
-        elif node.origin.kind == "set" and (shape.secret or shape.sensitive):
+        elif node.origin.kind == "set" and _may_be_secret(shape, node.value):
             names = list(takewhile(lambda part: isinstance(part, str), path))  # a list is replaced whole
             variable = "__".join(["PYWATT", *map(str, names)]).upper()
             message = "the arguments of a process can be read by everyone on the machine, and this may be a secret"
@@ -272,14 +272,23 @@ class Expansion:
 _SHORTEST_SECRET = 4  # characters: what is shorter is hidden in no line, since half of it would be gone
 
 
+def _may_be_secret(shape: Leaf, value: object) -> bool:
+    if shape.sensitive is not None:
+        return bool(shape.sensitive.secrets(str(value)))
+    return shape.secret
+
+
 def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
     """The lines of values that are secrets themselves and stand in the text, before anything is made of it."""
     value = node.value
+    if not isinstance(value, dict | list):
+        shape = text_shape(shape)
     if isinstance(shape, Leaf):
-        if shape.sensitive and not isinstance(value, dict | list | SecretTemplate):
+        if shape.sensitive is not None and not isinstance(value, dict | list | SecretTemplate):
             text = node.text if node.text is not None else value if isinstance(value, str) else ""
             if "${" not in text:
-                yield from (line for line in map(str.strip, text.splitlines()) if len(line) >= _SHORTEST_SECRET)
+                lines = (line.strip() for secret in shape.sensitive.secrets(text) for line in secret.splitlines())
+                yield from (line for line in lines if len(line) >= _SHORTEST_SECRET)
     elif isinstance(value, dict):
         inner = shape.of(value) if isinstance(shape, Choice) else shape
         for key, item in value.items():

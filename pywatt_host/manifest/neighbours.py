@@ -272,8 +272,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
         {
             "tracing",
-            "databases",
-            "caches",
             "services",
             "resiliency",
             "workers",

@@ -29,7 +29,7 @@ class Leaf:
 
     keys: tuple[str, ...] = ()
     secret: bool = False
-    sensitive: bool = False
+    sensitive: Sensitive | None = None
     placeholders: tuple[str, ...] = ()
 
 
@@ -133,7 +133,7 @@ def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
     return Leaf(
         tuple(mappings[0]["properties"]) if mappings else (),
         _first(metadata, SecretCapable) is not None,
-        _first(metadata, Sensitive) is not None,
+        _first(metadata, Sensitive),
         placeholders.names if placeholders is not None else (),
     )
 

@@ -185,7 +185,7 @@ def _explain(error: ErrorDetails, node: Node, place: _Place) -> tuple[str, str, 
     explain = _EXPLAIN.get(kind)
     if explain is not None:
         return explain(node, context, place)
-    if kind in _UNSHOWN or "-" in kind or kind in ("type", "conflict", "length"):
+    if kind in _UNSHOWN or "-" in kind or kind in ("type", "conflict", "length", "url"):
         return _custom(error, node)
     return "invalid", error["msg"] if not node.masked else f"{node.shown()} is not valid here", ""
 

@@ -83,10 +83,11 @@ EXAMPLE = ROOT / "pywatt.yaml.example"
 COMMENTED = {
     *("channels.ipc.connect", "channels.tcp.connect", "channels.tcp.tls.ca", "channels.tcp.tls.server_name"),
     "state",
+    "databases.*.init",
 }
 
 
-_NAMED = ("secrets.keys", "auth", "clients")  # mappings whose keys are the user's
+_NAMED = ("secrets.keys", "auth", "clients", "databases", "caches")  # mappings whose keys are the user's
 
 
 def _written(value: Any, path: str = "") -> dict[str, Any]:

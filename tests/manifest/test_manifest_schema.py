@@ -170,6 +170,8 @@ def test_values_that_may_hold_a_secret_are_marked() -> None:
         "AuthScheme/properties/keys",
         "AuthScheme/properties/users",
         "Client/properties/client_secret",
+        "Database/properties/url",
+        "Cache/properties/url",
     }
     assert list(marked(WORKSPACE, "")) == []
 

@@ -14,10 +14,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
+import redis
 
-from pywatt_host import AppState, ManifestError
+from pywatt_host import AppState
 from pywatt_host.auth.minting import mint as minted
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.module import DecoratedModule, ModuleApp
@@ -26,6 +28,7 @@ from tests.hosting import run
 from tests.processes import Project
 from tests.scripted import Orchestrated
 from tests.seed import document
+from tests.servers import Server
 
 IMPORTS = "from fastapi import FastAPI\nfrom pywatt_sdk import pywatt_module, AppState, AnnouncedEndpoint\n"
 FUNCTION = "async def create_app(app_state):\n    return FastAPI()\n"
@@ -250,9 +253,23 @@ def test_jwt_authentication(imported: Imported, caplog: pytest.LogCaptureFixture
     assert "your-secret" not in caplog.text
 
 
-@pytest.mark.xfail(raises=ManifestError, reason="part 5: databases and caches")
-def test_database_and_cache_integration(imported: Imported) -> None:
-    imported(IMPORTS, document.STORES)
+def test_database_and_cache_integration(
+    imported: Imported, monkeypatch: pytest.MonkeyPatch, postgres_server: Server, valkey_server: Server
+) -> None:
+    """The table that it asks for is there; what it caches, another client finds."""
+    environ = {"DATABASE_URL": postgres_server.url, "CACHE_URL": valkey_server.url}
+    module = imported(IMPORTS, document.STORES)
+
+    async def prepare() -> None:
+        connection = await asyncpg.connect(postgres_server.url)
+        await connection.execute("CREATE TABLE IF NOT EXISTS users (id INTEGER)")
+        await connection.close()
+
+    asyncio.run(prepare())
+    state = called(module.create_app, environ, monkeypatch)
+    with redis.Redis.from_url(valkey_server.url) as client:
+        assert client.get(f"{state.module_id}:key") == b'"value"'
+        assert 0 < client.ttl(f"{state.module_id}:key") <= 60
 
 
 def test_custom_state_builder(imported: Imported, monkeypatch: pytest.MonkeyPatch) -> None:

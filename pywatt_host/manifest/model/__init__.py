@@ -22,6 +22,7 @@ from pywatt_host.manifest.model.endpoints import AutoEndpoints, Endpoint, Endpoi
 from pywatt_host.manifest.model.operations import AccessLog, Health, Logging, Metrics
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
+from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
 from pywatt_host.manifest.problems import display_path
 from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
 
@@ -32,11 +33,13 @@ __all__ = [
     "AppMount",
     "AuthScheme",
     "AutoEndpoints",
+    "Cache",
     "ChannelLimits",
     "ChannelTls",
     "Channels",
     "Client",
     "Cors",
+    "Database",
     "DirectoryMount",
     "Endpoint",
     "Health",
@@ -47,6 +50,7 @@ __all__ = [
     "Metrics",
     "Module",
     "Mount",
+    "Pool",
     "Requirement",
     "Rule",
     "SecretKey",
@@ -118,6 +122,18 @@ class Manifest(Section):
                 "client_secret": "${secret:BILLING_SECRET}",
             }
         },
+    )
+    databases: Databases = key(
+        dict,
+        "Databases by name; `default` is app_state.db. A text is short for `{url: ...}`.",
+        {"default": "sqlite:///app.db"},
+        {"default": {"url": "${secret:DATABASE_URL}", "pool": {"max": 20}}},
+    )
+    caches: Caches = key(
+        dict,
+        "Caches by name; `default` is app_state.cache. A text is short for `{url: ...}`.",
+        {"default": "memory://"},
+        {"default": {"url": "redis://127.0.0.1:6379/0", "ttl": "60s"}},
     )
     health: Annotated[Health, Short(text="path", flag="enabled")] = key(
         Health,

@@ -60,6 +60,7 @@ from pywatt_host.manifest.values.secret import (
     SecretText,
     SecretToken,
     Sensitive,
+    SensitiveUrl,
 )
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     "SecretText",
     "SecretToken",
     "Sensitive",
+    "SensitiveUrl",
     "Size",
     "SizeOrOff",
     "SystemdAddress",

@@ -14,6 +14,10 @@ from pywatt_host.manifest.values.scalars import fault, text_of
 SECRET_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$"
 _REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{secret:(?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,127})\}")
 _BEFORE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
+# RFC 3986 section 3.2.1, and what drivers take in the query.
+_PASSWORD = re.compile(
+    r"(\A[A-Za-z][A-Za-z0-9+.-]*:(?://)?[^/?#@:]*:)([^/?#]+)(?=@)|([?&](?:password|passwd|sslpassword)=)([^&#]+)", re.I
+)
 _USER_INFO = re.compile(r"[^/?#,@]*@")
 
 
@@ -136,6 +140,23 @@ class SecretCapable:
 
 class Sensitive:
     """Marks a value that is a secret itself where it is written out: it is shown as ***."""
+
+    def shown(self, text: str) -> str:
+        return "***"
+
+    def secrets(self, text: str) -> list[str]:
+        """What in it is secret."""
+        return [text]
+
+
+class SensitiveUrl(Sensitive):
+    """Marks a URL whose password is a secret where it is written out."""
+
+    def shown(self, text: str) -> str:
+        return _PASSWORD.sub(lambda match: f"{match[1] or match[3]}***", text)
+
+    def secrets(self, text: str) -> list[str]:
+        return [match[2] or match[4] for match in _PASSWORD.finditer(text)]
 
 
 def _secret_text(value: Any) -> str | SecretTemplate:

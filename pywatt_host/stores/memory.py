@@ -1,0 +1,140 @@
+"""A cache in the memory of this process: bounded in entries and octets; the least recently used goes first."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+
+from pywatt_host.exceptions import StoreError
+
+_OVERHEAD = 200  # octets that an entry takes besides its key and value, about
+
+
+class MemoryBackend:
+    """Entries end when they are looked at too late, or make room for others: no timer runs."""
+
+    kind = "memory"
+    shared = False
+
+    def __init__(
+        self, store: str, max_entries: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` gives seconds."""
+        self._store = store
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[bytes, float | None]] = OrderedDict()  # value and end, newest use last
+        self._ends: list[tuple[float, str]] = []  # a heap; what is in it may have been replaced meanwhile
+        self._octets = 0
+
+    async def open(self) -> None:
+        return
+
+    async def close(self) -> None:
+        self._entries.clear()
+        self._ends.clear()
+        self._octets = 0
+
+    async def ping(self) -> None:
+        return
+
+    async def get(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, end = entry
+        if end is not None and end <= self._clock():
+            self._remove(key)
+            return None
+        self._entries.move_to_end(key)
+        return value
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [await self.get(key) for key in keys]
+
+    async def set(self, key: str, value: bytes, ttl: float | None) -> None:
+        size = self._size(key, value)
+        if size > self._max_bytes:
+            message = f"a value of {len(value)} octets is more than the whole cache may have (max_bytes)"
+            raise StoreError(self._store, "full", message)
+        now = self._clock()
+        self._remove(key)
+        end = now + ttl if ttl is not None else None
+        self._entries[key] = (value, end)
+        self._octets += size
+        if end is not None:
+            heapq.heappush(self._ends, (end, key))
+        if len(self._entries) > self._max_entries or self._octets > self._max_bytes:
+            self._make_room(now)
+        elif len(self._ends) > 2 * len(self._entries) + 64:
+            self._sweep()
+
+    async def set_many(self, pairs: Mapping[str, bytes], ttl: float | None) -> None:
+        for key, value in pairs.items():
+            await self.set(key, value, ttl)
+
+    async def add(self, key: str, value: bytes, ttl: float | None) -> bool:
+        if await self.get(key) is not None:
+            return False
+        await self.set(key, value, ttl)
+        return True
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        there = [key for key in dict.fromkeys(keys) if await self.exists(key)]
+        for key in there:
+            self._remove(key)
+        return len(there)
+
+    async def exists(self, key: str) -> bool:
+        entry = self._entries.get(key)
+        return entry is not None and (entry[1] is None or entry[1] > self._clock())
+
+    async def increment(self, key: str, delta: int, ttl: float | None) -> int:
+        before = await self.get(key)
+        end = self._entries[key][1] if before is not None else None
+        try:
+            total = int(before or b"0") + delta
+        except ValueError:
+            raise StoreError(self._store, "arguments", "what is there is no whole number") from None
+        if before is not None:
+            ttl = max(end - self._clock(), 0.001) if end is not None else None
+        await self.set(key, str(total).encode(), ttl)
+        return total
+
+    async def release(self, key: str, value: bytes) -> None:
+        if await self.get(key) == value:
+            self._remove(key)
+
+    async def clear(self, prefix: str) -> None:
+        for key in [key for key in self._entries if key.startswith(prefix)]:
+            self._remove(key)
+
+    def sizes(self) -> Mapping[str, float]:
+        return {"entries": float(len(self._entries)), "bytes": float(self._octets)}
+
+    @staticmethod
+    def _size(key: str, value: bytes) -> int:
+        return len(key) + len(value) + _OVERHEAD
+
+    def _remove(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._octets -= self._size(key, entry[0])
+
+    def _make_room(self, now: float) -> None:
+        """What has ended goes first, then what has not been used for longest."""
+        while self._ends and self._ends[0][0] <= now:
+            end, key = heapq.heappop(self._ends)
+            entry = self._entries.get(key)
+            if entry is not None and entry[1] == end:
+                self._remove(key)
+        while len(self._entries) > self._max_entries or self._octets > self._max_bytes:
+            self._remove(next(iter(self._entries)))
+
+    def _sweep(self) -> None:
+        """Leave out the ends of entries that are gone or have another one."""
+        self._ends = [(end, key) for key, (_, end) in self._entries.items() if end is not None]
+        heapq.heapify(self._ends)
