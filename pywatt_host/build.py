@@ -215,7 +215,12 @@ class _Maker:
             manifest.directory, manifest.module_id, self.links.stores
         )
         stores: Datastores = import_module("pywatt_host.datastores").Datastores(
-            manifest, self._texts, around, rotates=manifest.secrets.rotate
+            manifest.databases,
+            manifest.caches,
+            self._texts,
+            around,
+            start_period=manifest.health.start_period,
+            rotates=manifest.secrets.rotate,
         )
         stores.add_checks(self.checks)
         return stores

@@ -1,4 +1,5 @@
-"""The databases and caches of a manifest as one service: opened at the start, swapped when their secrets rotate."""
+"""The databases and caches of a manifest or a workspace as one service: opened at the start, swapped when their secrets
+rotate."""
 
 from __future__ import annotations
 
@@ -7,14 +8,12 @@ import logging
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
 
 from pywatt_host.exceptions import StoreError
 from pywatt_host.http.health import Checks
 from pywatt_host.http.metrics import Family, Histogram
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
-from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.stores.cache import Cache, CacheBackend
 from pywatt_host.stores.database import Database
@@ -28,24 +27,6 @@ _FIRST, _LONGEST = 0.1, 1.0  # seconds between attempts to reach a store at the 
 _OPTIONAL = 2.0  # seconds that the start waits for a store that is optional
 _TOLD = 3.0  # seconds between lines that say what is waited for
 _CLOSING = 3.0  # seconds that what is in use gets at the end: requests have been answered by then
-
-
-class Store(Protocol):
-    """What databases and caches have in common here."""
-
-    name: str  # the manifest's key
-    optional: bool
-    names: frozenset[str]  # secrets in its URL
-
-    async def open(self, url: str) -> None: ...
-
-    async def connect(self) -> None: ...
-
-    async def check(self) -> None: ...
-
-    async def prepare(self, texts: Mapping[str, str]) -> object: ...
-
-    async def close(self) -> None: ...
 
 
 class DatabaseStore:
@@ -173,19 +154,25 @@ class _NewBackend:
 
 
 class Datastores:
-    """All stores of a manifest. Entering opens them beside each other, and waits for those that are not optional."""
+    """All of them. Entering opens them beside each other, and waits for those that are not optional."""
 
     name = "stores"
 
     def __init__(
-        self, manifest: Manifest, texts: Callable[[], Mapping[str, str]], around: Surroundings, *, rotates: bool
+        self,
+        databases: Mapping[str, DatabaseOptions],
+        caches: Mapping[str, CacheOptions],
+        texts: Callable[[], Mapping[str, str]],
+        around: Surroundings,
+        *,
+        start_period: float,
+        rotates: bool,
     ) -> None:
+        """`texts` are the secrets; `start_period`: seconds that the start waits for a store."""
         self._texts = texts
-        self._period = manifest.health.start_period
-        self._databases = [
-            DatabaseStore(key, options, around, rotates=rotates) for key, options in manifest.databases.items()
-        ]
-        self._caches = [CacheStore(key, options, around) for key, options in manifest.caches.items()]
+        self._period = start_period
+        self._databases = [DatabaseStore(key, options, around, rotates=rotates) for key, options in databases.items()]
+        self._caches = [CacheStore(key, options, around) for key, options in caches.items()]
         self._all: list[DatabaseStore | CacheStore] = [*self._databases, *self._caches]
         self.databases = {store.name.partition(".")[2]: store.database for store in self._databases}
         self.caches = {store.name.partition(".")[2]: store.cache for store in self._caches}

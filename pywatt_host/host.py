@@ -28,7 +28,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.offline import NoLinks, NoSchemes
 from pywatt_host.rotation import Rotation
-from pywatt_host.service import Service
+from pywatt_host.service import Service, first_cause
 from pywatt_host.state import AppState
 from pywatt_host.systemd import notifier
 from pywatt_host.tasks import Tasks
@@ -140,7 +140,7 @@ class Host:
             async with TaskGroup() as tasks, AsyncExitStack() as stack:
                 yield stack, tasks
         except BaseExceptionGroup as group:
-            first = _unwrapped(group)
+            first = first_cause(group)
             raise first from first.__cause__  # its own cause: an AppLoadError's is the user's exception
 
     async def _start_application(self, stack: AsyncExitStack, tasks: TaskGroup) -> Surface:
@@ -423,16 +423,3 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first cause: a HostError where there is one, else the first leaf."""
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending = [*error.exceptions, *pending]
-        else:
-            leaves.append(error)
-    return next((leaf for leaf in leaves if isinstance(leaf, HostError)), leaves[0])

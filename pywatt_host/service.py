@@ -6,6 +6,8 @@ from asyncio import TaskGroup
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from pywatt_host.exceptions import HostError
+
 
 class Service(Protocol):
     """Entered in the order of the list, left in reverse.
@@ -19,3 +21,16 @@ class Service(Protocol):
     def running(self, tasks: TaskGroup) -> AbstractAsyncContextManager[None]: ...
 
     async def check(self) -> None: ...
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of a group of errors: a HostError where there is one, else the first leaf."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending = [*error.exceptions, *pending]
+        else:
+            leaves.append(error)
+    return next((leaf for leaf in leaves if isinstance(leaf, HostError)), leaves[0])

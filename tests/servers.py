@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil  # type: ignore[import-untyped]
+
 _READY = 60.0  # seconds: the machine may be busy
 PASSWORD = "p@ss/w#rd%:1"  # with all that a URL has to encode
 
@@ -68,8 +70,8 @@ class Server:
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            self._tell_all(signal.SIGCONT)
             if number is signal.SIGKILL:
                 os.killpg(process.pid, number)
             else:
@@ -85,12 +87,18 @@ class Server:
 
     def suspend(self) -> None:
         """It hangs: connections open, nothing answers."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        self._tell_all(signal.SIGSTOP)
 
     def resume(self) -> None:
+        self._tell_all(signal.SIGCONT)
+
+    def _tell_all(self, number: signal.Signals) -> None:
+        """Its children too, of which PostgreSQL's are groups of their own."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
+        process = psutil.Process(self._process.pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
 
 
 def _accepts(port: int) -> bool:
@@ -186,7 +194,7 @@ def maria(folder: Path) -> Server:
     command = [
         daemon, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
         f"--socket={folder / 'm.sock'}", f"--init-file={first}", "--skip-log-bin", "--skip-name-resolve",
-        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-flush-log-at-trx-commit=2",
         "--innodb-buffer-pool-size=16M", "--max-connections=60", *as_root,
     ]  # fmt: skip
     server = Server(command, port, lambda: _accepts(port))

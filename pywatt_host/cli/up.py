@@ -125,7 +125,7 @@ def _run(
             environ=variables,
             fetch=None,
         )
-        store = SecretStore(declared.keys, sources, masker)
+        store = SecretStore(workspace.secret_keys, sources, masker)
         style = style_for(settings, terminal)
         output = Output(stream, style, colour, masker.mask)
         try:

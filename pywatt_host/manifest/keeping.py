@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.manifest.model.stores import scheme_of
+from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
+from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.node import Path as KeyPath
 from pywatt_host.manifest.problems import Severity
 
@@ -18,17 +19,19 @@ _OF_MEMORY = ("max_entries", "max_bytes")
 class Keeping:
     """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
 
-    def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:
-        self._manifest = manifest
+    def __init__(self, document: Manifest | Workspace, add: Add, unset: Callable[[KeyPath], bool]) -> None:
+        self._document = document
         self._add = add
         self._unset = unset
 
     def check(self) -> None:
-        for name, database in self._manifest.databases.items():
+        for name, database in self._document.databases.items():
             path: KeyPath = ("databases", name, "init")
             if database.init is not None and not self._unset(path):
                 self._script(path, database.init)
-        for name, cache in self._manifest.caches.items():
+        if isinstance(self._document, Workspace):
+            self._not_itself()
+        for name, cache in self._document.caches.items():
             scheme = scheme_of(cache.url)
             if scheme in (None, "memory"):
                 continue
@@ -36,9 +39,17 @@ class Keeping:
                 message = f"says nothing for {scheme}: it is for memory"
                 self._add(("caches", name, key), "conflict", message, "the server has bounds of its own", "error")
 
+    def _not_itself(self) -> None:
+        urls = {("databases", name, "url"): each.url for name, each in self._document.databases.items()}
+        urls |= {("caches", name, "url"): each.url for name, each in self._document.caches.items()}
+        for path, url in urls.items():
+            if scheme_of(url) == ORCHESTRATOR:
+                message = "this is the orchestrator: it cannot ask itself"
+                self._add(path, "conflict", message, "give the URL of the store itself", "error")
+
     def _script(self, path: KeyPath, name: str) -> None:
         try:
-            there = self._manifest.resolve(name).is_file()
+            there = self._document.resolve(name).is_file()
         except (OSError, ValueError):  # a name that no file system takes
             there = False
         if not there:

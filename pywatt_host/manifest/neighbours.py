@@ -282,7 +282,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
     ),
     "Server": frozenset({"workers", "tls", "reload", "ssl"}),
     "Channels": frozenset({"http", "nats"}),
-    "Workspace": frozenset({"databases", "caches"}),
 }
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pywatt_host.exceptions import ManifestError
-from pywatt_host.manifest.expansion import Expansion
+from pywatt_host.manifest.expansion import Expansion, written_secrets
 from pywatt_host.manifest.interpolation import Variables, interpolate
+from pywatt_host.manifest.keeping import Keeping
 from pywatt_host.manifest.load import DEFAULT_NAME, Source, environment, load, read_source
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
 from pywatt_host.manifest.node import Node
 from pywatt_host.manifest.node import Path as KeyPath
-from pywatt_host.manifest.problems import Problem, Report, near_miss, quote
+from pywatt_host.manifest.problems import Problem, Report, Severity, near_miss, quote
 from pywatt_host.manifest.shape import shape_of
 from pywatt_host.manifest.validation import locate, validate
 
@@ -51,6 +52,7 @@ def load_workspace(
     variables = Variables(environment(environ, env_file, report), str(source.directory), allow_unset)
     written = read_source(source, WORKSPACE_NAME, report, smallest=_SMALLEST)
     if written is not None:
+        report.secrets = frozenset(written_secrets(written, shape))
         root = interpolate(written, shape, variables, report) if source.data is None else written
         expansion = Expansion(report, shape)
         tree = expansion.expand(root, shape) or Node({}, root.mark, root.origin, keys={})
@@ -109,6 +111,7 @@ class _CrossReferences:
     def check(self) -> None:
         """All of it."""
         self._sources()
+        Keeping(self._workspace, self._keeping, self._is_unset).check()
         for name, module in self._workspace.modules.items():
             self._dependencies(name, module)
             self._places(name, module)
@@ -120,6 +123,12 @@ class _CrossReferences:
         # What was named in a list, or is a key with nothing said about it, is pointed at by its name.
         mark = (parent.keys or {}).get(str(path[-1])) if isinstance(node.value, dict) else None
         self._report.add(node.problem((*written, *path[len(real) :]), code, message, hint, mark=mark))
+
+    def _keeping(self, path: KeyPath, code: str, message: str, hint: str, severity: Severity) -> None:
+        self._add(path, code, message, hint)
+
+    def _is_unset(self, path: KeyPath) -> bool:
+        return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))
 
     def _sources(self) -> None:
         seen: set[str] = set()

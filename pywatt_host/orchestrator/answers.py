@@ -17,6 +17,7 @@ from pywatt_host.orchestrator.registry import Registry
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import (
     Announce,
@@ -31,9 +32,7 @@ from pywatt_host.protocol.messages import (
     RouteToModule,
     SecretValue,
     ServiceOperation,
-    ServiceOperationResult,
     ServiceRequest,
-    ServiceResponse,
     Subscribe,
     Unsubscribe,
 )
@@ -61,10 +60,12 @@ class Answers:
         topics: Topics,
         rotations: Rotations,
         store: SecretStore,
+        stores: Stores,
     ) -> None:
         self._modules = modules
         self._store = store
         self._topics = topics
+        self._stores = stores
         self._fetching: dict[Replica, set[asyncio.Task[None]]] = {}
         self.duties: Duties = {
             RouteToModule: router.route,
@@ -76,8 +77,8 @@ class Answers:
             Register: lambda message, link: _reply(message, link, registry.register(message, _owner(link))),
             Discover: lambda message, link: _reply(message, link, registry.discover(message)),
             PortRequest: lambda message, link: link.send(ports.answer(message, _owner(link))),
-            ServiceRequest: _no_store,
-            ServiceOperation: _no_connection,
+            ServiceRequest: stores.connect,
+            ServiceOperation: self._operation,
             Publish: _of_replica(lambda message, replica: topics.publish(message, replica.module)),
             Subscribe: self._subscribe,
             Unsubscribe: _of_replica(lambda message, replica: topics.unsubscribe(message.topic, replica)),
@@ -132,6 +133,10 @@ class Answers:
         if error is not None:
             link.send(error)
 
+    def _operation(self, message: ServiceOperation, link: Link) -> None:
+        _learn(message, link)
+        self._stores.operate(message, link)
+
     def _subscribe(self, message: Subscribe, link: Link) -> None:
         why = self._topics.subscribe(message.topic, _owner(link))
         error = refusal(message, "refused", why, link.session.extensions) if why is not None else None
@@ -160,12 +165,3 @@ def _of_replica(duty: Callable[[M, Replica], object]) -> Callable[[M, Link], Non
         duty(message, _owner(link))
 
     return run
-
-
-def _no_store(message: ServiceRequest, link: Link) -> None:
-    why = f"this workspace declares no store of the type {cut(message.service_type, 60)}"
-    link.send(ServiceResponse(message.id, message.service_type, False, why))
-
-
-def _no_connection(message: ServiceOperation, link: Link) -> None:
-    _reply(message, link, ServiceOperationResult(False, None, "there is no such connection", message.request_id))

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import uuid4
 
-from pywatt_host.exceptions import SecretError
+from pywatt_host.exceptions import SecretError, StoreError
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.protocol.messages import Rotated, RotationAck
 from pywatt_host.protocol.session import cut
-from pywatt_host.secrets import SecretStore
+from pywatt_host.rotation import Dependant, Prepared
+from pywatt_host.secrets import Refreshed, SecretStore
 
 logger = logging.getLogger("pywatt.secrets")
 
@@ -26,6 +27,7 @@ class Rotations:
         self._store = store
         self._replicas = replicas
         self._one_at_a_time = asyncio.Lock()
+        self.dependants: list[Dependant] = []  # what of our own has secrets in it
         self._waiting: dict[str, dict[Replica, asyncio.Future[RotationAck]]] = {}
 
     async def rotate(self, names: Iterable[str], why: str) -> dict[str, Any]:
@@ -37,7 +39,7 @@ class Rotations:
         if unknown:
             raise SecretError("it is not declared in the workspace, and no module has asked for it")
         async with self._one_at_a_time:
-            self._store.install(await self._store.refresh(names))
+            await self._swap(await self._store.refresh(names))
             rotation_id = str(uuid4())
             loop = asyncio.get_running_loop()
             waiting: dict[Replica, asyncio.Future[RotationAck]] = {}
@@ -59,6 +61,24 @@ class Rotations:
             "rotated %s (%s)", ", ".join(names), why, extra={"rotation_id": rotation_id, "acknowledged": acknowledged}
         )
         return {"rotation_id": rotation_id, "keys": list(names), "acknowledged": acknowledged}
+
+    async def _swap(self, refreshed: Refreshed) -> None:
+        """Use the new values, here first: where that cannot be, nobody is told. Raises SecretError."""
+        changed = frozenset(refreshed.changed)
+        prepared: list[Prepared] = []
+        try:
+            for dependant in self.dependants:
+                if dependant.names & changed:
+                    prepared.append(await dependant.prepare(refreshed.texts))
+        except BaseException as error:
+            for each in prepared:
+                each.discard()
+            if isinstance(error, StoreError):
+                raise SecretError(str(error)) from error
+            raise
+        self._store.install(refreshed)
+        for each in prepared:
+            each.commit()
 
     def acknowledged(self, message: RotationAck, replica: Replica) -> None:
         answer = self._waiting.get(message.rotation_id, {}).get(replica)

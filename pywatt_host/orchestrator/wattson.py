@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pywatt_host.control import control_path
+from pywatt_host.datastores import Datastores
 from pywatt_host.exceptions import BindError
 from pywatt_host.http.server import Bounds, Drain, HttpServer
 from pywatt_host.http.sockets import Listener, bind
@@ -36,9 +37,12 @@ from pywatt_host.orchestrator.registry import Registry
 from pywatt_host.orchestrator.replica import Replica, Terms
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.secrets import SecretStore
+from pywatt_host.service import first_cause
+from pywatt_host.stores.kinds import Surroundings
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.wattson")
@@ -79,13 +83,15 @@ class Wattson:
         self._store = store
         self._ports = Ports()
         self._topics = Topics()
+        self.stores = self._make_stores()
         self._answers = Answers(
-            self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store
+            self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
         )
         self._news = News()
         self._drain = Drain()
         self._stopping = False
-        self._secret_names = {*workspace.secrets.keys}
+        self._opening: asyncio.Task[Any] | None = None  # while stores are waited for
+        self._secret_names = {*workspace.secret_keys}
         for manifest in manifests.values():
             self._secret_names |= set(manifest.secret_keys)
         for id, declared in workspace.modules.items():
@@ -98,6 +104,21 @@ class Wattson:
             self.modules[id] = Module(id, declared, replicas, hidden_paths(manifests.get(id)))
         self._channels: dict[str, list[Listener]] = {}
         self._gateway_address: tuple[str, ...] = ()
+
+    def _make_stores(self) -> Stores:
+        workspace = self.workspace
+        if not workspace.databases and not workspace.caches:
+            return Stores(None)
+        datastores = Datastores(
+            workspace.databases,
+            workspace.caches,
+            lambda: self._store.texts,
+            Surroundings(workspace.directory, self.name),
+            start_period=workspace.timeouts.start,
+            rotates=True,
+        )
+        self.rotations.dependants += datastores.dependants()
+        return Stores(datastores)
 
     def _terms(self, id: str) -> Terms:
         workspace = self.workspace
@@ -154,6 +175,7 @@ class Wattson:
         self._topics.gone(replica)
         self._ports.gone(replica)
         self._answers.gone(replica)
+        self.stores.gone(replica)
 
     # Running --------------------------------------------------------------------------------------------------------
 
@@ -176,10 +198,26 @@ class Wattson:
                 bound += control
                 self._gateway_address = tuple(listener.address for listener in gateway)
                 await self._store.load()
-                return await self._run(gateway, control, on_up)
+                return await self._open_and_run(gateway, control, on_up)
             finally:
                 for listener in bound:
                     listener.close()
+
+    async def _open_and_run(self, *arguments: Any) -> int:
+        """Open the stores, then run. Asked to stop while they are waited for, give up."""
+        self._opening = asyncio.current_task()
+        try:
+            async with TaskGroup() as tasks, self.stores.running(tasks):
+                self._opening = None
+                return await self._run(*arguments)
+        except BaseExceptionGroup as group:
+            first = first_cause(group)
+            raise first from first.__cause__
+        except asyncio.CancelledError:
+            if self._opening is None or not self._stopping:
+                raise
+            self._opening.uncancel()
+            return 0
 
     async def _run(self, gateway: list[Listener], control: list[Listener], on_up: Callable[[Up], None]) -> int:
         doors = Doors(self._channels, self.modules, self.workspace.limits.frame)
@@ -306,6 +344,8 @@ class Wattson:
                 replica.kill("forced to stop")
             return
         self._stopping = True
+        if self._opening is not None:
+            self._opening.cancel()
         self._drain.deadline = time.monotonic() + self.workspace.timeouts.stop
         logger.info("stopping: %s", why)
         self._news.tell()

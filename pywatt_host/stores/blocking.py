@@ -32,19 +32,19 @@ class _Statements:
         self._target = target
         self._call = call
 
-    def fetch(self, query: str, *args: Any, **named: Any) -> list[Row]:
+    def fetch(self, query: str, /, *args: Any, **named: Any) -> list[Row]:
         """As Connection.fetch."""
         return self._call("db.fetch", lambda: self._target.fetch(query, *args, **named))
 
-    def fetchrow(self, query: str, *args: Any, **named: Any) -> Row | None:
+    def fetchrow(self, query: str, /, *args: Any, **named: Any) -> Row | None:
         """As Connection.fetchrow."""
         return self._call("db.fetchrow", lambda: self._target.fetchrow(query, *args, **named))
 
-    def fetchval(self, query: str, *args: Any, column: int | str = 0, **named: Any) -> Any:
+    def fetchval(self, query: str, /, *args: Any, column: int | str = 0, **named: Any) -> Any:
         """As Connection.fetchval."""
         return self._call("db.fetchval", lambda: self._target.fetchval(query, *args, column=column, **named))
 
-    def execute(self, query: str, *args: Any, **named: Any) -> int:
+    def execute(self, query: str, /, *args: Any, **named: Any) -> int:
         """As Connection.execute."""
         return self._call("db.execute", lambda: self._target.execute(query, *args, **named))
 
@@ -52,7 +52,7 @@ class _Statements:
         """As Connection.executemany."""
         return self._call("db.executemany", lambda: self._target.executemany(query, many))
 
-    def iterate(self, query: str, *args: Any, chunk: int = 100, **named: Any) -> Iterator[Row]:
+    def iterate(self, query: str, /, *args: Any, chunk: int = 100, **named: Any) -> Iterator[Row]:
         """As Connection.iterate."""
         rows = self._target.iterate(query, *args, chunk=chunk, **named)
 

@@ -40,27 +40,28 @@ class Connection:
         self._busy = False
         self._over = False
         self._depth = 0  # of transactions
+        self._open = False  # a transaction that was begun by its steps
         self._chunks: AsyncGenerator[Sequence[Row], None] | None = None  # of a loop that is not over
 
-    async def fetch(self, query: str, *args: Any, **named: Any) -> list[Row]:
+    async def fetch(self, query: str, /, *args: Any, **named: Any) -> list[Row]:
         """All rows. Placeholders are `$1`, `$2` with values in order, or `:name` with a dict or keywords. Raises
         StoreError."""
         arguments = self._arguments(query, args, named)
         return list(await self._run("fetch", lambda: self._session.fetch(query, arguments, None)))
 
-    async def fetchrow(self, query: str, *args: Any, **named: Any) -> Row | None:
+    async def fetchrow(self, query: str, /, *args: Any, **named: Any) -> Row | None:
         """The first row; None where there is none."""
         arguments = self._arguments(query, args, named)
         rows = await self._run("fetchrow", lambda: self._session.fetch(query, arguments, 1))
         return rows[0] if rows else None
 
-    async def fetchval(self, query: str, *args: Any, column: int | str = 0, **named: Any) -> Any:
+    async def fetchval(self, query: str, /, *args: Any, column: int | str = 0, **named: Any) -> Any:
         """One value of the first row; None where there is no row."""
         arguments = self._arguments(query, args, named)
         rows = await self._run("fetchval", lambda: self._session.fetch(query, arguments, 1))
         return rows[0][column] if rows else None
 
-    async def execute(self, query: str, *args: Any, **named: Any) -> int:
+    async def execute(self, query: str, /, *args: Any, **named: Any) -> int:
         """How many rows the statement has changed; 0 where it changes none."""
         arguments = self._arguments(query, args, named)
         return await self._run("execute", lambda: self._session.execute(query, arguments))
@@ -72,7 +73,33 @@ class Connection:
             return 0
         return await self._run("executemany", lambda: self._session.execute_many(query, listed))
 
-    async def iterate(self, query: str, *args: Any, chunk: int = _CHUNK, **named: Any) -> AsyncGenerator[Row, None]:
+    # The steps of a transaction, for who serves a connection to somebody else; others use `transaction`.
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._open
+
+    async def begin(self, *, readonly: bool, isolation: Isolation | None) -> None:
+        await self._run("begin", lambda: self._session.begin(readonly=readonly, isolation=isolation))
+        self._open = True
+
+    async def commit(self) -> None:
+        self._open = False
+        await self._run("commit", self._session.commit)
+
+    async def savepoint(self, name: str) -> None:
+        await self._run("begin", lambda: self._session.savepoint(name))
+
+    async def release_savepoint(self, name: str) -> None:
+        await self._run("commit", lambda: self._session.release_savepoint(name))
+
+    async def rollback_to(self, name: str) -> None:
+        await self._run("rollback", lambda: self._session.rollback_to(name))
+
+    async def apply_once(self, key: str, digest: str, script: str) -> str | None:
+        return await self._run("init", lambda: self._session.apply_once(key, digest, script))
+
+    async def iterate(self, query: str, /, *args: Any, chunk: int = _CHUNK, **named: Any) -> AsyncGenerator[Row, None]:
         """The rows one by one, `chunk` of them in memory at a time. Nothing else can be asked of this connection
         until the loop is over."""
         arguments = self._arguments(query, args, named)
@@ -258,22 +285,22 @@ class Database:
         async with self.acquire() as connection, connection.transaction(readonly=readonly, isolation=isolation):
             yield connection
 
-    async def fetch(self, query: str, *args: Any, **named: Any) -> list[Row]:
+    async def fetch(self, query: str, /, *args: Any, **named: Any) -> list[Row]:
         """As Connection.fetch, on a connection of its own."""
         async with self.acquire() as connection:
             return await connection.fetch(query, *args, **named)
 
-    async def fetchrow(self, query: str, *args: Any, **named: Any) -> Row | None:
+    async def fetchrow(self, query: str, /, *args: Any, **named: Any) -> Row | None:
         """As Connection.fetchrow, on a connection of its own."""
         async with self.acquire() as connection:
             return await connection.fetchrow(query, *args, **named)
 
-    async def fetchval(self, query: str, *args: Any, column: int | str = 0, **named: Any) -> Any:
+    async def fetchval(self, query: str, /, *args: Any, column: int | str = 0, **named: Any) -> Any:
         """As Connection.fetchval, on a connection of its own."""
         async with self.acquire() as connection:
             return await connection.fetchval(query, *args, column=column, **named)
 
-    async def execute(self, query: str, *args: Any, **named: Any) -> int:
+    async def execute(self, query: str, /, *args: Any, **named: Any) -> int:
         """As Connection.execute, on a connection of its own."""
         async with self.acquire() as connection:
             return await connection.execute(query, *args, **named)
@@ -283,7 +310,7 @@ class Database:
         async with self.acquire() as connection:
             return await connection.executemany(query, many)
 
-    async def iterate(self, query: str, *args: Any, chunk: int = _CHUNK, **named: Any) -> AsyncGenerator[Row, None]:
+    async def iterate(self, query: str, /, *args: Any, chunk: int = _CHUNK, **named: Any) -> AsyncGenerator[Row, None]:
         """As Connection.iterate, on a connection of its own that is held until the loop is over."""
         async with (
             self.acquire() as connection,

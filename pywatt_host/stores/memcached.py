@@ -1,5 +1,9 @@
-"""memcached, by aiomcache in aiocache's backend, with a pool of our own: theirs hands a connection on whose answer was
-not read to its end, and whoever got it read the answer to somebody else's question."""
+"""memcached, by aiomcache in aiocache's backend, with connections of our own.
+
+Theirs are handed on when an answer was not read to its end, so that whoever gets one reads the answer to somebody
+else's question; and where the server closes one in the middle, the client reads the end of the stream for ever without
+letting anybody else run.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +51,7 @@ class _Connections(MemcachePool):
                     break
                 self._do_close(connection)
             else:
-                reader, writer = await asyncio.open_connection(self._host, self._port)
-                connection = Connection(reader, writer)
+                connection = await _connected(self._host, self._port)
         except BaseException:
             self._slots.release()
             raise
@@ -75,6 +78,24 @@ class _Connections(MemcachePool):
     @property
     def used(self) -> int:
         return len(self._in_use)
+
+
+class _Reader(asyncio.StreamReader):
+    """Raises at the end of the stream, where another gives nothing."""
+
+    async def readline(self) -> bytes:
+        line = await super().readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("the server closed the connection")
+        return line
+
+
+async def _connected(host: str, port: int) -> Connection:
+    loop = asyncio.get_running_loop()
+    reader = _Reader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport, _ = await loop.create_connection(lambda: protocol, host, port)
+    return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
 
 def _spent(connection: Connection) -> bool:
@@ -229,7 +250,7 @@ class MemcachedBackend:
             return StoreError(self._store, "arguments", "what is there is no whole number")
         if "out of memory" in text:
             return StoreError(self._store, "full", f"{self._url}: {text}")
-        if isinstance(error, OSError | EOFError) or "b''" in text:
+        if isinstance(error, OSError | EOFError):
             return StoreError(self._store, "unavailable", f"{self._url}: {text}")
         return StoreError(self._store, "statement", f"{self._url}: {text}")
 

@@ -152,14 +152,18 @@ class PostgresqlSession:
 
     @property
     def closed(self) -> bool:
-        return bool(self._raw.is_closed())
+        try:
+            return bool(self._raw.is_closed())
+        except asyncpg.InterfaceError:  # the pool has taken back one that was lost
+            return True
 
     @property
     def in_transaction(self) -> bool:
         return bool(self._raw.is_in_transaction())
 
     def cut(self) -> None:
-        self._raw.terminate()
+        with suppress(asyncpg.InterfaceError):  # as above
+            self._raw.terminate()
 
 
 class _Errors:
@@ -178,7 +182,7 @@ class _Errors:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, StoreError):
             return
-        if self._session.closed:
+        if self._session.closed or isinstance(error, asyncpg.InternalClientError):  # the driver has lost its thread
             self._session.broken = True
         if isinstance(error, _DRIVER):
             translated = self._backend.error(error)
@@ -279,9 +283,7 @@ class PostgresqlBackend:
         state = getattr(error, "sqlstate", None)
         if isinstance(error, asyncpg.DataError) and state is None:  # a value that does not fit its parameter
             return StoreError(self._store, "arguments", _said(error))
-        if isinstance(error, asyncpg.PostgresConnectionError) or (
-            isinstance(error, OSError) and not isinstance(error, asyncpg.PostgresError)
-        ):
+        if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.InternalClientError | OSError):
             return StoreError(self._store, "unavailable", f"{self._url}: {_said(error)}")
         if isinstance(state, str):
             code = next((_STATES[state[:cut]] for cut in (5, 3, 2) if state[:cut] in _STATES), "statement")

@@ -17,6 +17,7 @@ from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import Registry
 from pywatt_host.orchestrator.rotations import Rotations, refused
 from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import EXTENSIONS
 from pywatt_host.secrets import Masker, SecretStore
@@ -40,7 +41,14 @@ class Office:
             self.store, lambda: [replica for module in modules.values() for replica in module.replicas]
         )
         answers = Answers(
-            modules, Router(modules, 5), self.registry, self.ports, self.topics, self.rotations, self.store
+            modules,
+            Router(modules, 5),
+            self.registry,
+            self.ports,
+            self.topics,
+            self.rotations,
+            self.store,
+            Stores(None),
         )
         around.table = answers.duties
         self.a, self.b = Peer("a", around).up(), Peer("b", around).up()
@@ -124,9 +132,12 @@ def test_the_orchestrator_says_honestly_that_it_has_no_stores() -> None:
     async def test(office: Office) -> None:
         answer = office.ask(office.a, {"op": "service_request", "id": "1", "service_type": "Database", "config": None})
         assert (answer["success"], answer["connection_id"]) == (False, None)
-        assert "declares no store" in answer["error"]
+        assert "there is no store 'default' of the type Database (the workspace declares none)" in answer["error"]
         operation = {"op": "service_operation", "connection_id": "1", "service_type": "Cache", "operation": "get"}
-        assert office.ask(office.a, {**operation, "params": {}})["success"] is False
+        office.a.says({**operation, "params": {}})
+        await asyncio.sleep(0.01)
+        (answer,) = office.a.received()
+        assert (answer["success"], answer["error"]) == (False, "connection: there is no such connection")
 
     in_office(test)
 

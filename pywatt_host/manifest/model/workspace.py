@@ -12,7 +12,17 @@ from pywatt_host.manifest.model.app import MODULE_ID, EnvText
 from pywatt_host.manifest.model.base import Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
-from pywatt_host.manifest.values import SECRET_NAME, Int, PositiveDuration, Size, TcpAddress, TcpListen, Version
+from pywatt_host.manifest.model.stores import Caches, Databases
+from pywatt_host.manifest.values import (
+    SECRET_NAME,
+    Int,
+    PositiveDuration,
+    SecretTemplate,
+    Size,
+    TcpAddress,
+    TcpListen,
+    Version,
+)
 
 ModuleName: TypeAlias = Annotated[str, Field(pattern=MODULE_ID)]
 
@@ -119,6 +129,10 @@ class Workspace(Section):
     secrets: Annotated[WorkspaceSecrets, Short(names="keys")] = key(
         WorkspaceSecrets, "Where the secrets of the modules come from.", {"sources": ["env", {"dotenv": ".env"}]}
     )
+    databases: Databases = key(
+        dict, "Databases that modules use as orchestrator:NAME.", {"shared": "postgresql://users@db/users"}
+    )
+    caches: Caches = key(dict, "Caches that modules use as orchestrator:NAME.", {"shared": "memory://"})
     modules: dict[ModuleName, WorkspaceModule] = Field(
         description="The modules, by id.", examples=[{"users": {"manifest": "users/pywatt.yaml"}}], min_length=1
     )
@@ -138,6 +152,16 @@ class Workspace(Section):
     def source(self) -> Path | None:
         """The file it was read from; None when it was made of manifests."""
         return self._source
+
+    @property
+    def secret_keys(self) -> dict[str, SecretKey]:
+        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of its stores."""
+        found = dict(self.secrets.keys)
+        urls = [*(each.url for each in self.databases.values()), *(each.url for each in self.caches.values())]
+        for url in urls:
+            for name in url.names if isinstance(url, SecretTemplate) else ():
+                found.setdefault(name, SecretKey.model_construct())
+        return found
 
     def resolve(self, path: str) -> Path:
         """A path of the file, absolute."""

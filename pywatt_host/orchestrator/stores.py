@@ -1,0 +1,217 @@
+"""The stores of a workspace: opened once, served to modules operation by operation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+from uuid import uuid4
+
+from pywatt_host.datastores import Datastores
+from pywatt_host.exceptions import HostError, MessagingError, StoreError
+from pywatt_host.orchestrator.link import Link
+from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.protocol.messages import (
+    ServiceOperation,
+    ServiceOperationResult,
+    ServiceRequest,
+    ServiceResponse,
+)
+from pywatt_host.protocol.session import cut
+from pywatt_host.stores.serving import ServedCache, ServedDatabase
+from pywatt_host.stores.wire import error_text
+
+logger = logging.getLogger("pywatt.wattson")
+
+_MOST_CONNECTIONS = 256  # of one process
+_MOST_WAITING = 1024  # operations of one process that have not been answered
+_CLOSING = 5.0  # seconds for what a process that is gone had open
+
+
+class Served(Protocol):
+    """One connection of a module to a store."""
+
+    async def run(self, operation: str, params: Any) -> Any: ...
+
+    async def close(self) -> None: ...
+
+
+class _Connection:
+    """Operations run one after the other, in the order in which they came; the last one closes."""
+
+    def __init__(self, served: Served, kind: str, replica: Replica) -> None:
+        self.served = served
+        self.kind = kind
+        self.replica = replica
+        self._last: asyncio.Task[Any] | None = None
+
+    def run(self, work: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
+        before = self._last
+
+        async def after() -> Any:
+            if before is not None:
+                await asyncio.wait([before])
+            return await work()
+
+        self._last = asyncio.get_running_loop().create_task(after(), name="operation on a store")
+        return self._last
+
+    async def close(self) -> None:
+        """What runs is cancelled, what is open is rolled back."""
+        if self._last is not None:
+            self._last.cancel()
+            await asyncio.wait([self._last], timeout=_CLOSING)
+        await self.served.close()
+
+
+class Stores:
+    """Who has which connection, and what is answered. As a service: the stores themselves."""
+
+    name = "stores"
+
+    def __init__(self, datastores: Datastores | None) -> None:
+        """None: the workspace declares no stores."""
+        self._datastores = datastores
+        self._connections: dict[str, _Connection] = {}
+        self._answers: dict[Link, asyncio.Task[None]] = {}  # the last one on its way, where order is all there is
+        self._running: set[asyncio.Task[Any]] = set()
+        self._waiting: dict[Replica, int] = {}
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        if self._datastores is None:
+            yield
+            return
+        async with self._datastores.running(tasks):
+            try:
+                yield
+            finally:
+                await asyncio.gather(*(connection.close() for connection in self._connections.values()))
+                self._connections.clear()
+                for task in tuple(self._running):
+                    task.cancel()
+
+    async def check(self) -> None:
+        return
+
+    # Requests -------------------------------------------------------------------------------------------------------
+
+    def connect(self, message: ServiceRequest, link: Link) -> None:
+        """Answer `service_request`."""
+        assert link.replica is not None
+        try:
+            served = self._served(message, link.replica)
+        except StoreError as error:
+            link.send(ServiceResponse(message.id, message.service_type, False, error_text(error)))
+            return
+        connection = str(uuid4())
+        self._connections[connection] = _Connection(served, message.service_type, link.replica)
+        link.send(ServiceResponse(message.id, message.service_type, True, None, connection))
+
+    def _served(self, message: ServiceRequest, replica: Replica) -> Served:
+        kind = message.service_type
+        config = message.config if isinstance(message.config, dict) else {}
+        name = config.get("store", config.get("name", "default"))
+        databases = self._datastores.databases if self._datastores is not None else {}
+        caches = self._datastores.caches if self._datastores is not None else {}
+        declared = list(databases if kind == "Database" else caches if kind == "Cache" else ())
+        if not isinstance(name, str) or name not in declared:
+            there = f"declared: {', '.join(declared)}" if declared else "the workspace declares none"
+            message_text = f"there is no store {cut(str(name), 60)!r} of the type {cut(kind, 60)} ({there})"
+            raise StoreError(f"{kind.lower()}s", "arguments", message_text)
+        if sum(each.replica is replica for each in self._connections.values()) >= _MOST_CONNECTIONS:
+            raise StoreError(name, "exhausted", f"a process has {_MOST_CONNECTIONS} connections at most")
+        if kind == "Database":
+            return ServedDatabase(databases[name])
+        cache = caches[name]
+        return ServedCache(f"caches.{name}", lambda: cache.backend)
+
+    def operate(self, message: ServiceOperation, link: Link) -> None:
+        """Answer `service_operation`; one without an id in the order in which it was asked."""
+        replica = link.replica
+        assert replica is not None
+        connection = self._connections.get(message.connection_id)
+        waiting = self._waiting.get(replica, 0)
+        if connection is None or connection.replica is not replica or connection.kind != message.service_type:
+            self._refuse(message, link, "connection: there is no such connection")
+        elif waiting >= _MOST_WAITING:
+            self._refuse(message, link, f"exhausted: {_MOST_WAITING} operations wait already")
+        elif message.operation == "close":
+            del self._connections[message.connection_id]
+            self._answer(message, link, _task(self._closed(connection, message)))
+        else:
+            self._waiting[replica] = waiting + 1
+            self._answer(message, link, connection.run(lambda: self._result(connection, message, replica)))
+
+    def _refuse(self, message: ServiceOperation, link: Link, why: str) -> None:
+        async def refused() -> ServiceOperationResult:
+            return ServiceOperationResult(False, None, why, message.request_id)
+
+        self._answer(message, link, _task(refused()))
+
+    async def _result(
+        self, connection: _Connection, message: ServiceOperation, replica: Replica
+    ) -> ServiceOperationResult:
+        params = message.params if isinstance(message.params, dict) else {}
+        try:
+            result = await connection.served.run(message.operation, params)
+            return ServiceOperationResult(True, result, None, message.request_id)
+        except StoreError as error:
+            return ServiceOperationResult(False, None, error_text(error), message.request_id)
+        finally:
+            self._waiting[replica] = self._waiting.get(replica, 1) - 1
+
+    async def _closed(self, connection: _Connection, message: ServiceOperation) -> ServiceOperationResult:
+        await connection.close()
+        return ServiceOperationResult(True, None, None, message.request_id)
+
+    def _answer(self, message: ServiceOperation, link: Link, result: asyncio.Task[Any]) -> None:
+        before = self._answers.get(link) if message.request_id is None else None
+
+        async def send() -> None:
+            await asyncio.wait([result] if before is None else [result, before])
+            answer = (
+                ServiceOperationResult(False, None, "unavailable: the connection was closed", message.request_id)
+                if result.cancelled()
+                else result.result()
+            )
+            _send(link, answer)
+
+        task = _task(send())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        if message.request_id is None:
+            self._answers[link] = task
+            task.add_done_callback(lambda done: self._answered(link, done))
+
+    def _answered(self, link: Link, task: asyncio.Task[Any]) -> None:
+        if self._answers.get(link) is task:
+            del self._answers[link]
+
+    def gone(self, replica: Replica) -> None:
+        """What a process that has ended had open is rolled back."""
+        self._waiting.pop(replica, None)
+        for name, connection in tuple(self._connections.items()):
+            if connection.replica is replica:
+                del self._connections[name]
+                task = _task(connection.close())
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+
+
+def _task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+def _send(link: Link, answer: ServiceOperationResult) -> None:
+    """A result that is larger than a message may be becomes an error; a peer that is gone needs none."""
+    try:
+        link.session.send(answer)
+    except MessagingError:
+        why = "arguments: the result is larger than a message may be (limits.frame); read it with iterate"
+        link.send(ServiceOperationResult(False, None, why, answer.request_id))
+    except HostError as error:
+        logger.debug("%s: the result of an operation was not sent: %s", link.session.peer, error)
