@@ -7,13 +7,14 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
+from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
 from pywatt_host.hooks import Hooks
 from pywatt_host.host import Host, Surface
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
     from pywatt_host.channels.stdio import Handshake
     from pywatt_host.datastores import Datastores
+    from pywatt_host.devservices.services import DevServices
     from pywatt_host.links import Links
 
 
@@ -86,6 +88,7 @@ def build(
         schemes=maker.schemes,
         before=(
             maker.bridge,
+            *((maker.dev,) if maker.dev is not None else ()),
             maker.stores,
             *((maker.clients,) if maker.clients is not None else ()),
             maker.outbound,
@@ -127,6 +130,7 @@ class _Maker:
         self.edge: Edge | None = None
         self.routes: Routes | None = None
         self.explain = False
+        self.dev: DevServices | None = None
         masker = Masker()
         stream.mask = masker.mask_octets
         self.metrics = Metrics(self._register_stock)
@@ -212,7 +216,7 @@ class _Maker:
         if not manifest.databases and not manifest.caches:
             return NoStores()
         around = import_module("pywatt_host.stores.kinds").Surroundings(
-            manifest.directory, manifest.module_id, self.links.stores
+            manifest.directory, manifest.module_id, self.links.stores, self._private_servers()
         )
         stores: Datastores = import_module("pywatt_host.datastores").Datastores(
             manifest.databases,
@@ -224,6 +228,19 @@ class _Maker:
         )
         stores.add_checks(self.checks)
         return stores
+
+    def _private_servers(self) -> Callable[[str, str], Awaitable[str]] | None:
+        """Where `dev` and `up` say that there may be such, and a store may ask for one."""
+        folder = self.environ.get(DEV_SERVICES)
+        urls = [store.url for store in self.manifest.databases.values()]
+        urls += [store.url for store in self.manifest.caches.values()]
+        if folder is None or not any(DEV_SCHEME in str(url) or isinstance(url, SecretTemplate) for url in urls):
+            return None
+        services: DevServices = import_module("pywatt_host.devservices.services").DevServices(
+            Path(folder), self.environ
+        )
+        self.dev = services
+        return services.url
 
     def _environments(self) -> Iterator[Dependant]:
         """`app.env` with secrets in it."""

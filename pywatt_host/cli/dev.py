@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, manifest_options, show_problems
+from pywatt_host.devservices import DEV_SERVICES
+from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
 from pywatt_host.reloading.changes import watched_by
@@ -42,7 +45,8 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     """Serve a manifest while it is worked on: start again when code, manifest or .env change.
 
     Listens on loopback only, logs for people, reads the .env beside the manifest, and answers 404, 400 and the like
-    with the key of the manifest that would change them. While what was saved does not start, every request is answered
+    with the key of the manifest that would change them. A store postgresql+dev:// or redis+dev:// is a private server,
+    whose data are kept in .pywatt. While what was saved does not start, every request is answered
     503 with the reason. Needs the extra `dev`.
 
     \b
@@ -59,15 +63,22 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     more += [f"logging.level={log_level}"] if log_level else []
     selection = replace(selection, overrides=(*selection.overrides, *more))
     cookbook = _Cookbook(selection, bool(listen), ignored)
+    services: DevServices | None = None
     try:
+        folder = selection.source().directory
+        os.environ[DEV_SERVICES] = os.fspath(folder)  # of the child, which may use private servers
+        services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
-            return runner.run(Session(cookbook.look, _say, _show).serve())
+            return runner.run(Session(cookbook.look, _say, _show, services.keep).serve())
     except ManifestError as error:
         _show(error)
         return error.exit_code
     except HostError as error:
         _say(str(error))
         return error.exit_code
+    finally:
+        if services is not None:
+            services.close()
 
 
 def _say(line: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
 from pywatt_host.orchestrator import tether
 
@@ -51,6 +52,7 @@ def launch_of(
         assert module.command is not None
         return Launch(module.command, workspace.resolve(module.working_dir), kept)
     kept.setdefault(_TRUST, "127.0.0.1")
+    kept[DEV_SERVICES] = os.fspath(workspace.directory)
     command = [sys.executable, "-P", "-m", "pywatt_host", "run", "--orchestrated"]
     command += ["--profile", module.profile] if module.profile is not None else []
     command.append(os.fspath(workspace.resolve(module.manifest)))

@@ -15,6 +15,7 @@ from typing import Any
 
 from pywatt_host.control import control_path
 from pywatt_host.datastores import Datastores
+from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import BindError
 from pywatt_host.http.server import Bounds, Drain, HttpServer
 from pywatt_host.http.sockets import Listener, bind
@@ -83,6 +84,7 @@ class Wattson:
         self._store = store
         self._ports = Ports()
         self._topics = Topics()
+        self._dev = DevServices(workspace.directory, environ)
         self.stores = self._make_stores()
         self._answers = Answers(
             self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
@@ -113,7 +115,7 @@ class Wattson:
             workspace.databases,
             workspace.caches,
             lambda: self._store.texts,
-            Surroundings(workspace.directory, self.name),
+            Surroundings(workspace.directory, self.name, None, self._dev.url),
             start_period=workspace.timeouts.start,
             rotates=True,
         )
@@ -207,7 +209,7 @@ class Wattson:
         """Open the stores, then run. Asked to stop while they are waited for, give up."""
         self._opening = asyncio.current_task()
         try:
-            async with TaskGroup() as tasks, self.stores.running(tasks):
+            async with TaskGroup() as tasks, self._dev.running(tasks), self.stores.running(tasks):
                 self._opening = None
                 return await self._run(*arguments)
         except BaseExceptionGroup as group:
@@ -285,6 +287,7 @@ class Wattson:
     async def _tell(self, on_up: Callable[[Up], None]) -> None:
         await self._news.until(lambda: self._stopping or self._settled())
         if not self._stopping:
+            await asyncio.to_thread(self._dev.keep)  # a module that is started again finds what it used
             on_up(Up(self._gateway_address, tuple(module.status() for module in self.modules.values())))
 
     def _settled(self) -> bool:

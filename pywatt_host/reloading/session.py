@@ -62,11 +62,17 @@ class Session:
     """`look` reads the manifest anew (raises ManifestError); `say` prints a line, `show` the faults of a manifest."""
 
     def __init__(
-        self, look: Callable[[], Recipe], say: Callable[[str], None], show: Callable[[ManifestError], None]
+        self,
+        look: Callable[[], Recipe],
+        say: Callable[[str], None],
+        show: Callable[[ManifestError], None],
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
+        """`ready` is called each time the child serves."""
         self._look = look
         self._say = say
         self._show = show
+        self._ready = ready
         self._doors, self._stand_in = Doors(), StandIn()
         self._events: asyncio.Queue[_Heard | _Asked | _Changed | _Blind] = asyncio.Queue()
         self._changed: set[Path] = set()
@@ -139,6 +145,7 @@ class Session:
             await self._down(news.detail)
             return None
         self._announced = True
+        await asyncio.to_thread(self._ready)
         self._watched = replace(self._watched, templates=news.templates)
         if self._begun is not None:
             self._say(f"reload: ready again in {time.monotonic() - self._begun:.2f} s")

