@@ -48,6 +48,12 @@ def failure(kind: str, message: str) -> StoreError:
     return StoreError(f"{kind}+dev", "arguments", message)
 
 
+def arguments_of(pid: int) -> str:
+    """The arguments of a process; of one that is gone, or whose end nobody has taken note of, nothing that is ours."""
+    command = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 class Server:
     """The process of a kind; its number is kept in `server.json`, so that whoever comes later finds it."""
 
@@ -63,10 +69,7 @@ class Server:
             os.kill(pid, 0)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        words = subprocess.run(
-            ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
-        ).stdout
-        return pid if str(self.kind.folder) in words else None
+        return pid if str(self.kind.folder) in arguments_of(pid) else None
 
     def start(self) -> bool:
         """False where it ran already. Raises StoreError."""
