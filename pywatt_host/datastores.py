@@ -14,6 +14,7 @@ from pywatt_host.http.health import Checks
 from pywatt_host.http.metrics import Family, Histogram
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
+from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.stores.cache import Cache, CacheBackend
 from pywatt_host.stores.database import Database
@@ -58,6 +59,16 @@ class DatabaseStore:
 
     async def connect(self) -> None:
         await self.database.connect()
+
+    @property
+    def elsewhere(self) -> bool:
+        return elsewhere(self._options.url)
+
+    async def try_once(self, texts: Mapping[str, str]) -> None:
+        """Connect, and change nothing. Raises StoreError."""
+        await self.open(self.url(texts))
+        assert self.database.pool is not None
+        await self.database.pool.warm(self._options.pool.timeout)
 
     async def check(self) -> None:
         await self.database.check()
@@ -106,6 +117,15 @@ class CacheStore:
 
     async def connect(self) -> None:
         await self.cache.backend.open()
+
+    @property
+    def elsewhere(self) -> bool:
+        return elsewhere(self._options.url)
+
+    async def try_once(self, texts: Mapping[str, str]) -> None:
+        """Connect, and change nothing. Raises StoreError."""
+        await self.open(self.url(texts))
+        await self.connect()
 
     async def check(self) -> None:
         await self.cache.ping()
@@ -289,6 +309,12 @@ def _durations(stores: list[DatabaseStore] | list[CacheStore]) -> dict[tuple[str
         for store in stores
         for operation, cell in store.stats.durations.items()
     }
+
+
+def elsewhere(url: str | SecretTemplate) -> bool:
+    """Whether only the orchestrator, or `dev` and `up`, can say where it is."""
+    scheme = scheme_of(url) or ""
+    return scheme == ORCHESTRATOR or scheme.endswith("+dev")
 
 
 def names_of(url: str | SecretTemplate) -> frozenset[str]:

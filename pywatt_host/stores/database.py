@@ -29,6 +29,8 @@ _CLEANING = 5.0  # seconds that a rollback and the way back into the pool may ta
 _AGAIN = 0.25  # seconds until a refused password is tried again, where it may rotate
 _GRACE = 30.0  # seconds that connections of a URL that was rotated away may still be used
 _CHUNK = 100  # rows
+_LOOKING = 1.0  # seconds that a check waits for a connection
+_BUSY = 10.0  # seconds within which a statement has come to its end where a pool is exhausted and well
 
 
 class Connection:
@@ -198,7 +200,9 @@ class Connection:
         database, began = self._database, perf_counter()
         try:
             async with asyncio.timeout(database.statement_timeout):
-                return await statement()
+                result = await statement()
+            database.answered = perf_counter()
+            return result
         except TimeoutError:
             raise self._late() from None
         except StoreError as error:
@@ -251,6 +255,7 @@ class Database:
         recorded as `init_key`. It `rotates` where a refused password may be about to be replaced."""
         self.store = f"databases.{name}"
         self.stats = stats
+        self.answered = -_BUSY  # when the last statement came to its end, as perf_counter has it
         self.statement_timeout = statement_timeout
         self._make = make
         self._acquire_timeout = acquire_timeout
@@ -352,9 +357,14 @@ class Database:
                 pass
 
     async def check(self) -> None:
-        """Raises StoreError where the database does not answer."""
-        async with self.acquire() as connection:
-            await connection._run("check", lambda: connection._session.fetch("SELECT 1", (), 1))
+        """Raises StoreError where the database does not answer. One that is busy answers others: that its pool is
+        exhausted is no failure as long as statements come to their ends."""
+        try:
+            async with self.acquire(timeout=_LOOKING) as connection:
+                await connection._run("check", lambda: connection._session.fetch("SELECT 1", (), 1))
+        except StoreError as error:
+            if error.code != "exhausted" or perf_counter() - self.answered > _BUSY:
+                raise
 
     async def replacement(self, url: str) -> Pool:
         """The pool of another URL, connected. A refused password is tried again for a while: whoever rotates may change

@@ -69,7 +69,7 @@ class MemoryBackend:
             heapq.heappush(self._ends, (end, key))
         if len(self._entries) > self._max_entries or self._octets > self._max_bytes:
             self._make_room(now)
-        elif len(self._ends) > 2 * len(self._entries) + 64:
+        if len(self._ends) > 2 * len(self._entries) + 64:
             self._sweep()
 
     async def set_many(self, pairs: Mapping[str, bytes], ttl: float | None) -> None:

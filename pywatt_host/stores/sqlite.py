@@ -65,6 +65,10 @@ class _Threaded(aiosqlite.Connection):
         result: T = await self._execute(function, self._conn, *arguments)  # type: ignore[no-untyped-call]
         return result
 
+    async def gone(self) -> None:
+        """Wait for the thread: one that outlives the event loop would tell it of its end."""
+        await asyncio.to_thread(self._thread.join, _INTERRUPTED)
+
     def interrupt_now(self) -> None:
         if self._connection is not None:
             self._connection.interrupt()
@@ -317,6 +321,7 @@ class SqliteBackend:
         with suppress(sqlite3.Error, TimeoutError):
             async with asyncio.timeout(_INTERRUPTED):
                 await session.connection.close()
+                await session.connection.gone()
 
     def error(self, error: sqlite3.Error) -> StoreError:
         name = getattr(error, "sqlite_errorname", "") or ""

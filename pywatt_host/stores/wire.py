@@ -72,13 +72,14 @@ def unpack(value: Any, store: str) -> Any:
     """The value again. Raises StoreError (`arguments`)."""
     if not isinstance(value, dict):
         return value
-    read = _READ.get(value.get(_TYPE, ""))
+    kind = value.get(_TYPE)
+    read = _READ.get(kind) if isinstance(kind, str) else None
     if read is None:
-        raise StoreError(store, "arguments", f"a value of the type {str(value.get(_TYPE))[:40]!r} is not known here")
+        raise StoreError(store, "arguments", f"a value of the type {str(kind)[:40]!r} is not known here")
     try:
         return read(value.get("value"))
     except (ValueError, TypeError, ArithmeticError):
-        raise StoreError(store, "arguments", f"this is no {value[_TYPE]}") from None
+        raise StoreError(store, "arguments", f"this is no {kind}") from None
 
 
 def pack_arguments(arguments: Arguments, store: str) -> dict[str, Any]:
@@ -101,10 +102,15 @@ def pack_rows(rows: Sequence[Row], store: str) -> dict[str, Any]:
 
 def unpack_rows(document: Any, store: str) -> list[Row]:
     """Raises StoreError (`unavailable`) where it is none."""
-    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+    rows, names = (document.get("rows"), document.get("columns", [])) if isinstance(document, dict) else (None, None)
+    if (
+        not isinstance(rows, list)
+        or not isinstance(names, list)
+        or not all(isinstance(row, list) and len(row) >= len(names) for row in rows)
+    ):
         raise StoreError(store, "unavailable", "what the orchestrator answered are no rows")
-    columns = columns_of([str(name) for name in document.get("columns") or []])
-    return [Row(columns, tuple(unpack(value, store) for value in row)) for row in document["rows"]]
+    columns = columns_of([str(name) for name in names])
+    return [Row(columns, tuple(unpack(value, store) for value in row)) for row in rows]
 
 
 def error_text(error: StoreError) -> str:

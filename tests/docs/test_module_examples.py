@@ -19,7 +19,7 @@ from pywatt_host.scripts import load_script
 from tests.processes import PATIENCE, ROOT, Host, Project
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
-Run = Callable[[str], Host]
+Run = Callable[..., Host]
 
 
 @pytest.fixture(params=["script", "manifest"])
@@ -27,10 +27,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
     """Start an example: by its file, or by its twin."""
     project = Project(tmp_path)
 
-    def start(name: str) -> Host:
+    def start(name: str, *more: str) -> Host:
         path = ROOT / "examples" / name
         command = [f"{path}.py"] if request.param == "script" else ["-m", "pywatt_host", "run", f"{path}.yaml"]
-        options = ["--listen", "127.0.0.1:0", "--log-format", "json", "--set", "server.control=off"]
+        options = ["--listen", "127.0.0.1:0", "--log-format", "json", "--set", "server.control=off", *more]
         return project.start([sys.executable, *command, *options])
 
     yield start
@@ -110,3 +110,18 @@ def test_background_tasks(run: Run) -> None:
         assert client.get("/jobs/9").status_code == 404
     assert stopped(host) == 0
     assert any("0 jobs are left" in line for line in host.lines)
+
+
+def test_database_module(run: Run, tmp_path: Path) -> None:
+    host = run("database_module", "--set", f"databases.default.url=sqlite:///{tmp_path}/notes.db")
+    with httpx.Client(base_url=host.address) as client:
+        assert client.get("/notes").json() == []
+        assert client.post("/notes", params={"text": "milk"}).json() == {"id": 1, "text": "milk"}
+        assert client.get("/notes/1").json() == {"id": 1, "text": "milk"}
+        assert client.get("/notes/1").json() == {"id": 1, "text": "milk"}
+        assert client.get("/notes/2").status_code == 404
+        assert client.get("/notes").json() == [{"id": 1, "text": "milk"}]
+        metrics = client.get("/metrics").text
+        assert 'pywatt_cache_hits_total{cache="default"} 1.0' in metrics
+        assert client.get("/health").json()["checks"]["databases.default"] == {"status": "passing"}
+    assert stopped(host) == 0
