@@ -1,4 +1,4 @@
-"""The one entry: `python -m benchmarks edge|wsgi|startup|channels|all`."""
+"""The one entry: `python -m benchmarks edge|wsgi|startup|channels|stores|all`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,7 @@ _WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "wsgi": (WSGI,),
     "startup": (),
     "channels": (),
+    "stores": (),
     "all": (*EDGE, WSGI),
 }
 
@@ -92,6 +94,11 @@ def _measure(what: str, settings: Settings, runs: int, folder: Path, results: li
         print(channels.table(measured), flush=True)
         results.append(channels.data(measured))
         faults |= any(row.fault for row in measured)
+    if what in ("stores", "all"):
+        stores = import_module("benchmarks.stores")  # its drivers are nobody else's
+        compared = stores.compare(settings.seconds, settings.rounds, folder, _say)
+        print(stores.table(compared), flush=True)
+        results.append(stores.data(compared))
     return faults
 
 

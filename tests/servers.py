@@ -143,7 +143,9 @@ def postgres(folder: Path) -> Server:
         str(bin_folder / "initdb"), "-D", str(data), "-U", "tester", "-A", "scram-sha-256", "-E", "UTF8",
         "--no-locale", f"--pwfile={password}", "--no-sync",
     ]  # fmt: skip
-    subprocess.run(initdb, check=True, capture_output=True, cwd="/", **account)  # type: ignore[call-overload]
+    done = subprocess.run(initdb, check=False, capture_output=True, text=True, cwd="/", **account)  # type: ignore[call-overload]
+    if done.returncode:
+        raise RuntimeError(f"initdb: {done.stderr[-2000:]}")
     settings = {
         "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": "", "max_connections": "60",
         "shared_buffers": "16MB", "dynamic_shared_memory_type": "mmap", "fsync": "off",

@@ -419,6 +419,8 @@ class Database:
             try:
                 session = await pool.acquire(max(deadline - loop.time(), 0.001))
             except StoreError as error:
+                if self._pool is not pool and loop.time() < deadline:
+                    continue  # it was rotated away meanwhile
                 if error.code == "authentication" and self._rotates and loop.time() + _AGAIN < deadline:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_AGAIN):

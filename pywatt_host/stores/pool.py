@@ -39,19 +39,24 @@ class Pool:
         why there is none."""
         deadline = asyncio.get_running_loop().time() + timeout
         await self._slot(timeout)
+        self.in_use += 1  # from here on: a pool that is drained waits for who is connecting too
+        self._drained.clear()
         try:
             async with asyncio.timeout_at(deadline):
-                session = await self.backend.acquire()
+                return await self.backend.acquire()
         except TimeoutError:
-            self._slots.release()
+            self._free()
             message = f"{self.shown} did not let us connect within {timeout:.3g}s"
             raise StoreError(self.store, "unavailable", message) from None
         except BaseException:
-            self._slots.release()
+            self._free()
             raise
-        self.in_use += 1
-        self._drained.clear()
-        return session
+
+    def _free(self) -> None:
+        self.in_use -= 1
+        self._slots.release()
+        if not self.in_use:
+            self._drained.set()
 
     async def _slot(self, timeout: float) -> None:
         if not self._slots.locked():
@@ -71,10 +76,7 @@ class Pool:
         try:
             await self.backend.release(session)
         finally:
-            self.in_use -= 1
-            self._slots.release()
-            if not self.in_use:
-                self._drained.set()
+            self._free()
 
     async def warm(self, timeout: float) -> None:
         """Connect `least` times, once at least: raises StoreError where even that fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from tests import servers
@@ -277,3 +279,59 @@ def test_a_store_that_cannot_be_ends_the_start_at_once(
     assert host.wait() == code
     assert words in said(host)
     assert "Traceback" not in said(host)
+
+
+@pytest.mark.slow
+def test_fifty_changes_of_a_password_under_load_fail_no_request(project: Project, tmp_path: Path) -> None:
+    server = made(servers.postgres, tmp_path / "server")
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+
+    def change(number: int) -> None:
+        """The server first, as operators do, then the file that is watched."""
+        password = f"p@ss/{number}#%"
+
+        async def alter() -> None:
+            connection = await asyncpg.connect(server.url)
+            await connection.execute(f"ALTER ROLE rotating PASSWORD '{password}'")
+            await connection.close()
+
+        asyncio.run(alter())
+        staged = secrets / ".staged"
+        staged.write_text(password)
+        staged.rename(secrets / "PASSWORD")
+
+    async def prepare() -> None:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("CREATE ROLE rotating LOGIN SUPERUSER")
+        await connection.close()
+
+    try:
+        asyncio.run(prepare())
+        change(0)
+        url = f"postgresql://rotating:${{secret:PASSWORD}}@127.0.0.1:{server.port}/postgres"
+        manifest(
+            project,
+            secrets={"rotate": True, "sources": [{"directory": str(secrets)}], "interval": "50ms"},
+            databases={"default": {"url": url, "init": "schema.sql", "pool": {"min": 0, "max": 4}}},
+            metrics=True,
+        )
+        host = project.host()
+        load = Load(host.address, "write", clients=6)
+        slowest = 0.0
+        try:
+            for number in range(1, 51):
+                change(number)
+                began = time.monotonic()
+                wanted = f'pywatt_secret_rotations_total{{result="success"}} {float(number)}'
+                while wanted not in host.get("/metrics").body.decode():
+                    assert time.monotonic() - began < PATIENCE
+                slowest = max(slowest, time.monotonic() - began)
+        finally:
+            load.stop()
+        assert (load.faults, load.others) == ([], [])
+        assert set(load.acknowledged) <= set(json.loads(host.get("/written").body))
+        assert not any("p@ss" in line for line in host.lines)
+        print(f"{len(load.acknowledged)} requests; slowest rotation {slowest:.2f} s")
+    finally:
+        server.kill()
