@@ -191,7 +191,7 @@ class _Template:
         if self._leaf is not None and self._leaf.secret:
             return [SecretReference(match[0])] if wanted else []
         places = ", ".join(secret_places(self._root))
-        hint = f"secrets may stand in {places}" if places else "secrets may stand in the manifests of modules"
+        hint = f"secrets may stand in {places}"
         self._fault(start, "secret-not-here", f"the secret {match[0]} cannot stand in this value", hint)
         return []
 

@@ -25,6 +25,7 @@ logger = logging.getLogger("pywatt.stores")
 T = TypeVar("T")
 
 _OCTETS = b"\x00"  # before octets; no JSON text begins with it
+_CLEARING = 60.0  # seconds that it may take to remove all of a namespace
 _LEASE = 30.0  # seconds that a computation in another process may take without a sign of life
 _LOOK = 0.05  # seconds between looks for what another process computes
 _SHUNNED = 0.5  # seconds that a cache which cannot be reached is not asked, with `on_error: miss`
@@ -167,7 +168,7 @@ class Cache:
 
     async def clear(self) -> None:
         """Remove everything of this cache's namespace."""
-        await self._run("clear", lambda backend: backend.clear(self._prefix), None, bounded=False)
+        await self._run("clear", lambda backend: backend.clear(self._prefix), None, limit=_CLEARING)
 
     async def get_or_set(
         self,
@@ -247,7 +248,7 @@ class Cache:
         run: Callable[[CacheBackend], Awaitable[T]],
         otherwise: T | _Absent,
         *,
-        bounded: bool = True,
+        limit: float = 0.0,
         quiet: bool = False,
     ) -> T:
         """`otherwise` is the answer where the cache fails and `on_error` is miss; ABSENT: it raises all the same."""
@@ -258,12 +259,10 @@ class Cache:
                 raise StoreError(self.store, "unavailable", "the host has not started it, or has stopped")
             if self._misses and time.monotonic() < self._shunned_until and otherwise is not ABSENT:
                 raise StoreError(self.store, "unavailable", "it could not be reached just now")
-            if not bounded:
-                return await run(backend)
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(limit or self._timeout):
                 return await run(backend)
         except TimeoutError:
-            error = StoreError(self.store, "timeout", f"no answer within {self._timeout:g}s (timeout)")
+            error = StoreError(self.store, "timeout", f"no answer within {limit or self._timeout:g}s (timeout)")
         except StoreError as raised:
             error = raised
         finally:
@@ -350,7 +349,7 @@ class Cache:
         """Raises StoreError where the cache does not answer."""
         if self._backend is None:
             raise StoreError(self.store, "unavailable", "the host has not started it, or has stopped")
-        await self._backend.ping()
+        await self._run("ping", lambda backend: backend.ping(), ABSENT)
 
     async def close(self) -> None:
         """Computations that run are cancelled."""

@@ -157,8 +157,11 @@ class Connection:
             return
         try:
             await self._run("commit", session.commit)
-        except BaseException:
+        except BaseException as error:
             await self._roll_back(None)
+            if isinstance(error, StoreError) and error.code == "timeout":
+                message = f"{error.message}; whether the transaction was committed is not known"
+                raise StoreError(error.store, error.code, message) from error
             raise
 
     async def _roll_back(self, savepoint: str | None) -> None:

@@ -98,7 +98,8 @@ class RedisBackend:
             raise StoreError(self._store, "arguments", f"url: the database is a number, not {number!r:.40}")
         options: dict[str, Any] = {
             "db": int(number), "username": url.user or None, "password": url.password,
-            "socket_timeout": self._timeout, "socket_connect_timeout": self._timeout, "health_check_interval": _IDLE,
+            # No `socket_timeout`: before Python 3.12 its waits lose cancellations. Whoever asks has a limit of its own.
+            "socket_timeout": None, "socket_connect_timeout": self._timeout, "health_check_interval": _IDLE,
             # Never a second time: it may have been done. Idle connections are looked at before they are used.
             "retry": Retry(NoBackoff(), 0),
         }  # fmt: skip

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from pywatt_host.datastores import Datastores
+from pywatt_host.manifest.model import Database
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.orchestrator.answers import Answers
 from pywatt_host.orchestrator.module import Module
@@ -22,6 +26,7 @@ from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import EXTENSIONS
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.environment import EnvironmentSource
+from pywatt_host.stores.kinds import Surroundings
 from tests.hosting import run
 from tests.orchestrator.conversing import Around, Peer, module_of
 
@@ -31,7 +36,7 @@ VALUES = {"TOKEN": "the-first-token", "OTHER": "another-secret"}
 class Office:
     """Modules `a` (may have TOKEN alone) and `b`, and everybody who answers them."""
 
-    def __init__(self) -> None:
+    def __init__(self, databases: Mapping[str, Database]) -> None:
         around = Around()
         self.values = dict(VALUES)
         self.store = SecretStore({"TOKEN": SecretKey()}, [EnvironmentSource(self.values)], Masker())
@@ -39,6 +44,10 @@ class Office:
         self.registry, self.ports, self.topics = Registry(), Ports(), Topics()
         self.rotations = Rotations(
             self.store, lambda: [replica for module in modules.values() for replica in module.replicas]
+        )
+        around_stores = Surroundings(Path("/"), "wattson")
+        self.stores = Stores(
+            Datastores(databases, {}, dict, around_stores, start_period=5, rotates=False) if databases else None
         )
         answers = Answers(
             modules,
@@ -48,7 +57,7 @@ class Office:
             self.topics,
             self.rotations,
             self.store,
-            Stores(None),
+            self.stores,
         )
         around.table = answers.duties
         self.a, self.b = Peer("a", around).up(), Peer("b", around).up()
@@ -61,9 +70,11 @@ class Office:
         return answer
 
 
-def in_office(test: Callable[[Office], Awaitable[None]]) -> None:
+def in_office(
+    test: Callable[[Office], Awaitable[None]], *, databases: Mapping[str, Database] = MappingProxyType({})
+) -> None:
     async def main() -> None:
-        office = Office()
+        office = Office(databases)
         await office.store.load()
         await test(office)
 
@@ -286,3 +297,61 @@ def test_a_secret_that_nobody_knows_cannot_be_rotated_and_one_that_is_gone_keeps
         assert office.store.texts["TOKEN"] == "the-first-token"
 
     in_office(test)
+
+
+# Stores ---------------------------------------------------------------------------------------------------------------
+
+
+def test_operations_without_an_id_are_answered_in_the_order_in_which_they_were_asked() -> None:
+    """A fast one on one connection waits for a slow one that was asked before on another."""
+
+    async def test(office: Office) -> None:
+        async with asyncio.TaskGroup() as tasks, office.stores.running(tasks):
+            request = {"op": "service_request", "service_type": "Database", "config": {"store": "shared"}}
+            ids = [office.ask(office.a, {**request, "id": number})["connection_id"] for number in ("1", "2")]
+            assert len(set(ids)) == 2
+            numbers = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 300000)"
+            slow = f"{numbers} SELECT max(x) FROM c"
+            operation = {"op": "service_operation", "service_type": "Database", "operation": "fetch"}
+            office.a.says({**operation, "connection_id": ids[0], "params": {"query": slow}})
+            office.a.says({**operation, "connection_id": ids[1], "params": {"query": "SELECT 2 AS v"}})
+            office.a.says({**operation, "connection_id": "nothing", "params": {}})
+            office.a.says({**operation, "connection_id": ids[1], "operation": "nonsense", "params": {}})
+            # Another module's connection is none of its business.
+            office.b.says({**operation, "connection_id": ids[0], "params": {"query": "SELECT 1"}})
+            answers: list[dict[str, Any]] = []
+            while len(answers) < 4:
+                await asyncio.sleep(0.01)
+                answers += office.a.received()
+            assert [each["result"]["rows"] if each["success"] else each["error"] for each in answers] == [
+                [[300000]], [[2]], "connection: there is no such connection",
+                "arguments: there is no operation 'nonsense'",
+            ]  # fmt: skip
+            (refused,) = office.b.received()
+            assert (refused["success"], refused["error"]) == (False, "connection: there is no such connection")
+            office.a.says({**operation, "connection_id": ids[0], "operation": "close", "params": None})
+            office.a.says({**operation, "connection_id": ids[0], "params": {"query": "SELECT 1"}})
+            answers = []
+            while len(answers) < 2:
+                await asyncio.sleep(0.01)
+                answers += office.a.received()
+            assert [each["success"] for each in answers] == [True, False]
+
+    in_office(test, databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})})
+
+
+def test_a_store_that_is_not_declared_and_too_many_connections_are_refused() -> None:
+    async def test(office: Office) -> None:
+        async with asyncio.TaskGroup() as tasks, office.stores.running(tasks):
+            request = {"op": "service_request", "service_type": "Database", "id": "1"}
+            answer = office.ask(office.a, {**request, "config": {"store": "other"}})
+            assert "there is no store 'other' of the type Database (declared: shared)" in answer["error"]
+            answer = office.ask(office.a, {**request, "service_type": "Cache", "config": {"store": "shared"}})
+            assert "the workspace declares none" in answer["error"]
+            answers = [office.ask(office.a, {**request, "config": {"store": "shared"}}) for _ in range(257)]
+            assert [each["success"] for each in answers] == [True] * 256 + [False]
+            assert office.ask(office.b, {**request, "config": {"store": "shared"}})["success"]
+            office.stores.gone(office.a.replica)
+            assert office.ask(office.a, {**request, "config": {"store": "shared"}})["success"]
+
+    in_office(test, databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})})
