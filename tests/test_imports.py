@@ -28,6 +28,7 @@ HEAVY = (
     *("starlette", "uvicorn", "uvloop", "websockets", "werkzeug", "yaml", "pywatt_host.http.exposition"),
     *("pywatt_host.http.static", "pywatt_host.inspection", "pywatt_host.manifest.schema", "pywatt_host.build"),
     *("authlib", "bcrypt", "cryptography", "joserfc", "pywatt_host.auth"),
+    *("aiocache", "aiosqlite", "databases", "redis", "sqlalchemy", "pywatt_host.stores", "pywatt_host.datastores"),
     *("hvac", "pywatt_host.links", "pywatt_host.orchestrator", "pywatt_host.protocol"),
 )
 RAW = "async def app(scope, receive, send): raise RuntimeError('declined')\n"
@@ -102,6 +103,7 @@ def test_a_verb_loads_what_it_needs(project: Project, arguments: list[str], allo
 
 
 # a2wsgi: uvicorn's own configuration imports it where it is installed.
+STORES = {"pywatt_host.stores", "pywatt_host.datastores"}
 SERVER = {"a2wsgi", "click", "httptools", "uvloop", "h11", "uvicorn", "pydantic", "yaml", "orjson", "pywatt_host.build"}
 
 
@@ -123,8 +125,10 @@ def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(p
             {"cryptography", "joserfc", "pywatt_host.auth"},
         ),
         ({"auth": {"api_key": {"keys": "k" * 20}}}, [], {"pywatt_host.auth"}),
+        ({"databases": {"default": "sqlite:///a.db"}}, [], {"aiosqlite", *STORES}),
+        ({"caches": {"default": "memory://"}}, [], STORES),
     ],
-    ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys"],
+    ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys", "sqlite", "memory"],
 )
 def test_each_feature_brings_its_own(
     project: Project, manifest: dict[str, Any], asked: list[str], brings: set[str]
