@@ -24,6 +24,7 @@ from pymysql.converters import conversions, convert_datetime  # type: ignore[imp
 
 from pywatt_host.exceptions import StoreError
 from pywatt_host.stores.backend import Isolation, Session
+from pywatt_host.stores.mysql_errors import NUMBERS, said, text_of
 from pywatt_host.stores.row import Row, columns_of
 from pywatt_host.stores.statement import MYSQL, Arguments, bind, statements
 from pywatt_host.stores.url import StoreUrl
@@ -43,24 +44,6 @@ _ISOLATION = {
     "repeatable_read": "REPEATABLE READ",
     "serializable": "SERIALIZABLE",
 }
-
-# Numbers of errors (MySQL and MariaDB error reference) to the code of a StoreError.
-_NUMBERS = {
-    1044: "authentication", 1045: "authentication", 1698: "authentication", 1862: "authentication",
-    3118: "authentication", 4151: "authentication",
-    1022: "integrity", 1048: "integrity", 1062: "integrity", 1216: "integrity", 1217: "integrity",
-    1364: "integrity", 1451: "integrity", 1452: "integrity", 1557: "integrity", 1586: "integrity",
-    3819: "integrity", 4025: "integrity",
-    1205: "conflict", 1213: "conflict", 1020: "conflict",
-    1021: "full", 1114: "full", 1041: "full", 1037: "full",
-    1290: "read_only", 1792: "read_only", 1836: "read_only",
-    1969: "timeout", 3024: "timeout", 1317: "timeout",
-    1040: "unavailable", 1053: "unavailable", 1203: "unavailable", 1226: "unavailable", 1927: "unavailable",
-    2002: "unavailable", 2003: "unavailable", 2006: "unavailable", 2013: "unavailable", 2014: "unavailable",
-    2055: "unavailable",
-    1264: "arguments", 1292: "arguments", 1366: "arguments", 1406: "arguments", 1265: "arguments",
-    1411: "arguments", 1525: "arguments",
-}  # fmt: skip
 
 
 class MysqlSession:
@@ -308,7 +291,7 @@ class MysqlBackend:
         try:
             await self._library.connect()
         except (ValueError, *_DRIVER) as error:
-            raise StoreError(self._store, "arguments", f"url: {url}: {_said(error)}") from error
+            raise StoreError(self._store, "arguments", f"url: {url}: {said(error)}") from error
 
     def _tls(self) -> ssl.SSLContext | None:
         options = self._url.options
@@ -343,7 +326,7 @@ class MysqlBackend:
             found = self.error(error)
             if found.code in ("authentication", "unavailable"):
                 raise found from error
-            raise StoreError(self._store, "statement", f"{self._url}: {_text(error)}") from error
+            raise StoreError(self._store, "statement", f"{self._url}: {text_of(error)}") from error
         session = MysqlSession(self._store, self, slot)
         self._used.add(session)
         return session
@@ -386,25 +369,14 @@ class MysqlBackend:
     def error(self, error: BaseException) -> StoreError:
         number = error.args[0] if isinstance(error, pymysql.err.Error) and error.args else None
         if isinstance(number, int) and number:
-            code = _NUMBERS.get(number, "statement")
+            code = NUMBERS.get(number, "statement")
             if number < 1000 or number in (ER.CON_COUNT_ERROR,):
                 code = "unavailable"
             where = f"{self._url}: " if code in ("unavailable", "authentication", "full") else ""
-            return StoreError(self._store, code, f"{where}{_text(error)}")
+            return StoreError(self._store, code, f"{where}{text_of(error)}")
         if isinstance(error, ValueError | TypeError | KeyError):
-            return StoreError(self._store, "arguments", f"a value does not fit: {_said(error)}")
-        return StoreError(self._store, "unavailable", f"{self._url}: {_text(error)}")
-
-
-def _text(error: BaseException) -> str:
-    """The server's words, without the number that stands before them."""
-    if isinstance(error, pymysql.err.Error) and len(error.args) > 1:
-        return f"{error.args[1]} ({error.args[0]})"
-    return _said(error)
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+            return StoreError(self._store, "arguments", f"a value does not fit: {said(error)}")
+        return StoreError(self._store, "unavailable", f"{self._url}: {text_of(error)}")
 
 
 # Types ----------------------------------------------------------------------------------------------------------------

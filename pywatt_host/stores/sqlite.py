@@ -1,8 +1,7 @@
 """SQLite: files, by aiosqlite, a thread for each connection.
 
 Write-ahead log, foreign keys on, writes durable when they are acknowledged. Writers of this process queue up for their
-turn, and wait for those of others. sqlite3's own converters go by the declared type of a column, and are the process's:
-they are registered here, for the types below.
+turn, and wait for those of others.
 """
 
 from __future__ import annotations
@@ -10,24 +9,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from datetime import date, datetime
-from datetime import time as time_of_day
-from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
-from re import IGNORECASE, compile
 from typing import Any, TypeVar
 from urllib.parse import quote
-from uuid import UUID
 
 import aiosqlite
-import orjson
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.stores import sqlite_calls as calls
 from pywatt_host.stores.backend import Isolation, Session
-from pywatt_host.stores.row import Row, columns_of
+from pywatt_host.stores.row import Row
 from pywatt_host.stores.statement import SQLITE, Arguments, bind
 from pywatt_host.stores.url import StoreUrl
 
@@ -38,11 +31,6 @@ _TURN = 0.02  # seconds until a lock that another process has is tried again
 _INTERRUPTED = 5.0  # seconds for a statement that was interrupted to end
 _MODES = ("ro", "rw", "rwc")
 _SYNCHRONOUS = ("off", "normal", "full", "extra")
-_READS = compile(r"\s*(?:(?:--[^\n]*\n|/\*.*?\*/)\s*)*(select|values|explain|pragma|with)\b", IGNORECASE)
-_WRITES = compile(r"\b(insert|update|delete|replace)\b", IGNORECASE)
-_RECORD = (
-    "CREATE TABLE IF NOT EXISTS pywatt_init (name TEXT PRIMARY KEY, digest TEXT NOT NULL, applied_at TEXT NOT NULL)"
-)
 
 _CODES = {
     "SQLITE_CONSTRAINT": "integrity",
@@ -87,33 +75,33 @@ class SqliteSession:
 
     async def fetch(self, text: str, arguments: Arguments, most: int | None) -> Sequence[Row]:
         sql, values = self._bound(text, arguments)
-        return await self._write_or_read(sql, _fetch, sql, values, most)
+        return await self._write_or_read(sql, calls.fetch, sql, values, most)
 
     async def execute(self, text: str, arguments: Arguments) -> int:
         sql, values = self._bound(text, arguments)
-        return await self._write_or_read(sql, _execute, sql, values)
+        return await self._write_or_read(sql, calls.execute, sql, values)
 
     async def execute_many(self, text: str, many: Sequence[Arguments]) -> int:
         bound = [self._bound(text, arguments) for arguments in many]
-        return await self._write_or_read("", _execute_many, bound[0][0], [values for _, values in bound])
+        return await self._write_or_read("", calls.execute_many, bound[0][0], [values for _, values in bound])
 
     async def iterate(self, text: str, arguments: Arguments, chunk: int) -> AsyncGenerator[Sequence[Row], None]:
         sql, values = self._bound(text, arguments)
-        cursor: sqlite3.Cursor = await self._write_or_read(sql, _open, sql, values)
+        cursor: sqlite3.Cursor = await self._write_or_read(sql, calls.open_cursor, sql, values)
         try:
-            while rows := await self._call(_next, cursor, chunk):
+            while rows := await self._call(calls.next_rows, cursor, chunk):
                 yield rows
         finally:
-            await self._call(_close, cursor)
+            await self._call(calls.close_cursor, cursor)
 
     async def begin(self, *, readonly: bool, isolation: Isolation | None) -> None:
         if readonly:
-            await self._call(_script, "PRAGMA query_only = 1", "BEGIN")
+            await self._call(calls.say, "PRAGMA query_only = 1", "BEGIN")
             self._readonly = True
             return
         await self._backend.turn()
         try:
-            await self._patiently(_script, "BEGIN IMMEDIATE")
+            await self._patiently(calls.say, "BEGIN IMMEDIATE")
         except BaseException:
             self._backend.turn_over()
             raise
@@ -123,19 +111,19 @@ class SqliteSession:
         if not self.connection.in_transaction:
             self._end()
             raise StoreError(self._store, "statement", "the transaction has been rolled back by an error in it")
-        await self._patiently(_script, "COMMIT")
+        await self._patiently(calls.say, "COMMIT")
         await self._ended()
 
     async def rollback(self) -> None:
         if self.connection.in_transaction:
-            await self._call(_script, "ROLLBACK")
+            await self._call(calls.say, "ROLLBACK")
         await self._ended()
 
     async def _ended(self) -> None:
         self._end()
         if self._readonly:
             self._readonly = False
-            await self._call(_script, "PRAGMA query_only = 0")
+            await self._call(calls.say, "PRAGMA query_only = 0")
 
     def _end(self) -> None:
         if self._writing:
@@ -143,17 +131,17 @@ class SqliteSession:
             self._backend.turn_over()
 
     async def savepoint(self, name: str) -> None:
-        await self._call(_script, f"SAVEPOINT {name}")
+        await self._call(calls.say, f"SAVEPOINT {name}")
 
     async def release_savepoint(self, name: str) -> None:
-        await self._call(_script, f"RELEASE {name}")
+        await self._call(calls.say, f"RELEASE {name}")
 
     async def rollback_to(self, name: str) -> None:
         if self.connection.in_transaction:  # an error may have rolled back all of it
-            await self._call(_script, f"ROLLBACK TO {name}", f"RELEASE {name}")
+            await self._call(calls.say, f"ROLLBACK TO {name}", f"RELEASE {name}")
 
     async def apply_once(self, key: str, digest: str, script: str) -> str | None:
-        return await self._write_or_read("", _apply_once, key, digest, script)
+        return await self._write_or_read("", calls.apply_once, key, digest, script)
 
     async def clean(self) -> None:
         """As it was when it was handed out."""
@@ -162,11 +150,11 @@ class SqliteSession:
 
     def _bound(self, text: str, arguments: Arguments) -> tuple[str, tuple[Any, ...]]:
         sql, values = bind(SQLITE, text, arguments, self._store)
-        return sql, tuple(map(_stored, values)) if values else values
+        return sql, tuple(map(calls.stored, values)) if values else values
 
     async def _write_or_read(self, sql: str, function: Callable[..., T], *arguments: Any) -> T:
         """A statement that writes, outside of a transaction, takes its turn."""
-        if self._writing or self._readonly or (sql and reads(sql)):
+        if self._writing or self._readonly or (sql and calls.reads(sql)):
             return await self._call(function, *arguments)
         await self._backend.turn()
         try:
@@ -181,7 +169,7 @@ class SqliteSession:
             try:
                 return await self._call(function, *arguments)
             except StoreError as error:
-                if error.code != "timeout" or not _locked(error.__cause__) or time.monotonic() > deadline:
+                if error.code != "timeout" or not calls.locked(error.__cause__) or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(_TURN)
 
@@ -202,7 +190,7 @@ class SqliteSession:
     async def _interrupt(self) -> None:
         """The thread comes to its end first: whatever runs next must not meet it."""
         self.connection.interrupt_now()
-        task = asyncio.ensure_future(self.connection.run(_nothing))
+        task = asyncio.ensure_future(self.connection.run(calls.nothing))
         _, late = await asyncio.wait([task], timeout=_INTERRUPTED)
         if late:
             task.cancel()
@@ -275,7 +263,7 @@ class SqliteBackend:
         self._all.add(session)
         try:
             await connection
-            await session._patiently(_prepare, self._url.options.get("synchronous", "full"))
+            await session._patiently(calls.prepare, self._url.options.get("synchronous", "full"))
         except BaseException as error:
             await self._drop(session)
             if isinstance(error, sqlite3.Error):
@@ -292,7 +280,7 @@ class SqliteBackend:
             where, timeout=_BUSY / 1000, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES,
             check_same_thread=False, cached_statements=256, uri=not self.in_memory,
         )  # fmt: skip
-        connection.row_factory = _Rows()
+        connection.row_factory = calls.Rows()
         return connection
 
     async def release(self, session: Session) -> None:
@@ -326,7 +314,7 @@ class SqliteBackend:
     def error(self, error: sqlite3.Error) -> StoreError:
         name = getattr(error, "sqlite_errorname", "") or ""
         text = str(error)
-        if _locked(error):
+        if calls.locked(error):
             return StoreError(self.store, "timeout", f"the database is locked by another process ({text})")
         for prefix, code in _CODES.items():
             if name.startswith(prefix):
@@ -334,181 +322,3 @@ class SqliteBackend:
                 return StoreError(self.store, code, f"{where}{text}")
         binding = isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) or "type" in text.split()
         return StoreError(self.store, "arguments" if binding and not name else "statement", text)
-
-
-# In the thread of a connection ----------------------------------------------------------------------------------------
-
-
-def _prepare(connection: sqlite3.Connection, synchronous: str) -> None:
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError as error:
-        if not getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
-            raise
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # says whether it is a database at all
-
-
-def _fetch(connection: sqlite3.Connection, sql: str, values: Sequence[Any], most: int | None) -> list[Row]:
-    cursor = connection.execute(sql, values)
-    try:
-        return cursor.fetchall() if most is None else cursor.fetchmany(most)
-    finally:
-        cursor.close()
-
-
-def _execute(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> int:
-    cursor = connection.execute(sql, values)
-    changed = cursor.rowcount
-    cursor.close()
-    return max(changed, 0)
-
-
-def _execute_many(connection: sqlite3.Connection, sql: str, many: Sequence[Sequence[Any]]) -> int:
-    if connection.in_transaction:
-        connection.execute("SAVEPOINT pywatt_many")
-        undo, done = ["ROLLBACK TO pywatt_many", "RELEASE pywatt_many"], "RELEASE pywatt_many"
-    else:
-        connection.execute("BEGIN IMMEDIATE")
-        undo, done = ["ROLLBACK"], "COMMIT"
-    try:
-        cursor = connection.executemany(sql, many)
-        changed = cursor.rowcount
-        connection.execute(done)
-    except BaseException:
-        if connection.in_transaction:
-            _script(connection, *undo)
-        raise
-    return max(changed, 0)
-
-
-def _open(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> sqlite3.Cursor:
-    return connection.execute(sql, values)
-
-
-def _next(connection: sqlite3.Connection, cursor: sqlite3.Cursor, chunk: int) -> list[Row]:
-    return cursor.fetchmany(chunk)
-
-
-def _close(connection: sqlite3.Connection, cursor: sqlite3.Cursor) -> None:
-    cursor.close()
-
-
-def _script(connection: sqlite3.Connection, *statements: str) -> None:
-    for statement in statements:
-        connection.execute(statement).close()
-
-
-def _nothing(connection: sqlite3.Connection) -> None:
-    return
-
-
-def _apply_once(connection: sqlite3.Connection, key: str, digest: str, script: str) -> str | None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute(_RECORD)
-        row = connection.execute("SELECT digest FROM pywatt_init WHERE name = ?", (key,)).fetchone()
-        if row is None:
-            for statement in _statements(script):
-                connection.execute(statement)
-            record = "INSERT INTO pywatt_init VALUES (?, ?, datetime('now'))"
-            connection.execute(record, (key, digest))
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return None if row is None else str(row["digest"])
-
-
-def _statements(script: str) -> list[str]:
-    """Split where SQLite itself sees an end: the body of a trigger has semicolons too."""
-    found: list[str] = []
-    begun = ""
-    for part in script.split(";"):
-        begun += part
-        if sqlite3.complete_statement(begun + ";"):
-            found.append(begun)
-            begun = ""
-        else:
-            begun += ";"
-    found.append(begun.removesuffix(";"))
-    return [each for each in found if each.strip()]
-
-
-class _Rows:
-    """Makes the rows of one connection; all rows of a statement share their columns."""
-
-    def __init__(self) -> None:
-        self._description: Any = None
-        self._columns: Mapping[str, int] = {}
-
-    def __call__(self, cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Row:
-        description = cursor.description
-        if description is not self._description:
-            self._columns = columns_of([column[0] for column in description])
-            self._description = description
-        return Row(self._columns, values)
-
-
-@lru_cache(maxsize=1024)
-def reads(sql: str) -> bool:
-    """Whether a statement surely writes nothing."""
-    match = _READS.match(sql)
-    return match is not None and (match[1].lower() != "with" or _WRITES.search(sql) is None)
-
-
-def _locked(error: BaseException | None) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-# Types that SQLite does not have --------------------------------------------------------------------------------------
-
-
-def _stored(value: Any) -> Any:
-    """As it is stored: dates and times as ISO 8601, decimals and UUIDs as text, JSON as its text."""
-    if value is None or isinstance(value, str | int | float | bytes):
-        return int(value) if isinstance(value, bool) else value
-    if isinstance(value, datetime):
-        return value.isoformat(" ")
-    if isinstance(value, date | time_of_day):
-        return value.isoformat()
-    if isinstance(value, Decimal | UUID):
-        return str(value)
-    if isinstance(value, dict | list):
-        return orjson.dumps(value).decode()
-    return value
-
-
-def _or_as_it_is(convert: Callable[[str], Any]) -> Callable[[bytes], Any]:
-    """What is stored there may have come from elsewhere: what does not convert is given as text."""
-
-    def converted(octets: bytes) -> Any:
-        text = octets.decode("utf-8", "replace")
-        try:
-            return convert(text)
-        except (ValueError, ArithmeticError):
-            return text
-
-    return converted
-
-
-def _bool(text: str) -> bool:
-    known = {"0": False, "1": True, "false": False, "true": True}.get(text.lower())
-    if known is None:
-        raise ValueError(text)
-    return known
-
-
-for _names, _convert in (
-    (("BOOLEAN", "BOOL"), _bool),
-    (("DECIMAL", "NUMERIC"), Decimal),
-    (("DATE",), date.fromisoformat),
-    (("TIMESTAMP", "TIMESTAMPTZ", "DATETIME"), datetime.fromisoformat),
-    (("TIME",), time_of_day.fromisoformat),
-    (("UUID",), UUID),
-    (("JSON", "JSONB"), orjson.loads),
-):
-    for _name in _names:
-        sqlite3.register_converter(_name, _or_as_it_is(_convert))
