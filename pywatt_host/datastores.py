@@ -105,7 +105,7 @@ class CacheStore:
         self.stats = Stats()
         self._options = options
         self._around = around
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], CacheBackend] = {}
         namespace = around.module_id if options.namespace is None else options.namespace
         self.cache = Cache(
             key, ttl=options.ttl, namespace=namespace, on_error=options.on_error, timeout=options.timeout,
@@ -147,12 +147,15 @@ class CacheStore:
             await backend.close()
 
         task = asyncio.get_running_loop().create_task(later(), name=f"drain {self.name}")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = backend
+        task.add_done_callback(lambda done: self._closing.pop(done, None))
 
     async def close(self) -> None:
-        for task in tuple(self._closing):
+        closing = dict(self._closing)
+        for task in closing:
             task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+        await asyncio.gather(*(backend.close() for backend in closing.values()))
         await self.cache.close()
 
     def url(self, texts: Mapping[str, str]) -> str:
@@ -230,6 +233,7 @@ class Datastores:
         period = _OPTIONAL if store.optional else self._period
         deadline = loop.time() + period
         delay, told = _FIRST, 0.0
+        error: StoreError | None = None
         await store.open(store.url(self._texts()))
         while True:
             try:
@@ -237,7 +241,7 @@ class Datastores:
                     await store.connect()
                 return
             except TimeoutError:
-                error = StoreError(store.name, "unavailable", "it does not answer")
+                error = error or StoreError(store.name, "unavailable", "it does not answer")
             except StoreError as raised:
                 error = raised
             if not error.passing or loop.time() + delay > deadline:

@@ -47,6 +47,7 @@ def test_no_module_inherits_a_secret_or_what_speaks_to_up_alone() -> None:
         "MODE": "x",
         "PYWATT_MODULE_ID": "ours",
         "FORWARDED_ALLOW_IPS": "127.0.0.1",
+        "PYWATT_DEV_SERVICES": str(WORKSPACE.directory),
     }
     theirs = launch_of("theirs", WORKSPACE.modules["theirs"], WORKSPACE, environ, ["TOKEN"])
     assert dict(theirs.environ) == {"PATH": "/bin", "PYWATT_MODULE_ID": "theirs"}

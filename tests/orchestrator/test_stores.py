@@ -133,7 +133,7 @@ def test_a_store_that_cannot_be_reached_keeps_the_workspace_from_starting(projec
         project,
         modules={"one": {"manifest": "one/pywatt.yaml"}},
         databases={"shared": "postgresql://users:hidden-password@127.0.0.1:1/users"},
-        timeouts={"start": "300ms"},
+        timeouts={"start": "2s"},
     )
     assert workspace.up.wait() == 3
     said = "\n".join(workspace.up.lines)
