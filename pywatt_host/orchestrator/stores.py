@@ -47,6 +47,7 @@ class _Connection:
         self.kind = kind
         self.replica = replica
         self._last: asyncio.Task[Any] | None = None
+        self._pending: set[asyncio.Task[Any]] = set()
 
     def run(self, work: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
         before = self._last
@@ -56,14 +57,18 @@ class _Connection:
                 await asyncio.wait([before])
             return await work()
 
-        self._last = asyncio.get_running_loop().create_task(after(), name="operation on a store")
-        return self._last
+        task = self._last = asyncio.get_running_loop().create_task(after(), name="operation on a store")
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+        return task
 
     async def close(self) -> None:
-        """What runs is cancelled, what is open is rolled back."""
-        if self._last is not None:
-            self._last.cancel()
-            await asyncio.wait([self._last], timeout=_CLOSING)
+        """What runs and what waits is cancelled, what is open is rolled back."""
+        pending = tuple(self._pending)
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending, timeout=_CLOSING)
         await self.served.close()
 
 
@@ -144,7 +149,13 @@ class Stores:
             self._answer(message, link, _task(self._closed(connection, message)))
         else:
             self._waiting[replica] = waiting + 1
-            self._answer(message, link, connection.run(lambda: self._result(connection, message, replica)))
+            task = connection.run(lambda: self._result(connection, message))
+            task.add_done_callback(lambda done: self._ended(replica))
+            self._answer(message, link, task)
+
+    def _ended(self, replica: Replica) -> None:
+        if self._waiting.get(replica, 0) > 0:
+            self._waiting[replica] -= 1
 
     def _refuse(self, message: ServiceOperation, link: Link, why: str) -> None:
         async def refused() -> ServiceOperationResult:
@@ -152,17 +163,13 @@ class Stores:
 
         self._answer(message, link, _task(refused()))
 
-    async def _result(
-        self, connection: _Connection, message: ServiceOperation, replica: Replica
-    ) -> ServiceOperationResult:
+    async def _result(self, connection: _Connection, message: ServiceOperation) -> ServiceOperationResult:
         params = message.params if isinstance(message.params, dict) else {}
         try:
             result = await connection.served.run(message.operation, params)
             return ServiceOperationResult(True, result, None, message.request_id)
         except StoreError as error:
             return ServiceOperationResult(False, None, error_text(error), message.request_id)
-        finally:
-            self._waiting[replica] = self._waiting.get(replica, 1) - 1
 
     async def _closed(self, connection: _Connection, message: ServiceOperation) -> ServiceOperationResult:
         await connection.close()
@@ -173,12 +180,14 @@ class Stores:
 
         async def send() -> None:
             await asyncio.wait([result] if before is None else [result, before])
-            answer = (
-                ServiceOperationResult(False, None, "unavailable: the connection was closed", message.request_id)
-                if result.cancelled()
-                else result.result()
-            )
-            _send(link, answer)
+            fault = None if result.cancelled() else result.exception()
+            if fault is not None:
+                logger.error("%s: an operation on a store failed", link.session.peer, exc_info=fault)
+            if fault is not None or result.cancelled():
+                why = "unavailable: the operation failed" if fault else "unavailable: the connection was closed"
+                _send(link, ServiceOperationResult(False, None, why, message.request_id))
+            else:
+                _send(link, result.result())
 
         task = _task(send())
         self._running.add(task)

@@ -94,7 +94,9 @@ class ServedDatabase:
     async def _execute_many(self, params: Mapping[str, Any]) -> Any:
         store = self._database.store
         many = params.get("many")
-        listed = [unpack_arguments(each, store) for each in many if isinstance(each, dict)] if many else []
+        if not isinstance(many, list) or not all(isinstance(each, dict) for each in many):
+            raise StoreError(store, "arguments", "many is a list of arguments")
+        listed = [unpack_arguments(each, store) for each in many]
         return await self._target.executemany(_text(params, "query", store), listed)
 
     async def _cursor(self, params: Mapping[str, Any]) -> Any:

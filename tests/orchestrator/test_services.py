@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.datastores import Datastores
-from pywatt_host.manifest.model import Database
+from pywatt_host.manifest.model import Cache, Database
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.orchestrator.answers import Answers
 from pywatt_host.orchestrator.module import Module
@@ -36,7 +36,7 @@ VALUES = {"TOKEN": "the-first-token", "OTHER": "another-secret"}
 class Office:
     """Modules `a` (may have TOKEN alone) and `b`, and everybody who answers them."""
 
-    def __init__(self, databases: Mapping[str, Database]) -> None:
+    def __init__(self, databases: Mapping[str, Database], caches: Mapping[str, Cache]) -> None:
         around = Around()
         self.values = dict(VALUES)
         self.store = SecretStore({"TOKEN": SecretKey()}, [EnvironmentSource(self.values)], Masker())
@@ -47,7 +47,7 @@ class Office:
         )
         around_stores = Surroundings(Path("/"), "wattson")
         self.stores = Stores(
-            Datastores(databases, {}, dict, around_stores, start_period=5, rotates=False) if databases else None
+            Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None
         )
         answers = Answers(
             modules,
@@ -71,10 +71,13 @@ class Office:
 
 
 def in_office(
-    test: Callable[[Office], Awaitable[None]], *, databases: Mapping[str, Database] = MappingProxyType({})
+    test: Callable[[Office], Awaitable[None]],
+    *,
+    databases: Mapping[str, Database] = MappingProxyType({}),
+    caches: Mapping[str, Cache] = MappingProxyType({}),
 ) -> None:
     async def main() -> None:
-        office = Office(databases)
+        office = Office(databases, caches)
         await office.store.load()
         await test(office)
 
@@ -329,13 +332,29 @@ def test_operations_without_an_id_are_answered_in_the_order_in_which_they_were_a
             ]  # fmt: skip
             (refused,) = office.b.received()
             assert (refused["success"], refused["error"]) == (False, "connection: there is no such connection")
-            office.a.says({**operation, "connection_id": ids[0], "operation": "close", "params": None})
+            # Whoever closes does not wait for what runs, nor for what waits behind it.
+            endless = slow.replace("300000", "3000000000")
+            office.a.says({**operation, "connection_id": ids[0], "params": {"query": endless}})
             office.a.says({**operation, "connection_id": ids[0], "params": {"query": "SELECT 1"}})
+            await asyncio.sleep(0.05)
+            office.a.says({**operation, "connection_id": ids[0], "operation": "close", "params": None})
             answers = []
-            while len(answers) < 2:
+            while len(answers) < 3:
                 await asyncio.sleep(0.01)
                 answers += office.a.received()
-            assert [each["success"] for each in answers] == [True, False]
+            closed = "unavailable: the connection was closed"
+            assert [(each["success"], each["error"]) for each in answers] == [
+                (False, closed),
+                (False, closed),
+                (True, None),
+            ]
+            office.a.says({**operation, "connection_id": ids[0], "params": {"query": "SELECT 1"}})
+            answers = []
+            while len(answers) < 1:
+                await asyncio.sleep(0.01)
+                answers += office.a.received()
+            assert [each["success"] for each in answers] == [False]
+            assert office.stores._waiting[office.a.replica] == 0
 
     in_office(test, databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})})
 
@@ -355,3 +374,32 @@ def test_a_store_that_is_not_declared_and_too_many_connections_are_refused() -> 
             assert office.ask(office.a, {**request, "config": {"store": "shared"}})["success"]
 
     in_office(test, databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})})
+
+
+@pytest.mark.parametrize("kind", ["Database", "Cache"])
+@pytest.mark.parametrize("params", [None, 5, [], {}, {"query": 5}, {"key": 5}, {"key": "k", "value": 5, "ttl": "x"}])
+def test_every_operation_with_hostile_words_is_answered(kind: str, params: Any) -> None:
+    operations = (
+        "fetch", "execute", "execute_many", "cursor", "next", "close_cursor", "begin", "commit", "rollback",
+        "savepoint", "release_savepoint", "rollback_to", "apply_once", "reset", "get", "get_many", "set", "set_many",
+        "add", "delete", "exists", "increment", "release", "clear", "nonsense",
+    )  # fmt: skip
+
+    async def test(office: Office) -> None:
+        async with asyncio.TaskGroup() as tasks, office.stores.running(tasks):
+            request = {"op": "service_request", "service_type": kind, "config": {"store": "shared"}, "id": "1"}
+            connection = office.ask(office.a, request)["connection_id"]
+            for operation in operations:
+                said = {"op": "service_operation", "service_type": kind, "operation": operation, "params": params}
+                office.a.says({**said, "connection_id": connection})
+            answers: list[dict[str, Any]] = []
+            while len(answers) < len(operations):
+                await asyncio.sleep(0.01)
+                answers += office.a.received()
+            assert not any("the operation failed" in (each["error"] or "") for each in answers)
+
+    in_office(
+        test,
+        databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})},
+        caches={"shared": Cache.model_validate({"url": "memory://"})},
+    )
