@@ -9,8 +9,9 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
@@ -187,14 +188,18 @@ class Cache:
         if value is not ABSENT:
             return value
         computation = self._computing.get(full)
-        if computation is None:
-            computation = self._computing[full] = _Computation(self._computed(key, full, factory, ttl))
-            computation.task.add_done_callback(lambda task: self._computing.pop(full, None))
+        if computation is None or computation.abandoned:
+            computation = self._computing[full] = _Computation(self.store, self._computed(key, full, factory, ttl))
+            computation.task.add_done_callback(partial(self._over, full, computation))
         # Each has a value of its own.
         return self._decoded(key, await computation.wait())
 
     def __repr__(self) -> str:
         return f"<Cache {self.store} {self._backend.kind if self._backend is not None else 'not open'}>"
+
+    def _over(self, full: str, computation: _Computation, task: asyncio.Task[bytes]) -> None:
+        if self._computing.get(full) is computation:
+            del self._computing[full]
 
     # One computes ---------------------------------------------------------------------------------------------------
 
@@ -363,8 +368,10 @@ class Cache:
 class _Computation:
     """One for all who wait; it is cancelled when the last of them is."""
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, store: str, work: Coroutine[Any, Any, bytes]) -> None:
+        self._store = store
         self.task: asyncio.Task[bytes] = asyncio.get_running_loop().create_task(work)
+        self.abandoned = False  # it is about to end, without a value
         self._waiting = 0
 
     async def wait(self) -> bytes:
@@ -372,7 +379,11 @@ class _Computation:
         try:
             return await asyncio.shield(self.task)
         except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if self.task.cancelled() and current is not None and not current.cancelling():
+                raise StoreError(self._store, "unavailable", "the host stops, and the computation with it") from None
             if self._waiting == 1 and not self.task.done():
+                self.abandoned = True
                 self.task.cancel()
             raise
         finally:

@@ -393,3 +393,40 @@ def test_operations_are_counted_by_their_names(use: Callable[..., None]) -> None
         assert counted["get"] == 2
 
     use(check)
+
+
+def test_who_comes_while_an_abandoned_computation_ends_begins_another(use: Callable[..., None]) -> None:
+    async def check(cache: Cache) -> None:
+        begun, ending = asyncio.Event(), asyncio.Event()
+
+        async def slow_to_end() -> int:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await ending.wait()
+            return 1
+
+        task = asyncio.create_task(cache.get_or_set("key", slow_to_end))
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        other = asyncio.create_task(cache.get_or_set("key", lambda: 2))
+        await asyncio.sleep(0)
+        ending.set()
+        assert await other == 2
+
+    use(check)
+
+
+def test_who_waits_when_the_host_stops_is_told() -> None:
+    async def main() -> None:
+        async with opened("memory://") as cache:
+            waiting = asyncio.create_task(cache.get_or_set("key", asyncio.Event().wait))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await cache.close()
+            with pytest.raises(StoreError, match="the host stops"):
+                await waiting
+
+    asyncio.run(main())
