@@ -187,7 +187,8 @@ class Postgresql:
                 raise failure(self.name, f"the database {database} cannot be made: {made.stderr.strip()[-300:]}")
         user = f"{_USER}:{quote(self._password(), safe='')}"
         if self._by_socket:
-            return f"postgresql://{user}@/{database}?host={quote(str(self._socket), safe='/')}"
+            # With its port, which PGPORT in the environment would say otherwise.
+            return f"postgresql://{user}@/{database}?host={quote(str(self._socket), safe='/')}&port={self._port()}"
         return f"postgresql://{user}@127.0.0.1:{self._port()}/{database}"
 
 
