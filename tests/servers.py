@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import pwd
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -120,16 +122,17 @@ def postgres(folder: Path) -> Server:
     """PostgreSQL, database `test`, user `tester`. As root it runs as `nobody`. Raises MissingServerError."""
     bin_folder = _postgres_binaries()
     user = "nobody" if os.geteuid() == 0 else None
-    data = folder / "postgres"
-    data.mkdir(mode=0o700)
     account: dict[str, object] = {}
     if user is not None:
+        # A folder of its own: those of pytest are for root alone, and every run of it makes sure of that.
+        folder = Path(tempfile.mkdtemp(prefix="pywatt-postgres-"))
+        folder.chmod(0o711)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         account = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    data = folder / "postgres"
+    data.mkdir(mode=0o700)
+    if user is not None:
         shutil.chown(data, user)
-        for parent in (folder, *folder.parents):  # of the temporary folder: its parts are private to root
-            if parent == Path(folder.anchor) or os.stat(parent).st_uid != 0 or "pytest" not in str(parent):
-                break
-            parent.chmod(parent.stat().st_mode | 0o011)
         if not _reaches(user, bin_folder):
             copied = folder / "pgsql"
             shutil.copytree(bin_folder.parent, copied, symlinks=True)
