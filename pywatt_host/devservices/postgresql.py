@@ -143,14 +143,15 @@ class Postgresql:
 
     def _copied(self, folder: Path) -> Path:
         """`nobody` cannot read where Python's packages are: what it needs is copied once."""
-        copy = self.folder / f"programs-{_release(folder)}"
+        copy = self.folder / "programs" / _release(folder)  # as deep as before: libraries are found from there
         if not copy.exists():
             staged = copy.with_suffix(".staged")
             shutil.rmtree(staged, ignore_errors=True)
+            copy.parent.mkdir(exist_ok=True)
             shutil.copytree(folder.parent, staged, symlinks=True)
             libraries = folder.parent.parent.parent / f"{folder.parent.parent.name}.libs"
             if libraries.is_dir():
-                shutil.copytree(libraries, staged.parent / libraries.name, symlinks=True, dirs_exist_ok=True)
+                shutil.copytree(libraries, self.folder / libraries.name, symlinks=True, dirs_exist_ok=True)
             staged.rename(copy)
         return copy / "bin"
 

@@ -265,3 +265,18 @@ def test_dev_and_up_start_them_share_them_and_stop_them(project: Project, folder
     assert up.wait() == 0
     assert server_of(folder, "postgresql") is None
     assert server_of(folder, "redis") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+def test_programs_that_nobody_can_reach_are_copied_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reachable = Postgresql._reachable
+    monkeypatch.setattr(
+        Postgresql, "_reachable", lambda self, path: "pginstall" not in str(path) and reachable(self, path)
+    )
+    used = services(folder)
+    first = url(used, "postgresql")
+    programs = folder / ".pywatt" / "dev" / "postgresql" / "programs"
+    assert len(list(programs.glob("*/bin/initdb"))) == 1
+    used.close()
+    assert url(used, "postgresql") == first
+    used.close()
