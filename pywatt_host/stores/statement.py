@@ -1,6 +1,6 @@
 """Placeholders of a statement: `$1` or `:name`, outside of literals, quoted names and comments, to what a driver wants.
 
-Drivers differ (`$1`, `%s`, `?1`); the text that a user writes does not.
+Drivers differ (`$1`, `%s`, `?`); the text that a user writes does not.
 """
 
 from __future__ import annotations
@@ -61,7 +61,12 @@ MYSQL = Dialect(
     repeats=True,
     percent=True,
 )
-SQLITE = Dialect("sqlite", _pattern(_SINGLE, _DOUBLE, _BACKTICK, _BRACKET, _LINE, _BLOCK), lambda number: f"?{number}")
+SQLITE = Dialect(  # with numbers, as ?1, Python takes them for names
+    "sqlite",
+    _pattern(_SINGLE, _DOUBLE, _BACKTICK, _BRACKET, _LINE, _BLOCK),
+    lambda number: "?",
+    repeats=True,
+)
 
 
 @dataclass(frozen=True, slots=True)
