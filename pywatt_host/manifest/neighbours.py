@@ -272,7 +272,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
         {
             "tracing",
-            "services",
             "resiliency",
             "workers",
             "reload",
@@ -281,7 +280,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
         }
     ),
     "Server": frozenset({"workers", "tls", "reload", "ssl"}),
-    "Channels": frozenset({"http", "nats"}),
 }
 
 

@@ -15,13 +15,16 @@ from pywatt_host.manifest.model.channels import (
     ChannelLimits,
     Channels,
     ChannelTls,
+    HttpChannel,
     IpcChannel,
+    NatsChannel,
     TcpChannel,
 )
 from pywatt_host.manifest.model.endpoints import AutoEndpoints, Endpoint, Endpoints, Rule
 from pywatt_host.manifest.model.operations import AccessLog, Health, Logging, Metrics
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
+from pywatt_host.manifest.model.services import RegisteredService, Services, StaticService
 from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
 from pywatt_host.manifest.problems import display_path
 from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
@@ -43,6 +46,7 @@ __all__ = [
     "DirectoryMount",
     "Endpoint",
     "Health",
+    "HttpChannel",
     "IpcChannel",
     "Limits",
     "Logging",
@@ -50,7 +54,9 @@ __all__ = [
     "Metrics",
     "Module",
     "Mount",
+    "NatsChannel",
     "Pool",
+    "RegisteredService",
     "Requirement",
     "Rule",
     "SecretKey",
@@ -58,7 +64,9 @@ __all__ = [
     "Secrets",
     "Section",
     "Server",
+    "Services",
     "Short",
+    "StaticService",
     "TcpChannel",
     "Timeouts",
     "Vault",
@@ -152,6 +160,11 @@ class Manifest(Section):
         Channels,
         "How the module talks with its orchestrator and with its peers.",
         {"ipc": {"listen": "/run/users.sock"}},
+    )
+    services: Annotated[Services, Deferred()] = key(
+        Services,
+        "Services that this module offers, and those of others that nobody announces.",
+        {"register": [{"name": "users-api", "type": "api"}]},
     )
     logging: Logging = key(Logging, "Logs, always on standard error.", {"level": "debug"})
 

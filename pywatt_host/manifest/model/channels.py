@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Section, key
+from pywatt_host.manifest.model.base import Section, key, required
 from pywatt_host.manifest.values import (
     MODE_PATTERN,
+    TCP_ADDRESS,
     Bool,
     Int,
     PositiveDuration,
+    Prefix,
+    RateLimit,
+    SecretText,
     SecretToken,
+    SensitiveUrl,
     Size,
     TcpListen,
     TcpTarget,
+    as_list,
 )
+from pywatt_host.manifest.values.scalars import fault, text_of
+
+DEV_NATS = "nats+dev"
+NATS_URL = r"^(nats|tls|nats\+dev)://[^\s/?#]*/?$"
 
 _setting = key  # a name that is still there after a key called `key`
 
@@ -111,6 +122,98 @@ class TcpChannel(Section):
         return self
 
 
+class HttpChannel(Section):
+    """Messages by POST: to this module on its HTTP listener, from it to the HTTP listeners of others."""
+
+    path: Prefix = key("/_pywatt/messages", "Where messages are taken, here and at the others.", "/_messages")
+    token: SecretToken | None = key(
+        None, "Token that a peer must present here, and that is presented there.", "${secret:CHANNEL_TOKEN}"
+    )
+
+
+def _nats_url(value: Any) -> str:
+    text = text_of(value, "a URL", "nats://127.0.0.1:4222")
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("nats", "tls", DEV_NATS):
+        hint = f"nats://{text}" if not separator else f"nats://{rest}"
+        raise fault("url", "a NATS server is nats://HOST:PORT or tls://HOST:PORT; perhaps {hint}", hint=hint[:80])
+    host = rest.rstrip("/").rpartition("@")[2]
+    if scheme == DEV_NATS:
+        if host:
+            raise fault("url", "nats+dev:// is a server of this machine's own; it takes no host")
+    elif not (re.match(r"[A-Za-z0-9._-]+\Z", host) or (TCP_ADDRESS.match(host) and not host.startswith(":"))):
+        raise fault("url", "a NATS server is nats://HOST:PORT or tls://HOST:PORT")
+    return text
+
+
+NatsUrl: TypeAlias = Annotated[
+    str,
+    PlainValidator(_nats_url),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": NATS_URL}),
+    SensitiveUrl(),
+]
+
+
+class NatsChannel(Section):
+    """NATS: modules on many machines. Needs the extra `nats`."""
+
+    servers: Annotated[tuple[NatsUrl, ...], Field(strict=False, min_length=1), BeforeValidator(as_list)] = required(
+        "Servers of one cluster, nats://HOST:PORT or tls://HOST:PORT; one that answers is used. nats+dev:// is a"
+        " private local server, in dev and up only.",
+        "nats://127.0.0.1:4222",
+        ["nats://a.example:4222", "nats://b.example:4222"],
+    )
+    credentials: SecretText | None = key(
+        None,
+        "Credentials (JWT and nkey seed): a .creds file, relative to the manifest, or its text.",
+        "${secret:NATS_CREDS}",
+    )
+    user: Annotated[str, Field(min_length=1)] | None = key(None, "User name.", "users")
+    password: SecretToken | None = key(None, "The user's password.", "${secret:NATS_PASSWORD}")
+    token: SecretToken | None = key(None, "A token, where the servers want one.", "${secret:NATS_TOKEN}")
+    tls: ChannelTls | None = key(None, "TLS as a client.", {"ca": "tls/ca.pem"})
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = key(
+        "pywatt", "First part of every subject, and of the names of streams and buckets.", "staging"
+    )
+    delivery: Literal["at_most_once", "at_least_once"] = key(
+        "at_most_once",
+        "What `send_message` promises. `at_least_once`: kept by JetStream until the handler is done. Sender and"
+        " receiver both say it.",
+        "at_least_once",
+    )
+    ack_wait: PositiveDuration = key(
+        30.0, "at_least_once: how long after the loss of a receiver its messages are delivered to another.", "10s"
+    )
+    max_deliver: Int = key(
+        5, "at_least_once: how often a message is tried before it is put aside as a dead letter.", 3, ge=1, le=1000
+    )
+    lease: PositiveDuration = key(
+        10.0, "How long what is registered outlives its module; it is renewed three times as often.", "6s"
+    )
+    reconnect_buffer: Size = key(
+        2 * 1024**2, "Octets that wait while no server is connected; more are refused.", "8MiB"
+    )
+    required: Bool = key(False, "Whether a host that reaches no server at its start ends (exit code 4).", True)
+
+    @model_validator(mode="after")
+    def _fits(self) -> NatsChannel:
+        if (self.user is None) != (self.password is None):
+            raise PydanticCustomError("conflict", "user and password belong together", {})
+        if self.lease < 1.0:
+            raise PydanticCustomError("range", "a lease is one second at least", {"key": "lease"})
+        ways = [name for name in ("credentials", "user", "token") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise PydanticCustomError("conflict", "one of credentials, user and token is enough", {"key": ways[1]})
+        if self.tls is not None and self.tls.client_ca is not None:
+            message = "client_ca is for listening; connecting has tls.ca"
+            raise PydanticCustomError("conflict", message, {"key": "tls"})
+        if any(url.startswith(DEV_NATS) for url in self.servers) and len(self.servers) > 1:
+            message = "nats+dev:// stands alone: it is one server of this machine's own"
+            raise PydanticCustomError("conflict", message, {"key": "servers"})
+        return self
+
+
 class ChannelLimits(Section):
     """What a peer may cost."""
 
@@ -124,6 +227,7 @@ class ChannelLimits(Section):
     messages: Int = key(
         256, "Messages that are handled at the same time; 16 times as many wait, more are refused.", 32, ge=1, le=100000
     )
+    rate: RateLimit | None = key(None, "Messages that one module may send here in a time; more are refused.", "1000/s")
 
 
 class Channels(Section):
@@ -138,4 +242,8 @@ class Channels(Section):
     tcp: TcpChannel | None = key(
         None, "A TCP connection.", {"listen": "0.0.0.0:9000", "token": "${secret:CHANNEL_TOKEN}"}
     )
+    http: HttpChannel | None = key(
+        None, "Messages by POST on the HTTP listener.", {"token": "${secret:CHANNEL_TOKEN}"}
+    )
+    nats: NatsChannel | None = key(None, "NATS, for modules on many machines.", {"servers": "nats://127.0.0.1:4222"})
     limits: ChannelLimits = key(ChannelLimits, "What a peer may cost.", {"frame": "1MiB"})
