@@ -88,13 +88,13 @@ def build(
         schemes=maker.schemes,
         before=(
             maker.bridge,
-            *((maker.dev,) if maker.dev is not None else ()),
             maker.stores,
             *((maker.clients,) if maker.clients is not None else ()),
             maker.outbound,
         ),
         user_state=UserState(manifest, maker.state, objects, maker.put_environment),
         tasks=maker.tasks,
+        early=(maker.dev,) if maker.dev is not None else (),
         links=maker.links,
         rotation=maker.rotation,
         announced=lambda: announced(manifest, maker.applications.all, maker.routes),
@@ -136,10 +136,11 @@ class _Maker:
         self.metrics = Metrics(self._register_stock)
         self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
         self.hooks = Hooks()
+        self.private = self._private_servers()
         self.links = self._links(shaken, masker, trace)
         self.rotation = self._rotation(masker)
         self.schemes = self._schemes()
-        self.links.messages.vouch = self.schemes.vouch
+        self.links.inbox.vouch = self.schemes.vouch
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
         self.clients = self._clients(masker)
         self.outbound = Outbound(self.clients)
@@ -171,9 +172,10 @@ class _Maker:
         return self.rotation.store.texts
 
     def _links(self, shaken: Handshake | None, masker: Masker, trace: Path | None) -> Links | NoLinks:
-        channels = self.manifest.channels
-        if shaken is None and channels.ipc is None and channels.tcp is None:
-            return NoLinks()
+        channels, services = self.manifest.channels, self.manifest.services
+        ways = (shaken, channels.ipc, channels.tcp, channels.http, channels.nats)
+        if all(way is None for way in ways) and not services.static and not services.register_:
+            return NoLinks(self.manifest.module_id)
         links: Links = import_module("pywatt_host.links").Links(
             self.manifest,
             shaken,
@@ -182,6 +184,7 @@ class _Maker:
             texts=self._texts,
             masker=masker,
             trace=trace,
+            private=self.private,
         )
         links.add_checks(self.checks)
         return links
@@ -216,7 +219,7 @@ class _Maker:
         if not manifest.databases and not manifest.caches:
             return NoStores()
         around = import_module("pywatt_host.stores.kinds").Surroundings(
-            manifest.directory, manifest.module_id, self.links.stores, self._private_servers()
+            manifest.directory, manifest.module_id, self.links.stores, self.private
         )
         stores: Datastores = import_module("pywatt_host.datastores").Datastores(
             manifest.databases,
@@ -230,10 +233,12 @@ class _Maker:
         return stores
 
     def _private_servers(self) -> Callable[[str, str], Awaitable[str]] | None:
-        """Where `dev` and `up` say that there may be such, and a store may ask for one."""
+        """Where `dev` and `up` say that there may be such, and a store or a channel may ask for one."""
+        nats = self.manifest.channels.nats
         folder = self.environ.get(DEV_SERVICES)
         urls = [store.url for store in self.manifest.databases.values()]
         urls += [store.url for store in self.manifest.caches.values()]
+        urls += nats.servers if nats is not None else ()
         if folder is None or not any(DEV_SCHEME in str(url) or isinstance(url, SecretTemplate) for url in urls):
             return None
         services: DevServices = import_module("pywatt_host.devservices.services").DevServices(
@@ -306,10 +311,12 @@ class _Maker:
             own[health.path] = self._health_beside_app
             self.checks.add("app", self._ask_app)
         self.routes = compile_routes(manifest, self.applications.all, self.requests, self.schemes.guard, health=beside)
+        door, http = self.links.door, manifest.channels.http
         self.edge = Edge(
             mounts=self.applications.mounts(),
             routes=self.routes,
             own={} if server.admin is not None else own,
+            doors={http.path: door} if door is not None and http is not None else {},
             forwarding=Forwarding(self._trusted(), guarded=bool(manifest.auth)),
             access_log=self._access_log(),
             concurrency=server.limits.concurrency,

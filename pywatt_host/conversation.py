@@ -32,6 +32,7 @@ class Conversation:
     ) -> None:
         self.channel = channel
         self.module_id = ""  # who it said it is, once it was let in
+        self.vouched_by = ""  # who says that it is so, beside itself
         self.wire = Wire(channel, decoder, self._receive, self._wire_ended, trace=trace)
         self.session = Session(channel, self.wire, encode, extensions, limit)
         self._handle = handle

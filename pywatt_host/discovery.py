@@ -1,51 +1,400 @@
-"""Services by type: offering one to the orchestrator, and finding those of others."""
+"""Services by type: offering one, and finding those of others: told in the manifest, by an orchestrator, on NATS."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import socket
+import time
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import HostError, MessagingError
-from pywatt_host.protocol.messages import Discover, Discovered, Provider, Register, Registered, service_type_of
+from pywatt_host.manifest.model import RegisteredService, StaticService
+from pywatt_host.manifest.model.services import AUTO, MODULE
+from pywatt_host.protocol.messages import (
+    Deregister,
+    Discover,
+    Discovered,
+    Provider,
+    Register,
+    Registered,
+    service_type_of,
+)
 from pywatt_host.uplink import Uplink
 
 logger = logging.getLogger("pywatt.discovery")
 
 TIMEOUT = 10.0  # seconds for the orchestrator to answer
+NAMED = "module:"  # what our orchestrator takes for: those of this module, or of this name
+_PROBE = 1.0  # seconds for a static service to take a connection
+_FRESH = 2.0  # seconds for which what was found out is right
+_PORTS = {
+    "http": 80, "https": 443, "ws": 80, "wss": 443, "postgresql": 5432, "postgres": 5432, "mysql": 3306,
+    "mariadb": 3306, "redis": 6379, "rediss": 6379, "nats": 4222, "amqp": 5672, "mqtt": 1883, "memcached": 11211,
+}  # fmt: skip
+_EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+class Registry(Protocol):
+    """Where modules of many machines register: see cluster.registry."""
+
+    async def register(
+        self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str]
+    ) -> str: ...
+
+    async def deregister(self, provider_id: str) -> bool: ...
+
+    async def discover(self, service_type: str) -> list[Provider]: ...
+
+    async def find(self, wanted: str) -> list[Provider]: ...
+
+
+@dataclass(slots=True)
+class _Own:
+    """A service of this module, and what it is called where it is registered."""
+
+    wanted: Register
+    auto: bool
+    ids: dict[str, str] = field(default_factory=dict)  # "orchestrator", "nats", "own"
+
+    @property
+    def id(self) -> str:
+        return self.ids.get("orchestrator") or self.ids.get("nats") or self.ids.get("own", "")
 
 
 class Discovery:
     """What this module offers is registered anew on each new connection."""
 
-    def __init__(self, uplink: Uplink) -> None:
+    name = "discovery"
+
+    def __init__(
+        self,
+        module_id: str,
+        uplink: Uplink,
+        registry: Registry | None = None,
+        static: Sequence[StaticService] = (),
+        *,
+        offers: Sequence[RegisteredService] = (),
+        advertise: str | None = None,
+        towards: Callable[[], Sequence[tuple[str, int]]] = tuple,
+        healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`offers` are registered once the module listens. `advertise`: the host in addresses that are `auto`;
+        `towards`: where else to look for the address of this machine that others reach."""
+        self._module_id = module_id
         self._uplink = uplink
-        self._registered: dict[tuple[str, str], Register] = {}
+        self._registry = registry
+        self._static = [_Static(service) for service in static]
+        self._offers = offers
+        self._advertise = advertise
+        self._towards = towards
+        self._healthy = healthy
+        self._address = ""
+        self._own: dict[tuple[str, str], _Own] = {}
+        self._found: dict[str, tuple[float, list[Provider]]] = {}
+        self._background: set[asyncio.Task[None]] = set()
         uplink.on_connected(self._register_again)
+
+    # Offering -------------------------------------------------------------------------------------------------------
 
     async def register(
         self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str] | None
     ) -> str:
-        """The provider's id. Raises MessagingError, `refused` with the orchestrator's own words."""
-        wanted = Register(service_type_of(service_type), name, address, version, metadata)
-        answer: Registered = await self._uplink.request(wanted, TIMEOUT)
-        if not answer.success:
-            raise MessagingError("refused", (answer.error or "the orchestrator did not say why")[:300], name)
-        self._registered[service_type_of(service_type), name] = wanted
-        return answer.provider_id or ""
+        """The provider's id; empty where the address is `auto` and the module does not listen yet, with which it is
+        registered then. Raises MessagingError, `refused` with the orchestrator's own words."""
+        kind = service_type_of(service_type)
+        own = _Own(Register(kind, name, address, version, metadata), address == AUTO)
+        if own.auto:
+            if not self._address:
+                self._own[kind, name] = own
+                return ""
+            own.wanted = replace(own.wanted, address=self._address)
+        known = self._own.get((kind, name))
+        if known is not None and known.wanted.address != own.wanted.address:
+            await self.deregister(name, kind)
+        await self._register(own)
+        self._own[kind, name] = own
+        return own.id
 
-    async def discover(self, service_type: str) -> list[Provider]:
-        """Every provider of a type, healthy or not. Raises MessagingError."""
-        answer: Discovered = await self._uplink.request(Discover(service_type_of(service_type), True), TIMEOUT)
-        if not answer.success:
-            raise MessagingError("refused", (answer.error or "the orchestrator did not say why")[:300], service_type)
-        return list(answer.providers)
+    async def _register(self, own: _Own) -> None:
+        """Everywhere. Raises MessagingError where one says no."""
+        wanted = own.wanted
+        own.ids["own"] = f"{self._module_id}/{wanted.service_type}/{wanted.name}"
+        if self._uplink.configured:
+            answer: Registered = await self._uplink.request(wanted, TIMEOUT)
+            if not answer.success:
+                raise MessagingError("refused", _words(answer.error), wanted.name)
+            own.ids["orchestrator"] = answer.provider_id or ""
+        if self._registry is not None:
+            own.ids["nats"] = await self._registry.register(
+                wanted.name, wanted.service_type, wanted.address, wanted.version, wanted.metadata or {}
+            )
+
+    async def deregister(self, service: str, kind: str | None = None) -> None:
+        """Of the id that registering gave, or the name. Raises MessagingError where this module has not registered
+        it."""
+        found = [
+            key for key, own in self._own.items() if service in (key[1], *own.ids.values()) and kind in (None, key[0])
+        ]
+        if not found:
+            raise MessagingError("unknown_target", "this module has registered no such service", service)
+        for key in found:
+            own = self._own.pop(key)
+            if self._registry is not None and "nats" in own.ids:
+                await self._registry.deregister(own.ids["nats"])
+            if "orchestrator" in own.ids:
+                self._tell_gone(own.ids["orchestrator"], own.wanted.name)
+
+    def _tell_gone(self, provider_id: str, name: str) -> None:
+        for conversation in self._uplink.conversations():
+            if "deregister" in conversation.session.extensions:
+                conversation.reply(Deregister(provider_id))
+                return
+        logger.warning("the orchestrator cannot forget %s before this module ends", name)
 
     async def _register_again(self, conversation: Conversation) -> None:
-        for wanted in tuple(self._registered.values()):
+        for own in tuple(self._own.values()):
+            if own.auto and own.wanted.address == AUTO:
+                continue
             try:
-                answer = await conversation.session.request(wanted, TIMEOUT)
+                answer = await conversation.session.request(own.wanted, TIMEOUT)
                 if not answer.success:
-                    raise MessagingError("refused", (answer.error or "")[:300], wanted.name)
+                    raise MessagingError("refused", _words(answer.error), own.wanted.name)
+                own.ids["orchestrator"] = answer.provider_id or ""
             except HostError as error:
-                logger.warning("%s could not be registered again: %s", wanted.name, error)
+                logger.warning("%s could not be registered again: %s", own.wanted.name, error)
+
+    def announce(self, address: str) -> None:
+        """The module listens, on `http://HOST:PORT` or `unix:PATH`: what waits for that is registered."""
+        self._address = self._reachable(address)
+        for offer in self._offers:
+            kind = service_type_of(offer.type)
+            wanted = Register(kind, offer.name, offer.address, offer.version, dict(offer.metadata))
+            self._own.setdefault((kind, offer.name), _Own(wanted, offer.address == AUTO))
+        if self._registry is not None and self._address:
+            self._spawn(self._be_there(self._registry))
+        for own in self._own.values():
+            if own.wanted.address == AUTO and self._address:
+                own.wanted = replace(own.wanted, address=self._address)
+            if not own.ids and own.wanted.address != AUTO:
+                self._spawn(self._offered(own))
+
+    async def _be_there(self, registry: Registry) -> None:
+        try:
+            await registry.register(self._module_id, MODULE, self._address, None, {})
+        except MessagingError as error:
+            logger.warning("%s", error)
+
+    async def _offered(self, own: _Own) -> None:
+        try:
+            await self._register(own)
+            logger.info("%s is registered (%s at %s)", own.wanted.name, own.wanted.service_type, own.wanted.address)
+        except HostError as error:
+            logger.warning("%s could not be registered: %s; tried again when connected", own.wanted.name, error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _reachable(self, address: str) -> str:
+        """The address for others: of a listener on every interface, one of this machine."""
+        if not address.startswith("http"):
+            return address
+        url = urlsplit(address)
+        host = url.hostname or ""
+        if self._advertise is not None:
+            host = self._advertise
+        elif host in _EVERYWHERE:
+            host = _own_address(self._towards())
+        return f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{url.port}"
+
+    # Finding --------------------------------------------------------------------------------------------------------
+
+    async def discover(self, service_type: str) -> list[Provider]:
+        """Every provider of a type, healthy ones first. Raises MessagingError where none is known and somebody who may
+        know cannot be asked."""
+        kind = service_type_of(service_type)
+        found, failure = await self._ask(kind)
+        probed = await asyncio.gather(*(each.provider() for each in self._static if each.kind == kind))
+        found += probed
+        if not self._uplink.configured and self._registry is None:
+            found += [self._as_provider(own) for own in self._own.values() if own.wanted.service_type == kind]
+        if failure is not None and not found:
+            raise failure
+        return sorted(_distinct(found), key=lambda provider: not provider.is_healthy)
+
+    async def _ask(self, kind: str) -> tuple[list[Provider], MessagingError | None]:
+        found: list[Provider] = []
+        failure: MessagingError | None = None
+        if self._registry is not None:
+            try:
+                found += await self._registry.discover(kind)
+            except MessagingError as error:
+                failure = error
+        if self._uplink.configured:
+            try:
+                found += await self._discovered(kind)
+            except MessagingError as error:
+                failure = error
+        return found, failure
+
+    async def _discovered(self, kind: str) -> list[Provider]:
+        """Of the orchestrator. Raises MessagingError."""
+        answer: Discovered = await self._uplink.request(Discover(kind, True), TIMEOUT)
+        if not answer.success:
+            raise MessagingError("refused", _words(answer.error), kind)
+        return list(answer.providers)
+
+    def _as_provider(self, own: _Own) -> Provider:
+        wanted = own.wanted
+        return Provider(
+            own.id, self._module_id, wanted.service_type, wanted.name, wanted.version, wanted.address,
+            dict(wanted.metadata or {}), self._healthy(),
+        )  # fmt: skip
+
+    async def locate(self, name: str) -> list[str]:
+        """HTTP addresses of a module or a service of that name, `http://HOST:PORT`, `https://HOST:PORT` or
+        `http+unix:PATH`, healthy ones first. Raises MessagingError `unknown_target`."""
+        found = [each.at_rest() for each in self._static if each.service.name == name and not each.is_channel]
+        failure: MessagingError | None = None
+        if self._registry is not None:
+            try:
+                found += await self._registry.find(name)
+            except MessagingError as error:
+                failure = error
+        if self._uplink.configured:
+            try:
+                found += await self._named(name)
+            except MessagingError as error:
+                failure = error
+        found.sort(key=lambda provider: not provider.is_healthy)
+        addresses = dict.fromkeys(filter(None, (_http_address(each.address) for each in found)))
+        if not addresses and name == self._module_id and self._address:
+            addresses = dict.fromkeys(filter(None, (_http_address(self._address),)))
+        if addresses:
+            return list(addresses)
+        if failure is not None:
+            raise failure
+        text = "no module and no service of this name has an HTTP address (services.static, or its services.register)"
+        raise MessagingError("unknown_target", text, name)
+
+    async def _named(self, name: str) -> list[Provider]:
+        """Of our orchestrator, which knows them by name; asked again after a moment only."""
+        now = time.monotonic()
+        known = self._found.get(name)
+        if known is None or known[0] <= now:
+            if len(self._found) > 1000:
+                self._found.clear()
+            known = self._found[name] = (now + _FRESH, await self._discovered(NAMED + name))
+        return known[1]
+
+    # As a service ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            for task in tuple(self._background):
+                task.cancel()
+
+    async def check(self) -> None:
+        return
+
+
+class _Static:
+    """A service of `services.static`: healthy where it takes connections."""
+
+    def __init__(self, service: StaticService) -> None:
+        self.service = service
+        self.kind = service_type_of(service.type)
+        self._healthy = False
+        self._fresh_until = 0.0
+        self._looking = asyncio.Lock()
+
+    @property
+    def is_channel(self) -> bool:
+        """Whether it takes frames, and no HTTP."""
+        return self.kind == MODULE and self.service.address.startswith(("unix:", "tcp://"))
+
+    def at_rest(self) -> Provider:
+        """As it was when it was last looked at."""
+        service = self.service
+        module = service.name if self.kind == MODULE else ""
+        return Provider(
+            f"static/{self.kind}/{service.name}/{service.address}", module, self.kind, service.name, None,
+            service.address, dict(service.metadata), self._healthy,
+        )  # fmt: skip
+
+    async def provider(self) -> Provider:
+        async with self._looking:
+            if time.monotonic() >= self._fresh_until:
+                self._healthy = await _takes_connections(self.service.address)
+                self._fresh_until = time.monotonic() + _FRESH
+        return self.at_rest()
+
+
+async def _takes_connections(address: str) -> bool:
+    try:
+        async with asyncio.timeout(_PROBE):
+            if address.startswith("unix:"):
+                _, writer = await asyncio.open_unix_connection(address[5:])
+            else:
+                host, port = _host_and_port(address)
+                _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError, ValueError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Raises ValueError."""
+    url = urlsplit(address if "://" in address else f"//{address}")
+    port = url.port or _PORTS.get(url.scheme.partition("+")[0])
+    if not url.hostname or port is None:
+        raise ValueError(address)
+    return url.hostname, port
+
+
+def _http_address(address: str) -> str | None:
+    """As an HTTP client needs it; None for one that speaks something else."""
+    if address.startswith("unix:"):
+        return f"http+unix:{address[5:]}"
+    if address.startswith("/"):
+        return f"http+unix:{address}"
+    if address.startswith(("http://", "https://")):
+        url = urlsplit(address)
+        return f"{url.scheme}://{url.netloc}"
+    return f"http://{address}" if "://" not in address and ":" in address else None
+
+
+def _own_address(towards: Sequence[tuple[str, int]]) -> str:
+    """The address of this machine on the way to one of these; nothing is sent."""
+    for host, port in (*towards, ("192.0.2.1", 9)):  # the last is nobody's (RFC 5737): the default route
+        try:
+            for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+                with socket.socket(family, kind, proto) as probe:
+                    probe.connect(address)
+                    return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return "127.0.0.1"
+
+
+def _distinct(found: Sequence[Provider]) -> list[Provider]:
+    """One that is told by two is one."""
+    return list({(each.module_id, each.service_type, each.name, each.address): each for each in found}.values())
+
+
+def _words(error: str | None) -> str:
+    return (error or "the orchestrator did not say why")[:300]

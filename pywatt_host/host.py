@@ -79,6 +79,7 @@ class Host:
         before: Sequence[Service],
         user_state: Service,
         tasks: Tasks,
+        early: Sequence[Service] = (),
         links: Links | NoLinks,
         rotation: Rotation,
         announced: Callable[[], Sequence[tuple[str, tuple[str, ...], str]]],
@@ -92,6 +93,7 @@ class Host:
         self.applications = applications
         self.schemes = schemes
         self._before = before
+        self._early = early
         self._user_state = user_state
         self._tasks = tasks
         self.links = links
@@ -146,8 +148,7 @@ class Host:
     async def _start_application(self, stack: AsyncExitStack, tasks: TaskGroup) -> Surface:
         await self._enter(stack, tasks, self.links)
         await self._enter(stack, tasks, self.rotation)
-        await self._enter(stack, tasks, self.links.late)
-        for service in (self.schemes, *self._before):
+        for service in (*self._early, self.links.late, self.schemes, *self._before):
             await self._enter(stack, tasks, service)
         stack.push_async_callback(self._stop_threads)
         await self._enter(stack, tasks, self._user_state)

@@ -7,26 +7,31 @@ import hmac
 import logging
 import socket
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.channels.records import BadRecords
 from pywatt_host.channels.sockets import no_delay, serve
 from pywatt_host.channels.wire import Trace, Wire
 from pywatt_host.conversation import Conversation
-from pywatt_host.exceptions import ChannelError, HostError
+from pywatt_host.exceptions import ChannelError, HostError, MessagingError
 from pywatt_host.http.sockets import Listener
 from pywatt_host.protocol.codec import Frames, frame
 from pywatt_host.protocol.messages import (
+    Event,
     Heartbeat,
     HeartbeatAck,
     Identify,
+    Publish,
     Received,
+    RoutedMessage,
     RoutedResponse,
     RouteToModule,
+    Subscribe,
     Unknown,
+    Unsubscribe,
 )
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import agreed, cut, refusal
@@ -36,10 +41,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.channels")
 
-PEER_EXTENSIONS = frozenset({"request_id", "error", "inline_payload", "health"})
+PEER_EXTENSIONS = frozenset({"request_id", "error", "inline_payload", "health", "events"})
 _MOST_UNKNOWN = 64  # connections that have not identified themselves
 _MOST_PEERS = 1024
 _LONGEST_ID = 128
+_MOST_TOPICS = 1000  # of one peer
+_LONGEST_TOPIC = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class Listening:
         handshake_timeout: float,
         message: Callable[[RouteToModule, Conversation], None],
         health: Callable[[], Mapping[str, Any]],
+        event: Callable[[Publish, Conversation], None] = lambda message, conversation: None,
         trace: Trace | None = None,
     ) -> None:
         self.doors: list[Door] = []
@@ -74,11 +82,14 @@ class Listening:
         self._timeout = handshake_timeout
         self._message = message
         self._health = health
+        self._event = event
         self._trace = trace
         # Shared by all who connect to a channel: one who comes a thousand times is logged as one who stays.
         self._refusals = {channel: BadRecords(f"a peer on {channel}") for channel in ("ipc", "tcp")}
         self._unknown: dict[Conversation, asyncio.TimerHandle] = {}
-        self._peers: set[Conversation] = set()
+        self._turn = 0
+        self._peers: dict[Conversation, set[str]] = {}  # with the topics that they subscribed to
+        self._asked: dict[tuple[Conversation, str], asyncio.Future[RouteToModule]] = {}
 
     @property
     def peers(self) -> int:
@@ -143,8 +154,12 @@ class Listening:
         timer = self._unknown.pop(conversation, None)
         if timer is not None:
             timer.cancel()
-        if conversation in self._peers:
-            self._peers.discard(conversation)
+        if self._peers.pop(conversation, None) is not None:
+            for key in [key for key in self._asked if key[0] is conversation]:
+                answer = self._asked.pop(key)
+                if not answer.done():
+                    answer.set_exception(ChannelError(conversation.channel, "", "the other side closed it"))
+                    answer.exception()  # whoever asked may have been cancelled: then nobody takes it
             logger.info("%s has left%s", conversation.session.peer, f": {why}" if why is not None else "")
 
     def _received(self, door: Door, frames: Frames, message: Received, conversation: Conversation) -> None:
@@ -152,6 +167,10 @@ class Listening:
             self._identify(door, frames, message, conversation)
         elif isinstance(message, RouteToModule):
             self._route(message, conversation)
+        elif isinstance(message, Publish):
+            self._event(message, conversation)
+        elif isinstance(message, Subscribe | Unsubscribe):
+            self._subscribed(message, conversation)
         elif isinstance(message, Heartbeat):
             health = self._health() if "health" in conversation.session.extensions else None
             conversation.reply(HeartbeatAck(health))
@@ -180,18 +199,115 @@ class Listening:
             return
         self._unknown.pop(conversation).cancel()
         frames.admit()
-        self._peers.add(conversation)
+        self._peers[conversation] = set()
         conversation.module_id = message.module_id
+        conversation.vouched_by = "certificate" if message.module_id in _certified(conversation) else ""
         conversation.name(f"{cut(message.module_id, 60)} on {door.channel}")
         logger.info("%s is connected", conversation.session.peer)
         if message.extensions:
             conversation.reply(Identify(self._module_id, None, tuple(sorted(PEER_EXTENSIONS))))
             conversation.session.extensions = agreed(frozenset(message.extensions), PEER_EXTENSIONS)
 
+    def _subscribed(self, message: Subscribe | Unsubscribe, conversation: Conversation) -> None:
+        topics = self._peers[conversation]
+        if isinstance(message, Unsubscribe):
+            topics.discard(message.topic)
+        elif len(topics) < _MOST_TOPICS and len(message.topic) <= _LONGEST_TOPIC:
+            topics.add(message.topic)
+        else:
+            error = refusal(message, "refused", "too many topics, or too long a one", conversation.session.extensions)
+            if error is not None:
+                conversation.reply(error)
+
+    # To those who are connected -------------------------------------------------------------------------------------
+
+    def routes(self, target: str, channel: str | None) -> Sequence[_Route]:
+        """As a carrier of messages: to a module that has connected itself to this one."""
+        found = [
+            _Route(self, conversation)
+            for conversation in self._peers
+            if conversation.module_id == target and conversation.open and channel in (None, conversation.channel)
+        ]
+        if len(found) > 1:  # processes of one module take turns
+            self._turn += 1
+            first = self._turn % len(found)
+            found = found[first:] + found[:first]
+        return found
+
+    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
+        """As a carrier of messages: to those who have subscribed."""
+        told = None
+        for conversation, topics in tuple(self._peers.items()):
+            if topic in topics and channel in (None, conversation.channel):
+                conversation.reply(Event(topic, self._module_id, event))
+                told = True
+        return told
+
+    async def ask(self, conversation: Conversation, request_id: str, payload: Payload, timeout: float) -> Payload:
+        """The answer of a peer that is connected. Raises MessagingError."""
+        target, key = conversation.module_id, (conversation, request_id)
+        answer: asyncio.Future[RouteToModule] = asyncio.get_running_loop().create_future()
+        self._asked[key] = answer
+        try:
+            conversation.session.send(RoutedMessage(self._module_id, request_id, payload))
+            async with asyncio.timeout(timeout):
+                return (await answer).payload
+        except TimeoutError:
+            raise MessagingError("timeout", f"no answer within {timeout:g}s", target) from None
+        except ChannelError as error:
+            code = "lost" if answer.done() else "unavailable"
+            raise MessagingError(code, f"the channel broke: {error.message}", target) from error
+        finally:
+            self._asked.pop(key, None)
+
+    # From them ------------------------------------------------------------------------------------------------------
+
     def _route(self, message: RouteToModule, conversation: Conversation) -> None:
+        answer = self._asked.get((conversation, message.request_id))
+        if answer is not None:
+            if not answer.done():
+                answer.set_result(message)
+            return
         if message.target_module_id == self._module_id:
             self._message(message, conversation)
             return
         text = f"{self._module_id} passes nothing on to {cut(message.target_module_id, 60)}"
         content = {"type": "error", "code": "unknown_target", "message": text}
         conversation.reply(RoutedResponse(self._module_id, message.request_id, Payload.of(content)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The way to a peer that has connected itself."""
+
+    listening: Listening
+    conversation: Conversation
+    keeps: ClassVar[bool] = False
+
+    @property
+    def channel(self) -> str:
+        return self.conversation.channel
+
+    @property
+    def ready(self) -> bool:
+        return self.conversation.open
+
+    async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
+        return await self.listening.ask(self.conversation, request_id, payload, timeout)
+
+    async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
+        raise MessagingError("unsupported", "no message is kept on this channel", target)
+
+    async def available(self, timeout: float, target: str) -> None:
+        return
+
+    async def drained(self) -> None:
+        await self.conversation.session.drained()
+
+
+def _certified(conversation: Conversation) -> frozenset[str]:
+    """The names in a peer's client certificate, which was verified: of the subject, and DNS and URI names."""
+    certificate = conversation.wire.transport.get_extra_info("peercert") or {}
+    names = {value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"}
+    names |= {value for kind, value in certificate.get("subjectAltName", ()) if kind in ("DNS", "URI")}
+    return frozenset(names)

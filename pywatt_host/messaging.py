@@ -1,292 +1,309 @@
-"""Messages between modules: sending, asking, and the handlers that answer."""
+"""Messages to other modules: which way they go, another one where that leads nowhere, and what is published."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
-import sys
 import time
 from asyncio import TaskGroup
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from contextvars import Context, copy_context
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
-from pywatt_host.handlers import Found, Handlers
+from pywatt_host.handlers import LONGEST_TEXT, Delivery, message_type, plain
+from pywatt_host.inbox import Inbox, trace_of
 from pywatt_host.logs import current_request
 from pywatt_host.protocol.codec import Ids
-from pywatt_host.protocol.deadlines import Deadlines
-from pywatt_host.protocol.messages import RoutedMessage, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
 from pywatt_host.protocol.session import cut
-from pywatt_host.uplink import Uplink
+from pywatt_host.topics import Topics, check_topic
 
 logger = logging.getLogger("pywatt.messages")
 
-_WAITING_EACH = 16  # messages that may wait for each one that may run
-_LONGEST_TEXT = 300
+CHANNELS = ("ipc", "tcp", "stdio", "http", "nats")  # the first that both sides share is taken
 _LAST_ANSWERS = 1.0  # seconds that the answers to what was sent are waited for at the end
-_DEADLINE = "deadline"  # why a handler's task is cancelled
+_NOT_THERE = frozenset({"unavailable", "unknown_target"})  # codes after which another way may be tried
+_MOST_SENDING = 4096  # messages on their way that nobody waits for
 SEND_TIMEOUT = 30.0  # seconds in which a message that nobody waits for is answered, before that is logged
 
 
-@dataclass(slots=True)
-class _Incoming:
-    """A message of another module, and the way back."""
+class Route(Protocol):
+    """A way to a module over one channel. `keeps`: what is sent is kept until the other side has handled it."""
 
-    source: str
-    request_id: str
-    payload: Payload
-    conversation: Conversation
-    routed: bool  # by the orchestrator, else by the peer itself
+    @property
+    def channel(self) -> str: ...
 
-    def answer(self, module_id: str, content: Any) -> None:
-        payload = Payload.of(Envelope(content).seal() if looks_sealed(content) else content)
-        if self.routed:
-            self.conversation.session.send(RouteToModule(self.source, "", self.request_id, payload))
-        else:
-            self.conversation.session.send(RoutedResponse(module_id, self.request_id, payload))
+    @property
+    def keeps(self) -> bool: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is connected now."""
+
+    async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
+        """The answer. Waits for a connection. Raises MessagingError: `unavailable` and `unknown_target` only where
+        the message has not been sent."""
+
+    async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
+        """Returns once the message is kept. Raises MessagingError."""
+
+    async def available(self, timeout: float, target: str) -> None:
+        """Returns when it is connected. Raises MessagingError `unavailable` after so many seconds."""
+
+    async def drained(self) -> None:
+        """Returns when more may be sent."""
 
 
-@dataclass(slots=True)
-class _Trace:
-    """What the log records of a handler carry."""
+class Carrier(Protocol):
+    """Somebody who has ways to modules."""
 
-    request_id: bytes = b""
-    trace_id: str = ""
-    unavailable: str = ""
-    claims: dict[str, Any] = field(default_factory=dict)
+    def routes(self, target: str, channel: str | None) -> Sequence[Route]:
+        """Those that may lead to it, of one channel or of any."""
+
+    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
+        """Hand an event over; whether somebody was there to take it, None where it has nobody to tell."""
 
 
-# The claims of an Authorization header's value. Raises MessagingError where it does not hold.
-Vouch: TypeAlias = Callable[[str], Awaitable[dict[str, Any]]]
+class Policy(Protocol):
+    """Time limit, retries and circuit breaker for one target."""
+
+    async def run(
+        self,
+        attempt: Callable[[float | None], Awaitable[Any]],
+        *,
+        retryable: Callable[[Exception], bool],
+        failure: Callable[[Exception], bool],
+        timeout: float | None,
+    ) -> Any: ...
 
 
 class Messages:
-    """The messages of one module. Handlers run beside each other, `most` at a time; a crash is an answer."""
+    """The messages of one module to others. What comes in is the inbox's."""
 
     name = "messages"
 
-    def __init__(self, module_id: str, uplink: Uplink, most: int) -> None:
-        self.module_id = module_id
-        self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
-        self.vouch: Vouch | None = None  # None: credentials of messages are not looked at
-        self._uplink = uplink
-        self._most = most
+    def __init__(
+        self,
+        inbox: Inbox,
+        topics: Topics,
+        carriers: Sequence[Carrier],
+        policy: Callable[[str], Policy | None] = lambda target: None,
+    ) -> None:
+        self.module_id = inbox.module_id
+        self.inbox = inbox
+        self.topics = topics
+        self.handlers = inbox.handlers
+        self.counts = inbox.counts
+        self._carriers = tuple(carriers)
+        self._policy = policy
         self._ids = Ids()
-        self.handlers = Handlers()
-        self._deadlines: Deadlines[asyncio.Task[None]] = Deadlines(lambda task: task.cancel(_DEADLINE))
-        self._waiting: deque[_Incoming] = deque()
-        self._running: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
-        self._draining = False
 
-    # Out ------------------------------------------------------------------------------------------------------------
+    # Asking and sending ---------------------------------------------------------------------------------------------
 
-    async def request(self, target: str, message: Any, timeout: float, authorization: str | None = None) -> Any:
-        """The reply of the target's handler. `authorization` is passed on for the other side to verify. Raises
-        MessagingError with the code of what went wrong."""
-        properties: dict[str, Any] = {"deadline": time.time() + timeout}
-        if authorization is not None:
-            properties["authorization"] = authorization
-        _add_trace(properties)
-        envelope = {"content": message, "metadata": {"properties": properties}}
-        routed = RouteToModule(target, _type_of(message), self._ids(), Payload.of(envelope))
+    async def request(
+        self, target: str, message: Any, timeout: float, authorization: str | None = None, channel: str | None = None
+    ) -> Any:
+        """The reply of the target's handler. `authorization` is passed on for the other side to verify; `channel`
+        allows no other. Raises MessagingError with the code of what went wrong."""
+        message = plain(message)
+        message_type(message)
         try:
-            answer: RoutedResponse = await self._uplink.request(routed, timeout, target)
-            content = answer.payload.document()
-            if looks_sealed(content):
-                content = Envelope.open(content).content
+            policy = self._policy(target)
+            if policy is None:
+                content = await self._asked(target, message, timeout, authorization, channel)
+            else:
+                content = await policy.run(
+                    lambda left: self._asked(
+                        target, message, timeout if left is None else min(left, timeout), authorization, channel
+                    ),
+                    retryable=_never_sent, failure=_is_failure, timeout=timeout,
+                )  # fmt: skip
         except MessagingError as error:
-            self.counts["out", error.code] += 1
+            self.counts["out", cut(error.code, 40)] += 1
             raise
-        except ProtocolError as error:
-            self.counts["out", "invalid_message"] += 1
-            raise MessagingError("invalid_message", str(error), target) from error
-        if content.__class__ is dict and content.get("type") == "error" and isinstance(content.get("code"), str):
-            self.counts["out", cut(content["code"], 40)] += 1
-            raise MessagingError(content["code"], str(content.get("message", ""))[:_LONGEST_TEXT], target)
         self.counts["out", "ok"] += 1
         return content
 
+    async def _asked(
+        self, target: str, message: Any, timeout: float, authorization: str | None, channel: str | None
+    ) -> Any:
+        payload = _envelope(message, authorization, time.time() + timeout)
+        try:
+            answer = await self._carried(target, payload, timeout, channel)
+            content = answer.document()
+            if looks_sealed(content):
+                content = Envelope.open(content).content
+        except ProtocolError as error:
+            raise MessagingError("invalid_message", str(error), target) from error
+        if content.__class__ is dict and content.get("type") == "error" and isinstance(content.get("code"), str):
+            raise MessagingError(content["code"], str(content.get("message", ""))[:LONGEST_TEXT], target)
+        return content
+
+    async def _carried(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
+        """Over the first way that leads there. Another one is tried only where nothing was sent over the one before."""
+        routes, request_id = self._routes(target, channel), self._ids()
+        if len(routes) == 1:
+            return await routes[0].request(target, request_id, payload, timeout)
+        deadline, failures = time.monotonic() + timeout, []
+        for route in routes:
+            try:
+                answer = await route.request(target, request_id, payload, max(0.001, deadline - time.monotonic()))
+                if not _is_unknown_there(answer):
+                    return answer
+                text = str(answer.document().get("message", ""))[:LONGEST_TEXT]
+                failures.append((route.channel, MessagingError("unknown_target", text, target)))
+            except MessagingError as error:
+                error.target = error.target or target
+                if error.code not in _NOT_THERE:
+                    raise
+                failures.append((route.channel, error))
+        if failures:
+            told = "; ".join(f"{channel}: {error.message}" for channel, error in failures)
+            raise MessagingError(failures[0][1].code, told[:LONGEST_TEXT], target) from failures[-1][1]
+        raise self._no_way(target, channel)
+
+    def _routes(self, target: str, channel: str | None) -> list[Route]:
+        """The ways to a target: those that are connected first, then by channel."""
+        if len(self._carriers) == 1 and channel is None:
+            return list(self._carriers[0].routes(target, None))
+        if channel is not None and channel not in CHANNELS:
+            raise ValueError(f"{channel!r} is no channel (there are: {', '.join(CHANNELS)})")
+        found = [route for carrier in self._carriers for route in carrier.routes(target, channel)]
+        found.sort(key=lambda route: (not route.ready, CHANNELS.index(route.channel)))
+        return found
+
+    def _no_way(self, target: str, channel: str | None) -> MessagingError:
+        if channel is not None:
+            text = f"no channel {channel} leads there (see channels.{channel}, services.static)"
+        else:
+            text = "no channel leads there: run it under an orchestrator, or see channels and services.static"
+        return MessagingError("unavailable", text, target)
+
     async def send(
-        self, target: str, message: Any, timeout: float = SEND_TIMEOUT, authorization: str | None = None
-    ) -> None:
-        """Hand a message over, without waiting for what becomes of it; an error that is answered is logged. Raises
-        MessagingError where no channel is there in time, or where it cannot be sent at all."""
-        Payload.of(message).octets  # noqa: B018 -- what has no JSON form is the caller's error, not a record in the log
-        _type_of(message)
-        if not self._uplink.conversations():
-            await self._uplink.available(timeout, target)
-        await self._uplink.drained()
-        task = asyncio.get_running_loop().create_task(self._sent(target, message, timeout, authorization))
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None,
+        timeout: float = SEND_TIMEOUT,
+    ) -> None:  # fmt: skip
+        """Hand a message over, without waiting for what becomes of it; an error that is answered is logged. Over a way
+        that keeps messages it returns once the message is kept. Raises MessagingError where no channel is there in
+        time, or where it cannot be sent at all."""
+        message = plain(message)
+        message_type(message)
+        try:
+            Payload.of(message).octets  # noqa: B018 -- what has no JSON form is the caller's error, not a log record
+            routes = self._routes(target, channel)
+            keeping = next((route for route in routes if route.keeps), None)
+            if keeping is not None:
+                await keeping.keep(target, self._ids(), _envelope(message, authorization, None), timeout)
+                self.counts["out", "kept"] += 1
+                return
+        except ProtocolError as error:
+            raise MessagingError("invalid_message", str(error), target) from error
+        if not routes:
+            raise self._no_way(target, channel)
+        if len(self._sending) >= _MOST_SENDING:
+            raise MessagingError("unavailable", f"{_MOST_SENDING} messages are on their way already", target)
+        if routes[0].ready:
+            await routes[0].drained()
+        elif len(routes) == 1:
+            await routes[0].available(timeout, target)
+        task = asyncio.get_running_loop().create_task(self._sent(target, message, timeout, authorization, channel))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
         await asyncio.sleep(0)  # so that it is on its way, in the order of the calls
 
-    async def _sent(self, target: str, message: Any, timeout: float, authorization: str | None) -> None:
+    async def _sent(
+        self, target: str, message: Any, timeout: float, authorization: str | None, channel: str | None
+    ) -> None:
         try:
-            await self.request(target, message, timeout, authorization)
+            await self.request(target, message, timeout, authorization, channel)
         except HostError as error:
             logger.warning("a message to %s was not taken: %s", target, error, extra={"target": target})
 
-    # In -------------------------------------------------------------------------------------------------------------
+    # Publishing -----------------------------------------------------------------------------------------------------
 
-    def routed(self, message: RoutedMessage, conversation: Conversation) -> None:
-        """A message that the orchestrator passes on."""
-        self._take(
-            _Incoming(message.source_module_id, message.original_request_id, message.payload, conversation, True)
-        )
-
-    def direct(self, message: RouteToModule, conversation: Conversation) -> None:
-        """A message of a peer that is connected to this module."""
-        source = conversation.module_id
-        self._take(_Incoming(source, message.request_id, message.payload, conversation, False))
-
-    def _take(self, incoming: _Incoming) -> None:
-        if self._draining:
-            self._refuse(incoming, "handler_failed", "the module is stopping")
-        elif len(self._running) < self._most:
-            self._start(incoming)
-        elif len(self._waiting) < self._most * _WAITING_EACH:
-            self._waiting.append(incoming)
-        else:
-            self._refuse(
-                incoming, "handler_failed", "the module has too many messages waiting (channels.limits.messages)"
-            )
-
-    def _start(self, incoming: _Incoming) -> None:
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
+        """Tell everyone who subscribed, over every channel there is; each handles it once. Raises ValueError where the
+        topic is none, MessagingError where the message has no JSON form or no channel is connected."""
+        message, properties = plain(message), _trace_properties()
+        event_id = self._ids()
+        event = Payload.of(Envelope(message, properties, event_id).seal())
         try:
-            envelope = Envelope.open(incoming.payload.document())
+            event.octets  # noqa: B018 -- as above
         except ProtocolError as error:
-            self._refuse(incoming, "invalid_message", str(error))
-            return
-        content = envelope.content
-        type = content.get("type") if content.__class__ is dict else None
-        if type.__class__ is not str:
-            self._refuse(incoming, "invalid_message", "a message is a JSON object with a type")
-            return
-        found = self.handlers.get(type)
-        if found is None:
-            self._refuse(incoming, "no_handler", f"{self.module_id} has no handler for {cut(type, 60)}")
-            return
-        deadline = envelope.deadline
-        left = math.inf if deadline is None else deadline - time.time()
-        if left <= 0:
-            self._refuse(incoming, "timeout", "the deadline had passed before it was handled")
-            return
-        context = None
-        properties = envelope.properties
-        authorization = properties.get("authorization") if self.vouch is not None else None
-        if "request_id" in properties or "traceparent" in properties or authorization is not None:
-            context = copy_context()
-            context.run(current_request.set, _trace(properties))
-        loop = asyncio.get_running_loop()
-        task = _started(loop, self._handle(incoming, found, content, authorization), context)
-        if task.done():
-            return
-        self._running.add(task)
-        task.add_done_callback(self._done)
-        if left < math.inf:
-            self._deadlines.add(task, left, loop)
+            raise MessagingError("invalid_message", str(error), topic) from error
+        delivery = Delivery(self.module_id, "process", "process")
+        self.topics.deliver(check_topic(topic), message, delivery, event_id, current_request.get())
+        taken = [await carrier.publish(topic, event, channel) for carrier in self._carriers]
+        if False in taken and True not in taken:
+            self.counts["event", "unavailable"] += 1
+            raise MessagingError("unavailable", "no channel is connected that it could be published on", topic)
+        self.counts["event", "published"] += 1
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._deadlines.remove(task)
-        while self._waiting and len(self._running) < self._most:
-            self._start(self._waiting.popleft())
-
-    async def _handle(self, incoming: _Incoming, found: Found, content: Any, authorization: Any) -> None:
+    def event(self, topic: str, source: str, payload: Payload, channel: str, vouched_by: str) -> None:
+        """What another module has published. One that cannot be read is counted and dropped."""
         try:
-            if authorization is not None and self.vouch is not None:
-                current = current_request.get()
-                assert isinstance(current, _Trace)
-                current.claims = await self.vouch(str(authorization))
-            reply = await found(content)
-            incoming.answer(self.module_id, reply)
-            self.counts["in", "ok"] += 1
-        except asyncio.CancelledError as error:
-            if error.args == (_DEADLINE,):
-                self._refuse(incoming, "timeout", "the deadline passed while it was handled")
-                return
-            self._refuse(incoming, "handler_failed", "the module is stopping")
-            raise
-        except (MessagingError, ProtocolError) as error:
-            code = error.code if error.code in _CODES else "handler_failed"
-            self._refuse(incoming, code, error.message)
-        except Exception as error:  # named boundary: a handler is the user's code; its failure is the answer
-            logger.exception("the handler for %s raised", cut(str(content.get("type")), 60))
-            self._refuse(incoming, "handler_failed", str(error) or type(error).__name__)
-
-    def _refuse(self, incoming: _Incoming, code: str, text: str) -> None:
-        self.counts["in", code] += 1
-        try:
-            incoming.answer(self.module_id, {"type": "error", "code": code, "message": text[:_LONGEST_TEXT]})
-        except HostError as error:
-            logger.debug("%s got no answer: %s", cut(incoming.source, 60), error)
+            envelope = Envelope.open(payload.document())
+        except ProtocolError as error:
+            self.counts["event", "invalid_message"] += 1
+            logger.debug("an event of %s from %s: %s", cut(topic, 60), cut(source, 60), error)
+            return
+        trace = trace_of(envelope.properties) if envelope.properties else None
+        self.topics.deliver(topic, envelope.content, Delivery(source, channel, vouched_by), envelope.id, trace)
 
     # As a service ---------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Leaving lets the handlers that run come to their end, and what was sent have its answer if that is quick."""
+        """Leaving lets what was sent have its answer, if that is quick."""
         try:
             yield
-            self._draining = True
-            while self._waiting:
-                self._refuse(self._waiting.popleft(), "handler_failed", "the module is stopping")
-            if self._running:
-                await asyncio.wait(self._running)
             if self._sending:  # they are on their way; what their answers say is for the log alone
                 await asyncio.wait(self._sending, timeout=_LAST_ANSWERS)
         finally:
-            self._draining = True
-            for task in (*self._running, *self._sending):
+            for task in self._sending:
                 task.cancel()
 
     async def check(self) -> None:
         return
 
 
-def _started(
-    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], context: Context | None
-) -> asyncio.Task[None]:
-    """A task that has begun already, where Python can do that (3.12): a handler that waits for nothing is then done."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(work, loop=loop, context=context, eager_start=True)
-    return loop.create_task(work, context=context)
+def _envelope(message: Any, authorization: str | None, deadline: float | None) -> Payload:
+    properties: dict[str, Any] = _trace_properties()
+    if deadline is not None:
+        properties["deadline"] = deadline
+    if authorization is not None:
+        properties["authorization"] = authorization
+    return Payload.of({"content": message, "metadata": {"properties": properties}})
 
 
-_CODES = frozenset({"no_handler", "invalid_message", "handler_failed", "timeout", "unknown_target", "too_large"})
-
-
-def _type_of(message: Any) -> str:
-    """Raises MessagingError where it is no message."""
-    type = message.get("type") if isinstance(message, dict) else None
-    if not isinstance(type, str):
-        raise MessagingError("invalid_message", 'a message is a dict with a "type", such as {"type": "ping"}')
-    return type
-
-
-def _add_trace(properties: dict[str, Any]) -> None:
-    """The request in whose course the message is sent."""
+def _trace_properties() -> dict[str, Any]:
+    """Of the request in whose course the message is sent."""
     request = current_request.get()
-    if request is not None:
-        properties["request_id"] = request.request_id.decode("latin-1")
-        if request.trace_id:
-            properties["traceparent"] = f"00-{request.trace_id}-{os.urandom(8).hex()}-01"
+    if request is None:
+        return {}
+    properties = {"request_id": request.request_id.decode("latin-1")}
+    if request.trace_id:
+        properties["traceparent"] = f"00-{request.trace_id}-{os.urandom(8).hex()}-01"
+    return properties
 
 
-def _trace(properties: Any) -> _Trace:
-    request_id, parent = properties.get("request_id"), properties.get("traceparent")
-    parts = parent.split("-") if isinstance(parent, str) else []
-    return _Trace(
-        cut(request_id, 128).encode() if isinstance(request_id, str) else b"",
-        parts[1] if len(parts) == 4 and len(parts[1]) == 32 and parts[1].isalnum() else "",
-    )
+def _is_unknown_there(answer: Payload) -> bool:
+    """Whether it says that nobody there knows the target."""
+    try:
+        content = answer.document()
+    except ProtocolError:
+        return False  # whoever reads it says so
+    return content.__class__ is dict and content.get("type") == "error" and content.get("code") == "unknown_target"
+
+
+def _never_sent(error: Exception) -> bool:
+    """A message is sent again only where it was not sent: nobody knows whether it may be handled twice."""
+    return isinstance(error, MessagingError) and error.code == "unavailable"
+
+
+def _is_failure(error: Exception) -> bool:
+    """Whether it says something about the target's condition."""
+    return isinstance(error, MessagingError) and error.code in ("unavailable", "timeout", "lost")

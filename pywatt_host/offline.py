@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from asyncio import TaskGroup
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.handlers import Handlers
+from pywatt_host.handlers import Delivery, Handlers, message_type, plain
 from pywatt_host.http.health import Checks
 from pywatt_host.http.metrics import Family
+from pywatt_host.logs import current_request
 from pywatt_host.service import Service
+from pywatt_host.topics import Topics, check_topic
 
 if TYPE_CHECKING:
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.rotation import Dependant
+
+logger = logging.getLogger("pywatt.messages")
+
+_ITSELF = 30.0  # seconds in which a module handles what it sends to itself
 
 
 def _alone(target: str) -> NoReturn:
@@ -24,29 +36,89 @@ def _alone(target: str) -> NoReturn:
 
 
 class NoMessages:
-    """Handlers may be registered: only the control socket reaches them. Whatever is sent fails at once."""
+    """Within this process alone: a module may send to itself, and hear what it publishes. Whatever is sent to others
+    fails at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, module_id: str) -> None:
         self.handlers = Handlers()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.topics = Topics(self.counts)
         self.vouch: object = None
+        self._module_id = module_id
+        self._sending: set[asyncio.Task[None]] = set()
 
-    async def send(self, target: str, message: Any, authorization: str | None = None) -> None:
-        _alone(target)
+    async def send(
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
+    ) -> None:
+        if target != self._module_id or channel is not None:
+            _alone(target)
+        message_type(plain(message))
+        task = asyncio.get_running_loop().create_task(self._sent(target, message))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
-    async def request(self, target: str, message: Any, timeout: float, authorization: str | None = None) -> Any:
-        _alone(target)
+    async def _sent(self, target: str, message: Any) -> None:
+        try:
+            await self.request(target, message, _ITSELF)
+        except MessagingError as error:
+            logger.warning("a message to %s was not taken: %s", target, error, extra={"target": target})
+
+    async def request(
+        self, target: str, message: Any, timeout: float, authorization: str | None = None, channel: str | None = None
+    ) -> Any:
+        if target != self._module_id or channel is not None:
+            _alone(target)
+        message = plain(message)
+        delivery = Delivery(self._module_id, "process", "process", time.time() + timeout)
+        try:
+            return await self.handlers.deliver(message_type(message), message, timeout, delivery)
+        except MessagingError as error:
+            error.target = target
+            raise
+
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
+        delivery = Delivery(self._module_id, "process", "process")
+        self.topics.deliver(check_topic(topic), plain(message), delivery, None, current_request.get())
 
 
 class NoDiscovery:
-    """Nobody to register with, nobody to ask."""
+    """Nobody to register with: a module finds what it has registered itself."""
+
+    def __init__(self, module_id: str) -> None:
+        self._module_id = module_id
+        self._own: dict[str, Provider] = {}
+        self._address = ""
 
     async def register(
         self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str] | None
     ) -> str:
-        _alone(name)
+        messages = import_module("pywatt_host.protocol.messages")
+        kind = messages.service_type_of(service_type)
+        provider_id = f"{self._module_id}/{kind}/{name}"
+        self._own[provider_id] = messages.Provider(
+            provider_id, self._module_id, kind, name, version, address, dict(metadata or {}), True
+        )
+        return provider_id
+
+    async def deregister(self, service: str) -> None:
+        found = [key for key, own in self._own.items() if service in (key, own.name)]
+        if not found:
+            raise MessagingError("unknown_target", "this module has registered no such service", service)
+        for key in found:
+            del self._own[key]
 
     async def discover(self, service_type: str) -> list[Provider]:
-        _alone(service_type)
+        kind = import_module("pywatt_host.protocol.messages").service_type_of(service_type)
+        found = [own for own in self._own.values() if own.service_type == kind]
+        return [replace(own, address=self._address) if own.address == "auto" else own for own in found]
+
+    async def locate(self, name: str) -> list[str]:
+        if name != self._module_id or not self._address:
+            _alone(name)
+        return [self._address.replace("unix:", "http+unix:", 1)]
+
+    def announce(self, address: str) -> None:
+        self._address = address
 
 
 class NoSchemes:
@@ -104,13 +176,14 @@ class NoLinks:
     orchestrator_api: str | None = None
     fetch: Callable[[str], Awaitable[str]] | None = None
 
-    def __init__(self) -> None:
-        self.messages = NoMessages()
-        self.discovery = NoDiscovery()
+    def __init__(self, module_id: str) -> None:
+        self.messages = self.inbox = NoMessages(module_id)
+        self.discovery = NoDiscovery(module_id)
         self.late: Service = self
         self.listening: Service = self
-        self.answering: tuple[Service, ...] = ()
+        self.answering: tuple[Service, ...] = (self.messages.topics,)
         self.stores = None
+        self.door = None
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
@@ -129,7 +202,7 @@ class NoLinks:
         return
 
     def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...], str]]) -> None:
-        return
+        self.discovery.announce(address)
 
     def draining(self) -> None:
         return

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.handlers import Delivery, caller_names, current_delivery
 from pywatt_host.hooks import Hook, Hooks
 from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.health import CheckFunction, Checks
@@ -116,6 +117,12 @@ class AppState:
         current = current_request.get()
         return current.claims if current is not None else {}
 
+    @property
+    def message(self) -> Delivery | None:
+        """What is known of the message or event that is being handled beside its content: who sent it, who vouches for
+        that, over which channel. None outside of a handler."""
+        return current_delivery.get()
+
     def health_check(self, name: str) -> Callable[[C], C]:
         """Decorator: a function, sync or async, that returns when healthy and raises saying why when not.
 
@@ -207,30 +214,64 @@ class AppState:
 
         return register
 
-    # Other modules, through the orchestrator ------------------------------------------------------------------------
+    # Other modules --------------------------------------------------------------------------------------------------
 
-    async def send_message(self, target: str, message: Any, authorization: str | None = None) -> None:
-        """Send `message` (a dict with a `type`, that JSON can hold) to the module `target`, without waiting for what it
-        makes of it; an error that it answers is logged. At most once. `authorization`, such as the Authorization header
-        of the request that is being answered, goes along: the other module verifies it with its own schemes, and its
-        handler finds what it says in `claims`. Raises MessagingError where it cannot be sent."""
-        await self._messages.send(target, message, authorization=authorization)
+    async def send_message(
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
+    ) -> None:
+        """Send `message` to the module `target`, without waiting for what it makes of it; an error that it answers is
+        logged. At most once, unless `channels.nats.delivery` says `at_least_once`: then it returns once the message is
+        kept, and it is delivered until it has been handled.
+
+        `message` is a dict with a `type`, that JSON can hold, or a pydantic model or dataclass with a field `type`.
+        `authorization`, such as the Authorization header of the request that is being answered, goes along: the other
+        module verifies it with its own schemes, and its handler finds what it says in `claims`. `channel` allows that
+        channel only: ipc, tcp, stdio, http or nats. Raises MessagingError where it cannot be sent."""
+        await self._messages.send(target, message, authorization=authorization, channel=channel)
 
     async def request(
-        self, target: str, message: Any, timeout: float = REQUEST_TIMEOUT, authorization: str | None = None
+        self,
+        target: str,
+        message: Any,
+        timeout: float = REQUEST_TIMEOUT,
+        authorization: str | None = None,
+        channel: str | None = None,
     ) -> Any:
         """The reply of the module `target` to `message`. `timeout` in seconds; the deadline travels along, and so does
         `authorization`, see `send_message`. Raises MessagingError, whose `code` says why: no_handler, handler_failed,
-        timeout, unknown_target, lost, ..."""
-        return await self._messages.request(target, message, timeout, authorization)
+        timeout, unknown_target, lost, ..., with the other side's own words."""
+        return await self._messages.request(target, message, timeout, authorization, channel)
 
-    def on_message(self, type: str) -> Callable[[M], M]:
+    def on_message(self, type: str, *, concurrency: int | None = None) -> Callable[[M], M]:
         """Decorator: let the function, sync (in a thread) or async, handle messages of a type. What it returns is the
-        reply; what it raises is answered as `handler_failed` with its text. Raises ValueError where the type is
-        taken."""
+        reply; what it raises is answered as `handler_failed` with its text. Where its parameter is annotated with a
+        pydantic model or a dataclass it gets one, and what does not fit is answered as `invalid_message`.
+
+        `concurrency`: so many of it run at the same time; left out, as many as `channels.limits.messages` allows.
+        Raises ValueError where the type is taken."""
+        names = caller_names(1)
 
         def register(handler: M) -> M:
-            self._messages.handlers.on(type, handler)
+            self._messages.handlers.on(type, handler, concurrency, names)
+            return handler
+
+        return register
+
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
+        """Tell everyone who subscribed to `topic` (words with dots between them, such as `orders.created`), in this
+        process and in others, over every channel there is or over `channel` alone. At most once. Raises ValueError
+        where it is no topic, MessagingError where no channel is connected."""
+        await self._messages.publish(topic, message, channel)
+
+    def subscribe(self, topic: str, *, concurrency: int = 1) -> Callable[[M], M]:
+        """Decorator: call the function, sync (in a thread) or async, with what is published on a topic, also by this
+        process itself. In the order in which it came, unless `concurrency` lets several run at the same time. Where
+        more than 1024 wait for it, what comes is dropped and counted. Annotations count as for `on_message`. Raises
+        ValueError where it is no topic."""
+        names = caller_names(1)
+
+        def register(handler: M) -> M:
+            self._messages.topics.on(topic, handler, concurrency, names)
             return handler
 
         return register
@@ -239,17 +280,24 @@ class AppState:
         self,
         name: str,
         service_type: str,
-        address: str,
+        address: str = "auto",
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> str:
-        """Offer a service; gives the provider's id. Registered again on each new connection to the orchestrator.
-        Raises MessagingError."""
+        """Offer a service; gives the provider's id. `address`: `auto` is where this module really listens for HTTP
+        (before it listens the id is empty, and it is registered as soon as it does). Registered again after each
+        reconnect. Raises MessagingError."""
         return await self._discovery.register(name, service_type, address, version, metadata)
 
+    async def deregister_service(self, service: str) -> None:
+        """Offer a service no more: by its name, or the id that `register_service` gave. Raises MessagingError where
+        this module has registered no such service."""
+        await self._discovery.deregister(service)
+
     async def discover_services(self, type: str) -> list[Provider]:
-        """Who offers services of a type (`database`, `cache` and `jwt` in any case are the protocol's own): each with
-        `name`, `address`, `module_id`, `metadata`, `is_healthy`. Raises MessagingError."""
+        """Who offers services of a type (`database`, `cache` and `jwt` in any case are the protocol's own, `module`
+        are modules), healthy ones first: each with `name`, `address`, `module_id`, `metadata`, `is_healthy`. Raises
+        MessagingError."""
         return await self._discovery.discover(type)
 
     def __repr__(self) -> str:

@@ -104,19 +104,34 @@ class SyncState:
             known if known is not None else self._bridge.call("get_secret", lambda: self._state.get_secret(key, type))
         )
 
-    def send_message(self, target: str, message: Any, authorization: str | None = None) -> None:
+    def send_message(
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
+    ) -> None:
         """As AppState.send_message."""
-        self._bridge.call("send_message", lambda: self._state.send_message(target, message, authorization))
+        self._bridge.call("send_message", lambda: self._state.send_message(target, message, authorization, channel))
 
-    def request(self, target: str, message: Any, timeout: float = 30.0, authorization: str | None = None) -> Any:
+    def request(
+        self,
+        target: str,
+        message: Any,
+        timeout: float = 30.0,
+        authorization: str | None = None,
+        channel: str | None = None,
+    ) -> Any:
         """As AppState.request: `timeout` in seconds."""
-        return self._bridge.call("request", lambda: self._state.request(target, message, timeout, authorization))
+        return self._bridge.call(
+            "request", lambda: self._state.request(target, message, timeout, authorization, channel)
+        )
+
+    def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
+        """As AppState.publish."""
+        self._bridge.call("publish", lambda: self._state.publish(topic, message, channel))
 
     def register_service(
         self,
         name: str,
         service_type: str,
-        address: str,
+        address: str = "auto",
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> str:
@@ -124,6 +139,10 @@ class SyncState:
         return self._bridge.call(
             "register_service", lambda: self._state.register_service(name, service_type, address, version, metadata)
         )
+
+    def deregister_service(self, service: str) -> None:
+        """As AppState.deregister_service."""
+        self._bridge.call("deregister_service", lambda: self._state.deregister_service(service))
 
     def discover_services(self, type: str) -> list[Provider]:
         """As AppState.discover_services."""

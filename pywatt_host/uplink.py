@@ -28,6 +28,7 @@ from pywatt_host.protocol.messages import (
     AnnouncedEndpoint,
     Discover,
     Draining,
+    Event,
     Extensions,
     GetSecret,
     Heartbeat,
@@ -36,19 +37,24 @@ from pywatt_host.protocol.messages import (
     HttpResponse,
     Identify,
     Message,
+    Publish,
     Received,
     Register,
     Rotated,
     RotationAck,
     RoutedMessage,
+    RoutedResponse,
+    RouteToModule,
     Shutdown,
+    Subscribe,
 )
+from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import Request, agreed
 
 logger = logging.getLogger("pywatt.channels")
 
 # What a module of ours uses where the orchestrator offers it.
-MODULE_EXTENSIONS = frozenset({"request_id", "error", "inline_payload", "health", "drain"})
+MODULE_EXTENSIONS = frozenset({"request_id", "error", "inline_payload", "health", "drain", "events", "deregister"})
 
 _PREFERENCE = ("ipc", "tcp", "stdio")
 _FIRST_RETRY, _LAST_RETRY = 0.1, 15.0  # seconds
@@ -69,6 +75,7 @@ class Duties:
     rotated: Callable[[str, Sequence[str]], Awaitable[str]]
     shutdown: Callable[[str], None]
     lost: Callable[[str], None]
+    event: Callable[[Event, Conversation], None] = lambda event, conversation: None
 
 
 @dataclass(slots=True)
@@ -83,6 +90,7 @@ class Connector:
     ended: asyncio.Future[HostError | None] | None = None  # of that conversation
     error: str = "not connected yet"
     reconnects: int = -1  # the first connection is none
+    told: bool = False  # that a peer is not there
     renewed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -109,7 +117,10 @@ class Uplink:
         handshake_timeout: float,
         heartbeats_missed: int,
         trace: Trace | None = None,
+        peer: str = "",
     ) -> None:
+        """`peer`: it leads to that module, and not to an orchestrator; what only an orchestrator may say is ignored,
+        and the start does not wait for it."""
         self.module_id = module_id
         self.connectors = list(connectors)
         self.duties: Duties | None = None
@@ -118,6 +129,9 @@ class Uplink:
         self._timeout = handshake_timeout
         self._missed = heartbeats_missed
         self._trace = trace
+        self._peer = peer
+        self._topics: Callable[[], Sequence[str]] = tuple
+        self._route = UplinkRoute(self, None)
         self._stdio: Conversation | None = None
         self._best: Conversation | None = None
         self._available = asyncio.Event()
@@ -144,6 +158,13 @@ class Uplink:
     def on_stdio(self) -> bool:
         """Whether standard input and output lead to an orchestrator that is there."""
         return self._stdio is not None and self._stdio.open
+
+    @property
+    def best_channel(self) -> str:
+        """The channel that is used now, or would be."""
+        if self._best is not None:
+            return self._best.channel
+        return min((each.target.channel for each in self.connectors), key=_PREFERENCE.index, default="stdio")
 
     def conversations(self) -> list[Conversation]:
         """Those that are open, the preferred one first."""
@@ -199,6 +220,8 @@ class Uplink:
 
     async def _first(self, connector: Connector, opened: asyncio.Future[None]) -> None:
         """A required channel must connect, within the handshake timeout; another gets a moment."""
+        if self._peer:
+            return
         limit = self._timeout if connector.required else min(self._timeout, _MOMENT)
         await asyncio.wait((opened,), timeout=limit)
         if connector.conversation is None:
@@ -222,6 +245,7 @@ class Uplink:
         self._stdio = conversation
         await open_stdio(shaken, conversation.wire)
         self._choose()
+        self._subscribe(conversation, self._topics())
 
     def _stdio_ended(self, conversation: Conversation, why: HostError | None) -> None:
         self._choose()
@@ -252,7 +276,11 @@ class Uplink:
                 replacement = await self._connect(connector, connector.token())
             except (OSError, HostError, TimeoutError) as error:
                 connector.error = _reason(error)
+                if self._peer and not connector.told:
+                    connector.told = True
+                    logger.warning("%s at %s: %s; it is tried again", self._peer, connector.target, connector.error)
             else:
+                connector.told = False
                 await self._use(connector, replacement)
                 if not opened.done():
                     opened.set_result(None)
@@ -346,7 +374,10 @@ class Uplink:
         connector.error = ""
         connector.reconnects += 1
         logger.info("channel %s is connected to %s", connector.target.channel, connector.target)
+        if self._peer:
+            conversation.module_id = self._peer  # as the manifest says, whatever it says itself
         self._choose()
+        self._subscribe(conversation, self._topics())
         if self._announce is not None and self._stdio is None:
             conversation.reply(self._announce)
         for again in self._again:
@@ -362,12 +393,14 @@ class Uplink:
 
     # Asking and telling ---------------------------------------------------------------------------------------------
 
-    async def request(self, message: Request, timeout: float, target: str = "") -> Any:
-        """The orchestrator's answer, over the best channel. Waits for a channel while there is none. Raises
-        MessagingError: `unavailable`, `timeout`, `lost`, or the code of an error that was answered."""
+    async def request(self, message: Request, timeout: float, target: str = "", channel: str | None = None) -> Any:
+        """The orchestrator's answer, over the best channel, or over this one. Waits for a channel while there is none.
+        Raises MessagingError: `unavailable`, `timeout`, `lost`, or the code of an error that was answered."""
         deadline = time.monotonic() + timeout
         while True:
-            conversation = self._best
+            conversation = self._best if channel is None else self.over(channel)
+            if conversation is None and channel is not None:
+                raise MessagingError("unavailable", f"channel {channel} is not connected", target)
             if conversation is None or not conversation.open:  # closing ones have not told their end yet
                 self._choose()
                 conversation = await self._some(deadline, target)
@@ -386,12 +419,13 @@ class Uplink:
     async def _some(self, deadline: float, target: str) -> Conversation:
         if not self.configured:
             raise MessagingError("unavailable", "there is no orchestrator (run it under one, or see channels)", target)
+        whom = self._peer or "the orchestrator"
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 while self._best is None:
                     await self._available.wait()
         except TimeoutError:
-            raise MessagingError("unavailable", "no channel to the orchestrator is connected", target) from None
+            raise MessagingError("unavailable", f"no channel to {whom} is connected", target) from None
         return self._best
 
     async def available(self, timeout: float, target: str = "") -> None:
@@ -402,6 +436,43 @@ class Uplink:
         """Returns when the best channel takes more."""
         if self._best is not None:
             await self._best.session.drained()
+
+    def over(self, channel: str) -> Conversation | None:
+        """The conversation over a channel, where it is open."""
+        return next((each for each in self.conversations() if each.channel == channel), None)
+
+    def routes(self, target: str, channel: str | None) -> Sequence[UplinkRoute]:
+        """As a carrier of messages: the orchestrator may know every module."""
+        if channel is None:
+            return (self._route,) if self.configured else ()
+        known = {connector.target.channel for connector in self.connectors}
+        known |= {"stdio"} if self._shaken is not None else set()
+        return (UplinkRoute(self, channel),) if channel in known else ()
+
+    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
+        """As a carrier of messages: to everyone who is connected here and passes events on or takes them."""
+        if not self.configured or (channel is not None and channel not in _PREFERENCE):
+            return None
+        open = [each for each in self.conversations() if channel is None or each.channel == channel]
+        able = [each for each in open if "events" in each.session.extensions]
+        # Channels of an orchestrator lead to the same one; without one each leads to a peer of its own.
+        for conversation in able[:1] if self._shaken is not None or self._peer else able:
+            conversation.reply(Publish(topic, event))
+        return True if able else None if self._peer else False
+
+    def subscribed_to(self, topics: Callable[[], Sequence[str]]) -> None:
+        """What is asked for on each new connection."""
+        self._topics = topics
+
+    def subscribe(self, topic: str) -> None:
+        """One more topic, where there are connections already."""
+        for conversation in self.conversations():
+            self._subscribe(conversation, (topic,))
+
+    def _subscribe(self, conversation: Conversation, topics: Sequence[str]) -> None:
+        if "events" in conversation.session.extensions:
+            for topic in topics:
+                conversation.reply(Subscribe(topic))
 
     def tell(self, message: Message, through: Conversation | None = None) -> bool:
         """Send over that conversation, else the best one; whether anyone was there."""
@@ -439,6 +510,10 @@ class Uplink:
         elif isinstance(message, Heartbeat):
             self._heard()
             conversation.reply(HeartbeatAck(self._health(conversation.session.extensions)))
+        elif isinstance(message, Event):
+            self.duties.event(message, conversation)
+        elif self._peer:
+            conversation.passed_over(message)
         elif isinstance(message, HttpRequest):
             self._spawn(self._answer_http(message, conversation))
         elif isinstance(message, Rotated):
@@ -473,6 +548,40 @@ class Uplink:
         why = await self.duties.rotated(message.rotation_id, message.keys)
         status = "error" if why else "success"
         self.tell(RotationAck(message.rotation_id, status, why or None), conversation)
+
+
+class UplinkRoute:
+    """The way over an uplink: its best channel, or one of them."""
+
+    keeps = False
+
+    def __init__(self, uplink: Uplink, channel: str | None) -> None:
+        self._uplink = uplink
+        self._only = channel
+
+    @property
+    def channel(self) -> str:
+        return self._only or self._uplink.best_channel
+
+    @property
+    def ready(self) -> bool:
+        if self._only is not None:
+            return self._uplink.over(self._only) is not None
+        return bool(self._uplink.conversations())
+
+    async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
+        message = RouteToModule(target, "", request_id, payload)
+        answer: RoutedResponse = await self._uplink.request(message, timeout, target, self._only)
+        return answer.payload
+
+    async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
+        raise MessagingError("unsupported", "no message is kept on this channel", target)
+
+    async def available(self, timeout: float, target: str) -> None:
+        await self._uplink.available(timeout, target)
+
+    async def drained(self) -> None:
+        await self._uplink.drained()
 
 
 async def _end_of(connector: Connector) -> HostError | None:

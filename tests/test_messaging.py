@@ -15,10 +15,12 @@ import pytest
 from pywatt_host.channels.sockets import UnixTarget
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.http.sockets import bind
+from pywatt_host.inbox import Inbox
 from pywatt_host.listening import Door, Listening
 from pywatt_host.logs import current_request
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.messaging import Messages
+from pywatt_host.topics import Topics
 from pywatt_host.uplink import Connector, Uplink
 from tests.hosting import PATIENCE, run
 
@@ -29,6 +31,11 @@ def uplink(module_id: str, *connectors: Connector) -> Uplink:
     return Uplink(
         module_id, connectors, shaken=None, frame_limit=FRAME, handshake_timeout=PATIENCE, heartbeats_missed=3
     )
+
+
+def messages(module_id: str, most: int, way: Uplink) -> Messages:
+    inbox = Inbox(module_id, most)
+    return Messages(inbox, Topics(inbox.counts), [way])
 
 
 class Pair:
@@ -43,20 +50,22 @@ class Pair:
 async def talking(most: int = 256) -> AsyncIterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.sock"
-        answering = Messages("answering", uplink("answering"), most)
+        answering = messages("answering", most, uplink("answering"))
         peers = Listening(
-            "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.direct, health=dict
+            "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.inbox.direct, health=dict
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
         peers.doors.append(Door("ipc", listener, tuple))
         way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
-        asking = Messages("asking", way, most)
+        asking = messages("asking", most, way)
         async with (
             asyncio.TaskGroup() as tasks,
             peers.running(tasks),
             way.running(tasks),
             asking.running(tasks),
+            asking.inbox.running(tasks),
             answering.running(tasks),
+            answering.inbox.running(tasks),
         ):
             yield Pair(asking, answering)
 
@@ -245,7 +254,7 @@ def test_the_identity_of_a_request_goes_along_into_the_logs_of_the_handler() -> 
 
 def test_without_any_channel_everything_fails_at_once() -> None:
     async def main() -> None:
-        alone = Messages("alone", uplink("alone"), 1)
+        alone = messages("alone", 1, uplink("alone"))
         for doing in (alone.request("x", {"type": "t"}, PATIENCE), alone.send("x", {"type": "t"})):
             with pytest.raises(MessagingError, match="unavailable"):
                 await doing
@@ -298,7 +307,7 @@ def test_a_credential_travels_with_a_message_and_is_verified_where_it_arrives() 
             pair.answering.handlers.on("it", handle)
             # Where nobody can tell whether it holds, it says nothing.
             await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer good")
-            pair.answering.vouch = vouch
+            pair.answering.inbox.vouch = vouch
             await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer good")
             await pair.asking.request("answering", {"type": "it"}, PATIENCE)
             with pytest.raises(MessagingError, match="does not hold"):

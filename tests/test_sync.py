@@ -29,14 +29,16 @@ class Messages:
         self.sent: list[tuple[Any, ...]] = []
         self.request_ids: list[bytes | None] = []
 
-    async def request(self, target: str, message: Any, timeout: float, authorization: Any = None) -> Any:
+    async def request(
+        self, target: str, message: Any, timeout: float, authorization: Any = None, channel: Any = None
+    ) -> Any:
         self.asked.set()
         if not self.answers:
             await asyncio.Event().wait()
         await self.send(target, message, timeout)
         return {"from": target}
 
-    async def send(self, *sent: Any, authorization: Any = None) -> None:
+    async def send(self, *sent: Any, authorization: Any = None, channel: Any = None) -> None:
         current = current_request.get()
         self.request_ids.append(current.request_id if current is not None else None)
         self.sent.append(sent)

@@ -20,39 +20,43 @@ def server_context(tls: ChannelTls, resolve: Callable[[str], Path]) -> SSLContex
     ssl = import_module("ssl")
     context: SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _own_certificate(context, tls, resolve)
+    _own_certificate(context, tls, resolve, "tcp", "channels.tcp.tls")
     if tls.client_ca is not None:
-        _trust(context, resolve(tls.client_ca), "channels.tcp.tls.client_ca")
+        _trust(context, resolve(tls.client_ca), "tcp", "channels.tcp.tls.client_ca")
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def client_context(tls: ChannelTls | None, resolve: Callable[[str], Path]) -> SSLContext:
+def client_context(
+    tls: ChannelTls | None, resolve: Callable[[str], Path], channel: str = "tcp", key: str = "channels.tcp.tls"
+) -> SSLContext:
     """For connecting: the server's certificate is always verified, its name too. Raises ChannelError naming the key."""
     ssl = import_module("ssl")
     context: SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls is not None and tls.ca is not None:
-        _trust(context, resolve(tls.ca), "channels.tcp.tls.ca")
+        _trust(context, resolve(tls.ca), channel, f"{key}.ca")
     else:
         context.load_default_certs()
     if tls is not None:
-        _own_certificate(context, tls, resolve)
+        _own_certificate(context, tls, resolve, channel, key)
     return context
 
 
-def _own_certificate(context: SSLContext, tls: ChannelTls, resolve: Callable[[str], Path]) -> None:
+def _own_certificate(
+    context: SSLContext, tls: ChannelTls, resolve: Callable[[str], Path], channel: str, key: str
+) -> None:
     if tls.cert is None or tls.key is None:
         return
     try:
         context.load_cert_chain(resolve(tls.cert), resolve(tls.key), password=lambda: "")
     except OSError as error:  # of which SSLError is one
         reason = error.strerror or str(error)
-        raise ChannelError("tcp", "", f"channels.tcp.tls.cert and key cannot be used: {reason}") from error
+        raise ChannelError(channel, "", f"{key}.cert and key cannot be used: {reason}") from error
 
 
-def _trust(context: SSLContext, path: Path, key: str) -> None:
+def _trust(context: SSLContext, path: Path, channel: str, key: str) -> None:
     try:
         context.load_verify_locations(path)
     except OSError as error:
-        raise ChannelError("tcp", "", f"{key} cannot be used: {error.strerror or error}") from error
+        raise ChannelError(channel, "", f"{key} cannot be used: {error.strerror or error}") from error

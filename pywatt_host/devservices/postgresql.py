@@ -19,8 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pywatt_host.devservices.server import LONGEST_SOCKET, arguments_of, failure
-from pywatt_host.devservices.valkey import free_port
+from pywatt_host.devservices.server import LONGEST_SOCKET, arguments_of, failure, free_port
 
 _USER = "pywatt"
 _NOBODY = "nobody"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -131,3 +132,27 @@ class Server:
                 return True
             time.sleep(_LOOK)
         return False
+
+
+def free_port(last: Path) -> int:
+    """A free port of the loopback address; the one that was written last, where it still is."""
+    try:
+        wanted = int(last.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        wanted = 0
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free")
+
+
+def write_private(path: Path, text: str) -> None:
+    """For us alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from pywatt_host.devservices.nats import Nats
 from pywatt_host.devservices.place import Place
 from pywatt_host.devservices.postgresql import Postgresql
 from pywatt_host.devservices.server import Kind, Server, failure
@@ -29,12 +30,13 @@ class DevServices:
         self._kinds: dict[str, Callable[[], Kind]] = {
             "postgresql": lambda: Postgresql(self._place.root, environ),
             "redis": lambda: Valkey(self._place.root),
+            "nats": lambda: Nats(self._place.root),
         }
         self._servers: dict[str, Server] = {}
         self._one_at_a_time = asyncio.Lock()
 
     async def url(self, kind: str, name: str) -> str:
-        """Of a server of this kind, `postgresql` or `redis`, for a name of its own. Raises StoreError."""
+        """Of a server of this kind, `postgresql`, `redis` or `nats`, for a name of its own. Raises StoreError."""
         async with self._one_at_a_time:
             return await asyncio.to_thread(self._url, kind, name)
 

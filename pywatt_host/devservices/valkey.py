@@ -12,26 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pywatt_host.devservices.server import LONGEST_SOCKET, failure
+from pywatt_host.devservices.server import LONGEST_SOCKET, failure, free_port, write_private
 
 _DATABASES = 64
-
-
-def free_port(last: Path) -> int:
-    """A free port of the loopback address; the one that was written last, where it still is."""
-    try:
-        wanted = int(last.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        wanted = 0
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no port is free")
 
 
 class Valkey:
@@ -55,7 +38,7 @@ class Valkey:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._password_file.exists():
-                _write(self._password_file, secrets.token_urlsafe(24))
+                write_private(self._password_file, secrets.token_urlsafe(24))
             if not self._by_socket:
                 self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
             self._socket.unlink(missing_ok=True)
@@ -64,7 +47,7 @@ class Valkey:
                 if self._by_socket
                 else (f"port {self._port()}\nbind 127.0.0.1")
             )
-            _write(
+            write_private(
                 self._settings,
                 f'{listen}\nrequirepass {self._password()}\ndir "{self.folder}"\nappendonly yes\nsave ""\n'
                 f"databases {_DATABASES}\nset-proc-title no\ndaemonize no\n",
@@ -116,15 +99,8 @@ class Valkey:
             if len(names) >= _DATABASES:
                 raise failure(self.name, f"the private server has {_DATABASES} databases, and all have names")
             names[name] = len(names)
-            _write(self._names_file, json.dumps(names))
+            write_private(self._names_file, json.dumps(names))
         user = f":{quote(self._password(), safe='')}@"
         if self._by_socket:
             return f"unix://{user}{quote(str(self._socket), safe='/')}?db={names[name]}"
         return f"redis://{user}127.0.0.1:{self._port()}/{names[name]}"
-
-
-def _write(path: Path, text: str) -> None:
-    """For us alone."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)

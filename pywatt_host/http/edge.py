@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import HostError
@@ -83,6 +84,7 @@ class Edge:
         mounts: list[Mount],
         routes: Routes,
         own: Mapping[str, OwnPath],
+        doors: Mapping[str, ASGIApp] = MappingProxyType({}),
         forwarding: Forwarding,
         access_log: AccessLog,
         concurrency: int,
@@ -94,7 +96,8 @@ class Edge:
         self._table, self._closed = routes.table, routes.closed
         self._plan_for, self._unmatched = routes.plan_for, routes.unmatched
         self._suspects = routes.suspects
-        self._own = own
+        self._own = {**own, **dict.fromkeys(doors, _nothing)}
+        self._doors = doors
         self._forwarding = forwarding
         self._log = access_log
         silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
@@ -121,7 +124,7 @@ class Edge:
             if self._cors is not None:
                 scope[_IN_CORS] = (exchange, length)
                 await self._cors(scope, receive, exchange.send)
-            elif exchange.path in self._own and await self._answered(scope, exchange):
+            elif exchange.path in self._own and await self._answered(scope, receive, exchange):
                 return
             else:
                 # The way of nearly every request: decide, then hand over. `_inside_cors` does the same under CORS.
@@ -201,12 +204,17 @@ class Edge:
         """What is no preflight: `send` adds the CORS headers and then is the exchange's own."""
         exchange, length = scope.pop(_IN_CORS)
         exchange.outlet = send
-        if exchange.path not in self._own or not await self._answered(scope, exchange):
+        if exchange.path not in self._own or not await self._answered(scope, receive, exchange):
             await self._carry_out(self._decide(scope, exchange, length), scope, receive, exchange)
 
-    async def _answered(self, scope: Scope, exchange: Exchange) -> bool:
-        """Health, metrics: answered by the host, neither logged nor counted. False: the application answers it."""
+    async def _answered(self, scope: Scope, receive: Receive, exchange: Exchange) -> bool:
+        """Health, metrics, messages: answered by the host, neither logged nor counted. False: the application answers
+        it."""
         exchange.quiet = True
+        door = self._doors.get(exchange.path)
+        if door is not None:
+            await door(scope, receive, exchange.outlet or exchange.send)
+            return True
         if exchange.method not in ("GET", "HEAD"):
             await exchange.refuse(405, "a path of the host", headers=[(b"allow", b"GET, HEAD")])
             return True
@@ -403,6 +411,11 @@ class Edge:
         finally:
             self._leave(exchange)
             exchange.finish()
+
+
+async def _nothing(scope: Scope) -> Answer | None:
+    """What the host answers on the paths of its doors, which answer themselves."""
+    return None
 
 
 def _retry_after(wait: float) -> tuple[bytes, bytes]:

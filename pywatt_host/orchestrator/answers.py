@@ -21,6 +21,7 @@ from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import (
     Announce,
+    Deregister,
     Discover,
     Draining,
     GetSecret,
@@ -75,6 +76,7 @@ class Answers:
             RotationAck: _of_replica(rotations.acknowledged),
             GetSecret: self._secret,
             Register: lambda message, link: _reply(message, link, registry.register(message, _owner(link))),
+            Deregister: _of_replica(registry.deregister),
             Discover: lambda message, link: _reply(message, link, registry.discover(message)),
             PortRequest: lambda message, link: link.send(ports.answer(message, _owner(link))),
             ServiceRequest: stores.connect,

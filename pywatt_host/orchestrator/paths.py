@@ -23,14 +23,15 @@ _OTHER_PARAMETER = re.compile(r"^(?::(\w+)|<(?:\w+:)?(\w+)>)$")
 
 
 def hidden_paths(manifest: Manifest | None) -> frozenset[str]:
-    """The module's own health and metrics; those of a foreign program go by the usual names."""
+    """The module's own health and metrics, and where it takes messages; a foreign program's go by the usual names."""
     if manifest is None:
         return _USUAL
+    messages = {manifest.channels.http.path} if manifest.channels.http is not None else set()
     if manifest.server.admin is not None:
-        return frozenset()  # they are elsewhere, and the paths are the application's
+        return frozenset(messages)  # the others are elsewhere, and the paths are the application's
     health, metrics = manifest.health, manifest.metrics
     found = {health.path, health.liveness, health.readiness} if health.enabled else set()
-    return frozenset(found | ({metrics.path} if metrics.enabled else set()))
+    return frozenset(found | messages | ({metrics.path} if metrics.enabled else set()))
 
 
 @dataclass(frozen=True, slots=True)

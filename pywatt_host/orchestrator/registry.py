@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from pywatt_host.orchestrator.replica import Replica
-from pywatt_host.protocol.messages import Discover, Discovered, Provider, Register, Registered
+from pywatt_host.protocol.messages import Deregister, Discover, Discovered, Provider, Register, Registered
 
+MODULE, NAMED = "module", "module:"
 MOST = 1000  # providers of one process
 _LONGEST = 1024  # characters of a name or an address
 _MOST_METADATA = 16 * 1024  # characters of all that is told about a provider beside these
@@ -23,8 +24,14 @@ class _Entry:
 class Registry:
     """Providers by id. The same service registered again by the same process keeps its id."""
 
-    def __init__(self, healthy: Callable[[Replica], bool] = lambda replica: replica.healthy) -> None:
+    def __init__(
+        self,
+        healthy: Callable[[Replica], bool] = lambda replica: replica.healthy,
+        replicas: Callable[[], Iterable[Replica]] = tuple,
+    ) -> None:
+        """`replicas`: the processes of all modules."""
         self._entries: dict[str, _Entry] = {}
+        self._replicas = replicas
         self._healthy = healthy
 
     def register(self, message: Register, replica: Replica) -> Registered:
@@ -58,17 +65,38 @@ class Registry:
         self._entries[provider_id] = _Entry(provider, replica)
         return Registered(True, provider_id, None, message.request_id)
 
+    def deregister(self, message: Deregister, replica: Replica) -> None:
+        """Forget a service, where that process has registered it."""
+        entry = self._entries.get(message.provider_id)
+        if entry is not None and entry.replica is replica:
+            del self._entries[message.provider_id]
+
     def discover(self, message: Discover) -> Discovered:
-        """The first that is healthy; all of them, healthy ones first, where that was asked for."""
-        found = [
-            replace(entry.provider, is_healthy=self._healthy(entry.replica))
-            for entry in self._entries.values()
-            if entry.provider.service_type == message.service_type
-        ]
+        """The first that is healthy; all of them, healthy ones first, where that was asked for. `module` has every
+        module with where it listens, `module:NAME` what goes by that name."""
+        kind = message.service_type
+        if kind.startswith(NAMED):
+            name = kind.removeprefix(NAMED)
+            found = [each for each in self._there() if each.module_id == name]
+            found += [each for each in self.all() if name in (each.name, each.module_id) and "://" in each.address]
+        else:
+            found = [each for each in self.all() if each.service_type == kind]
+            found += self._there() if kind == MODULE else []
         found.sort(key=lambda provider: not provider.is_healthy)
         if not message.all_providers:
             found = [provider for provider in found if provider.is_healthy][:1]
         return Discovered(True, tuple(found), None, message.request_id)
+
+    def _there(self) -> list[Provider]:
+        """The processes of modules that have announced where they listen."""
+        return [
+            Provider(
+                replica.label, replica.module, MODULE, replica.module, None, _listening_at(replica.announce.listen),
+                {}, self._healthy(replica),
+            )
+            for replica in self._replicas()
+            if replica.announce is not None and replica.announce.listen
+        ]  # fmt: skip
 
     def gone(self, replica: Replica) -> None:
         """Forget what a process had registered."""
@@ -77,3 +105,8 @@ class Registry:
 
     def all(self) -> list[Provider]:
         return [replace(entry.provider, is_healthy=self._healthy(entry.replica)) for entry in self._entries.values()]
+
+
+def _listening_at(listen: str) -> str:
+    """What a module has announced, as an address with its scheme."""
+    return f"unix:{listen}" if listen.startswith("/") else f"http://{listen}"

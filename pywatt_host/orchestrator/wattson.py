@@ -76,7 +76,7 @@ class Wattson:
         self.name = workspace.directory.name or "wattson"
         self.modules: dict[str, Module] = {}
         self.router = Router(self.modules, workspace.timeouts.request)
-        self.registry = Registry()
+        self.registry = Registry(replicas=lambda: [each for one in self.modules.values() for each in one.replicas])
         self.output = output
         self.rotations = Rotations(store, self._replicas)
         self.started = time.time()

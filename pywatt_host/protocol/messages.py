@@ -13,7 +13,9 @@ from typing import Any, ClassVar, TypeAlias
 from pywatt_host.exceptions import ProtocolError
 from pywatt_host.protocol.payload import Payload, octets_of
 
-EXTENSIONS = frozenset({"request_id", "error", "inline_payload", "target_endpoint", "health", "drain", "events"})
+EXTENSIONS = frozenset(
+    {"request_id", "error", "inline_payload", "target_endpoint", "health", "drain", "events", "deregister"}
+)
 
 Extensions: TypeAlias = Set[str]
 Document: TypeAlias = dict[str, Any]
@@ -764,6 +766,21 @@ class Register:
 
 
 @dataclass(frozen=True, slots=True)
+class Deregister:
+    """Extension `deregister`: a service is not offered any more. It has no answer."""
+
+    op: ClassVar[str] = "deregister_service_provider"
+    provider_id: str
+
+    @classmethod
+    def read(cls, document: Document) -> Deregister:
+        return cls(_text(document, "provider_id"))
+
+    def wire(self, extensions: Extensions) -> Document:
+        return {"op": self.op, "provider_id": self.provider_id}
+
+
+@dataclass(frozen=True, slots=True)
 class Discover:
     """Asks who offers a service: the first that is healthy, or everyone."""
 
@@ -1010,6 +1027,7 @@ ToOrchestrator: TypeAlias = (
     | GetSecret
     | RotationAck
     | Register
+    | Deregister
     | Discover
     | ServiceRequest
     | ServiceOperation
@@ -1028,8 +1046,8 @@ Received: TypeAlias = Message | Unknown
 MESSAGES: tuple[type[Any], ...] = (
     Init, SecretValue, Rotated, Shutdown, Heartbeat, Registered, Discovered, ServiceResponse, ServiceOperationResult,
     HttpRequest, PortResponse, RoutedMessage, RoutedResponse, Event, Announce, Identify, GetSecret, RotationAck,
-    Register, Discover, ServiceRequest, ServiceOperation, HttpResponse, PortRequest, RouteToModule, HeartbeatAck,
-    Draining, Publish, Subscribe, Unsubscribe, Error,
+    Register, Deregister, Discover, ServiceRequest, ServiceOperation, HttpResponse, PortRequest, RouteToModule,
+    HeartbeatAck, Draining, Publish, Subscribe, Unsubscribe, Error,
 )  # fmt: skip
 _READERS: dict[str, Callable[[Document], Message]] = {message.op: message.read for message in MESSAGES}
 

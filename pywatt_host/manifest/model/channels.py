@@ -242,8 +242,6 @@ class Channels(Section):
     tcp: TcpChannel | None = key(
         None, "A TCP connection.", {"listen": "0.0.0.0:9000", "token": "${secret:CHANNEL_TOKEN}"}
     )
-    http: HttpChannel | None = key(
-        None, "Messages by POST on the HTTP listener.", {"token": "${secret:CHANNEL_TOKEN}"}
-    )
+    http: HttpChannel | None = key(None, "Messages by POST on the HTTP listener.", {"token": "${secret:CHANNEL_TOKEN}"})
     nats: NatsChannel | None = key(None, "NATS, for modules on many machines.", {"servers": "nats://127.0.0.1:4222"})
     limits: ChannelLimits = key(ChannelLimits, "What a peer may cost.", {"frame": "1MiB"})

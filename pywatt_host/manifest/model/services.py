@@ -20,9 +20,7 @@ SERVICE_ADDRESS = r"^\S{1,1024}$"
 _PEER = re.compile(r"(unix:|tcp://|https?://)?(.+)", re.DOTALL)
 
 Name: TypeAlias = Annotated[str, Field(pattern=SERVICE_NAME)]
-Metadata: TypeAlias = dict[
-    Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=1024)]
-]
+Metadata: TypeAlias = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=1024)]]
 
 
 def _address(value: object) -> str:

@@ -1,0 +1,329 @@
+"""The connection to NATS: made, kept and made anew, with what is subscribed on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pywatt_host.channels.tls import client_context
+from pywatt_host.exceptions import ChannelError, HostError, MessagingError
+from pywatt_host.manifest.model import NatsChannel
+from pywatt_host.manifest.model.channels import DEV_NATS
+from pywatt_host.manifest.values import SecretTemplate, SensitiveUrl
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+logger = logging.getLogger("pywatt.channels")
+
+_FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds
+_MOMENT = 1.5  # seconds that the start waits for servers that need not be there
+_PING_EVERY = 10  # seconds; after two without an answer the connection counts as lost
+_DRAIN = 5  # seconds
+_SAID_AGAIN = 60.0  # seconds
+
+Attach = Callable[["Client"], Awaitable[None]]
+
+
+class Connection:
+    """One client for everything. `attached` are called with each new client, to subscribe; `again` each time a client
+    has found a server again, whose state may be new."""
+
+    def __init__(
+        self,
+        module_id: str,
+        settings: NatsChannel,
+        inbox: str,
+        *,
+        texts: Callable[[], Mapping[str, str]],
+        resolve: Callable[[str], Path],
+        timeout: float,
+        private: Callable[[str, str], Awaitable[str]] | None = None,
+    ) -> None:
+        """`timeout`: seconds for one attempt to connect; `private`: for servers of this machine's own."""
+        self.settings = settings
+        self.attached: list[Attach] = []
+        self.again: list[Callable[[], Awaitable[None]]] = []
+        self.reconnects = 0
+        self.error = "not connected yet"
+        self._module_id = module_id
+        self._inbox = inbox
+        self._texts = texts
+        self._resolve = resolve
+        self._timeout = timeout
+        self._private = private
+        self._client: Client | None = None
+        self._closed = asyncio.Event()
+        self._leaving = False
+        self._told: dict[str, float] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Names of the secrets that it is made with."""
+        values = (self.settings.credentials, self.settings.password, self.settings.token)
+        return frozenset(name for value in values if isinstance(value, SecretTemplate) for name in value.names)
+
+    @property
+    def address(self) -> str:
+        """The servers, without passwords."""
+        return ", ".join(SensitiveUrl().shown(url) for url in self.settings.servers)
+
+    @property
+    def connected(self) -> bool:
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """Also while it looks for a server: what is sent then waits in its buffer. Raises MessagingError where it has
+        never had one."""
+        if self._client is None or self._client.is_closed:
+            raise MessagingError("unavailable", f"NATS is not connected: {self.error}")
+        return self._client
+
+    # As a service ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        try:
+            import_module("nats")
+        except ImportError:
+            why = "the package nats-py is missing: pip install 'pywatt-host[nats]'"
+            raise ChannelError("nats", self.address, why) from None
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        keeper = tasks.create_task(self._keep(opened), name="channel nats")
+        try:
+            limit = self._timeout if self.settings.required else min(self._timeout, _MOMENT)
+            await asyncio.wait((opened,), timeout=limit)
+            if not self.connected:
+                if self.settings.required:
+                    why = f"{self.error}; it is required, and {limit:g}s are over"
+                    raise ChannelError("nats", self.address, why)
+                logger.warning("channel nats (%s): %s; it is tried again", self.address, self.error)
+            yield
+        finally:
+            self._leaving = True
+            keeper.cancel()
+            for task in tuple(self._background):
+                task.cancel()
+            if self._client is not None:
+                await _drained(self._client)
+
+    async def check(self) -> None:
+        """Raises ChannelError while no server is connected."""
+        if not self.connected:
+            raise ChannelError("nats", self.address, self.error)
+
+    # Connecting -----------------------------------------------------------------------------------------------------
+
+    async def _keep(self, opened: asyncio.Future[None]) -> None:
+        delay = _FIRST_RETRY
+        while True:
+            self._closed.clear()
+            try:
+                client = await self.open()
+                await self.use(client)
+            except (ChannelError, MessagingError) as error:
+                self.error = error.message
+            else:
+                delay = _FIRST_RETRY
+                if not opened.done():
+                    opened.set_result(None)
+                await self._closed.wait()
+                if not self._leaving:
+                    logger.warning("channel nats (%s): %s", self.address, self.error)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(delay * 2, _LAST_RETRY)
+
+    async def open(self, texts: Mapping[str, str] | None = None) -> Client:
+        """A new client, connected, with these texts of secrets. Raises ChannelError."""
+        nats, errors = import_module("nats"), import_module("nats.errors")
+        client: Client = nats.NATS()
+
+        async def closed() -> None:
+            if client is self._client:
+                self.error = _reason(client.last_error)
+                self._closed.set()
+
+        try:
+            options = await self._options(self._texts() if texts is None else texts)
+            async with asyncio.timeout(self._timeout):
+                await client.connect(
+                    **options,
+                    name=self._module_id,
+                    inbox_prefix=self._inbox,
+                    connect_timeout=self._timeout,  # type: ignore[arg-type]
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=random.uniform(0.25, 0.75),  # type: ignore[arg-type]
+                    ping_interval=_PING_EVERY,
+                    max_outstanding_pings=2,
+                    pending_size=self.settings.reconnect_buffer,
+                    drain_timeout=_DRAIN,
+                    error_cb=self._failed,
+                    closed_cb=closed,
+                    disconnected_cb=self._lost,
+                    reconnected_cb=self._found_again,
+                )
+        except (OSError, TimeoutError, errors.Error, ValueError) as error:
+            why = client.last_error if isinstance(error, TimeoutError) and client.last_error is not None else error
+            await _closed_quietly(client)
+            raise ChannelError("nats", self.address, _reason(why)) from error
+        except BaseException:
+            await _closed_quietly(client)
+            raise
+        return client
+
+    async def _options(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        settings = self.settings
+        servers = list(settings.servers)
+        if servers[0].startswith(DEV_NATS):
+            servers = [await self._private_server(servers[0])]
+        options: dict[str, Any] = {"servers": servers}
+        if settings.credentials is not None:
+            options["user_credentials"] = self._credentials(settings.credentials, texts)
+        if settings.user is not None:
+            options |= {"user": settings.user, "password": _text(settings.password, texts)}
+        if settings.token is not None:
+            options["token"] = _text(settings.token, texts)
+        if settings.tls is not None or any(url.startswith("tls:") for url in servers):
+            options["tls"] = client_context(settings.tls, self._resolve, "nats", "channels.nats.tls")
+            if settings.tls is not None and settings.tls.server_name is not None:
+                options["tls_hostname"] = settings.tls.server_name
+        return options
+
+    async def _private_server(self, url: str) -> str:
+        if self._private is None:
+            raise ChannelError("nats", url, "nats+dev:// is for `pywatt-host dev` and `up` only")
+        try:
+            return await self._private("nats", url)
+        except HostError as error:
+            raise ChannelError("nats", url, str(error)) from error
+
+    def _credentials(self, value: str | SecretTemplate, texts: Mapping[str, str]) -> Any:
+        """A path, or the text itself, which a secret mostly is."""
+        text = _text(value, texts)
+        if "-----BEGIN" in text:
+            return import_module("nats.aio.client").RawCredentials(text)
+        path = self._resolve(text)
+        try:
+            content = path.read_text()
+        except (OSError, ValueError) as error:
+            shown = path if isinstance(value, str) else "what the secret names"
+            why = f"channels.nats.credentials: {shown} cannot be read: {getattr(error, 'strerror', None) or 'no text'}"
+            raise ChannelError("nats", self.address, why) from None
+        return import_module("nats.aio.client").RawCredentials(content)
+
+    async def use(self, client: Client) -> None:
+        """Go over to a client that is connected; the old one, if there is any, ends once it has sent everything."""
+        old, self._client = self._client, client
+        self.error = ""
+        logger.info("channel nats is connected to %s", _shown(client.connected_url))
+        try:
+            for attach in self.attached:
+                await attach(client)
+        except (OSError, import_module("nats.errors").Error) as error:
+            self._client = old
+            await _closed_quietly(client)
+            raise ChannelError("nats", self.address, _reason(error)) from error
+        if old is not None and not old.is_closed:
+            self.spawn(_drained(old))
+
+    def replace(self, client: Client) -> None:
+        """As `use`, from code that cannot wait."""
+        self.spawn(self.use(client))
+
+    def discard(self, client: Client) -> None:
+        """End a client that was opened and is not used."""
+        self.spawn(_closed_quietly(client))
+
+    def spawn(self, work: Any) -> None:
+        """Run it beside; it ends with the connection at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # What it tells --------------------------------------------------------------------------------------------------
+
+    async def _lost(self) -> None:
+        if not self._leaving and self._client is not None:
+            self.error = "the connection is lost; looking for a server"
+            logger.warning("channel nats (%s): the connection is lost; a server is looked for", self.address)
+
+    async def _found_again(self) -> None:
+        self.reconnects += 1
+        self.error = ""
+        logger.info("channel nats is connected to %s again", _shown(self.client.connected_url))
+        for again in self.again:
+            self.spawn(again())
+
+    async def _failed(self, error: Exception) -> None:
+        """Said once a minute for each text: a server that is away says the same again and again."""
+        text, now = _reason(error), time.monotonic()
+        if not self.connected:
+            self.error = text
+        if "permissions violation" in text.lower() and now - self._told.get(text, -_SAID_AGAIN) >= _SAID_AGAIN:
+            if len(self._told) > 100:
+                self._told.clear()
+            self._told[text] = now
+            logger.warning("channel nats: %s", text)
+        else:
+            logger.debug("channel nats: %s", text)
+
+    def raise_for(self, error: Exception, target: str, timeout: float) -> NoReturn:
+        """The library's error as ours. Raises MessagingError."""
+        errors = import_module("nats.errors")
+        if isinstance(error, TimeoutError | errors.TimeoutError):
+            raise MessagingError("timeout", f"no answer within {timeout:g}s", target) from None
+        if isinstance(error, errors.NoRespondersError):
+            raise MessagingError("unavailable", "nobody takes its messages on NATS", target) from None
+        if isinstance(error, errors.MaxPayloadError):
+            most = self.client.max_payload
+            raise MessagingError("too_large", f"NATS takes {most} octets in a message (max_payload)", target) from None
+        if isinstance(error, errors.OutboundBufferLimitError):
+            text = "NATS is not connected, and what may wait for it is full (channels.nats.reconnect_buffer)"
+            raise MessagingError("unavailable", text, target) from None
+        raise MessagingError("unavailable", f"NATS: {_reason(error)}", target) from error
+
+
+async def _drained(client: Client) -> None:
+    """Let it send and handle what it has, and close."""
+    with suppress(Exception):  # named boundary: the stop path
+        if client.is_connected:
+            async with asyncio.timeout(_DRAIN):
+                await client.drain()
+    await _closed_quietly(client)
+
+
+async def _closed_quietly(client: Client) -> None:
+    with suppress(Exception):  # named boundary: the stop path
+        await client.close()
+
+
+def _text(value: str | SecretTemplate | None, texts: Mapping[str, str]) -> str:
+    try:
+        return value.render(texts) if isinstance(value, SecretTemplate) else value or ""
+    except KeyError as error:
+        raise ChannelError("nats", "", f"the secret {error.args[0]} is not there") from None
+
+
+def _shown(url: Any) -> str:
+    return f"{url.scheme}://{url.hostname}:{url.port}" if url is not None else "NATS"
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "it was closed"
+    if isinstance(error, ChannelError):
+        return error.message
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    return text.removeprefix("nats: ").lower()[:200]

@@ -1,0 +1,102 @@
+"""All that NATS is for one module, put together."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pywatt_host.cluster.connection import Connection
+from pywatt_host.cluster.messages import ClusterMessages, EventTaken
+from pywatt_host.cluster.queue import Queue
+from pywatt_host.cluster.registry import Registry
+from pywatt_host.cluster.subjects import Subjects
+from pywatt_host.inbox import Inbox
+from pywatt_host.manifest.model import NatsChannel
+from pywatt_host.rotation import Prepared
+from pywatt_host.service import Service
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+
+class Cluster:
+    """See the modules beside this one."""
+
+    def __init__(
+        self,
+        settings: NatsChannel,
+        inbox: Inbox,
+        topics: Callable[[], Sequence[str]],
+        event: EventTaken,
+        *,
+        texts: Callable[[], Mapping[str, str]],
+        resolve: Callable[[str], Path],
+        timeout: float,
+        healthy: Callable[[], bool],
+        private: Callable[[str, str], Awaitable[str]] | None,
+    ) -> None:
+        subjects = Subjects(settings.prefix, inbox.module_id)
+        self.connection = Connection(
+            inbox.module_id, settings, subjects.inbox, texts=texts, resolve=resolve, timeout=timeout, private=private
+        )
+        self.queue = Queue(self.connection, subjects, inbox) if settings.delivery == "at_least_once" else None
+        self.messages = ClusterMessages(self.connection, subjects, inbox, topics, event, self.queue)
+        self.registry = Registry(self.connection, subjects, inbox.module_id, healthy)
+        self.dependant = _Credentials(self.connection)
+
+    def answering(self, inbox: Inbox) -> tuple[Service, ...]:
+        """The inbox with what fills it, in the order in which they are entered."""
+        if self.queue is None:
+            return (self.registry, inbox, self.messages)
+        return (self.registry, _Settling(self.queue), inbox, self.queue, self.messages)
+
+    def withdraw(self) -> None:
+        """The module is about to stop: nobody should find it any more."""
+        self.registry.withdraw()
+
+
+class _Settling:
+    """Left once what was handled has been acknowledged."""
+
+    name = "acknowledgements"
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await self._queue.settled()
+
+    async def check(self) -> None:
+        return
+
+
+class _Credentials:
+    """Follows a rotation: a connection is made with the new credentials, beside the one that is used, then used."""
+
+    name = "channels.nats"
+
+    def __init__(self, connection: Connection) -> None:
+        self.names = connection.secrets
+        self._connection = connection
+
+    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
+        return _Fresh(self._connection, await self._connection.open(texts))
+
+
+class _Fresh:
+    def __init__(self, connection: Connection, client: Client) -> None:
+        self._connection = connection
+        self._client = client
+
+    def commit(self) -> None:
+        self._connection.replace(self._client)
+
+    def discard(self) -> None:
+        self._connection.discard(self._client)

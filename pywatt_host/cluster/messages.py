@@ -1,0 +1,189 @@
+"""Messages and events over NATS: requests with their replies, shared by the processes of a module, and topics."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pywatt_host.cluster.connection import Connection
+from pywatt_host.cluster.queue import Queue
+from pywatt_host.cluster.subjects import Subjects
+from pywatt_host.exceptions import MessagingError, ProtocolError
+from pywatt_host.inbox import Inbox
+from pywatt_host.protocol.codec import Ids
+from pywatt_host.protocol.jsontext import dumps
+from pywatt_host.protocol.payload import Payload
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+_MOST_PENDING = 65536  # messages that the client keeps until they are looked at
+EventTaken = Callable[[str, str, Payload, str, str], None]
+Spawn = Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A message that came over NATS, and the subject its answer goes to."""
+
+    source: str
+    payload: Payload
+    message: Msg
+    spawn: Spawn
+    channel: str = "nats"
+    vouched_by: str = "nats"
+    attempt: int = 1
+    kept: ClassVar[bool] = False
+
+    def answer(self, module_id: str, content: Any) -> None:
+        body = dumps({"content": content, "metadata": {}})
+        if self.message.reply:
+            if len(body) > self.message._client.max_payload:
+                most = self.message._client.max_payload
+                raise MessagingError("too_large", f"the answer is longer than NATS takes ({most} octets)", self.source)
+            self.spawn(self.message.respond(body))
+
+
+class ClusterMessages:
+    """The route over NATS, which may lead to any module; and what comes over it, while the application runs."""
+
+    name = "nats messages"
+    channel: ClassVar[str] = "nats"
+
+    def __init__(
+        self, connection: Connection, subjects: Subjects, inbox: Inbox, topics: Callable[[], Sequence[str]],
+        event: EventTaken, queue: Queue | None,
+    ) -> None:  # fmt: skip
+        """`queue`: keeps messages, where `delivery` says so."""
+        self.keeps = queue is not None
+        self._connection = connection
+        self._subjects = subjects
+        self._inbox = inbox
+        self._topics = topics
+        self._event = event
+        self._queue = queue
+        self._ids = Ids()
+        self._answering = False
+        self._spawn: Spawn = connection.spawn
+        self._subscriptions: list[Subscription] = []
+        self._by_topic: dict[str, Subscription] = {}
+        connection.attached.append(self._attach)
+
+    # Out ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return self._connection.connected
+
+    def routes(self, target: str, channel: str | None) -> Sequence[ClusterMessages]:
+        """See Carrier."""
+        return (self,) if channel in (None, "nats") else ()
+
+    async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
+        """See Route."""
+        client, body = self._connection.client, payload.octets
+        try:
+            answer = await client.request(
+                self._subjects.message(target), body, timeout=timeout, headers=_headers(payload)
+            )
+        except Exception as error:  # named boundary: the library's errors, each told as ours
+            self._connection.raise_for(error, target, timeout)
+        return Payload(answer.data, "Json")
+
+    async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
+        """See Route."""
+        if self._queue is None:
+            raise MessagingError("unsupported", "no message is kept (channels.nats.delivery)", target)
+        await self._queue.keep(target, request_id, payload.octets, _headers(payload) or {}, timeout)
+
+    async def available(self, timeout: float, target: str) -> None:
+        _ = self._connection.client  # raises; one that looks for a server keeps what it is given until then
+
+    async def drained(self) -> None:
+        return
+
+    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
+        """See Carrier."""
+        if channel not in (None, "nats"):
+            return None
+        try:
+            client = self._connection.client
+        except MessagingError:
+            return False
+        try:
+            await client.publish(self._subjects.event(topic), event.octets, headers=_headers(event))
+        except Exception as error:  # named boundary: the library's errors, each told as ours
+            self._connection.raise_for(error, topic, 0.0)
+        return True
+
+    # In -------------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        """Take messages; leaving takes no more, and other processes of the module get them."""
+        self._answering = True
+        try:
+            if self._connection.connected:
+                await self._attach(self._connection.client)
+            yield
+        finally:
+            self._answering = False
+            for subscription in (*self._subscriptions, *self._by_topic.values()):
+                try:
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+                except Exception:  # named boundary: the stop path; whoever is not connected gets nothing more either
+                    continue
+
+    async def check(self) -> None:
+        return
+
+    async def _attach(self, client: Client) -> None:
+        if not self._answering:
+            return
+        self._subscriptions = [
+            await client.subscribe(
+                self._subjects.messages, queue=self._subjects.group, cb=self._taken, pending_msgs_limit=_MOST_PENDING
+            )
+        ]
+        self._by_topic = {}
+        for topic in self._topics():
+            await self._listen(client, topic)
+
+    def subscribe(self, topic: str) -> None:
+        """One more topic, while messages are taken."""
+        if self._answering and self._connection.connected:
+            self._spawn(self._listen(self._connection.client, topic))
+
+    async def _listen(self, client: Client, topic: str) -> None:
+        if topic in self._by_topic:
+            return
+
+        async def taken(message: Msg) -> None:
+            source = self._subjects.source(message.subject)
+            self._event(topic, source, Payload(message.data, "Json"), "nats", "nats")
+
+        subject = self._subjects.events(topic)
+        self._by_topic[topic] = await client.subscribe(subject, cb=taken, pending_msgs_limit=_MOST_PENDING)
+
+    async def _taken(self, message: Msg) -> None:
+        source = self._subjects.source(message.subject)
+        self._inbox.take(_Asked(source, Payload(message.data, "Json"), message, self._spawn))
+
+
+def _headers(payload: Payload) -> dict[str, str] | None:
+    """Trace (W3C Trace Context) and request id, for those who look at messages on their way."""
+    try:
+        properties = payload.document()["metadata"]["properties"]
+    except (ProtocolError, KeyError, TypeError):
+        return None
+    headers = {}
+    if "traceparent" in properties:
+        headers["traceparent"] = str(properties["traceparent"])
+    if "request_id" in properties:
+        headers["X-Request-ID"] = str(properties["request_id"])
+    return headers or None

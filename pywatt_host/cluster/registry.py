@@ -1,0 +1,257 @@
+"""Who offers what, on NATS: a JetStream bucket whose entries live as long as a lease, renewed while their module lives.
+
+Every change in the bucket is told on subjects of its own (`$KV.BUCKET.KEY`), which is listened to, so that finding is
+looking into memory. An entry that is not renewed is forgotten here at the end of its lease, as the server does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pywatt_host.cluster.connection import Connection
+from pywatt_host.cluster.subjects import Subjects, name, token
+from pywatt_host.exceptions import MessagingError, ProtocolError
+from pywatt_host.protocol.jsontext import dumps, loads
+from pywatt_host.protocol.messages import Provider
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+logger = logging.getLogger("pywatt.discovery")
+
+_MOST_ENTRIES = 50_000
+_LARGEST = 32 * 1024  # octets of an entry
+_ASK = 5.0  # seconds for JetStream to answer
+
+
+@dataclass(slots=True)
+class _Entry:
+    provider: Provider
+    ends: float  # on the clock of time.monotonic
+
+
+class Registry:
+    """Entries of everybody, and those of this process, which it renews three times in a lease."""
+
+    name = "nats registry"
+
+    def __init__(self, connection: Connection, subjects: Subjects, module_id: str, healthy: Callable[[], bool]) -> None:
+        self._connection = connection
+        self._subjects = subjects
+        self._module_id = module_id
+        self._healthy = healthy
+        self._lease = connection.settings.lease
+        self._instance = secrets.token_hex(6)
+        self._entries: dict[str, _Entry] = {}
+        self._own: dict[str, Provider] = {}
+        self._next = 0
+        self._bucket: Any = None
+        self._subscription: Subscription | None = None
+        self._loaded = asyncio.Event()
+        self._renew = asyncio.Event()
+        self._warned = False
+        connection.attached.append(self._attach)
+        connection.again.append(self._look_again)
+
+    # Offering and finding -------------------------------------------------------------------------------------------
+
+    async def register(
+        self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str]
+    ) -> str:
+        """The provider's id. It is renewed until it is deregistered or the process ends. Raises MessagingError."""
+        key = next(
+            (
+                key
+                for key, each in self._own.items()
+                if (each.service_type, each.name, each.address) == (service_type, name, address)
+            ),
+            None,
+        )
+        if key is None:
+            key, self._next = self._subjects.key(self._instance, self._next), self._next + 1
+        provider = Provider(key, self._module_id, service_type, name, version, address, dict(metadata), True)
+        if len(_octets(provider)) > _LARGEST:
+            raise MessagingError("too_large", f"what is told of it is longer than {_LARGEST} octets", name)
+        self._own[key] = provider
+        try:
+            await self._put(key, provider)
+        except MessagingError as error:
+            logger.warning("%s is not registered on NATS yet: %s", name, error.message)
+            self._renew.set()
+        return key
+
+    async def deregister(self, provider_id: str) -> bool:
+        """Whether it was one of ours."""
+        provider = self._own.pop(provider_id, None)
+        if provider is None:
+            return False
+        self._entries.pop(provider_id, None)
+        with suppress(Exception):  # named boundary: where it cannot be said, the lease ends
+            await (await self._the_bucket()).delete(provider_id)
+        return True
+
+    async def discover(self, service_type: str) -> list[Provider]:
+        """Those of a type whose lease has not ended. Raises MessagingError where the bucket has never been seen."""
+        await self._seen()
+        return [each for each in self._living() if each.service_type == service_type]
+
+    async def find(self, wanted: str) -> list[Provider]:
+        """Those of a module, or of that name."""
+        await self._seen()
+        return [each for each in self._living() if wanted in (each.module_id, each.name)]
+
+    async def _seen(self) -> None:
+        try:
+            async with asyncio.timeout(_ASK):
+                await self._loaded.wait()
+        except TimeoutError:
+            text = f"the registry on NATS has not been seen yet: {self._connection.error or 'it needs JetStream'}"
+            raise MessagingError("unavailable", text) from None
+
+    def _living(self) -> list[Provider]:
+        """While no server is connected, those that were there last: nobody can renew anything then."""
+        if not self._connection.connected:
+            return [entry.provider for entry in self._entries.values()]
+        now = time.monotonic()
+        for key in [key for key, entry in self._entries.items() if entry.ends <= now]:
+            del self._entries[key]
+        return [entry.provider for entry in self._entries.values()]
+
+    def withdraw(self) -> None:
+        """Take back what this process offers, without waiting for it."""
+        if self._connection.connected:
+            for key in tuple(self._own):
+                self._connection.spawn(self.deregister(key))
+
+    # The bucket -----------------------------------------------------------------------------------------------------
+
+    async def _the_bucket(self) -> Any:
+        """Made where it is not there, for ours does not outlive the server. Raises the library's errors."""
+        if self._bucket is None:
+            api, errors = import_module("nats.js.api"), import_module("nats.js.errors")
+            stream = self._connection.client.jetstream(timeout=_ASK)
+            try:
+                self._bucket = await stream.key_value(self._subjects.bucket)
+            except errors.NotFoundError:
+                config = api.KeyValueConfig(
+                    bucket=self._subjects.bucket, ttl=self._lease, history=1, storage=api.StorageType.MEMORY,
+                    description="Services of modules",
+                )  # fmt: skip
+                try:
+                    self._bucket = await stream.create_key_value(config)
+                except errors.BadRequestError:  # another module was quicker
+                    self._bucket = await stream.key_value(self._subjects.bucket)
+        return self._bucket
+
+    async def _put(self, key: str, provider: Provider) -> None:
+        """Raises MessagingError."""
+        try:
+            bucket = await self._the_bucket()
+            await bucket.put(key, _octets(provider, self._healthy()))
+        except Exception as error:  # named boundary: the library's errors, each told as ours
+            self._bucket = None
+            self._connection.raise_for(error, provider.name, _ASK)
+        self._keep(key, provider, self._lease)
+
+    async def _attach(self, client: Client) -> None:
+        self._bucket = None
+        self._subscription = await client.subscribe(self._subjects.entries, cb=self._told)
+        self._renew.set()
+
+    async def _look_again(self) -> None:
+        self._bucket = None
+        for entry in self._entries.values():  # whoever lives needs time to say so
+            entry.ends = max(entry.ends, time.monotonic() + self._lease)
+        self._renew.set()
+
+    async def _told(self, message: Msg) -> None:
+        key = message.subject.removeprefix(self._subjects.entries[:-1])
+        if (message.headers or {}).get("KV-Operation") in ("DEL", "PURGE") or not message.data:
+            self._entries.pop(key, None)
+        else:
+            self._read(key, message.data, self._lease)
+
+    def _read(self, key: str, octets: bytes, seconds: float) -> None:
+        """Take an entry; its module is who may write there, whatever the entry says."""
+        parts = key.split(".")
+        if len(parts) != 3 or len(octets) > _LARGEST:
+            return
+        try:
+            provider = Provider.read({**loads(octets), "provider_id": key, "module_id": name(parts[0])})
+        except (ProtocolError, TypeError):
+            logger.debug("an entry of %s in the registry cannot be read", token(key))
+            return
+        self._keep(key, provider, seconds)
+
+    def _keep(self, key: str, provider: Provider, seconds: float) -> None:
+        if key in self._entries or len(self._entries) < _MOST_ENTRIES:
+            self._entries[key] = _Entry(provider, time.monotonic() + seconds)
+
+    # Renewing -------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        """Leaving takes back what this process offers."""
+        renewing = asyncio.get_running_loop().create_task(self._renewing(), name="nats registry")
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            for key in tuple(self._own):
+                if self._connection.connected:
+                    await self.deregister(key)
+
+    async def check(self) -> None:
+        return
+
+    async def _renewing(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._lease / 3):
+                    await self._renew.wait()
+            fresh = self._renew.is_set()
+            self._renew.clear()
+            try:
+                if fresh or not self._loaded.is_set():
+                    await self._load()
+                for key, provider in tuple(self._own.items()):
+                    await self._put(key, provider)
+                self._warned = False
+            except Exception as error:  # named boundary: the library's errors; renewed again in a third of the lease
+                self._bucket = None
+                if not self._warned and self._connection.connected:
+                    self._warned = True
+                    text = str(error).removeprefix("nats: ")[:200] or type(error).__name__
+                    logger.warning("the registry on NATS cannot be used: %s (it needs JetStream)", text)
+
+    async def _load(self) -> None:
+        """What is there already. Nobody knows how old it is: it counts until those who live have renewed theirs."""
+        errors = import_module("nats.js.errors")
+        bucket = await self._the_bucket()
+        try:
+            keys = await bucket.keys()
+        except errors.NoKeysError:
+            keys = []
+        for key in keys[:_MOST_ENTRIES]:
+            with suppress(errors.KeyNotFoundError):
+                entry = await bucket.get(key)
+                if entry.value is not None and key not in self._entries:
+                    self._read(key, entry.value, self._lease / 2)
+        self._loaded.set()
+
+
+def _octets(provider: Provider, healthy: bool = True) -> bytes:
+    document = provider.wire()
+    del document["provider_id"], document["module_id"]
+    return dumps({**document, "is_healthy": healthy})

@@ -1,0 +1,123 @@
+"""The modules of `services.static`: kept connections to where they take channels, and their HTTP listeners."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
+from pywatt_host.channels.tls import client_context
+from pywatt_host.channels.wire import Trace
+from pywatt_host.manifest.model import Manifest, StaticService
+from pywatt_host.manifest.model.services import MODULE
+from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.posting import HttpPeer, rendered
+from pywatt_host.protocol.payload import Payload
+from pywatt_host.uplink import Connector, Duties, Uplink, UplinkRoute
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+_FRAMES = ("unix:", "tcp://")
+
+Texts = Callable[[], Mapping[str, str]]
+
+
+def static_modules(manifest: Manifest) -> list[StaticService]:
+    """Those that messages may be sent to."""
+    return [each for each in manifest.services.static if each.type == MODULE]
+
+
+class Peers:
+    """Modules that this one connects itself to. As a carrier: the way to each; as a service: their connections."""
+
+    name = "peers that are connected to"
+
+    def __init__(self, manifest: Manifest, texts: Texts, duties: Duties, trace: Trace | None) -> None:
+        """Raises ChannelError for TLS files that cannot be used."""
+        self._by_name: dict[str, Uplink] = {}
+        found: dict[str, list[Connector]] = {}
+        for service in static_modules(manifest):
+            if service.address.startswith(_FRAMES):
+                found.setdefault(service.name, []).append(_connector(manifest, service, texts))
+        limits = manifest.channels.limits
+        for name, connectors in found.items():
+            uplink = Uplink(
+                manifest.module_id, connectors, shaken=None, frame_limit=limits.frame,
+                handshake_timeout=limits.handshake, heartbeats_missed=limits.heartbeat_missed, trace=trace, peer=name,
+            )  # fmt: skip
+            uplink.duties = duties
+            self._by_name[name] = uplink
+
+    @property
+    def all(self) -> Mapping[str, Uplink]:
+        return self._by_name
+
+    def routes(self, target: str, channel: str | None) -> Sequence[UplinkRoute]:
+        """See Carrier."""
+        uplink = self._by_name.get(target)
+        return uplink.routes(target, channel) if uplink is not None else ()
+
+    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
+        """See Carrier."""
+        told = [await uplink.publish(topic, event, channel) for uplink in self._by_name.values()]
+        return True if True in told else None
+
+    def subscribe(self, topic: str) -> None:
+        for uplink in self._by_name.values():
+            uplink.subscribe(topic)
+
+    def subscribed_to(self, topics: Callable[[], Sequence[str]]) -> None:
+        for uplink in self._by_name.values():
+            uplink.subscribed_to(topics)
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for uplink in self._by_name.values():
+                await stack.enter_async_context(uplink.running(tasks))
+                await stack.enter_async_context(uplink.connecting(tasks, late=True))
+            yield
+
+    async def check(self) -> None:
+        return
+
+
+def _connector(manifest: Manifest, service: StaticService, texts: Texts) -> Connector:
+    key = f"services.static {service.name}: tls"
+    tcp = manifest.channels.tcp
+    if service.address.startswith("unix:"):
+        target: Target = UnixTarget(str(manifest.resolve(service.address[5:])))
+        return Connector(target, lambda: rendered(service.token, texts()))
+    context = client_context(service.tls, manifest.resolve, "tcp", key) if service.tls is not None else None
+    name = service.tls.server_name if service.tls is not None else None
+    token = service.token or (tcp.token if tcp is not None else None)
+    secret = isinstance(token, SecretTemplate)
+    target = parse_target(service.address.removeprefix("tcp://").rstrip("/"), context, name)
+    return Connector(target, lambda: rendered(token, texts()), late=secret)
+
+
+def http_peers(manifest: Manifest, texts: Texts) -> list[HttpPeer]:
+    """Raises ChannelError for TLS files that cannot be used."""
+    found = []
+    for service in static_modules(manifest):
+        if not service.address.startswith(_FRAMES):
+            found.append(_http_peer(manifest, service, texts))
+    return found
+
+
+def _http_peer(manifest: Manifest, service: StaticService, texts: Texts) -> HttpPeer:
+    http = manifest.channels.http
+    path = http.path if http is not None else "/_pywatt/messages"
+    address = service.address.rstrip("/")
+    url = address if address.startswith(("http://", "https://")) else f"http://{address}"
+    tls: SSLContext | None = None
+    if url.startswith("https://"):
+        tls = client_context(service.tls, manifest.resolve, "http", f"services.static {service.name}: tls")
+    token: Any = service.token or (http.token if http is not None else None)
+    return HttpPeer(
+        service.name, url + path, manifest.module_id, lambda: rendered(token, texts()),
+        manifest.channels.limits.frame, tls,
+    )  # fmt: skip

@@ -1,0 +1,307 @@
+"""The HTTP channel: messages by POST, to this module's HTTP listener and to those of others.
+
+A request is a Message envelope with `Authorization: Bearer TOKEN`, and so is its answer; see docs/messages.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from asyncio import TaskGroup
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pywatt_host.channels.records import BadRecords
+from pywatt_host.exceptions import ChannelError, MessagingError, ProtocolError
+from pywatt_host.http.problem import send_problem
+from pywatt_host.inbox import Inbox
+from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.protocol.jsontext import dumps, loads
+from pywatt_host.protocol.payload import Envelope, Payload
+from pywatt_host.protocol.session import cut
+from pywatt_host.types import Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    import httpx
+
+logger = logging.getLogger("pywatt.channels")
+
+_MOST_EVENTS = 1024  # that wait for one peer
+_EVENT_SECONDS = 5.0  # in which a peer takes an event
+_LONGEST_ID = 128
+_CHALLENGE = [(b"www-authenticate", b'Bearer realm="messages"')]
+
+Text = str | SecretTemplate | None
+EventTaken = Callable[[str, str, Payload, str, str], None]
+
+
+def rendered(text: Text, texts: Mapping[str, str]) -> str | None:
+    """A token as it is now. Raises ChannelError where a secret of it is not there."""
+    if not isinstance(text, SecretTemplate):
+        return text
+    try:
+        return text.render(texts)
+    except KeyError as error:
+        raise ChannelError("http", "", f"the secret {error.args[0]} is not there") from None
+
+
+@dataclass(slots=True)
+class _Posted:
+    """A message that came by POST, and the answer that its request waits for."""
+
+    source: str
+    payload: Payload
+    answered: asyncio.Future[Any]
+    channel: str = "http"
+    vouched_by: str = ""
+    attempt: int = 1
+    kept: ClassVar[bool] = False
+
+    def answer(self, module_id: str, content: Any) -> None:
+        dumps(content)  # what has no JSON form is the handler's fault, and is answered as that
+        if not self.answered.done():
+            self.answered.set_result(content)
+
+
+class Door:
+    """Takes messages: an ASGI application for the one path of `channels.http`. Without a token everybody is let in,
+    which the manifest allows only where nobody else can connect."""
+
+    def __init__(self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventTaken) -> None:
+        self.refused = 0
+        self._inbox = inbox
+        self._token = token
+        self._limit = limit
+        self._event = event
+        self._refusals = BadRecords("a peer on http")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await send_problem(send, 405, headers=[(b"allow", b"POST")])
+        elif not self._lets_in(scope):
+            self.refused += 1
+            self._refusals.add("refused: no token, or another one (channels.http.token)")
+            await send_problem(send, 401, headers=_CHALLENGE)
+        else:
+            await self._take(receive, send)
+
+    def _lets_in(self, scope: Scope) -> bool:
+        token = self._token()
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if token is None:
+            return True
+        scheme, _, presented = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(presented.strip(), token.encode())
+
+    async def _take(self, receive: Receive, send: Send) -> None:
+        body = await _body(receive, self._limit)
+        if body is None:
+            await send_problem(send, 413, "a message is too long (channels.limits.frame)")
+            return
+        try:
+            document = loads(body)
+            envelope = Envelope.open(document)
+        except ProtocolError as error:
+            await send_problem(send, 400, f"it is no message: {error}")
+            return
+        metadata = document.get("metadata") if document.__class__ is dict else None
+        metadata = metadata if metadata.__class__ is dict else {}
+        source = metadata.get("source")
+        source = source if isinstance(source, str) and 0 < len(source) <= _LONGEST_ID else "http"
+        content = envelope.content
+        if content.__class__ is dict and content.get("op") == "publish" and isinstance(content.get("topic"), str):
+            self._event(content["topic"], source, Payload.of(content.get("payload")), "http", "")
+            await _reply(send, envelope.id, None)
+            return
+        destination = metadata.get("destination")
+        if isinstance(destination, str) and destination != self._inbox.module_id:
+            text = f"{self._inbox.module_id} passes nothing on to {cut(destination, 60)}"
+            await _reply(send, envelope.id, {"type": "error", "code": "unknown_target", "message": text})
+            return
+        posted = _Posted(source, Payload.of(document), asyncio.get_running_loop().create_future())
+        self._inbox.take(posted)
+        await _reply(send, envelope.id, await posted.answered)
+
+
+async def _body(receive: Receive, limit: int) -> bytes | None:
+    """The whole body; None where it is longer than so many octets."""
+    pieces, length, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise OSError("the client has gone")
+        piece = message.get("body", b"")
+        length += len(piece)
+        if length > limit:
+            return None
+        pieces.append(piece)
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+async def _reply(send: Send, id: str | None, content: Any) -> None:
+    body = dumps({**({"id": id} if id is not None else {}), "content": content, "metadata": {}})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class HttpPeer:
+    """The HTTP listener of another module. One connection pool each, opened when it is first used."""
+
+    channel: ClassVar[str] = "http"
+    keeps: ClassVar[bool] = False
+
+    def __init__(
+        self, module: str, url: str, own: str, token: Callable[[], str | None], limit: int,
+        tls: SSLContext | None = None,
+    ) -> None:  # fmt: skip
+        """`url` is where it takes messages; `own` who we are."""
+        self.module = module
+        self.url = url
+        self._own = own
+        self._token = token
+        self._limit = limit
+        self._tls = tls
+        self._client: httpx.AsyncClient | None = None
+        self._events: deque[tuple[str, Payload]] = deque()
+        self._telling: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    async def available(self, timeout: float, target: str) -> None:
+        return
+
+    async def drained(self) -> None:
+        return
+
+    async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
+        raise MessagingError("unsupported", "no message is kept on this channel", target)
+
+    async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
+        """See Route."""
+        envelope = payload.document()
+        metadata = {**envelope.get("metadata", {}), "source": self._own, "destination": target}
+        return await self._post({"id": request_id, "content": envelope["content"], "metadata": metadata}, timeout)
+
+    async def _post(self, document: Any, timeout: float) -> Payload:
+        httpx = import_module("httpx")
+        body = dumps(document)
+        if len(body) > self._limit:
+            raise MessagingError("too_large", f"a message is longer than {self._limit} octets", self.module)
+        headers = {"content-type": "application/json"}
+        token = self._token()
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._open().post(self.url, content=body, headers=headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            text = f"{self.url} cannot be reached: {str(error) or type(error).__name__}"
+            raise MessagingError("unavailable", text, self.module) from error
+        except (TimeoutError, httpx.TimeoutException):
+            raise MessagingError("timeout", f"no answer within {timeout:g}s", self.module) from None
+        except httpx.HTTPError as error:
+            text = f"{self.url} broke off: {str(error) or type(error).__name__}"
+            raise MessagingError("lost", text, self.module) from error
+        return self._answer(response)
+
+    def _answer(self, response: httpx.Response) -> Payload:
+        status = response.status_code
+        if status == 200:
+            if len(response.content) > self._limit:
+                raise MessagingError("too_large", f"the answer is longer than {self._limit} octets", self.module)
+            return Payload(response.content, "Json")
+        code, why = _REFUSALS.get(status, ("refused", f"it answered with status {status}"))
+        raise MessagingError(code, f"{self.url}: {why}", self.module)
+
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            httpx = import_module("httpx")
+            self._client = httpx.AsyncClient(
+                verify=self._tls if self._tls is not None else True, timeout=None, trust_env=False,
+                limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
+                headers={"user-agent": "pywatt-host"},
+            )  # fmt: skip
+        return self._client
+
+    def tell(self, topic: str, event: Payload) -> None:
+        """Send an event, in order, without waiting for it. What the peer is too slow for is dropped and counted."""
+        if len(self._events) >= _MOST_EVENTS:
+            self.dropped += 1
+            return
+        self._events.append((topic, event))
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell(), name=f"events for {self.module}")
+
+    async def _tell(self) -> None:
+        while self._events:
+            topic, event = self._events.popleft()
+            content = {"op": "publish", "topic": topic, "payload": event.document()}
+            try:
+                await self._post({"content": content, "metadata": {"source": self._own}}, _EVENT_SECONDS)
+            except MessagingError as error:
+                self.dropped += 1
+                logger.debug("%s has missed an event of %s: %s", self.module, topic, error)
+
+    async def aclose(self) -> None:
+        """Let events leave that wait, for a moment, and close."""
+        if self._telling is not None and not self._telling.done():
+            await asyncio.wait((self._telling,), timeout=1.0)
+            self._telling.cancel()
+        if self._client is not None:
+            await self._client.aclose()
+
+
+_REFUSALS = {
+    401: ("refused", "the token is missing or another one (channels.http.token)"),
+    403: ("refused", "it answered with status 403"),
+    404: ("unsupported", "it takes no messages there (its channels.http.path)"),
+    405: ("unsupported", "it takes no messages there (its channels.http.path)"),
+    413: ("too_large", "the message is too long for it (its channels.limits.frame)"),
+    503: ("unavailable", "it takes nothing now (status 503)"),
+}
+
+
+class Posting:
+    """The HTTP listeners of other modules, as a carrier and a service."""
+
+    name = "channels.http"
+
+    def __init__(self, peers: Sequence[HttpPeer]) -> None:
+        self.peers = tuple(peers)
+
+    def routes(self, target: str, channel: str | None) -> Sequence[HttpPeer]:
+        """See Carrier."""
+        if channel not in (None, "http"):
+            return ()
+        return [peer for peer in self.peers if peer.module == target]
+
+    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
+        """See Carrier. Nobody subscribes over HTTP: each peer is told, and drops what it has no handler for."""
+        if not self.peers or channel not in (None, "http"):
+            return None
+        for peer in self.peers:
+            peer.tell(topic, event)
+        return True
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            for peer in self.peers:
+                await peer.aclose()
+
+    async def check(self) -> None:
+        return
