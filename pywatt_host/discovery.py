@@ -115,11 +115,11 @@ class Discovery:
                 self._own[kind, name] = own
                 return ""
             own.wanted = replace(own.wanted, address=self._address)
-        known = self._own.get((kind, name))
-        if known is not None and known.wanted.address != own.wanted.address:
-            await self.deregister(name, kind)
+        before = self._own.get((kind, name))
         await self._register(own)
         self._own[kind, name] = own
+        if before is not None:
+            await self._take_back(before, {*own.ids.values()})
         return own.id
 
     async def _register(self, own: _Own) -> None:
@@ -136,20 +136,22 @@ class Discovery:
                 wanted.name, wanted.service_type, wanted.address, wanted.version, wanted.metadata or {}
             )
 
-    async def deregister(self, service: str, kind: str | None = None) -> None:
+    async def deregister(self, service: str) -> None:
         """Of the id that registering gave, or the name. Raises MessagingError where this module has not registered
         it."""
-        found = [
-            key for key, own in self._own.items() if service in (key[1], *own.ids.values()) and kind in (None, key[0])
-        ]
+        found = [key for key, own in self._own.items() if service in (key[1], *own.ids.values())]
         if not found:
             raise MessagingError("unknown_target", "this module has registered no such service", service)
         for key in found:
-            own = self._own.pop(key)
-            if self._registry is not None and "nats" in own.ids:
-                await self._registry.deregister(own.ids["nats"])
-            if "orchestrator" in own.ids:
-                self._tell_gone(own.ids["orchestrator"], own.wanted.name)
+            await self._take_back(self._own.pop(key), set())
+
+    async def _take_back(self, own: _Own, still: set[str]) -> None:
+        """Wherever it is registered, but for those ids that count still."""
+        nats, orchestrator = own.ids.get("nats", ""), own.ids.get("orchestrator", "")
+        if self._registry is not None and nats and nats not in still:
+            await self._registry.deregister(nats)
+        if orchestrator and orchestrator not in still:
+            self._tell_gone(orchestrator, own.wanted.name)
 
     def _tell_gone(self, provider_id: str, name: str) -> None:
         for conversation in self._uplink.conversations():

@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ logger = logging.getLogger("pywatt.channels")
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds
 _MOMENT = 1.5  # seconds that the start waits for servers that need not be there
 _PING_EVERY = 10  # seconds; after two without an answer the connection counts as lost
+_FRESH = 3.0  # seconds
 _DRAIN = 5  # seconds
 _SAID_AGAIN = 60.0  # seconds
 
@@ -63,6 +64,7 @@ class Connection:
         self._client: Client | None = None
         self._closed = asyncio.Event()
         self._leaving = False
+        self._found_at = -_FRESH
         self._told: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -80,6 +82,11 @@ class Connection:
     @property
     def connected(self) -> bool:
         return self._client is not None and self._client.is_connected
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a server was found again so lately that others may still look for it."""
+        return time.monotonic() - self._found_at < _FRESH
 
     @property
     def client(self) -> Client:
@@ -148,6 +155,13 @@ class Connection:
         nats, errors = import_module("nats"), import_module("nats.errors")
         client: Client = nats.NATS()
 
+        said: list[Exception] = []
+
+        async def failed(error: Exception) -> None:
+            if client is not self._client and len(said) < 100:
+                said.append(error)
+            await self._failed(error)
+
         async def closed() -> None:
             if client is self._client:
                 self.error = _reason(client.last_error)
@@ -167,13 +181,13 @@ class Connection:
                     max_outstanding_pings=2,
                     pending_size=self.settings.reconnect_buffer,
                     drain_timeout=_DRAIN,
-                    error_cb=self._failed,
+                    error_cb=failed,
                     closed_cb=closed,
                     disconnected_cb=self._lost,
                     reconnected_cb=self._found_again,
                 )
         except (OSError, TimeoutError, errors.Error, ValueError) as error:
-            why = client.last_error if isinstance(error, TimeoutError) and client.last_error is not None else error
+            why = _telling(said) if isinstance(error, TimeoutError) else error
             await _closed_quietly(client)
             raise ChannelError("nats", self.address, _reason(why)) from error
         except BaseException:
@@ -259,6 +273,7 @@ class Connection:
 
     async def _found_again(self) -> None:
         self.reconnects += 1
+        self._found_at = time.monotonic()
         self.error = ""
         logger.info("channel nats is connected to %s again", _shown(self.client.connected_url))
         for again in self.again:
@@ -267,7 +282,7 @@ class Connection:
     async def _failed(self, error: Exception) -> None:
         """Said once a minute for each text: a server that is away says the same again and again."""
         text, now = _reason(error), time.monotonic()
-        if not self.connected:
+        if not self.connected and "authorization" not in self.error:  # which says more than what comes of it
             self.error = text
         if "permissions violation" in text.lower() and now - self._told.get(text, -_SAID_AGAIN) >= _SAID_AGAIN:
             if len(self._told) > 100:
@@ -312,6 +327,12 @@ def _text(value: str | SecretTemplate | None, texts: Mapping[str, str]) -> str:
         return value.render(texts) if isinstance(value, SecretTemplate) else value or ""
     except KeyError as error:
         raise ChannelError("nats", "", f"the secret {error.args[0]} is not there") from None
+
+
+def _telling(said: Sequence[Exception]) -> Exception | None:
+    """Of all that went wrong while a server was looked for: that we were turned away, else the last."""
+    refusals = [error for error in said if "authorization" in str(error).lower()]
+    return refusals[0] if refusals else said[-1] if said else TimeoutError("no server answers")
 
 
 def _shown(url: Any) -> str:

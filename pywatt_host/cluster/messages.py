@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.cluster.connection import Connection
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
+_AGAIN = 0.1  # seconds
 _MOST_PENDING = 65536  # messages that the client keeps until they are looked at
 EventTaken = Callable[[str, str, Payload, str, str], None]
 Spawn = Callable[[Any], None]
@@ -87,13 +91,18 @@ class ClusterMessages:
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
         """See Route."""
         client, body = self._connection.client, payload.octets
-        try:
-            answer = await client.request(
-                self._subjects.message(target), body, timeout=timeout, headers=_headers(payload)
-            )
-        except Exception as error:  # named boundary: the library's errors, each told as ours
-            self._connection.raise_for(error, target, timeout)
-        return Payload(answer.data, "Json")
+        subject, headers = self._subjects.message(target), _headers(payload)
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                answer = await client.request(subject, body, timeout=max(left, 0.001), headers=headers)
+                return Payload(answer.data, "Json")
+            except Exception as error:  # named boundary: the library's errors, each told as ours
+                # Where a server was found again just now, others may be about to find it.
+                if not (self._connection.fresh and left > _AGAIN and isinstance(error, _no_responders())):
+                    self._connection.raise_for(error, target, timeout)
+            await asyncio.sleep(_AGAIN)
 
     async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
         """See Route."""
@@ -173,6 +182,11 @@ class ClusterMessages:
     async def _taken(self, message: Msg) -> None:
         source = self._subjects.source(message.subject)
         self._inbox.take(_Asked(source, Payload(message.data, "Json"), message, self._spawn))
+
+
+def _no_responders() -> type[Exception]:
+    found: type[Exception] = import_module("nats.errors").NoRespondersError
+    return found
 
 
 def _headers(payload: Payload) -> dict[str, str] | None:

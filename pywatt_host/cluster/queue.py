@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from asyncio import TaskGroup
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,10 +38,11 @@ _ATTEMPT = 5.0  # seconds for one attempt to hand a message over
 _RETRY = 1.0  # seconds after which the streams are asked for again
 _DUPLICATES = 120.0  # seconds in which a message that is sent again is known
 _DEAD_DAYS = 30
+_MARKED = 24 * 3600.0  # seconds for which it is known what was begun alone
 _AT_ONCE = frozenset({"no_handler", "invalid_message", "too_large"})  # what another try would not change
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Kept:
     """A message that is handled, and acknowledged by its answer."""
 
@@ -51,6 +53,7 @@ class _Kept:
     queue: Queue
     channel: str = "nats"
     vouched_by: str = "nats"
+    settled: asyncio.Event | None = None  # where somebody waits for its end
     kept: ClassVar[bool] = True
 
     def answer(self, module_id: str, content: Any) -> None:
@@ -71,6 +74,8 @@ class Queue:
         self._inbox = inbox
         self._open: set[_Kept] = set()
         self._acks: set[asyncio.Task[None]] = set()
+        self._suspects: deque[_Kept] = deque()
+        self._trying: asyncio.Task[None] | None = None
         self._made: Any = None  # the client for which the streams are there
         self._leaving = False
         connection.again.append(self._look_again)
@@ -146,6 +151,10 @@ class Queue:
             self._leaving = True
             taking.cancel()
             holding.cancel()
+            if self._trying is not None:
+                self._trying.cancel()
+            while self._suspects:
+                self._acknowledge(self._suspects.popleft().message.nak())
             await asyncio.gather(taking, holding, return_exceptions=True)
 
     async def settled(self) -> None:
@@ -170,7 +179,8 @@ class Queue:
             except Exception as error:  # named boundary: the library's errors; asked again until it is there
                 if not warned and self._connection.connected:
                     warned = True
-                    logger.warning("kept messages cannot be fetched: %s", str(error)[:200] or type(error).__name__)
+                    text = f"{type(error).__name__}: {str(error)[:200]}"
+                    logger.warning("kept messages cannot be fetched: %s; tried again", text)
             self._made = None
             await asyncio.sleep(_RETRY)
 
@@ -201,10 +211,47 @@ class Queue:
             source = self._subjects.source(message.subject)
             kept = _Kept(source, Payload(message.data, "Json"), message, message.metadata.num_delivered, self)
             self._open.add(kept)
-            if kept.attempt > self._settings.max_deliver:  # its handler took the whole process with it, each time
-                self.answered(kept, {"type": "error", "code": "handler_failed", "message": "it was never acknowledged"})
+            if kept.attempt > self._settings.max_deliver:
+                self._suspect(kept)
             else:
                 self._inbox.take(kept)
+
+    # One of these has ended its process each time it was handled, and the others were beside it: they are handled one
+    # after the other, each marked before it is begun, so that the next process knows which one it was.
+
+    def _suspect(self, kept: _Kept) -> None:
+        self._suspects.append(kept)
+        if self._trying is None or self._trying.done():
+            self._trying = asyncio.get_running_loop().create_task(self._try_suspects(), name="nats queue, suspects")
+
+    async def _try_suspects(self) -> None:
+        errors = import_module("nats.js.errors")
+        while self._suspects:
+            kept = self._suspects.popleft()
+            kept.settled = asyncio.Event()
+            try:
+                marks, key = await self._marks(), str(_sequence(kept))
+                await marks.create(key, b"begun")
+            except errors.KeyWrongLastSequenceError:
+                text = "each process that handled it has ended before it was done"
+                self.answered(kept, {"type": "error", "code": "handler_failed", "message": text})
+                continue
+            except Exception as error:  # named boundary: the library's errors; it comes again
+                logger.debug("nats queue: %s", error)
+                self._open.discard(kept)
+                self._acknowledge(kept.message.nak(delay=_FIRST_DELAY))
+                continue
+            self._inbox.take(kept)
+            await kept.settled.wait()
+
+    async def _marks(self) -> Any:
+        """The bucket of what was begun alone. Raises the library's errors."""
+        api, errors = import_module("nats.js.api"), import_module("nats.js.errors")
+        stream, name = self._connection.client.jetstream(timeout=_ATTEMPT), self._subjects.marks
+        try:
+            return await stream.key_value(name)
+        except errors.NotFoundError:
+            return await stream.create_key_value(api.KeyValueConfig(bucket=name, ttl=_MARKED, history=1))
 
     async def _hold(self) -> None:
         """Say of what is still handled that it is, so that nobody else gets it."""
@@ -216,6 +263,8 @@ class Queue:
     def answered(self, kept: _Kept, content: Any) -> None:
         """The handler's reply, which is nobody's, or why there is none."""
         self._open.discard(kept)
+        if kept.settled is not None:
+            kept.settled.set()
         failed = content.__class__ is dict and content.get("type") == "error" and "code" in content
         if not failed:
             self._acknowledge(kept.message.ack())

@@ -32,6 +32,7 @@ class Subjects:
         self.work_stream = f"{prefix}-work"
         self.dead_stream = f"{prefix}-dead"
         self.bucket = f"{prefix}-services"
+        self.marks = f"{prefix}-suspects"
 
     @property
     def inbox(self) -> str:

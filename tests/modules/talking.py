@@ -52,11 +52,14 @@ def create_app(state):
         if state.message.attempt <= message.get("fails", 0):
             raise RuntimeError("not yet")
         handled.append(about({"n": message["n"]}))
+        if "file" in message:
+            with open(message["file"], "a") as file:
+                file.write(f"{message['n']}\\n")
 
     @state.on_message("one", concurrency=1)
     async def one(message):
         handled.append(("begin", message["n"]))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(message.get("seconds", 0.02))
         handled.append(("end", message["n"]))
 
     @state.subscribe("news.all")
@@ -85,6 +88,10 @@ def create_app(state):
             body, more = body + event.get("body", b""), event.get("more_body", False)
         if scope["path"] == "/who":
             answer = {"by": state.module_id, "pid": os.getpid()}
+        elif scope["path"] != "/do":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         else:
             told = json.loads(body)
             try:
@@ -92,8 +99,8 @@ def create_app(state):
             except Exception as error:
                 answer = {"error": getattr(error, "code", type(error).__name__), "text": str(error)}
         octets = json.dumps(answer).encode()
-        await send({"type": "http.response.start", "status": 200,
-                    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(octets)).encode())]})
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(octets)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": octets})
 
     return app
@@ -111,21 +118,22 @@ class RefusedError(Exception):
 class Module:
     """One process of a module."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, prefix: str = "") -> None:
+        """`prefix`: where it is on the host's address, which may be that of a gateway."""
         self.host = host
+        self._prefix = prefix
 
     def do(self, call: str, **arguments: Any) -> Any:
         """Its answer. Raises RefusedError."""
         body = json.dumps({"call": call, "arguments": arguments}).encode()
-        answer = self.host.post("/do", body).json()
+        answer = self.host.post(f"{self._prefix}/do", body).json()
         if "error" in answer:
             raise RefusedError(answer["error"], answer["text"])
         return answer["result"]
 
-    def ask(
-        self, target: str, type: str, /, timeout: float = PATIENCE, channel: str | None = None, **fields: Any
-    ) -> Any:
-        return self.do("request", target=target, message={"type": type, **fields}, timeout=timeout, channel=channel)
+    def ask(self, target: str, type: str, /, channel: str | None = None, **fields: Any) -> Any:
+        message = {"type": type, **fields}
+        return self.do("request", target=target, message=message, timeout=PATIENCE, channel=channel)
 
     def code(self, call: str, **arguments: Any) -> tuple[str, str]:
         """The code and the text of what it raises."""
@@ -154,6 +162,12 @@ def module(project: Project, name: str, *, env: Mapping[str, str] | None = None,
     """Start one, in a folder of its own below the project's. It may not be ready yet."""
     project.write(f"{name}/main.py", APP)
     server = {"listen": "127.0.0.1:0", "control": "off", **keys.pop("server", {})}
-    document = {"app": "main:create_app", "module": {"id": name.partition("-")[0]}, **keys, "server": server}
+    document = {
+        "app": "main:create_app",
+        "module": {"id": name.partition("-")[0]},
+        "logging": {"access": False, "level": "debug"},
+        **keys,
+        "server": server,
+    }
     path = project.write(f"{name}/pywatt.yaml", json.dumps(document))
     return Module(project.host(str(path), env=env))
