@@ -31,7 +31,7 @@ from pywatt_host.http.routes import Routes
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.offline import NoLinks, NoSchemes, NoStores
+from pywatt_host.offline import NoLinks, NoResilience, NoSchemes, NoStores
 from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
 from pywatt_host.routing import announced, compile_routes
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from pywatt_host.datastores import Datastores
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.links import Links
+    from pywatt_host.resilience.targets import Resilience
 
 
 def build(
@@ -142,7 +143,8 @@ class _Maker:
         self.links.messages.vouch = self.schemes.vouch
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
         self.clients = self._clients(masker)
-        self.outbound = Outbound(self.clients)
+        self.resilience = self._resilience()
+        self.outbound = Outbound(self.clients, resilience=self.resilience)
         self.stores = self._stores()
         self.state = AppState(
             manifest,
@@ -211,6 +213,14 @@ class _Maker:
         tokens: Tokens = import_module("pywatt_host.auth.clients").Tokens(self.manifest, self._texts, masker.add)
         return tokens
 
+    def _resilience(self) -> Resilience | NoResilience:
+        targets = self.manifest.resiliency.targets
+        if not targets.modules and not targets.clients:
+            return NoResilience()
+        resilience: Resilience = import_module("pywatt_host.resilience.targets").Resilience(self.manifest)
+        resilience.add_checks(self.checks)
+        return resilience
+
     def _stores(self) -> Datastores | NoStores:
         manifest = self.manifest
         if not manifest.databases and not manifest.caches:
@@ -271,6 +281,7 @@ class _Maker:
         yield from self.stores.families()
         yield from self.links.families()
         yield from self.tasks.families()
+        yield from self.resilience.families()
         results: dict[tuple[str, ...], float] = {
             (result,): float(self.rotation.counts[result]) for result in ("success", "error")
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.handlers import Handlers
@@ -16,6 +16,8 @@ from pywatt_host.service import Service
 if TYPE_CHECKING:
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.rotation import Dependant
+
+T = TypeVar("T")
 
 
 def _alone(target: str) -> NoReturn:
@@ -72,6 +74,52 @@ class NoSchemes:
 
     async def check(self) -> None:
         return
+
+
+class NoPolicy:
+    """Everything is tried once, for as long as its caller says."""
+
+    async def run(
+        self,
+        attempt: Callable[[float | None], Awaitable[T]],
+        retryable: Callable[[Exception], bool],
+        failure: Callable[[Exception], bool],
+        timeout: float | None = None,
+    ) -> T:
+        return await attempt(timeout)
+
+
+class NoResilience:
+    """Neither timeouts nor retries nor circuit breakers."""
+
+    for_url: None = None
+
+    def __init__(self) -> None:
+        self._policy = NoPolicy()
+
+    def for_module(self, name: str) -> NoPolicy:
+        return self._policy
+
+    def for_client(self, name: str) -> NoPolicy:
+        return self._policy
+
+    def clients(self) -> Mapping[str, Any]:
+        return {}
+
+    def add_checks(self, checks: Checks) -> None:
+        return
+
+    def families(self) -> Iterator[Family]:
+        return iter(())
+
+
+async def nowhere(name: str) -> NoReturn:
+    """Where module:// URLs lead without an orchestrator. Raises MessagingError."""
+    _alone(name)
+
+
+def nowhere_blocking(name: str) -> NoReturn:
+    _alone(name)
 
 
 class NoStores:

@@ -20,6 +20,8 @@ from pywatt_host.manifest.model.channels import (
 )
 from pywatt_host.manifest.model.endpoints import AutoEndpoints, Endpoint, Endpoints, Rule
 from pywatt_host.manifest.model.operations import AccessLog, Health, Logging, Metrics
+from pywatt_host.manifest.model.resiliency import CircuitBreaker, Resiliency, RetryPolicy
+from pywatt_host.manifest.model.resiliency import Target as ResilienceTarget
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
@@ -37,6 +39,7 @@ __all__ = [
     "ChannelLimits",
     "ChannelTls",
     "Channels",
+    "CircuitBreaker",
     "Client",
     "Cors",
     "Database",
@@ -52,6 +55,9 @@ __all__ = [
     "Mount",
     "Pool",
     "Requirement",
+    "ResilienceTarget",
+    "Resiliency",
+    "RetryPolicy",
     "Rule",
     "SecretKey",
     "SecretSource",
@@ -152,6 +158,14 @@ class Manifest(Section):
         Channels,
         "How the module talks with its orchestrator and with its peers.",
         {"ipc": {"listen": "/run/users.sock"}},
+    )
+    resiliency: Annotated[Resiliency, Deferred()] = key(
+        Resiliency,
+        "Timeouts, retries and circuit breakers of requests and messages to others.",
+        {
+            "policies": {"timeouts": {"fast": "2s"}},
+            "targets": {"modules": {"billing": {"timeout": "fast"}}},
+        },
     )
     logging: Logging = key(Logging, "Logs, always on standard error.", {"level": "debug"})
 
