@@ -147,7 +147,7 @@ def _unlimited(name: str) -> Policy:
 
 def check_module(url: httpx.URL) -> None:
     """Raises UnsupportedProtocol for what is no name of a module."""
-    if not url.host or url.port is not None:
+    if url.port is not None:
         raise httpx.UnsupportedProtocol(f"{url}: write module://NAME/path, without a port: it is looked up")
 
 

@@ -123,9 +123,7 @@ class Side:
         if status <= 0:
             return False
         said = self.name.encode()
-        writer.write(
-            f"HTTP/1.1 {status} X\r\n{self.extra}Content-Length: {len(said)}\r\n\r\n".encode() + said
-        )
+        writer.write(f"HTTP/1.1 {status} X\r\n{self.extra}Content-Length: {len(said)}\r\n\r\n".encode() + said)
         await writer.drain()
         return True
 

@@ -206,9 +206,7 @@ def families(made: Resilience) -> dict[str, Any]:
 def test_metrics_have_declared_targets_only() -> None:
     async def main() -> None:
         clock = Clock()
-        made = resilience(
-            retry={"max_retries": 1}, breaker={"consecutive_failures": 2, "timeout": "10s"}, clock=clock
-        )
+        made = resilience(retry={"max_retries": 1}, breaker={"consecutive_failures": 2, "timeout": "10s"}, clock=clock)
         for name in ("users", "users", "whoever", "another"):
             with pytest.raises(MessagingError):
                 await sent(made.for_module(name), Peer(lost(), lost()))
@@ -228,8 +226,17 @@ def test_without_policies_there_is_nothing_to_count() -> None:
 
 
 def test_a_client_with_the_name_of_a_module_is_told_apart() -> None:
-    client = {"base_url": "https://u.example", "token_url": "https://id.example/", "client_id": "a", "client_secret": "b"}
-    made = Resilience(manifest({"retry": "p"}, {"users": client, "other": client | {"base_url": "https://o.example"}}, retries={"p": {}}))
+    client = {
+        "base_url": "https://u.example",
+        "token_url": "https://id.example/",
+        "client_id": "a",
+        "client_secret": "b",
+    }
+    made = Resilience(
+        manifest(
+            {"retry": "p"}, {"users": client, "other": client | {"base_url": "https://o.example"}}, retries={"p": {}}
+        )
+    )
     assert set(families(made)["pywatt_retries"]) == {("users",), ("clients.users",), ("other",)}
     assert made.for_client("users") is not made.for_module("users")
 
