@@ -67,7 +67,6 @@ class Breaker:
         self._successes = 0
         self.rejected = 0
 
-    @property
     def state(self) -> State:
         with self._lock:
             return self._now()

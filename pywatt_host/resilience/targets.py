@@ -87,7 +87,7 @@ class Resilience:
             if policy.schedule is not None:
                 retries[label,] = float(policy.retries)
             if policy.breaker is not None:
-                states[label,] = float(policy.breaker.state)
+                states[label,] = float(policy.breaker.state())
                 rejected[label,] = float(policy.breaker.rejected)
         if retries:
             yield Family("counter", "pywatt_retries", "Calls to others made again, by target.", ("target",), retries)

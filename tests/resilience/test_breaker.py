@@ -33,9 +33,9 @@ def test_failures_in_a_row_open_it_and_others_do_not() -> None:
     fail(breaker, 2)
     admitted(breaker).succeeded()
     fail(breaker, 2)
-    assert breaker.state is State.CLOSED
+    assert breaker.state() is State.CLOSED
     fail(breaker)
-    assert breaker.state is State.OPEN
+    assert breaker.state() is State.OPEN
     assert breaker.open_for() == 30
     assert breaker.admit() is None
     assert breaker.rejected == 1
@@ -48,7 +48,7 @@ def test_failures_are_forgotten_after_the_interval(interval: str, state: State) 
     fail(breaker, 2)
     clock.now += 10.5
     fail(breaker)
-    assert breaker.state is state
+    assert breaker.state() is state
 
 
 def test_half_open_it_lets_through_as_many_as_it_says_at_a_time() -> None:
@@ -58,14 +58,14 @@ def test_half_open_it_lets_through_as_many_as_it_says_at_a_time() -> None:
     clock.now += 29
     assert breaker.admit() is None
     clock.now += 1
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state() is State.HALF_OPEN
     first, second = admitted(breaker), admitted(breaker)
     assert breaker.admit() is None
     first.succeeded()
     assert breaker.admit() is None
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state() is State.HALF_OPEN
     second.succeeded()
-    assert breaker.state is State.CLOSED
+    assert breaker.state() is State.CLOSED
 
 
 def test_one_failure_opens_it_again_for_as_long() -> None:
@@ -77,7 +77,7 @@ def test_one_failure_opens_it_again_for_as_long() -> None:
     first.failed()
     assert breaker.open_for() == 30
     second.succeeded()  # of the state before
-    assert breaker.state is State.OPEN
+    assert breaker.state() is State.OPEN
 
 
 def test_a_probe_that_is_dropped_gives_its_place_back() -> None:
@@ -89,12 +89,12 @@ def test_a_probe_that_is_dropped_gives_its_place_back() -> None:
         leave = admitted(breaker)
         leave.dropped()
         leave.dropped()
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state() is State.HALF_OPEN
     kept = admitted(breaker)
     assert breaker.admit() is None
     kept.succeeded()
     kept.dropped()
-    assert breaker.state is State.CLOSED
+    assert breaker.state() is State.CLOSED
 
 
 def test_what_began_before_it_opened_tells_nothing_about_now() -> None:
@@ -103,14 +103,14 @@ def test_what_began_before_it_opened_tells_nothing_about_now() -> None:
     slow = [admitted(breaker) for _ in range(4)]
     fail(breaker, 3)
     clock.now += 30
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state() is State.HALF_OPEN
     slow[0].failed()
     slow[1].succeeded()
     slow[2].dropped()
-    assert breaker.state is State.HALF_OPEN
+    assert breaker.state() is State.HALF_OPEN
     admitted(breaker).succeeded()
     slow[3].failed()
-    assert breaker.state is State.CLOSED
+    assert breaker.state() is State.CLOSED
 
 
 def test_a_result_counts_once() -> None:
@@ -118,13 +118,13 @@ def test_a_result_counts_once() -> None:
     leave = admitted(breaker)
     leave.failed()
     leave.failed()
-    assert breaker.state is State.CLOSED
+    assert breaker.state() is State.CLOSED
 
 
 def test_threads_count_together() -> None:
     breaker = make(Clock(), consecutive_failures=2001)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: fail(breaker, 250), range(8)))
-    assert breaker.state is State.CLOSED
+    assert breaker.state() is State.CLOSED
     fail(breaker)
-    assert breaker.state is State.OPEN
+    assert breaker.state() is State.OPEN

@@ -322,6 +322,28 @@ def test_alone_there_are_no_modules(blocking: bool) -> None:
     run(main)
 
 
+def test_the_clients_may_be_contexts_as_those_of_httpx_are() -> None:
+    async def main() -> None:
+        registry, outbound = Registry(), Outbound()
+        async with outbound.client():
+            pass
+        with outbound.blocking():
+            pass
+        outbound = Outbound(resolve=registry.resolve, resolve_blocking=registry.blocking)
+        async with side() as only:
+            registry.addresses = [Address(only.address)]
+            async with outbound.client() as client:
+                assert (await client.get("module://users/")).text == "one"
+
+            def ask() -> str:
+                with outbound.blocking() as client:
+                    return client.get("module://users/").text
+
+            assert await asyncio.to_thread(ask) == "one"
+
+    run(main)
+
+
 @both
 def test_sockets_are_kept_within_bounds_and_closed(
     blocking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,7 +100,7 @@ def test_an_attempt_that_takes_too_long_is_ended() -> None:
         assert caught.value.code == "timeout"
         assert ended.is_set()
         assert policy.breaker is not None
-        assert policy.breaker.state is State.OPEN
+        assert policy.breaker.state() is State.OPEN
 
     run(main)
 
@@ -133,7 +133,7 @@ def test_an_open_breaker_says_how_long() -> None:
         clock.now += 12
         assert await sent(policy, peer) == "ok"
         assert policy.breaker is not None
-        assert policy.breaker.state is State.CLOSED
+        assert policy.breaker.state() is State.CLOSED
 
     run(main)
 
