@@ -31,7 +31,7 @@ from pywatt_host.http.routes import Routes
 from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.offline import NoLinks, NoSchemes, NoStores
+from pywatt_host.offline import NoLinks, NoResilience, NoSchemes, NoStores
 from pywatt_host.outbound import Outbound
 from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
 from pywatt_host.routing import announced, compile_routes
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from pywatt_host.datastores import Datastores
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.links import Links
+    from pywatt_host.resilience.providers import Address
+    from pywatt_host.resilience.targets import Resilience
 
 
 def build(
@@ -137,13 +139,19 @@ class _Maker:
         self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
         self.hooks = Hooks()
         self.private = self._private_servers()
+        self.resilience = self._resilience()
         self.links = self._links(shaken, masker, trace)
         self.rotation = self._rotation(masker)
         self.schemes = self._schemes()
         self.links.inbox.vouch = self.schemes.vouch
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
         self.clients = self._clients(masker)
-        self.outbound = Outbound(self.clients)
+        self.outbound = Outbound(
+            self.clients,
+            resilience=self.resilience,
+            resolve=self._located,
+            resolve_blocking=lambda name: self.bridge.call("http", lambda: self._located(name)),
+        )
         self.stores = self._stores()
         self.state = AppState(
             manifest,
@@ -184,6 +192,7 @@ class _Maker:
             texts=self._texts,
             masker=masker,
             trace=trace,
+            policy=self.resilience.for_messages,
             private=self.private,
         )
         links.add_checks(self.checks)
@@ -213,6 +222,19 @@ class _Maker:
             return None
         tokens: Tokens = import_module("pywatt_host.auth.clients").Tokens(self.manifest, self._texts, masker.add)
         return tokens
+
+    async def _located(self, name: str) -> list[Address]:
+        """Who answers for module://NAME. Raises MessagingError."""
+        address = import_module("pywatt_host.resilience.providers").Address
+        return [address(url, healthy) for url, healthy in await self.links.discovery.locate(name)]
+
+    def _resilience(self) -> Resilience | NoResilience:
+        targets = self.manifest.resiliency.targets
+        if not targets.modules and not targets.clients:
+            return NoResilience()
+        resilience: Resilience = import_module("pywatt_host.resilience.targets").Resilience(self.manifest)
+        resilience.add_checks(self.checks)
+        return resilience
 
     def _stores(self) -> Datastores | NoStores:
         manifest = self.manifest
@@ -276,6 +298,7 @@ class _Maker:
         yield from self.stores.families()
         yield from self.links.families()
         yield from self.tasks.families()
+        yield from self.resilience.families()
         results: dict[tuple[str, ...], float] = {
             (result,): float(self.rotation.counts[result]) for result in ("success", "error")
         }

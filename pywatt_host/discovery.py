@@ -261,27 +261,33 @@ class Discovery:
             dict(wanted.metadata or {}), self._healthy(),
         )  # fmt: skip
 
-    async def locate(self, name: str) -> list[str]:
-        """HTTP addresses of a module or a service of that name, `http://HOST:PORT`, `https://HOST:PORT` or
-        `http+unix:PATH`, healthy ones first. Raises MessagingError `unknown_target`."""
-        found = [each.at_rest() for each in self._static if each.service.name == name and not each.is_channel]
+    async def locate(self, name: str) -> list[tuple[str, bool]]:
+        """HTTP addresses of a module or a service of that name, in any case, `http://HOST:PORT`, `https://HOST:PORT` or
+        `http+unix:PATH`, and whether they are healthy: those first. Raises MessagingError `unknown_target`."""
+        wanted = name.lower()
+        found = [each.at_rest() for each in self._static if each.service.name.lower() == wanted and not each.is_channel]
         failure: MessagingError | None = None
         if self._registry is not None:
             try:
-                found += await self._registry.find(name)
+                found += await self._registry.find(wanted)
             except MessagingError as error:
                 failure = error
         if self._uplink.configured:
             try:
-                found += await self._named(name)
+                found += await self._named(wanted)
             except MessagingError as error:
                 failure = error
         found.sort(key=lambda provider: not provider.is_healthy)
-        addresses = dict.fromkeys(filter(None, (_http_address(each.address) for each in found)))
-        if not addresses and name == self._module_id and self._address:
-            addresses = dict.fromkeys(filter(None, (_http_address(self._address),)))
+        addresses: dict[str, bool] = {}
+        for each in found:
+            address = _http_address(each.address)
+            if address is not None:
+                addresses.setdefault(address, each.is_healthy)
+        own = _http_address(self._address) if self._address else None
+        if not addresses and wanted == self._module_id.lower() and own is not None:
+            addresses[own] = True
         if addresses:
-            return list(addresses)
+            return list(addresses.items())
         if failure is not None:
             raise failure
         text = "no module and no service of this name has an HTTP address (services.static, or its services.register)"

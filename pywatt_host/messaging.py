@@ -72,10 +72,9 @@ class Policy(Protocol):
     async def run(
         self,
         attempt: Callable[[float | None], Awaitable[Any]],
-        *,
         retryable: Callable[[Exception], bool],
         failure: Callable[[Exception], bool],
-        timeout: float | None,
+        timeout: float | None = None,
     ) -> Any: ...
 
 

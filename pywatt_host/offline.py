@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.handlers import Delivery, Handlers, message_type, plain
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pywatt.messages")
 
 _ITSELF = 30.0  # seconds in which a module handles what it sends to itself
+T = TypeVar("T")
 
 
 def _alone(target: str) -> NoReturn:
@@ -112,10 +113,10 @@ class NoDiscovery:
         found = [own for own in self._own.values() if own.service_type == kind]
         return [replace(own, address=self._address) if own.address == "auto" else own for own in found]
 
-    async def locate(self, name: str) -> list[str]:
-        if name != self._module_id or not self._address:
+    async def locate(self, name: str) -> list[tuple[str, bool]]:
+        if name.lower() != self._module_id.lower() or not self._address:
             _alone(name)
-        return [self._address.replace("unix:", "http+unix:", 1)]
+        return [(self._address.replace("unix:", "http+unix:", 1), True)]
 
     def announce(self, address: str) -> None:
         self._address = address
@@ -144,6 +145,55 @@ class NoSchemes:
 
     async def check(self) -> None:
         return
+
+
+class NoPolicy:
+    """Everything is tried once, for as long as its caller says."""
+
+    async def run(
+        self,
+        attempt: Callable[[float | None], Awaitable[T]],
+        retryable: Callable[[Exception], bool],
+        failure: Callable[[Exception], bool],
+        timeout: float | None = None,
+    ) -> T:
+        return await attempt(timeout)
+
+
+class NoResilience:
+    """Neither timeouts nor retries nor circuit breakers."""
+
+    for_url: None = None
+
+    def __init__(self) -> None:
+        self._policy = NoPolicy()
+
+    def for_module(self, name: str) -> NoPolicy:
+        return self._policy
+
+    def for_messages(self, name: str) -> None:
+        return None
+
+    def for_client(self, name: str) -> NoPolicy:
+        return self._policy
+
+    def clients(self) -> Mapping[str, Any]:
+        return {}
+
+    def add_checks(self, checks: Checks) -> None:
+        return
+
+    def families(self) -> Iterator[Family]:
+        return iter(())
+
+
+async def nowhere(name: str) -> NoReturn:
+    """Where module:// URLs lead without an orchestrator. Raises MessagingError."""
+    _alone(name)
+
+
+def nowhere_blocking(name: str) -> NoReturn:
+    _alone(name)
 
 
 class NoStores:

@@ -6,15 +6,19 @@ import asyncio
 import os
 import threading
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.logs import current_request
+from pywatt_host.offline import NoResilience, nowhere, nowhere_blocking
 
 if TYPE_CHECKING:
     import httpx
+
+    from pywatt_host.resilience.modules import BlockingResolve, Resolve
+    from pywatt_host.resilience.targets import Resilience
 
 _TIMEOUT = 10.0  # seconds for each of connecting, sending, and waiting for octets; the application may say otherwise
 
@@ -25,9 +29,21 @@ class Outbound:
 
     name = "http client"
 
-    def __init__(self, auth: httpx.Auth | None = None) -> None:
-        """`auth` adds credentials to requests of both clients."""
+    def __init__(
+        self,
+        auth: httpx.Auth | None = None,
+        *,
+        resilience: Resilience | NoResilience | None = None,
+        resolve: Resolve = nowhere,
+        resolve_blocking: BlockingResolve = nowhere_blocking,
+    ) -> None:
+        """`auth` adds credentials to requests of both clients, `resilience` has the policies that they keep to;
+        `resolve` and `resolve_blocking`, which is called in any thread but that of the event loop, say who answers for
+        module://NAME and raise MessagingError where nobody does."""
         self._auth = auth
+        self._resilience = resilience if resilience is not None else NoResilience()
+        self._resolve = resolve
+        self._resolve_blocking = resolve_blocking
         self._client: httpx.AsyncClient | None = None
         self._blocking: httpx.Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,7 +59,10 @@ class Outbound:
                 raise RuntimeError("app_state.http is for the host's event loop: use app_state.sync.http in this one")
             if self._client is None:
                 self._client = import_module("httpx").AsyncClient(
-                    auth=self._auth, event_hooks={"request": [_mark]}, **_settings()
+                    auth=self._auth,
+                    event_hooks={"request": [_mark]},
+                    mounts=self._mounts("mounts", "Modules", self._resolve),
+                    **_settings(),
                 )
             return self._client
 
@@ -53,8 +72,24 @@ class Outbound:
             self._refuse_when_closed()
             if self._blocking is None:
                 hooks = {"request": [self._refuse_on_loop, _put_marks]}
-                self._blocking = import_module("httpx").Client(auth=self._auth, event_hooks=hooks, **_settings())
+                mounts = self._mounts("blocking_mounts", "BlockingModules", self._resolve_blocking)
+                self._blocking = import_module("httpx").Client(
+                    auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings()
+                )
             return self._blocking
+
+    def _mounts(self, function: str, modules: str, resolve: object) -> dict[str, Any]:
+        """Transports by the pattern of their URLs; each loads what it needs when it is needed."""
+        of_clients: dict[str, Any] = {}
+        targets = self._resilience.clients()
+        if targets:
+            of_clients = getattr(import_module("pywatt_host.resilience.transports"), function)(targets)
+
+        def make() -> Any:
+            kind = getattr(import_module("pywatt_host.resilience.modules"), modules)
+            return kind(resolve, self._resilience.for_url)
+
+        return {**of_clients, "module://": _Later(make)}
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
@@ -81,6 +116,47 @@ class Outbound:
 
     async def check(self) -> None:
         return
+
+
+class _Later:
+    """A transport of httpx, of either kind, that is made with the first request through it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+        self._making = threading.Lock()
+
+    def _transport(self) -> Any:
+        with self._making:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    async def handle_async_request(self, request: httpx.Request) -> Any:
+        return await self._transport().handle_async_request(request)
+
+    def handle_request(self, request: httpx.Request) -> Any:
+        return self._transport().handle_request(request)
+
+    async def aclose(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _settings() -> dict[str, Any]:

@@ -165,8 +165,10 @@ class AppState:
     def http(self) -> httpx.AsyncClient:
         """An httpx client that is opened when it is first used and closed with the host. It passes on the id
         (`X-Request-ID`) and trace (`traceparent`) of the request in whose course it is used, and keeps no cookies.
-        Timeouts: 10 s for each of connecting, writing and waiting for octets, unless the call says otherwise. Raises
-        RuntimeError on another event loop, and once the host has stopped."""
+        Timeouts: 10 s for each of connecting, writing and waiting for octets, unless the call says otherwise; those,
+        retries and circuit breakers of `resiliency` for its targets. module://NAME/path leads to whoever provides the
+        module or service at the moment; where nobody does, the request raises httpx.ConnectError. Raises RuntimeError
+        on another event loop, and once the host has stopped."""
         return self._outbound.client()
 
     @property

@@ -29,7 +29,7 @@ HEAVY = (
     *("pywatt_host.http.static", "pywatt_host.inspection", "pywatt_host.manifest.schema", "pywatt_host.build"),
     *("authlib", "bcrypt", "cryptography", "joserfc", "pywatt_host.auth"),
     *("aiocache", "aiosqlite", "databases", "redis", "sqlalchemy", "pywatt_host.stores", "pywatt_host.datastores"),
-    *("hvac", "pywatt_host.links", "pywatt_host.orchestrator", "pywatt_host.protocol"),
+    *("hvac", "pywatt_host.links", "pywatt_host.orchestrator", "pywatt_host.protocol", "pywatt_host.resilience"),
 )
 RAW = "async def app(scope, receive, send): raise RuntimeError('declined')\n"
 
@@ -127,8 +127,9 @@ def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(p
         ({"auth": {"api_key": {"keys": "k" * 20}}}, [], {"pywatt_host.auth"}),
         ({"databases": {"default": "sqlite:///a.db"}}, [], {"aiosqlite", *STORES}),
         ({"caches": {"default": "memory://"}}, [], STORES),
+        ({"resiliency": {"targets": {"modules": {"users": {}}}}}, [], {"pywatt_host.resilience"}),
     ],
-    ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys", "sqlite", "memory"],
+    ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys", "sqlite", "memory", "policies"],
 )
 def test_each_feature_brings_its_own(
     project: Project, manifest: dict[str, Any], asked: list[str], brings: set[str]
@@ -138,6 +139,13 @@ def test_each_feature_brings_its_own(
     assert brings <= found
     # What those import by themselves is theirs.
     assert found - SERVER - brings <= {"starlette", "prometheus_client", "bcrypt"}, found
+
+
+def test_requests_to_others_without_policies_load_none(project: Project) -> None:
+    code = "from pywatt_host.outbound import Outbound\nOutbound().client()\nOutbound().blocking()"
+    found = loaded(project, code)
+    assert "httpx" in found
+    assert "pywatt_host.resilience" not in found
 
 
 def test_an_override_from_the_environment_loads_its_reader_and_nothing_else_does(project: Project) -> None:

@@ -9,13 +9,14 @@ from asyncio import TaskGroup
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 import httpx
 from authlib.oauth2.rfc6749.parameters import prepare_token_request  # type: ignore[import-untyped]
 
 from pywatt_host.auth.fetching import FetchError, client, endpoint, fetch, metadata
+from pywatt_host.auth.origin import origin_of
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import Client, Manifest
 from pywatt_host.manifest.values import SecretTemplate
@@ -26,7 +27,6 @@ _LASTS = 300.0  # seconds, where the issuer does not say
 _EARLY = 60.0  # seconds before its end at which a token is renewed; at most a tenth of its life
 _AGAIN = 1.0  # seconds until an issuer that gave none is asked again
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
-_PORTS: Final = {"http": 80, "https": 443}
 
 Mask = Callable[[str, str], object]
 
@@ -154,11 +154,6 @@ def _refusal(status: int, document: Any) -> str:
     code = document.get("error") if isinstance(document, dict) else None
     said = f", {code[:60]}" if isinstance(code, str) and code.isascii() and code.isprintable() else ""
     return f"the answer is {status}{said}"
-
-
-def origin_of(url: httpx.URL) -> tuple[str, str, int | None]:
-    """Scheme, host and port (RFC 6454 section 4)."""
-    return url.scheme, url.host.lower(), url.port or _PORTS.get(url.scheme)
 
 
 class Tokens(httpx.Auth):

@@ -107,9 +107,9 @@ class Registry:
         return [each for each in self._living() if each.service_type == service_type]
 
     async def find(self, wanted: str) -> list[Provider]:
-        """Those of a module, or of that name."""
+        """Those of a module, or of that name, in lower case."""
         await self._seen()
-        return [each for each in self._living() if wanted in (each.module_id, each.name)]
+        return [each for each in self._living() if wanted in (each.module_id.lower(), each.name.lower())]
 
     async def _seen(self) -> None:
         try:

@@ -11,6 +11,7 @@ from pywatt_host.manifest.node import Node
 from pywatt_host.manifest.node import Path as KeyPath
 from pywatt_host.manifest.problems import Report, Severity, near_miss, quote
 from pywatt_host.manifest.protection import Protection
+from pywatt_host.manifest.references import References
 from pywatt_host.manifest.validation import locate
 from pywatt_host.manifest.values import Address, TcpAddress
 from pywatt_host.manifest.values.addresses import is_loopback
@@ -38,6 +39,7 @@ class CrossReferences:
         self._open_channel()
         Protection(self._manifest, self._add, self._is_unset).check()
         Keeping(self._manifest, self._add, self._is_unset).check()
+        References(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
         """Whether a value on the way there was left out, because a variable is not set."""

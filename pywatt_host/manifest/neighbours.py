@@ -259,6 +259,32 @@ _WORDS: dict[str, dict[str, str]] = {
         "redacted": "redact",
         "access_log": "access",
     },
+    "Resiliency": {
+        "timeouts": "policies.timeouts",
+        "retries": "policies.retries",
+        "circuit_breakers": "policies.circuit_breakers",
+        "breakers": "policies.circuit_breakers",
+        "modules": "targets.modules",
+        "clients": "targets.clients",
+    },
+    "Policies": {"circuitBreakers": "circuit_breakers", "breakers": "circuit_breakers", "retry": "retries"},
+    "RetryPolicy": {
+        "maxRetries": "max_retries",
+        "attempts": "max_retries, which counts without the first attempt",
+        "max_attempts": "max_retries, which counts without the first attempt",
+        "maxInterval": "max_interval",
+        "initial_interval": "duration",
+        "backoff": "policy: exponential",
+    },
+    "CircuitBreaker": {
+        "maxRequests": "max_requests",
+        "trip": "consecutive_failures: 5",
+        "failures": "consecutive_failures",
+        "threshold": "consecutive_failures",
+        "failure_threshold": "consecutive_failures",
+    },
+    "Target": {"circuitBreaker": "circuit_breaker", "breaker": "circuit_breaker", "retries": "retry"},
+    "Targets": {"apps": "modules", "components": "modules", "services": "modules"},
     "Cors": {
         "origins": "allow_origins",
         "methods": "allow_methods",
@@ -272,7 +298,6 @@ _NOT_YET: dict[str, frozenset[str]] = {
     "Manifest": frozenset(
         {
             "tracing",
-            "resiliency",
             "workers",
             "reload",
             "tls",

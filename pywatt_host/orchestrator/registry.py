@@ -76,9 +76,9 @@ class Registry:
         module with where it listens, `module:NAME` what goes by that name."""
         kind = message.service_type
         if kind.startswith(NAMED):
-            name = kind.removeprefix(NAMED)
-            found = [each for each in self._there() if each.module_id == name]
-            found += [each for each in self.all() if name in (each.name, each.module_id) and "://" in each.address]
+            name = kind.removeprefix(NAMED).lower()  # from a URL, whose hosts have no case
+            found = [each for each in self._there() if each.module_id.lower() == name]
+            found += [each for each in self.all() if name == each.name.lower()]
         else:
             found = [each for each in self.all() if each.service_type == kind]
             found += self._there() if kind == MODULE else []

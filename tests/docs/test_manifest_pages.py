@@ -87,7 +87,12 @@ COMMENTED = {
 }
 
 
-_NAMED = ("secrets.keys", "auth", "clients", "databases", "caches")  # mappings whose keys are the user's
+# Mappings whose keys are the user's.
+_NAMED = (
+    *("secrets.keys", "auth", "clients", "databases", "caches"),
+    *("resiliency.policies.retries", "resiliency.policies.circuit_breakers"),
+    *("resiliency.targets.modules", "resiliency.targets.clients"),
+)
 
 
 def _written(value: Any, path: str = "") -> dict[str, Any]:

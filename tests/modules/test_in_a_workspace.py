@@ -1,4 +1,4 @@
-"""Modules under `up`: they find each other, talk and publish through the orchestrator, whatever channel it gave them."""
+"""Modules under `up`: they find each other and talk through the orchestrator, whatever channel it gave them."""
 
 from __future__ import annotations
 

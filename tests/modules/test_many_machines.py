@@ -211,7 +211,7 @@ def test_what_fails_is_tried_again_and_put_aside_after_so_many_tries(project: Pr
         client = await nats.connect(nats_server.url)
         try:
             subscription = await client.jetstream().subscribe("tries.dead.>", ordered_consumer=True)
-            found = {}
+            found: dict[str, str] = {}
             while len(found) < 3:
                 message = await subscription.next_msg(PATIENCE)
                 assert message.subject == "tries.dead.users.asking"

@@ -22,6 +22,8 @@ from pywatt_host.manifest.model.channels import (
 )
 from pywatt_host.manifest.model.endpoints import AutoEndpoints, Endpoint, Endpoints, Rule
 from pywatt_host.manifest.model.operations import AccessLog, Health, Logging, Metrics
+from pywatt_host.manifest.model.resiliency import CircuitBreaker, Resiliency, RetryPolicy
+from pywatt_host.manifest.model.resiliency import Target as ResilienceTarget
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.model.services import RegisteredService, Services, StaticService
@@ -40,6 +42,7 @@ __all__ = [
     "ChannelLimits",
     "ChannelTls",
     "Channels",
+    "CircuitBreaker",
     "Client",
     "Cors",
     "Database",
@@ -58,6 +61,9 @@ __all__ = [
     "Pool",
     "RegisteredService",
     "Requirement",
+    "ResilienceTarget",
+    "Resiliency",
+    "RetryPolicy",
     "Rule",
     "SecretKey",
     "SecretSource",
@@ -165,6 +171,14 @@ class Manifest(Section):
         Services,
         "Services that this module offers, and those of others that nobody announces.",
         {"register": [{"name": "users-api", "type": "api"}]},
+    )
+    resiliency: Annotated[Resiliency, Deferred()] = key(
+        Resiliency,
+        "Timeouts, retries and circuit breakers of requests and messages to others.",
+        {
+            "policies": {"timeouts": {"fast": "2s"}},
+            "targets": {"modules": {"billing": {"timeout": "fast"}}},
+        },
     )
     logging: Logging = key(Logging, "Logs, always on standard error.", {"level": "debug"})
 
