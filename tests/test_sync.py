@@ -95,8 +95,6 @@ def test_a_thread_sends_and_asks_and_gets_the_answer() -> None:
     [
         lambda sync: sync.request("stock", {"type": "count"}),
         lambda sync: sync.send_message("stock", {"type": "note"}),
-        lambda sync: sync.register_service("users-api", "api", "127.0.0.1:8080"),
-        lambda sync: sync.discover_services("database"),
     ],
 )
 def test_what_the_asynchronous_face_raises_is_raised(call: Callable[[Any], Any]) -> None:
@@ -105,6 +103,26 @@ def test_what_the_asynchronous_face_raises_is_raised(call: Callable[[Any], Any])
             with pytest.raises(MessagingError) as raised:
                 await in_thread(lambda: call(host.state.sync))
             assert raised.value.code == "unavailable"
+
+    run(main)
+
+
+def test_a_thread_publishes_and_registers_and_finds_within_its_process() -> None:
+    async def main() -> None:
+        async with hosted(app=hello) as host:
+            heard: asyncio.Queue[Any] = asyncio.Queue()
+            host.state.subscribe("news.all")(heard.put)
+            sync = host.state.sync
+            await in_thread(lambda: sync.publish("news.all", {"text": "hello"}))
+            async with asyncio.timeout(PATIENCE):
+                assert await heard.get() == {"text": "hello"}
+            await in_thread(lambda: sync.register_service("users-api", "api", "127.0.0.1:8080"))
+            (found,) = await in_thread(lambda: sync.discover_services("api"))
+            assert (found.name, found.address, found.is_healthy) == ("users-api", "127.0.0.1:8080", True)
+            await in_thread(lambda: sync.deregister_service("users-api"))
+            assert await in_thread(lambda: sync.discover_services("api")) == []
+            with pytest.raises(MessagingError, match="registered no such service"):
+                await in_thread(lambda: sync.deregister_service("users-api"))
 
     run(main)
 

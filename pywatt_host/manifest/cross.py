@@ -13,7 +13,7 @@ from pywatt_host.manifest.problems import Report, Severity, near_miss, quote
 from pywatt_host.manifest.protection import Protection
 from pywatt_host.manifest.references import References
 from pywatt_host.manifest.validation import locate
-from pywatt_host.manifest.values import Address, TcpAddress
+from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import is_loopback
 
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})
@@ -122,6 +122,12 @@ class CrossReferences:
                 message = f"{self._shown(('metrics', 'path'), metrics.path)} is {taken[metrics.path]} already"
                 self._add(("metrics", "path"), "conflict", message, "give one of them another path")
             own[metrics.path] = "metrics.path"
+        http = self._manifest.channels.http
+        if http is not None:
+            taken = own | ({health.path: "health.path"} if health.enabled else {})
+            if http.path in taken:
+                message = f"{self._shown(('channels', 'http', 'path'), http.path)} is {taken[http.path]} already"
+                self._add(("channels", "http", "path"), "conflict", message, "give one of them another path")
         if admin is not None:
             return
         for path, endpoint in self._declared():
@@ -175,6 +181,7 @@ class CrossReferences:
             seen.setdefault(source.kind, number)
 
     def _open_channel(self) -> None:
+        self._open_door()
         tcp = self._manifest.channels.tcp
         if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
             return
@@ -188,6 +195,18 @@ class CrossReferences:
         hint = "give token: ${secret:CHANNEL_TOKEN}, or tls.client_ca, or listen on 127.0.0.1"
         self._add(token, "open-channel", message, hint)
 
+    def _open_door(self) -> None:
+        http, token = self._manifest.channels.http, ("channels", "http", "token")
+        if http is None or http.token is not None or self._is_unset(token):
+            return
+        beyond = [each for each in self._manifest.server.listen if not _of_this_machine(each)]
+        told = any(problem.path == "channels.http.token" for problem in self._report.problems)
+        if beyond and not told:
+            shown = self._shown(("server", "listen", self._manifest.server.listen.index(beyond[0])), str(beyond[0]))
+            message = f"is missing: {shown} can be reached from other machines, and whoever does could pose as a peer"
+            hint = "give token: ${secret:CHANNEL_TOKEN}, or listen on 127.0.0.1"
+            self._add(token, "open-channel", message, hint)
+
     def _nearby(self, path: KeyPath, folder: Path) -> str:
         hint = "it is relative to the manifest's folder"
         if locate(self._tree, path)[0].masked:
@@ -199,6 +218,11 @@ class CrossReferences:
         except (OSError, ValueError):
             return hint
         return f'did you mean "{meant}"?' if meant else hint
+
+
+def _of_this_machine(address: Address) -> bool:
+    """Whether only this machine connects there; of what somebody else has opened nobody knows."""
+    return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and is_loopback(address.host))
 
 
 def _template_shape(path: str) -> tuple[str, ...]:

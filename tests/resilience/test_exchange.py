@@ -186,9 +186,9 @@ def test_headers_are_those_of_the_first_attempt(ask: Ask) -> None:
 
 @both
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("after", ["5", formatdate(time.time() + 20, usegmt=True), "3600"])
+@pytest.mark.parametrize("after", ["5", "date", "3600"])
 def test_who_is_to_wait_longer_than_there_is_time_gets_the_answer(ask: Ask, status: int, after: str) -> None:
-    network = Network((status, after))
+    network = Network((status, formatdate(time.time() + 20, usegmt=True) if after == "date" else after))
     answer = ask(policy(timeout="2s"), request(), network)
     assert answer.status_code == status
     assert network.closed == []

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Section, key, required
+from pywatt_host.manifest.model.base import Section, Short, key, required
 from pywatt_host.manifest.values import (
     MODE_PATTERN,
     TCP_ADDRESS,
@@ -169,7 +169,7 @@ class NatsChannel(Section):
         "Credentials (JWT and nkey seed): a .creds file, relative to the manifest, or its text.",
         "${secret:NATS_CREDS}",
     )
-    user: Annotated[str, Field(min_length=1)] | None = key(None, "User name.", "users")
+    user: Annotated[str, Field(min_length=1)] | None = key(None, "User name at the servers.", "users")
     password: SecretToken | None = key(None, "The user's password.", "${secret:NATS_PASSWORD}")
     token: SecretToken | None = key(None, "A token, where the servers want one.", "${secret:NATS_TOKEN}")
     tls: ChannelTls | None = key(None, "TLS as a client.", {"ca": "tls/ca.pem"})
@@ -201,7 +201,7 @@ class NatsChannel(Section):
         if (self.user is None) != (self.password is None):
             raise PydanticCustomError("conflict", "user and password belong together", {})
         if self.lease < 1.0:
-            raise PydanticCustomError("range", "a lease is one second at least", {"key": "lease"})
+            raise PydanticCustomError("conflict", "a lease is one second at least", {"key": "lease"})
         ways = [name for name in ("credentials", "user", "token") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise PydanticCustomError("conflict", "one of credentials, user and token is enough", {"key": ways[1]})
@@ -243,5 +243,10 @@ class Channels(Section):
         None, "A TCP connection.", {"listen": "0.0.0.0:9000", "token": "${secret:CHANNEL_TOKEN}"}
     )
     http: HttpChannel | None = key(None, "Messages by POST on the HTTP listener.", {"token": "${secret:CHANNEL_TOKEN}"})
-    nats: NatsChannel | None = key(None, "NATS, for modules on many machines.", {"servers": "nats://127.0.0.1:4222"})
+    nats: Annotated[NatsChannel | None, Short(text="servers")] = key(
+        None,
+        "NATS, for modules on many machines. A text is short for `{servers: ...}`.",
+        "nats://127.0.0.1:4222",
+        {"servers": "nats://127.0.0.1:4222", "credentials": "${secret:NATS_CREDS}"},
+    )
     limits: ChannelLimits = key(ChannelLimits, "What a peer may cost.", {"frame": "1MiB"})

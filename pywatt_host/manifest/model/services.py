@@ -77,7 +77,8 @@ class StaticService(Section):
         match = _PEER.match(self.address)
         assert match is not None
         scheme, rest = match[1] or "", match[2]
-        if scheme != "unix:" and not TCP_ADDRESS.match(rest.rstrip("/")):
+        named = scheme.startswith("http") and re.match(r"[A-Za-z0-9._-]+/?\Z", rest)
+        if scheme != "unix:" and not named and not TCP_ADDRESS.match(rest.rstrip("/")):
             message = "a module is at unix:PATH, tcp://HOST:PORT, http://HOST:PORT or HOST:PORT"
             raise PydanticCustomError("address", message, {"key": "address"})
         if self.tls is not None and (scheme not in ("tcp://", "https://") or self.tls.client_ca is not None):
