@@ -83,7 +83,7 @@ def _published(port: int, inside: Container, replicas: int) -> dict[str, Any]:
     ports, each takes one of them."""
     found: dict[str, Any] = {
         "target": port,
-        "published": f"{port}-{port + replicas - 1}" if replicas > 1 else str(port),
+        "published": f"{port}-{port + replicas - 1}" if replicas > 1 else port,
     }
     return found | ({"host_ip": "127.0.0.1"} if inside.local and port in inside.http else {})
 

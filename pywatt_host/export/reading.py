@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from pywatt_host.export.facts import Facts
 from pywatt_host.manifest import Problem, Source, load
-from pywatt_host.manifest.load import OVERRIDE_PREFIX
+from pywatt_host.manifest.load import DEFAULT_NAME, OVERRIDE_PREFIX
 
 _PROFILE = "PYWATT_PROFILE"
 _UNSET = re.compile(r"the variable (\w+) is not set\Z")
@@ -42,6 +42,7 @@ def read(
 
 def _target(source: Source) -> str:
     """What `run` is given in the module's folder."""
-    if source.path is not None:
-        return "." if source.path.name == "pywatt.yaml" else source.path.name
-    return source.script.name if source.script is not None else source.name
+    if source.script is not None:
+        return source.script.name
+    name = source.name if source.path is None else source.path.name
+    return "." if name == DEFAULT_NAME else name
