@@ -12,12 +12,13 @@ import click
 
 from pywatt_host.cli.options import Selection, show_problems
 from pywatt_host.exceptions import AppLoadError, ManifestError
-from pywatt_host.export import Facts, Wishes, compose, kubernetes, read, systemd
+from pywatt_host.export import Exported, Facts, Wishes, compose, kubernetes, read, systemd
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.problems import Report
+from pywatt_host.manifest.values import TcpAddress
 from pywatt_host.scaffold import CannotWriteError, in_the_way, write
 
-_KINDS: Mapping[str, Callable[[Facts, Wishes], Mapping[str, str]]] = {
+_KINDS: Mapping[str, Callable[[Facts, Wishes], Exported]] = {
     "systemd": systemd,
     "compose": compose,
     "kubernetes": kubernetes,
@@ -31,6 +32,7 @@ _FOR = {
     "directory": ("systemd",),
     "socket": ("systemd",),
 }
+_HIGHEST_PORT = 65535
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _QUANTITY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?\Z")
 
@@ -84,8 +86,12 @@ def export(
     facts = _facts(Selection(target, profile, (), env_file))
     if nats is not None and not facts.uses_nats:
         raise click.UsageError("--nats: the manifest has no channels.nats")
-    files = _KINDS[kind](facts, wishes)
-    for note in facts.notes(container=kind != "systemd", replicas=replicas):
+    highest = max((each.port for each in facts.manifest.server.listen if isinstance(each, TcpAddress)), default=0)
+    if kind != "kubernetes" and highest + replicas - 1 > _HIGHEST_PORT:
+        raise click.UsageError(f"--replicas: each has a port of its own, and there are none after {_HIGHEST_PORT}")
+    made = _KINDS[kind](facts, wishes)
+    files = made.files
+    for note in made.notes:
         click.echo(f"to know: {note}", err=True)
     if output is not None:
         return _written(output, files, force)

@@ -2,9 +2,9 @@
 times and secrets as its manifest has them."""
 
 from pywatt_host.export.compose import compose
-from pywatt_host.export.facts import Facts, Wishes
+from pywatt_host.export.facts import Exported, Facts, Wishes
 from pywatt_host.export.kubernetes import kubernetes
 from pywatt_host.export.reading import read
 from pywatt_host.export.systemd import systemd
 
-__all__ = ["Facts", "Wishes", "compose", "kubernetes", "read", "systemd"]
+__all__ = ["Exported", "Facts", "Wishes", "compose", "kubernetes", "read", "systemd"]

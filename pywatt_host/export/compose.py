@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pywatt_host.export.container import SCRATCH, Container, container
-from pywatt_host.export.facts import Facts, SecretMount, Wishes
+from pywatt_host.export.facts import Exported, Facts, SecretMount, Wishes
 from pywatt_host.export.text import document, head
 
 FILE = "compose.yaml"
@@ -14,8 +13,8 @@ _SECRETS = "/run/secrets"  # where Compose puts them
 _NATS_URL = "nats://nats:4222"
 
 
-def compose(facts: Facts, wishes: Wishes) -> Mapping[str, str]:
-    """File name to text."""
+def compose(facts: Facts, wishes: Wishes) -> Exported:
+    """One file."""
     own_nats = facts.uses_nats and wishes.nats is None
     nats = _NATS_URL if own_nats else wishes.nats
     several = wishes.replicas > 1
@@ -37,7 +36,7 @@ def compose(facts: Facts, wishes: Wishes) -> Mapping[str, str]:
         data |= _secrets(facts)
     if volumes:
         data["volumes"] = volumes
-    return {FILE: head(facts.name, facts.command, notes) + document(data)}
+    return Exported({FILE: head(facts.name, facts.command, notes) + document(data)}, tuple(notes))
 
 
 def _service(facts: Facts, wishes: Wishes, inside: Container, mount: SecretMount | None) -> dict[str, Any]:

@@ -6,14 +6,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.model import SecretSource
 from pywatt_host.manifest.model.stores import scheme_of
 from pywatt_host.manifest.values import format_duration
+from pywatt_host.manifest.values.addresses import is_loopback
 
 DRAIN_DELAY = 5.0  # seconds that a load balancer is given to notice that an instance goes
 _MARGIN = 5  # seconds between the host's own limit and the kill
@@ -33,6 +35,14 @@ class Wishes:
     memory: str | None = None
     directory: str | None = None
     socket: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """File name to text, and what to know before they are used: a line each."""
+
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,12 @@ class Facts:
     @property
     def uses_nats(self) -> bool:
         return getattr(self.manifest.channels, "nats", None) is not None
+
+    @property
+    def nats_is_local(self) -> bool:
+        """Whether the manifest's NATS is on the machine that runs it."""
+        servers = getattr(getattr(self.manifest.channels, "nats", None), "servers", ())
+        return any(is_loopback(urlsplit(str(server)).hostname or "") for server in servers)
 
     def secret_mount(self, usual: str, *, anywhere: bool = True) -> SecretMount | None:
         """Where to mount the secrets: at the folder that the manifest looks in, else at `usual`, which is put before

@@ -4,11 +4,10 @@ manifest; the Secret is made by whoever has the values."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from pywatt_host.export.container import SCRATCH, Container, container
-from pywatt_host.export.facts import Facts, SecretMount, Wishes
+from pywatt_host.export.facts import Exported, Facts, SecretMount, Wishes
 from pywatt_host.export.text import comment, document, head
 
 _SECRETS = "/run/secrets/pywatt"
@@ -16,18 +15,21 @@ _NOBODY = 65534
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
-def kubernetes(facts: Facts, wishes: Wishes) -> Mapping[str, str]:
-    """File name to text: one file with every object."""
+def kubernetes(facts: Facts, wishes: Wishes) -> Exported:
+    """One file with every object."""
     inside = container(facts, balanced=True, nats=wishes.nats)
     mount = facts.secret_mount(_SECRETS)
     notes = facts.notes(container=True, replicas=wishes.replicas)
     if facts.manifest.secret_keys and mount is None:
         notes.append("no Secret is mounted: secrets.sources of the manifest has places of its own")
+    if facts.nats_is_local and wishes.nats is None:
+        notes.append("channels.nats.servers: in a container that is the container itself; say --nats URL")
     objects = [_deployment(facts, wishes, inside, mount), _service(facts, inside)]
     if wishes.replicas > 1:
         objects.append(_budget(facts))
     text = head(facts.name, facts.command, notes) + comment(_hints(facts, wishes, mount))
-    return {f"{facts.name}.yaml": text + "".join(f"---\n{document(each)}" for each in objects)}
+    text += "".join(f"---\n{document(each)}" for each in objects)
+    return Exported({f"{facts.name}.yaml": text}, tuple(notes))
 
 
 def secret_name(facts: Facts, wishes: Wishes) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from pywatt_host.export.facts import Facts, Wishes
+from pywatt_host.export.facts import Exported, Facts, Wishes
 from pywatt_host.export.text import head
 from pywatt_host.export.units import HARDENED, assignment, command, unit
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
@@ -45,8 +45,8 @@ class _Plan:
         return self.wishes.directory or f"/srv/{self.facts.name}"
 
 
-def systemd(facts: Facts, wishes: Wishes) -> Mapping[str, str]:
-    """File name to text."""
+def systemd(facts: Facts, wishes: Wishes) -> Exported:
+    """A service, and what goes with it."""
     plan = _planned(facts, wishes)
     notes = facts.notes(container=False, replicas=wishes.replicas)
     if facts.manifest.secret_keys and facts.secret_mount("%d", anywhere=False) is None:
@@ -54,12 +54,14 @@ def systemd(facts: Facts, wishes: Wishes) -> Mapping[str, str]:
     elif facts.manifest.secret_keys:
         names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
         notes.append(f"secrets are files in /etc/{facts.name}/secrets, for root alone (0600): {names}")
+    if plan.instances and len(facts.manifest.server.listen) > 1:
+        notes.append("server.listen: instances have one address each, made from the first")
     files = {f"{plan.unit}.service": head(facts.name, facts.command, notes) + _service(plan)}
     if plan.socket:
         files[f"{plan.unit}.socket"] = head(facts.name, facts.command, []) + _socket(plan)
     if plan.instances:
         files[f"{facts.name}.target"] = head(facts.name, facts.command, []) + _target(plan)
-    return files
+    return Exported(files, tuple(notes))
 
 
 def _planned(facts: Facts, wishes: Wishes) -> _Plan:
@@ -128,8 +130,12 @@ def _listed(addresses: Iterable[str | dict[str, str]]) -> str:
 
 
 def _files(plan: _Plan) -> dict[str, str]:
-    """Databases that are files beside the manifest, where nothing can be written: they are in the state folder here."""
+    """Databases and sockets that are files beside the manifest, where nothing can be written: they are in the folders
+    of the service here."""
     found: dict[str, str] = {}
+    ipc = plan.facts.manifest.channels.ipc
+    if ipc is not None and ipc.listen is not None and not ipc.listen.startswith("/"):
+        found["PYWATT__CHANNELS__IPC__LISTEN"] = f"/run/{plan.own}/{PurePosixPath(ipc.listen).name.replace('%', '%%')}"
     for name, database in plan.facts.manifest.databases.items():
         url = database.url
         if not isinstance(url, str) or not _VARIABLE.match(name):

@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(folder: Path, **keys: Any) -> None:
-    data = {"app": "main:app", "module": {"id": "users"}, **keys}
+    profiles = {"top": {"server": {"listen": ":65534"}}, **keys.pop("profiles", {})}
+    data = {"app": "main:app", "module": {"id": "users"}, "profiles": profiles, **keys}
     (folder / "pywatt.yaml").write_text(json.dumps(data))
 
 
@@ -102,6 +103,8 @@ def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
         (["kubernetes", "--nats", "nats://[x"], "nats://HOST:PORT is wanted"),
         (["kubernetes", "--nats", "nats://u:password@x"], "credentials are no part of it"),
         (["kubernetes", "--nats", "nats://x:4222"], "the manifest has no channels.nats"),
+        (["compose", "--set", "a=b"], "No such option"),
+        (["systemd", "--replicas", "3", "--profile", "top"], "there are none after 65535"),
         (["kubernetes", "--force"], "--force goes with --output"),
         (["kubernetes", "nowhere.yaml"], "there is no such file"),
         (["kubernetes", "--profile", "nope"], "nope"),

@@ -16,7 +16,7 @@ from tests.processes import PATIENCE, Project
 
 
 def text(found: Facts, **wishes: Any) -> str:
-    files = compose(found, Wishes(**wishes))
+    files = compose(found, Wishes(**wishes)).files
     assert list(files) == [FILE]
     assert "'#" not in files[FILE]
     return files[FILE]

@@ -18,7 +18,7 @@ VERSIONS = ("1.29", "1.33")  # of Kubernetes: the oldest that is in use, and a n
 
 def objects(found: Facts, **wishes: Any) -> dict[str, Any]:
     """Kind to object."""
-    (text,) = kubernetes(found, Wishes(**wishes)).values()
+    (text,) = kubernetes(found, Wishes(**wishes)).files.values()
     assert "'#" not in text
     assert "\n? " not in text
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
@@ -124,7 +124,7 @@ def test_more_than_one_instance_is_spread_and_kept() -> None:
 
 
 def test_secrets_are_a_folder_that_others_make() -> None:
-    (text,) = kubernetes(facts("secrets"), Wishes(secret="vault-of-users")).values()
+    (text,) = kubernetes(facts("secrets"), Wishes(secret="vault-of-users")).files.values()
     assert "kubectl create secret generic vault-of-users" in text
     assert "--from-file=DATABASE_URL" in text
     assert "left out may be: PAGE_TOKEN" in text

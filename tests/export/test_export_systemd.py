@@ -17,7 +17,7 @@ from tests.processes import PATIENCE, Project
 
 
 def units(name: str, **wishes: Any) -> dict[str, str]:
-    return dict(systemd(facts(name), Wishes(**wishes)))
+    return dict(systemd(facts(name), Wishes(**wishes)).files)
 
 
 def values(unit: str, key: str) -> list[str]:
@@ -100,6 +100,8 @@ def test_files_are_where_the_service_may_write() -> None:
     assert variables(unix)["PYWATT__SERVER__LISTEN"] == listen
     assert variables(unix)["PYWATT__SERVER__CONTROL"] == "auto"
     assert values(unix, "SupplementaryGroups") == ["www-data"]
+    channel = systemd(facts_of({"app": "main:app", "channels": {"ipc": {"listen": "run/p.sock"}}}), Wishes())
+    assert variables(channel.files["users.service"])["PYWATT__CHANNELS__IPC__LISTEN"] == "/run/users/p.sock"
     assert "XDG_RUNTIME_DIR" not in variables(units("admin-unix")["users.service"])
 
 
@@ -166,11 +168,11 @@ def test_instances_of_a_template_do_not_meet(
 
 def test_what_is_written_in_a_unit_is_read_as_it_was_meant() -> None:
     data = manifest("named") | {"databases": {"default": "sqlite:///50%.db"}}
-    unit = systemd(facts_of(data), Wishes(directory="/srv/my $users"))["users.service"]
+    unit = systemd(facts_of(data), Wishes(directory="/srv/my $users")).files["users.service"]
     assert values(unit, "Description") == ['User "accounts", 100 %%\\nof them']
     assert values(unit, "ExecStart") == ['"/srv/my $$users/.venv/bin/pywatt-host" run "/srv/my $$users"']
     assert variables(unit)["PYWATT__DATABASES__DEFAULT__URL"] == "sqlite:////var/lib/users/50%%.db"
-    home = systemd(facts_of(data), Wishes(directory="/home/alice/users"))["users.service"]
+    home = systemd(facts_of(data), Wishes(directory="/home/alice/users")).files["users.service"]
     assert values(home, "ProtectHome") == ["read-only"]
 
 
@@ -187,7 +189,7 @@ def test_a_host_with_the_environment_of_the_unit_says_that_it_is_ready(project: 
     for folder in ("run/users", "var/lib/users"):
         (project.folder / folder).mkdir(parents=True)
     home = str(project.folder)
-    unit = systemd(facts_of(data), Wishes())["users.service"]
+    unit = systemd(facts_of(data), Wishes()).files["users.service"]
     env = {
         key: value.replace("%d", f"{home}/credentials")
         .replace("/run/users", f"{home}/run/users")
@@ -203,5 +205,6 @@ def test_a_host_with_the_environment_of_the_unit_says_that_it_is_ready(project: 
         assert b"READY=1" in told.recv(4096)
         assert told.recv(4096) == b"WATCHDOG=1"
         assert host.get("/").body == b"here"
-        assert host.get("/readyz", (host.ready.get("admin") or host.ready["listen"])[0]).status == 200
+        # Readiness waits for the first check of a database, liveness for nothing.
+        assert host.get("/livez", (host.ready.get("admin") or host.ready["listen"])[0]).status == 200
         assert host.stop() == 0
