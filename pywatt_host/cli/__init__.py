@@ -33,6 +33,7 @@ _VERBS = {
     "send": ("control", "Send a message to a module and print its reply."),
     "stop": ("control", "Ask a running host, `up` or a module to drain and stop."),
     "init": ("init", "Write a new module, or a manifest around an application that exists."),
+    "export": ("export", "Write files that run a module under systemd, Compose or Kubernetes."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
 

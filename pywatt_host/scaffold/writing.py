@@ -18,9 +18,10 @@ def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
     return [name for name in names if os.path.lexists(folder / name)]
 
 
-def write(folder: Path, files: Mapping[str, str]) -> None:
+def write(folder: Path, files: Mapping[str, str], *, replacing: bool = False) -> None:
     """Write the texts into the folder, which is made where there is none, under other names first, so that a file is
-    whole as soon as it can be seen. Raises CannotWriteError, after removing all that was made."""
+    whole as soon as it can be seen. Only when `replacing` may one take another's place. Raises CannotWriteError, after
+    removing all that was made; what has been replaced by then stays so."""
     made: list[Path] = []
     current = folder
     try:
@@ -37,10 +38,12 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
                 os.fsync(file.fileno())
         for name in files:
             current = folder / name
-            if os.path.lexists(current):
+            there = os.path.lexists(current)
+            if there and not replacing:
                 raise FileExistsError(0, "it has just been made by something else")
             _temporary(current).rename(current)
-            made.append(current)
+            if not there:
+                made.append(current)
     except BaseException as exc:
         _remove(made)
         if isinstance(exc, OSError):

@@ -1,0 +1,129 @@
+"""Compose: one service, its secrets as files, and a NATS server where the manifest has that channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pywatt_host.export.container import SCRATCH, Container, container
+from pywatt_host.export.facts import Exported, Facts, SecretMount, Wishes
+from pywatt_host.export.text import document, head
+
+FILE = "compose.yaml"
+_SECRETS = "/run/secrets"  # where Compose puts them
+_NATS_URL = "nats://nats:4222"
+
+
+def compose(facts: Facts, wishes: Wishes) -> Exported:
+    """One file."""
+    own_nats = facts.uses_nats and wishes.nats is None
+    nats = _NATS_URL if own_nats else wishes.nats
+    several = wishes.replicas > 1
+    inside = container(facts, balanced=several, nats=nats)
+    mount = facts.secret_mount(_SECRETS)
+    notes = facts.notes(container=True, replicas=wishes.replicas)
+    if facts.manifest.secret_keys and mount is None:
+        notes.append("no secrets are mounted: secrets.sources of the manifest has places of its own")
+    if mount is not None:
+        names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
+        notes.append(f"secrets are files in ./secrets that the user of the container may read: {names}")
+    services: dict[str, Any] = {facts.name: _service(facts, wishes, inside, mount)}
+    volumes: dict[str, Any] = {}
+    if own_nats:
+        services[facts.name]["depends_on"] = ["nats"]
+        services["nats"], volumes["nats"] = _nats(), {}
+    data: dict[str, Any] = {"name": facts.name, "services": services}
+    if mount is not None:
+        data |= _secrets(facts)
+    if volumes:
+        data["volumes"] = volumes
+    return Exported({FILE: head(facts.name, facts.command, notes) + document(data)}, tuple(notes))
+
+
+def _service(facts: Facts, wishes: Wishes, inside: Container, mount: SecretMount | None) -> dict[str, Any]:
+    several = wishes.replicas > 1
+    variables = inside.variables | (mount.variables if mount is not None else {})
+    found: dict[str, Any] = {} if wishes.image is not None else {"build": "."}
+    found["image"] = wishes.image or f"{facts.name}:{facts.version}"
+    found[
+        "# Compose cannot tell exit codes apart: an invalid manifest (2) is tried again as well, ever more slowly."
+    ] = None
+    found["restart"] = "on-failure"
+    found["# longer than drain_delay and shutdown together"] = None
+    found["stop_grace_period"] = f"{facts.grace(balanced=several)}s"
+    found["environment"] = {name: _plain(value) for name, value in variables.items()} | {
+        name: f"${{{name}:?the manifest reads it}}" for name in facts.variables
+    }
+    found["ports"] = [_published(port, inside, wishes.replicas) for port in (*inside.http, *_channel(inside))]
+    found["healthcheck"] = _health(facts, inside)
+    found |= {
+        "read_only": True,
+        "tmpfs": [SCRATCH],
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+    if mount is not None and facts.required_secrets:
+        found["secrets"] = [_mounted(name, mount) for name in facts.required_secrets]
+    if several:
+        found["deploy"] = {"replicas": wishes.replicas}
+    return found
+
+
+def _plain(text: str) -> str:
+    """Compose interpolates what it reads."""
+    return text.replace("$", "$$")
+
+
+def _channel(inside: Container) -> tuple[int, ...]:
+    return (inside.channel,) if inside.channel is not None else ()
+
+
+def _published(port: int, inside: Container, replicas: int) -> dict[str, Any]:
+    """Published to this machine alone where the manifest listens for it alone. Several containers share a range of
+    ports, each takes one of them."""
+    found: dict[str, Any] = {
+        "target": port,
+        "published": f"{port}-{port + replicas - 1}" if replicas > 1 else port,
+    }
+    return found | ({"host_ip": "127.0.0.1"} if inside.local and port in inside.http else {})
+
+
+def _mounted(name: str, mount: SecretMount) -> Any:
+    return name if mount.path == _SECRETS else {"source": name, "target": f"{mount.path.rstrip('/')}/{name}"}
+
+
+def _health(facts: Facts, inside: Container) -> dict[str, Any]:
+    """Asked with what every image with the host has: Python. `depends_on` waits for it, so it is readiness that is
+    asked for."""
+    health, probed = facts.manifest.health, inside.probed
+    if health.enabled:
+        url = f"{probed.scheme.lower()}://127.0.0.1:{probed.port}{health.readiness}"
+        code = f"from urllib.request import urlopen; urlopen({url!r}, timeout=2)"
+        if probed.scheme == "HTTPS":  # the certificate is another name's
+            code = f"import ssl; {code[:-1]}, context=ssl._create_unverified_context())"
+    else:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {inside.http[0]}), 2)"
+    return {
+        "test": ["CMD", "python", "-c", _plain(code)],
+        "interval": "5s",
+        "timeout": "3s",
+        "retries": 3,
+        "start_period": "30s",
+    }
+
+
+def _secrets(facts: Facts) -> dict[str, Any]:
+    found: dict[str, Any] = {name: {"file": f"./secrets/{name}"} for name in facts.required_secrets}
+    for name in facts.optional_secrets:
+        found[f"# {name}: {{file: ./secrets/{name}}} # not required; list it in the service as well"] = None
+    if not facts.required_secrets:
+        return dict.fromkeys(found)
+    return {"secrets": found}
+
+
+def _nats() -> dict[str, Any]:
+    return {
+        "image": "nats:2",
+        "command": ["-js", "-sd", "/data"],
+        "restart": "unless-stopped",
+        "volumes": ["nats:/data"],
+    }

@@ -1,0 +1,249 @@
+"""systemd: a service that says when it is ready, and whose exit code says whether to try again; with `--socket` its
+sockets, which outlive it; for several instances a template, and a target that starts all of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from pywatt_host.export.facts import Exported, Facts, Wishes
+from pywatt_host.export.text import head
+from pywatt_host.export.units import HARDENED, assignment, command, unit
+from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
+from pywatt_host.manifest.values.addresses import dump_address
+
+_PRIVILEGED = 1024
+_VARIABLE = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where it all is. `own` is the name of its folders, with the instance in it where there are several; `listen` and
+    `admin` are the addresses there; `socket`: systemd listens."""
+
+    facts: Facts
+    wishes: Wishes
+    own: str
+    listen: tuple[Address, ...]
+    admin: tuple[Address, ...]
+    instances: tuple[int, ...]
+
+    @property
+    def unit(self) -> str:
+        return f"{self.facts.name}@" if self.instances else self.facts.name
+
+    @property
+    def socket(self) -> bool:
+        handed = any(isinstance(each, SystemdAddress | FdAddress) for each in self.facts.manifest.server.listen)
+        return self.wishes.socket or handed
+
+    @property
+    def folder(self) -> str:
+        return self.wishes.directory or f"/srv/{self.facts.name}"
+
+
+def systemd(facts: Facts, wishes: Wishes) -> Exported:
+    """A service, and what goes with it."""
+    plan = _planned(facts, wishes)
+    notes = facts.notes(container=False, replicas=wishes.replicas)
+    if facts.manifest.secret_keys and facts.secret_mount("%d", anywhere=False) is None:
+        notes.append("no credentials are loaded: secrets.sources of the manifest has places of its own")
+    elif facts.manifest.secret_keys:
+        names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
+        notes.append(f"secrets are files in /etc/{facts.name}/secrets, for root alone (0600): {names}")
+    if plan.instances and len(facts.manifest.server.listen) > 1:
+        notes.append("server.listen: instances have one address each, made from the first")
+    files = {f"{plan.unit}.service": head(facts.name, facts.command, notes) + _service(plan)}
+    if plan.socket:
+        files[f"{plan.unit}.socket"] = head(facts.name, facts.command, []) + _socket(plan)
+    if plan.instances:
+        files[f"{facts.name}.target"] = head(facts.name, facts.command, []) + _target(plan)
+    return Exported(files, tuple(notes))
+
+
+def _planned(facts: Facts, wishes: Wishes) -> _Plan:
+    server, several = facts.manifest.server, wishes.replicas > 1
+    own = f"{facts.name}-%i" if several else facts.name
+    listen = tuple(_placed(each, own, 8080, "http.sock") for each in server.listen)
+    admin = tuple(_placed(each, own, 9090, "admin.sock") for each in server.admin.listen) if server.admin else ()
+    instances: tuple[int, ...] = ()
+    if several:
+        # One address for each instance: its number is the port, or the number in the name of its folder.
+        first = listen[0]
+        start = first.port if isinstance(first, TcpAddress) else 1
+        instances = tuple(range(start, start + wishes.replicas))
+        listen = (first,)
+        if any(isinstance(each, TcpAddress) for each in admin):
+            admin = (UnixAddress(f"/run/{own}/admin.sock"),)
+    return _Plan(facts, wishes, own, listen, admin, instances)
+
+
+def _placed(address: Address, own: str, port: int, name: str) -> Address:
+    """An address that the service can have: sockets are in its folder in /run, ports are fixed."""
+    if isinstance(address, UnixAddress):
+        path = PurePosixPath(address.path)
+        kept = str(path.parent) == f"/run/{own}"
+        return address if kept else replace(address, path=f"/run/{own}/{path.name.replace('%', '%%') or name}")
+    if isinstance(address, TcpAddress):
+        return address if address.port else replace(address, port=port)
+    return TcpAddress("127.0.0.1", port)
+
+
+def _written(address: Address, plan: _Plan) -> str | dict[str, str]:
+    """As the manifest writes it, in a unit: `%` stands for specifiers."""
+    if isinstance(address, TcpAddress) and plan.instances:
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{host}:%i"
+    return dump_address(address)
+
+
+def _environment(plan: _Plan) -> dict[str, str]:
+    """Values with specifiers."""
+    facts, server = plan.facts, plan.facts.manifest.server
+    several = bool(plan.instances)
+    found = {"PYWATT_PROFILE": facts.profile} if facts.profile else {}
+    found |= facts.settings(balanced=several, nats=plan.wishes.nats)
+    found = {name: value.replace("%", "%%") for name, value in found.items()}
+    if plan.socket:
+        if server.listen != (SystemdAddress(),):
+            found["PYWATT__SERVER__LISTEN"] = "systemd"
+    elif several or plan.listen != server.listen:
+        found["PYWATT__SERVER__LISTEN"] = _listed(_written(each, plan) for each in plan.listen)
+    if server.admin is not None and plan.admin != server.admin.listen:
+        found["PYWATT__SERVER__ADMIN__LISTEN"] = _listed(dump_address(each) for each in plan.admin)
+    if server.control != "off":
+        found["XDG_RUNTIME_DIR"] = f"/run/{plan.own}"
+        if server.control != "auto":
+            found["PYWATT__SERVER__CONTROL"] = "auto"
+    mount = facts.secret_mount("%d", anywhere=False)
+    if mount is not None:
+        found |= mount.variables
+    return found | _files(plan)
+
+
+def _listed(addresses: Iterable[str | dict[str, str]]) -> str:
+    found = list(addresses)
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else json.dumps(found)
+
+
+def _files(plan: _Plan) -> dict[str, str]:
+    """Databases and sockets that are files beside the manifest, where nothing can be written: they are in the folders
+    of the service here."""
+    found: dict[str, str] = {}
+    ipc = plan.facts.manifest.channels.ipc
+    if ipc is not None and ipc.listen is not None and not ipc.listen.startswith("/"):
+        found["PYWATT__CHANNELS__IPC__LISTEN"] = f"/run/{plan.own}/{PurePosixPath(ipc.listen).name.replace('%', '%%')}"
+    for name, database in plan.facts.manifest.databases.items():
+        url = database.url
+        if not isinstance(url, str) or not _VARIABLE.match(name):
+            continue
+        match = re.match(r"sqlite:///(?![/:?])(?:\./)?([^?]+)(.*)\Z", url)
+        if match is not None:
+            path = PurePosixPath(match[1]).name.replace("%", "%%")
+            rest = match[2].replace("%", "%%")
+            found[f"PYWATT__DATABASES__{name.upper()}__URL"] = f"sqlite:////var/lib/{plan.own}/{path}{rest}"
+    return found
+
+
+def _service(plan: _Plan) -> str:
+    facts = plan.facts
+    manifest = facts.manifest
+    several = bool(plan.instances)
+    about = {"Description": (manifest.module.description or facts.name).replace("%", "%%")}
+    about |= {"After": "network-online.target", "Wants": "network-online.target"}
+    if plan.socket:
+        about["Requires"] = f"{facts.name}@%i.socket" if several else f"{facts.name}.socket"
+    if several:
+        about["PartOf"] = f"{facts.name}.target"
+    arguments = [f"{plan.folder}/.venv/bin/pywatt-host", "run", _target_of(plan)]
+    lines = [
+        "Type=notify",
+        command("ExecStart", arguments),
+        f"WorkingDirectory={plan.folder.replace('%', '%%')}",
+        *(assignment(name, value) for name, value in _environment(plan).items()),
+        f"# Variables that the manifest reads: {', '.join(facts.variables) or 'none now'}",
+        f"EnvironmentFile={'' if facts.variables else '-'}/etc/{facts.name}/env",
+        *_credentials(facts),
+        "",
+        "# An invalid manifest (2) does not get better by itself.",
+        "Restart=on-failure",
+        "RestartPreventExitStatus=2",
+        "RestartSec=5s",
+        "# fed by the event loop: one that hangs is found",
+        "WatchdogSec=30s",
+        "# longer than drain_delay and shutdown together",
+        f"TimeoutStopSec={facts.grace(balanced=several)}s",
+        "KillMode=mixed",
+        "",
+        "DynamicUser=yes",
+        *_groups(plan),
+        f"RuntimeDirectory={plan.own}",
+        f"StateDirectory={plan.own}",
+        *_hardening(plan),
+    ]
+    wanted = f"{facts.name}.target" if several else "multi-user.target"
+    return unit({"Unit": [f"{key}={value}" for key, value in about.items()], "Service": lines}, wanted)
+
+
+def _target_of(plan: _Plan) -> str:
+    target = plan.facts.target
+    return target if ":" in target else str(PurePosixPath(plan.folder) / target)
+
+
+def _credentials(facts: Facts) -> list[str]:
+    if facts.secret_mount("%d", anywhere=False) is None:
+        return []
+    lines = ["# Read when the service starts, and not again: what has changed is seen after a restart."]
+    lines += [f"LoadCredential={name}:/etc/{facts.name}/secrets/{name}" for name in facts.required_secrets]
+    # One that is named but is not there would keep the service from starting.
+    return lines + [f"#LoadCredential={name}:/etc/{facts.name}/secrets/{name}" for name in facts.optional_secrets]
+
+
+def _groups(plan: _Plan) -> list[str]:
+    """A socket can be given to a group that its owner is in."""
+    if plan.socket:
+        return []
+    groups = {each.group for each in (*plan.listen, *plan.admin) if isinstance(each, UnixAddress) and each.group}
+    return [f"SupplementaryGroups={' '.join(sorted(groups))}"] if groups else []
+
+
+def _hardening(plan: _Plan) -> list[str]:
+    found = dict(HARDENED)
+    bound = [each for each in (*(() if plan.socket else plan.listen), *plan.admin) if isinstance(each, TcpAddress)]
+    if any(each.port < _PRIVILEGED for each in bound):
+        found |= {"AmbientCapabilities": "CAP_NET_BIND_SERVICE", "CapabilityBoundingSet": "CAP_NET_BIND_SERVICE"}
+    if plan.folder.startswith(("/home/", "/root/", "/run/user/")):
+        found["ProtectHome"] = "read-only"
+    return [f"{key}={value}" for key, value in sorted(found.items())]
+
+
+def _socket(plan: _Plan) -> str:
+    """Connections wait in the kernel while the service starts again."""
+    facts = plan.facts
+    lines: list[str] = []
+    for number, address in enumerate(plan.listen):
+        if isinstance(address, UnixAddress):
+            # Not in the service's folder in /run, which goes with the service.
+            path = f"/run/{plan.own}{f'-{number}' if number else ''}.sock"
+            lines += [f"ListenStream={path}", f"SocketMode={address.mode:04o}"]
+            lines += [f"SocketGroup={address.group}"] if address.group else []
+        else:
+            text = _written(address, plan)
+            assert isinstance(text, str)
+            lines.append(f"ListenStream={text.removeprefix(':')}")  # a port alone: every interface
+    lines.append(f"Backlog={facts.manifest.server.limits.backlog}")
+    about = [f"Description=Sockets of {facts.name}"]
+    if plan.instances:
+        about.append(f"PartOf={facts.name}.target")
+    return unit({"Unit": about, "Socket": lines}, f"{facts.name}.target" if plan.instances else "sockets.target")
+
+
+def _target(plan: _Plan) -> str:
+    """Starts, stops and enables all instances as one."""
+    kinds = ("socket", "service") if plan.socket else ("service",)
+    wants = [f"Wants={plan.unit}{number}.{kind}" for kind in kinds for number in plan.instances]
+    about = [f"Description=All instances of {plan.facts.name}", *wants]
+    return unit({"Unit": about}, "multi-user.target")

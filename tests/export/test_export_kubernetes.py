@@ -1,0 +1,190 @@
+"""Kubernetes: valid by its schemas, and a host that runs with what the Deployment says is ready where it is probed."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pywatt_host.export import Facts, Wishes, kubernetes
+from tests.export.modules import APP, MANIFESTS, facts, facts_of, manifest
+from tests.processes import Project
+
+VERSIONS = ("1.29", "1.33")  # of Kubernetes: the oldest that is in use, and a new one
+
+
+def objects(found: Facts, **wishes: Any) -> dict[str, Any]:
+    """Kind to object."""
+    (text,) = kubernetes(found, Wishes(**wishes)).files.values()
+    assert "'#" not in text
+    assert "\n? " not in text
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+def pod(found: Facts, **wishes: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = objects(found, **wishes)["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+def variables(container: dict[str, Any]) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_every_object_is_valid_by_the_schemas_of_kubernetes(name: str, version: str) -> None:
+    validator = pytest.importorskip("kubernetes_validate", reason="its schemas come with the extra `test`")
+    wishes = {"cpu": "250m", "memory": "256Mi", "secret": "other.secret", "image": "registry.example/users:2"}
+    for found in (objects(facts(name)), objects(facts(name), replicas=3, **wishes)):
+        for document in found.values():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                validator.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_pod_is_bounded(name: str) -> None:
+    found = facts(name)
+    spec = pod(found)
+    container = spec["containers"][0]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "scratch", "mountPath": "/tmp"} in container["volumeMounts"]
+    timeouts = found.manifest.server.timeouts
+    delay = max(timeouts.drain_delay, 5.0)
+    assert spec["terminationGracePeriodSeconds"] > delay + timeouts.shutdown
+    assert ("PYWATT__SERVER__TIMEOUTS__DRAIN_DELAY" in variables(container)) == (timeouts.drain_delay < 5)
+    assert {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}} in container["env"]
+    assert "resources" not in container
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_ports_and_probes_name_each_other(name: str) -> None:
+    found = facts(name)
+    container = pod(found)["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert len(set(ports.values())) == len(ports)
+    assert all(port >= 1024 for port in ports.values())
+    service = objects(found)["Service"]["spec"]["ports"]
+    assert {port["targetPort"] for port in service} == set(ports) - {"admin"}
+    assert service[0]["port"] == 80
+    health = found.manifest.health
+    expected = "admin" if found.manifest.server.admin is not None else "http"
+    if not health.enabled:
+        assert container["readinessProbe"]["tcpSocket"] == {"port": "http"}
+        assert "livenessProbe" not in container
+        return
+    for probe, path in (("startup", "liveness"), ("liveness", "liveness"), ("readiness", "readiness")):
+        asked = {"path": getattr(health, path), "port": expected}
+        assert container[f"{probe}Probe"]["httpGet"] == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "listen", "admin"),
+    [
+        ("smallest", ":8080", None),
+        ("every-interface", None, None),
+        ("several", None, None),
+        ("privileged", ":8080", None),
+        ("port-0", ":8080", None),
+        ("ipv6", ":8080", None),
+        ("unix", ":8080", None),
+        ("systemd", ":8080", None),
+        ("admin", None, None),
+        ("admin-loopback", ":8080", ":8081"),
+        ("admin-unix", ":8080", ":9090"),
+        ("admin-same-port", ":8080", ":9090"),
+    ],
+)
+def test_listeners_that_nobody_would_reach_are_moved(name: str, listen: str | None, admin: str | None) -> None:
+    found = variables(pod(facts(name))["containers"][0])
+    assert found.get("PYWATT__SERVER__LISTEN") == listen
+    assert found.get("PYWATT__SERVER__ADMIN__LISTEN") == admin
+
+
+def test_more_than_one_instance_is_spread_and_kept() -> None:
+    one, three = objects(facts("named")), objects(facts("named"), replicas=3)
+    assert "PodDisruptionBudget" not in one
+    assert three["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
+    deployment = three["Deployment"]["spec"]
+    assert deployment["replicas"] == 3
+    assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert deployment["template"]["spec"]["topologySpreadConstraints"]
+    labels = deployment["template"]["metadata"]["labels"]
+    for selector in (deployment["selector"]["matchLabels"], three["Service"]["spec"]["selector"]):
+        assert selector.items() <= labels.items()
+
+
+def test_secrets_are_a_folder_that_others_make() -> None:
+    (text,) = kubernetes(facts("secrets"), Wishes(secret="vault-of-users")).files.values()
+    assert "kubectl create secret generic vault-of-users" in text
+    assert "--from-file=DATABASE_URL" in text
+    assert "left out may be: PAGE_TOKEN" in text
+    spec = pod(facts("secrets"))
+    assert spec["volumes"][1]["secret"] == {"secretName": "users-secrets", "defaultMode": 0o440}
+    mounted = spec["containers"][0]["volumeMounts"][1]
+    assert mounted == {"name": "secrets", "mountPath": "/run/secrets/pywatt", "readOnly": True}
+    assert pod(facts("secrets-optional"))["volumes"][1]["secret"]["optional"] is True
+    assert pod(facts("secrets-mounted"))["containers"][0]["volumeMounts"][1]["mountPath"] == "/etc/values"
+    assert len(pod(facts("secrets-vault"))["volumes"]) == 1
+
+
+def test_variables_come_from_a_config_map() -> None:
+    container = pod(facts("variables"))["containers"][0]
+    reference = {"name": "users-env", "key": "REGION"}
+    assert {"name": "REGION", "valueFrom": {"configMapKeyRef": reference}} in container["env"]
+
+
+def test_what_is_asked_for_is_there() -> None:
+    container = pod(facts("smallest"), image="registry.example/u:7", cpu="250m", memory="256Mi")["containers"][0]
+    assert container["image"] == "registry.example/u:7"
+    assert container["resources"] == {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "256Mi"}}
+
+
+def on_any_port(found: dict[str, str], folder: Path) -> dict[str, str]:
+    """The variables of a container for a process among others: any port, its own folders."""
+    for key in ("PYWATT__SERVER__LISTEN", "PYWATT__SERVER__ADMIN__LISTEN"):
+        if key in found:
+            found[key] = "127.0.0.1:0"
+    if "XDG_RUNTIME_DIR" in found:
+        found["XDG_RUNTIME_DIR"] = str(folder)
+    return {name: value.replace("/run/secrets/pywatt", str(folder / "secrets")) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("name", ["smallest", "unix", "admin-loopback", "admin-unix", "health-elsewhere", "secrets"])
+def test_a_host_with_the_environment_of_the_deployment_answers_the_probes(project: Project, name: str) -> None:
+    """The image may have a profile of its own, which the Deployment's wins over."""
+    project.write("main.py", APP)
+    data = manifest(name) | {"profiles": {"image": {"health": False}}}
+    data["server"] = {"listen": "127.0.0.1:8080", **data.get("server", {})}
+    project.manifest(**data)
+    project.write("secrets/DATABASE_URL", "postgresql://somewhere-else")
+    container = pod(facts_of(data))["containers"][0]
+    env = {"PYWATT_PROFILE": "image"} | on_any_port(variables(container), project.folder)
+    host = project.host(env=env)
+    health = facts_of(data).manifest.health
+    admin = host.ready.get("admin")
+    address = (admin or host.ready["listen"])[0]
+    port = container["readinessProbe"]["httpGet"]["port"]
+    assert port == ("admin" if admin else "http")
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert host.get(container[probe]["httpGet"]["path"], address).status == 200
+    assert host.get("/").body == b"here"
+    assert host.get(health.path, address).json()["module"]["id"] == "users"
+    assert [entry for entry in host.logs if entry["level"] not in ("info", "debug")] == []
+
+
+def test_the_drain_delay_of_the_deployment_is_heard(project: Project) -> None:
+    project.write("main.py", APP)
+    project.manifest()
+    found = variables(pod(facts("smallest"))["containers"][0])
+    config = project.cli("config", "--json", env=on_any_port(found, project.folder))
+    assert '"drain_delay": "5s"' in config.stdout
