@@ -15,7 +15,7 @@ _NATS_URL = "nats://nats:4222"
 
 def compose(facts: Facts, wishes: Wishes) -> Exported:
     """One file."""
-    own_nats = facts.uses_nats and wishes.nats is None
+    own_nats = facts.nats_is_local and wishes.nats is None
     nats = _NATS_URL if own_nats else wishes.nats
     several = wishes.replicas > 1
     inside = container(facts, balanced=several, nats=nats)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.model import SecretSource
+from pywatt_host.manifest.model.channels import DEV_NATS
 from pywatt_host.manifest.model.stores import scheme_of
 from pywatt_host.manifest.values import format_duration
 from pywatt_host.manifest.values.addresses import is_loopback
@@ -108,13 +109,14 @@ class Facts:
 
     @property
     def uses_nats(self) -> bool:
-        return getattr(self.manifest.channels, "nats", None) is not None
+        return self.manifest.channels.nats is not None
 
     @property
     def nats_is_local(self) -> bool:
         """Whether the manifest's NATS is on the machine that runs it."""
-        servers = getattr(getattr(self.manifest.channels, "nats", None), "servers", ())
-        return any(is_loopback(urlsplit(str(server)).hostname or "") for server in servers)
+        nats = self.manifest.channels.nats
+        servers = nats.servers if nats is not None else ()
+        return any(url.startswith(DEV_NATS) or is_loopback(urlsplit(url).hostname or "") for url in servers)
 
     def secret_mount(self, usual: str, *, anywhere: bool = True) -> SecretMount | None:
         """Where to mount the secrets: at the folder that the manifest looks in, else at `usual`, which is put before

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from pywatt_host.cli import execute
-from pywatt_host.export import Facts
 
 
 @pytest.fixture
@@ -153,8 +152,8 @@ def test_an_application_without_a_manifest_has_its_files_too(folder: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["systemd", "kubernetes"])
-def test_nats_is_named_for_a_manifest_that_has_it(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Facts, "uses_nats", property(lambda self: True))
+def test_nats_is_named_for_a_manifest_that_has_it(folder: Path, kind: str) -> None:
+    written(folder, channels={"nats": "nats://127.0.0.1:4222"})
     done = export(kind, "--nats", "nats://n.example:4222")
     assert done.exit_code == 0
     assert "PYWATT__CHANNELS__NATS__SERVERS" in done.stdout

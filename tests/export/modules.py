@@ -61,6 +61,8 @@ MANIFESTS: dict[str, dict[str, Any]] = {
         "caches": {"c": "memory://"},
     },
     "variables": {"config": {"region": "${REGION}", "zone": "${ZONE:-x}", "set": "${SET_HERE:-x}"}},
+    "nats": {"channels": {"nats": "nats://127.0.0.1:4222"}},
+    "nats-elsewhere": {"channels": {"nats": ["nats://a.example", "nats://b.example"]}},
     "channel": {"channels": {"tcp": {"listen": ":9100", "token": "${secret:CHANNEL_TOKEN}"}}},
 }
 ENVIRON = {"SET_HERE": "yes", "TOKEN": "a-token-of-vault-that-nobody-may-see", "PYWATT__SERVER__LISTEN": ":1"}

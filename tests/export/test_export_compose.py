@@ -122,13 +122,13 @@ def test_the_health_check_passes_where_the_host_is_ready_and_fails_where_nobody_
     assert checked() != 0
 
 
-def test_nats_comes_along_where_the_manifest_has_that_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Facts, "uses_nats", property(lambda self: True))
-    read = document(facts("smallest"))
+def test_nats_comes_along_where_the_manifest_has_it_on_its_own_machine() -> None:
+    read = document(facts("nats"))
     assert read["services"]["nats"]["command"] == ["-js", "-sd", "/data"]
     assert read["services"]["users"]["depends_on"] == ["nats"]
     assert read["services"]["users"]["environment"]["PYWATT__CHANNELS__NATS__SERVERS"] == "nats://nats:4222"
     assert read["volumes"] == {"nats": {}}
-    elsewhere = document(facts("smallest"), nats="nats://n.example:4222")
+    assert "nats" not in document(facts("nats-elsewhere"))["services"]
+    elsewhere = document(facts("nats"), nats="nats://n.example:4222")
     assert list(elsewhere["services"]) == ["users"]
     assert elsewhere["services"]["users"]["environment"]["PYWATT__CHANNELS__NATS__SERVERS"] == "nats://n.example:4222"

@@ -243,9 +243,9 @@ class Channels(Section):
         None, "A TCP connection.", {"listen": "0.0.0.0:9000", "token": "${secret:CHANNEL_TOKEN}"}
     )
     http: HttpChannel | None = key(None, "Messages by POST on the HTTP listener.", {"token": "${secret:CHANNEL_TOKEN}"})
-    nats: Annotated[NatsChannel | None, Short(text="servers")] = key(
+    nats: Annotated[NatsChannel | None, Short(text="servers", items="servers")] = key(
         None,
-        "NATS, for modules on many machines. A text is short for `{servers: ...}`.",
+        "NATS, for modules on many machines. A text or a list is short for `{servers: ...}`.",
         "nats://127.0.0.1:4222",
         {"servers": "nats://127.0.0.1:4222", "credentials": "${secret:NATS_CREDS}"},
     )
