@@ -43,6 +43,7 @@ class Server:
     ) -> None:
         self.port = port
         self.url = ""
+        self.configuration = Path()
         self._command = list(command)
         self._ready = ready
         self._user = user
@@ -63,6 +64,10 @@ class Server:
                 self.kill()
                 raise RuntimeError(f"{self._command[0]} is not ready after {_READY:g}s")
             time.sleep(0.02)
+
+    def tell(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self) -> None:
         self._end(signal.SIGINT if "postgres" in self._command[0] else signal.SIGTERM)  # PostgreSQL: a fast shutdown
@@ -263,4 +268,5 @@ def nats(folder: Path, settings: str = "", jetstream: bool = True) -> Server:
     configuration.write_text(f"listen: 127.0.0.1:{port}\n{streams}{settings}")
     server = Server([program, "-c", str(configuration)], port, lambda: _accepts(port))
     server.url = f"nats://127.0.0.1:{port}"
+    server.configuration = configuration
     return server

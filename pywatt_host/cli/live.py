@@ -10,10 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 from pywatt_host.cli.validate import node_at
-from pywatt_host.exceptions import AuthError, BindError, SecretError, StoreError
+from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
 from pywatt_host.http.sockets import bind
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
+from pywatt_host.manifest.model.channels import DEV_NATS
 from pywatt_host.manifest.problems import Report, Severity
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.secrets import Masker, SecretStore
@@ -52,7 +53,13 @@ def _bound(loaded: Loaded) -> Iterator[Problem]:
 
 async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
     problems, texts = await _fetched(loaded, env_file)
-    return [*problems, *await _connected(loaded), *await _issuers(loaded), *await _stores(loaded, texts)]
+    return [
+        *problems,
+        *await _connected(loaded),
+        *await _issuers(loaded),
+        *await _stores(loaded, texts),
+        *await _nats(loaded, texts),
+    ]
 
 
 async def _stores(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
@@ -79,6 +86,26 @@ async def _stores(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
         finally:
             await store.close()
     return problems
+
+
+async def _nats(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
+    """Whether a server takes us; one whose secrets are not there, and a private one, are left out."""
+    settings = loaded.manifest.channels.nats
+    if settings is None or any(url.startswith(DEV_NATS) for url in settings.servers):
+        return []
+    connections = import_module("pywatt_host.cluster.connection")
+    resolve = loaded.manifest.resolve
+    connection = connections.Connection(
+        loaded.manifest.module_id, settings, "_INBOX", texts=lambda: texts, resolve=resolve, timeout=_CONNECTING
+    )
+    if not connection.secrets <= texts.keys():
+        return []
+    try:
+        await connections.closed(await connection.open())
+    except ChannelError as error:
+        node, path = node_at(loaded, "channels", "nats", "servers")
+        return [node.problem(path, "unreachable", f"{error.address}: {error.message}")]
+    return []
 
 
 async def _issuers(loaded: Loaded) -> list[Problem]:

@@ -100,11 +100,7 @@ class Connection:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        try:
-            import_module("nats")
-        except ImportError:
-            why = "the package nats-py is missing: pip install 'pywatt-host[nats]'"
-            raise ChannelError("nats", self.address, why) from None
+        self._library()
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         keeper = tasks.create_task(self._keep(opened), name="channel nats")
         try:
@@ -150,9 +146,17 @@ class Connection:
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
             delay = min(delay * 2, _LAST_RETRY)
 
+    def _library(self) -> Any:
+        try:
+            return import_module("nats")
+        except ImportError:
+            why = "the package nats-py is missing: pip install 'pywatt-host[nats]'"
+            raise ChannelError("nats", self.address, why) from None
+
     async def open(self, texts: Mapping[str, str] | None = None) -> Client:
         """A new client, connected, with these texts of secrets. Raises ChannelError."""
-        nats, errors = import_module("nats"), import_module("nats.errors")
+        nats = self._library()
+        errors = import_module("nats.errors")
         client: Client = nats.NATS()
 
         said: list[Exception] = []
@@ -162,7 +166,7 @@ class Connection:
                 said.append(error)
             await self._failed(error)
 
-        async def closed() -> None:
+        async def over() -> None:
             if client is self._client:
                 self.error = _reason(client.last_error)
                 self._closed.set()
@@ -182,16 +186,16 @@ class Connection:
                     pending_size=self.settings.reconnect_buffer,
                     drain_timeout=_DRAIN,
                     error_cb=failed,
-                    closed_cb=closed,
+                    closed_cb=over,
                     disconnected_cb=self._lost,
                     reconnected_cb=self._found_again,
                 )
         except (OSError, TimeoutError, errors.Error, ValueError) as error:
             why = _telling(said) if isinstance(error, TimeoutError) else error
-            await _closed_quietly(client)
+            await closed(client)
             raise ChannelError("nats", self.address, _reason(why)) from error
         except BaseException:
-            await _closed_quietly(client)
+            await closed(client)
             raise
         return client
 
@@ -245,7 +249,7 @@ class Connection:
                 await attach(client)
         except (OSError, import_module("nats.errors").Error) as error:
             self._client = old
-            await _closed_quietly(client)
+            await closed(client)
             raise ChannelError("nats", self.address, _reason(error)) from error
         if old is not None and not old.is_closed:
             self.spawn(_drained(old))
@@ -256,7 +260,7 @@ class Connection:
 
     def discard(self, client: Client) -> None:
         """End a client that was opened and is not used."""
-        self.spawn(_closed_quietly(client))
+        self.spawn(closed(client))
 
     def spawn(self, work: Any) -> None:
         """Run it beside; it ends with the connection at the latest."""
@@ -314,10 +318,11 @@ async def _drained(client: Client) -> None:
         if client.is_connected:
             async with asyncio.timeout(_DRAIN):
                 await client.drain()
-    await _closed_quietly(client)
+    await closed(client)
 
 
-async def _closed_quietly(client: Client) -> None:
+async def closed(client: Client) -> None:
+    """End a client, whatever state it is in."""
     with suppress(Exception):  # named boundary: the stop path
         await client.close()
 

@@ -18,7 +18,7 @@ _STARTING = 60.0  # seconds
 _STOPPING = 10.0  # seconds, then it is killed
 _LOOK = 0.03  # seconds
 _LAST_LINES = 8
-_ATTEMPTS, _AGAIN = 4, 0.5  # seconds between them
+_ATTEMPTS, _AGAIN = 8, 0.5  # seconds between them
 _DETACHED = '"$@" >&2 </dev/null & echo $!'  # the shell ends at once
 LONGEST_SOCKET = 100  # octets of a socket's path; the system's bound is 104 or 108
 
