@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from benchmarks.server import ROOT, environment, free_port
@@ -54,7 +56,9 @@ def process(command: list[str], folder: Path, said: str) -> Iterator[str]:
             child.wait()
 
 
-def manifest(folder: Path, name: str, channels: dict[str, object]) -> Path:
+def manifest(
+    folder: Path, name: str, channels: Mapping[str, object], more: Mapping[str, object] = MappingProxyType({})
+) -> Path:
     path = folder / f"{name}-{time.monotonic_ns()}.yaml"
     document = {
         "module": {"id": name},
@@ -62,6 +66,7 @@ def manifest(folder: Path, name: str, channels: dict[str, object]) -> Path:
         "server": {"listen": "127.0.0.1:0", "control": "off"},
         "logging": {"access": False, "format": "json"},
         "channels": channels,
+        **more,
     }
     path.write_text(json.dumps({key: value for key, value in document.items() if value}))
     return path
@@ -79,12 +84,18 @@ def over_http(address: str) -> Measure:
 
 
 @contextmanager
-def direct(folder: Path, listen: dict[str, object], connect: dict[str, object]) -> Iterator[Measure]:
-    """Two hosts, one connected to the other."""
+def direct(
+    folder: Path,
+    listen: Mapping[str, object],
+    connect: Mapping[str, object],
+    answering: Mapping[str, object] = MappingProxyType({}),
+    asking: Mapping[str, object] = MappingProxyType({}),
+) -> Iterator[Measure]:
+    """Two hosts with these channels, and what else their manifests say."""
     run = [sys.executable, "-m", "pywatt_host", "run"]
     with ExitStack() as stack:
-        stack.enter_context(process([*run, str(manifest(folder, "answering", listen))], folder, '"ready"'))
-        line = stack.enter_context(process([*run, str(manifest(folder, "asking", connect))], folder, '"ready"'))
+        stack.enter_context(process([*run, str(manifest(folder, "answering", listen, answering))], folder, '"ready"'))
+        line = stack.enter_context(process([*run, str(manifest(folder, "asking", connect, asking))], folder, '"ready"'))
         yield over_http(json.loads(line)["listen"][0])
 
 
@@ -155,13 +166,38 @@ def nats(folder: Path) -> Iterator[Measure]:
     port = free_port()
     url = f"nats://127.0.0.1:{port}"
     with (
-        process(["nats-server", "-a", "127.0.0.1", "-p", str(port)], folder, "Server is ready"),
+        process([nats_server() or "", "-a", "127.0.0.1", "-p", str(port)], folder, "Server is ready"),
         process([sys.executable, "-m", "benchmarks.channel_peers", "nats", "answer", url], folder, "answering"),
     ):
         yield scripted("nats", url)
 
 
+@contextmanager
+def hosts_over_nats(folder: Path) -> Iterator[Measure]:
+    """Two hosts, with a NATS server between them."""
+    port = free_port()
+    channels: dict[str, object] = {"nats": {"servers": f"nats://127.0.0.1:{port}", "required": True}}
+    with (
+        process([nats_server() or "", "-a", "127.0.0.1", "-p", str(port)], folder, "Server is ready"),
+        direct(folder, channels, channels) as measure,
+    ):
+        yield measure
+
+
+@contextmanager
+def hosts_over_http(folder: Path) -> Iterator[Measure]:
+    """Two hosts that POST to each other."""
+    address = f"127.0.0.1:{free_port()}"
+    answering = {"channels": {"http": {"token": "of-the-benchmark"}}, "server": {"listen": address, "control": "off"}}
+    peer = {"name": "answering", "type": "module", "address": address, "token": "of-the-benchmark"}
+    with direct(folder, {}, {}, answering, {"services": {"static": [peer]}}) as measure:
+        yield measure
+
+
+def nats_server() -> str | None:
+    """The program: of the environment that this runs in, else of the machine."""
+    return shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
+
+
 def nats_missing() -> str:
-    if find_spec("nats") is None or shutil.which("nats-server") is None:
-        return "nats-py or nats-server is not installed"
-    return ""
+    return "nats-py or nats-server is not installed" if find_spec("nats") is None or nats_server() is None else ""

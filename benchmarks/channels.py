@@ -39,7 +39,9 @@ def all_rows() -> list[Row]:
         Row("tcp between two hosts", rows.direct_tcp),
         Row("ipc through up", rows.up_ipc),
         Row("stdio through up", rows.up_stdio),
-        Row("NATS", rows.nats, rows.nats_missing),
+        Row("http between two hosts", rows.hosts_over_http),
+        Row("NATS between two hosts", rows.hosts_over_nats, rows.nats_missing),
+        Row("NATS by nats-py", rows.nats, rows.nats_missing),
     ]
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.channels")
 
+_CONNECTIONS, _MOST_CLIENTS = 4, 32  # to one peer: of one client, and clients
 _MOST_EVENTS = 1024  # that wait for one peer
 _EVENT_SECONDS = 5.0  # in which a peer takes an event
 _LONGEST_ID = 128
@@ -153,6 +154,14 @@ async def _reply(send: Send, id: str | None, content: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+@dataclass(slots=True)
+class _Client:
+    """One of several for the same peer, and how many requests it has."""
+
+    http: httpx.AsyncClient
+    running: int = 0
+
+
 class HttpPeer:
     """The HTTP listener of another module. One connection pool each, opened when it is first used."""
 
@@ -170,7 +179,7 @@ class HttpPeer:
         self._token = token
         self._limit = limit
         self._tls = tls
-        self._client: httpx.AsyncClient | None = None
+        self._clients: list[_Client] = []
         self._events: deque[tuple[str, Payload]] = deque()
         self._telling: asyncio.Task[None] | None = None
         self.dropped = 0
@@ -205,7 +214,7 @@ class HttpPeer:
             headers["authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout(timeout):
-                response = await self._open().post(self.url, content=body, headers=headers)
+                response = await self._sent(body, headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             text = f"{self.url} cannot be reached: {str(error) or type(error).__name__}"
             raise MessagingError("unavailable", text, self.module) from error
@@ -225,15 +234,32 @@ class HttpPeer:
         code, why = _REFUSALS.get(status, ("refused", f"it answered with status {status}"))
         raise MessagingError(code, f"{self.url}: {why}", self.module)
 
-    def _open(self) -> httpx.AsyncClient:
-        if self._client is None:
-            httpx = import_module("httpx")
-            self._client = httpx.AsyncClient(
-                verify=self._tls if self._tls is not None else True, timeout=None, trust_env=False,
-                limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
-                headers={"user-agent": "pywatt-host"},
-            )  # fmt: skip
-        return self._client
+    async def _sent(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+        client = self._open()
+        client.running += 1
+        try:
+            return await client.http.post(self.url, content=body, headers=headers)
+        finally:
+            client.running -= 1
+
+    def _open(self) -> _Client:
+        """One with a connection to spare. Several small ones: the library's pool takes time with the square of what
+        goes on in it."""
+        for client in self._clients:
+            if client.running < _CONNECTIONS:
+                return client
+        if len(self._clients) >= _MOST_CLIENTS:
+            return min(self._clients, key=lambda client: client.running)
+        httpx = import_module("httpx")
+        verify = self._tls if self._tls is not None else False  # which is for http:// alone, where nothing is verified
+        client = _Client(
+            httpx.AsyncClient(
+                verify=verify, timeout=None, trust_env=False, headers={"user-agent": "pywatt-host"},
+                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+            )
+        )  # fmt: skip
+        self._clients.append(client)
+        return client
 
     def tell(self, topic: str, event: Payload) -> None:
         """Send an event, in order, without waiting for it. What the peer is too slow for is dropped and counted."""
@@ -259,8 +285,8 @@ class HttpPeer:
         if self._telling is not None and not self._telling.done():
             await asyncio.wait((self._telling,), timeout=1.0)
             self._telling.cancel()
-        if self._client is not None:
-            await self._client.aclose()
+        for client in self._clients:
+            await client.http.aclose()
 
 
 _REFUSALS = {
