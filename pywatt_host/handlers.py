@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import MessagingError
 
@@ -24,8 +24,7 @@ Convert: TypeAlias = Callable[[Any], Any]
 LONGEST_TEXT = 300  # characters of an error that is answered
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """What is known of the message that is being handled, beside its content.
 
     `source` is the id of the module that sent it, as `vouched_by` says: `orchestrator`, `nats` (whose permissions tie

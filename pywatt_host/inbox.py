@@ -39,11 +39,20 @@ class Incoming(Protocol):
     """A message of another module, and the way back. `vouched_by` and `attempt`: see Delivery."""
 
     source: str
-    channel: str
-    vouched_by: str
-    attempt: int
-    kept: ClassVar[bool]  # whether it comes again where it is refused: it is asked for as there is room
     payload: Payload
+
+    @property
+    def channel(self) -> str: ...
+
+    @property
+    def vouched_by(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    @property
+    def kept(self) -> bool:
+        """Whether it comes again where it is refused: it is asked for as there is room."""
 
     def answer(self, module_id: str, content: Any) -> None:
         """The handler's reply, or an error as PROTOCOL.md has it. Raises HostError where it cannot be sent."""
@@ -51,17 +60,25 @@ class Incoming(Protocol):
 
 @dataclass(slots=True)
 class _OfConversation:
-    """What came over frames or lines: by the orchestrator, else by the peer itself."""
+    """What came over frames or lines. `routed`: in the words of an orchestrator, which a peer uses too; `passed_on`: by
+    a real one, who knows where it is from."""
 
     source: str
     request_id: str
     payload: Payload
     conversation: Conversation
     routed: bool
-    vouched_by: str
-    channel: str
-    attempt: int = 1
+    passed_on: bool = False
+    attempt: ClassVar[int] = 1
     kept: ClassVar[bool] = False
+
+    @property
+    def channel(self) -> str:
+        return self.conversation.channel
+
+    @property
+    def vouched_by(self) -> str:
+        return "orchestrator" if self.passed_on else self.conversation.vouched_by
 
     def answer(self, module_id: str, content: Any) -> None:
         payload = sealed(content)
@@ -116,32 +133,17 @@ class Inbox:
 
     def routed(self, message: RoutedMessage, conversation: Conversation) -> None:
         """A message that the orchestrator passes on."""
-        self.take(
-            _OfConversation(
-                message.source_module_id, message.original_request_id, message.payload, conversation, True,
-                "orchestrator", conversation.channel,
-            )
-        )  # fmt: skip
+        source, request_id = message.source_module_id, message.original_request_id
+        self.take(_OfConversation(source, request_id, message.payload, conversation, True, True))
 
     def told(self, message: RoutedMessage, conversation: Conversation) -> None:
         """A message of a peer that this module is connected to: from nobody but that peer."""
-        source = conversation.module_id
-        self.take(
-            _OfConversation(
-                source, message.original_request_id, message.payload, conversation, True,
-                conversation.vouched_by, conversation.channel,
-            )
-        )  # fmt: skip
+        source, request_id = conversation.module_id, message.original_request_id
+        self.take(_OfConversation(source, request_id, message.payload, conversation, True))
 
     def direct(self, message: RouteToModule, conversation: Conversation) -> None:
         """A message of a peer that is connected to this module."""
-        source = conversation.module_id
-        self.take(
-            _OfConversation(
-                source, message.request_id, message.payload, conversation, False,
-                conversation.vouched_by, conversation.channel,
-            )
-        )  # fmt: skip
+        self.take(_OfConversation(conversation.module_id, message.request_id, message.payload, conversation, False))
 
     def take(self, incoming: Incoming) -> None:
         """Handle it now, keep it until there is room, or refuse it. It is answered in each case, once."""

@@ -131,7 +131,11 @@ class Messages:
     ) -> Any:
         payload = _envelope(message, authorization, time.time() + timeout)
         try:
-            answer = await self._carried(target, payload, timeout, channel)
+            routes = self._routes(target, channel)
+            if len(routes) == 1:
+                answer = await routes[0].request(target, self._ids(), payload, timeout)
+            else:
+                answer = await self._carried(routes, target, payload, timeout, channel)
             content = answer.document()
             if looks_sealed(content):
                 content = Envelope.open(content).content
@@ -141,12 +145,11 @@ class Messages:
             raise MessagingError(content["code"], str(content.get("message", ""))[:LONGEST_TEXT], target)
         return content
 
-    async def _carried(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
+    async def _carried(
+        self, routes: Sequence[Route], target: str, payload: Payload, timeout: float, channel: str | None
+    ) -> Payload:
         """Over the first way that leads there. Another one is tried only where nothing was sent over the one before."""
-        routes, request_id = self._routes(target, channel), self._ids()
-        if len(routes) == 1:
-            return await routes[0].request(target, request_id, payload, timeout)
-        deadline, failures = time.monotonic() + timeout, []
+        request_id, deadline, failures = self._ids(), time.monotonic() + timeout, []
         for route in routes:
             try:
                 answer = await route.request(target, request_id, payload, max(0.001, deadline - time.monotonic()))
@@ -164,10 +167,10 @@ class Messages:
             raise MessagingError(failures[0][1].code, told[:LONGEST_TEXT], target) from failures[-1][1]
         raise self._no_way(target, channel)
 
-    def _routes(self, target: str, channel: str | None) -> list[Route]:
+    def _routes(self, target: str, channel: str | None) -> Sequence[Route]:
         """The ways to a target: those that are connected first, then by channel."""
         if len(self._carriers) == 1 and channel is None:
-            return list(self._carriers[0].routes(target, None))
+            return self._carriers[0].routes(target, None)
         if channel is not None and channel not in CHANNELS:
             raise ValueError(f"{channel!r} is no channel (there are: {', '.join(CHANNELS)})")
         found = [route for carrier in self._carriers for route in carrier.routes(target, channel)]

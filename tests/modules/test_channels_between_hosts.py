@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.modules.talking import Module, module
 from tests.processes import Project
@@ -176,3 +177,48 @@ def test_a_handler_with_a_concurrency_of_one_handles_one_after_the_other(project
         users.do("send_message", target="users", message={"type": "one", "n": number})
     handled = users.until("handled", lambda handled: len(handled) == 10)
     assert handled == [[step, number] for number in range(5) for step in ("begin", "end")]
+
+
+def test_a_client_certificate_vouches_for_the_name_that_it_has(project: Project) -> None:
+    authority, port = trustme.CA(), free_port()
+    authority.cert_pem.write_to_path(str(project.folder / "ca.pem"))
+    for name in ("localhost", "billing"):
+        file = str(project.folder / f"{name}.pem")
+        authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(file)
+
+    def tls(name: str, **more: str) -> dict[str, str]:
+        return {"cert": f"../{name}.pem", "key": f"../{name}.pem", **more}
+
+    listen = {"tcp": {"listen": f"127.0.0.1:{port}", "tls": tls("localhost", client_ca="../ca.pem")}}
+    users = module(project, "users", channels=listen)
+    peer = {"name": "users", "type": "module", "address": f"tcp://localhost:{port}"}
+    static = [{**peer, "tls": tls("billing", ca="../ca.pem")}]
+    billing = module(project, "billing", services={"static": static})
+    forger = module(project, "stock", services={"static": static})  # with billing's certificate
+    assert users.host.ready
+    for each, vouched_by in ((billing, "certificate"), (forger, "")):
+        assert each.host.ready
+        each.host.wait_for("channel tcp is connected")
+        assert each.ask("users", "double", n=1)["vouched_by"] == vouched_by
+    strangers = module(project, "stranger", services={"static": [{**peer, "tls": {"ca": "../ca.pem"}}]})
+    assert strangers.host.ready
+    code, _ = strangers.code("request", target="users", message={"type": "double", "n": 1}, timeout=1)
+    assert code == "unavailable"
+
+
+def test_hosts_that_are_connected_to_go_and_come_back(project: Project) -> None:
+    """The one that listens is killed and started anew: what asks it waits, and is answered."""
+    path = f"{project.folder}/users.sock"
+    billing = module(
+        project, "billing", services={"static": [{"name": "users", "type": "module", "address": f"unix:{path}"}]}
+    )
+    assert billing.host.ready  # also where the other one is not there yet
+    billing.host.wait_for("it is tried again")
+    users = module(project, "users", channels={"ipc": {"listen": path}})
+    assert billing.ask("users", "double", n=1)["n"] == 2
+    users.host.end()
+    billing.host.wait_for("the other side closed it")
+    users = module(project, "users", channels={"ipc": {"listen": path}})
+    assert billing.ask("users", "double", n=2)["n"] == 4
+    users.do("publish", topic="news.all", message={"text": "again"})
+    assert [each["text"] for each in billing.until("heard", bool)] == ["again"]
