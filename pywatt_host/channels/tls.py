@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pywatt_host.exceptions import ChannelError
-from pywatt_host.manifest.model.channels import ChannelTls
+from pywatt_host.manifest.model.channels import ChannelTls, ClientTls
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -28,7 +28,7 @@ def server_context(tls: ChannelTls, resolve: Callable[[str], Path]) -> SSLContex
 
 
 def client_context(
-    tls: ChannelTls | None, resolve: Callable[[str], Path], channel: str = "tcp", key: str = "channels.tcp.tls"
+    tls: ClientTls | None, resolve: Callable[[str], Path], channel: str = "tcp", key: str = "channels.tcp.tls"
 ) -> SSLContext:
     """For connecting: the server's certificate is always verified, its name too. Raises ChannelError naming the key."""
     ssl = import_module("ssl")
@@ -44,7 +44,7 @@ def client_context(
 
 
 def _own_certificate(
-    context: SSLContext, tls: ChannelTls, resolve: Callable[[str], Path], channel: str, key: str
+    context: SSLContext, tls: ClientTls, resolve: Callable[[str], Path], channel: str, key: str
 ) -> None:
     if tls.cert is None or tls.key is None:
         return

@@ -84,6 +84,7 @@ COMMENTED = {
     *("channels.ipc.connect", "channels.tcp.connect", "channels.tcp.tls.ca", "channels.tcp.tls.server_name"),
     "state",
     "databases.*.init",
+    *("channels.nats.user", "channels.nats.password", "channels.nats.token"),
 }
 
 

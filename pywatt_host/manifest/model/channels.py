@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
@@ -33,20 +33,14 @@ NATS_URL = r"^(nats|tls|nats\+dev)://[^\s/?#]*/?$"
 _setting = key  # a name that is still there after a key called `key`
 
 
-class ChannelTls(Section):
-    """TLS of a channel: who we are, and whom we trust."""
+class ClientTls(Section):
+    """TLS as a client: whom we trust, and who we are."""
 
     cert: str | None = _setting(
         None, "Our certificate with its chain, PEM, relative to the manifest.", "tls/users.pem", min_length=1
     )
     key: str | None = _setting(
         None, "The certificate's private key, PEM, relative to the manifest.", "tls/users.key", min_length=1
-    )
-    client_ca: str | None = _setting(
-        None,
-        "Listening: only clients whose certificate one of these has signed are let in. PEM, relative to the manifest.",
-        "tls/clients.pem",
-        min_length=1,
     )
     ca: str | None = _setting(
         None,
@@ -56,16 +50,27 @@ class ChannelTls(Section):
     )
     server_name: str | None = _setting(
         None,
-        "Connecting: the name that the server's certificate must have. Left out: the host in `connect`.",
+        "Connecting: the name that the server's certificate must have. Left out: the host that is connected to.",
         "wattson",
         min_length=1,
     )
 
     @model_validator(mode="after")
-    def _pairs(self) -> ChannelTls:
+    def _pairs(self) -> Self:
         if (self.cert is None) != (self.key is None):
             raise PydanticCustomError("conflict", "cert and key belong together", {})
         return self
+
+
+class ChannelTls(ClientTls):
+    """TLS of a channel: who we are, and whom we trust."""
+
+    client_ca: str | None = _setting(
+        None,
+        "Listening: only clients whose certificate one of these has signed are let in. PEM, relative to the manifest.",
+        "tls/clients.pem",
+        min_length=1,
+    )
 
 
 def _one_way(section: Any) -> None:
@@ -172,7 +177,7 @@ class NatsChannel(Section):
     user: Annotated[str, Field(min_length=1)] | None = key(None, "User name at the servers.", "users")
     password: SecretToken | None = key(None, "The user's password.", "${secret:NATS_PASSWORD}")
     token: SecretToken | None = key(None, "A token, where the servers want one.", "${secret:NATS_TOKEN}")
-    tls: ChannelTls | None = key(None, "TLS as a client.", {"ca": "tls/ca.pem"})
+    tls: ClientTls | None = key(None, "TLS as a client.", {"ca": "tls/ca.pem"})
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = key(
         "pywatt", "First part of every subject, and of the names of streams and buckets.", "staging"
     )
@@ -205,9 +210,6 @@ class NatsChannel(Section):
         ways = [name for name in ("credentials", "user", "token") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise PydanticCustomError("conflict", "one of credentials, user and token is enough", {"key": ways[1]})
-        if self.tls is not None and self.tls.client_ca is not None:
-            message = "client_ca is for listening; connecting has tls.ca"
-            raise PydanticCustomError("conflict", message, {"key": "tls"})
         if any(url.startswith(DEV_NATS) for url in self.servers) and len(self.servers) > 1:
             message = "nats+dev:// stands alone: it is one server of this machine's own"
             raise PydanticCustomError("conflict", message, {"key": "servers"})

@@ -9,7 +9,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, mod
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.base import Section, key, required
-from pywatt_host.manifest.model.channels import ChannelTls
+from pywatt_host.manifest.model.channels import ClientTls
 from pywatt_host.manifest.values import TCP_ADDRESS, SecretToken
 from pywatt_host.manifest.values.scalars import fault, text_of
 
@@ -63,7 +63,7 @@ class StaticService(Section):
         "With `type: module`: the token that is presented there. Left out: that of channels.tcp or channels.http.",
         "${secret:BILLING_TOKEN}",
     )
-    tls: ChannelTls | None = key(
+    tls: ClientTls | None = key(
         None, "With `type: module` and tcp:// or https://: TLS as a client.", {"ca": "tls/ca.pem"}
     )
 
@@ -81,9 +81,8 @@ class StaticService(Section):
         if scheme != "unix:" and not named and not TCP_ADDRESS.match(rest.rstrip("/")):
             message = "a module is at unix:PATH, tcp://HOST:PORT, http://HOST:PORT or HOST:PORT"
             raise PydanticCustomError("address", message, {"key": "address"})
-        if self.tls is not None and (scheme not in ("tcp://", "https://") or self.tls.client_ca is not None):
-            message = "it is for connecting to tcp:// and https://, and client_ca is for listening"
-            raise PydanticCustomError("conflict", message, {"key": "tls"})
+        if self.tls is not None and scheme not in ("tcp://", "https://"):
+            raise PydanticCustomError("conflict", "it is for tcp:// and https://", {"key": "tls"})
         return self
 
 
