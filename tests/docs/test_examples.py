@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 from pywatt_host.manifest import load_manifest
 from tests.docs.running_host import command_environment, running
 from tests.processes import ROOT, Host
+from tests.servers import Server
 
 MANIFESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").rglob("pywatt.yaml"))
 
@@ -160,6 +161,26 @@ def test_radicale_as_it_comes_from_the_registry(tmp_path: Path) -> None:
         assert "SUMMARY:Standup" in client.get("/ada/work/1.ics").text
         found = client.request("PROPFIND", "/ada/work/", headers={"depth": "1"})
         assert found.status_code == 207
+
+
+def test_chat_in_one_process_and_over_nats_in_two(tmp_path: Path, nats_server: Server) -> None:
+    with running("examples/chat", tmp_path) as host:
+        assert "WebSocket" in httpx.get(host.address).text
+        with connect(_socket(host.address, "/ws/ada")) as ada, connect(_socket(host.address, "/ws/bob")) as bob:
+            ada.send("hello")
+            assert (ada.recv(), bob.recv()) == ("ada: hello", "ada: hello")
+    cluster = ["--profile", "cluster", "--set", f"channels.nats.servers={nats_server.url}"]
+    with (
+        running("examples/chat", tmp_path, *cluster) as one,
+        running("examples/chat", tmp_path, *cluster) as other,
+        connect(_socket(one.address, "/ws/ada")) as ada,
+        connect(_socket(other.address, "/ws/bob")) as bob,
+    ):
+        for number in range(20):
+            ada.send(str(number))
+            assert (ada.recv(), bob.recv()) == (f"ada: {number}", f"ada: {number}")
+        bob.send("there you are")
+        assert ada.recv() == "bob: there you are"
 
 
 def test_workspace(tmp_path: Path) -> None:

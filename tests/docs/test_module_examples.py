@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import sys
 import time
@@ -125,3 +127,42 @@ def test_database_module(run: Run, tmp_path: Path) -> None:
         assert 'pywatt_cache_hits_total{cache="default"} 1.0' in metrics
         assert client.get("/health").json()["checks"]["databases.default"] == {"status": "passing"}
     assert stopped(host) == 0
+
+
+def test_a_module_that_finds_nobody_says_so(run: Run) -> None:
+    host = run("service_discovery")
+    with httpx.Client(base_url=host.address) as client:
+        assert client.get("/providers").json() == []
+        assert client.get("/total/tea/2").status_code == 503
+    assert stopped(host) == 0
+
+
+def test_a_module_that_offers_a_service_serves_alone_too(run: Run) -> None:
+    host = run("prices_module")
+    with httpx.Client(base_url=host.address) as client:
+        assert client.get("/prices/tea").json() == {"cents": 300}
+        assert client.get("/prices/gold").status_code == 404
+    assert stopped(host) == 0
+
+
+def test_service_discovery_and_prices_module_in_a_workspace(tmp_path: Path) -> None:
+    for name in ("service_discovery.py", "service_discovery.yaml", "prices_module.py", "prices_module.yaml"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    text = (ROOT / "examples" / "service_discovery_wattson.yaml").read_text().replace(":9900", ":0")
+    (tmp_path / "wattson.yaml").write_text(text)
+    project = Project(tmp_path)
+    try:
+        up = project.start([sys.executable, "-m", "pywatt_host", "up", "--log-format", "json"])
+        ready = json.loads(up.wait_for(lambda line: '"event":"ready"' in line and '"workspace"' in line))
+        with httpx.Client(base_url=ready["listen"][0]) as client:
+            found = client.get("/till/providers").json()
+            assert {(each["name"], each["module"], each["healthy"]) for each in found} == {
+                ("price-list", "prices", True)
+            }
+            assert len({each["address"] for each in found}) == 2
+            assert client.get("/till/total/tea/2").json() == {"cents": 600, "known": True}
+            assert client.get("/till/price/coffee").json() == {"cents": 400}
+            assert client.get("/till/price/gold").status_code == 404
+        assert stopped(up) == 0
+    finally:
+        project.end()
