@@ -127,6 +127,7 @@ class Host:
                 surface = await self._start_application(stack, tasks)
                 await self._enter(stack, tasks, self.links.listening)
                 self._checks.serving = True
+                self.links.discovery.announce("")  # of services whose addresses are written out
                 try:
                     yield surface
                 finally:

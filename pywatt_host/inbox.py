@@ -149,7 +149,7 @@ class Inbox:
         """Handle it now, keep it until there is room, or refuse it. It is answered in each case, once."""
         if self._draining:
             self._refuse(incoming, "handler_failed", "the module is stopping")
-        elif self._limiter is not None and not incoming.kept and self._limiter.wait_for(incoming.source):
+        elif not incoming.kept and not self.admits(incoming.source):
             text = f"more than {self._rate} messages of {cut(incoming.source, 60)} (channels.limits.rate)"
             self._refuse(incoming, "handler_failed", text)
         elif len(self._running) < self._most:
@@ -160,6 +160,10 @@ class Inbox:
             self._refuse(
                 incoming, "handler_failed", "the module has too many messages waiting (channels.limits.messages)"
             )
+
+    def admits(self, source: str) -> bool:
+        """Whether one more of that source is within its rate; it counts from now on."""
+        return self._limiter is None or not self._limiter.wait_for(source)
 
     @property
     def room(self) -> int:

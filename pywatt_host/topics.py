@@ -123,7 +123,8 @@ class Topics:
                 await subscription.found(content)
                 self._counts["event", "ok"] += 1
             except MessagingError as error:
-                self._counts["event", error.code] += 1
+                code = error.code if error.code == "invalid_message" else "handler_failed"
+                self._counts["event", code] += 1
                 logger.warning("an event of %s from %s: %s", subscription.topic, delivery.source, error.message)
             except Exception:  # named boundary: a handler is the user's code; the next event is handled
                 self._counts["event", "handler_failed"] += 1

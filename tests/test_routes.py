@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.inbox import Inbox
 from pywatt_host.manifest import Source, load
+from pywatt_host.manifest.values import parse_rate
 from pywatt_host.messaging import Messages
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.resilience.targets import Resilience
@@ -180,5 +182,59 @@ def test_policies_hold_for_messages_and_nothing_that_was_sent_is_sent_again() ->
             await ask(of)
         assert (raised.value.code, way.asked) == ("unavailable", 6)
         assert of.counts["out", "unavailable"] == 1
+
+    run(main)
+
+
+def test_a_module_answers_itself_where_nobody_else_could() -> None:
+    async def main() -> None:
+        of = messages(Way("nats", ready=False))
+        of.handlers.on("it", lambda message: message["n"] + 1)
+
+        async def slow(message: Any) -> None:
+            await asyncio.Event().wait()
+
+        of.handlers.on("slow", slow)
+        async with asyncio.TaskGroup() as tasks, of.inbox.running(tasks):
+            assert await of.request("users", {"type": "it", "n": 1}, 5) == 2
+            with pytest.raises(MessagingError) as raised:
+                await of.request("users", {"type": "missing"}, 5)
+            assert raised.value.code == "no_handler"
+            with pytest.raises(MessagingError) as raised:
+                await of.request("users", {"type": "slow"}, 0.05)
+            assert raised.value.code == "timeout"
+        near = Way("nats", answer="another process")
+        assert await messages(near).request("users", {"type": "it"}, 5) == "another process"
+
+    run(main)
+
+
+def test_codes_of_others_make_no_series_of_their_own() -> None:
+    async def main() -> None:
+        for number in range(50):
+            answer = {"type": "error", "code": f"made-up-{number}", "message": "x" * 1000}
+            of = messages(Way("tcp", answer=answer))
+            with pytest.raises(MessagingError) as raised:
+                await ask(of)
+            assert (raised.value.code, len(raised.value.message)) == (f"made-up-{number}", 300)
+            assert of.counts == {("out", "other"): 1}
+
+    run(main)
+
+
+def test_events_beyond_the_rate_of_their_source_are_dropped_and_counted() -> None:
+    async def main() -> None:
+        inbox = Inbox("users", 8, parse_rate("3/h"))
+        topics = Topics(inbox.counts)
+        heard: list[Any] = []
+        of = Messages(inbox, topics, [])
+        topics.on("a", heard.append)
+        async with asyncio.TaskGroup() as tasks, topics.running(tasks):
+            for number in range(5):
+                of.event("a", "loud", Payload.of(number), "nats", "nats")
+            of.event("a", "quiet", Payload.of("x"), "nats", "nats")
+            of.event("a", "quiet", Payload(b"{", "Json"), "nats", "nats")
+        assert heard == [0, 1, 2, "x"]
+        assert (inbox.counts["event", "dropped"], inbox.counts["event", "invalid_message"]) == (2, 1)
 
     run(main)

@@ -59,7 +59,7 @@ class Cluster:
 
 
 class _Settling:
-    """Left once what was handled has been acknowledged."""
+    """Around the inbox: left once what was handled has been acknowledged."""
 
     name = "acknowledgements"
 
@@ -68,10 +68,8 @@ class _Settling:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        try:
+        async with self._queue.holding():
             yield
-        finally:
-            await self._queue.settled()
 
     async def check(self) -> None:
         return

@@ -142,25 +142,28 @@ class Queue:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         """Leaving fetches no more; what is handled then is acknowledged after it, and the rest is somebody else's."""
-        loop = asyncio.get_running_loop()
-        taking = loop.create_task(self._take(), name="nats queue")
-        holding = loop.create_task(self._hold(), name="nats queue, in progress")
+        taking = asyncio.get_running_loop().create_task(self._take(), name="nats queue")
         try:
             yield
         finally:
             self._leaving = True
             taking.cancel()
-            holding.cancel()
             if self._trying is not None:
                 self._trying.cancel()
             while self._suspects:
                 self._acknowledge(self._suspects.popleft().message.nak())
-            await asyncio.gather(taking, holding, return_exceptions=True)
+            await asyncio.gather(taking, return_exceptions=True)
 
-    async def settled(self) -> None:
-        """Returns once every acknowledgement has been sent."""
-        if self._acks:
-            await asyncio.wait(self._acks)
+    @asynccontextmanager
+    async def holding(self) -> AsyncIterator[None]:
+        """Around all handling: nobody else gets what is handled, and leaving waits until acknowledgements are sent."""
+        holding = asyncio.get_running_loop().create_task(self._hold(), name="nats queue, in progress")
+        try:
+            yield
+        finally:
+            holding.cancel()
+            if self._acks:
+                await asyncio.wait(self._acks)
 
     async def check(self) -> None:
         return

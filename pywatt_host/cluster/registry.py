@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.discovery")
 
-_MOST_ENTRIES = 50_000
-_LARGEST = 32 * 1024  # octets of an entry
+_MOST_ENTRIES = 10_000
+_LARGEST = 8 * 1024  # octets of an entry
 _ASK = 5.0  # seconds for JetStream to answer
 
 
