@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -26,18 +25,14 @@ from pywatt_host.protocol.messages import (
     Registered,
     service_type_of,
 )
+from pywatt_host.static import Static, http_address, own_address
 from pywatt_host.uplink import Uplink
 
 logger = logging.getLogger("pywatt.discovery")
 
 TIMEOUT = 10.0  # seconds for the orchestrator to answer
 NAMED = "module:"  # what our orchestrator takes for: those of this module, or of this name
-_PROBE = 1.0  # seconds for a static service to take a connection
 _FRESH = 2.0  # seconds for which what was found out is right
-_PORTS = {
-    "http": 80, "https": 443, "ws": 80, "wss": 443, "postgresql": 5432, "postgres": 5432, "mysql": 3306,
-    "mariadb": 3306, "redis": 6379, "rediss": 6379, "nats": 4222, "amqp": 5672, "mqtt": 1883, "memcached": 11211,
-}  # fmt: skip
 _EVERYWHERE = ("0.0.0.0", "::", "")
 
 
@@ -90,7 +85,7 @@ class Discovery:
         self._module_id = module_id
         self._uplink = uplink
         self._registry = registry
-        self._static = [_Static(service) for service in static]
+        self._static = [Static(service) for service in static]
         self._offers = offers
         self._advertise = advertise
         self._towards = towards
@@ -214,7 +209,7 @@ class Discovery:
         if self._advertise is not None:
             host = self._advertise
         elif host in _EVERYWHERE:
-            host = _own_address(self._towards())
+            host = own_address(self._towards())
         return f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{url.port}"
 
     # Finding --------------------------------------------------------------------------------------------------------
@@ -280,10 +275,10 @@ class Discovery:
         found.sort(key=lambda provider: not provider.is_healthy)
         addresses: dict[str, bool] = {}
         for each in found:
-            address = _http_address(each.address)
+            address = http_address(each.address)
             if address is not None:
                 addresses.setdefault(address, each.is_healthy)
-        own = _http_address(self._address) if self._address else None
+        own = http_address(self._address) if self._address else None
         if not addresses and wanted == self._module_id.lower() and own is not None:
             addresses[own] = True
         if addresses:
@@ -315,88 +310,6 @@ class Discovery:
 
     async def check(self) -> None:
         return
-
-
-class _Static:
-    """A service of `services.static`: healthy where it takes connections."""
-
-    def __init__(self, service: StaticService) -> None:
-        self.service = service
-        self.kind = service_type_of(service.type)
-        self._healthy = False
-        self._fresh_until = 0.0
-        self._looking = asyncio.Lock()
-
-    @property
-    def is_channel(self) -> bool:
-        """Whether it takes frames, and no HTTP."""
-        return self.kind == MODULE and self.service.address.startswith(("unix:", "tcp://"))
-
-    def at_rest(self) -> Provider:
-        """As it was when it was last looked at."""
-        service = self.service
-        module = service.name if self.kind == MODULE else ""
-        return Provider(
-            f"static/{self.kind}/{service.name}/{service.address}", module, self.kind, service.name, None,
-            service.address, dict(service.metadata), self._healthy,
-        )  # fmt: skip
-
-    async def provider(self) -> Provider:
-        async with self._looking:
-            if time.monotonic() >= self._fresh_until:
-                self._healthy = await _takes_connections(self.service.address)
-                self._fresh_until = time.monotonic() + _FRESH
-        return self.at_rest()
-
-
-async def _takes_connections(address: str) -> bool:
-    try:
-        async with asyncio.timeout(_PROBE):
-            if address.startswith("unix:"):
-                _, writer = await asyncio.open_unix_connection(address[5:])
-            else:
-                host, port = _host_and_port(address)
-                _, writer = await asyncio.open_connection(host, port)
-    except (OSError, TimeoutError, ValueError):
-        return False
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-    return True
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    """Raises ValueError."""
-    url = urlsplit(address if "://" in address else f"//{address}")
-    port = url.port or _PORTS.get(url.scheme.partition("+")[0])
-    if not url.hostname or port is None:
-        raise ValueError(address)
-    return url.hostname, port
-
-
-def _http_address(address: str) -> str | None:
-    """As an HTTP client needs it; None for one that speaks something else."""
-    if address.startswith("unix:"):
-        return f"http+unix:{address[5:]}"
-    if address.startswith("/"):
-        return f"http+unix:{address}"
-    if address.startswith(("http://", "https://")):
-        url = urlsplit(address)
-        return f"{url.scheme}://{url.netloc}"
-    return f"http://{address}" if "://" not in address and ":" in address else None
-
-
-def _own_address(towards: Sequence[tuple[str, int]]) -> str:
-    """The address of this machine on the way to one of these; nothing is sent."""
-    for host, port in (*towards, ("192.0.2.1", 9)):  # the last is nobody's (RFC 5737): the default route
-        try:
-            for family, kind, proto, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
-                with socket.socket(family, kind, proto) as probe:
-                    probe.connect(address)
-                    return str(probe.getsockname()[0])
-        except OSError:
-            continue
-    return "127.0.0.1"
 
 
 def _distinct(found: Sequence[Provider]) -> list[Provider]:

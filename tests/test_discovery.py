@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.discovery import Discovery, _http_address, _takes_connections
+from pywatt_host.discovery import Discovery
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.static import http_address, takes_connections
 from pywatt_host.uplink import Uplink
 from tests.hosting import hello, hosted, run
 
@@ -24,7 +25,7 @@ async def listening() -> asyncio.Server:
     return await asyncio.start_server(serve, "127.0.0.1", 0)
 
 
-def test_a_static_service_is_healthy_where_it_takes_connections() -> None:
+def test_a_static_service_is_healthy_where_ittakes_connections() -> None:
     async def main() -> None:
         server = await listening()
         port = server.sockets[0].getsockname()[1]
@@ -47,7 +48,7 @@ def test_a_static_service_is_healthy_where_it_takes_connections() -> None:
             assert await host.state.discover_services("nothing") == []
         server.close()
         await server.wait_closed()
-        assert not await _takes_connections(f"127.0.0.1:{port}")
+        assert not await takes_connections(f"127.0.0.1:{port}")
 
     run(main)
 
@@ -105,7 +106,7 @@ def test_the_address_for_others(bound: str, advertise: str | None, expected: str
     ],
 )
 def test_which_addresses_speak_http(address: str, http: str | None) -> None:
-    assert _http_address(address) == http
+    assert http_address(address) == http
 
 
 def test_a_name_is_resolved_in_any_case_and_one_that_nobody_has_is_said() -> None:

@@ -166,6 +166,14 @@ class Connection:
                 said.append(error)
             await self._failed(error)
 
+        async def lost() -> None:
+            if client is self._client:  # and not one that was replaced
+                await self._lost()
+
+        async def found_again() -> None:
+            if client is self._client:
+                await self._found_again()
+
         async def over() -> None:
             if client is self._client:
                 self.error = _reason(client.last_error)
@@ -187,8 +195,8 @@ class Connection:
                     drain_timeout=_DRAIN,
                     error_cb=failed,
                     closed_cb=over,
-                    disconnected_cb=self._lost,
-                    reconnected_cb=self._found_again,
+                    disconnected_cb=lost,
+                    reconnected_cb=found_again,
                 )
         except (OSError, TimeoutError, errors.Error, ValueError) as error:
             why = _telling(said) if isinstance(error, TimeoutError) else error
