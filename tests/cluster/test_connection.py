@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nats as nats_py
 import pytest
 import trustme
 
 from pywatt_host.cli import execute
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.exceptions import ChannelError, MessagingError, SecretError
+from pywatt_host.inbox import trace_of
+from pywatt_host.logs import current_request
 from pywatt_host.manifest.values import SecretTemplate
 from tests import servers
 from tests.hosting import PATIENCE, Hosted, hello, hosted, run
@@ -175,3 +178,32 @@ def test_what_credentials_may_be(tmp_path: Path) -> None:
                 raise AssertionError("it has started")
 
     run(main)
+
+
+def test_trace_and_request_id_are_headers_and_reach_the_handler(tmp_path: Path, nats_server: Server) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    seen: list[tuple[str, dict[str, str]]] = []
+
+    async def main() -> None:
+        async with hosted(manifest(nats_server.url, prefix="trace"), hello) as host:
+
+            @host.state.on_message("echo")
+            async def echo(message: dict[str, Any]) -> Any:
+                current = current_request.get()
+                assert current is not None
+                return [current.request_id.decode(), current.trace_id, message["n"]]
+
+            client = await nats_py.connect(nats_server.url)
+            listening = await client.subscribe("trace.message.>")
+            await client.flush()
+            current_request.set(trace_of({"request_id": "abc", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}))
+            assert await host.state.request("users", {"type": "echo", "n": 7}, channel="nats") == ["abc", trace, 7]
+            message = await listening.next_msg(PATIENCE)
+            seen.append((message.subject, dict(message.headers or {})))
+            await client.close()
+
+    run(main)
+    ((subject, headers),) = seen
+    assert subject == "trace.message.users.users"
+    assert headers["X-Request-ID"] == "abc"
+    assert headers["traceparent"].startswith(f"00-{trace}-")
