@@ -27,6 +27,7 @@ logger = logging.getLogger("pywatt.channels")
 _FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds
 _MOMENT = 1.5  # seconds that the start waits for servers that need not be there
 _PING_EVERY = 10  # seconds; after two without an answer the connection counts as lost
+_TIDYING = 0.1  # seconds
 _FRESH = 3.0  # seconds
 _DRAIN = 5  # seconds
 _SAID_AGAIN = 60.0  # seconds
@@ -101,6 +102,7 @@ class Connection:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         self._library()
+        await self._options(self._texts())  # what is wrong with them does not mend itself
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         keeper = tasks.create_task(self._keep(opened), name="channel nats")
         try:
@@ -160,10 +162,15 @@ class Connection:
         client: Client = nats.NATS()
 
         said: list[Exception] = []
+        options: dict[str, Any] = {"servers": ()}
+        limit: asyncio.Timeout | None = None
 
         async def failed(error: Exception) -> None:
             if client is not self._client and len(said) < 100:
                 said.append(error)
+                if limit is not None and len(said) >= len(options["servers"]) and not client.is_connected:
+                    # Each has been tried, which is enough for one attempt. The library needs a moment to tidy up.
+                    limit.reschedule(asyncio.get_running_loop().time() + _TIDYING)
             await self._failed(error)
 
         async def lost() -> None:
@@ -181,7 +188,7 @@ class Connection:
 
         try:
             options = await self._options(self._texts() if texts is None else texts)
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 await client.connect(
                     **options,
                     name=self._module_id,

@@ -35,7 +35,8 @@ def own_nats(tmp_path: Path) -> Iterator[Server]:
 
 
 def channels(url: str, prefix: str, **more: Any) -> dict[str, Any]:
-    return {"channels": {"nats": {"servers": url, "prefix": prefix, "lease": f"{LEASE:g}s", **more}}}
+    nats = {"servers": url, "prefix": prefix, "lease": f"{LEASE:g}s", **more}
+    return {"channels": {"nats": nats, "limits": {"handshake": "1s" if "required" in more else "10s"}}}
 
 
 def register(name: str, kind: str) -> dict[str, Any]:
@@ -247,7 +248,7 @@ def test_a_module_that_stops_leaves_what_it_has_not_begun_to_another(project: Pr
     first, asking = module(project, "users-1", **keys), module(project, "asking", **keys)
     ready(first, asking)
     for number in range(12):
-        asking.do("send_message", target="users", message={"type": "one", "n": number, "seconds": 0.3})
+        asking.do("send_message", target="users", message={"type": "one", "n": number, "seconds": 0.2})
     first.until("handled", bool)
     second = module(project, "users-2", **keys)
     ready(second)
