@@ -104,7 +104,7 @@ def test_the_number_of_aliases_and_octets_is_bounded() -> None:
 def test_many_faults_are_found_in_two_seconds(text: str) -> None:
     started = time.perf_counter()
     found = problems(text)
-    assert time.perf_counter() - started < 8  # more, for machines that do other things as well
+    assert time.perf_counter() - started < 20  # more, for machines that do other things as well
     assert len(found) <= 201
 
 

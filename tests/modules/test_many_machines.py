@@ -247,8 +247,9 @@ def test_a_module_that_stops_leaves_what_it_has_not_begun_to_another(project: Pr
     keys = channels(nats_server.url, "leave", delivery="at_least_once", ack_wait="30s")
     first, asking = module(project, "users-1", **keys), module(project, "asking", **keys)
     ready(first, asking)
-    for number in range(12):
-        asking.do("send_message", target="users", message={"type": "one", "n": number, "seconds": 0.2})
+    for number in range(12):  # the first keeps the handler, which takes one at a time, until the other module is there
+        seconds = 8 if number == 0 else 0.01
+        asking.do("send_message", target="users", message={"type": "one", "n": number, "seconds": seconds})
     first.until("handled", bool)
     second = module(project, "users-2", **keys)
     ready(second)

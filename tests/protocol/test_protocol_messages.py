@@ -56,7 +56,7 @@ def told(message: Any, extensions: frozenset[str]) -> Any:
 
 
 @EVERY
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data(), some=shapes.extension_sets)
 def test_every_message_is_read_as_it_was_sent(kind: Any, data: st.DataObject, some: frozenset[str]) -> None:
     message = data.draw(shapes.messages_of(kind))
@@ -67,7 +67,7 @@ def test_every_message_is_read_as_it_was_sent(kind: Any, data: st.DataObject, so
 
 
 @EVERY
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_message_in_an_envelope_is_the_same_message(kind: Any, data: st.DataObject) -> None:
     message = data.draw(shapes.messages_of(kind))
@@ -77,7 +77,7 @@ def test_a_message_in_an_envelope_is_the_same_message(kind: Any, data: st.DataOb
 
 
 @EVERY
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data(), name=shapes.texts, value=shapes.json_documents)
 def test_members_that_nobody_knows_change_nothing(kind: Any, data: st.DataObject, name: str, value: Any) -> None:
     message = data.draw(shapes.messages_of(kind))
@@ -86,7 +86,7 @@ def test_members_that_nobody_knows_change_nothing(kind: Any, data: st.DataObject
 
 
 @EVERY
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_members_of_any_type_give_a_message_or_an_error_of_one_line(kind: Any, data: st.DataObject) -> None:
     document = dict(data.draw(shapes.messages_of(kind)).wire(EXTENSIONS))
@@ -159,7 +159,7 @@ def test_no_text_of_a_message_shows_values_tokens_or_bodies(message: Any) -> Non
 
 
 @pytest.mark.parametrize("op", sorted(cases.CLASSES))
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_no_error_shows_the_value_that_is_wrong(op: str, data: st.DataObject) -> None:
     values = st.sampled_from([SECRET, [SECRET], {SECRET: SECRET}, {"a": [SECRET]}, 7355608])
