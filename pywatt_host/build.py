@@ -14,30 +14,33 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
+from pywatt_host.auth.none import NoSchemes
 from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
 from pywatt_host.hooks import Hooks
 from pywatt_host.host import Host, Surface
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
-from pywatt_host.http.appmetrics import Metrics
 from pywatt_host.http.edge import Answer, Edge, OwnPath
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
-from pywatt_host.http.health import Checks
 from pywatt_host.http.inprocess import request
-from pywatt_host.http.metrics import Family, Histogram, NoRequestMetrics, RequestMetrics
 from pywatt_host.http.own import OwnApp, guarded, reported
 from pywatt_host.http.routes import Routes
-from pywatt_host.logs import LogStream, standard_error, style_for
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.offline import NoLinks, NoResilience, NoSchemes, NoStores
+from pywatt_host.observability.app_metrics import Metrics
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.logs import LogStream, standard_error, style_for
+from pywatt_host.observability.metrics import Family, Histogram, NoRequestMetrics, RequestMetrics
+from pywatt_host.offline import NoLinks, NoResilience
 from pywatt_host.outbound import Outbound
-from pywatt_host.rotation import Dependant, EnvironmentDependant, Rotation
 from pywatt_host.routing import announced, compile_routes
 from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.rotation import EnvironmentDependant, Rotation
 from pywatt_host.secrets.sources import make_sources
+from pywatt_host.service import Dependant
 from pywatt_host.state import AppState, InitData
+from pywatt_host.stores.none import NoStores
 from pywatt_host.sync import Bridge
 from pywatt_host.tasks import Tasks
 from pywatt_host.types import ASGIApp, Scope
@@ -47,11 +50,11 @@ if TYPE_CHECKING:
     from pywatt_host.auth.clients import Tokens
     from pywatt_host.auth.schemes import Schemes
     from pywatt_host.channels.stdio import Handshake
-    from pywatt_host.datastores import Datastores
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.links import Links
     from pywatt_host.resilience.providers import Address
     from pywatt_host.resilience.targets import Resilience
+    from pywatt_host.stores.service import Datastores
 
 
 def build(
@@ -243,7 +246,7 @@ class _Maker:
         around = import_module("pywatt_host.stores.kinds").Surroundings(
             manifest.directory, manifest.module_id, self.links.stores, self.private
         )
-        stores: Datastores = import_module("pywatt_host.datastores").Datastores(
+        stores: Datastores = import_module("pywatt_host.stores.service").Datastores(
             manifest.databases,
             manifest.caches,
             self._texts,
@@ -289,7 +292,7 @@ class _Maker:
         return {"status": "unhealthy" if self.checks.draining else status, "checks": report["checks"]}
 
     def _register_stock(self, registry: Any) -> None:
-        exposition = import_module("pywatt_host.http.exposition")
+        exposition = import_module("pywatt_host.observability.exposition")
         if isinstance(self.requests, RequestMetrics):
             registry.register(exposition.RequestCollector(self.requests, self._active))
         registry.register(exposition.FamilyCollector(self._families))
@@ -383,7 +386,7 @@ class _Maker:
         return 200, headers, text
 
     def _render(self, accept: str) -> tuple[bytes, str]:
-        exposition = import_module("pywatt_host.http.exposition")
+        exposition = import_module("pywatt_host.observability.exposition")
         rendered: tuple[bytes, str] = exposition.render(self.metrics.registry, self.manifest.metrics.labels, accept)
         return rendered
 

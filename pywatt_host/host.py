@@ -17,17 +17,18 @@ from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.app import Applications
+from pywatt_host.auth.none import NoSchemes
 from pywatt_host.control import ControlApp, control_path
 from pywatt_host.exceptions import BindError, HostError, OrchestratorLostError
 from pywatt_host.hooks import Hooks
-from pywatt_host.http.health import Checks
 from pywatt_host.http.server import Bounds, Drain, HttpServer
-from pywatt_host.http.sockets import Listener, bind
-from pywatt_host.logs import LogStream
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
-from pywatt_host.offline import NoLinks, NoSchemes
-from pywatt_host.rotation import Rotation
+from pywatt_host.net.listeners import Listener, bind
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.logs import LogStream
+from pywatt_host.offline import NoLinks
+from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.service import Service, first_cause
 from pywatt_host.state import AppState
 from pywatt_host.systemd import notifier

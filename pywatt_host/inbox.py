@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.handlers import LONGEST_TEXT, Delivery, Found, Handlers, current_delivery, plain
-from pywatt_host.http.limits import RateLimiter
-from pywatt_host.logs import current_request
 from pywatt_host.manifest.values import Rate
+from pywatt_host.net.limits import RateLimiter
+from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.deadlines import Deadlines
 from pywatt_host.protocol.messages import RoutedMessage, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed

@@ -23,10 +23,10 @@ from pywatt_host.build import build
 from pywatt_host.decorated import Decorated
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.introspection import is_factory
-from pywatt_host.logs import LogStream
 from pywatt_host.manifest import Problem, Source, load
 from pywatt_host.manifest.model import DirectoryMount, Manifest
 from pywatt_host.manifest.values.names import Script, script_of
+from pywatt_host.observability.logs import LogStream
 from pywatt_host.routing import RouteRow, compare
 from pywatt_host.scripts import load_script
 from pywatt_host.user_state import UserState

@@ -13,28 +13,27 @@ from urllib.parse import urlsplit
 
 from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
 from pywatt_host.channels.stdio import Handshake
-from pywatt_host.channels.tls import client_context, server_context
 from pywatt_host.channels.trace import TraceFile
 from pywatt_host.conversation import Conversation
 from pywatt_host.discovery import Discovery
 from pywatt_host.exceptions import ChannelError
-from pywatt_host.http.health import Checks
-from pywatt_host.http.metrics import Family
-from pywatt_host.http.sockets import bind
 from pywatt_host.inbox import Inbox
 from pywatt_host.listening import Door, Listening
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate, UnixAddress
 from pywatt_host.messaging import Carrier, Messages, Policy
+from pywatt_host.net.listeners import bind
+from pywatt_host.net.tls import client_context, server_context
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.metrics import Family
 from pywatt_host.peers import Peers, http_peers, static_modules
 from pywatt_host.posting import Door as HttpDoor
 from pywatt_host.posting import Posting, rendered
 from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Init, Publish, SecretValue
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.proxying import Proxying
-from pywatt_host.rotation import Dependant, Prepared
 from pywatt_host.secrets import Masker
-from pywatt_host.service import Service
+from pywatt_host.service import Dependant, Prepared, Service
 from pywatt_host.topics import Topics
 from pywatt_host.types import ASGIApp
 from pywatt_host.unary import Unary

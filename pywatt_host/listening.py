@@ -17,7 +17,7 @@ from pywatt_host.channels.sockets import no_delay, serve
 from pywatt_host.channels.wire import Trace, Wire
 from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
-from pywatt_host.http.sockets import Listener
+from pywatt_host.net.listeners import Listener
 from pywatt_host.protocol.codec import Frames, frame
 from pywatt_host.protocol.messages import (
     Event,

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.handlers import LONGEST_TEXT, Delivery, message_type, plain
 from pywatt_host.inbox import CODES, Inbox, sealed, trace_of
-from pywatt_host.logs import current_request
+from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
 from pywatt_host.protocol.session import cut

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.handlers import Delivery, Handlers, message_type, plain
-from pywatt_host.http.health import Checks
-from pywatt_host.http.metrics import Family
-from pywatt_host.logs import current_request
+from pywatt_host.observability.context import current_request
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.metrics import Family
 from pywatt_host.service import Service
 from pywatt_host.topics import Topics, check_topic
 
 if TYPE_CHECKING:
     from pywatt_host.protocol.messages import Provider
-    from pywatt_host.rotation import Dependant
+    from pywatt_host.service import Dependant
 
 logger = logging.getLogger("pywatt.messages")
 
@@ -122,31 +122,6 @@ class NoDiscovery:
         self._address = address
 
 
-class NoSchemes:
-    """Nobody is asked who they are."""
-
-    name = "auth"
-
-    def __init__(self) -> None:
-        self.counts: dict[tuple[str, str], int] = {}
-        self.all: dict[str, Any] = {}
-
-    def guard(self, requirement: object) -> None:
-        return None
-
-    vouch = None
-
-    def dependants(self) -> list[Dependant]:
-        return []
-
-    @asynccontextmanager
-    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        yield
-
-    async def check(self) -> None:
-        return
-
-
 class NoPolicy:
     """Everything is tried once, for as long as its caller says."""
 
@@ -194,29 +169,6 @@ async def nowhere(name: str) -> NoReturn:
 
 def nowhere_blocking(name: str) -> NoReturn:
     _alone(name)
-
-
-class NoStores:
-    """Neither databases nor caches."""
-
-    name = "stores"
-
-    def __init__(self) -> None:
-        self.databases: dict[str, Any] = {}
-        self.caches: dict[str, Any] = {}
-
-    def dependants(self) -> list[Dependant]:
-        return []
-
-    @asynccontextmanager
-    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        yield
-
-    async def check(self) -> None:
-        return
-
-    def families(self) -> Iterator[Family]:
-        return iter(())
 
 
 class NoLinks:

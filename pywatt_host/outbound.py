@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pywatt_host.logs import current_request
+from pywatt_host.observability.context import current_request
 from pywatt_host.offline import NoResilience, nowhere, nowhere_blocking
 
 if TYPE_CHECKING:

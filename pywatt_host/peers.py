@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
-from pywatt_host.channels.tls import client_context
 from pywatt_host.channels.wire import Trace
 from pywatt_host.manifest.model import Manifest, StaticService
 from pywatt_host.manifest.model.services import MODULE
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.net.tls import client_context
 from pywatt_host.posting import HttpPeer, rendered
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.uplink import Connector, Duties, Uplink, UplinkRoute

@@ -11,12 +11,12 @@ from pywatt_host.app import Application
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
 from pywatt_host.http.guarding import Guard
-from pywatt_host.http.limits import Gate, RateLimiter
-from pywatt_host.http.metrics import UNMATCHED, NoRequestMetrics, RequestMetrics
 from pywatt_host.http.routes import Routes
 from pywatt_host.http.suspects import Readings
 from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
 from pywatt_host.manifest.model.endpoints import EndpointOptions
+from pywatt_host.net.limits import Gate, RateLimiter
+from pywatt_host.observability.metrics import UNMATCHED, NoRequestMetrics, RequestMetrics
 
 # What stands before an endpoint that asks for this; None: nothing.
 Guards: TypeAlias = Callable[[Requirement | None], Guard | None]

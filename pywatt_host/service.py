@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import TaskGroup
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -34,3 +35,23 @@ def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             leaves.append(error)
     return next((leaf for leaf in leaves if isinstance(leaf, HostError)), leaves[0])
+
+
+class Prepared(Protocol):
+    """What a dependant has ready. Exactly one of the two is called, and neither raises."""
+
+    def commit(self) -> None:
+        """Use the new values; what hangs on the old ones is drained."""
+
+    def discard(self) -> None:
+        """Stay with the old ones."""
+
+
+class Dependant(Protocol):
+    """A part of the host that `${secret:NAME}` stands in."""
+
+    name: str
+    names: frozenset[str]
+
+    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
+        """Get ready beside what is in use. `texts` are all values as they will be. Raises HostError to refuse."""

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
-from pywatt_host.http.health import Checks
-from pywatt_host.http.metrics import Family
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.metrics import Family
 
 logger = logging.getLogger("pywatt.tasks")
 

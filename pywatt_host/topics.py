@@ -14,7 +14,7 @@ from typing import Any
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.handlers import Delivery, Found, Handler, current_delivery
-from pywatt_host.logs import Request, current_request
+from pywatt_host.observability.context import Request, current_request
 
 logger = logging.getLogger("pywatt.messages")
 

@@ -25,10 +25,10 @@ HEAVY = (
         "pywatt_host.wsgi",
         "quart",
     ),
-    *("starlette", "uvicorn", "uvloop", "websockets", "werkzeug", "yaml", "pywatt_host.http.exposition"),
+    *("starlette", "uvicorn", "uvloop", "websockets", "werkzeug", "yaml", "pywatt_host.observability.exposition"),
     *("pywatt_host.http.static", "pywatt_host.inspection", "pywatt_host.manifest.schema", "pywatt_host.build"),
-    *("authlib", "bcrypt", "cryptography", "joserfc", "pywatt_host.auth"),
-    *("aiocache", "aiosqlite", "databases", "redis", "sqlalchemy", "pywatt_host.stores", "pywatt_host.datastores"),
+    *("authlib", "bcrypt", "cryptography", "joserfc", "pywatt_host.auth.schemes"),
+    *("aiocache", "aiosqlite", "databases", "redis", "sqlalchemy", "pywatt_host.stores.kinds", "pywatt_host.stores.service"),
     *("hvac", "pywatt_host.links", "pywatt_host.orchestrator", "pywatt_host.protocol", "pywatt_host.resilience"),
 )
 RAW = "async def app(scope, receive, send): raise RuntimeError('declined')\n"
@@ -103,7 +103,7 @@ def test_a_verb_loads_what_it_needs(project: Project, arguments: list[str], allo
 
 
 # a2wsgi: uvicorn's own configuration imports it where it is installed.
-STORES = {"pywatt_host.stores", "pywatt_host.datastores"}
+STORES = {"pywatt_host.stores.kinds", "pywatt_host.stores.service"}
 SERVER = {"a2wsgi", "click", "httptools", "uvloop", "h11", "uvicorn", "pydantic", "yaml", "orjson", "pywatt_host.build"}
 
 
@@ -115,16 +115,16 @@ def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(p
 @pytest.mark.parametrize(
     ("manifest", "asked", "brings"),
     [
-        ({"metrics": True}, ["/metrics"], {"prometheus_client", "pywatt_host.http.exposition"}),
+        ({"metrics": True}, ["/metrics"], {"prometheus_client", "pywatt_host.observability.exposition"}),
         ({"mounts": [{"route_prefix": "/w", "import_path": "w:app"}]}, [], {"pywatt_host.wsgi"}),
         ({"mounts": [{"route_prefix": "/s", "directory": "."}]}, [], {"starlette", "pywatt_host.http.static"}),
         ({"server": {"cors": {"allow_origins": ["*"]}}}, [], {"starlette"}),
         (
             {"auth": {"jwt": {"secret": "s" * 32}}},
             [],
-            {"cryptography", "joserfc", "pywatt_host.auth"},
+            {"cryptography", "joserfc", "pywatt_host.auth.schemes"},
         ),
-        ({"auth": {"api_key": {"keys": "k" * 20}}}, [], {"pywatt_host.auth"}),
+        ({"auth": {"api_key": {"keys": "k" * 20}}}, [], {"pywatt_host.auth.schemes"}),
         ({"databases": {"default": "sqlite:///a.db"}}, [], {"aiosqlite", *STORES}),
         ({"caches": {"default": "memory://"}}, [], STORES),
         ({"resiliency": {"targets": {"modules": {"users": {}}}}}, [], {"pywatt_host.resilience"}),

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pywatt_host.logs import Clock, LogStream, RecordFormatter, configured, dump_line, style_for
 from pywatt_host.manifest.model import Logging
+from pywatt_host.observability.logs import Clock, LogStream, RecordFormatter, configured, dump_line, style_for
 
 
 class Log:
@@ -206,7 +206,7 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_stalls_costs_lines_and_not_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.logs._STALLED_AFTER", 0.01)
+    monkeypatch.setattr("pywatt_host.observability.logs._STALLED_AFTER", 0.01)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     stream = LogStream(writing)
@@ -235,7 +235,7 @@ def test_a_write_inside_a_write_as_a_signal_handlers_does_not_hang(monkeypatch: 
             stream.write(b"inner\n")
         return real(fd, data)
 
-    monkeypatch.setattr("pywatt_host.logs.os.write", interrupted)
+    monkeypatch.setattr("pywatt_host.observability.logs.os.write", interrupted)
     thread = threading.Thread(target=stream.write, args=(b"outer\n",), daemon=True)
     thread.start()
     thread.join(20)

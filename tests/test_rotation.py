@@ -13,9 +13,9 @@ import pytest
 from pywatt_host.exceptions import SecretError
 from pywatt_host.manifest import SecretTemplate
 from pywatt_host.manifest.model import SecretKey
-from pywatt_host.rotation import EnvironmentDependant, Rotation
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.files import DirectorySource
+from pywatt_host.secrets.rotation import EnvironmentDependant, Rotation
 from tests.hosting import PATIENCE, hosted, run
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pywatt_host.app import Application
 from pywatt_host.http.endpoints import Table, allowed, lookup
-from pywatt_host.http.metrics import NoRequestMetrics
 from pywatt_host.introspection import Route
 from pywatt_host.manifest import Manifest, Source, load
+from pywatt_host.observability.metrics import NoRequestMetrics
 from pywatt_host.routing import RouteRow, compare, compile_routes
 
 

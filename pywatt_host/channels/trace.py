@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.logs import Clock, dump_line
+from pywatt_host.observability.logs import Clock, dump_line
 from pywatt_host.protocol.jsontext import loads
 
 _MASK = "***"

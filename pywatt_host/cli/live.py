@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pywatt_host.cli.validate import node_at
 from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
-from pywatt_host.http.sockets import bind
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model.channels import DEV_NATS
 from pywatt_host.manifest.problems import Report, Severity
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
+from pywatt_host.net.listeners import bind
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
 
@@ -68,7 +68,7 @@ async def _stores(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
     manifest = loaded.manifest
     if not manifest.databases and not manifest.caches:
         return []
-    datastores = import_module("pywatt_host.datastores")
+    datastores = import_module("pywatt_host.stores.service")
     around = import_module("pywatt_host.stores.kinds").Surroundings(manifest.directory, manifest.module_id)
     stores = [datastores.DatabaseStore(*each, around, rotates=False) for each in manifest.databases.items()]
     stores += [datastores.CacheStore(*each, around) for each in manifest.caches.items()]

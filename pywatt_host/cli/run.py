@@ -24,12 +24,12 @@ from pywatt_host.cli.greeting import asked_for, greet, layer_of
 from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options, show_problems
 from pywatt_host.exceptions import AppLoadError, HostError, ManifestError, ProtocolError
 from pywatt_host.host import Host, Ready
-from pywatt_host.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import Address
+from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 
 if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Descriptors, Handshake

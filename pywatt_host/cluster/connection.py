@@ -13,11 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pywatt_host.channels.tls import client_context
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
 from pywatt_host.manifest.model import NatsChannel
 from pywatt_host.manifest.model.channels import DEV_NATS
 from pywatt_host.manifest.values import SecretTemplate, SensitiveUrl
+from pywatt_host.net.tls import client_context
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

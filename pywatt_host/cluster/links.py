@@ -15,8 +15,7 @@ from pywatt_host.cluster.registry import Registry
 from pywatt_host.cluster.subjects import Subjects
 from pywatt_host.inbox import Inbox
 from pywatt_host.manifest.model import NatsChannel
-from pywatt_host.rotation import Prepared
-from pywatt_host.service import Service
+from pywatt_host.service import Prepared, Service
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

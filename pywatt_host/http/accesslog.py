@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import orjson
 
 from pywatt_host.http.exchange import Exchange
-from pywatt_host.logs import Clock, LogStream
+from pywatt_host.observability.logs import Clock, LogStream
 
 _LONGEST_SUBJECT = 200  # characters; it comes out of a token
 _PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch  # ASCII without quotes, backslashes and control characters

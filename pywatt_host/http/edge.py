@@ -24,11 +24,12 @@ from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.guarding import Verdict, take_bearer
-from pywatt_host.http.metrics import NoCells
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
 from pywatt_host.http.routes import Mount, Routes
-from pywatt_host.logs import CUT, ResponseCutError, current_request
+from pywatt_host.observability.context import current_request
+from pywatt_host.observability.logs import CUT, ResponseCutError
+from pywatt_host.observability.metrics import NoCells
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.edge")

@@ -9,9 +9,9 @@ from time import perf_counter
 from typing import Any
 
 from pywatt_host.http.guarding import Guard, Verdict
-from pywatt_host.http.limits import Gate, RateLimiter
-from pywatt_host.http.metrics import Cells
 from pywatt_host.http.problem import problem_body, problem_headers
+from pywatt_host.net.limits import Gate, RateLimiter
+from pywatt_host.observability.metrics import Cells
 from pywatt_host.types import Message, Receive, Scope, Send
 
 

@@ -21,8 +21,8 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from pywatt_host.http.connection import Listening, connection_class
-from pywatt_host.http.sockets import Listener
-from pywatt_host.logs import CUT
+from pywatt_host.net.listeners import Listener
+from pywatt_host.observability.logs import CUT
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.server")

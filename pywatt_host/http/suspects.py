@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
 from pywatt_host.http.guarding import Guard
-from pywatt_host.http.metrics import KNOWN_METHODS
 from pywatt_host.http.readings import LONGEST, is_plain, readings
+from pywatt_host.observability.metrics import KNOWN_METHODS
 
 
 class Rules(Protocol):

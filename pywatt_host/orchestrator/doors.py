@@ -14,7 +14,7 @@ from pywatt_host.channels.records import BadRecords
 from pywatt_host.channels.sockets import no_delay, serve
 from pywatt_host.channels.wire import Wire
 from pywatt_host.exceptions import ChannelError, HostError
-from pywatt_host.http.sockets import Listener
+from pywatt_host.net.listeners import Listener
 from pywatt_host.orchestrator.link import Duties, Duty, Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.replica import Replica

@@ -10,8 +10,8 @@ from uuid import uuid4
 from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket, send_problem
-from pywatt_host.logs import ResponseCutError
 from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.observability.logs import ResponseCutError
 from pywatt_host.orchestrator.headers import (
     BODILESS,
     as_message,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.logs import Clock, LogStream, dump_line
+from pywatt_host.observability.logs import Clock, LogStream, dump_line
 from pywatt_host.protocol.jsontext import loads
 
 KEPT = 1000  # lines of each module

@@ -12,8 +12,8 @@ from pywatt_host.exceptions import SecretError, StoreError
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.protocol.messages import Rotated, RotationAck
 from pywatt_host.protocol.session import cut
-from pywatt_host.rotation import Dependant, Prepared
 from pywatt_host.secrets import Refreshed, SecretStore
+from pywatt_host.service import Dependant, Prepared
 
 logger = logging.getLogger("pywatt.secrets")
 

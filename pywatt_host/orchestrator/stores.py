@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 from uuid import uuid4
 
-from pywatt_host.datastores import Datastores
 from pywatt_host.exceptions import HostError, MessagingError, StoreError
 from pywatt_host.orchestrator.link import Link
 from pywatt_host.orchestrator.replica import Replica
@@ -21,6 +20,7 @@ from pywatt_host.protocol.messages import (
     ServiceResponse,
 )
 from pywatt_host.protocol.session import cut
+from pywatt_host.stores.service import Datastores
 from pywatt_host.stores.serving import ServedCache, ServedDatabase
 from pywatt_host.stores.wire import error_text
 

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pywatt_host.control import control_path
-from pywatt_host.datastores import Datastores
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import BindError
 from pywatt_host.http.server import Bounds, Drain, HttpServer
-from pywatt_host.http.sockets import Listener, bind
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.orchestrator.answers import Answers
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.doors import Doors
@@ -44,6 +43,7 @@ from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, Tcp
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import Surroundings
+from pywatt_host.stores.service import Datastores
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.wattson")

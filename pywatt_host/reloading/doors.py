@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pywatt_host.http.sockets import Listener, bind
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
+from pywatt_host.net.listeners import Listener, bind
 
 _HOST, _PORT = "127.0.0.1", 8080
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from email.utils import formatdate
 
 from pywatt_host.http.problem import problem_body, problem_headers, title
-from pywatt_host.http.sockets import Listener
+from pywatt_host.net.listeners import Listener
 
 _PATIENCE = 2.0  # seconds for a request head, and again for the client to take the answer
 _LONGEST_HEAD = 64 * 1024  # octets

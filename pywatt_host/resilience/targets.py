@@ -6,9 +6,9 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from pywatt_host.http.health import Checks
-from pywatt_host.http.metrics import Family
 from pywatt_host.manifest.model import Manifest, ResilienceTarget
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.metrics import Family
 from pywatt_host.resilience.breaker import Breaker
 from pywatt_host.resilience.policy import Policy
 from pywatt_host.resilience.retry import Schedule

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 import orjson
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.logs import current_request
+from pywatt_host.observability.context import current_request
 from pywatt_host.stores.stats import Stats
 
 logger = logging.getLogger("pywatt.stores")

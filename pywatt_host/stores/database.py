@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.logs import current_request
+from pywatt_host.observability.context import current_request
 from pywatt_host.stores.backend import Isolation, Session
 from pywatt_host.stores.connection import CHUNK, Connection, finished
 from pywatt_host.stores.pool import Pool

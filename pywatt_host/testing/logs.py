@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from pywatt_host.logs import LEVELS, LogStream, RecordFormatter, StreamHandler
 from pywatt_host.manifest.model import Logging
+from pywatt_host.observability.logs import LEVELS, LogStream, RecordFormatter, StreamHandler
 
 # Whose code runs: tasks, and threads that they hand work to, have it of the module that began them.
 _owner: ContextVar[KeptLogs | None] = ContextVar("pywatt_testing_owner", default=None)

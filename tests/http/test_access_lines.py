@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pywatt_host.http.accesslog import LineAccessLog
 from pywatt_host.http.exchange import Exchange, Plan
-from pywatt_host.http.metrics import NoCells
-from pywatt_host.logs import LogStream
+from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.metrics import NoCells
 from tests.hosting import Recorder, hello, hosted, http_scope, run
 
 

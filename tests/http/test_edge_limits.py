@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.logs import ResponseCutError
+from pywatt_host.observability.logs import ResponseCutError
 from pywatt_host.types import Message, Receive, Scope, Send
 from tests.hosting import Hosted, Recorder, hello, hosted, run, websocket
 
@@ -238,8 +238,8 @@ def test_a_rate_is_per_client_and_over_it_429_says_when_to_come_again(monkeypatc
 
 
 def test_the_rates_memory_is_bounded() -> None:
-    from pywatt_host.http.limits import RateLimiter
     from pywatt_host.manifest.values import Rate
+    from pywatt_host.net.limits import RateLimiter
 
     limiter = RateLimiter(Rate(1, 60.0), lambda: 0.0)
     assert [limiter.wait_for("first"), limiter.wait_for("first")] == [0.0, 60.0]

@@ -139,7 +139,7 @@ def test_after_the_start_period_the_first_failure_counts() -> None:
 
 
 def test_a_check_that_has_passed_fails_after_as_many_failures_as_retries_and_not_before() -> None:
-    from pywatt_host.http.health import Check
+    from pywatt_host.observability.health import Check
 
     check = Check("db", lambda: None)
     check.passed()

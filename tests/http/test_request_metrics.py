@@ -207,7 +207,7 @@ def test_no_accept_header_makes_a_scrape_fail() -> None:
 def test_no_accept_header_at_all_makes_the_rendering_fail(accept: str) -> None:
     from prometheus_client.registry import CollectorRegistry
 
-    from pywatt_host.http.exposition import render
+    from pywatt_host.observability.exposition import render
 
     text, content_type = render(CollectorRegistry(), {}, accept)  # type: ignore[arg-type]
     assert isinstance(text, bytes)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from pywatt_host.channels.records import BadRecords
-from pywatt_host.logs import LogStream
+from pywatt_host.observability.logs import LogStream
 from pywatt_host.orchestrator.headers import framed, names_one_host, response_headers
 from pywatt_host.orchestrator.output import KEPT, KEPT_CHARACTERS, Output
 from pywatt_host.orchestrator.registry import Registry

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pywatt_host.channels.wire import Wire
-from pywatt_host.logs import LogStream
 from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.observability.logs import LogStream
 from pywatt_host.orchestrator.child import start
 from pywatt_host.orchestrator.launch import Launch, launch_of
 from pywatt_host.orchestrator.output import KEPT, Output

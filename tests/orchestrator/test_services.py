@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.datastores import Datastores
 from pywatt_host.manifest.model import Cache, Database
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.orchestrator.answers import Answers
@@ -27,6 +26,7 @@ from pywatt_host.protocol.messages import EXTENSIONS
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.environment import EnvironmentSource
 from pywatt_host.stores.kinds import Surroundings
+from pywatt_host.stores.service import Datastores
 from tests.hosting import run
 from tests.orchestrator.conversing import Around, Peer, module_of
 

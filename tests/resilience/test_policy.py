@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.http.health import Checks
 from pywatt_host.manifest.model import Health
+from pywatt_host.observability.health import Checks
 from pywatt_host.offline import NoResilience
 from pywatt_host.resilience.breaker import State
 from pywatt_host.resilience.policy import Policy

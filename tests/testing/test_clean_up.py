@@ -72,7 +72,7 @@ def test_a_host_that_fails_in_the_background_fails_the_test_with_its_own_reason(
         EVENTS
         + """
 def test_it(pywatt_module, monkeypatch):
-    from pywatt_host.rotation import Rotation
+    from pywatt_host.secrets.rotation import Rotation
 
     released = asyncio.Event()
 

@@ -16,12 +16,12 @@ import traceback
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 
 from pywatt_host.manifest.model import Logging
+from pywatt_host.observability.context import current_request
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -31,21 +31,6 @@ LEVELS = {
     "critical": logging.CRITICAL,
 }
 
-
-class Request(Protocol):
-    """What is known about a request or a message while it is answered."""
-
-    request_id: bytes
-    trace_id: str
-    unavailable: str  # the store that could not be had in its course; empty while none was missed
-
-    @property
-    def claims(self) -> dict[str, Any]:
-        """What its credential says, verified; a copy. Empty where there is none."""
-
-
-# The request that runs in this context, for the records that the application logs in it.
-current_request: ContextVar[Request | None] = ContextVar("pywatt_request", default=None)
 
 _STALLED_AFTER = 1.0  # seconds that a non-blocking standard error may refuse octets before a batch is given up
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}

@@ -13,10 +13,11 @@ from asyncio import TaskGroup
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from pywatt_host.exceptions import HostError, SecretError
 from pywatt_host.secrets import Refreshed, SecretStore
+from pywatt_host.service import Dependant, Prepared
 
 logger = logging.getLogger("pywatt.secrets")
 
@@ -24,26 +25,6 @@ Hook: TypeAlias = Callable[[Any], Awaitable[Any] | Any]
 
 _REMEMBERED = 256  # rotations whose acknowledgement is given again where the same one is asked for again
 _PREPARING = 30.0  # seconds that dependants and hooks have together
-
-
-class Prepared(Protocol):
-    """What a dependant has ready. Exactly one of the two is called, and neither raises."""
-
-    def commit(self) -> None:
-        """Use the new values; what hangs on the old ones is drained."""
-
-    def discard(self) -> None:
-        """Stay with the old ones."""
-
-
-class Dependant(Protocol):
-    """A part of the host that `${secret:NAME}` stands in."""
-
-    name: str
-    names: frozenset[str]
-
-    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
-        """Get ready beside what is in use. `texts` are all values as they will be. Raises HostError to refuse."""
 
 
 class Rotation:

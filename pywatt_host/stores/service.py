@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.http.health import Checks
-from pywatt_host.http.metrics import Family, Histogram
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
 from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.metrics import Family, Histogram
 from pywatt_host.stores.cache import Cache, CacheBackend
 from pywatt_host.stores.database import Database
 from pywatt_host.stores.kinds import Surroundings, cache_backend, database_pool

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pywatt_host.http.metrics import Family, Histogram, RequestMetrics
+from pywatt_host.observability.metrics import Family, Histogram, RequestMetrics
 
 # A version that prometheus-client would fail on or give back as it came.
 _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")

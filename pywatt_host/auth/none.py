@@ -1,0 +1,36 @@
+"""The stand-in for `auth` where a manifest declares no schemes."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pywatt_host.service import Dependant
+
+
+class NoSchemes:
+    """Nobody is asked who they are."""
+
+    name = "auth"
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+        self.all: dict[str, Any] = {}
+
+    def guard(self, requirement: object) -> None:
+        return None
+
+    vouch = None
+
+    def dependants(self) -> list[Dependant]:
+        return []
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        yield
+
+    async def check(self) -> None:
+        return

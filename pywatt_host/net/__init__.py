@@ -1,0 +1,1 @@
+"""Sockets: listening addresses, TLS contexts, and limits on connections."""

@@ -1,0 +1,36 @@
+"""The stand-in for stores where a manifest declares neither databases nor caches."""
+
+from __future__ import annotations
+
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from pywatt_host.observability.metrics import Family
+
+if TYPE_CHECKING:
+    from pywatt_host.service import Dependant
+
+
+class NoStores:
+    """Neither databases nor caches."""
+
+    name = "stores"
+
+    def __init__(self) -> None:
+        self.databases: dict[str, Any] = {}
+        self.caches: dict[str, Any] = {}
+
+    def dependants(self) -> list[Dependant]:
+        return []
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        yield
+
+    async def check(self) -> None:
+        return
+
+    def families(self) -> Iterator[Family]:
+        return iter(())
