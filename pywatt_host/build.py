@@ -28,11 +28,11 @@ from pywatt_host.http.own import OwnApp, guarded, reported
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.messaging.local import NoLinks, NoResilience
 from pywatt_host.observability.app_metrics import Metrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.logs import LogStream, standard_error, style_for
 from pywatt_host.observability.metrics import Family, Histogram, NoRequestMetrics, RequestMetrics
-from pywatt_host.offline import NoLinks, NoResilience
 from pywatt_host.outbound import Outbound
 from pywatt_host.routing import announced, compile_routes
 from pywatt_host.secrets import Masker, SecretStore

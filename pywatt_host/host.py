@@ -24,10 +24,10 @@ from pywatt_host.hooks import Hooks
 from pywatt_host.http.server import Bounds, Drain, HttpServer
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
+from pywatt_host.messaging.local import NoLinks
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.logs import LogStream
-from pywatt_host.offline import NoLinks
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.service import Service, first_cause
 from pywatt_host.state import AppState

@@ -5,165 +5,45 @@ from __future__ import annotations
 
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
-from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
 from pywatt_host.channels.stdio import Handshake
 from pywatt_host.channels.trace import TraceFile
-from pywatt_host.conversation import Conversation
-from pywatt_host.discovery import Discovery
+from pywatt_host.discovery.discovery import Discovery
 from pywatt_host.exceptions import ChannelError
-from pywatt_host.inbox import Inbox
-from pywatt_host.listening import Door, Listening
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.manifest.values import SecretTemplate, UnixAddress
-from pywatt_host.messaging import Carrier, Messages, Policy
-from pywatt_host.net.listeners import bind
-from pywatt_host.net.tls import client_context, server_context
+from pywatt_host.messaging.http_client import Posting, rendered
+from pywatt_host.messaging.http_requests import Unary
+from pywatt_host.messaging.http_server import Door as HttpDoor
+from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.messages import Messages, Policy
+from pywatt_host.messaging.subscriptions import Topics
+from pywatt_host.messaging.transport import Carrier
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
-from pywatt_host.peers import Peers, http_peers, static_modules
-from pywatt_host.posting import Door as HttpDoor
-from pywatt_host.posting import Posting, rendered
-from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Init, Publish, SecretValue
+from pywatt_host.peers.client import Connector, Duties, Uplink
+from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.remote_stores import Proxying
+from pywatt_host.peers.server import Listening
+from pywatt_host.peers.static import Peers, http_peers, static_modules
+from pywatt_host.peers.targets import connectors, open_doors
+from pywatt_host.peers.token import Token, TokenDependant
+from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Publish, SecretValue
 from pywatt_host.protocol.payload import Payload
-from pywatt_host.proxying import Proxying
 from pywatt_host.secrets import Masker
-from pywatt_host.service import Dependant, Prepared, Service
-from pywatt_host.topics import Topics
+from pywatt_host.service import Dependant, Service
 from pywatt_host.types import ASGIApp
-from pywatt_host.unary import Unary
-from pywatt_host.uplink import Connector, Duties, Replacement, Uplink
 
 if TYPE_CHECKING:
-    from pywatt_host.cluster.links import Cluster
+    from pywatt_host.nats.channel import Cluster
 
 _SECRET_TIMEOUT = 10.0  # seconds for the orchestrator to answer
 
 Values: TypeAlias = dict[tuple[str, ...], float]
-
-
-class Token:
-    """The token of the TCP channel: written out, from secrets, or the orchestrator's own."""
-
-    def __init__(self, manifest: Manifest, init: Init | None, texts: Callable[[], Mapping[str, str]]) -> None:
-        tcp = manifest.channels.tcp
-        self._given = tcp.token if tcp is not None else None
-        self._offered = init.auth_token if init is not None else None
-        self._texts = texts
-
-    def own(self) -> str | None:
-        """`channels.tcp.token`, else the orchestrator's."""
-        return self.render(self._texts()) if self._given is not None else self._offered
-
-    def render(self, texts: Mapping[str, str]) -> str | None:
-        if isinstance(self._given, SecretTemplate):
-            return self._given.render(texts)
-        return self._given
-
-    @property
-    def names(self) -> frozenset[str]:
-        """The secrets that it is made of."""
-        return frozenset(self._given.names) if isinstance(self._given, SecretTemplate) else frozenset()
-
-    def offered(self) -> str | None:
-        """The orchestrator's."""
-        return self._offered
-
-    def accepted(self) -> tuple[str, ...]:
-        """Those that peers may present."""
-        token = self.own()
-        return () if token is None else (token,)
-
-
-def connectors(manifest: Manifest, init: Init | None, token: Token) -> list[Connector]:
-    """Whom to connect to: what init offers, and what the manifest says where it says more. Raises ChannelError."""
-    ipc, tcp = manifest.channels.ipc, manifest.channels.tcp
-    found: list[Connector] = []
-    offered_ipc = init.ipc_channel if init is not None else None
-    path = ipc.connect if ipc is not None and ipc.connect is not None else None
-    if path is not None or offered_ipc is not None:
-        target: Target = UnixTarget(str(manifest.resolve(path)) if path is not None else offered_ipc.socket_path)  # type: ignore[union-attr]
-        required = (path is not None and ipc is not None and ipc.required) or bool(
-            offered_ipc is not None and offered_ipc.required
-        )
-        found.append(Connector(target, token.offered, required))
-    offered_tcp = init.tcp_channel if init is not None else None
-    address = str(tcp.connect) if tcp is not None and tcp.connect is not None else None
-    if address is not None or offered_tcp is not None:
-        tls = tcp.tls if tcp is not None else None
-        wants_tls = (address is not None and tls is not None) or bool(
-            offered_tcp is not None and offered_tcp.tls_enabled
-        )
-        if init is not None and init.security_level == "Mtls" and (tls is None or tls.cert is None):
-            raise ChannelError("tcp", "", "the orchestrator asks for client certificates: give channels.tcp.tls.cert")
-        context = client_context(tls, manifest.resolve) if wants_tls else None
-        name = tls.server_name if tls is not None else None
-        target = parse_target(address or offered_tcp.address, context, name)  # type: ignore[union-attr]
-        required = (address is not None and tcp is not None and tcp.required) or bool(
-            offered_tcp is not None and offered_tcp.required
-        )
-        found.append(Connector(target, token.own, required, late=bool(token.names)))
-    return found
-
-
-def open_doors(manifest: Manifest, listening: Listening, token: Token) -> None:
-    """Bind what `channels` listens on. Raises BindError and ChannelError; nothing stays bound then."""
-    ipc, tcp, directory = manifest.channels.ipc, manifest.channels.tcp, manifest.directory
-    try:
-        if ipc is not None and ipc.listen is not None:
-            own = directory / ".pywatt"  # where a decorator listens that names no path
-            if own in (directory / ipc.listen).parents:
-                with suppress(OSError):  # binding says why
-                    own.mkdir(mode=0o700, exist_ok=True)
-            address = UnixAddress(ipc.listen, int(ipc.mode, 8))
-            for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
-                listening.doors.append(Door("ipc", listener, tuple))
-        if tcp is not None and tcp.listen is not None:
-            context = server_context(tcp.tls, manifest.resolve) if tcp.tls is not None else None
-            for listener in bind([tcp.listen], key="channels.tcp.listen", directory=directory, backlog=128):
-                listening.doors.append(Door("tcp", listener, token.accepted, context))
-    except BaseException:
-        listening.close()
-        raise
-
-
-class TokenDependant:
-    """A connection made with the token is made anew with the new one, before the old one goes. Peers that connect to us
-    are asked for the new one from the swap on."""
-
-    name = "channels.tcp.token"
-
-    def __init__(self, uplink: Uplink, token: Token) -> None:
-        self.names = token.names
-        self._uplink = uplink
-        self._token = token
-
-    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
-        pairs: list[tuple[Connector, Replacement | None]] = []
-        for connector in self._uplink.connectors:
-            if connector.target.channel == "tcp":
-                pairs.append((connector, await self._uplink.prepare(connector, self._token.render(texts))))
-        return _Replacements(self._uplink, pairs)
-
-
-class _Replacements:
-    def __init__(self, uplink: Uplink, pairs: list[tuple[Connector, Replacement | None]]) -> None:
-        self._uplink = uplink
-        self._pairs = pairs
-
-    def commit(self) -> None:
-        for connector, replacement in self._pairs:
-            self._uplink.replace(connector, replacement)
-
-    def discard(self) -> None:
-        for _, replacement in self._pairs:
-            if replacement is not None:
-                replacement.conversation.wire.close()
 
 
 class Links:
@@ -229,7 +109,7 @@ class Links:
             self.door = HttpDoor(self.inbox, lambda: rendered(token, texts()), limits.frame, self._event)
         self.cluster: Cluster | None = None
         if channels.nats is not None:
-            self.cluster = import_module("pywatt_host.cluster.links").Cluster(
+            self.cluster = import_module("pywatt_host.nats.channel").Cluster(
                 channels.nats, self.inbox, lambda: self.topics.all, self._event, texts=texts,
                 resolve=manifest.resolve, timeout=limits.handshake, healthy=self._is_healthy, private=private,
             )  # fmt: skip

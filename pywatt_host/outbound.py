@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.messaging.local import NoResilience, nowhere, nowhere_blocking
 from pywatt_host.observability.context import current_request
-from pywatt_host.offline import NoResilience, nowhere, nowhere_blocking
 
 if TYPE_CHECKING:
     import httpx

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from pywatt_host.discovery.none import NoDiscovery
 from pywatt_host.exceptions import StoreError
-from pywatt_host.handlers import Delivery, caller_names, current_delivery
 from pywatt_host.hooks import Hook, Hooks
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.messaging.handlers import Delivery, caller_names, current_delivery
+from pywatt_host.messaging.local import NoMessages
 from pywatt_host.observability.app_metrics import Metrics
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.health import CheckFunction, Checks
-from pywatt_host.offline import NoDiscovery, NoMessages
 from pywatt_host.outbound import Outbound
 from pywatt_host.secrets import Secret, SecretsView
 from pywatt_host.secrets.rotation import Hook as RotationHook
@@ -28,8 +29,8 @@ from pywatt_host.tasks import OnFailure, Tasks, Work
 if TYPE_CHECKING:
     import httpx
 
-    from pywatt_host.discovery import Discovery
-    from pywatt_host.messaging import Messages
+    from pywatt_host.discovery.discovery import Discovery
+    from pywatt_host.messaging.messages import Messages
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.stores.cache import Cache
     from pywatt_host.stores.database import Database

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.discovery import Discovery
+from pywatt_host.discovery.discovery import Discovery
+from pywatt_host.discovery.static import http_address, takes_connections
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.static import http_address, takes_connections
-from pywatt_host.uplink import Uplink
+from pywatt_host.peers.client import Uplink
 from tests.hosting import hello, hosted, run
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.handlers import Handlers, plain
+from pywatt_host.messaging.handlers import Handlers, plain
 from pywatt_host.state import AppState
 from tests.hosting import hello, hosted, run
 

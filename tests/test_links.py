@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pywatt_host.exceptions import ChannelError, MessagingError
-from pywatt_host.handlers import Handlers
 from pywatt_host.manifest import SecretTemplate
+from pywatt_host.messaging.handlers import Handlers
 from tests.hosting import PATIENCE, Hosted, hosted, run
 
 

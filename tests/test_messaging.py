@@ -14,14 +14,14 @@ import pytest
 
 from pywatt_host.channels.sockets import UnixTarget
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.inbox import Inbox
-from pywatt_host.listening import Door, Listening
 from pywatt_host.manifest.values import UnixAddress
-from pywatt_host.messaging import Messages
+from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.messages import Messages
+from pywatt_host.messaging.subscriptions import Topics
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import current_request
-from pywatt_host.topics import Topics
-from pywatt_host.uplink import Connector, Uplink
+from pywatt_host.peers.client import Connector, Uplink
+from pywatt_host.peers.server import Door, Listening
 from tests.hosting import PATIENCE, run
 
 FRAME = 64 * 1024

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.inbox import Inbox
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import parse_rate
-from pywatt_host.messaging import Messages
+from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.messages import Messages
+from pywatt_host.messaging.subscriptions import Topics
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.resilience.targets import Resilience
-from pywatt_host.topics import Topics
 from tests.hosting import run
 
 

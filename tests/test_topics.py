@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.handlers import Delivery
-from pywatt_host.topics import MOST_WAITING, Topics, check_topic
+from pywatt_host.messaging.handlers import Delivery
+from pywatt_host.messaging.subscriptions import MOST_WAITING, Topics, check_topic
 from tests.hosting import PATIENCE, run
 
 FROM = Delivery("billing", "nats", "nats")

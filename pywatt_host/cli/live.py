@@ -93,7 +93,7 @@ async def _nats(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
     settings = loaded.manifest.channels.nats
     if settings is None or any(url.startswith(DEV_NATS) for url in settings.servers):
         return []
-    connections = import_module("pywatt_host.cluster.connection")
+    connections = import_module("pywatt_host.nats.connection")
     resolve = loaded.manifest.resolve
     connection = connections.Connection(
         loaded.manifest.module_id, settings, "_INBOX", texts=lambda: texts, resolve=resolve, timeout=_CONNECTING

@@ -435,8 +435,8 @@ def test_a_start_without_a_usable_key_names_it(pywatt_module: PywattModule) -> N
 
 
 def test_a_request_over_a_channel_is_asked_as_any_other(pywatt_module: PywattModule) -> None:
+    from pywatt_host.messaging.http_requests import Unary
     from pywatt_host.protocol.messages import HttpRequest
-    from pywatt_host.unary import Unary
 
     client = module(pywatt_module, [{"path": "/private", "auth": "jwt"}])
 

@@ -19,14 +19,14 @@ import orjson
 import trustme
 
 from pywatt_host.channels.sockets import Target, TcpTarget, UnixTarget
-from pywatt_host.conversation import Conversation
-from pywatt_host.listening import Door, Listening
 from pywatt_host.manifest.model.channels import ChannelTls
 from pywatt_host.manifest.values import TcpAddress, UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.net.tls import client_context, server_context
+from pywatt_host.peers.client import Connector, Duties, Uplink
+from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.server import Door, Listening
 from pywatt_host.protocol.messages import HttpRequest, HttpResponse, RoutedMessage, RouteToModule
-from pywatt_host.uplink import Connector, Duties, Uplink
 from tests.hosting import PATIENCE
 
 Kind: TypeAlias = Literal["ipc", "tcp", "tls", "mtls"]

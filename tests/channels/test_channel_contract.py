@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import ChannelError, MessagingError
-from pywatt_host.listening import PEER_EXTENSIONS
+from pywatt_host.peers.client import MODULE_EXTENSIONS, Connector
+from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.server import PEER_EXTENSIONS
 from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
-from pywatt_host.uplink import MODULE_EXTENSIONS, Connector
 from tests.channels.places import Heard, Main, Orchestrator, Place, descriptors, listening, until, uplink
 from tests.hosting import PATIENCE
 
@@ -289,7 +289,7 @@ def test_a_start_that_is_given_up_while_identifying_closes_the_connection(run: R
 def test_a_channel_that_need_not_be_there_is_warned_of_and_tried_again(
     run: Run, place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pywatt_host.uplink._MOMENT", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.client._MOMENT", 0.05)
 
     async def main() -> None:
         connector = Connector(place.target, lambda: None)

@@ -14,8 +14,8 @@ import pytest
 
 from pywatt_host.channels.stdio import Descriptors, handshake
 from pywatt_host.exceptions import ProtocolError
+from pywatt_host.peers.client import Connector, Uplink
 from pywatt_host.protocol.messages import AnnouncedEndpoint, GetSecret
-from pywatt_host.uplink import Connector, Uplink
 from tests.channels.places import Heard, Main, Orchestrator, Place, until, uplink
 from tests.hosting import PATIENCE
 

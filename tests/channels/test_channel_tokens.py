@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import ChannelError
+from pywatt_host.peers.client import Connector
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
-from pywatt_host.uplink import Connector
 from tests.channels.places import Heard, Link, Main, Orchestrator, Place, listening, until, uplink
 from tests.hosting import PATIENCE
 
@@ -71,7 +71,7 @@ def test_a_wrong_token_is_refused_with_one_record_and_its_value_is_nowhere(
 
 
 def test_a_refused_uplink_says_so_and_goes_on_trying(run: Run, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.uplink._MOMENT", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.client._MOMENT", 0.05)
 
     async def main() -> None:
         token = "wrong"
@@ -157,7 +157,7 @@ def test_what_the_orchestrator_had_asked_on_the_old_connection_is_answered_there
 def test_the_old_connection_closes_after_its_time(
     run: Run, place: Place, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pywatt_host.uplink._RETIRE", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.client._RETIRE", 0.05)
 
     async def main() -> None:
         foreign = Orchestrator(place)

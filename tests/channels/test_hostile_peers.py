@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.messages import RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
 from tests.channels.places import FRAME, Main, Place, beats, framed, good, listening, until

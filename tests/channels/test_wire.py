@@ -16,12 +16,12 @@ import pytest
 
 from pywatt_host.channels.stdio import Descriptors, Handshake, open_stdio
 from pywatt_host.channels.wire import Wire
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import ChannelError, HostError
+from pywatt_host.peers.client import Connector
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.codec import Frames, Lines, frame, line
 from pywatt_host.protocol.messages import Heartbeat, Identify, Init, Received
 from pywatt_host.protocol.session import Session
-from pywatt_host.uplink import Connector
 from tests.channels.places import FRAME, Link, Main, Orchestrator, Place, descriptors, listening, until, uplink
 from tests.hosting import PATIENCE
 
@@ -283,9 +283,9 @@ def _wires() -> int:
 def test_many_reconnections_leave_nothing_behind(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    monkeypatch.setattr("pywatt_host.uplink._FIRST_RETRY", 0.001)
-    monkeypatch.setattr("pywatt_host.uplink._LAST_RETRY", 0.001)
-    monkeypatch.setattr("pywatt_host.uplink._ANSWER_TO_IDENTIFY", 0.001)
+    monkeypatch.setattr("pywatt_host.peers.client._FIRST_RETRY", 0.001)
+    monkeypatch.setattr("pywatt_host.peers.client._LAST_RETRY", 0.001)
+    monkeypatch.setattr("pywatt_host.peers.client._ANSWER_TO_IDENTIFY", 0.001)
     place = Place("ipc", folder, None)
 
     async def main() -> None:

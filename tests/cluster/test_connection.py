@@ -17,8 +17,8 @@ import trustme
 from pywatt_host.cli import execute
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.exceptions import ChannelError, MessagingError, SecretError
-from pywatt_host.inbox import trace_of
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.messaging.incoming import trace_of
 from pywatt_host.observability.context import current_request
 from tests import servers
 from tests.hosting import PATIENCE, Hosted, hello, hosted, run

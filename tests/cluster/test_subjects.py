@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pywatt_host.cluster.subjects import Subjects, name, token
+from pywatt_host.nats.subjects import Subjects, name, token
 
 NAMES = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=40)
 

@@ -10,8 +10,8 @@ import pytest
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.model import Health
+from pywatt_host.messaging.local import NoResilience
 from pywatt_host.observability.health import Checks
-from pywatt_host.offline import NoResilience
 from pywatt_host.resilience.breaker import State
 from pywatt_host.resilience.policy import Policy
 from pywatt_host.resilience.targets import Resilience

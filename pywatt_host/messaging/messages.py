@@ -13,59 +13,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
-from pywatt_host.handlers import LONGEST_TEXT, Delivery, message_type, plain
-from pywatt_host.inbox import CODES, Inbox, sealed, trace_of
+from pywatt_host.messaging.handlers import LONGEST_TEXT, Delivery, message_type, plain
+from pywatt_host.messaging.inbox import CODES, Inbox
+from pywatt_host.messaging.incoming import sealed, trace_of
+from pywatt_host.messaging.subscriptions import Topics, check_topic
+from pywatt_host.messaging.transport import CHANNELS, Carrier, Route
 from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
 from pywatt_host.protocol.session import cut
-from pywatt_host.topics import Topics, check_topic
 
 logger = logging.getLogger("pywatt.messages")
 
-CHANNELS = ("ipc", "tcp", "stdio", "http", "nats")  # the first that both sides share is taken
 _LAST_ANSWERS = 1.0  # seconds that the answers to what was sent are waited for at the end
 _NOT_THERE = frozenset({"unavailable", "unknown_target"})  # codes after which another way may be tried
 _COUNTED = CODES | {"unavailable", "lost", "refused", "unsupported"}
 _MOST_SENDING = 4096  # messages on their way that nobody waits for
 SEND_TIMEOUT = 30.0  # seconds in which a message that nobody waits for is answered, before that is logged
-
-
-class Route(Protocol):
-    """A way to a module over one channel. `keeps`: what is sent is kept until the other side has handled it."""
-
-    @property
-    def channel(self) -> str: ...
-
-    @property
-    def keeps(self) -> bool: ...
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is connected now."""
-
-    async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
-        """The answer. Waits for a connection. Raises MessagingError: `unavailable` and `unknown_target` only where
-        the message has not been sent."""
-
-    async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
-        """Returns once the message is kept. Raises MessagingError."""
-
-    async def available(self, timeout: float, target: str) -> None:
-        """Returns when it is connected. Raises MessagingError `unavailable` after so many seconds."""
-
-    async def drained(self) -> None:
-        """Returns when more may be sent."""
-
-
-class Carrier(Protocol):
-    """Somebody who has ways to modules."""
-
-    def routes(self, target: str, channel: str | None) -> Sequence[Route]:
-        """Those that may lead to it, of one channel or of any."""
-
-    async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
-        """Hand an event over; whether somebody was there to take it, None where it has nobody to tell."""
 
 
 class Policy(Protocol):

@@ -9,31 +9,24 @@ from asyncio import TaskGroup
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from pywatt_host.discovery.none import NoDiscovery, _alone
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.handlers import Delivery, Handlers, message_type, plain
+from pywatt_host.messaging.handlers import Delivery, Handlers, message_type, plain
+from pywatt_host.messaging.subscriptions import Topics, check_topic
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 from pywatt_host.service import Service
-from pywatt_host.topics import Topics, check_topic
 
 if TYPE_CHECKING:
-    from pywatt_host.protocol.messages import Provider
     from pywatt_host.service import Dependant
 
 logger = logging.getLogger("pywatt.messages")
 
 _ITSELF = 30.0  # seconds in which a module handles what it sends to itself
 T = TypeVar("T")
-
-
-def _alone(target: str) -> NoReturn:
-    why = "there is no orchestrator; run the module under one, or give it channels"
-    raise MessagingError("unavailable", why, target)
 
 
 class NoMessages:
@@ -80,46 +73,6 @@ class NoMessages:
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
         delivery = Delivery(self._module_id, "process", "process")
         self.topics.deliver(check_topic(topic), plain(message), delivery, None, current_request.get())
-
-
-class NoDiscovery:
-    """Nobody to register with: a module finds what it has registered itself."""
-
-    def __init__(self, module_id: str) -> None:
-        self._module_id = module_id
-        self._own: dict[str, Provider] = {}
-        self._address = ""
-
-    async def register(
-        self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str] | None
-    ) -> str:
-        messages = import_module("pywatt_host.protocol.messages")
-        kind = messages.service_type_of(service_type)
-        provider_id = f"{self._module_id}/{kind}/{name}"
-        self._own[provider_id] = messages.Provider(
-            provider_id, self._module_id, kind, name, version, address, dict(metadata or {}), True
-        )
-        return provider_id
-
-    async def deregister(self, service: str) -> None:
-        found = [key for key, own in self._own.items() if service in (key, own.name)]
-        if not found:
-            raise MessagingError("unknown_target", "this module has registered no such service", service)
-        for key in found:
-            del self._own[key]
-
-    async def discover(self, service_type: str) -> list[Provider]:
-        kind = import_module("pywatt_host.protocol.messages").service_type_of(service_type)
-        found = [own for own in self._own.values() if own.service_type == kind]
-        return [replace(own, address=self._address) if own.address == "auto" else own for own in found]
-
-    async def locate(self, name: str) -> list[tuple[str, bool]]:
-        if name.lower() != self._module_id.lower() or not self._address:
-            _alone(name)
-        return [(self._address.replace("unix:", "http+unix:", 1), True)]
-
-    def announce(self, address: str) -> None:
-        self._address = address
 
 
 class NoPolicy:

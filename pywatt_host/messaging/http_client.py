@@ -6,7 +6,6 @@ A request is a Message envelope with `Authorization: Bearer TOKEN`, and so is it
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from asyncio import TaskGroup
 from collections import deque
@@ -16,15 +15,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pywatt_host.channels.records import BadRecords
-from pywatt_host.exceptions import ChannelError, MessagingError, ProtocolError
-from pywatt_host.http.problem import send_problem
-from pywatt_host.inbox import Inbox
+from pywatt_host.exceptions import ChannelError, MessagingError
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.protocol.jsontext import dumps, loads
-from pywatt_host.protocol.payload import Envelope, Payload
-from pywatt_host.protocol.session import cut
-from pywatt_host.types import Receive, Scope, Send
+from pywatt_host.protocol.jsontext import dumps
+from pywatt_host.protocol.payload import Payload
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -36,11 +30,8 @@ logger = logging.getLogger("pywatt.channels")
 _CONNECTIONS, _MOST_CLIENTS = 4, 32  # to one peer: of one client, and clients
 _MOST_EVENTS = 1024  # that wait for one peer
 _EVENT_SECONDS = 5.0  # in which a peer takes an event
-_LONGEST_ID = 128
-_CHALLENGE = [(b"www-authenticate", b'Bearer realm="messages"')]
 
 Text = str | SecretTemplate | None
-EventTaken = Callable[[str, str, Payload, str, str], None]
 
 
 def rendered(text: Text, texts: Mapping[str, str]) -> str | None:
@@ -51,107 +42,6 @@ def rendered(text: Text, texts: Mapping[str, str]) -> str | None:
         return text.render(texts)
     except KeyError as error:
         raise ChannelError("http", "", f"the secret {error.args[0]} is not there") from None
-
-
-@dataclass(slots=True)
-class _Posted:
-    """A message that came by POST, and the answer that its request waits for."""
-
-    source: str
-    payload: Payload
-    answered: asyncio.Future[Any]
-    channel: str = "http"
-    vouched_by: str = ""
-    attempt: int = 1
-    kept: ClassVar[bool] = False
-
-    def answer(self, module_id: str, content: Any) -> None:
-        dumps(content)  # what has no JSON form is the handler's fault, and is answered as that
-        if not self.answered.done():
-            self.answered.set_result(content)
-
-
-class Door:
-    """Takes messages: an ASGI application for the one path of `channels.http`. Without a token everybody is let in,
-    which the manifest allows only where nobody else can connect."""
-
-    def __init__(self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventTaken) -> None:
-        self.refused = 0
-        self._inbox = inbox
-        self._token = token
-        self._limit = limit
-        self._event = event
-        self._refusals = BadRecords("a peer on http")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await send_problem(send, 405, headers=[(b"allow", b"POST")])
-        elif not self._lets_in(scope):
-            self.refused += 1
-            self._refusals.add("refused: no token, or another one (channels.http.token)")
-            await send_problem(send, 401, headers=_CHALLENGE)
-        else:
-            await self._take(receive, send)
-
-    def _lets_in(self, scope: Scope) -> bool:
-        token = self._token()
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if token is None:
-            return True
-        scheme, _, presented = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(presented.strip(), token.encode())
-
-    async def _take(self, receive: Receive, send: Send) -> None:
-        body = await _body(receive, self._limit)
-        if body is None:
-            await send_problem(send, 413, "a message is too long (channels.limits.frame)")
-            return
-        try:
-            document = loads(body)
-            envelope = Envelope.open(document)
-        except ProtocolError as error:
-            await send_problem(send, 400, f"it is no message: {error}")
-            return
-        metadata = document.get("metadata") if document.__class__ is dict else None
-        metadata = metadata if metadata.__class__ is dict else {}
-        source = metadata.get("source")
-        source = source if isinstance(source, str) and 0 < len(source) <= _LONGEST_ID else "http"
-        content = envelope.content
-        if content.__class__ is dict and content.get("op") == "publish" and isinstance(content.get("topic"), str):
-            self._event(content["topic"], source, Payload.of(content.get("payload")), "http", "")
-            await _reply(send, envelope.id, None)
-            return
-        destination = metadata.get("destination")
-        if isinstance(destination, str) and destination != self._inbox.module_id:
-            text = f"{self._inbox.module_id} passes nothing on to {cut(destination, 60)}"
-            await _reply(send, envelope.id, {"type": "error", "code": "unknown_target", "message": text})
-            return
-        posted = _Posted(source, Payload.of(document), asyncio.get_running_loop().create_future())
-        self._inbox.take(posted)
-        await _reply(send, envelope.id, await posted.answered)
-
-
-async def _body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None where it is longer than so many octets."""
-    pieces, length, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise OSError("the client has gone")
-        piece = message.get("body", b"")
-        length += len(piece)
-        if length > limit:
-            return None
-        pieces.append(piece)
-        more = message.get("more_body", False)
-    return b"".join(pieces)
-
-
-async def _reply(send: Send, id: str | None, content: Any) -> None:
-    body = dumps({**({"id": id} if id is not None else {}), "content": content, "metadata": {}})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 @dataclass(slots=True)

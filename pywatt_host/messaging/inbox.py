@@ -12,18 +12,19 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
 
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
-from pywatt_host.handlers import LONGEST_TEXT, Delivery, Found, Handlers, current_delivery, plain
 from pywatt_host.manifest.values import Rate
+from pywatt_host.messaging.handlers import Delivery, Found, Handlers, current_delivery, plain
+from pywatt_host.messaging.incoming import Incoming, Trace, error_document, sealed, trace_of
 from pywatt_host.net.limits import RateLimiter
 from pywatt_host.observability.context import current_request
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.deadlines import Deadlines
 from pywatt_host.protocol.messages import RoutedMessage, RoutedResponse, RouteToModule
-from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
+from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
 
 logger = logging.getLogger("pywatt.messages")
@@ -33,29 +34,6 @@ _LEAST_BEHIND = 64  # messages that may wait for one handler, whatever its concu
 _MANY_BEHIND = 32
 _DEADLINE = "deadline"  # why a handler's task is cancelled
 CODES = frozenset({"no_handler", "invalid_message", "handler_failed", "timeout", "unknown_target", "too_large"})
-
-
-class Incoming(Protocol):
-    """A message of another module, and the way back. `vouched_by` and `attempt`: see Delivery."""
-
-    source: str
-    payload: Payload
-
-    @property
-    def channel(self) -> str: ...
-
-    @property
-    def vouched_by(self) -> str: ...
-
-    @property
-    def attempt(self) -> int: ...
-
-    @property
-    def kept(self) -> bool:
-        """Whether it comes again where it is refused: it is asked for as there is room."""
-
-    def answer(self, module_id: str, content: Any) -> None:
-        """The handler's reply, or an error as PROTOCOL.md has it. Raises HostError where it cannot be sent."""
 
 
 @dataclass(slots=True)
@@ -86,26 +64,6 @@ class _OfConversation:
             self.conversation.session.send(RouteToModule(self.source, "", self.request_id, payload))
         else:
             self.conversation.session.send(RoutedResponse(module_id, self.request_id, payload))
-
-
-def sealed(content: Any) -> Payload:
-    """Content as a payload: in an envelope only where it could be taken for one."""
-    return Payload.of(Envelope(content).seal() if looks_sealed(content) else content)
-
-
-def error_document(code: str, text: str) -> dict[str, str]:
-    """An error as an answer."""
-    return {"type": "error", "code": code, "message": text[:LONGEST_TEXT]}
-
-
-@dataclass(slots=True)
-class Trace:
-    """What the log records of a handler carry."""
-
-    request_id: bytes = b""
-    trace_id: str = ""
-    unavailable: str = ""
-    claims: dict[str, Any] = field(default_factory=dict)
 
 
 # The claims of an Authorization header's value. Raises MessagingError where it does not hold.
@@ -290,13 +248,3 @@ def started(
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, context=context, eager_start=True)
     return loop.create_task(work, context=context)
-
-
-def trace_of(properties: Any) -> Trace:
-    """Request id and trace of the properties of an envelope."""
-    request_id, parent = properties.get("request_id"), properties.get("traceparent")
-    parts = parent.split("-") if isinstance(parent, str) else []
-    return Trace(
-        cut(request_id, 128).encode() if isinstance(request_id, str) else b"",
-        parts[1] if len(parts) == 4 and len(parts[1]) == 32 and parts[1].isalnum() else "",
-    )

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pywatt_host.cluster.connection import Connection
-from pywatt_host.cluster.subjects import Subjects
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.handlers import LONGEST_TEXT
-from pywatt_host.inbox import Inbox
+from pywatt_host.messaging.handlers import LONGEST_TEXT
+from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.subjects import Subjects
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import cut
 

@@ -12,10 +12,10 @@ from pywatt_host.channels.wire import Trace
 from pywatt_host.manifest.model import Manifest, StaticService
 from pywatt_host.manifest.model.services import MODULE
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.messaging.http_client import HttpPeer, rendered
 from pywatt_host.net.tls import client_context
-from pywatt_host.posting import HttpPeer, rendered
+from pywatt_host.peers.client import Connector, Duties, Uplink, UplinkRoute
 from pywatt_host.protocol.payload import Payload
-from pywatt_host.uplink import Connector, Duties, Uplink, UplinkRoute
 
 if TYPE_CHECKING:
     from ssl import SSLContext

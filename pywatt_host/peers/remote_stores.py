@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.peers.client import Uplink
 from pywatt_host.protocol.messages import ServiceOperation, ServiceOperationResult, ServiceRequest, ServiceResponse
-from pywatt_host.uplink import Uplink
 
 _SAID = 1000  # characters of what the orchestrator says
 

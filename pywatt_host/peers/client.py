@@ -20,8 +20,8 @@ from typing import Any
 from pywatt_host.channels.sockets import Target
 from pywatt_host.channels.stdio import Handshake, open_stdio
 from pywatt_host.channels.wire import Trace
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.codec import EnvelopeFrames, Frames, Lines, line
 from pywatt_host.protocol.messages import (
     Announce,

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pywatt_host.cluster.connection import Connection
-from pywatt_host.cluster.messages import ClusterMessages, EventTaken
-from pywatt_host.cluster.queue import Queue
-from pywatt_host.cluster.registry import Registry
-from pywatt_host.cluster.subjects import Subjects
-from pywatt_host.inbox import Inbox
 from pywatt_host.manifest.model import NatsChannel
+from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.jetstream import Queue
+from pywatt_host.nats.messages import ClusterMessages, EventTaken
+from pywatt_host.nats.registry import Registry
+from pywatt_host.nats.subjects import Subjects
 from pywatt_host.service import Prepared, Service
 
 if TYPE_CHECKING:

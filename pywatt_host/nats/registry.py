@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pywatt_host.cluster.connection import Connection
-from pywatt_host.cluster.subjects import Subjects, name, token
 from pywatt_host.exceptions import MessagingError, ProtocolError
+from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.subjects import Subjects, name, token
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.messages import Provider
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.handlers import Delivery, Found, Handler, current_delivery
+from pywatt_host.messaging.handlers import Delivery, Found, Handler, current_delivery
 from pywatt_host.observability.context import Request, current_request
 
 logger = logging.getLogger("pywatt.messages")

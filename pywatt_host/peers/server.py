@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pywatt_host.channels.records import BadRecords
 from pywatt_host.channels.sockets import no_delay, serve
 from pywatt_host.channels.wire import Trace, Wire
-from pywatt_host.conversation import Conversation
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
 from pywatt_host.net.listeners import Listener
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.codec import Frames, frame
 from pywatt_host.protocol.messages import (
     Event,

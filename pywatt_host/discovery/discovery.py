@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from pywatt_host.conversation import Conversation
+from pywatt_host.discovery.static import Static, http_address, own_address
 from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.manifest.model import RegisteredService, StaticService
 from pywatt_host.manifest.model.services import AUTO, MODULE
+from pywatt_host.peers.client import Uplink
+from pywatt_host.peers.connection import Conversation
 from pywatt_host.protocol.messages import (
     Deregister,
     Discover,
@@ -25,8 +27,6 @@ from pywatt_host.protocol.messages import (
     Registered,
     service_type_of,
 )
-from pywatt_host.static import Static, http_address, own_address
-from pywatt_host.uplink import Uplink
 
 logger = logging.getLogger("pywatt.discovery")
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pywatt_host.cluster.connection import Connection
-from pywatt_host.cluster.queue import Queue
-from pywatt_host.cluster.subjects import Subjects
 from pywatt_host.exceptions import MessagingError, ProtocolError
-from pywatt_host.inbox import Inbox
+from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.jetstream import Queue
+from pywatt_host.nats.subjects import Subjects
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.jsontext import dumps
 from pywatt_host.protocol.payload import Payload

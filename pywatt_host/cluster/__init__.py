@@ -1,1 +1,0 @@
-"""Modules on many machines, over NATS: requests, events, kept messages, and who offers what."""

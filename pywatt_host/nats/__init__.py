@@ -1,0 +1,1 @@
+"""Messages and services over NATS, with JetStream where messages are kept."""

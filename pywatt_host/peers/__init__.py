@@ -1,0 +1,1 @@
+"""Connections to the orchestrator and to other modules, in both directions."""

@@ -1,0 +1,72 @@
+"""From the manifest's `channels` and an init message to what this module connects to and listens on."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
+from pywatt_host.exceptions import ChannelError
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.net.listeners import bind
+from pywatt_host.net.tls import client_context, server_context
+from pywatt_host.peers.client import Connector
+from pywatt_host.peers.server import Door, Listening
+from pywatt_host.peers.token import Token
+from pywatt_host.protocol.messages import Init
+
+if TYPE_CHECKING:
+    pass
+
+
+def connectors(manifest: Manifest, init: Init | None, token: Token) -> list[Connector]:
+    """Whom to connect to: what init offers, and what the manifest says where it says more. Raises ChannelError."""
+    ipc, tcp = manifest.channels.ipc, manifest.channels.tcp
+    found: list[Connector] = []
+    offered_ipc = init.ipc_channel if init is not None else None
+    path = ipc.connect if ipc is not None and ipc.connect is not None else None
+    if path is not None or offered_ipc is not None:
+        target: Target = UnixTarget(str(manifest.resolve(path)) if path is not None else offered_ipc.socket_path)  # type: ignore[union-attr]
+        required = (path is not None and ipc is not None and ipc.required) or bool(
+            offered_ipc is not None and offered_ipc.required
+        )
+        found.append(Connector(target, token.offered, required))
+    offered_tcp = init.tcp_channel if init is not None else None
+    address = str(tcp.connect) if tcp is not None and tcp.connect is not None else None
+    if address is not None or offered_tcp is not None:
+        tls = tcp.tls if tcp is not None else None
+        wants_tls = (address is not None and tls is not None) or bool(
+            offered_tcp is not None and offered_tcp.tls_enabled
+        )
+        if init is not None and init.security_level == "Mtls" and (tls is None or tls.cert is None):
+            raise ChannelError("tcp", "", "the orchestrator asks for client certificates: give channels.tcp.tls.cert")
+        context = client_context(tls, manifest.resolve) if wants_tls else None
+        name = tls.server_name if tls is not None else None
+        target = parse_target(address or offered_tcp.address, context, name)  # type: ignore[union-attr]
+        required = (address is not None and tcp is not None and tcp.required) or bool(
+            offered_tcp is not None and offered_tcp.required
+        )
+        found.append(Connector(target, token.own, required, late=bool(token.names)))
+    return found
+
+
+def open_doors(manifest: Manifest, listening: Listening, token: Token) -> None:
+    """Bind what `channels` listens on. Raises BindError and ChannelError; nothing stays bound then."""
+    ipc, tcp, directory = manifest.channels.ipc, manifest.channels.tcp, manifest.directory
+    try:
+        if ipc is not None and ipc.listen is not None:
+            own = directory / ".pywatt"  # where a decorator listens that names no path
+            if own in (directory / ipc.listen).parents:
+                with suppress(OSError):  # binding says why
+                    own.mkdir(mode=0o700, exist_ok=True)
+            address = UnixAddress(ipc.listen, int(ipc.mode, 8))
+            for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
+                listening.doors.append(Door("ipc", listener, tuple))
+        if tcp is not None and tcp.listen is not None:
+            context = server_context(tcp.tls, manifest.resolve) if tcp.tls is not None else None
+            for listener in bind([tcp.listen], key="channels.tcp.listen", directory=directory, backlog=128):
+                listening.doors.append(Door("tcp", listener, token.accepted, context))
+    except BaseException:
+        listening.close()
+        raise
