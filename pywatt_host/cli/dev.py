@@ -18,9 +18,9 @@ from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
 from pywatt_host.reloading.changes import watched_by
-from pywatt_host.reloading.child import SHUTDOWN
-from pywatt_host.reloading.doors import is_local, wanted_by
 from pywatt_host.reloading.session import Recipe, Session
+from pywatt_host.supervision.serving_child import SHUTDOWN
+from pywatt_host.supervision.sockets import is_local, wanted_by
 
 
 @click.command()

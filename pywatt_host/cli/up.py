@@ -23,10 +23,10 @@ from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import Problem, Report
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
 from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
-from pywatt_host.orchestrator.output import Output
 from pywatt_host.orchestrator.wattson import Up, Wattson
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
+from pywatt_host.supervision.output import Output
 
 logger = logging.getLogger("pywatt.wattson")
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.exceptions import ChannelError, HostError
-from pywatt_host.orchestrator.child import Child, start
-from pywatt_host.orchestrator.launch import Launch
 from pywatt_host.orchestrator.link import Duties, Link
-from pywatt_host.orchestrator.restarts import Backoff, Ending, Policy, again
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import EXTENSIONS, Announce, Heartbeat, HeartbeatAck, Init, Shutdown
 from pywatt_host.protocol.session import agreed
+from pywatt_host.supervision.child import Child, start
+from pywatt_host.supervision.launch import Launch
+from pywatt_host.supervision.restarts import Backoff, Ending, Policy, again
 
 logger = logging.getLogger("pywatt.wattson")
 

@@ -21,22 +21,19 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import Listener, bind
-from pywatt_host.orchestrator.answers import Answers
+from pywatt_host.orchestrator.acceptor import Doors
 from pywatt_host.orchestrator.control import WorkspaceControl
-from pywatt_host.orchestrator.doors import Doors
+from pywatt_host.orchestrator.dispatch import Answers
 from pywatt_host.orchestrator.gateway import Gateway
-from pywatt_host.orchestrator.launch import Launch, launch_of
 from pywatt_host.orchestrator.link import Duties
 from pywatt_host.orchestrator.module import Module
-from pywatt_host.orchestrator.news import News
-from pywatt_host.orchestrator.output import Output
 from pywatt_host.orchestrator.paths import hidden_paths
-from pywatt_host.orchestrator.places import bind_channels
 from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import Registry
 from pywatt_host.orchestrator.replica import Replica, Terms
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
@@ -44,6 +41,9 @@ from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import Surroundings
 from pywatt_host.stores.service import Datastores
+from pywatt_host.supervision.launch import Launch, launch_of
+from pywatt_host.supervision.news import News
+from pywatt_host.supervision.output import Output
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.wattson")

@@ -16,9 +16,9 @@ from pathlib import Path
 from pywatt_host.exceptions import BindError, ManifestError, ServiceError
 from pywatt_host.manifest import render_text
 from pywatt_host.reloading.changes import Watched, describe
-from pywatt_host.reloading.child import Child, Failed, News, Ready, Stopped
-from pywatt_host.reloading.doors import Doors, Wanted
 from pywatt_host.reloading.standin import StandIn
+from pywatt_host.supervision.serving_child import Child, Failed, News, Ready, Stopped
+from pywatt_host.supervision.sockets import Doors, Wanted
 
 _SETTLE = 200  # milliseconds that changes are collected for, at most
 _STEP = 50  # milliseconds without a further change after which they are acted on

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 
 from pywatt_host.manifest.model.workspace import WorkspaceModule
-from pywatt_host.orchestrator.launch import Launch
 from pywatt_host.orchestrator.link import Duties, Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.replica import Replica, Terms
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import Announce, HeartbeatAck, Init
+from pywatt_host.supervision.launch import Launch
 
 LIMIT = 64 * 1024
 

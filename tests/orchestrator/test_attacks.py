@@ -15,11 +15,11 @@ import pytest
 from pywatt_host.channels.records import BadRecords
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.orchestrator.headers import framed, names_one_host, response_headers
-from pywatt_host.orchestrator.output import KEPT, KEPT_CHARACTERS, Output
 from pywatt_host.orchestrator.registry import Registry
 from pywatt_host.orchestrator.upstream import Address, BrokenError, Pool
 from pywatt_host.protocol.messages import Announce, AnnouncedEndpoint, Register
 from pywatt_host.secrets import Masker
+from pywatt_host.supervision.output import KEPT, KEPT_CHARACTERS, Output
 from tests.hosting import run
 from tests.orchestrator.conversing import Around, Peer, content_of, route
 from tests.orchestrator.test_router import ASK, Town, in_town

@@ -14,11 +14,11 @@ import pytest
 from pywatt_host.channels.wire import Wire
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.observability.logs import LogStream
-from pywatt_host.orchestrator.child import start
-from pywatt_host.orchestrator.launch import Launch, launch_of
-from pywatt_host.orchestrator.output import KEPT, Output
-from pywatt_host.orchestrator.restarts import Backoff, Ending, Policy, again
 from pywatt_host.protocol.codec import Lines
+from pywatt_host.supervision.child import start
+from pywatt_host.supervision.launch import Launch, launch_of
+from pywatt_host.supervision.output import KEPT, Output
+from pywatt_host.supervision.restarts import Backoff, Ending, Policy, again
 from tests.hosting import run
 from tests.processes import PATIENCE
 

@@ -14,7 +14,7 @@ import pytest
 
 from pywatt_host.manifest.model import Cache, Database
 from pywatt_host.manifest.model.secrets import SecretKey
-from pywatt_host.orchestrator.answers import Answers
+from pywatt_host.orchestrator.dispatch import Answers
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import Registry

@@ -11,7 +11,7 @@ import pytest
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
-from pywatt_host.reloading.doors import Doors, Wanted, is_local, localised, wanted_by
+from pywatt_host.supervision.sockets import Doors, Wanted, is_local, localised, wanted_by
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable
 
 from pywatt_host.channels.wire import PipeEnd, Wire
-from pywatt_host.orchestrator.launch import Launch
+from pywatt_host.supervision.launch import Launch
 
 LONGEST_LINE = 64 * 1024  # octets of a log line; the rest of a longer one is dropped
 _LAST_LINES = 0.5  # seconds for what a process that has ended has still in its pipe

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
-from pywatt_host.orchestrator import tether
+from pywatt_host.supervision import tether
 
 # What speaks to `up` itself and to nobody below it.
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
