@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AppState": "pywatt_host.state",
-    "Host": "pywatt_host.host",
+    "AppState": "pywatt_host.app.state",
+    "Host": "pywatt_host.runtime.host",
     "Manifest": "pywatt_host.manifest",
     "load_manifest": "pywatt_host.manifest",
     "HostError": "pywatt_host.exceptions",
@@ -28,8 +28,8 @@ _HOMES = {
     "OrchestratorLostError": "pywatt_host.exceptions",
     "MessagingError": "pywatt_host.exceptions",
     "Secret": "pywatt_host.secrets",
-    "AnnouncedEndpoint": "pywatt_host.parameters",
-    "pywatt_module": "pywatt_host.module",
+    "AnnouncedEndpoint": "pywatt_host.decorator.parameters",
+    "pywatt_module": "pywatt_host.decorator.module",
     "run_module": "pywatt_host.cli.launch",
     "run_script": "pywatt_host.cli.launch",
 }
@@ -59,7 +59,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from pywatt_host.app.state import AppState
     from pywatt_host.cli.launch import run_module
+    from pywatt_host.decorator.module import pywatt_module
+    from pywatt_host.decorator.parameters import AnnouncedEndpoint
     from pywatt_host.exceptions import (
         AppLoadError,
         AuthError,
@@ -74,12 +77,9 @@ if TYPE_CHECKING:
         ServiceError,
         StoreError,
     )
-    from pywatt_host.host import Host
     from pywatt_host.manifest import Manifest, load_manifest
-    from pywatt_host.module import pywatt_module
-    from pywatt_host.parameters import AnnouncedEndpoint
+    from pywatt_host.runtime.host import Host
     from pywatt_host.secrets import Secret
-    from pywatt_host.state import AppState
 
 
 def __getattr__(name: str) -> Any:

@@ -12,13 +12,13 @@ import os
 import sys
 from contextlib import AsyncExitStack
 
-from pywatt_host.build import build
+from pywatt_host.build.host import build
+from pywatt_host.decorator.scripts import load_script
 from pywatt_host.exceptions import HostError
-from pywatt_host.host import Surface
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values.names import script_of
 from pywatt_host.observability.logs import configured, standard_error
-from pywatt_host.scripts import load_script
+from pywatt_host.runtime.host import Surface
 from pywatt_host.types import Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.host")

@@ -20,7 +20,7 @@ from django.utils.decorators import sync_and_async_middleware
 from django.utils.functional import SimpleLazyObject
 
 if TYPE_CHECKING:
-    from pywatt_host.state import AppState
+    from pywatt_host.app.state import AppState
 
 
 def app_state(request: Any) -> AppState:

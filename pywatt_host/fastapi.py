@@ -19,9 +19,9 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from pywatt_host.app.state import AppState
 from pywatt_host.starlette import app_state as _of_connection
 from pywatt_host.starlette import claims as _claims_of
-from pywatt_host.state import AppState
 
 # No `from __future__ import annotations`: FastAPI reads these as objects.
 

@@ -22,7 +22,7 @@ from flask import request
 from werkzeug.local import LocalProxy
 
 if TYPE_CHECKING:
-    from pywatt_host.state import AppState
+    from pywatt_host.app.state import AppState
 
 
 def _current() -> AppState:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
-    from pywatt_host.state import AppState
+    from pywatt_host.app.state import AppState
 
 
 def app_state(connection: HTTPConnection | Mapping[str, Any]) -> AppState:

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pywatt_host.build import build
-from pywatt_host.host import Host
+from pywatt_host.build.host import build
 from pywatt_host.http.problem import send_problem
 from pywatt_host.manifest import Source, load
 from pywatt_host.observability.logs import LogStream, configured
+from pywatt_host.runtime.host import Host
 from pywatt_host.types import ASGIApp, Message, Receive, Scope, Send
 
 PATIENCE = 20.0  # seconds until something that never happens fails its test; no test waits that long when all is well

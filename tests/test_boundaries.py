@@ -15,27 +15,27 @@ HOME = Path(pywatt_host.__file__).parent
 # says so beside it.
 NAMED = {
     "auth/jwt.py": 1,
-    "build.py": 1,
+    "build/host.py": 1,
     "nats/messages.py": 3,
     "nats/jetstream.py": 4,
     "nats/registry.py": 2,
     "messaging/handlers.py": 1,
-    "hooks.py": 2,
-    "host.py": 1,
+    "app/hooks.py": 2,
+    "runtime/host.py": 1,
     "http/edge.py": 2,
     "observability/health.py": 1,
     "messaging/inbox.py": 1,
-    "introspection/arguments.py": 1,
-    "introspection/table.py": 1,
+    "app/introspection/arguments.py": 1,
+    "app/introspection/table.py": 1,
     "observability/logs.py": 1,
-    "module.py": 1,
+    "decorator/module.py": 1,
     "secrets/rotation.py": 1,
-    "tasks.py": 1,
+    "app/tasks.py": 1,
     "messaging/subscriptions.py": 1,
     "testing/modules.py": 1,
     "testing/running.py": 1,
     "messaging/http_requests.py": 1,
-    "user_state.py": 1,
+    "app/user_state.py": 1,
     "wsgi/threads.py": 1,
 }
 
@@ -78,4 +78,4 @@ def test_only_the_command_line_prints_and_only_named_places_end_the_process() ->
                     ending.add(name)
     # The schema's own command and the inspecting child are programs of their own.
     assert {name for name in printing if not name.startswith("cli/")} == {"manifest/schema.py"}
-    assert {name for name in ending if not name.startswith("cli/")} == {"host.py", "inspection.py"}
+    assert {name for name in ending if not name.startswith("cli/")} == {"runtime/host.py", "cli/inspection.py"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pywatt_host import AppState, Host, Manifest, load_manifest
-from pywatt_host.build import build
+from pywatt_host.build.host import build
 from pywatt_host.manifest import Source, load
 from tests.hosting import Recorder, hosted, run
 

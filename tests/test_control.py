@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.control import ControlApp, control_folders, control_path
 from pywatt_host.exceptions import MessagingError, SecretError
+from pywatt_host.runtime.control import ControlApp, control_folders, control_path
 from tests.hosting import Answer, Call, http_scope, run, websocket
 
 

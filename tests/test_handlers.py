@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from pywatt_host.app.state import AppState
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.handlers import Handlers, plain
-from pywatt_host.state import AppState
 from tests.hosting import hello, hosted, run
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.app.state import AppState
 from pywatt_host.exceptions import AppLoadError, BindError, ServiceError
-from pywatt_host.state import AppState
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import MODULE, PATIENCE, Recorder, hello, hosted, importable, run
 from tests.processes import Project
@@ -291,7 +291,7 @@ async def serving(host: Any) -> AsyncIterator[Any]:
 
 
 def built(folder: Path, **server: Any) -> Any:
-    from pywatt_host.build import build
+    from pywatt_host.build.host import build
     from pywatt_host.manifest import Source, load
 
     data = {"app": f"{MODULE}:app", "health": False, "server": {"listen": "127.0.0.1:0", "control": "off", **server}}

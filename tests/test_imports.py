@@ -39,15 +39,15 @@ HEAVY = (
     "pydantic",
     "pydantic_settings",
     "pywatt_host.auth.schemes",
-    "pywatt_host.build",
+    "pywatt_host.build.host",
     "pywatt_host.http.static",
-    "pywatt_host.inspection",
-    "pywatt_host.links",
+    "pywatt_host.cli.inspection",
+    "pywatt_host.build.channels",
     "pywatt_host.manifest.schema",
     "pywatt_host.observability.exposition",
     "pywatt_host.orchestrator",
     "pywatt_host.protocol",
-    "pywatt_host.resilience",
+    "pywatt_host.clients.resilience",
     "pywatt_host.stores.kinds",
     "pywatt_host.stores.service",
     "pywatt_host.wsgi",
@@ -134,7 +134,18 @@ def test_a_verb_loads_what_it_needs(project: Project, arguments: list[str], allo
 
 # a2wsgi: uvicorn's own configuration imports it where it is installed.
 STORES = {"pywatt_host.stores.kinds", "pywatt_host.stores.service"}
-SERVER = {"a2wsgi", "click", "httptools", "uvloop", "h11", "uvicorn", "pydantic", "yaml", "orjson", "pywatt_host.build"}
+SERVER = {
+    "a2wsgi",
+    "click",
+    "httptools",
+    "uvloop",
+    "h11",
+    "uvicorn",
+    "pydantic",
+    "yaml",
+    "orjson",
+    "pywatt_host.build.host",
+}
 
 
 def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(project: Project) -> None:
@@ -157,7 +168,7 @@ def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(p
         ({"auth": {"api_key": {"keys": "k" * 20}}}, [], {"pywatt_host.auth.schemes"}),
         ({"databases": {"default": "sqlite:///a.db"}}, [], {"aiosqlite", *STORES}),
         ({"caches": {"default": "memory://"}}, [], STORES),
-        ({"resiliency": {"targets": {"modules": {"users": {}}}}}, [], {"pywatt_host.resilience"}),
+        ({"resiliency": {"targets": {"modules": {"users": {}}}}}, [], {"pywatt_host.clients.resilience"}),
     ],
     ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys", "sqlite", "memory", "policies"],
 )
@@ -172,10 +183,10 @@ def test_each_feature_brings_its_own(
 
 
 def test_requests_to_others_without_policies_load_none(project: Project) -> None:
-    code = "from pywatt_host.outbound import Outbound\nOutbound().client()\nOutbound().blocking()"
+    code = "from pywatt_host.clients.http import Outbound\nOutbound().client()\nOutbound().blocking()"
     found = loaded(project, code)
     assert "httpx" in found
-    assert "pywatt_host.resilience" not in found
+    assert "pywatt_host.clients.resilience" not in found
 
 
 def test_an_override_from_the_environment_loads_its_reader_and_nothing_else_does(project: Project) -> None:

@@ -27,9 +27,9 @@ from starlette.websockets import WebSocket
 import pywatt_host.fastapi
 import pywatt_host.flask
 import pywatt_host.starlette
+from pywatt_host.app.state import AppState
 from pywatt_host.fastapi import State
 from pywatt_host.flask import app_state as flask_state
-from pywatt_host.state import AppState
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import Hosted, hello, hosted, run, websocket
 from tests.processes import Project, environment

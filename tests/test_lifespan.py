@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.app.lifespan import lifespan
 from pywatt_host.exceptions import AppLoadError
-from pywatt_host.lifespan import lifespan
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import run
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.app.loading import LoadedApp, import_object, load_app
 from pywatt_host.exceptions import AppLoadError
-from pywatt_host.loading import LoadedApp, import_object, load_app
 from pywatt_host.manifest.values import Interpolated
 
 

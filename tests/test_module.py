@@ -16,11 +16,11 @@ import httpx
 import pytest
 
 from pywatt_host import AnnouncedEndpoint, AppState, ManifestError, ProtocolError, pywatt_module
-from pywatt_host.decorated import Decorated
+from pywatt_host.app.decorated import Decorated
+from pywatt_host.decorator.module import DecoratedModule, ModuleApp
+from pywatt_host.decorator.scripts import load_script, module_of
 from pywatt_host.exceptions import AppLoadError
 from pywatt_host.manifest.values.names import Script
-from pywatt_host.module import DecoratedModule, ModuleApp
-from pywatt_host.scripts import load_script, module_of
 from tests.hosting import hello, hosted, run
 from tests.processes import PATIENCE, Project
 from tests.scripted import Orchestrated

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pywatt_host.state import AppState
+from pywatt_host.app.state import AppState
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import PATIENCE, Hosted, hello, hosted, run
 

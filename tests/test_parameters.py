@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pywatt_host import AnnouncedEndpoint, AppState, ManifestError, pywatt_module
+from pywatt_host.decorator.module import DecoratedModule
 from pywatt_host.manifest import Source, load
-from pywatt_host.module import DecoratedModule
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import parse_rate
@@ -15,7 +16,6 @@ from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.messages import Messages
 from pywatt_host.messaging.subscriptions import Topics
 from pywatt_host.protocol.payload import Payload
-from pywatt_host.resilience.targets import Resilience
 from tests.hosting import run
 
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pywatt_host.app import Application
+from pywatt_host.app.applications import Application
+from pywatt_host.app.introspection import Route
+from pywatt_host.app.route_report import RouteRow, compare
+from pywatt_host.build.routes import compile_routes
 from pywatt_host.http.endpoints import Table, allowed, lookup
-from pywatt_host.introspection import Route
 from pywatt_host.manifest import Manifest, Source, load
 from pywatt_host.observability.metrics import NoRequestMetrics
-from pywatt_host.routing import RouteRow, compare, compile_routes
 
 
 def manifest(endpoints: Any, *mounts: str, **server: Any) -> Manifest:

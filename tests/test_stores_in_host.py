@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from flask import Flask
 
+from pywatt_host.app.state import AppState
 from pywatt_host.exceptions import StoreError
-from pywatt_host.state import AppState
 from pywatt_host.stores.row import Row
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import hello, hosted, run

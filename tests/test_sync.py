@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.build import build
+from pywatt_host.app.state import AppState
+from pywatt_host.build.host import build
 from pywatt_host.exceptions import AppLoadError, MessagingError, SecretError
 from pywatt_host.manifest import Source, load
 from pywatt_host.observability.context import current_request
-from pywatt_host.state import AppState
 from pywatt_host.types import ASGIApp
 from tests.hosting import PATIENCE, Hosted, hello, hosted, run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pywatt_host.systemd import notifier
+from pywatt_host.runtime.systemd import notifier
 from tests.hosting import run
 from tests.processes import Project
 

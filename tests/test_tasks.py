@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host import tasks
+from pywatt_host.app import tasks
 from pywatt_host.exceptions import AppLoadError
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
 from tests.hosting import PATIENCE, Hosted, Recorder, hello, hosted, run

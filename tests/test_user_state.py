@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.build import build
+from pywatt_host.app.state import AppState, InitData
+from pywatt_host.build.host import build
+from pywatt_host.cli.inspection import Request, inspect_apps
 from pywatt_host.exceptions import AppLoadError
-from pywatt_host.inspection import Request, inspect_apps
 from pywatt_host.manifest import Source, load
-from pywatt_host.state import AppState, InitData
 from pywatt_host.types import ASGIApp
 from tests.hosting import hello, hosted, run
 from tests.processes import Project

@@ -15,7 +15,7 @@ import click
 from pywatt_host import __version__
 
 if TYPE_CHECKING:
-    from pywatt_host.decorated import Decorated
+    from pywatt_host.app.decorated import Decorated
 
 # verb -> (where it is, its line in `--help`)
 _VERBS = {

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import click
 
-from pywatt_host.control import control_folders
+from pywatt_host.runtime.control import control_folders
 
 _PATIENCE = 5.0  # seconds for a host to answer on its control socket
 _ROTATION = 60.0  # seconds for a rotation: fetching, and acknowledgements

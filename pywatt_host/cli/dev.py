@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, manifest_options, show_problems
+from pywatt_host.dev.changes import watched_by
+from pywatt_host.dev.session import Recipe, Session
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
-from pywatt_host.reloading.changes import watched_by
-from pywatt_host.reloading.session import Recipe, Session
 from pywatt_host.supervision.serving_child import SHUTDOWN
 from pywatt_host.supervision.sockets import is_local, wanted_by
 

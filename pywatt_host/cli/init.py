@@ -28,7 +28,7 @@ from pywatt_host.scaffold import (
 )
 
 if TYPE_CHECKING:
-    from pywatt_host.inspection import Fault, Inspection
+    from pywatt_host.cli.inspection import Fault, Inspection
 
 
 @click.command()
@@ -126,7 +126,7 @@ def _home_of(import_path: str, folder: Path) -> Path:
 
 def _inspected(import_path: str, where: Path, build: bool) -> Inspection:
     """Its routes, looked at in a child process. What the environment overrides holds there as well, profiles do not."""
-    from pywatt_host.inspection import Request, inspect_apps
+    from pywatt_host.cli.inspection import Request, inspect_apps
 
     data = {"app": {"import_path": import_path, "working_dir": os.fspath(where)}}
     source = Source.of_data(data, name=import_path, directory=where)

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import click
 
+from pywatt_host.app.decorated import Decorated
 from pywatt_host.cli import execute, main
-from pywatt_host.decorated import Decorated
 
 
 def run_module(module: Decorated, arguments: Sequence[str] = ()) -> int:

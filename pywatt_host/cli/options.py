@@ -23,7 +23,7 @@ from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.manifest.values.names import Script, script_of
 
 if TYPE_CHECKING:
-    from pywatt_host.decorated import Decorated
+    from pywatt_host.app.decorated import Decorated
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,7 +50,7 @@ class Selection:
         process. Raises AppLoadError, and ManifestError for a decorator that is wrong."""
         script = self.script() if module is None else None
         if script is not None:
-            module = import_module("pywatt_host.scripts").load_script(script)
+            module = import_module("pywatt_host.decorator.scripts").load_script(script)
         return replace(self, decorated=module)
 
     def load(self, *, allow_unset: bool = False, init: InitLayer | None = None) -> Loaded:
@@ -83,7 +83,7 @@ def source_of(target: str | None) -> Source:
     target = _target(target)
     script = _script(target)
     if script is not None:
-        described: Source = import_module("pywatt_host.inspection").describe(script)
+        described: Source = import_module("pywatt_host.cli.inspection").describe(script)
         return described
     if re.match(IMPORT_PATTERN, target) and not Path(target).exists():
         return Source.of_data({"app": target}, name=target, directory=Path.cwd())

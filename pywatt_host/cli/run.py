@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from pywatt_host.build import build
+from pywatt_host.build.host import build
 from pywatt_host.cli.greeting import asked_for, greet, layer_of
 from pywatt_host.cli.options import Selection, coloured, loaded_or_exit, manifest_options, show_problems
 from pywatt_host.exceptions import AppLoadError, HostError, ManifestError, ProtocolError
-from pywatt_host.host import Host, Ready
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import Address
 from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.runtime.host import Host, Ready
 
 if TYPE_CHECKING:
+    from pywatt_host.app.decorated import Decorated
     from pywatt_host.channels.stdio import Descriptors, Handshake
-    from pywatt_host.decorated import Decorated
 
 logger = logging.getLogger("pywatt.host")
 

@@ -20,9 +20,9 @@ from typing import Any, TextIO
 from pywatt_host.cli import execute
 from pywatt_host.cli.run import parent_of_this
 from pywatt_host.exceptions import HostError
-from pywatt_host.host import Host
 from pywatt_host.manifest.values import Address, FdAddress
 from pywatt_host.observability.logs import LogStream
+from pywatt_host.runtime.host import Host
 
 _SAID = 20  # lines of standard error that are kept to tell why it could not start
 _LONGEST_DETAIL = 4000  # characters

@@ -81,7 +81,7 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
       pywatt-host routes
       pywatt-host routes --build --json users.api:create_app
     """
-    from pywatt_host.inspection import Request, inspect_apps
+    from pywatt_host.cli.inspection import Request, inspect_apps
 
     loaded_or_exit(selection)
     asked = Request(

@@ -20,7 +20,7 @@ from pywatt_host.manifest.problems import Severity
 from pywatt_host.manifest.validation import locate
 
 if TYPE_CHECKING:
-    from pywatt_host.routing import RouteRow
+    from pywatt_host.app.route_report import RouteRow
 
 
 @click.command()
@@ -97,7 +97,7 @@ def node_at(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int
 
 def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
     """What looking at the applications brings up."""
-    from pywatt_host.inspection import Request, inspect_apps
+    from pywatt_host.cli.inspection import Request, inspect_apps
 
     asked = Request(
         selection.source(), selection.profile, selection.overrides, selection.env_file, allow_unset, build=False

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from pywatt_host.clients.none import no_orchestrator
 from pywatt_host.exceptions import MessagingError
 
 if TYPE_CHECKING:
     from pywatt_host.protocol.messages import Provider
-
-
-def _alone(target: str) -> NoReturn:
-    why = "there is no orchestrator; run the module under one, or give it channels"
-    raise MessagingError("unavailable", why, target)
 
 
 class NoDiscovery:
@@ -51,7 +47,7 @@ class NoDiscovery:
 
     async def locate(self, name: str) -> list[tuple[str, bool]]:
         if name.lower() != self._module_id.lower() or not self._address:
-            _alone(name)
+            no_orchestrator(name)
         return [(self._address.replace("unix:", "http+unix:", 1), True)]
 
     def announce(self, address: str) -> None:

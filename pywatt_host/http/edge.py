@@ -18,15 +18,15 @@ from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import HostError
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
-from pywatt_host.http.cycle import CYCLE
 from pywatt_host.http.endpoints import allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
-from pywatt_host.http.guarding import Verdict, take_bearer
+from pywatt_host.http.guard import Verdict, take_bearer
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
 from pywatt_host.http.routes import Mount, Routes
+from pywatt_host.http.server.cycle import CYCLE
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells

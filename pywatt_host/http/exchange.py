@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from pywatt_host.http.guarding import Guard, Verdict
+from pywatt_host.http.guard import Guard, Verdict
 from pywatt_host.http.problem import problem_body, problem_headers
 from pywatt_host.net.limits import Gate, RateLimiter
 from pywatt_host.observability.metrics import Cells

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pywatt_host.http.ambiguous_paths import Readings
 from pywatt_host.http.endpoints import Table
 from pywatt_host.http.exchange import Plan
-from pywatt_host.http.suspects import Readings
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
 
 

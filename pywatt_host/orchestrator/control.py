@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 from uuid import uuid4
 
-from pywatt_host.control import ControlApp, answer_rotate, answer_send, body_of, send_json
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.orchestrator.acceptor import NAME
 from pywatt_host.protocol.messages import Message, RoutedResponse
 from pywatt_host.protocol.payload import Envelope
+from pywatt_host.runtime.control import ControlApp, answer_rotate, answer_send, body_of, send_json
 from pywatt_host.supervision.output import KEPT, Line
 from pywatt_host.types import Receive, Scope, Send
 

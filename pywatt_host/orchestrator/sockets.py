@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pywatt_host.control import control_folders
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest.values import TcpAddress, UnixAddress
 from pywatt_host.net.listeners import Listener, bind
+from pywatt_host.runtime.control import control_folders
 
 _SUFFIX = ".ipc"
 _LONGEST = 100  # octets of the path of a Unix socket

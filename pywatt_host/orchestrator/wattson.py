@@ -13,10 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pywatt_host.control import control_path
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import BindError
-from pywatt_host.http.server import Bounds, Drain, HttpServer
+from pywatt_host.http.server.server import Bounds, Drain, HttpServer
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.values import UnixAddress
@@ -37,6 +36,7 @@ from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import Topics
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
+from pywatt_host.runtime.control import control_path
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import Surroundings

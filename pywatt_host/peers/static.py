@@ -5,22 +5,22 @@ from __future__ import annotations
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
 from pywatt_host.channels.wire import Trace
 from pywatt_host.manifest.model import Manifest, StaticService
 from pywatt_host.manifest.model.services import MODULE
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.messaging.http_client import HttpPeer, rendered
+from pywatt_host.messaging.http_client import rendered
 from pywatt_host.net.tls import client_context
 from pywatt_host.peers.client import Connector, Duties, Uplink, UplinkRoute
 from pywatt_host.protocol.payload import Payload
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
+    pass
 
-_FRAMES = ("unix:", "tcp://")
+STREAM_SCHEMES = ("unix:", "tcp://")
 
 Texts = Callable[[], Mapping[str, str]]
 
@@ -40,7 +40,7 @@ class Peers:
         self._by_name: dict[str, Uplink] = {}
         found: dict[str, list[Connector]] = {}
         for service in static_modules(manifest):
-            if service.address.startswith(_FRAMES):
+            if service.address.startswith(STREAM_SCHEMES):
                 found.setdefault(service.name, []).append(_connector(manifest, service, texts))
         limits = manifest.channels.limits
         for name, connectors in found.items():
@@ -97,27 +97,3 @@ def _connector(manifest: Manifest, service: StaticService, texts: Texts) -> Conn
     secret = isinstance(token, SecretTemplate)
     target = parse_target(service.address.removeprefix("tcp://").rstrip("/"), context, name)
     return Connector(target, lambda: rendered(token, texts()), late=secret)
-
-
-def http_peers(manifest: Manifest, texts: Texts) -> list[HttpPeer]:
-    """Raises ChannelError for TLS files that cannot be used."""
-    found = []
-    for service in static_modules(manifest):
-        if not service.address.startswith(_FRAMES):
-            found.append(_http_peer(manifest, service, texts))
-    return found
-
-
-def _http_peer(manifest: Manifest, service: StaticService, texts: Texts) -> HttpPeer:
-    http = manifest.channels.http
-    path = http.path if http is not None else "/_pywatt/messages"
-    address = service.address.rstrip("/")
-    url = address if address.startswith(("http://", "https://")) else f"http://{address}"
-    tls: SSLContext | None = None
-    if url.startswith("https://"):
-        tls = client_context(service.tls, manifest.resolve, "http", f"services.static {service.name}: tls")
-    token: Any = service.token or (http.token if http is not None else None)
-    return HttpPeer(
-        service.name, url + path, manifest.module_id, lambda: rendered(token, texts()),
-        manifest.channels.limits.frame, tls,
-    )  # fmt: skip

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pywatt_host.app.route_report import RouteRow
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values.names import METHODS
-from pywatt_host.routing import RouteRow
 from pywatt_host.scaffold.templates import render, schema_text, yaml_text
 
 _LONGEST_SUMMARY = 80

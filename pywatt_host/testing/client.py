@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from pywatt_host.host import Host
-from pywatt_host.state import AppState
+from pywatt_host.app.state import AppState
+from pywatt_host.runtime.host import Host
 from pywatt_host.testing.exchange import Exchange
 from pywatt_host.testing.running import Running
 from pywatt_host.testing.started import Started

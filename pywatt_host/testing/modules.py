@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pywatt_host.decorated import Decorated
+from pywatt_host.app.decorated import Decorated
 from pywatt_host.exceptions import HostError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import IMPORT_PATTERN

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from pywatt_host.build import build
+from pywatt_host.build.host import build
 from pywatt_host.exceptions import SecretError
-from pywatt_host.host import Host
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.model import DirectoryMount
+from pywatt_host.runtime.host import Host
 from pywatt_host.testing.exchange import Exchange
 from pywatt_host.testing.isolation import Imported, environment_kept
 from pywatt_host.testing.logs import KeptLogs

@@ -13,8 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from pywatt_host import AppState, AuthError
-from pywatt_host.auth import clients
-from pywatt_host.auth.clients import ClientTokens, Tokens
+from pywatt_host.clients import tokens as clients
+from pywatt_host.clients.tokens import ClientTokens, Tokens
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import Client
 from pywatt_host.testing.modules import PywattModule

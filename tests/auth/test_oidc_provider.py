@@ -15,8 +15,8 @@ from urllib.parse import quote_plus
 import httpx
 import pytest
 
-from pywatt_host.auth.clients import ClientTokens
 from pywatt_host.auth.fetching import client
+from pywatt_host.clients.tokens import ClientTokens
 from pywatt_host.manifest.model import Client
 from tests.processes import PATIENCE, Host, Project
 

@@ -185,7 +185,7 @@ def test_whatever_a_module_does_when_it_is_imported_the_answer_is_an_answer(
 
 
 def test_an_import_that_hangs_is_cut_off_and_leaves_no_process(plain: Project) -> None:
-    from pywatt_host.inspection import Request, inspect_apps
+    from pywatt_host.cli.inspection import Request, inspect_apps
     from pywatt_host.manifest import Source
 
     plain.write("main.py", "import os, time\nopen(__file__ + '.pid', 'w').write(str(os.getpid()))\ntime.sleep(3600)\n")

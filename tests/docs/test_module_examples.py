@@ -14,10 +14,10 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from pywatt_host.decorated import differing
+from pywatt_host.app.decorated import differing
+from pywatt_host.decorator.scripts import load_script
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values.names import Script
-from pywatt_host.scripts import load_script
 from tests.processes import PATIENCE, ROOT, Host, Project
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))

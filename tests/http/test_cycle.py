@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from pywatt_host.http.cycle import Signal, lean_cycle
+from pywatt_host.http.server.cycle import Signal, lean_cycle
 
 
 def test_a_signal_wakes_all_who_wait_and_stays_set_until_cleared() -> None:

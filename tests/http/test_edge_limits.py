@@ -213,7 +213,7 @@ def test_websockets_are_bounded_by_their_endpoint_and_do_not_count_as_running() 
 
 def test_a_rate_is_per_client_and_over_it_429_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr("pywatt_host.routing.monotonic", lambda: now[0])
+    monkeypatch.setattr("pywatt_host.build.routes.monotonic", lambda: now[0])
 
     async def main() -> None:
         async with hosted({"endpoints": [{"path": "/", "rate_limit": "2/m"}]}, Recorder()) as host:

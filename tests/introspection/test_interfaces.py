@@ -21,7 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from pywatt_host.introspection import interface_of, is_factory
+from pywatt_host.app.introspection import interface_of, is_factory
 
 guarantee_single_callable: Any = compatibility.guarantee_single_callable  # asgiref has no types for these two
 WsgiToAsgi: Any = asgiref_wsgi.WsgiToAsgi

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pywatt_host.introspection.regex import one_segment, pieces_of_regex
-from pywatt_host.introspection.template import Parameter, Piece, below, join, template
+from pywatt_host.app.introspection.regex import one_segment, pieces_of_regex
+from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
 from pywatt_host.manifest.values import EndpointPath
 
 ENDPOINT = TypeAdapter(EndpointPath)

@@ -32,8 +32,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter
 
-from pywatt_host.introspection import FRAMEWORKS, Route, framework_of, routes_of
-from pywatt_host.introspection import django as django_reader
+from pywatt_host.app.introspection import FRAMEWORKS, Route, framework_of, routes_of
+from pywatt_host.app.introspection import django as django_reader
 from pywatt_host.manifest.values import EndpointPath
 
 ENDPOINT = TypeAdapter(EndpointPath)
@@ -402,7 +402,7 @@ urlpatterns = [path("users/<int:id>/", lambda request, id: HttpResponse(str(id))
 
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
-from pywatt_host.introspection import framework_of, interface_of, routes_of
+from pywatt_host.app.introspection import framework_of, interface_of, routes_of
 
 for app in (get_asgi_application(), get_wsgi_application()):
     rows = [[row.path, *row.methods, row.name] for row in routes_of(app)]
@@ -474,7 +474,7 @@ def test_internals_that_changed_make_the_application_opaque_and_are_logged(caplo
 
 def test_no_framework_is_imported_by_looking_at_an_application() -> None:
     code = (
-        "import sys, pywatt_host.introspection as i, pywatt_host.loading\n"
+        "import sys, pywatt_host.app.introspection as i, pywatt_host.app.loading\n"
         "async def app(scope, receive, send): ...\n"
         "i.routes_of(app), i.framework_of(app), i.interface_of(app)\n"
         f"print([name for name in {sorted(FRAMEWORKS)} if name in sys.modules])"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pywatt_host.dev.changes import Watched, describe, watched_by
 from pywatt_host.manifest import Source, load
-from pywatt_host.reloading.changes import Watched, describe, watched_by
 
 HOME = Path("/project")
 WATCHED = Watched(

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import httpx
 import yaml
 
+from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.base import Section, complete
-from pywatt_host.resilience.targets import Resilience
 
 S = TypeVar("S", bound=Section)
 

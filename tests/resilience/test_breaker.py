@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.clients.resilience.breaker import Breaker, Pass, State
 from pywatt_host.manifest.model import CircuitBreaker
-from pywatt_host.resilience.breaker import Breaker, Pass, State
 from tests.resilience.sides import Clock, options
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from pywatt_host.resilience.breaker import State
-from pywatt_host.resilience.exchange import CircuitOpenError, DeadlineError
-from pywatt_host.resilience.policy import Policy
-from pywatt_host.resilience.transports import exchanged, exchanged_blocking, pattern_of, proxy_of
+from pywatt_host.clients.resilience.breaker import State
+from pywatt_host.clients.resilience.exchange import CircuitOpenError, DeadlineError
+from pywatt_host.clients.resilience.policy import Policy
+from pywatt_host.clients.resilience.transports import exchanged, exchanged_blocking, pattern_of, proxy_of
 from tests.hosting import run
 from tests.resilience.sides import Clock, resilience
 

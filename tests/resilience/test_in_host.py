@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from pywatt_host.outbound import Outbound
-from pywatt_host.resilience.targets import Resilience
-from pywatt_host.state import AppState
+from pywatt_host.app.state import AppState
+from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import hosted, run
 from tests.resilience.sides import manifest, side

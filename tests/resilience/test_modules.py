@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.resilience.exchange import CircuitOpenError
+from pywatt_host.clients.resilience.modules import ModuleError
+from pywatt_host.clients.resilience.providers import Address, Rota
+from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.outbound import Outbound
-from pywatt_host.resilience.exchange import CircuitOpenError
-from pywatt_host.resilience.modules import ModuleError
-from pywatt_host.resilience.providers import Address, Rota
-from pywatt_host.resilience.targets import Resilience
 from tests.hosting import run
 from tests.resilience.sides import Clock, Side, resilience, side
 
@@ -349,7 +349,7 @@ def test_sockets_are_kept_within_bounds_and_closed(
     blocking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr("pywatt_host.resilience.modules._SOCKETS", 2)
+        monkeypatch.setattr("pywatt_host.clients.resilience.modules._SOCKETS", 2)
         registry = Registry()
         async with AsyncExitStack() as stack:
             sides = [
@@ -393,7 +393,7 @@ def test_one_that_cannot_be_reached_comes_last_for_some_seconds() -> None:
 
 
 def test_what_is_remembered_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.resilience.providers._REMEMBERED", 3)
+    monkeypatch.setattr("pywatt_host.clients.resilience.providers._REMEMBERED", 3)
     rota = Rota()
     for number in range(9):
         rota.order(f"module {number}", [Address("a")])

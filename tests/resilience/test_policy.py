@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.clients.none import NoResilience
+from pywatt_host.clients.resilience.breaker import State
+from pywatt_host.clients.resilience.policy import Policy
+from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.model import Health
-from pywatt_host.messaging.local import NoResilience
 from pywatt_host.observability.health import Checks
-from pywatt_host.resilience.breaker import State
-from pywatt_host.resilience.policy import Policy
-from pywatt_host.resilience.targets import Resilience
 from tests.hosting import run
 from tests.resilience.sides import Clock, manifest, options, resilience
 

@@ -6,8 +6,8 @@ from email.utils import formatdate
 
 import pytest
 
+from pywatt_host.clients.resilience.retry import Schedule, retry_after
 from pywatt_host.manifest.model import RetryPolicy
-from pywatt_host.resilience.retry import Schedule, retry_after
 from tests.resilience.sides import options
 
 

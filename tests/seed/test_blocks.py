@@ -21,8 +21,8 @@ import redis
 
 from pywatt_host import AppState
 from pywatt_host.auth.minting import mint as minted
+from pywatt_host.decorator.module import DecoratedModule, ModuleApp
 from pywatt_host.manifest.model import AutoEndpoints
-from pywatt_host.module import DecoratedModule, ModuleApp
 from tests.auth.tokens_for_tests import SECRET, signed
 from tests.hosting import run
 from tests.processes import Project

@@ -1,0 +1,1 @@
+"""The user's application: found, imported, started, and given what it asked for."""

@@ -1,0 +1,198 @@
+"""The blocking face of AppState, for code that is not async: WSGI applications, thread pools, threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from pywatt_host.app.tasks import OnFailure, Work, close
+from pywatt_host.clients.http import Outbound
+from pywatt_host.secrets import Secret, SecretStore
+
+if TYPE_CHECKING:
+    import httpx
+
+    from pywatt_host.app.state import AppState
+    from pywatt_host.protocol.messages import Provider
+    from pywatt_host.stores.blocking import SyncCache, SyncDatabase
+    from pywatt_host.stores.cache import Cache
+    from pywatt_host.stores.database import Database
+
+T = TypeVar("T")
+
+_WORDS = "app_state.sync blocks, and would block the event loop here: use `await app_state.{name}(...)` in async code"
+
+
+class Bridge:
+    """From threads to the host's event loop, as long as the host runs."""
+
+    name = "sync"
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._lock = threading.Lock()
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        with self._lock:
+            self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._loop = None
+                left = tuple(self._waiting)
+            for future in left:  # nobody would run them any more
+                future.cancel()
+
+    async def check(self) -> None:
+        return
+
+    def on_loop(self) -> bool:
+        """Whether this is the thread of the event loop, which must not be blocked."""
+        return threading.get_ident() == self._thread
+
+    def call(self, name: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What the coroutine returns or raises. Raises RuntimeError on the event loop's own thread, before the host has
+        started, and once it has stopped, in the middle too."""
+        if self.on_loop():
+            raise RuntimeError(_WORDS.format(name=name))
+        with self._lock:
+            if self._loop is None:
+                raise RuntimeError(
+                    f"app_state.sync.{name}: the host has {'stopped' if self._thread else 'not started'}"
+                )
+            future = asyncio.run_coroutine_threadsafe(make(), self._loop)
+            self._waiting.add(future)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError(f"app_state.sync.{name}: the host has stopped") from None
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
+
+
+class SyncState:
+    """The methods of AppState that wait, blocking instead: safe from any thread but that of the event loop, where they
+    raise RuntimeError instead of blocking everybody. They raise what those of AppState raise."""
+
+    def __init__(self, state: AppState, bridge: Bridge, store: SecretStore, outbound: Outbound) -> None:
+        self._state = state
+        self._store = store
+        self._outbound = outbound
+        self._bridge = bridge
+
+    @overload
+    def get_secret(self, key: str) -> Secret[str]: ...
+
+    @overload
+    def get_secret(self, key: str, type: type[T]) -> Secret[T]: ...
+
+    def get_secret(self, key: str, type: type[Any] = str) -> Secret[Any]:
+        """As AppState.get_secret. A secret that is there already is given on any thread, in a factory too."""
+        known = self._store.peek(key, type)
+        return (
+            known if known is not None else self._bridge.call("get_secret", lambda: self._state.get_secret(key, type))
+        )
+
+    def send_message(
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
+    ) -> None:
+        """As AppState.send_message."""
+        self._bridge.call("send_message", lambda: self._state.send_message(target, message, authorization, channel))
+
+    def request(
+        self,
+        target: str,
+        message: Any,
+        timeout: float = 30.0,
+        authorization: str | None = None,
+        channel: str | None = None,
+    ) -> Any:
+        """As AppState.request: `timeout` in seconds."""
+        return self._bridge.call(
+            "request", lambda: self._state.request(target, message, timeout, authorization, channel)
+        )
+
+    def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
+        """As AppState.publish."""
+        self._bridge.call("publish", lambda: self._state.publish(topic, message, channel))
+
+    def register_service(
+        self,
+        name: str,
+        service_type: str,
+        address: str = "auto",
+        version: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str:
+        """As AppState.register_service."""
+        return self._bridge.call(
+            "register_service", lambda: self._state.register_service(name, service_type, address, version, metadata)
+        )
+
+    def deregister_service(self, service: str) -> None:
+        """As AppState.deregister_service."""
+        self._bridge.call("deregister_service", lambda: self._state.deregister_service(service))
+
+    def discover_services(self, type: str) -> list[Provider]:
+        """As AppState.discover_services."""
+        return self._bridge.call("discover_services", lambda: self._state.discover_services(type))
+
+    def spawn(self, work: Work, *, name: str | None = None, on_failure: OnFailure = "log") -> None:
+        """As AppState.spawn; the task runs on the event loop."""
+        if self._bridge.on_loop():
+            self._state.spawn(work, name=name, on_failure=on_failure)
+            return
+
+        async def begin() -> None:
+            self._state.spawn(work, name=name, on_failure=on_failure)
+
+        try:
+            self._bridge.call("spawn", begin)
+        except RuntimeError:
+            close(work)
+            raise
+
+    @property
+    def db(self) -> SyncDatabase:
+        """As AppState.db, blocking: `with app_state.sync.db.acquire() as conn: conn.fetch(...)`."""
+        return self._database(self._state.db)
+
+    @property
+    def databases(self) -> Mapping[str, SyncDatabase]:
+        """As AppState.databases, blocking."""
+        return {name: self._database(database) for name, database in self._state.databases.items()}
+
+    @property
+    def cache(self) -> SyncCache:
+        """As AppState.cache, blocking."""
+        return self._cache(self._state.cache)
+
+    @property
+    def caches(self) -> Mapping[str, SyncCache]:
+        """As AppState.caches, blocking."""
+        return {name: self._cache(cache) for name, cache in self._state.caches.items()}
+
+    def _database(self, database: Database) -> SyncDatabase:
+        blocking: SyncDatabase = import_module("pywatt_host.stores.blocking").SyncDatabase(database, self._bridge.call)
+        return blocking
+
+    def _cache(self, cache: Cache) -> SyncCache:
+        blocking: SyncCache = import_module("pywatt_host.stores.blocking").SyncCache(cache, self._bridge.call)
+        return blocking
+
+    @property
+    def http(self) -> httpx.Client:
+        """A blocking httpx client, otherwise as AppState.http; safe from any thread. Its requests raise RuntimeError on
+        the event loop's own."""
+        return self._outbound.blocking()

@@ -1,0 +1,148 @@
+"""The manifest's arguments against a factory's signature and annotations."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from types import MethodType, SimpleNamespace
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+
+from pywatt_host.app.introspection.interface import signature_of, state_parameter
+from pywatt_host.manifest.values import Interpolated
+
+logger = logging.getLogger(__name__)
+
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+class ArgumentsError(Exception):
+    """The arguments do not fit; the text holds every fault and no value."""
+
+
+def bind(
+    factory: Callable[..., Any], args: Mapping[str, Any], state: Any, *, key: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What to call `factory` with: `args` converted to its annotations, and `state` where it takes the AppState.
+
+    A value must have the annotated type as JSON would write it (a list for a tuple, text for a Path or a date); text
+    from an interpolation takes whatever type is asked for. An annotation that cannot be resolved or checked is not.
+    Raises `ArgumentsError`. `key` is where the manifest holds `args`.
+    """
+    signature = signature_of(factory)
+    if signature is None:
+        return (), {name: plain(value) for name, value in args.items()}
+    parameters = {name: each for name, each in signature.parameters.items() if each.kind not in _VARIABLE}
+    extra = next((each for each in signature.parameters.values() if each.kind is Parameter.VAR_KEYWORD), None)
+    taker = state_parameter(signature, args)
+    bound = signature.bind_partial()
+    faults: list[str] = []
+    for name, value in args.items():
+        parameter = parameters.get(name, extra)
+        if parameter is None:
+            faults.append(_unknown(name, [each for each in parameters if each != taker], key))
+            continue
+        try:
+            converted = _converted(value, _annotation(factory, parameter))
+        except ValidationError as error:
+            faults += _mismatches(error, f"{key}.{name}", parameter)
+            continue
+        if name in parameters:
+            bound.arguments[name] = converted
+        else:
+            bound.arguments.setdefault(parameter.name, {})[name] = converted
+    if taker is not None:
+        bound.arguments[taker] = state
+    faults += [
+        f"{key}.{name} is missing: the factory wants it"
+        for name, each in parameters.items()
+        if each.default is Parameter.empty and name != taker and name not in args
+    ]
+    if faults:
+        raise ArgumentsError("; ".join(faults))
+    return bound.args, bound.kwargs
+
+
+def plain(value: Any) -> Any:
+    """A value of the manifest as the user's code expects it: dict, list, str and the other scalars."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, Interpolated) else value
+
+
+def _converted(value: Any, annotation: Any) -> Any:
+    """Raises `ValidationError`."""
+    ready = plain(value)
+    if annotation is Parameter.empty:
+        return ready
+    try:
+        adapter = TypeAdapter(annotation)
+        strict = not _holds_interpolated(value)
+        try:
+            text = json.dumps(ready)
+        except (TypeError, ValueError):  # an object that no file can hold: it comes from Python
+            return adapter.validate_python(ready, strict=strict)
+        return adapter.validate_json(text, strict=strict)
+    except (PydanticUserError, PydanticUndefinedAnnotation):  # no type that pydantic can check
+        return ready
+
+
+def _holds_interpolated(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_interpolated, value.values()))
+    return any(map(_holds_interpolated, value)) if isinstance(value, list | tuple) else isinstance(value, Interpolated)
+
+
+def _annotation(factory: Any, parameter: Parameter) -> Any:
+    """The annotation, with text (as of `from __future__ import annotations`) looked up where the factory stands."""
+    if parameter.annotation is Parameter.empty:
+        return Parameter.empty
+    holder = SimpleNamespace(__annotations__={"it": parameter.annotation})
+    try:
+        return get_type_hints(holder, globalns=_globals(factory), include_extras=True)["it"]
+    except Exception:  # named boundary: an annotation's text is the user's code; what it raises means "not checked"
+        logger.debug("the annotation of %s cannot be resolved and is not checked", parameter.name, exc_info=True)
+        return Parameter.empty
+
+
+def _globals(factory: Any) -> dict[str, Any]:
+    """The names that the text of an annotation may use: those of the module that defines the innermost function."""
+    while True:
+        if isinstance(factory, functools.partial):
+            factory = factory.func
+        elif isinstance(factory, MethodType):
+            factory = factory.__func__
+        elif hasattr(factory, "__wrapped__"):
+            factory = factory.__wrapped__
+        else:
+            break
+    if hasattr(factory, "__globals__"):
+        return dict(factory.__globals__)
+    cls = factory if inspect.isclass(factory) else type(factory)
+    return dict(vars(sys.modules[cls.__module__]))
+
+
+def _unknown(name: str, known: list[str], key: str) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    takes = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}" if known else "it takes none"
+    return f"{key}.{name} is no parameter of the factory ({takes})"
+
+
+def _mismatches(error: ValidationError, where: str, parameter: Parameter) -> list[str]:
+    wanted = parameter.annotation
+    name = wanted if isinstance(wanted, str) else inspect.formatannotation(wanted)
+    return [
+        f"{where}{''.join(f'[{part}]' if isinstance(part, int) else f'.{part}' for part in fault['loc'])} "
+        f"is not as {name} wants it: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

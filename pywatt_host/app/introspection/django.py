@@ -1,0 +1,75 @@
+"""Routes of Django: the URL configuration of its settings, `path()` and `re_path()`, includes and translations."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+from pywatt_host.app.introspection.regex import one_segment, pieces_of_regex
+from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.template import Parameter, Piece, template
+
+_PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
+_REST = Parameter("rest", rest=True)
+
+
+def matches(app: Any) -> bool:
+    return is_a(app, "django", "ASGIHandler", "WSGIHandler")
+
+
+def routes(app: Any) -> list[Route]:
+    """Django holds one URL configuration a process, whichever handler is asked. This imports it, and so the views."""
+    return read(sys.modules["django.urls"].get_resolver().url_patterns, ["/"])
+
+
+def read(patterns: list[Any], before: list[Piece]) -> list[Route]:
+    """The rows of a list of URL patterns, each path beginning with the pieces `before`."""
+    rows: list[Route] = []
+    for entry in patterns:
+        nested = getattr(entry, "url_patterns", None)
+        for pieces in _readings(entry.pattern, whole=nested is None):
+            if nested is None:
+                rows.append(Route(template([*before, *pieces]), _methods(entry.callback), _name(entry)))
+            else:
+                rows += read(nested, [*before, *pieces])
+    return rows
+
+
+def _readings(pattern: Any, *, whole: bool) -> list[list[Piece]]:
+    """The pieces of one pattern, more than once where a part of it is optional."""
+    if is_a(pattern, "django", "LocalePrefixPattern"):
+        language: list[Piece] = [Parameter("language"), "/"]
+        return [language] if pattern.prefix_default_language else [language, []]
+    text = pattern._regex if is_a(pattern, "django", "RegexPattern") else pattern._route
+    if not isinstance(text, str):  # a translated pattern is another one in each language
+        return [[_REST]]
+    if is_a(pattern, "django", "RegexPattern"):
+        return pieces_of_regex(text, whole=whole)
+    return [_pieces(text, pattern.converters)]
+
+
+def _pieces(text: str, converters: dict[str, Any]) -> list[Piece]:
+    pieces: list[Piece] = []
+    end = 0
+    for match in _PARAMETER.finditer(text):
+        regex = converters[match[1]].regex
+        pieces += [text[end : match.start()], Parameter(match[1], rest=not one_segment(regex))]
+        end = match.end()
+    return [*pieces, text[end:]]
+
+
+def _methods(view: Any) -> tuple[str, ...]:
+    """Of a class-based view what its class implements, without the OPTIONS that every one has; else all."""
+    cls: Any = getattr(view, "view_class", None)
+    if cls is None:
+        return ANY
+    names = {name for name in cls.http_method_names if hasattr(cls, name)}
+    if getattr(cls.options, "__module__", "") == "django.views.generic.base":
+        names.discard("options")
+    return methods_of(names)
+
+
+def _name(entry: Any) -> str:
+    cls = getattr(entry.callback, "view_class", entry.callback)
+    return str(entry.name or getattr(cls, "__name__", ""))

@@ -1,0 +1,36 @@
+"""Routes of FastAPI: the documentation pages, included routers and front ends as well."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pywatt_host.app.introspection import starlette
+from pywatt_host.app.introspection.route import Route, is_a
+from pywatt_host.app.introspection.template import below, template
+
+
+def matches(app: Any) -> bool:
+    return is_a(app, "fastapi", "FastAPI", "APIRouter")
+
+
+def routes(app: Any) -> list[Route]:
+    """In recent releases an included router stays a router in the table, and its routes are made when asked for."""
+    contexts = getattr(sys.modules["fastapi.routing"], "iter_route_contexts", None)
+    if contexts is None:
+        return starlette.read(app.routes)
+    found = [row for context in contexts(app.routes) for row in starlette.read_one(context, context.original_route)]
+    return found + _front_ends(getattr(app, "router", app))
+
+
+def _front_ends(router: Any) -> list[Route]:
+    """What `frontend()` serves: folders of built pages, which FastAPI tries after every other route."""
+    late = getattr(router, "_iter_low_priority_routes", None)
+    rows = []
+    for context in late() if late else ():
+        group, prefix = getattr(context, "original_route", context), getattr(context, "frontend_prefix", "")
+        for route in group.routes:
+            path = (prefix + route.path).rstrip("/")
+            rows += [Route(template([path]), ("GET", "HEAD"))] if path else []
+            rows.append(Route(below(template([path]) if path else ""), ("GET", "HEAD")))
+    return rows

@@ -1,0 +1,44 @@
+"""Routes of Litestar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.template import Parameter, Piece, below, template
+
+
+def matches(app: Any) -> bool:
+    return is_a(app, "litestar", "Litestar")
+
+
+def routes(app: Any) -> list[Route]:
+    """One row a handler, without the OPTIONS handler that Litestar adds to every path."""
+    return [row for route in app.routes for row in _rows(route)]
+
+
+def _rows(route: Any) -> list[Route]:
+    path = template(_pieces(route.path_components))
+    if is_a(route, "litestar", "HTTPRoute"):
+        return [
+            Route(path, methods_of(handler.http_methods), handler.handler_name)
+            for handler in sorted(route.route_handlers, key=lambda handler: sorted(handler.http_methods))
+            if handler.fn.__module__ != "litestar.routes.http"
+        ]
+    handler = route.route_handler
+    if is_a(route, "litestar", "WebSocketRoute"):
+        return [Route(path, ("WEBSOCKET",), handler.handler_name)]
+    rows = [Route(path, ANY, handler.handler_name)]
+    if handler.is_mount:
+        rows.append(Route(below(path if path != "/" else ""), ANY, handler.handler_name))
+    return rows
+
+
+def _pieces(components: list[Any]) -> list[Piece]:
+    """A component is text, or the definition of a parameter that fills the whole segment."""
+    pieces: list[Piece] = []
+    for component in components:
+        parameter = component if isinstance(component, str) else Parameter(component.name, component.type is Path)
+        pieces += ["/", parameter]
+    return pieces

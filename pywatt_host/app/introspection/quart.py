@@ -1,0 +1,16 @@
+"""Routes of Quart, web sockets included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pywatt_host.app.introspection.route import Route, is_a
+from pywatt_host.app.introspection.werkzeug import rules
+
+
+def matches(app: Any) -> bool:
+    return is_a(app, "quart", "Quart")
+
+
+def routes(app: Any) -> list[Route]:
+    return rules(app.url_map)

@@ -1,0 +1,72 @@
+"""Routes of Starlette, and of everything built from its `Router`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pywatt_host.app.introspection.regex import one_segment
+from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.table import routes_of
+from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
+
+_PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(?::[a-zA-Z_][a-zA-Z0-9_]*)?\}")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
+
+
+def matches(app: Any) -> bool:
+    return is_a(app, "starlette", "Starlette", "Router")
+
+
+def routes(app: Any) -> list[Route]:
+    return read(app.routes)
+
+
+def read(table: Iterable[Any]) -> list[Route]:
+    """The rows of a list of Starlette's routes; a route of an unknown kind may take anything."""
+    return [row for route in table for row in read_one(route, route)]
+
+
+def read_one(route: Any, kind: Any) -> list[Route]:
+    """The rows of one route, of the kind that the route `kind` is."""
+    if is_a(kind, "starlette", "Mount"):
+        return _mounted(route.app, _template(route) if route.path else "", route.name or "")
+    if is_a(kind, "starlette", "Host"):  # the table knows no hosts: what any of them answers is answered
+        return _mounted(route.app, "", route.name or "")
+    if is_a(kind, "starlette", "WebSocketRoute"):
+        return [Route(_template(route), ("WEBSOCKET",), route.name or "")]
+    if is_a(kind, "starlette", "Route"):
+        return [Route(_template(route), _methods(route, kind), route.name or "")]
+    return [Route("/{path:path}", ANY)]
+
+
+def _mounted(app: Any, prefix: str, name: str) -> list[Route]:
+    if is_a(app, "starlette", "StaticFiles"):
+        return [Route(below(prefix), ("GET", "HEAD"), name)]
+    inner = routes_of(app)
+    if inner is None:
+        return [Route(below(prefix), ANY, name)]
+    return [Route(join(prefix, row.path), row.methods, row.name) for row in inner]
+
+
+def _methods(route: Any, kind: Any) -> tuple[str, ...]:
+    if route.methods:
+        # Starlette adds HEAD to GET and FastAPI's own routes do not, so that there it was asked for.
+        added = set() if is_a(kind, "fastapi", "APIRoute") or "GET" not in route.methods else {"HEAD"}
+        return methods_of(set(route.methods) - added)
+    endpoint = route.endpoint
+    if inspect.isclass(endpoint) and any(cls.__name__ == "HTTPEndpoint" for cls in endpoint.__mro__):
+        return methods_of(method for method in _METHODS if hasattr(endpoint, method.lower()))
+    return ANY
+
+
+def _template(route: Any) -> str:
+    pieces: list[Piece] = []
+    end = 0
+    for match in _PARAMETER.finditer(route.path):
+        regex = route.param_convertors[match[1]].regex
+        pieces += [route.path[end : match.start()], Parameter(match[1], rest=not one_segment(regex))]
+        end = match.end()
+    return template([*pieces, route.path[end:]])

@@ -1,0 +1,65 @@
+"""Rules of Werkzeug, which Flask and Quart route by, and its `DispatcherMiddleware`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.table import routes_of
+from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
+
+
+def matches(app: Any) -> bool:
+    return is_a(app, "werkzeug", "DispatcherMiddleware")
+
+
+def routes(app: Any) -> list[Route]:
+    """The mounts, longest prefix first, then the application behind them."""
+    rows: list[Route] = []
+    for mount in sorted(app.mounts, key=len, reverse=True):
+        prefix, inner = template([mount]), routes_of(app.mounts[mount])
+        if inner is None:
+            rows += [Route(prefix, ANY), Route(below(prefix), ANY)]
+        else:
+            rows += [Route(join(prefix, row.path), row.methods, row.name) for row in inner]
+    inner = routes_of(app.app)
+    return rows + (inner if inner is not None else [Route("/{path:path}", ANY)])
+
+
+def rules(url_map: Any) -> list[Route]:
+    """The rules of a `werkzeug.routing.Map`, of every host and subdomain."""
+    rows: list[Route] = []
+    for rule in url_map.iter_rules():
+        if rule.build_only:
+            continue
+        pieces, methods, name = _pieces(rule), _methods(rule), str(rule.endpoint)
+        path = template(pieces)
+        rows.append(Route(path, methods, name))
+        if not rule.strict_slashes and not path.endswith(":path}") and path != "/":
+            rows.append(Route(path.rstrip("/") if path.endswith("/") else path + "/", methods, name))
+    return rows
+
+
+def _pieces(rule: Any) -> list[Piece]:
+    """`_trace` holds the rule taken apart: the host, a bar, the path."""
+    trace = list(rule._trace)
+    path = trace[trace.index((False, "|")) + 1 :]
+    return [_parameter(rule, text) if dynamic else text for dynamic, text in path]
+
+
+def _parameter(rule: Any, name: str) -> Parameter:
+    """A converter that is part_isolating sees one segment only, whatever its expression would take."""
+    converter = rule._converters[name]
+    return Parameter(name, rest=not converter.part_isolating or re.fullmatch(converter.regex, "") is not None)
+
+
+def _methods(rule: Any) -> tuple[str, ...]:
+    if rule.websocket:
+        return ("WEBSOCKET",)
+    if rule.methods is None:
+        return ANY
+    added = {"HEAD"} if "GET" in rule.methods else set()
+    if getattr(rule, "provide_automatic_options", False):
+        added.add("OPTIONS")
+    return methods_of(set(rule.methods) - added)

@@ -1,0 +1,113 @@
+"""What `routes` and `validate` say: the routes that the manifest declares beside those that the applications serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pywatt_host.app.applications import Application
+from pywatt_host.http.endpoints import Table, lookup
+from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """One line of the comparison between what is declared and what the application serves.
+
+    `state`: `served` (declared and there, or auto), `missing` (declared, not in the application), `undeclared` (in the
+    application, not declared, hence 404 under a list), `unknown` (the application's table cannot be read).
+    """
+
+    path: str
+    methods: tuple[str, ...]
+    app: str
+    state: str
+    summary: str = ""
+    auth: str = ""  # who may ask: `jwt`, `jwt or key, scopes admin`; empty for everybody
+    name: str = ""  # what the framework calls the handler; under `endpoints: auto` only
+
+
+def compare(manifest: Manifest, applications: Iterable[Application]) -> list[RouteRow]:
+    """Declared against served. Applications must be loaded; a WebSocket and its path count as one method."""
+    applications = list(applications)
+    rows: list[RouteRow] = []
+    served: Table[str] = Table()
+    opaque = [application for application in applications if application.routes is None]
+    for application in applications:
+        for route in application.routes or ():
+            for method in route.methods:
+                try:
+                    served.add(route.path, (method,), application.name)
+                except ValueError:
+                    continue
+    if isinstance(manifest.endpoints, AutoEndpoints):
+        summaries = {rule.path: rule.summary or "" for rule in manifest.endpoints.rules}
+        asked = _Asked(manifest.endpoints)
+        for application in applications:
+            for route in application.routes or ():
+                summary = summaries.get(route.path, "")
+                for auth, names in asked.by_method(route.path, route.methods).items():
+                    rows.append(RouteRow(route.path, names, application.name, "served", summary, auth, route.name))
+        return rows
+    declared: Table[Endpoint] = Table()
+    for endpoint in manifest.endpoints:
+        declared.add(endpoint.path, endpoint.methods, endpoint)
+        there = served.match(_sample(endpoint.path))
+        present = there is not None and all(_present(there, method) for method in endpoint.methods)
+        owner = next(iter(there.values())) if there else ""
+        state = "served" if present else "unknown" if _under_opaque(endpoint.path, opaque) else "missing"
+        auth = _said(endpoint.auth)
+        rows.append(RouteRow(endpoint.path, endpoint.methods, owner, state, endpoint.summary or "", auth))
+    for application in applications:
+        if application.framework == "static":
+            continue
+        for route in application.routes or ():
+            methods = declared.match(_sample(route.path)) or {}
+            left = tuple(method for method in route.methods if not _present(methods, method))
+            if left:
+                rows.append(RouteRow(route.path, left, application.name, "undeclared"))
+    return rows
+
+
+class _Asked:
+    """What routes ask for under the rules of `endpoints`."""
+
+    def __init__(self, endpoints: AutoEndpoints) -> None:
+        self._default = endpoints.auth
+        self._rules: Table[Rule] = Table()
+        for rule in endpoints.rules:
+            self._rules.add(rule.path, rule.methods, rule)
+
+    def by_method(self, path: str, methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """The methods of a route, by what they ask for."""
+        rules = self._rules.match(_sample(path)) or {}
+        found: dict[str, tuple[str, ...]] = {}
+        for method in methods:
+            rule = lookup(rules, method) or rules.get("*")
+            auth = _said(rule.auth if rule is not None and rule.auth is not None else self._default)
+            found[auth] = (*found.get(auth, ()), method)
+        return found
+
+
+def _said(requirement: Requirement | None) -> str:
+    if requirement is None or requirement.open:
+        return ""
+    parts = [" or ".join(requirement.scheme)]
+    if requirement.scopes:
+        parts.append(f"scopes {' '.join(requirement.scopes)}")
+    if requirement.claims:
+        parts.append(f"claims {' '.join(requirement.claims)}")
+    return ", ".join(parts)
+
+
+def _present(methods: Mapping[str, object], method: str) -> bool:
+    return bool(methods) if method == "*" else lookup(methods, method) is not None
+
+
+def _sample(template: str) -> str:
+    """A path that a template fits, which no literal segment is likely to fit."""
+    return "/".join("\x00" if segment.startswith("{") else segment for segment in template.split("/"))
+
+
+def _under_opaque(path: str, opaque: Iterable[Application]) -> bool:
+    return any(a.prefix == "/" or path == a.prefix or path.startswith(a.prefix + "/") for a in opaque)

@@ -1,0 +1,1 @@
+"""Calls to others: HTTP clients, OAuth tokens, timeouts, retries and circuit breakers."""

@@ -1,0 +1,192 @@
+"""HTTP requests of the application to others: httpx clients that pass on request id and trace, closed by the host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pywatt_host.clients.none import NoResilience, nowhere, nowhere_blocking
+from pywatt_host.observability.context import current_request
+
+if TYPE_CHECKING:
+    import httpx
+
+    from pywatt_host.clients.resilience.modules import BlockingResolve, Resolve
+    from pywatt_host.clients.resilience.targets import Resilience
+
+_TIMEOUT = 10.0  # seconds for each of connecting, sending, and waiting for octets; the application may say otherwise
+
+
+class Outbound:
+    """One asynchronous and one blocking client, each made when it is first asked for. They are everybody's, so that
+    they keep no cookies: one user's would go along with the next one's requests."""
+
+    name = "http client"
+
+    def __init__(
+        self,
+        auth: httpx.Auth | None = None,
+        *,
+        resilience: Resilience | NoResilience | None = None,
+        resolve: Resolve = nowhere,
+        resolve_blocking: BlockingResolve = nowhere_blocking,
+    ) -> None:
+        """`auth` adds credentials to requests of both clients, `resilience` has the policies that they keep to;
+        `resolve` and `resolve_blocking`, which is called in any thread but that of the event loop, say who answers for
+        module://NAME and raise MessagingError where nobody does."""
+        self._auth = auth
+        self._resilience = resilience if resilience is not None else NoResilience()
+        self._resolve = resolve
+        self._resolve_blocking = resolve_blocking
+        self._client: httpx.AsyncClient | None = None
+        self._blocking: httpx.Client | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._closed = False
+        self._making = threading.Lock()
+
+    def client(self) -> httpx.AsyncClient:
+        """For the host's event loop. Raises RuntimeError once the host has stopped, and on another event loop."""
+        with self._making:
+            self._refuse_when_closed()
+            if self._loop is not None and _running_loop() not in (None, self._loop):
+                raise RuntimeError("app_state.http is for the host's event loop: use app_state.sync.http in this one")
+            if self._client is None:
+                self._client = import_module("httpx").AsyncClient(
+                    auth=self._auth,
+                    event_hooks={"request": [_mark]},
+                    mounts=self._mounts("mounts", "Modules", self._resolve),
+                    **_settings(),
+                )
+            return self._client
+
+    def blocking(self) -> httpx.Client:
+        """For any thread. Raises RuntimeError once the host has stopped."""
+        with self._making:
+            self._refuse_when_closed()
+            if self._blocking is None:
+                hooks = {"request": [self._refuse_on_loop, _put_marks]}
+                mounts = self._mounts("blocking_mounts", "BlockingModules", self._resolve_blocking)
+                self._blocking = import_module("httpx").Client(
+                    auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings()
+                )
+            return self._blocking
+
+    def _mounts(self, function: str, modules: str, resolve: object) -> dict[str, Any]:
+        """Transports by the pattern of their URLs; each loads what it needs when it is needed."""
+        of_clients: dict[str, Any] = {}
+        targets = self._resilience.clients()
+        if targets:
+            of_clients = getattr(import_module("pywatt_host.clients.resilience.transports"), function)(targets)
+
+        def make() -> Any:
+            kind = getattr(import_module("pywatt_host.clients.resilience.modules"), modules)
+            return kind(resolve, self._resilience.for_url)
+
+        return {**of_clients, "module://": _Later(make)}
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("the host has stopped, and its HTTP client with it")
+
+    def _refuse_on_loop(self, request: Any) -> None:
+        if threading.get_ident() == self._thread:
+            raise RuntimeError("app_state.sync.http would block the event loop here: use `await app_state.http...`")
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._making:
+                self._closed = True
+            try:
+                if self._client is not None:
+                    await self._client.aclose()
+            finally:
+                if self._blocking is not None:
+                    self._blocking.close()
+
+    async def check(self) -> None:
+        return
+
+
+class _Later:
+    """A transport of httpx, of either kind, that is made with the first request through it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Any = None
+        self._making = threading.Lock()
+
+    def _transport(self) -> Any:
+        with self._making:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    async def handle_async_request(self, request: httpx.Request) -> Any:
+        return await self._transport().handle_async_request(request)
+
+    def handle_request(self, request: httpx.Request) -> Any:
+        return self._transport().handle_request(request)
+
+    async def aclose(self) -> None:
+        if self._made is not None:
+            await self._made.aclose()
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _settings() -> dict[str, Any]:
+    cookies = import_module("http.cookiejar")
+    return {
+        "timeout": _TIMEOUT,
+        "headers": {"user-agent": "pywatt-host"},
+        "cookies": cookies.CookieJar(cookies.DefaultCookiePolicy(allowed_domains=())),
+    }
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _mark(request: Any) -> None:
+    _put_marks(request)
+
+
+def _put_marks(request: Any) -> None:
+    """`X-Request-ID` and `traceparent` (W3C Trace Context) of the request that is being answered, where there is one
+    and the application has not set its own."""
+    current = current_request.get()
+    if current is None:
+        return
+    headers = request.headers
+    if current.request_id and "x-request-id" not in headers:
+        headers["x-request-id"] = current.request_id.decode("latin-1")
+    if current.trace_id and "traceparent" not in headers:
+        headers["traceparent"] = f"00-{current.trace_id}-{os.urandom(8).hex()}-01"

@@ -1,0 +1,160 @@
+"""module://NAME/path: requests to whoever answers for a module at the moment, by its id or the name of a service."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import httpx
+
+from pywatt_host.clients.resilience.exchange import UNCONNECTED
+from pywatt_host.clients.resilience.policy import Policy
+from pywatt_host.clients.resilience.providers import Address, Rota, addressed, put_location, socket_of
+from pywatt_host.clients.resilience.transports import exchanged, exchanged_blocking
+from pywatt_host.exceptions import MessagingError
+
+Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[Address]]]
+BlockingResolve: TypeAlias = Callable[[str], Sequence[Address]]
+Policies: TypeAlias = Callable[[str], Policy]
+
+_SOCKETS = 64  # connections to the Unix sockets used last are kept
+
+
+class ModuleError(httpx.ConnectError):
+    """Nobody answers for a module: none is known, then `__cause__` is the MessagingError, or none could be reached."""
+
+
+class Modules(httpx.AsyncBaseTransport):
+    """Finds providers through `resolve`, which raises MessagingError where there are none."""
+
+    def __init__(self, resolve: Resolve, policies: Policies | None = None, rota: Rota | None = None) -> None:
+        self._resolve = resolve
+        self._policies = policies or _unlimited
+        self._rota = rota or Rota()
+        self._tls = httpx.create_ssl_context()
+        # No proxy of the environment: modules are on our own side of it.
+        self._network = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
+        self._sockets: OrderedDict[str, httpx.AsyncHTTPTransport] = OrderedDict()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        check_module(request.url)
+        tried: set[str] = set()
+        return await exchanged(self._policies(request.url.host), request, lambda request: self._send(request, tried))
+
+    async def _send(self, request: httpx.Request, tried: set[str]) -> httpx.Response:
+        """To the first provider that takes the connection; one that has been tried comes last."""
+        name = request.url.host
+        try:
+            addresses = await self._resolve(name)
+        except MessagingError as error:
+            raise ModuleError(f"{request.url}: {error}", request=request) from error
+        faults: list[str] = []
+        for address in self._rota.order(name, addresses, tried):
+            tried.add(address)
+            through = await self._through(address)
+            try:
+                response = await through.handle_async_request(addressed(request, address))
+            except UNCONNECTED as error:
+                self._rota.unreachable(address)
+                faults.append(fault(address, error))
+            else:
+                put_location(response, request, address)
+                return response
+        raise nobody(request, faults)
+
+    async def _through(self, address: str) -> httpx.AsyncHTTPTransport:
+        path = socket_of(address)
+        if path is None:
+            return self._network
+        found = self._sockets.get(path)
+        if found is None:
+            found = self._sockets[path] = httpx.AsyncHTTPTransport(verify=self._tls, uds=path)
+        self._sockets.move_to_end(path)
+        if len(self._sockets) > _SOCKETS:
+            await self._sockets.popitem(last=False)[1].aclose()
+        return found
+
+    async def aclose(self) -> None:
+        sockets = list(self._sockets.values())
+        self._sockets.clear()
+        for each in (self._network, *sockets):
+            await each.aclose()
+
+
+class BlockingModules(httpx.BaseTransport):
+    """The same for threads."""
+
+    def __init__(self, resolve: BlockingResolve, policies: Policies | None = None, rota: Rota | None = None) -> None:
+        self._resolve = resolve
+        self._policies = policies or _unlimited
+        self._rota = rota or Rota()
+        self._tls = httpx.create_ssl_context()
+        self._network = httpx.HTTPTransport(verify=self._tls, trust_env=False)
+        self._sockets: OrderedDict[str, httpx.HTTPTransport] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        check_module(request.url)
+        tried: set[str] = set()
+        return exchanged_blocking(self._policies(request.url.host), request, lambda request: self._send(request, tried))
+
+    def _send(self, request: httpx.Request, tried: set[str]) -> httpx.Response:
+        name = request.url.host
+        try:
+            addresses = self._resolve(name)
+        except MessagingError as error:
+            raise ModuleError(f"{request.url}: {error}", request=request) from error
+        faults: list[str] = []
+        for address in self._rota.order(name, addresses, tried):
+            tried.add(address)
+            try:
+                response = self._through(address).handle_request(addressed(request, address))
+            except UNCONNECTED as error:
+                self._rota.unreachable(address)
+                faults.append(fault(address, error))
+            else:
+                put_location(response, request, address)
+                return response
+        raise nobody(request, faults)
+
+    def _through(self, address: str) -> httpx.HTTPTransport:
+        path = socket_of(address)
+        if path is None:
+            return self._network
+        with self._lock:
+            found = self._sockets.get(path)
+            if found is None:
+                found = self._sockets[path] = httpx.HTTPTransport(verify=self._tls, uds=path)
+            self._sockets.move_to_end(path)
+            dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > _SOCKETS else None
+        if dropped is not None:
+            dropped.close()
+        return found
+
+    def close(self) -> None:
+        with self._lock:
+            sockets = list(self._sockets.values())
+            self._sockets.clear()
+        for each in (self._network, *sockets):
+            each.close()
+
+
+def _unlimited(name: str) -> Policy:
+    return Policy(name, "")
+
+
+def check_module(url: httpx.URL) -> None:
+    """Raises UnsupportedProtocol for what is no name of a module."""
+    if url.port is not None:
+        raise httpx.UnsupportedProtocol(f"{url}: write module://NAME/path, without a port: it is looked up")
+
+
+def fault(address: str, error: httpx.TransportError) -> str:
+    return f"{address}: {str(error) or type(error).__name__}"
+
+
+def nobody(request: httpx.Request, faults: Sequence[str]) -> ModuleError:
+    said = "; ".join(faults) if faults else "nobody answers for it over HTTP"
+    return ModuleError(f"module {request.url.host} cannot be reached: {said}", request=request)

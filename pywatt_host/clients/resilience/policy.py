@@ -1,0 +1,156 @@
+"""The policies of one target together, and one call under them. No I/O but waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pywatt_host.clients.resilience.breaker import Breaker, Pass
+from pywatt_host.clients.resilience.retry import LONGEST_WAIT, Schedule
+from pywatt_host.exceptions import MessagingError
+
+T = TypeVar("T")
+
+
+class NoPass:
+    """The Pass of a target without a circuit breaker."""
+
+    def succeeded(self) -> None:
+        return
+
+    def failed(self) -> None:
+        return
+
+    def dropped(self) -> None:
+        return
+
+
+class Policy:
+    """What counts for one target; each part may be absent."""
+
+    def __init__(
+        self,
+        target: str,
+        key: str,
+        timeout: float | None = None,
+        schedule: Schedule | None = None,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`key` is that of the manifest, such as `resiliency.targets.modules.billing`; `timeout` and what `clock` gives
+        are seconds."""
+        self.target = target
+        self.key = key
+        self.timeout = timeout
+        self.schedule = schedule
+        self.breaker = breaker
+        self.clock = clock
+        self.retries = 0
+        self._lock = threading.Lock()
+
+    def call(self, timeout: float | None = None) -> Call:
+        """Begin a call; `timeout` is the caller's own, and the shorter one counts."""
+        limits = [each for each in (self.timeout, timeout) if each is not None]
+        return Call(self, min(limits) if limits else None)
+
+    def refusal(self) -> str:
+        """Why no attempt is let through."""
+        seconds = self.breaker.open_for() if self.breaker is not None else 0.0
+        if seconds > 0:
+            return f"the circuit breaker of {self.target} is open for another {math.ceil(seconds)}s"
+        return f"the circuit breaker of {self.target} is half-open: others are trying whether it answers again"
+
+    async def check(self) -> None:
+        """Raises ConnectionError while the circuit breaker is open."""
+        if self.breaker is not None and self.breaker.open_for() > 0:
+            raise ConnectionError(self.refusal())
+
+    def count_retry(self) -> None:
+        with self._lock:
+            self.retries += 1
+
+    async def run(
+        self,
+        attempt: Callable[[float | None], Awaitable[T]],
+        retryable: Callable[[Exception], bool],
+        failure: Callable[[Exception], bool],
+        timeout: float | None = None,
+    ) -> T:
+        """What `attempt` returns, or what the last one raises. It is given the seconds that are left, None for any
+        number. `retryable` says whether an error may be tried again, `failure` whether it is the target's, for the
+        circuit breaker; one that is not counts as a success. `timeout` is for all attempts and waits together.
+
+        Raises MessagingError: `unavailable` while the circuit breaker is open, `timeout` once the time is over.
+        """
+        call = self.call(timeout)
+        while True:
+            leave = call.begin()
+            if leave is None:
+                raise MessagingError("unavailable", self.refusal(), self.target)
+            try:
+                result = await self._bounded(call, attempt)
+            except Exception as error:
+                if failure(error):
+                    leave.failed()
+                else:
+                    leave.succeeded()
+                wait = call.wait() if retryable(error) else None
+                if wait is not None:
+                    await asyncio.sleep(wait)
+                    continue
+                raise
+            else:
+                leave.succeeded()
+                return result
+            finally:
+                leave.dropped()  # where it was cancelled, and has no result yet
+
+    async def _bounded(self, call: Call, attempt: Callable[[float | None], Awaitable[T]]) -> T:
+        left = call.left()
+        try:
+            async with asyncio.timeout(left) as limit:
+                return await attempt(left)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise MessagingError("timeout", f"no answer within {call.timeout:g}s", self.target) from None
+
+
+class Call:
+    """One call: its attempts, one after the other."""
+
+    def __init__(self, policy: Policy, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._policy = policy
+        self._deadline = None if timeout is None else policy.clock() + timeout
+        self._retries = 0
+
+    def begin(self) -> Pass | NoPass | None:
+        """Leave for an attempt; None where the circuit breaker gives none."""
+        breaker = self._policy.breaker
+        return NoPass() if breaker is None else breaker.admit()
+
+    def left(self) -> float | None:
+        """Seconds until all attempts have to be done; None without a limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._policy.clock())
+
+    def wait(self, asked: float | None = None) -> float | None:
+        """Seconds to wait before the next attempt, which is counted; None where this one was the last: no retries are
+        left, the time would be over, or the circuit breaker will be open. `asked`: the least that the other side wants.
+        """
+        policy, schedule = self._policy, self._policy.schedule
+        if schedule is None or self._retries >= schedule.most or (asked or 0.0) > LONGEST_WAIT:
+            return None
+        wait = max(schedule.wait(self._retries), asked or 0.0)
+        left = self.left()
+        if left is not None and wait >= left:
+            return None
+        if policy.breaker is not None and policy.breaker.open_for() > wait:
+            return None
+        self._retries += 1
+        policy.count_retry()
+        return wait

@@ -1,0 +1,1 @@
+"""`@pywatt_module`: arguments of the decorator become a Manifest."""

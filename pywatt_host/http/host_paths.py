@@ -1,0 +1,67 @@
+"""What the host answers by itself: health and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pywatt_host.http.edge import Answer, OwnPath
+from pywatt_host.http.guard import Guard
+from pywatt_host.http.problem import problem_body, problem_headers, send_problem
+from pywatt_host.types import Receive, Scope, Send
+
+
+def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> OwnPath:
+    """A path that answers with a status and a JSON document."""
+
+    async def answer(scope: Scope) -> Answer:
+        status, document = report()
+        body = json.dumps(document).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        return status, headers, body
+
+    return answer
+
+
+def guarded(path: OwnPath, guard: Guard | None) -> OwnPath:
+    """The same for those only who the guard lets through."""
+    if guard is None:
+        return path
+
+    async def answer(scope: Scope) -> Answer | None:
+        verdict = guard.recall(scope) or await guard.examine(scope)
+        if not verdict.status:
+            return await path(scope)
+        body = problem_body(verdict.status)
+        return verdict.status, problem_headers(body, verdict.headers), body
+
+    return answer
+
+
+class OwnApp:
+    """The host's own paths as an application of their own: what the admin listener serves."""
+
+    def __init__(self, own: Mapping[str, OwnPath]) -> None:
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        answering = self._own.get(scope["path"])
+        if answering is None:
+            await send_problem(send, 404)
+        elif scope["method"] not in ("GET", "HEAD"):
+            await send_problem(send, 405, headers=[(b"allow", b"GET, HEAD")])
+        else:
+            answer = await answering(scope)
+            assert answer is not None
+            status, headers, body = answer
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
