@@ -28,9 +28,9 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 schema: venv
-	$(BIN)/python -m pywatt_host.manifest.schema > schemas/pywatt.schema.json.new
+	$(BIN)/python -m pywatt_host.manifest.schema.json_schema > schemas/pywatt.schema.json.new
 	mv schemas/pywatt.schema.json.new schemas/pywatt.schema.json
-	$(BIN)/python -m pywatt_host.manifest.schema workspace > schemas/wattson.schema.json.new
+	$(BIN)/python -m pywatt_host.manifest.schema.json_schema workspace > schemas/wattson.schema.json.new
 	mv schemas/wattson.schema.json.new schemas/wattson.schema.json
 
 bench: venv

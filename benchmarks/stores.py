@@ -22,10 +22,10 @@ from redis.asyncio import Redis
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
-from pywatt_host.stores.cache import Cache
-from pywatt_host.stores.database import Database
+from pywatt_host.stores.caches.cache import Cache
+from pywatt_host.stores.databases.database import Database
+from pywatt_host.stores.databases.pool import Pool
 from pywatt_host.stores.kinds import Surroundings, cache_backend, database_pool
-from pywatt_host.stores.pool import Pool
 from pywatt_host.stores.stats import Stats
 
 SQL = "SELECT id, text FROM notes WHERE id = {}"

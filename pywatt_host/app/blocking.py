@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pywatt_host.app.state import AppState
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.stores.blocking import SyncCache, SyncDatabase
-    from pywatt_host.stores.cache import Cache
-    from pywatt_host.stores.database import Database
+    from pywatt_host.stores.caches.cache import Cache
+    from pywatt_host.stores.databases.database import Database
 
 T = TypeVar("T")
 

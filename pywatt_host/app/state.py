@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pywatt_host.discovery.discovery import Discovery
     from pywatt_host.messaging.messages import Messages
     from pywatt_host.protocol.messages import Provider
-    from pywatt_host.stores.cache import Cache
-    from pywatt_host.stores.database import Database
+    from pywatt_host.stores.caches.cache import Cache
+    from pywatt_host.stores.databases.database import Database
     from pywatt_host.stores.service import Datastores
 
 H = TypeVar("H", bound=Hook)

@@ -14,7 +14,7 @@ from authlib.oauth2.rfc8414 import get_well_known_url as oauth_address  # type: 
 from authlib.oidc.discovery import OpenIDProviderMetadata  # type: ignore[import-untyped]
 from authlib.oidc.discovery import get_well_known_url as openid_address
 
-from pywatt_host.manifest.protection import is_plain
+from pywatt_host.manifest.checks.auth import is_plain
 
 PATIENCE: Final = 5.0  # seconds for a whole answer
 MOST_OCTETS: Final = 1024 * 1024

@@ -25,7 +25,7 @@ def schema(what: str) -> int:
       # then, as the first line of pywatt.yaml:
       # yaml-language-server: $schema=pywatt.schema.json
     """
-    from pywatt_host.manifest.schema import manifest_schema, workspace_schema
+    from pywatt_host.manifest.schema.json_schema import manifest_schema, workspace_schema
 
     document = manifest_schema() if what == "manifest" else workspace_schema()
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -15,10 +15,10 @@ from pydantic_core import PydanticCustomError
 from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
 from pywatt_host.exceptions import AuthError, SecretError
 from pywatt_host.manifest import Manifest
+from pywatt_host.manifest.checks.auth import weakest
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.manifest.problems import Report
-from pywatt_host.manifest.protection import weakest
 from pywatt_host.manifest.values import SecretTemplate, parse_duration
 
 _LONGEST = 100 * 365 * 24 * 3600.0  # seconds

@@ -15,9 +15,9 @@ from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
-from pywatt_host.manifest.node import Node
 from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.validation import locate
+from pywatt_host.manifest.schema.typing import locate
+from pywatt_host.manifest.yaml.node import Node
 
 if TYPE_CHECKING:
     from pywatt_host.app.route_report import RouteRow

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pywatt_host.exceptions import ManifestError
-from pywatt_host.manifest import document
-from pywatt_host.manifest.cross import CrossReferences
-from pywatt_host.manifest.dump import dump
-from pywatt_host.manifest.expansion import Expansion, written_secrets
-from pywatt_host.manifest.interpolation import Variables, interpolate
+from pywatt_host.manifest.checks.manifest import CrossReferences
+from pywatt_host.manifest.layers.interpolation import Variables, interpolate
+from pywatt_host.manifest.layers.overrides import Overrides, merge
+from pywatt_host.manifest.layers.profiles import active_profile, without_profiles
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.operations import Level
-from pywatt_host.manifest.node import Mark, Node, Origin, from_data, problem_at
-from pywatt_host.manifest.node import Path as KeyPath
-from pywatt_host.manifest.overlay import Overrides, merge
 from pywatt_host.manifest.problems import Problem, Report, display_path, near_miss
-from pywatt_host.manifest.profiles import active_profile, without_profiles
-from pywatt_host.manifest.shape import manifest_shape
-from pywatt_host.manifest.validation import locate, validate
+from pywatt_host.manifest.schema.dump import dump
+from pywatt_host.manifest.schema.normalize import Expansion, written_secrets
+from pywatt_host.manifest.schema.shape import manifest_shape
+from pywatt_host.manifest.schema.typing import locate, validate
 from pywatt_host.manifest.values import TCP_ADDRESS
+from pywatt_host.manifest.yaml import document
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin, from_data, problem_at
+from pywatt_host.manifest.yaml.node import Path as KeyPath
 
 DEFAULT_NAME = "pywatt.yaml"
 OVERRIDE_PREFIX = "PYWATT__"
@@ -200,7 +200,7 @@ def _effective(
         tree = tree if layer is None else merge(tree, layer)
     reader = Overrides(tree, report)
     if overriding:
-        from pywatt_host.manifest.environment import read_overrides  # slow to import, see there
+        from pywatt_host.manifest.layers.environment import read_overrides  # slow to import, see there
 
         layer = reader.environment(read_overrides(overriding))
         tree = tree if layer is None else merge(tree, layer)
@@ -254,7 +254,7 @@ def environment(environ: Mapping[str, str] | None, env_file: Path | None, report
     environ = os.environ if environ is None else environ
     if env_file is None:
         return environ
-    from pywatt_host.manifest.environment import read_dotenv  # slow to import, see there
+    from pywatt_host.manifest.layers.environment import read_dotenv  # slow to import, see there
 
     try:
         return {**read_dotenv(env_file), **environ}

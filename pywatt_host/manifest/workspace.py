@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pywatt_host.exceptions import ManifestError
-from pywatt_host.manifest.expansion import Expansion, written_secrets
-from pywatt_host.manifest.interpolation import Variables, interpolate
-from pywatt_host.manifest.keeping import Keeping
+from pywatt_host.manifest.checks.stores import Keeping
+from pywatt_host.manifest.layers.interpolation import Variables, interpolate
 from pywatt_host.manifest.load import DEFAULT_NAME, Source, environment, load, read_source
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
-from pywatt_host.manifest.node import Node
-from pywatt_host.manifest.node import Path as KeyPath
 from pywatt_host.manifest.problems import Problem, Report, Severity, near_miss, quote
-from pywatt_host.manifest.shape import shape_of
-from pywatt_host.manifest.validation import locate, validate
+from pywatt_host.manifest.schema.normalize import Expansion, written_secrets
+from pywatt_host.manifest.schema.shape import shape_of
+from pywatt_host.manifest.schema.typing import locate, validate
+from pywatt_host.manifest.yaml.node import Node
+from pywatt_host.manifest.yaml.node import Path as KeyPath
 
 WORKSPACE_NAME = "wattson.yaml"
 _SMALLEST = "modules: {users: {manifest: users/pywatt.yaml}}"

@@ -20,9 +20,9 @@ from pywatt_host.protocol.messages import (
     ServiceResponse,
 )
 from pywatt_host.protocol.session import cut
+from pywatt_host.stores.proxy.serving import ServedCache, ServedDatabase
+from pywatt_host.stores.proxy.wire import error_text
 from pywatt_host.stores.service import Datastores
-from pywatt_host.stores.serving import ServedCache, ServedDatabase
-from pywatt_host.stores.wire import error_text
 
 logger = logging.getLogger("pywatt.wattson")
 

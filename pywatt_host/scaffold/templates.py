@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 from string import Template
 
-from pywatt_host.manifest.schema import manifest_schema
+from pywatt_host.manifest.schema.json_schema import manifest_schema
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9/._~-]*(?: [A-Za-z0-9/._~-]+)*\Z")
 _NOT_TEXT = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n"])

@@ -44,7 +44,7 @@ class DotenvSource:
 
     def _values(self) -> dict[str, str]:
         try:
-            values: dict[str, str] = import_module("pywatt_host.manifest.environment").read_dotenv(self._path)
+            values: dict[str, str] = import_module("pywatt_host.manifest.layers.environment").read_dotenv(self._path)
         except FileNotFoundError:
             return {}
         except OSError as error:

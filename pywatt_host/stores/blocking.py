@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pywatt_host.stores.backend import Isolation
-from pywatt_host.stores.cache import ABSENT, Cache, Expire
-from pywatt_host.stores.row import Row
+from pywatt_host.stores.caches.cache import ABSENT, Cache, Expire
+from pywatt_host.stores.databases.backend import Isolation
+from pywatt_host.stores.databases.row import Row
 
 if TYPE_CHECKING:
-    from pywatt_host.stores.database import Connection, Database
+    from pywatt_host.stores.databases.database import Connection, Database
 
 T = TypeVar("T")
 

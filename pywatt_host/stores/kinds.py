@@ -13,10 +13,10 @@ from pywatt_host.exceptions import StoreError
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
 from pywatt_host.manifest.model.stores import ORCHESTRATOR
-from pywatt_host.stores.backend import Backend
-from pywatt_host.stores.cache import CacheBackend
-from pywatt_host.stores.pool import Pool
-from pywatt_host.stores.remote import Remote
+from pywatt_host.stores.caches.cache import CacheBackend
+from pywatt_host.stores.databases.backend import Backend
+from pywatt_host.stores.databases.pool import Pool
+from pywatt_host.stores.proxy.remote import Remote
 from pywatt_host.stores.url import StoreUrl
 
 _DEV = "+dev"
@@ -41,19 +41,21 @@ async def database_pool(store: str, text: str, options: DatabaseOptions, around:
     if text.startswith(f"{ORCHESTRATOR}:"):
         name = text.partition(":")[2]
         remote = _remote(store, around)
-        backend: Backend = _load(store, "proxied", "").ProxiedDatabase(store, name, remote, options.statement_timeout)
+        backend: Backend = _load(store, "proxy.proxied", "").ProxiedDatabase(
+            store, name, remote, options.statement_timeout
+        )
         return Pool(store, text, backend, least=least, most=most)
     text, url = await _url(store, text, around)
     if url.scheme == "sqlite":
-        backend = _load(store, "sqlite", "").SqliteBackend(store, url, around.directory, options.pool.timeout)
+        backend = _load(store, "databases.sqlite", "").SqliteBackend(store, url, around.directory, options.pool.timeout)
         if getattr(backend, "in_memory", False):
             least = most = 1  # each connection would be a database of its own
     elif url.scheme in ("postgresql", "postgres"):
-        backend = _load(store, "postgresql", "postgresql").PostgresqlBackend(
+        backend = _load(store, "databases.postgresql", "postgresql").PostgresqlBackend(
             store, url, text, most=most, statement_timeout=options.statement_timeout
         )
     elif url.scheme in ("mysql", "mariadb"):
-        backend = _load(store, "mysql", "mysql").MysqlBackend(
+        backend = _load(store, "databases.mysql", "mysql").MysqlBackend(
             store, url, most=most, statement_timeout=options.statement_timeout
         )
     else:
@@ -66,17 +68,17 @@ async def cache_backend(store: str, text: str, options: CacheOptions, around: Su
     backend: CacheBackend
     if text.startswith(f"{ORCHESTRATOR}:"):
         name = text.partition(":")[2]
-        backend = _load(store, "proxied", "").ProxiedCache(store, name, _remote(store, around), options.timeout)
+        backend = _load(store, "proxy.proxied", "").ProxiedCache(store, name, _remote(store, around), options.timeout)
         return backend
     _, url = await _url(store, text, around)
     if url.scheme == "memory":
-        backend = _load(store, "memory", "").MemoryBackend(
+        backend = _load(store, "caches.memory", "").MemoryBackend(
             store, options.max_entries or _MOST_ENTRIES, options.max_bytes or _MOST_BYTES
         )
     elif url.scheme in ("redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"):
-        backend = _load(store, "redis", "redis").RedisBackend(store, url, timeout=options.timeout, most=_MOST)
+        backend = _load(store, "caches.redis", "redis").RedisBackend(store, url, timeout=options.timeout, most=_MOST)
     elif url.scheme == "memcached":
-        backend = _load(store, "memcached", "memcached").MemcachedBackend(store, url, most=_MOST)
+        backend = _load(store, "caches.memcached", "memcached").MemcachedBackend(store, url, most=_MOST)
     else:
         _unknown(store, url)
     return backend

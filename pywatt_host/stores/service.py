@@ -16,10 +16,10 @@ from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family, Histogram
-from pywatt_host.stores.cache import Cache, CacheBackend
-from pywatt_host.stores.database import Database
+from pywatt_host.stores.caches.cache import Cache, CacheBackend
+from pywatt_host.stores.databases.database import Database
+from pywatt_host.stores.databases.pool import Pool
 from pywatt_host.stores.kinds import Surroundings, cache_backend, database_pool
-from pywatt_host.stores.pool import Pool
 from pywatt_host.stores.stats import BUCKETS, Stats
 
 logger = logging.getLogger("pywatt.stores")

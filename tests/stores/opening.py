@@ -12,13 +12,13 @@ import orjson
 
 from pywatt_host.exceptions import MessagingError, StoreError
 from pywatt_host.manifest.model import Database as DatabaseOptions
-from pywatt_host.stores.cache import Cache
-from pywatt_host.stores.database import Database
+from pywatt_host.stores.caches.cache import Cache
+from pywatt_host.stores.databases.database import Database
+from pywatt_host.stores.databases.pool import Pool
 from pywatt_host.stores.kinds import Surroundings, database_pool
-from pywatt_host.stores.pool import Pool
-from pywatt_host.stores.serving import ServedCache, ServedDatabase
+from pywatt_host.stores.proxy.serving import ServedCache, ServedDatabase
+from pywatt_host.stores.proxy.wire import error_text
 from pywatt_host.stores.stats import Stats
-from pywatt_host.stores.wire import error_text
 
 
 def database_of(

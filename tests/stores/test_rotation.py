@@ -13,7 +13,7 @@ import pytest
 
 from pywatt_host.exceptions import SecretError, StoreError
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.stores.database import Database
+from pywatt_host.stores.databases.database import Database
 from pywatt_host.stores.kinds import Surroundings
 from tests.hosting import hello, hosted, run
 from tests.servers import PASSWORD, Server

@@ -1,0 +1,1 @@
+"""Checks across the whole manifest, beyond what one value can tell."""

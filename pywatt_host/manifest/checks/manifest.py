@@ -1,0 +1,264 @@
+"""What the types cannot see: how the parts of a manifest fit each other and the folder it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pywatt_host.manifest.checks.auth import Protection
+from pywatt_host.manifest.checks.resiliency import References
+from pywatt_host.manifest.checks.stores import Keeping
+from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
+from pywatt_host.manifest.problems import Report, Severity, near_miss, quote
+from pywatt_host.manifest.schema.typing import locate
+from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
+from pywatt_host.manifest.values.addresses import is_loopback
+from pywatt_host.manifest.yaml.node import Node
+from pywatt_host.manifest.yaml.node import Path as KeyPath
+
+_ANYWHERE = frozenset({"", "0.0.0.0", "::"})
+
+
+class CrossReferences:
+    """Reports what does not fit together; `tree` says where each part stands."""
+
+    def __init__(self, manifest: Manifest, tree: Node, report: Report) -> None:
+        self._manifest = manifest
+        self._tree = tree
+        self._report = report
+
+    def check(self) -> None:
+        """All of it."""
+        self._something_is_served()
+        self._prefixes()
+        self._endpoints()
+        self._host_paths()
+        self._addresses()
+        self._folders()
+        self._sources()
+        self._open_channel()
+        Protection(self._manifest, self._add, self._is_unset).check()
+        Keeping(self._manifest, self._add, self._is_unset).check()
+        References(self._manifest, self._add, self._is_unset).check()
+
+    def _is_unset(self, path: KeyPath) -> bool:
+        """Whether a value on the way there was left out, because a variable is not set."""
+        return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))
+
+    def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
+        node, written, real = locate(self._tree, path)
+        shown = (*written, *path[len(real) :])
+        self._report.add(node.problem(shown, code, message, hint, severity=severity))
+
+    def _shown(self, path: KeyPath, value: object) -> str:
+        """A value for a message, by its name if it came out of the environment."""
+        node, _, real = locate(self._tree, path)
+        if len(real) < len(path) or not node.masked:
+            return quote(value)
+        return f"what `{node.template}` gave" if node.template is not None else "its value"
+
+    def _line(self, path: KeyPath) -> str:
+        node, written, _ = locate(self._tree, path)
+        return f" in line {node.mark.line}" if node.origin.kind == "file" and written else ""
+
+    def _something_is_served(self) -> None:
+        # After other errors, or left out because a variable is not set, it may well be there.
+        unread = bool(self._report.errors()) or self._tree.unset
+        if self._manifest.app is None and not self._manifest.mounts and not unread:
+            hint = "the smallest manifest is `app: main:app`"
+            self._add(("app",), "no-app", "neither `app` nor `mounts` is given, so there is nothing to serve", hint)
+
+    def _prefixes(self) -> None:
+        seen: dict[str, KeyPath] = {}
+        for path, prefix in self._mounted():
+            if prefix not in seen:
+                seen[prefix] = path
+                continue
+            where = self._line(seen[prefix]) if seen[prefix] != ("app", "route_prefix") else " by `app`"
+            message = f"the prefix {self._shown(path, prefix)} is taken{where}"
+            self._add(path, "prefix-conflict", message, "every application has a prefix of its own")
+
+    def _mounted(self) -> Iterator[tuple[KeyPath, str]]:
+        if self._manifest.app is not None:
+            yield ("app", "route_prefix"), self._manifest.app.route_prefix
+        for number, mount in enumerate(self._manifest.mounts):
+            yield ("mounts", number, "route_prefix"), mount.route_prefix
+
+    def _declared(self) -> Iterator[tuple[KeyPath, Endpoint | Rule]]:
+        endpoints = self._manifest.endpoints
+        if isinstance(endpoints, AutoEndpoints):
+            for number, rule in enumerate(endpoints.rules):
+                yield ("endpoints", "rules", number), rule
+        else:
+            for number, endpoint in enumerate(endpoints):
+                yield ("endpoints", number), endpoint
+
+    def _endpoints(self) -> None:
+        seen: dict[tuple[str, ...], list[tuple[KeyPath, Endpoint | Rule]]] = {}
+        prefixes = [prefix for _, prefix in self._mounted()]
+        for path, endpoint in self._declared():
+            same = seen.setdefault(_template_shape(endpoint.path), [])
+            for other_path, other in same:
+                methods = _common(endpoint.methods, other.methods)
+                if methods:
+                    message = f"{self._shown((*path, 'path'), endpoint.path)} fits the same requests"
+                    message += f" ({', '.join(methods)}) as the one{self._line(other_path) or ' before it'}"
+                    self._add((*path, "path"), "tie", message, "remove one, or give them different methods")
+                    break
+            same.append((path, endpoint))
+            if prefixes and not any(_reaches(endpoint.path, prefix) for prefix in prefixes):
+                message = f"no application is mounted where {self._shown((*path, 'path'), endpoint.path)} is"
+                hint = f"mounted: {', '.join(sorted(set(prefixes))[:8])}; a path is written in full, prefix included"
+                self._add((*path, "path"), "not-mounted", message, hint)
+
+    def _host_paths(self) -> None:
+        health, metrics, admin = self._manifest.health, self._manifest.metrics, self._manifest.server.admin
+        own: dict[str, str] = {}
+        if health.enabled:
+            own |= {health.liveness: "health.liveness", health.readiness: "health.readiness"}
+        if metrics.enabled:
+            taken = own | ({health.path: "health.path"} if health.enabled else {})
+            if metrics.path in taken:
+                message = f"{self._shown(('metrics', 'path'), metrics.path)} is {taken[metrics.path]} already"
+                self._add(("metrics", "path"), "conflict", message, "give one of them another path")
+            own[metrics.path] = "metrics.path"
+        http = self._manifest.channels.http
+        if http is not None:
+            taken = own | ({health.path: "health.path"} if health.enabled else {})
+            if http.path in taken:
+                message = f"{self._shown(('channels', 'http', 'path'), http.path)} is {taken[http.path]} already"
+                self._add(("channels", "http", "path"), "conflict", message, "give one of them another path")
+        if admin is not None:
+            return
+        for path, endpoint in self._declared():
+            if endpoint.path in own:
+                message = f"the host answers this path itself ({own[endpoint.path]}), so the application never sees it"
+                hint = f"move {own[endpoint.path]}, or serve it on server.admin"
+                self._add((*path, "path"), "host-path", message, hint, severity="warning")
+        if metrics.enabled and (metrics.auth is None or metrics.auth.open):
+            hint = "set server.admin.listen to serve them on a listener of their own, or metrics.auth"
+            message = "metrics are served to everyone who reaches the public listener"
+            self._add(("metrics",), "metrics-public", message, hint, severity="warning")
+
+    def _addresses(self) -> None:
+        server = self._manifest.server
+        for number, address in enumerate(server.admin.listen if server.admin is not None else ()):
+            if any(_same(address, other) for other in server.listen):
+                message = (
+                    f"{self._shown(('server', 'admin', 'listen', number), str(address))} is taken by server.listen"
+                )
+                self._add(("server", "admin", "listen", number), "conflict", message, "give it another port or path")
+
+    def _folders(self) -> None:
+        manifest = self._manifest
+        wanted: list[tuple[KeyPath, str]] = []
+        if manifest.app is not None:
+            wanted.append((("app", "working_dir"), manifest.app.working_dir))
+        for number, mount in enumerate(manifest.mounts):
+            if isinstance(mount, DirectoryMount):
+                wanted.append((("mounts", number, "directory"), mount.directory))
+            else:
+                wanted.append((("mounts", number, "working_dir"), mount.working_dir))
+        for path, name in wanted:
+            folder = manifest.resolve(name)
+            try:
+                there = folder.is_dir()
+            except (OSError, ValueError):  # a name that no file system takes: too long, or with a NUL in it
+                there = False
+            if not there and not locate(self._tree, path)[0].unset:
+                self._add(path, "no-folder", f"no such folder: {self._shown(path, name)}", self._nearby(path, folder))
+
+    def _sources(self) -> None:
+        seen: dict[str, int] = {}
+        for number, source in enumerate(self._manifest.secrets.sources or ()):
+            if source.kind is None:
+                continue
+            path: KeyPath = ("secrets", "sources", number, "kind")
+            if source.kind in seen:
+                line = self._line(("secrets", "sources", seen[source.kind]))
+                message = f"the source `{source.kind}` stands twice{f'; first{line}' if line else ''}"
+                self._add(path, "conflict", message, "remove one of them")
+            seen.setdefault(source.kind, number)
+
+    def _open_channel(self) -> None:
+        self._open_door()
+        tcp = self._manifest.channels.tcp
+        if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
+            return
+        token: KeyPath = ("channels", "tcp", "token")
+        unset = self._is_unset(token)
+        told = any(problem.path == "channels.tcp.token" for problem in self._report.problems)
+        if told or unset or (tcp.tls is not None and tcp.tls.client_ca is not None):
+            return
+        shown = self._shown(("channels", "tcp", "listen"), str(tcp.listen))
+        message = f"is missing: {shown} can be reached from other machines, and whoever does could pose as a peer"
+        hint = "give token: ${secret:CHANNEL_TOKEN}, or tls.client_ca, or listen on 127.0.0.1"
+        self._add(token, "open-channel", message, hint)
+
+    def _open_door(self) -> None:
+        http, token = self._manifest.channels.http, ("channels", "http", "token")
+        if http is None or http.token is not None or self._is_unset(token):
+            return
+        beyond = [each for each in self._manifest.server.listen if not _of_this_machine(each)]
+        told = any(problem.path == "channels.http.token" for problem in self._report.problems)
+        if beyond and not told:
+            shown = self._shown(("server", "listen", self._manifest.server.listen.index(beyond[0])), str(beyond[0]))
+            message = f"is missing: {shown} can be reached from other machines, and whoever does could pose as a peer"
+            hint = "give token: ${secret:CHANNEL_TOKEN}, or listen on 127.0.0.1"
+            self._add(token, "open-channel", message, hint)
+
+    def _nearby(self, path: KeyPath, folder: Path) -> str:
+        hint = "it is relative to the manifest's folder"
+        if locate(self._tree, path)[0].masked:
+            return hint
+        try:
+            if folder.is_file():
+                return "it is a file"
+            meant = near_miss(folder.name, [each.name for each in folder.parent.iterdir() if each.is_dir()])
+        except (OSError, ValueError):
+            return hint
+        return f'did you mean "{meant}"?' if meant else hint
+
+
+def _of_this_machine(address: Address) -> bool:
+    """Whether only this machine connects there; of what somebody else has opened nobody knows."""
+    return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and is_loopback(address.host))
+
+
+def _template_shape(path: str) -> tuple[str, ...]:
+    """The template without the names of its parameters, which do not tell requests apart."""
+    return tuple(
+        ("{:path}" if part.endswith(":path}") else "{}") if part.startswith("{") else part for part in path.split("/")
+    )
+
+
+def _common(methods: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    if "*" in methods and "*" in others:
+        return ["*"]
+    if "*" in methods or "*" in others:
+        return []
+    return [method for method in methods if method in others]
+
+
+def _reaches(template: str, prefix: str) -> bool:
+    """Whether a request that fits the template can be one below the prefix."""
+    if prefix == "/":
+        return True
+    parts, wanted = template.split("/")[1:], prefix.split("/")[1:]
+    for number, segment in enumerate(wanted):
+        if number >= len(parts):
+            return False
+        part = parts[number]
+        if part.endswith(":path}"):
+            return True
+        if not part.startswith("{") and part != segment:
+            return False
+    return True
+
+
+def _same(address: Address, other: Address) -> bool:
+    """Whether both cannot be listened on at the same time."""
+    if isinstance(address, TcpAddress) and isinstance(other, TcpAddress):
+        hosts = {address.host, other.host}
+        return address.port == other.port != 0 and (len(hosts) == 1 or bool(hosts & _ANYWHERE))
+    return address == other

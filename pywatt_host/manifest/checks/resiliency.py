@@ -1,0 +1,71 @@
+"""Whether `resiliency` names what there is: policies that are declared, and clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import TypeAlias
+
+from pywatt_host.manifest.model import Manifest, ResilienceTarget
+from pywatt_host.manifest.problems import Severity, near_miss
+from pywatt_host.manifest.yaml.node import Path as KeyPath
+
+Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
+
+# Key of a target -> the mapping of policies whose names it takes.
+_POLICIES = {"timeout": "timeouts", "retry": "retries", "circuit_breaker": "circuit_breakers"}
+
+
+class References:
+    """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
+
+    def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:
+        self._manifest = manifest
+        self._add = add
+        self._unset = unset
+
+    def check(self) -> None:
+        self._intervals()
+        policies = self._manifest.resiliency.policies
+        for path, target in self._targets():
+            for key, kind in _POLICIES.items():
+                name, declared = getattr(target, key), getattr(policies, kind)
+                if name is not None and name not in declared and not self._unset((*path, key)):
+                    where = f"resiliency.policies.{kind}"
+                    self._add(
+                        (*path, key), "unknown-policy", f'"{name}" is not in {where}', _told(name, declared), "error"
+                    )
+        clients = self._manifest.clients
+        for name in self._manifest.resiliency.targets.clients:
+            if name not in clients:
+                place: KeyPath = ("resiliency", "targets", "clients", name)
+                self._add(place, "unknown-client", f'"{name}" is not in clients', _told(name, clients), "error")
+
+    def _targets(self) -> Iterator[tuple[KeyPath, ResilienceTarget]]:
+        targets = self._manifest.resiliency.targets
+        for name, target in targets.modules.items():
+            yield ("resiliency", "targets", "modules", name), target
+        for name, target in targets.clients.items():
+            yield ("resiliency", "targets", "clients", name), target
+
+    def _intervals(self) -> None:
+        for name, retry in self._manifest.resiliency.policies.retries.items():
+            path: KeyPath = ("resiliency", "policies", "retries", name, "max_interval")
+            given = "max_interval" in retry.model_fields_set
+            if retry.policy == "constant" and given:
+                message = "says nothing for policy constant: it is for exponential"
+                self._add(path, "conflict", message, "remove it", "error")
+            elif retry.policy == "exponential" and retry.duration > retry.max_interval:
+                key, message = ("max_interval", "is less than") if given else ("duration", "is more than")
+                other = "duration" if given else "max_interval"
+                self._add(
+                    (*path[:-1], key),
+                    "conflict",
+                    f"{message} {other}",
+                    "waits grow from duration to max_interval",
+                    "error",
+                )
+
+
+def _told(name: str, declared: Collection[str]) -> str:
+    meant = near_miss(name, list(declared))
+    return f"declared: {', '.join(declared) or 'none'}" + (f'; did you mean "{meant}"?' if meant else "")

@@ -1,0 +1,1 @@
+"""What is laid over the file: interpolation, profiles, overrides, environment variables."""

@@ -1,0 +1,77 @@
+"""`profiles`: partial manifests in the manifest, one of which may be active."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pywatt_host.manifest.layers.interpolation import Variables, interpolate
+from pywatt_host.manifest.problems import Report, display_path, near_miss
+from pywatt_host.manifest.schema.normalize import Expansion
+from pywatt_host.manifest.schema.shape import manifest_shape
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin, Path, problem_at
+
+
+def active_profile(
+    profiles: Node | None, wanted: str, variables: Variables, report: Report, faulted: set[Path]
+) -> Node | None:
+    """The profile that is wanted, interpolated and expanded; what is wrong in it is added to `faulted`.
+
+    The others are checked for their structure only: their variables may well be unset.
+    """
+    declared: dict[str, Node] = profiles.value if profiles is not None else {}
+    active: Node | None = None
+    for name, node in declared.items():
+        path: Path = ("profiles", name)
+        if not isinstance(node.value, dict):
+            kind = "has no value" if node.value is None else "takes a mapping"
+            report.add(node.problem(path, "type", kind, "write the keys that differ, such as logging: {level: debug}"))
+            continue
+        for key in ("version", "profiles"):
+            if key in node.value:
+                mark = (node.keys or {}).get(key)
+                report.add(
+                    node.problem((*path, key), "unknown-key", "a profile cannot have this key", "remove it", mark=mark)
+                )
+        entries = {key: item for key, item in node.value.items() if key not in ("version", "profiles")}
+        body = Node(entries, node.mark, node.origin, keys=node.keys)
+        found = Report()
+        if name == wanted:
+            origin = Origin(node.origin.name, node.origin.kind, node.origin.lines, profile=name)
+            body = interpolate(body, manifest_shape(), variables, found, origin=origin)
+        expansion = Expansion(found, manifest_shape(), open_templates=name != wanted)
+        expanded = expansion.expand(body, manifest_shape())
+        for problem in found.problems:
+            shown = f"{display_path(path)}{'' if problem.path.startswith('[') else '.'}{problem.path}"
+            report.add(replace(problem, path=shown))
+        if name == wanted:
+            active = expanded
+            faulted |= expansion.faulted
+    if wanted and wanted not in declared:
+        _unknown_profile(profiles, wanted, list(declared), report)
+    return active
+
+
+def _unknown_profile(profiles: Node | None, wanted: str, declared: list[str], report: Report) -> None:
+    meant = near_miss(wanted, declared)
+    hint = f"declared: {', '.join(declared)}" if declared else "the manifest declares none"
+    hint += f'; did you mean "{meant}"?' if meant else ""
+    message = f'there is no profile "{wanted[:60]}"'
+    if profiles is not None:
+        report.add(profiles.problem(("profiles",), "unknown-profile", message, hint))
+    else:
+        report.add(problem_at(Origin("--profile", "set"), Mark(), (), "unknown-profile", message, hint))
+
+
+def without_profiles(root: Node, report: Report) -> tuple[Node, Node | None]:
+    """The manifest without its profiles, and these."""
+    profiles = root.value.get("profiles")
+    if profiles is None:
+        return root, None
+    rest = {key: node for key, node in root.value.items() if key != "profiles"}
+    if not isinstance(profiles.value, dict):
+        kind = "has no value" if profiles.value is None else "takes a mapping of names to partial manifests"
+        code = "no-value" if profiles.value is None else "type"
+        mark = (root.keys or {}).get("profiles")
+        report.add(profiles.problem(("profiles",), code, kind, "such as dev: {logging: {level: debug}}", mark=mark))
+        profiles = None
+    return Node(rest, root.mark, root.origin, keys=root.keys), profiles

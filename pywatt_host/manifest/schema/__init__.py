@@ -1,0 +1,1 @@
+"""The typed model and the JSON schema: normalizing, typing, dumping."""

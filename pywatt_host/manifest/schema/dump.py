@@ -1,0 +1,72 @@
+"""Manifest to plain data, in the forms that a file writes: what it gives loads again to an equal manifest."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pywatt_host.manifest.model import AutoEndpoints, Manifest
+from pywatt_host.manifest.model.base import complete
+from pywatt_host.manifest.schema.shape import Choice, DictShape, Leaf, ListShape, SectionShape, Shape, manifest_shape
+from pywatt_host.manifest.values import SecretTemplate
+
+# These inherit from `server` when they are left out; `off` is a value of its own.
+_INHERITED = ("timeout", "body")
+
+
+def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped: bool = True) -> dict[str, Any]:
+    """The manifest as JSON-able data, with every default (`all`), or only with what was given.
+
+    `masked`: what is a secret itself is shown as ***. Not `escaped`: for `Source.of_data`, whose texts are never
+    interpolated: a literal `${` stays one, and a text with secrets in it stays a SecretTemplate.
+    """
+    for section in (manifest.secrets, manifest.channels):
+        complete(type(section))  # without a validator it has no serializer either
+    data: dict[str, Any] = manifest.model_dump(by_alias=True, exclude_unset=not all)
+    endpoints = manifest.endpoints
+    declared = endpoints.rules if isinstance(endpoints, AutoEndpoints) else endpoints
+    written = data.get("endpoints", [])
+    for endpoint, fields in zip(
+        declared, written.get("rules", []) if isinstance(written, dict) else written, strict=False
+    ):
+        for name in _INHERITED:
+            if name not in endpoint.model_fields_set:
+                fields.pop(name, None)
+    written_out: dict[str, Any] = _written(data, manifest_shape(), masked, escaped)
+    return written_out
+
+
+def _written(value: Any, shape: Shape, masked: bool, escaped: bool) -> Any:
+    """Without nulls in sections, where they mean a key that was left out; texts as plain ones."""
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(shape, Choice):
+        shape = shape.of(value)
+    if isinstance(value, dict):
+        return {
+            key: _written(item, _below(shape, key), masked, escaped)
+            for key, item in value.items()
+            if item is not None or not isinstance(shape, SectionShape)
+        }
+    if isinstance(value, list):
+        item_shape = shape.item if isinstance(shape, ListShape) else shape
+        return [_written(item, item_shape, masked, escaped) for item in value]
+    if isinstance(value, SecretTemplate):
+        return str(value) if escaped else value
+    if not isinstance(value, str):
+        return value
+    if masked and isinstance(shape, Leaf) and shape.sensitive is not None:
+        value = shape.sensitive.shown(value)
+    if not escaped:
+        return str(value)
+    # A literal `${` is written as `$${`, since what is dumped may be read from a file again.
+    text = str(value).replace("${", "$${")
+    for name in shape.placeholders if isinstance(shape, Leaf) else ():
+        text = re.sub(rf"(?<!\$)\$(\$\{{{name}\}})", r"\1", text)
+    return text
+
+
+def _below(shape: Shape, key: str) -> Shape:
+    if isinstance(shape, SectionShape):
+        return shape.keys[key]
+    return shape.value if isinstance(shape, DictShape) else shape

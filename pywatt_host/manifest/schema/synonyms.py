@@ -1,0 +1,335 @@
+"""The words that other servers and formats use for our keys, and the keys that this version does not have."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pywatt_host.manifest.problems import near_miss
+from pywatt_host.manifest.schema.shape import SectionShape, key_paths
+
+# Section (the name of its model) -> what others write there -> where it is written here.
+_WORDS: dict[str, dict[str, str]] = {
+    "Manifest": {
+        # NGINX Unit
+        "applications": "mounts",
+        "apps": "mounts",
+        "listeners": "server.listen",
+        "routes": "endpoints",
+        "application": "app",
+        "callable": "app: module:callable",
+        "access_log": "logging.access",
+        "settings": "server.limits and server.timeouts",
+        # uvicorn, gunicorn, hypercorn
+        "host": "server.listen: HOST:PORT",
+        "port": "server.listen: HOST:PORT",
+        "bind": "server.listen",
+        "uds": "server.listen: unix:PATH",
+        "fd": "server.listen: fd:N",
+        "root_path": "app.route_prefix",
+        "log_level": "logging.level",
+        "loglevel": "logging.level",
+        "accesslog": "logging.access",
+        "forwarded_allow_ips": "server.trusted_proxies",
+        "chdir": "app.working_dir",
+        "pythonpath": "app.working_dir",
+        "wsgi_app": "app",
+        # Compose, Kubernetes
+        "name": "module.id",
+        "ports": "server.listen",
+        "environment": "app.env",
+        "env": "app.env",
+        "healthcheck": "health",
+        "livenessProbe": "health.liveness",
+        "readinessProbe": "health.readiness",
+        "command": "app.import_path",
+        "labels": "module.labels",
+        "static": "mounts: [{route_prefix: /static, directory: ./static}]",
+        "log": "logging",
+        "jwt": "auth: {jwt: {secret: ...}}",
+        "authentication": "auth",
+        "security": "auth",
+        "oauth": "auth (who asks us) or clients (whom we ask)",
+        "prometheus": "metrics",
+        "cors": "server.cors",
+        "timeout": "server.timeouts.request",
+        "threads": "app.threads",
+        "worker_class": "app.interface",
+        # secrets and channels
+        "secret": "secrets",
+        "vault": "secrets.sources: [{vault: {address, path}}]",
+        "dotenv": "secrets.sources: [{dotenv: .env}]",
+        "env_file": "secrets.sources: [{dotenv: .env}]",
+        "rotate": "secrets.rotate",
+        "channel": "channels",
+        "stdio": "channels.stdio",
+        "ipc": "channels.ipc",
+        "tcp": "channels.tcp",
+        "orchestrator": "channels.stdio",
+    },
+    "Workspace": {
+        "app": "modules: {ID: {manifest: pywatt.yaml}}, a file with app",
+        "server": "gateway, or server in the manifest of a module",
+        "services": "modules",
+        "apps": "modules",
+        "applications": "modules",
+        "processes": "modules",
+        "module": "modules",
+        "listen": "gateway.listen",
+        "port": "gateway.listen: HOST:PORT",
+        "http": "gateway",
+        "proxy": "gateway",
+        "env_file": "secrets.sources: [{dotenv: .env}]",
+        "dotenv": "secrets.sources: [{dotenv: .env}]",
+        "vault": "secrets.sources: [{vault: {address, path}}]",
+    },
+    "WorkspaceModule": {
+        "image": "command",
+        "build": "manifest",
+        "path": "manifest",
+        "file": "manifest",
+        "app": "manifest: a file with app",
+        "cmd": "command",
+        "entrypoint": "command",
+        "args": "command",
+        "environment": "env",
+        "after": "depends_on",
+        "requires": "depends_on",
+        "needs": "depends_on",
+        "scale": "replicas",
+        "instances": "replicas",
+        "workers": "replicas",
+        "cwd": "working_dir",
+        "dir": "working_dir",
+        "directory": "working_dir",
+        "transport": "channel",
+        "restart_policy": "restart",
+    },
+    "Gateway": {"address": "listen", "bind": "listen", "host": "listen: HOST:PORT", "port": "listen: HOST:PORT"},
+    "Secrets": {
+        "names": "keys",
+        "declare": "keys",
+        "from": "sources",
+        "source": "sources",
+        "providers": "sources",
+        "rotation": "rotate",
+        "poll": "interval",
+        "refresh": "interval",
+        "refresh_interval": "interval",
+    },
+    "WorkspaceSecrets": {"rotate": "secrets.rotate in the manifests of the modules", "source": "sources"},
+    "SecretSource": {
+        "type": "kind",
+        "environment": "env",
+        "env_file": "dotenv",
+        "dir": "directory",
+        "folder": "directory",
+        "path": "file or directory",
+        "exec": "command",
+        "run": "command",
+        "hashicorp": "vault",
+        "openbao": "vault",
+    },
+    "Vault": {"url": "address", "addr": "address", "mount": "path: MOUNT/PATH", "mount_point": "path: MOUNT/PATH"},
+    "SecretKey": {"optional": "required: false", "desc": "description", "value": "default, with required: false"},
+    "Channels": {"unix": "ipc", "socket": "ipc", "stdin": "stdio", "stdout": "stdio"},
+    "IpcChannel": {"path": "listen or connect", "socket": "listen or connect", "permissions": "mode"},
+    "TcpChannel": {
+        "address": "listen or connect",
+        "bind": "listen",
+        "port": "listen: HOST:PORT",
+        "host": "listen: HOST:PORT",
+        "auth_token": "token",
+        "secret": "token",
+        "ssl": "tls",
+    },
+    "ChannelTls": {"certificate": "cert", "certfile": "cert", "keyfile": "key", "cafile": "ca", "ca_certs": "ca"},
+    "ChannelLimits": {"max_frame": "frame", "message": "frame", "size": "frame", "heartbeats": "heartbeat_missed"},
+    "AppOptions": {
+        "module": "import_path: module:attribute",
+        "callable": "import_path: module:attribute",
+        "target": "import_path",
+        "import": "import_path",
+        "import_string": "import_path",
+        "uri": "route_prefix",
+        "url": "route_prefix",
+        "prefix": "route_prefix",
+        "path": "route_prefix",
+        "mount": "route_prefix",
+        "root_path": "route_prefix",
+        "app_dir": "working_dir",
+        "chdir": "working_dir",
+        "cwd": "working_dir",
+        "home": "working_dir",
+        "environment": "env",
+        "kwargs": "args",
+        "arguments": "args",
+        "type": "interface",
+        "protocol": "interface",
+        "dir": "directory",
+        "folder": "directory",
+        "root": "directory",
+        "static": "directory",
+    },
+    "DirectoryMount": {
+        "uri": "route_prefix",
+        "url": "route_prefix",
+        "path": "route_prefix",
+        "prefix": "route_prefix",
+        "max_age": "cache",
+        "index": "html",
+        "import_path": "a mount of its own: it is an application or a directory",
+    },
+    "Server": {
+        "host": "listen: HOST:PORT",
+        "port": "listen: HOST:PORT",
+        "bind": "listen",
+        "address": "listen",
+        "uds": "listen: unix:PATH",
+        "timeout": "timeouts.request",
+        "keepalive": "timeouts.keep_alive",
+        "keep_alive": "timeouts.keep_alive",
+        "graceful_timeout": "timeouts.shutdown",
+        "max_body_size": "limits.body",
+        "concurrency": "limits.concurrency",
+        "limit_concurrency": "limits.concurrency",
+        "backlog": "limits.backlog",
+        "proxies": "trusted_proxies",
+        "forwarded_allow_ips": "trusted_proxies",
+        "log_level": "logging.level, beside server",
+        "root_path": "app.route_prefix, beside server",
+        "threads": "app.threads, beside server",
+        "worker_class": "app.interface, beside server",
+    },
+    "Limits": {"max_body_size": "body", "body_size": "body", "headers": "header", "connections": "concurrency"},
+    "Timeouts": {
+        "graceful": "shutdown",
+        "graceful_shutdown": "shutdown",
+        "drain": "drain_delay",
+        "idle": "keep_alive",
+        "keepalive": "keep_alive",
+        "response": "request",
+        "headers": "header",
+    },
+    "EndpointOptions": {
+        "method": "methods",
+        "verbs": "methods",
+        "route": "path",
+        "url": "path",
+        "uri": "path",
+        "pattern": "path",
+        "template": "path",
+        "ratelimit": "rate_limit",
+        "throttle": "rate_limit",
+        "max_body_size": "body",
+        "description": "summary",
+    },
+    "AutoEndpoints": {"endpoints": "rules", "paths": "rules", "source": "from", "overrides": "rules"},
+    "AuthScheme": {
+        "kind": "type",
+        "scheme": "type",
+        "iss": "issuer",
+        "aud": "audience",
+        "audiences": "audience",
+        "algorithm": "algorithms",
+        "alg": "algorithms",
+        "jwks_uri": "jwks_url",
+        "jwks": "jwks_url",
+        "jwt_secret": "secret",
+        "cert": "public_key",
+        "certificate": "public_key",
+        "clock_skew": "leeway",
+        "key": "secret, public_key or keys",
+        "passwords": "users",
+        "htpasswd": "users",
+    },
+    "Requirement": {"roles": "claims: {role: ...}", "role": "claims: {role: ...}", "schemes": "scheme"},
+    "Client": {"url": "base_url", "origin": "base_url", "token_uri": "token_url", "scope": "scopes", "id": "client_id"},
+    "Health": {
+        "live": "liveness",
+        "ready": "readiness",
+        "period": "interval",
+        "url": "path",
+        "endpoint": "path",
+        "start_interval": "interval",
+        "failure_threshold": "retries",
+    },
+    "Metrics": {"endpoint": "path", "url": "path", "histogram_buckets": "buckets"},
+    "Logging": {
+        "file": "the standard error stream, which is where logs go",
+        "redacted": "redact",
+        "access_log": "access",
+    },
+    "Resiliency": {
+        "timeouts": "policies.timeouts",
+        "retries": "policies.retries",
+        "circuit_breakers": "policies.circuit_breakers",
+        "breakers": "policies.circuit_breakers",
+        "modules": "targets.modules",
+        "clients": "targets.clients",
+    },
+    "Policies": {"circuitBreakers": "circuit_breakers", "breakers": "circuit_breakers", "retry": "retries"},
+    "RetryPolicy": {
+        "maxRetries": "max_retries",
+        "attempts": "max_retries, which counts without the first attempt",
+        "max_attempts": "max_retries, which counts without the first attempt",
+        "maxInterval": "max_interval",
+        "initial_interval": "duration",
+        "backoff": "policy: exponential",
+    },
+    "CircuitBreaker": {
+        "maxRequests": "max_requests",
+        "trip": "consecutive_failures: 5",
+        "failures": "consecutive_failures",
+        "threshold": "consecutive_failures",
+        "failure_threshold": "consecutive_failures",
+    },
+    "Target": {"circuitBreaker": "circuit_breaker", "breaker": "circuit_breaker", "retries": "retry"},
+    "Targets": {"apps": "modules", "components": "modules", "services": "modules"},
+    "Cors": {
+        "origins": "allow_origins",
+        "methods": "allow_methods",
+        "headers": "allow_headers",
+        "credentials": "allow_credentials",
+    },
+}
+
+# Section -> keys that other versions of the format have.
+_NOT_YET: dict[str, frozenset[str]] = {
+    "Manifest": frozenset(
+        {
+            "tracing",
+            "workers",
+            "reload",
+            "tls",
+            "ssl",
+        }
+    ),
+    "Server": frozenset({"workers", "tls", "reload", "ssl"}),
+}
+
+
+class Unknown(NamedTuple):
+    """What to say about a key that its section does not have; `meant` is the key there that it probably stands for."""
+
+    code: str
+    message: str
+    hint: str
+    meant: str | None = None
+
+
+def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
+    """What to say about the key, which is none of the shape's; `root` is the shape of the whole document."""
+    owners = [cls.__name__ for cls in shape.model.__mro__]
+    if any(key in _NOT_YET.get(owner, ()) for owner in owners):
+        return Unknown("not-supported", f"`{key}` is not supported by this version", "remove it")
+    for owner in owners:
+        if key in _WORDS.get(owner, {}):
+            word = _WORDS[owner][key]
+            return Unknown("unknown-key", "unknown key", f"here that is {word}", word.partition(":")[0])
+    elsewhere = [".".join(path) for path in key_paths(root) if path[-1] == key and len(path) < 4]
+    meant = near_miss(key, shape.keys)
+    if meant is not None and not elsewhere:
+        return Unknown("unknown-key", "unknown key", f'did you mean "{meant}"?', meant)
+    if elsewhere:
+        return Unknown("unknown-key", "unknown key", f"it belongs to {' or '.join(elsewhere[:3])}")
+    return Unknown("unknown-key", "unknown key", f"known here: {', '.join(list(shape.keys)[:12])}")

@@ -1,0 +1,1 @@
+"""Caches: one interface for users, one backend per file."""

@@ -1,0 +1,1 @@
+"""Databases: one interface for users, one backend per file."""

@@ -1,0 +1,197 @@
+"""What editors make of the published schema: the real yaml-language-server, over its protocol.
+
+It is installed from npm once, outside of the repository; without node, npm or network the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.slow
+
+VERSION = "1.25.0"
+SCHEMA = ROOT / "schemas" / "pywatt.schema.json"
+
+
+def installed_server() -> Path:
+    """The server's script. Two processes may install at once: the first rename wins."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("node and npm are not on this machine")
+    home = Path(tempfile.gettempdir()) / f"pywatt-host-tests-{os.getuid()}" / f"yaml-language-server-{VERSION}"
+    script = home / "node_modules" / "yaml-language-server" / "bin" / "yaml-language-server"
+    if not script.exists():
+        home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=home.parent))
+        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(fresh), f"yaml-language-server@{VERSION}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        if done.returncode != 0:
+            shutil.rmtree(fresh)
+            pytest.skip(f"npm cannot install yaml-language-server: {done.stderr.strip()[-200:]}")
+        try:
+            fresh.rename(home)
+        except OSError:
+            shutil.rmtree(fresh)
+    return script
+
+
+class Editor:
+    """One language server and what it said."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stdin: IO[bytes] = process.stdin
+        self._messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._number = 0
+        self._opened = 0
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        while header := stream.readline():
+            if not header.lower().startswith(b"content-length:"):
+                continue
+            while stream.readline().strip():
+                pass
+            self._messages.put(json.loads(stream.read(int(header.split(b":")[1]))))
+
+    def _send(self, message: dict[str, Any]) -> None:
+        body = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        self._stdin.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        self._stdin.flush()
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        self._send({"method": method, "params": params})
+
+    def request(self, method: str, params: dict[str, Any]) -> Any:
+        self._number += 1
+        self._send({"id": self._number, "method": method, "params": params})
+        return self._until(lambda message: message.get("id") == self._number and "method" not in message)["result"]
+
+    def _until(self, wanted: Any) -> dict[str, Any]:
+        while True:
+            message = self._messages.get(timeout=30)
+            if wanted(message):
+                return message
+            if "id" in message and "method" in message:  # the server asks for settings; it gets none
+                items = message["params"].get("items", []) if isinstance(message.get("params"), dict) else []
+                self._send({"id": message["id"], "result": [None] * len(items) or None})
+
+    def open(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """The document's address and what is complained about in it."""
+        self._opened += 1
+        uri = f"file:///work/{self._opened}/pywatt.yaml"
+        document = {
+            "uri": uri,
+            "languageId": "yaml",
+            "version": 1,
+            "text": f"# yaml-language-server: $schema={SCHEMA.as_uri()}\n{text}",
+        }
+        self.notify("textDocument/didOpen", {"textDocument": document})
+        said = self._until(
+            lambda message: (
+                message.get("method") == "textDocument/publishDiagnostics" and message["params"]["uri"] == uri
+            )
+        )
+        return uri, said["params"]["diagnostics"]
+
+    def complete(self, text: str, line: int, character: int) -> set[str]:
+        uri, _ = self.open(text)
+        place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
+        found = self.request("textDocument/completion", place)
+        return {item["label"] for item in (found["items"] if isinstance(found, dict) else found or [])}
+
+    def hover(self, text: str, line: int, character: int) -> str:
+        uri, _ = self.open(text)
+        place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
+        found = self.request("textDocument/hover", place)
+        return str(found["contents"]["value"]) if found else ""
+
+
+@pytest.fixture(scope="module")
+def editor() -> Iterator[Editor]:
+    command = [str(shutil.which("node")), str(installed_server()), "--stdio"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        client = Editor(process)
+        try:
+            capabilities = {
+                "textDocument": {"hover": {"contentFormat": ["markdown"]}, "completion": {"completionItem": {}}}
+            }
+            client.request("initialize", {"processId": None, "rootUri": None, "capabilities": capabilities})
+            client.notify("initialized", {})
+            yield client
+        finally:
+            process.kill()
+
+
+def test_a_good_manifest_has_no_complaints(editor: Editor) -> None:
+    text = """app: main:app
+server: {listen: [':80', {unix: a.sock, mode: "0660"}], limits: {concurrency: "${N}"}}
+mounts: [{route_prefix: /s, directory: ., cache: 1h}, {route_prefix: /b, import_path: b:app}]
+endpoints: [{path: "/u/{id}", methods: GET, timeout: off}]
+health: false
+x-own: 1
+profiles: {dev: {app: {threads: 2}, metrics: true}}
+"""
+    assert editor.open(text)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("app: main:app\nserver:\n  lissten: :80\n", 3),
+        ("app: main:app\nserver:\n  limits:\n    concurrency: a lot\n", 4),
+        ("app: main:app\nserver:\n  timeouts:\n    header: 10\n", 4),
+        ("app: main:app\nendpoints:\n  - path: /a\n    methods: [get]\n", 4),
+        ("app: main:app\nendpoints:\n  - path: /a\n  - path: users\n", 4),
+        ("app: main:app\nmounts:\n  - route_prefix: /s\n    directory: .\n    threads: 4\n", 5),
+        ("app: main:app\nlogging:\n  level: loud\n", 3),
+        ("app: main:app\nhealth:\n  interval: soon\n", 3),
+        ("app: main:app\nprofiles:\n  dev:\n    loging: {level: debug}\n", 4),
+    ],
+)
+def test_a_fault_is_underlined_at_its_line(editor: Editor, text: str, line: int) -> None:
+    _, complaints = editor.open(text)
+    # One line of the document is the schema's.
+    assert {complaint["range"]["start"]["line"] for complaint in complaints} == {line}
+
+
+def test_keys_are_completed(editor: Editor) -> None:
+    assert {"app", "mounts", "server", "endpoints", "health", "metrics", "logging", "profiles"} <= editor.complete(
+        "\n", 1, 0
+    )
+    assert {"listen", "limits", "timeouts", "cors"} <= editor.complete("app: main:app\nserver:\n  \n", 3, 2)
+    assert {"path", "methods", "rate_limit"} <= editor.complete("app: main:app\nendpoints:\n  - \n", 3, 4)
+    assert {"import_path", "directory", "route_prefix"} <= editor.complete("app: main:app\nmounts:\n  - \n", 3, 4)
+
+
+def test_values_are_completed(editor: Editor) -> None:
+    found = editor.complete("app: main:app\nlogging:\n  level: \n", 3, 9)
+    assert {"debug", "info", "warning", "error", "critical"} <= found
+    assert "null" not in editor.complete("app: main:app\nserver:\n  cors: \n", 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "character", "said"),
+    [
+        ("app: main:app\nserver:\n  listen: ':80'\n", 3, 4, "Where to listen"),
+        ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "idle connection"),
+        ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "Default: `5s`"),
+        ("app: main:app\nendpoints:\n  - path: /a\n    rate_limit: 1/s\n", 4, 6, "Requests per time"),
+    ],
+)
+def test_keys_are_explained(editor: Editor, text: str, line: int, character: int, said: str) -> None:
+    assert said in editor.hover(text, line, character)
