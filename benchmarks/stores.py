@@ -24,8 +24,8 @@ from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
 from pywatt_host.stores.caches.cache import Cache
 from pywatt_host.stores.databases.database import Database
-from pywatt_host.stores.databases.pool import Pool
-from pywatt_host.stores.kinds import Surroundings, cache_backend, database_pool
+from pywatt_host.stores.databases.pool import ConnectionPool
+from pywatt_host.stores.kinds import StoreContext, cache_backend, database_pool
 from pywatt_host.stores.stats import Stats
 
 SQL = "SELECT id, text FROM notes WHERE id = {}"
@@ -100,8 +100,8 @@ async def _ours(stack: AsyncExitStack, folder: Path, url: str, base: str) -> lis
 async def _opened(url: str, folder: Path) -> AsyncIterator[Database]:
     options = DatabaseOptions.model_validate({"url": url})
 
-    async def make(text: str) -> Pool:
-        return await database_pool("databases.default", text, options, Surroundings(folder, "benchmarks"))
+    async def make(text: str) -> ConnectionPool:
+        return await database_pool("databases.default", text, options, StoreContext(folder, "benchmarks"))
 
     database = Database("default", make, acquire_timeout=10, statement_timeout=30, stats=Stats())
     await database.open(url)
@@ -121,7 +121,7 @@ async def _caches(stack: AsyncExitStack, folder: Path, url: str) -> list[Row]:
     for name, text, base in (("Redis", url, "Redis: redis-py"), ("memory", "memory://", "memory: aiocache")):
         options = CacheOptions.model_validate({"url": text})
         cache = Cache("default", namespace="b", stats=Stats())
-        cache.replace(await cache_backend("caches.default", text, options, Surroundings(folder, "benchmarks")))
+        cache.replace(await cache_backend("caches.default", text, options, StoreContext(folder, "benchmarks")))
         await cache.backend.open()
         stack.push_async_callback(cache.close)
         await cache.set("key", "value")

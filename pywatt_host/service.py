@@ -14,14 +14,12 @@ class Service(Protocol):
     """Entered in the order of the list, left in reverse.
 
     `running` connects, yields while the service works, and closes; tasks of its own go into `tasks`, where an
-    unexpected fault stops the host. `check` returns when healthy and raises saying why when not.
+    unexpected fault stops the host.
     """
 
     name: str
 
     def running(self, tasks: TaskGroup) -> AbstractAsyncContextManager[None]: ...
-
-    async def check(self) -> None: ...
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -53,5 +51,5 @@ class Dependant(Protocol):
     name: str
     names: frozenset[str]
 
-    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
+    async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
         """Get ready beside what is in use. `texts` are all values as they will be. Raises HostError to refuse."""

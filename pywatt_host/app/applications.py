@@ -33,7 +33,7 @@ class Application:
         key: str,
         options: App | AppMount | DirectoryMount,
         manifest: Manifest,
-        texts: Callable[[], Mapping[str, str]] = dict,
+        secret_values: Callable[[], Mapping[str, str]] = dict,
         objects: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.key = key
@@ -45,7 +45,7 @@ class Application:
         self.interface = "asgi"
         self.mount: Mount | None = None
         self._manifest = manifest
-        self._texts = texts
+        self._texts = secret_values
         self._objects = objects
         self._wsgi: Any = None
 
@@ -152,7 +152,7 @@ class Applications:
         self,
         manifest: Manifest,
         state: AppState,
-        texts: Callable[[], Mapping[str, str]],
+        secret_values: Callable[[], Mapping[str, str]],
         objects: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """`texts` gives the texts of the secrets that `env` refers to, `objects` what import paths stand for that need
@@ -160,9 +160,9 @@ class Applications:
         self._state = state
         self.all: list[Application] = []
         if manifest.app is not None:
-            self.all.append(Application("app", manifest.app, manifest, texts, objects))
+            self.all.append(Application("app", manifest.app, manifest, secret_values, objects))
         self.all += [
-            Application(f"mounts[{number}]", mount, manifest, texts, objects)
+            Application(f"mounts[{number}]", mount, manifest, secret_values, objects)
             for number, mount in enumerate(manifest.mounts)
         ]
 
@@ -172,9 +172,6 @@ class Applications:
             for application in self.all:
                 await stack.enter_async_context(application.running(self._state))
             yield
-
-    async def check(self) -> None:
-        return
 
     def mounts(self) -> list[Mount]:
         return [application.mount for application in self.all if application.mount is not None]

@@ -53,9 +53,6 @@ class Bridge:
             for future in left:  # nobody would run them any more
                 future.cancel()
 
-    async def check(self) -> None:
-        return
-
     def on_loop(self) -> bool:
         """Whether this is the thread of the event loop, which must not be blocked."""
         return threading.get_ident() == self._thread

@@ -39,9 +39,6 @@ class Hooks:
             except Exception:  # named boundary: a hook is the user's code; the others still run
                 logger.exception("the shutdown hook %s raised", _named(hook))
 
-    async def check(self) -> None:
-        return
-
 
 async def _call(hook: Hook) -> None:
     result = hook()

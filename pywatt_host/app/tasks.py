@@ -122,9 +122,6 @@ class Tasks:
         finally:
             await self._end(None)
 
-    async def check(self) -> None:
-        return
-
     async def stop(self) -> None:
         """Cancel all and wait for them, for some seconds; what is spawned from now on is refused."""
         await self._end(_UNWOUND_WITHIN)

@@ -41,9 +41,6 @@ class UserState:
             self._state.user_state = await self._made(path)
         yield
 
-    async def check(self) -> None:
-        return
-
     def builder(self, path: str) -> Callable[..., Any]:
         """The function. Raises AppLoadError."""
         app = self._manifest.app

@@ -65,9 +65,9 @@ class ApiKeyScheme:
         """No registered scheme fits; RFC 9110 section 11.6.1 wants a challenge all the same."""
         return f'ApiKey realm="{realm}", header="{self.header}"'.encode("latin-1", "replace")
 
-    def prepare(self, texts: Mapping[str, str]) -> Loaded:
+    def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
         new: dict[bytes, Identity] = {}
-        for entry in keys(rendered(self._options.keys, texts, self._key), self._key):
+        for entry in keys(rendered(self._options.keys, secret_values, self._key), self._key):
             if len(entry.value) < _SHORT:
                 logger.warning(
                     "%s: line %d: a key of less than %d octets can be tried out", self._key, entry.line, _SHORT

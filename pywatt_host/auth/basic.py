@@ -148,8 +148,8 @@ class BasicScheme:
 
     # Passwords ------------------------------------------------------------------------------------------------------
 
-    def prepare(self, texts: Mapping[str, str]) -> Loaded:
-        found = users(rendered(self._options.users, texts, self._key), self._key)
+    def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
+        found = users(rendered(self._options.users, secret_values, self._key), self._key)
         costs = [rounds(entry.value) for entry in found]
         bcrypt = self._bcrypt() if any(costs) else None
         new = {}
@@ -193,9 +193,6 @@ class BasicScheme:
         finally:
             threads, self._threads = self._threads, None
             threads.shutdown(wait=False, cancel_futures=True)
-
-    async def check(self) -> None:
-        return
 
 
 class _NewUsers:

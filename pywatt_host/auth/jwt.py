@@ -192,7 +192,7 @@ class JwtScheme:
 
     # Keys -----------------------------------------------------------------------------------------------------------
 
-    def prepare(self, texts: Mapping[str, str]) -> Loaded:
+    def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
         """Of a scheme whose keys somebody else publishes there is nothing to read."""
         options = self._options
         value = options.public_key if options.secret is None else options.secret
@@ -200,7 +200,7 @@ class JwtScheme:
             return _Nothing()
         path = f"{self._key}.{'public_key' if options.secret is None else 'secret'}"
         try:
-            text = value.render(texts) if isinstance(value, SecretTemplate) else value
+            text = value.render(secret_values) if isinstance(value, SecretTemplate) else value
         except KeyError as error:
             raise AuthError(path, f"the secret {error.args[0]} is not there") from None
         if options.secret is not None:

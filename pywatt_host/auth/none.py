@@ -31,6 +31,3 @@ class NoSchemes:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         yield
-
-    async def check(self) -> None:
-        return

@@ -41,11 +41,11 @@ def same(one: bytes, other: bytes) -> bool:
     return hmac.compare_digest(one, other)
 
 
-def rendered(value: str | SecretTemplate | None, texts: Mapping[str, str], key: str) -> str:
+def rendered(value: str | SecretTemplate | None, secret_values: Mapping[str, str], key: str) -> str:
     """The text of a value. Raises AuthError where a secret in it is not there."""
     assert value is not None
     try:
-        return value.render(texts) if isinstance(value, SecretTemplate) else value
+        return value.render(secret_values) if isinstance(value, SecretTemplate) else value
     except KeyError as error:
         raise AuthError(key, f"the secret {error.args[0]} is not there") from None
 

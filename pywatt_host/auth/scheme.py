@@ -36,7 +36,7 @@ class Scheme(Protocol):
         """The value of a WWW-Authenticate header. `error` is empty, `invalid_token` or `insufficient_scope` (RFC 6750
         section 3.1), which schemes other than bearer ignore."""
 
-    def prepare(self, texts: Mapping[str, str]) -> Loaded:
+    def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
         """Read what secrets hold, beside what is in use. Raises AuthError, which names the key and never the value."""
 
 

@@ -25,10 +25,10 @@ class Schemes:
 
     name = "auth"
 
-    def __init__(self, manifest: Manifest, texts: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]]) -> None:
         self.counts: Counts = Counter()
         self.all: dict[str, Scheme] = {}
-        self._texts = texts
+        self._texts = secret_values
         self._services: list[Any] = []
         self._dependants: list[SchemeDependant] = []
         self._any: Guard | None = None
@@ -96,9 +96,9 @@ class SchemeDependant:
         self.names = names
         self._scheme = scheme
 
-    async def prepare(self, texts: Mapping[str, str]) -> Loaded:
+    async def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
         """Raises AuthError for a value that is no usable key. In a thread: a hash of a password takes its time."""
-        return await asyncio.to_thread(self._scheme.prepare, texts)
+        return await asyncio.to_thread(self._scheme.prepare, secret_values)
 
 
 Made: TypeAlias = tuple[Scheme, list[Any]]  # a scheme, and the services that it needs

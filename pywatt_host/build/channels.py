@@ -17,22 +17,22 @@ from pywatt_host.channels.trace import TraceFile
 from pywatt_host.discovery.discovery import Discovery
 from pywatt_host.exceptions import ChannelError
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.messaging.http_client import Posting, rendered
-from pywatt_host.messaging.http_requests import Unary
-from pywatt_host.messaging.http_server import Door as HttpDoor
+from pywatt_host.messaging.http_client import HttpTransport, rendered
+from pywatt_host.messaging.http_requests import ChannelRequests
+from pywatt_host.messaging.http_server import HttpMessages as HttpDoor
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.messages import Messages, Policy
-from pywatt_host.messaging.subscriptions import Topics
-from pywatt_host.messaging.transport import Carrier
+from pywatt_host.messaging.subscriptions import Subscriptions
+from pywatt_host.messaging.transport import Transport
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
-from pywatt_host.peers.client import Connector, Duties, Uplink
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.peers.remote_stores import Proxying
-from pywatt_host.peers.server import Listening
-from pywatt_host.peers.static import Peers, static_modules
+from pywatt_host.peers.server import PeerServer
+from pywatt_host.peers.static import StaticPeers, static_modules
 from pywatt_host.peers.targets import connectors, open_doors
-from pywatt_host.peers.token import Token, TokenDependant
+from pywatt_host.peers.token import ChannelToken, TokenDependant
 from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Publish, SecretValue
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.secrets import Masker
@@ -40,14 +40,14 @@ from pywatt_host.service import Dependant, Service
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
-    from pywatt_host.nats.channel import Cluster
+    from pywatt_host.nats.channel import Nats
 
 _SECRET_TIMEOUT = 10.0  # seconds for the orchestrator to answer
 
 Values: TypeAlias = dict[tuple[str, ...], float]
 
 
-class Links:
+class HostChannels:
     """All ways to an orchestrator, to peers and to NATS: what leads there as services, and what answers on it.
 
     Raises ChannelError for channels that cannot be, OSError for a trace that cannot be written.
@@ -59,41 +59,41 @@ class Links:
     def __init__(
         self,
         manifest: Manifest,
-        shaken: Handshake | None,
+        handshake: Handshake | None,
         *,
         app: Callable[[], ASGIApp | None],
         health: Callable[[], Mapping[str, Any]],
-        texts: Callable[[], Mapping[str, str]],
+        secret_values: Callable[[], Mapping[str, str]],
         masker: Masker,
         trace: Path | None,
         policy: Callable[[str], Policy | None] = lambda target: None,
         private: Callable[[str, str], Awaitable[str]] | None = None,
     ) -> None:
         channels, limits, module_id = manifest.channels, manifest.channels.limits, manifest.module_id
-        init = shaken.init if shaken is not None else None
+        init = handshake.init if handshake is not None else None
         if init is not None and init.auth_token is not None:
             masker.add("init.auth_token", init.auth_token)
         writer = TraceFile(trace, masker.mask) if trace is not None else None
         self._manifest = manifest
         self._trace = writer
         self._health = health
-        self.token = Token(manifest, init, texts)
-        self.uplink = Uplink(
+        self.token = ChannelToken(manifest, init, secret_values)
+        self.uplink = PeerClient(
             module_id,
             connectors(manifest, init, self.token),
-            shaken=shaken,
+            handshake=handshake,
             frame_limit=limits.frame,
             handshake_timeout=limits.handshake,
             heartbeats_missed=limits.heartbeat_missed,
             trace=writer,
         )
         self.inbox = Inbox(module_id, limits.messages, limits.rate)
-        self.topics = Topics(self.inbox.counts)
+        self.topics = Subscriptions(self.inbox.counts)
         self.stores = Proxying(self.uplink)
-        self._unary = Unary(
+        self._unary = ChannelRequests(
             app, body=manifest.server.limits.body, frame=limits.frame, timeout=manifest.server.timeouts.request
         )
-        self.listening = Listening(
+        self.listening = PeerServer(
             module_id,
             frame_limit=limits.frame,
             handshake_timeout=limits.handshake,
@@ -102,16 +102,16 @@ class Links:
             event=self._published,
             trace=writer,
         )
-        self.peers = Peers(manifest, texts, self._peer_duties(), writer)
-        self.posting = Posting(http_peers(manifest, texts))
+        self.peers = StaticPeers(manifest, secret_values, self._peer_duties(), writer)
+        self.posting = HttpTransport(http_peers(manifest, secret_values))
         self.door: HttpDoor | None = None
         if channels.http is not None:
             token = channels.http.token
-            self.door = HttpDoor(self.inbox, lambda: rendered(token, texts()), limits.frame, self._event)
-        self.cluster: Cluster | None = None
+            self.door = HttpDoor(self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event)
+        self.cluster: Nats | None = None
         if channels.nats is not None:
-            self.cluster = import_module("pywatt_host.nats.channel").Cluster(
-                channels.nats, self.inbox, lambda: self.topics.all, self._event, texts=texts,
+            self.cluster = import_module("pywatt_host.nats.channel").Nats(
+                channels.nats, self.inbox, lambda: self.topics.all, self._event, secret_values=secret_values,
                 resolve=manifest.resolve, timeout=limits.handshake, healthy=self._is_healthy, private=private,
             )  # fmt: skip
         self.messages = Messages(self.inbox, self.topics, self._carriers(), policy)
@@ -134,11 +134,11 @@ class Links:
         )  # fmt: skip
         self.orchestrator_api = self.uplink.address
         # An orchestrator that is only reached with a token made of secrets cannot be asked for those.
-        early = shaken is not None or any(not connector.late for connector in self.uplink.connectors)
+        early = handshake is not None or any(not connector.late for connector in self.uplink.connectors)
         self.fetch = self._fetch if early else None
 
-    def _carriers(self) -> list[Carrier]:
-        found: list[Carrier] = []
+    def _carriers(self) -> list[Transport]:
+        found: list[Transport] = []
         if static_modules(self._manifest):
             found += [self.peers, self.posting]
         channels = self._manifest.channels
@@ -176,7 +176,7 @@ class Links:
         lost: Callable[[str], None],
     ) -> None:
         """Say what the orchestrator's words lead to; before it is run."""
-        self.uplink.duties = Duties(
+        self.uplink.duties = PeerHandlers(
             health=self._health,
             http=self._unary,
             message=self.inbox.routed,
@@ -186,22 +186,22 @@ class Links:
             event=self._passed_on,
         )
 
-    def _peer_duties(self) -> Duties:
+    def _peer_duties(self) -> PeerHandlers:
         """What a peer that this module is connected to may ask of it: to take messages and events."""
-        return Duties(
+        return PeerHandlers(
             health=self._health, http=self._unary, message=self.inbox.told, rotated=_nothing_rotates,
             shutdown=lambda why: None, lost=lambda why: None, event=self._told,
         )  # fmt: skip
 
-    def _passed_on(self, event: Event, conversation: Conversation) -> None:
+    def _passed_on(self, event: Event, conversation: PeerConnection) -> None:
         """By the orchestrator."""
         self._event(event.topic, event.source_module_id, event.payload, conversation.channel, "orchestrator")
 
-    def _told(self, event: Event, conversation: Conversation) -> None:
+    def _told(self, event: Event, conversation: PeerConnection) -> None:
         """By a peer that this module is connected to."""
         self._event(event.topic, conversation.module_id, event.payload, conversation.channel, conversation.vouched_by)
 
-    def _published(self, event: Publish, conversation: Conversation) -> None:
+    def _published(self, event: Publish, conversation: PeerConnection) -> None:
         """By a peer that is connected to this module."""
         self._event(event.topic, conversation.module_id, event.payload, conversation.channel, conversation.vouched_by)
 
@@ -218,9 +218,6 @@ class Links:
         finally:
             if self._trace is not None:
                 self._trace.close()
-
-    async def check(self) -> None:
-        return
 
     async def _fetch(self, name: str) -> str:
         """A secret of the orchestrator's. Raises MessagingError, `unknown_secret` where it has none."""
@@ -305,7 +302,7 @@ class _Late:
 
     name = "channels with secret tokens"
 
-    def __init__(self, uplink: Uplink, peers: Peers, cluster: Cluster | None) -> None:
+    def __init__(self, uplink: PeerClient, peers: StaticPeers, cluster: Nats | None) -> None:
         self._uplink = uplink
         self._peers = peers
         self._cluster = cluster
@@ -318,9 +315,6 @@ class _Late:
             if self._cluster is not None:
                 await stack.enter_async_context(self._cluster.connection.running(tasks))
             yield
-
-    async def check(self) -> None:
-        return
 
 
 def _connected(connector: Connector) -> Callable[[], Awaitable[None]]:

@@ -27,11 +27,11 @@ from pywatt_host.clients.http import Outbound
 from pywatt_host.clients.none import NoResilience
 from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
-from pywatt_host.http.edge import Answer, Edge, OwnPath
+from pywatt_host.http.edge import Answer, Edge, HostPath
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
-from pywatt_host.http.host_paths import OwnApp, guarded, reported
+from pywatt_host.http.host_paths import HostPathsApp, guarded, reported
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Manifest
@@ -50,7 +50,7 @@ from pywatt_host.types import Scope
 
 if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
-    from pywatt_host.build.channels import Links
+    from pywatt_host.build.channels import HostChannels
     from pywatt_host.channels.stdio import Handshake
     from pywatt_host.clients.resilience.providers import Address
     from pywatt_host.clients.resilience.targets import Resilience
@@ -64,7 +64,7 @@ def build(
     environ: Mapping[str, str] | None = None,
     stream: LogStream | None = None,
     *,
-    shaken: Handshake | None = None,
+    handshake: Handshake | None = None,
     trace: Path | None = None,
     objects: Mapping[str, Any] = MappingProxyType({}),
     init: InitData | None = None,
@@ -81,10 +81,10 @@ def build(
     Raises ChannelError for channels that cannot be (TLS files that are missing), OSError for the trace.
     """
     environ = os.environ if environ is None else environ
-    if shaken is not None:
-        environ = {**environ, **shaken.init.env}
+    if handshake is not None:
+        environ = {**environ, **handshake.init.env}
     stream = stream or standard_error()
-    maker = _Maker(manifest, environ, stream, shaken, trace, objects, init)
+    maker = _Maker(manifest, environ, stream, handshake, trace, objects, init)
     maker.explain = explain
     host = Host(
         manifest,
@@ -122,7 +122,7 @@ class _Maker:
         manifest: Manifest,
         environ: Mapping[str, str],
         stream: LogStream,
-        shaken: Handshake | None,
+        handshake: Handshake | None,
         trace: Path | None,
         objects: Mapping[str, Any],
         init: InitData | None,
@@ -145,7 +145,7 @@ class _Maker:
         self.hooks = Hooks()
         self.private = self._private_servers()
         self.resilience = self._resilience()
-        self.links = self._links(shaken, masker, trace)
+        self.links = self._links(handshake, masker, trace)
         self.rotation = self._rotation(masker)
         self.schemes = self._schemes()
         self.links.inbox.vouch = self.schemes.vouch
@@ -170,7 +170,7 @@ class _Maker:
             bridge=self.bridge,
             outbound=self.outbound,
             stores=self.stores,
-            init=init or _init_data(manifest, environ, shaken),
+            init=init or _init_data(manifest, environ, handshake),
         )
         self.applications = Applications(manifest, self.state, self._texts, objects)
         self.rotation.dependants += [
@@ -182,19 +182,19 @@ class _Maker:
         ]
 
     def _texts(self) -> Mapping[str, str]:
-        return self.rotation.store.texts
+        return self.rotation.store.secret_values
 
-    def _links(self, shaken: Handshake | None, masker: Masker, trace: Path | None) -> Links | NoChannels:
+    def _links(self, handshake: Handshake | None, masker: Masker, trace: Path | None) -> HostChannels | NoChannels:
         channels, services = self.manifest.channels, self.manifest.services
-        ways = (shaken, channels.ipc, channels.tcp, channels.http, channels.nats)
+        ways = (handshake, channels.ipc, channels.tcp, channels.http, channels.nats)
         if all(way is None for way in ways) and not services.static and not services.register_:
             return NoChannels(self.manifest.module_id)
-        links: Links = import_module("pywatt_host.build.channels").Links(
+        links: HostChannels = import_module("pywatt_host.build.channels").HostChannels(
             self.manifest,
-            shaken,
+            handshake,
             app=lambda: self.edge,
             health=self.health,
-            texts=self._texts,
+            secret_values=self._texts,
             masker=masker,
             trace=trace,
             policy=self.resilience.for_messages,
@@ -245,7 +245,7 @@ class _Maker:
         manifest = self.manifest
         if not manifest.databases and not manifest.caches:
             return NoStores()
-        around = import_module("pywatt_host.stores.kinds").Surroundings(
+        around = import_module("pywatt_host.stores.kinds").StoreContext(
             manifest.directory, manifest.module_id, self.links.stores, self.private
         )
         stores: Datastores = import_module("pywatt_host.stores.service").Datastores(
@@ -351,7 +351,7 @@ class _Maker:
             cors=cors(server.cors) if server.cors is not None else None,
             explain=Explanations(manifest) if self.explain else None,
         )
-        return Surface(self.edge, OwnApp(own) if server.admin is not None else None)
+        return Surface(self.edge, HostPathsApp(own) if server.admin is not None else None)
 
     def _trusted(self) -> list[str]:
         allowed = self.environ.get("FORWARDED_ALLOW_IPS", "")
@@ -370,9 +370,9 @@ class _Maker:
 
     # The host's own paths -------------------------------------------------------------------------------------------
 
-    def _own_paths(self) -> dict[str, OwnPath]:
+    def _own_paths(self) -> dict[str, HostPath]:
         health, metrics = self.manifest.health, self.manifest.metrics
-        own: dict[str, OwnPath] = {}
+        own: dict[str, HostPath] = {}
         if health.enabled:
             own[health.path] = reported(self.checks.report)
             own[health.liveness] = reported(self.checks.liveness)
@@ -429,10 +429,10 @@ class _Maker:
         return None if self.checks.passing(but="app") else await reported(self.checks.report)(scope)
 
 
-def _init_data(manifest: Manifest, environ: Mapping[str, str], shaken: Handshake | None) -> InitData:
-    if shaken is None:
+def _init_data(manifest: Manifest, environ: Mapping[str, str], handshake: Handshake | None) -> InitData:
+    if handshake is None:
         return InitData(manifest.module_id, None, MappingProxyType(dict(environ)), None)
-    init = shaken.init
+    init = handshake.init
     return InitData(init.module_id, init.orchestrator_api, MappingProxyType(dict(init.env)), init.listen)
 
 

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-def http_peers(manifest: Manifest, texts: Texts) -> list[HttpPeer]:
+def http_peers(manifest: Manifest, secret_values: Texts) -> list[HttpPeer]:
     """Raises ChannelError for TLS files that cannot be used."""
     found = []
     for service in static_modules(manifest):
         if not service.address.startswith(STREAM_SCHEMES):
-            found.append(_http_peer(manifest, service, texts))
+            found.append(_http_peer(manifest, service, secret_values))
     return found
 
 
-def _http_peer(manifest: Manifest, service: StaticService, texts: Texts) -> HttpPeer:
+def _http_peer(manifest: Manifest, service: StaticService, secret_values: Texts) -> HttpPeer:
     http = manifest.channels.http
     path = http.path if http is not None else "/_pywatt/messages"
     address = service.address.rstrip("/")
@@ -32,6 +32,6 @@ def _http_peer(manifest: Manifest, service: StaticService, texts: Texts) -> Http
         tls = client_context(service.tls, manifest.resolve, "http", f"services.static {service.name}: tls")
     token: Any = service.token or (http.token if http is not None else None)
     return HttpPeer(
-        service.name, url + path, manifest.module_id, lambda: rendered(token, texts()),
+        service.name, url + path, manifest.module_id, lambda: rendered(token, secret_values()),
         manifest.channels.limits.frame, tls,
     )  # fmt: skip

@@ -37,9 +37,6 @@ class NoChannels:
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         yield
 
-    async def check(self) -> None:
-        return
-
     def attend(self, rotated: object, shutdown: object, lost: object) -> None:
         return
 

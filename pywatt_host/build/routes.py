@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from pywatt_host.app.applications import Application
 from pywatt_host.app.route_report import _sample
-from pywatt_host.http.ambiguous_paths import Readings
+from pywatt_host.http.ambiguous_paths import AmbiguousPaths
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
 from pywatt_host.http.guard import Guard
@@ -79,7 +79,7 @@ def compile_routes(
         if health and lookup(table.match(manifest.health.path) or {}, "GET") is None:
             table.add(manifest.health.path, probed, unmatched)  # a list need not name what `health` does already
         templates = [(each.path, each.methods, guards(each.auth)) for each in endpoints]
-        suspects = Readings(table, templates, None) if _mixed(table) else None
+        suspects = AmbiguousPaths(table, templates, None) if _mixed(table) else None
         return Routes(table, True, unmatched, suspects=suspects)
     planner = _Planner(manifest, metrics, guards, guards(endpoints.auth))
     unmatched = planner.plan(UNMATCHED)
@@ -90,7 +90,7 @@ def compile_routes(
             _add_new(table, route.path, route.methods, planner)
     templates = [(route.path, route.methods, planner.default) for each in applications for route in each.routes or ()]
     if not endpoints.rules:
-        suspects = Readings(table, templates, unmatched) if _mixed(table, unmatched) else None
+        suspects = AmbiguousPaths(table, templates, unmatched) if _mixed(table, unmatched) else None
         return Routes(table, False, unmatched, suspects=suspects)
     ruled = _Ruled(planner, endpoints.rules, unmatched)
     templates += [
@@ -98,7 +98,7 @@ def compile_routes(
         for rule in endpoints.rules
     ]
     mixed = _mixed(table, unmatched) or len(ruled.guards | {planner.default}) > 1
-    suspects = Readings(table, templates, unmatched, ruled) if mixed else None
+    suspects = AmbiguousPaths(table, templates, unmatched, ruled) if mixed else None
     return Routes(table, False, unmatched, ruled.plan_for, suspects)
 
 

@@ -78,11 +78,11 @@ def _init(line: bytes) -> Init:
     return message
 
 
-async def open_stdio(shaken: Handshake, wire: Wire) -> None:
+async def open_stdio(handshake: Handshake, wire: Wire) -> None:
     """The conversation after the handshake. Raises ChannelError where the descriptors are not pipes, sockets or
     terminals."""
     loop = asyncio.get_running_loop()
-    descriptors = shaken.descriptors
+    descriptors = handshake.descriptors
     # Looked at first: an event loop that is given a file may end the whole process.
     for name, descriptor in (("input", descriptors.reading), ("output", descriptors.writing)):
         mode = os.fstat(descriptor).st_mode
@@ -94,8 +94,8 @@ async def open_stdio(shaken: Handshake, wire: Wire) -> None:
             lambda: PipeEnd(wire), os.fdopen(descriptors.writing, "wb", buffering=0)
         )
         wire.write_to(writer)
-        if shaken.rest:
-            wire.data_received(shaken.rest)
+        if handshake.rest:
+            wire.data_received(handshake.rest)
         await loop.connect_read_pipe(lambda: wire, os.fdopen(descriptors.reading, "rb", buffering=0))
     except (OSError, ValueError) as error:
         raise ChannelError("stdio", "", f"standard input and output cannot be used: {error}") from error

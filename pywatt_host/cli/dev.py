@@ -14,7 +14,7 @@ import click
 
 from pywatt_host.cli.options import Selection, manifest_options, show_problems
 from pywatt_host.dev.changes import watched_by
-from pywatt_host.dev.session import Recipe, Session
+from pywatt_host.dev.session import DevRecipe, DevSession
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
@@ -69,7 +69,7 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
         os.environ[DEV_SERVICES] = os.fspath(folder)  # of the child, which may use private servers
         services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
-            return runner.run(Session(cookbook.look, _say, _show, services.keep).serve())
+            return runner.run(DevSession(cookbook.look, _say, _show, services.keep).serve())
     except ManifestError as error:
         _show(error)
         return error.exit_code
@@ -100,7 +100,7 @@ class _Cookbook:
     ignored: tuple[str, ...]
     described: dict[tuple[int, int], Source] = field(default_factory=dict)  # of a Python file that could be read
 
-    def look(self) -> Recipe:
+    def look(self) -> DevRecipe:
         """Raises ManifestError; click.UsageError for a --listen that others could reach."""
         source = self._source()
         env_file = self.selection.env_file
@@ -123,7 +123,7 @@ class _Cookbook:
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
-        return Recipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
+        return DevRecipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
 
     def _source(self) -> Source:
         """A Python file is imported in a process of its own, for where its decorator listens; while that cannot be, it

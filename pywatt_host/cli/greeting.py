@@ -34,13 +34,13 @@ def greet(selection: Selection, *, insist: bool, descriptors: Descriptors | None
     if channels.stdio == "off" and not insist:
         return None
     stdio = import_module("pywatt_host.channels.stdio")
-    shaken: Handshake = stdio.handshake(descriptors or stdio.private_descriptors(), channels.limits.handshake)
-    return shaken
+    handshake: Handshake = stdio.handshake(descriptors or stdio.private_descriptors(), channels.limits.handshake)
+    return handshake
 
 
-def layer_of(shaken: Handshake | None) -> InitLayer | None:
+def layer_of(handshake: Handshake | None) -> InitLayer | None:
     """What the init says of the manifest."""
-    if shaken is None:
+    if handshake is None:
         return None
-    init = shaken.init
+    init = handshake.init
     return InitLayer(init.listen, init.module_id, dict(init.env), init.log_level)

@@ -52,33 +52,33 @@ def _bound(loaded: Loaded) -> Iterator[Problem]:
 
 
 async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    problems, texts = await _fetched(loaded, env_file)
+    problems, secret_values = await _fetched(loaded, env_file)
     return [
         *problems,
         *await _connected(loaded),
         *await _issuers(loaded),
-        *await _stores(loaded, texts),
-        *await _nats(loaded, texts),
+        *await _stores(loaded, secret_values),
+        *await _nats(loaded, secret_values),
     ]
 
 
-async def _stores(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
+async def _stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
     """Whether stores can be connected to; those whose secrets are not there, of the orchestrator and private ones are
     left out."""
     manifest = loaded.manifest
     if not manifest.databases and not manifest.caches:
         return []
     datastores = import_module("pywatt_host.stores.service")
-    around = import_module("pywatt_host.stores.kinds").Surroundings(manifest.directory, manifest.module_id)
+    around = import_module("pywatt_host.stores.kinds").StoreContext(manifest.directory, manifest.module_id)
     stores = [datastores.DatabaseStore(*each, around, rotates=False) for each in manifest.databases.items()]
     stores += [datastores.CacheStore(*each, around) for each in manifest.caches.items()]
     problems = []
     for store in stores:
-        if not store.names <= texts.keys() or store.elsewhere:
+        if not store.names <= secret_values.keys() or store.elsewhere:
             continue
         try:
             async with asyncio.timeout(_CONNECTING):
-                await store.try_once(texts)
+                await store.try_once(secret_values)
         except (StoreError, TimeoutError) as error:
             message = error.message if isinstance(error, StoreError) else f"no answer within {_CONNECTING:g}s"
             node, path = node_at(loaded, *store.name.split("."), "url")
@@ -88,17 +88,22 @@ async def _stores(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
     return problems
 
 
-async def _nats(loaded: Loaded, texts: Mapping[str, str]) -> list[Problem]:
+async def _nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
     """Whether a server takes us; one whose secrets are not there, and a private one, are left out."""
     settings = loaded.manifest.channels.nats
     if settings is None or any(url.startswith(DEV_NATS) for url in settings.servers):
         return []
     connections = import_module("pywatt_host.nats.connection")
     resolve = loaded.manifest.resolve
-    connection = connections.Connection(
-        loaded.manifest.module_id, settings, "_INBOX", texts=lambda: texts, resolve=resolve, timeout=_CONNECTING
+    connection = connections.NatsConnection(
+        loaded.manifest.module_id,
+        settings,
+        "_INBOX",
+        secret_values=lambda: secret_values,
+        resolve=resolve,
+        timeout=_CONNECTING,
     )
-    if not connection.secrets <= texts.keys():
+    if not connection.secrets <= secret_values.keys():
         return []
     try:
         await connections.closed(await connection.open())
@@ -143,8 +148,8 @@ async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem]
             hint = "the orchestrator may have it" if elsewhere else ""
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
-        return problems, store.texts
-    return [], store.texts
+        return problems, store.secret_values
+    return [], store.secret_values
 
 
 async def _connected(loaded: Loaded) -> list[Problem]:

@@ -106,7 +106,7 @@ def run(
     selection = replace(selection, overrides=(*selection.overrides, *more))
     if standalone and orchestrated:
         raise click.UsageError("--standalone and --orchestrated exclude each other")
-    shaken: Handshake | None = None
+    handshake: Handshake | None = None
     loaded: Loaded | None = None
     descriptors: Descriptors | None = None
     greeted = not standalone and asked_for(orchestrated)
@@ -117,22 +117,22 @@ def run(
             descriptors = import_module("pywatt_host.channels.stdio").private_descriptors()
         selection = _with_function(selection, given)
         if greeted:
-            shaken = greet(selection, insist=orchestrated, descriptors=descriptors)
+            handshake = greet(selection, insist=orchestrated, descriptors=descriptors)
         else:
             loaded = loaded_or_exit(selection)
             if not standalone and loaded.manifest.channels.stdio == "required":
-                shaken = greet(selection, insist=True)
+                handshake = greet(selection, insist=True)
     except ProtocolError as error:
         click.echo(f"handshake: {error}", err=True)
         return error.exit_code
-    if shaken is not None or loaded is None:
-        loaded = loaded_or_exit(selection, init=layer_of(shaken))
+    if handshake is not None or loaded is None:
+        loaded = loaded_or_exit(selection, init=layer_of(handshake))
     environ = environment(None, selection.env_file, Report())
     return serve(
         loaded.manifest,
         loaded.warnings,
         environ,
-        shaken,
+        handshake,
         trace_protocol,
         selection.decorated,
         returns=given is not None,
@@ -156,7 +156,7 @@ def serve(
     manifest: Manifest,
     warnings: Sequence[Problem] = (),
     environ: Mapping[str, str] | None = None,
-    shaken: Handshake | None = None,
+    handshake: Handshake | None = None,
     trace: Path | None = None,
     decorated: Decorated | None = None,
     *,
@@ -176,12 +176,12 @@ def serve(
     with configured(manifest.logging, stream, terminal=terminal, colour=colour):
         for problem in warnings:
             logger.warning("%s", problem)
-        if trace is not None and shaken is None and manifest.channels.ipc is None and manifest.channels.tcp is None:
+        if trace is not None and handshake is None and manifest.channels.ipc is None and manifest.channels.tcp is None:
             logger.warning("--trace-protocol: there is no channel to write down")
         try:
             objects = decorated.objects if decorated is not None else {}
             host = build(
-                manifest, environ, stream, shaken=shaken, trace=trace, objects=objects, explain=parent is not None
+                manifest, environ, stream, handshake=handshake, trace=trace, objects=objects, explain=parent is not None
             )
         except HostError as error:
             explain(error)

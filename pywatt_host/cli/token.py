@@ -149,5 +149,5 @@ async def _secret(manifest: Manifest, options: AuthScheme, env_file: Path | None
     keys = {name: key for name, key in manifest.secret_keys.items() if name in value.names}
     store = secrets.SecretStore(keys, sources, secrets.Masker())
     await store.load()
-    rendered: str = value.render(store.texts)
+    rendered: str = value.render(store.secret_values)
     return rendered

@@ -114,9 +114,6 @@ class Outbound:
                 if self._blocking is not None:
                     self._blocking.close()
 
-    async def check(self) -> None:
-        return
-
 
 class _Later:
     """A transport of httpx, of either kind, that is made with the first request through it."""

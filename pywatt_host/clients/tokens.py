@@ -119,17 +119,17 @@ class ClientTokens:
 
     # Rotation of the secret -----------------------------------------------------------------------------------------
 
-    def read(self, texts: Mapping[str, str]) -> None:
+    def read(self, secret_values: Mapping[str, str]) -> None:
         """Take the secret from these texts. Raises AuthError."""
-        self._secret = self._rendered(texts)
+        self._secret = self._rendered(secret_values)
 
-    async def prepare(self, texts: Mapping[str, str]) -> _NewSecret:
-        return _NewSecret(self, self._rendered(texts))
+    async def prepare(self, secret_values: Mapping[str, str]) -> _NewSecret:
+        return _NewSecret(self, self._rendered(secret_values))
 
-    def _rendered(self, texts: Mapping[str, str]) -> str:
+    def _rendered(self, secret_values: Mapping[str, str]) -> str:
         value = self._options.client_secret
         try:
-            return value.render(texts) if isinstance(value, SecretTemplate) else value
+            return value.render(secret_values) if isinstance(value, SecretTemplate) else value
         except KeyError as error:
             raise AuthError(f"{self.name}.client_secret", f"the secret {error.args[0]} is not there") from None
 
@@ -162,10 +162,10 @@ class Tokens(httpx.Auth):
     name = "clients"
     requires_response_body = False
 
-    def __init__(self, manifest: Manifest, texts: Callable[[], Mapping[str, str]], mask: Mask) -> None:
+    def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]], mask: Mask) -> None:
         self.all = [ClientTokens(name, options, mask) for name, options in manifest.clients.items()]
         self._by_origin = {tokens.origin: tokens for tokens in self.all}
-        self._texts = texts
+        self._texts = secret_values
         self._web: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -183,9 +183,6 @@ class Tokens(httpx.Auth):
         finally:
             web, self._web = self._web, None
             await web.aclose()
-
-    async def check(self) -> None:
-        return
 
     async def _token(self, tokens: ClientTokens, instead_of: str = "") -> str:
         if self._web is None:

@@ -17,8 +17,8 @@ from pywatt_host.dev.changes import Watched, describe
 from pywatt_host.dev.standin import StandIn
 from pywatt_host.exceptions import BindError, ManifestError, ServiceError
 from pywatt_host.manifest import render_text
-from pywatt_host.supervision.serving_child import Child, Failed, News, Ready, Stopped
-from pywatt_host.supervision.sockets import Doors, Wanted
+from pywatt_host.supervision.serving_child import Failed, News, Serving, ServingChild, Stopped
+from pywatt_host.supervision.sockets import HeldSockets, Wanted
 
 _SETTLE = 200  # milliseconds that changes are collected for, at most
 _STEP = 50  # milliseconds without a further change after which they are acted on
@@ -28,7 +28,7 @@ _ADDED = 1  # watchfiles.Change.added
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class DevRecipe:
     """What the manifest says of a run: where it listens, what it depends on, and the arguments of the child, to which
     those for the sockets are added."""
 
@@ -39,7 +39,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    child: Child
+    child: ServingChild
     news: News
 
 
@@ -58,12 +58,12 @@ class _Blind:
     why: str
 
 
-class Session:
+class DevSession:
     """`look` reads the manifest anew (raises ManifestError); `say` prints a line, `show` the faults of a manifest."""
 
     def __init__(
         self,
-        look: Callable[[], Recipe],
+        look: Callable[[], DevRecipe],
         say: Callable[[str], None],
         show: Callable[[ManifestError], None],
         ready: Callable[[], None] = lambda: None,
@@ -73,10 +73,10 @@ class Session:
         self._say = say
         self._show = show
         self._ready = ready
-        self._doors, self._stand_in = Doors(), StandIn()
+        self._doors, self._stand_in = HeldSockets(), StandIn()
         self._events: asyncio.Queue[_Heard | _Asked | _Changed | _Blind] = asyncio.Queue()
         self._changed: set[Path] = set()
-        self._child: Child | None = None
+        self._child: ServingChild | None = None
         self._follower: asyncio.Task[None] | None = None
         self._watched = Watched(())
         self._roots: tuple[Path, ...] = ()  # that are watched
@@ -154,7 +154,7 @@ class Session:
 
     # The child ------------------------------------------------------------------------------------------------------
 
-    async def _start(self, recipe: Recipe, *, announce: bool = True) -> None:
+    async def _start(self, recipe: DevRecipe, *, announce: bool = True) -> None:
         """The child takes over; until it accepts, connections wait."""
         if recipe.wanted.replaced != self._replaced:
             self._replaced = recipe.wanted.replaced
@@ -164,10 +164,10 @@ class Session:
         descriptors = {
             key: [listener.sock.fileno() for listener in listeners] for key, listeners in self._doors.by_key().items()
         }
-        self._child = child = await Child.start([*recipe.arguments, *overrides], descriptors, announce=announce)
+        self._child = child = await ServingChild.start([*recipe.arguments, *overrides], descriptors, announce=announce)
         self._follower = asyncio.get_running_loop().create_task(self._follow(child))
 
-    async def _follow(self, child: Child) -> None:
+    async def _follow(self, child: ServingChild) -> None:
         slow = asyncio.get_running_loop().call_later(
             _SLOW, self._say, f"still starting after {_SLOW:g} s; requests wait until it serves, or a file changes"
         )
@@ -176,7 +176,7 @@ class Session:
                 news = await child.news()
                 slow.cancel()
                 self._events.put_nowait(_Heard(child, news))
-                if not isinstance(news, Ready):
+                if not isinstance(news, Serving):
                     return
         finally:
             slow.cancel()

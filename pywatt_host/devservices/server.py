@@ -55,7 +55,7 @@ def arguments_of(pid: int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-class Server:
+class PrivateServer:
     """The process of a kind; its number is kept in `server.json`, so that whoever comes later finds it."""
 
     def __init__(self, kind: Kind) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pywatt_host.devservices.nats import Nats
 from pywatt_host.devservices.place import Place
 from pywatt_host.devservices.postgresql import Postgresql
-from pywatt_host.devservices.server import Kind, Server, failure
+from pywatt_host.devservices.server import Kind, PrivateServer, failure
 from pywatt_host.devservices.valkey import Valkey
 
 logger = logging.getLogger("pywatt.dev")
@@ -32,7 +32,7 @@ class DevServices:
             "redis": lambda: Valkey(self._place.root),
             "nats": lambda: Nats(self._place.root),
         }
-        self._servers: dict[str, Server] = {}
+        self._servers: dict[str, PrivateServer] = {}
         self._one_at_a_time = asyncio.Lock()
 
     async def url(self, kind: str, name: str) -> str:
@@ -47,7 +47,7 @@ class DevServices:
                 self._place.join()
                 server = self._servers.get(kind)
                 if server is None:
-                    server = self._servers[kind] = Server(self._kinds[kind]())
+                    server = self._servers[kind] = PrivateServer(self._kinds[kind]())
                 began = time.monotonic()
                 if server.running() is None:
                     logger.info("starting a private %s server in %s", kind, server.kind.folder)
@@ -71,7 +71,7 @@ class DevServices:
             if not self._place.leave():
                 return
             for kind, make in self._kinds.items():
-                server = self._servers.get(kind) or Server(make())
+                server = self._servers.get(kind) or PrivateServer(make())
                 if server.running() is not None:
                     server.stop()
                     logger.info("the private %s server has stopped; its data are kept", kind)
@@ -82,6 +82,3 @@ class DevServices:
             yield
         finally:
             await asyncio.to_thread(self.close)
-
-    async def check(self) -> None:
-        return

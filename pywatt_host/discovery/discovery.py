@@ -16,8 +16,8 @@ from pywatt_host.discovery.static import Static, http_address, own_address
 from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.manifest.model import RegisteredService, StaticService
 from pywatt_host.manifest.model.services import AUTO, MODULE
-from pywatt_host.peers.client import Uplink
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.client import PeerClient
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import (
     Deregister,
     Discover,
@@ -36,7 +36,7 @@ _FRESH = 2.0  # seconds for which what was found out is right
 _EVERYWHERE = ("0.0.0.0", "::", "")
 
 
-class Registry(Protocol):
+class RemoteRegistry(Protocol):
     """Where modules of many machines register: see cluster.registry."""
 
     async def register(
@@ -71,8 +71,8 @@ class Discovery:
     def __init__(
         self,
         module_id: str,
-        uplink: Uplink,
-        registry: Registry | None = None,
+        uplink: PeerClient,
+        registry: RemoteRegistry | None = None,
         static: Sequence[StaticService] = (),
         *,
         offers: Sequence[RegisteredService] = (),
@@ -155,7 +155,7 @@ class Discovery:
                 return
         logger.warning("the orchestrator cannot forget %s before this module ends", name)
 
-    async def _register_again(self, conversation: Conversation) -> None:
+    async def _register_again(self, conversation: PeerConnection) -> None:
         for own in tuple(self._own.values()):
             if own.auto and own.wanted.address == AUTO:
                 continue
@@ -182,7 +182,7 @@ class Discovery:
             if not own.ids and own.wanted.address != AUTO:
                 self._spawn(self._offered(own))
 
-    async def _be_there(self, registry: Registry) -> None:
+    async def _be_there(self, registry: RemoteRegistry) -> None:
         try:
             await registry.register(self._module_id, MODULE, self._address, None, {})
         except MessagingError as error:
@@ -307,9 +307,6 @@ class Discovery:
         finally:
             for task in tuple(self._background):
                 task.cancel()
-
-    async def check(self) -> None:
-        return
 
 
 def _distinct(found: Sequence[Provider]) -> list[Provider]:

@@ -29,7 +29,7 @@ class Rules(Protocol):
     def is_literal(self, path: str) -> bool: ...
 
 
-class Readings:
+class AmbiguousPaths:
     """`templates` are all that are declared, each with the methods and the guard that it has for them; `unmatched` is
     the plan of what no template fits, None where such a request goes nowhere."""
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 from pywatt_host.exceptions import HostError
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.endpoints import allowed, lookup
-from pywatt_host.http.exchange import Exchange, Plan
+from pywatt_host.http.exchange import HttpExchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.guard import Verdict, take_bearer
@@ -57,7 +57,7 @@ _TWO_READINGS = "The path can be read in more than one way."
 _TOLD_EVERY = 1.0  # seconds between two warnings about the same limit
 
 Answer: TypeAlias = tuple[int, Headers, bytes]
-OwnPath: TypeAlias = Callable[[Scope], Awaitable[Answer | None]]
+HostPath: TypeAlias = Callable[[Scope], Awaitable[Answer | None]]
 
 
 class Refusal(NamedTuple):
@@ -84,7 +84,7 @@ class Edge:
         *,
         mounts: list[Mount],
         routes: Routes,
-        own: Mapping[str, OwnPath],
+        own: Mapping[str, HostPath],
         doors: Mapping[str, ASGIApp] = MappingProxyType({}),
         forwarding: Forwarding,
         access_log: AccessLog,
@@ -106,10 +106,10 @@ class Edge:
         self._concurrency = concurrency
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._explain = explain
-        self._exchange = Exchange if explain is None else explaining(explain)
+        self._exchange = HttpExchange if explain is None else explaining(explain)
         self._told: dict[str, float] = {}
         self._ids: list[bytes] = []
-        self._done: list[Exchange] = []
+        self._done: list[HttpExchange] = []
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +159,7 @@ class Edge:
                 exchange.reason = exchange.reason or "not completed"
                 exchange.finish()
 
-    def _read_head(self, scope: Scope, exchange: Exchange) -> int:
+    def _read_head(self, scope: Scope, exchange: HttpExchange) -> int:
         """One look at the headers. Returns the body's declared length, 0 without a body, _STREAMED without a length."""
         length, foreign_id, forwarded, headers = 0, False, False, scope["headers"]
         for name, value in headers:
@@ -208,7 +208,7 @@ class Edge:
         if exchange.path not in self._own or not await self._answered(scope, receive, exchange):
             await self._carry_out(self._decide(scope, exchange, length), scope, receive, exchange)
 
-    async def _answered(self, scope: Scope, receive: Receive, exchange: Exchange) -> bool:
+    async def _answered(self, scope: Scope, receive: Receive, exchange: HttpExchange) -> bool:
         """Health, metrics, messages: answered by the host, neither logged nor counted. False: the application answers
         it."""
         exchange.quiet = True
@@ -224,7 +224,9 @@ class Edge:
             await exchange.answer(*answer)
         return answer is not None
 
-    def _decide(self, scope: Scope, exchange: Exchange, length: int, plain: bool = False) -> Mount | Refusal | _Pending:
+    def _decide(
+        self, scope: Scope, exchange: HttpExchange, length: int, plain: bool = False
+    ) -> Mount | Refusal | _Pending:
         """Where a request goes, or why it goes nowhere. One that goes somewhere counts as running from here on.
 
         `plain`: the connection has seen already that the path has one reading only.
@@ -246,7 +248,7 @@ class Edge:
             scope[CLAIMS] = verdict.claims
         return self._admit(scope, exchange, length, target)
 
-    def _find(self, scope: Scope, exchange: Exchange, plain: bool) -> Mount | Refusal:
+    def _find(self, scope: Scope, exchange: HttpExchange, plain: bool) -> Mount | Refusal:
         """The application and the plan of a request."""
         path = exchange.path
         mount = self._only or self._mount(path)
@@ -274,7 +276,7 @@ class Edge:
             return Refusal(400, "another endpoint's path in other words (auth)", _TWO_READINGS)
         return mount
 
-    async def _examined(self, pending: _Pending, scope: Scope, exchange: Exchange) -> Mount | Refusal:
+    async def _examined(self, pending: _Pending, scope: Scope, exchange: HttpExchange) -> Mount | Refusal:
         """As `_decide`, where the credential has to be verified."""
         guard = exchange.plan.guard
         assert guard is not None
@@ -285,7 +287,7 @@ class Edge:
         scope[CLAIMS] = verdict.claims
         return self._admit(scope, exchange, pending.length, pending.mount)
 
-    def _denied(self, exchange: Exchange, verdict: Verdict) -> Refusal:
+    def _denied(self, exchange: HttpExchange, verdict: Verdict) -> Refusal:
         """Who is refused counts against the limit of the client's address, so that guessing is slow."""
         rate = exchange.plan.rate
         if rate is not None and (wait := rate.wait_for(f"@{exchange.client}")) > 0:
@@ -293,7 +295,7 @@ class Edge:
         exchange.identity = verdict
         return Refusal(verdict.status, verdict.reason, headers=verdict.headers)
 
-    def _admit(self, scope: Scope, exchange: Exchange, length: int, mount: Mount) -> Mount | Refusal:
+    def _admit(self, scope: Scope, exchange: HttpExchange, length: int, mount: Mount) -> Mount | Refusal:
         """Within the limits, or why not."""
         plan = exchange.plan
         if plan.rate is not None:
@@ -318,7 +320,7 @@ class Edge:
         mount.enter(scope)
         return mount
 
-    def _leave(self, exchange: Exchange) -> None:
+    def _leave(self, exchange: HttpExchange) -> None:
         if exchange.running:
             if exchange.method != "WEBSOCKET":
                 self.running -= 1
@@ -331,7 +333,7 @@ class Edge:
                 return mount
         return None
 
-    def _over(self, exchange: Exchange, status: int, limit: str, header: tuple[bytes, bytes]) -> Refusal:
+    def _over(self, exchange: HttpExchange, status: int, limit: str, header: tuple[bytes, bytes]) -> Refusal:
         """Over a limit: the answer, and now and then a warning that names the manifest's key."""
         key = exchange.plan.keys.get(limit, "server.limits.concurrency")
         now = time.monotonic()
@@ -343,7 +345,7 @@ class Edge:
         return Refusal(status, key, headers=(header,))
 
     async def _carry_out(
-        self, target: Mount | Refusal | _Pending, scope: Scope, receive: Receive, exchange: Exchange
+        self, target: Mount | Refusal | _Pending, scope: Scope, receive: Receive, exchange: HttpExchange
     ) -> None:
         """Refuse, or hand over with all that an exchange may need on its way."""
         if isinstance(target, _Pending):
@@ -369,7 +371,7 @@ class Edge:
             exchange.deadline = None
         await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
 
-    def _finished(self, exchange: Exchange) -> None:
+    def _finished(self, exchange: HttpExchange) -> None:
         """Taken down now, counted and logged at the end of the loop's turn together with others: that is cheaper."""
         if exchange.quiet:
             return
@@ -385,7 +387,7 @@ class Edge:
                 exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
         self._log.write(done)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: HttpExchange) -> None:
         """A WebSocket is logged when it ends; in the histogram of request durations it would say nothing."""
         try:
             target: Mount | Refusal | _Pending = Refusal(404, "a path of the host")
@@ -423,7 +425,7 @@ def _retry_after(wait: float) -> tuple[bytes, bytes]:
     return b"retry-after", str(math.ceil(wait)).encode()
 
 
-def _no_endpoint(exchange: Exchange, methods: dict[str, Plan] | None) -> Refusal:
+def _no_endpoint(exchange: HttpExchange, methods: dict[str, Plan] | None) -> Refusal:
     """404 for a path that is not declared, 405 for a method that is not (for a WebSocket 404 as well)."""
     if methods is None or exchange.method == "WEBSOCKET":
         return Refusal(404, "no such endpoint (endpoints)")

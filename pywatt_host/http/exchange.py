@@ -32,7 +32,7 @@ class Plan:
     keys: dict[str, str] = field(default_factory=dict)  # limit -> the manifest key that it came from
 
 
-class Exchange:
+class HttpExchange:
     """Everything that the edge wants to know of a request or do to it.
 
     It sees the response go by in `send`, which wraps the server's; a server of ours reports to `started` and `finish`
@@ -60,7 +60,7 @@ class Exchange:
     outlet: Send | None = None  # where the response goes in, when something stands before `send`
     receive: Receive
 
-    def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[Exchange], None] | None) -> None:
+    def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[HttpExchange], None] | None) -> None:
         self.begun = perf_counter()
         self.path: str = scope["path"]
         self.method: str = scope.get("method", "WEBSOCKET")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pywatt_host.http.exchange import Exchange
+from pywatt_host.http.exchange import HttpExchange
 from pywatt_host.manifest import Manifest, dump
 from pywatt_host.manifest.problems import display_path, printable
 
@@ -52,13 +52,13 @@ _WHY_NOT = {  # reasons of auth/identity
 }
 
 # (exchange, status, reason for the log) -> detail for the client; empty where there is nothing to add
-Explain = Callable[[Exchange, int, str], str]
+Explain = Callable[[HttpExchange, int, str], str]
 
 
-def explaining(explain: Explain) -> type[Exchange]:
+def explaining(explain: Explain) -> type[HttpExchange]:
     """The class of exchanges whose refusals carry an explanation."""
 
-    class Explained(Exchange):
+    class Explained(HttpExchange):
         async def refuse(
             self,
             status: int,
@@ -80,7 +80,7 @@ class Explanations:
         self._file = manifest.source.name if manifest.source is not None else "the manifest"
         self._written: dict[str, Any] | None = None
 
-    def __call__(self, exchange: Exchange, status: int, reason: str) -> str:
+    def __call__(self, exchange: HttpExchange, status: int, reason: str) -> str:
         method, path = printable(exchange.method[:20]), printable(exchange.path[:200])
         if status == 400 and reason.endswith("(server.paths)"):
             broken = _WHAT_BREAKS.get(reason.partition(" ")[0], "the path can be read in two ways")

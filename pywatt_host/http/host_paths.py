@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pywatt_host.http.edge import Answer, OwnPath
+from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.guard import Guard
 from pywatt_host.http.problem import problem_body, problem_headers, send_problem
 from pywatt_host.types import Receive, Scope, Send
 
 
-def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> OwnPath:
+def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> HostPath:
     """A path that answers with a status and a JSON document."""
 
     async def answer(scope: Scope) -> Answer:
@@ -28,7 +28,7 @@ def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> OwnPath:
     return answer
 
 
-def guarded(path: OwnPath, guard: Guard | None) -> OwnPath:
+def guarded(path: HostPath, guard: Guard | None) -> HostPath:
     """The same for those only who the guard lets through."""
     if guard is None:
         return path
@@ -43,10 +43,10 @@ def guarded(path: OwnPath, guard: Guard | None) -> OwnPath:
     return answer
 
 
-class OwnApp:
+class HostPathsApp:
     """The host's own paths as an application of their own: what the admin listener serves."""
 
-    def __init__(self, own: Mapping[str, OwnPath]) -> None:
+    def __init__(self, own: Mapping[str, HostPath]) -> None:
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

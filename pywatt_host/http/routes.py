@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pywatt_host.http.ambiguous_paths import Readings
+from pywatt_host.http.ambiguous_paths import AmbiguousPaths
 from pywatt_host.http.endpoints import Table
 from pywatt_host.http.exchange import Plan
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
@@ -54,4 +54,4 @@ class Routes:
     closed: bool
     unmatched: Plan
     plan_for: Callable[[Plan | None, str, str], Plan] | None = None
-    suspects: Readings | None = None
+    suspects: AmbiguousPaths | None = None

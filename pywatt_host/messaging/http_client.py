@@ -34,12 +34,12 @@ _EVENT_SECONDS = 5.0  # in which a peer takes an event
 Text = str | SecretTemplate | None
 
 
-def rendered(text: Text, texts: Mapping[str, str]) -> str | None:
+def rendered(text: Text, secret_values: Mapping[str, str]) -> str | None:
     """A token as it is now. Raises ChannelError where a secret of it is not there."""
     if not isinstance(text, SecretTemplate):
         return text
     try:
-        return text.render(texts)
+        return text.render(secret_values)
     except KeyError as error:
         raise ChannelError("http", "", f"the secret {error.args[0]} is not there") from None
 
@@ -189,7 +189,7 @@ _REFUSALS = {
 }
 
 
-class Posting:
+class HttpTransport:
     """The HTTP listeners of other modules, as a carrier and a service."""
 
     name = "channels.http"
@@ -218,6 +218,3 @@ class Posting:
         finally:
             for peer in self.peers:
                 await peer.aclose()
-
-    async def check(self) -> None:
-        return

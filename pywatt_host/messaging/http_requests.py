@@ -25,7 +25,7 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-class Unary:
+class ChannelRequests:
     """Answers as long as it runs; leaving lets what runs come to its end."""
 
     name = "requests over channels"
@@ -53,9 +53,6 @@ class Unary:
             self._open = False
             for task in self._running:
                 task.cancel()
-
-    async def check(self) -> None:
-        return
 
     async def __call__(self, message: HttpRequest) -> HttpResponse:
         """The response: the application's own, or a problem (RFC 9457) with 400, 413, 502 or 503."""

@@ -48,7 +48,7 @@ class _Posted:
             self.answered.set_result(content)
 
 
-class Door:
+class HttpMessages:
     """Takes messages: an ASGI application for the one path of `channels.http`. Without a token everybody is let in,
     which the manifest allows only where nobody else can connect."""
 

@@ -18,10 +18,10 @@ from typing import Any, ClassVar, TypeAlias
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.manifest.values import Rate
 from pywatt_host.messaging.handlers import Delivery, Found, Handlers, current_delivery, plain
-from pywatt_host.messaging.incoming import Incoming, Trace, error_document, sealed, trace_of
+from pywatt_host.messaging.incoming import Incoming, MessageTrace, error_document, sealed, trace_of
 from pywatt_host.net.limits import RateLimiter
 from pywatt_host.observability.context import current_request
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.deadlines import Deadlines
 from pywatt_host.protocol.messages import RoutedMessage, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Envelope, Payload
@@ -44,7 +44,7 @@ class _OfConversation:
     source: str
     request_id: str
     payload: Payload
-    conversation: Conversation
+    conversation: PeerConnection
     routed: bool
     passed_on: bool = False
     attempt: ClassVar[int] = 1
@@ -89,17 +89,17 @@ class Inbox:
         self._running: dict[asyncio.Task[None], Found] = {}
         self._draining = False
 
-    def routed(self, message: RoutedMessage, conversation: Conversation) -> None:
+    def routed(self, message: RoutedMessage, conversation: PeerConnection) -> None:
         """A message that the orchestrator passes on."""
         source, request_id = message.source_module_id, message.original_request_id
         self.take(_OfConversation(source, request_id, message.payload, conversation, True, True))
 
-    def told(self, message: RoutedMessage, conversation: Conversation) -> None:
+    def told(self, message: RoutedMessage, conversation: PeerConnection) -> None:
         """A message of a peer that this module is connected to: from nobody but that peer."""
         source, request_id = conversation.module_id, message.original_request_id
         self.take(_OfConversation(source, request_id, message.payload, conversation, True))
 
-    def direct(self, message: RouteToModule, conversation: Conversation) -> None:
+    def direct(self, message: RouteToModule, conversation: PeerConnection) -> None:
         """A message of a peer that is connected to this module."""
         self.take(_OfConversation(conversation.module_id, message.request_id, message.payload, conversation, False))
 
@@ -196,7 +196,7 @@ class Inbox:
         try:
             if authorization is not None and self.vouch is not None:
                 current = current_request.get()
-                assert isinstance(current, Trace)
+                assert isinstance(current, MessageTrace)
                 current.claims = await self.vouch(str(authorization))
             reply = await found(content)
             incoming.answer(self.module_id, plain(reply))
@@ -236,9 +236,6 @@ class Inbox:
             self._draining = True
             for task in tuple(self._running):
                 task.cancel()
-
-    async def check(self) -> None:
-        return
 
 
 def started(

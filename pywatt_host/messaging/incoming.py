@@ -44,7 +44,7 @@ def error_document(code: str, text: str) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class Trace:
+class MessageTrace:
     """What the log records of a handler carry."""
 
     request_id: bytes = b""
@@ -53,11 +53,11 @@ class Trace:
     claims: dict[str, Any] = field(default_factory=dict)
 
 
-def trace_of(properties: Any) -> Trace:
+def trace_of(properties: Any) -> MessageTrace:
     """Request id and trace of the properties of an envelope."""
     request_id, parent = properties.get("request_id"), properties.get("traceparent")
     parts = parent.split("-") if isinstance(parent, str) else []
-    return Trace(
+    return MessageTrace(
         cut(request_id, 128).encode() if isinstance(request_id, str) else b"",
         parts[1] if len(parts) == 4 and len(parts[1]) == 32 and parts[1].isalnum() else "",
     )

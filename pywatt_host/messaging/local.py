@@ -11,7 +11,7 @@ from typing import Any
 from pywatt_host.clients.none import no_orchestrator
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.handlers import Delivery, Handlers, message_type, plain
-from pywatt_host.messaging.subscriptions import Topics, check_topic
+from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
 from pywatt_host.observability.context import current_request
 
 logger = logging.getLogger("pywatt.messages")
@@ -26,7 +26,7 @@ class LocalMessages:
     def __init__(self, module_id: str) -> None:
         self.handlers = Handlers()
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.topics = Topics(self.counts)
+        self.topics = Subscriptions(self.counts)
         self.vouch: object = None
         self._module_id = module_id
         self._sending: set[asyncio.Task[None]] = set()

@@ -16,8 +16,8 @@ from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.messaging.handlers import LONGEST_TEXT, Delivery, message_type, plain
 from pywatt_host.messaging.inbox import CODES, Inbox
 from pywatt_host.messaging.incoming import sealed, trace_of
-from pywatt_host.messaging.subscriptions import Topics, check_topic
-from pywatt_host.messaging.transport import CHANNELS, Carrier, Route
+from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
+from pywatt_host.messaging.transport import CHANNELS, MessageRoute, Transport
 from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
@@ -52,8 +52,8 @@ class Messages:
     def __init__(
         self,
         inbox: Inbox,
-        topics: Topics,
-        carriers: Sequence[Carrier],
+        topics: Subscriptions,
+        carriers: Sequence[Transport],
         policy: Callable[[str], Policy | None] = lambda target: None,
     ) -> None:
         self.module_id = inbox.module_id
@@ -114,7 +114,7 @@ class Messages:
         return content
 
     async def _carried(
-        self, routes: Sequence[Route], target: str, payload: Payload, timeout: float, channel: str | None
+        self, routes: Sequence[MessageRoute], target: str, payload: Payload, timeout: float, channel: str | None
     ) -> Payload:
         """Over the first way that leads there. Another one is tried only where nothing was sent over the one before."""
         request_id, deadline, failures = self._ids(), time.monotonic() + timeout, []
@@ -135,7 +135,7 @@ class Messages:
             raise MessagingError(failures[0][1].code, told[:LONGEST_TEXT], target) from failures[-1][1]
         raise self._no_way(target, channel)
 
-    def _routes(self, target: str, channel: str | None) -> Sequence[Route]:
+    def _routes(self, target: str, channel: str | None) -> Sequence[MessageRoute]:
         """The ways to a target: those that are connected first, then by channel."""
         if len(self._carriers) == 1 and channel is None and target != self.module_id:
             return self._carriers[0].routes(target, None)
@@ -240,9 +240,6 @@ class Messages:
         finally:
             for task in self._sending:
                 task.cancel()
-
-    async def check(self) -> None:
-        return
 
 
 @dataclass(slots=True)

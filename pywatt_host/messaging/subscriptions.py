@@ -45,7 +45,7 @@ class _Subscription:
     warned: float = -_WARN_EVERY
 
 
-class Topics:
+class Subscriptions:
     """At most once: what comes while a handler's queue is full is dropped, counted and said. `added` are called with
     each topic that gets its first handler, such as to tell those who publish."""
 
@@ -146,6 +146,3 @@ class Topics:
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for group in self._by_topic.values() for each in group for task in each.tasks]
-
-    async def check(self) -> None:
-        return

@@ -10,7 +10,7 @@ from pywatt_host.protocol.payload import Payload
 CHANNELS = ("ipc", "tcp", "stdio", "http", "nats")  # the first that both sides share is taken
 
 
-class Route(Protocol):
+class MessageRoute(Protocol):
     """A way to a module over one channel. `keeps`: what is sent is kept until the other side has handled it."""
 
     @property
@@ -37,10 +37,10 @@ class Route(Protocol):
         """Returns when more may be sent."""
 
 
-class Carrier(Protocol):
+class Transport(Protocol):
     """Somebody who has ways to modules."""
 
-    def routes(self, target: str, channel: str | None) -> Sequence[Route]:
+    def routes(self, target: str, channel: str | None) -> Sequence[MessageRoute]:
         """Those that may lead to it, of one channel or of any."""
 
     async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from pywatt_host.manifest.model import NatsChannel
 from pywatt_host.messaging.inbox import Inbox
-from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.jetstream import Queue
 from pywatt_host.nats.messages import ClusterMessages, EventTaken
-from pywatt_host.nats.registry import Registry
+from pywatt_host.nats.registry import NatsRegistry
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.service import Prepared, Service
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 
-class Cluster:
+class Nats:
     """See the modules beside this one."""
 
     def __init__(
@@ -31,19 +31,25 @@ class Cluster:
         topics: Callable[[], Sequence[str]],
         event: EventTaken,
         *,
-        texts: Callable[[], Mapping[str, str]],
+        secret_values: Callable[[], Mapping[str, str]],
         resolve: Callable[[str], Path],
         timeout: float,
         healthy: Callable[[], bool],
         private: Callable[[str, str], Awaitable[str]] | None,
     ) -> None:
         subjects = Subjects(settings.prefix, inbox.module_id)
-        self.connection = Connection(
-            inbox.module_id, settings, subjects.inbox, texts=texts, resolve=resolve, timeout=timeout, private=private
+        self.connection = NatsConnection(
+            inbox.module_id,
+            settings,
+            subjects.inbox,
+            secret_values=secret_values,
+            resolve=resolve,
+            timeout=timeout,
+            private=private,
         )
         self.queue = Queue(self.connection, subjects, inbox) if settings.delivery == "at_least_once" else None
         self.messages = ClusterMessages(self.connection, subjects, inbox, topics, event, self.queue)
-        self.registry = Registry(self.connection, subjects, inbox.module_id, healthy)
+        self.registry = NatsRegistry(self.connection, subjects, inbox.module_id, healthy)
         self.dependant = _Credentials(self.connection)
 
     def answering(self, inbox: Inbox) -> tuple[Service, ...]:
@@ -70,25 +76,22 @@ class _Settling:
         async with self._queue.holding():
             yield
 
-    async def check(self) -> None:
-        return
-
 
 class _Credentials:
     """Follows a rotation: a connection is made with the new credentials, beside the one that is used, then used."""
 
     name = "channels.nats"
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: NatsConnection) -> None:
         self.names = connection.secrets
         self._connection = connection
 
-    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
-        return _Fresh(self._connection, await self._connection.open(texts))
+    async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
+        return _Fresh(self._connection, await self._connection.open(secret_values))
 
 
 class _Fresh:
-    def __init__(self, connection: Connection, client: Client) -> None:
+    def __init__(self, connection: NatsConnection, client: Client) -> None:
         self._connection = connection
         self._client = client
 

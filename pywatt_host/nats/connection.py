@@ -35,7 +35,7 @@ _SAID_AGAIN = 60.0  # seconds
 Attach = Callable[["Client"], Awaitable[None]]
 
 
-class Connection:
+class NatsConnection:
     """One client for everything. `attached` are called with each new client, to subscribe; `again` each time a client
     has found a server again, whose state may be new."""
 
@@ -45,7 +45,7 @@ class Connection:
         settings: NatsChannel,
         inbox: str,
         *,
-        texts: Callable[[], Mapping[str, str]],
+        secret_values: Callable[[], Mapping[str, str]],
         resolve: Callable[[str], Path],
         timeout: float,
         private: Callable[[str, str], Awaitable[str]] | None = None,
@@ -58,7 +58,7 @@ class Connection:
         self.error = "not connected yet"
         self._module_id = module_id
         self._inbox = inbox
-        self._texts = texts
+        self._texts = secret_values
         self._resolve = resolve
         self._timeout = timeout
         self._private = private
@@ -155,7 +155,7 @@ class Connection:
             why = "the package nats-py is missing: pip install 'pywatt-host[nats]'"
             raise ChannelError("nats", self.address, why) from None
 
-    async def open(self, texts: Mapping[str, str] | None = None) -> Client:
+    async def open(self, secret_values: Mapping[str, str] | None = None) -> Client:
         """A new client, connected, with these texts of secrets. Raises ChannelError."""
         nats = self._library()
         errors = import_module("nats.errors")
@@ -187,7 +187,7 @@ class Connection:
                 self._closed.set()
 
         try:
-            options = await self._options(self._texts() if texts is None else texts)
+            options = await self._options(self._texts() if secret_values is None else secret_values)
             async with asyncio.timeout(self._timeout) as limit:
                 await client.connect(
                     **options,
@@ -214,18 +214,18 @@ class Connection:
             raise
         return client
 
-    async def _options(self, texts: Mapping[str, str]) -> dict[str, Any]:
+    async def _options(self, secret_values: Mapping[str, str]) -> dict[str, Any]:
         settings = self.settings
         servers = list(settings.servers)
         if servers[0].startswith(DEV_NATS):
             servers = [await self._private_server(servers[0])]
         options: dict[str, Any] = {"servers": servers}
         if settings.credentials is not None:
-            options["user_credentials"] = self._credentials(settings.credentials, texts)
+            options["user_credentials"] = self._credentials(settings.credentials, secret_values)
         if settings.user is not None:
-            options |= {"user": settings.user, "password": _text(settings.password, texts)}
+            options |= {"user": settings.user, "password": _text(settings.password, secret_values)}
         if settings.token is not None:
-            options["token"] = _text(settings.token, texts)
+            options["token"] = _text(settings.token, secret_values)
         if settings.tls is not None or any(url.startswith("tls:") for url in servers):
             options["tls"] = client_context(settings.tls, self._resolve, "nats", "channels.nats.tls")
             if settings.tls is not None and settings.tls.server_name is not None:
@@ -240,9 +240,9 @@ class Connection:
         except HostError as error:
             raise ChannelError("nats", url, str(error)) from error
 
-    def _credentials(self, value: str | SecretTemplate, texts: Mapping[str, str]) -> Any:
+    def _credentials(self, value: str | SecretTemplate, secret_values: Mapping[str, str]) -> Any:
         """A path, or the text itself, which a secret mostly is."""
-        text = _text(value, texts)
+        text = _text(value, secret_values)
         if "-----BEGIN" in text:
             return import_module("nats.aio.client").RawCredentials(text)
         path = self._resolve(text)
@@ -342,9 +342,9 @@ async def closed(client: Client) -> None:
         await client.close()
 
 
-def _text(value: str | SecretTemplate | None, texts: Mapping[str, str]) -> str:
+def _text(value: str | SecretTemplate | None, secret_values: Mapping[str, str]) -> str:
     try:
-        return value.render(texts) if isinstance(value, SecretTemplate) else value or ""
+        return value.render(secret_values) if isinstance(value, SecretTemplate) else value or ""
     except KeyError as error:
         raise ChannelError("nats", "", f"the secret {error.args[0]} is not there") from None
 

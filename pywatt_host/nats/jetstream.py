@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.handlers import LONGEST_TEXT
 from pywatt_host.messaging.inbox import Inbox
-from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import cut
@@ -65,7 +65,7 @@ class Queue:
 
     name = "nats queue"
 
-    def __init__(self, connection: Connection, subjects: Subjects, inbox: Inbox) -> None:
+    def __init__(self, connection: NatsConnection, subjects: Subjects, inbox: Inbox) -> None:
         self.dead = 0  # messages put aside by this process
         self.retried = 0
         self._connection = connection
@@ -164,9 +164,6 @@ class Queue:
             holding.cancel()
             if self._acks:
                 await asyncio.wait(self._acks)
-
-    async def check(self) -> None:
-        return
 
     async def _take(self) -> None:
         warned = False

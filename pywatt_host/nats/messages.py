@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.messaging.inbox import Inbox
-from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.jetstream import Queue
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.protocol.codec import Ids
@@ -60,7 +60,7 @@ class ClusterMessages:
     channel: ClassVar[str] = "nats"
 
     def __init__(
-        self, connection: Connection, subjects: Subjects, inbox: Inbox, topics: Callable[[], Sequence[str]],
+        self, connection: NatsConnection, subjects: Subjects, inbox: Inbox, topics: Callable[[], Sequence[str]],
         event: EventTaken, queue: Queue | None,
     ) -> None:  # fmt: skip
         """`queue`: keeps messages, where `delivery` says so."""
@@ -147,9 +147,6 @@ class ClusterMessages:
                     await subscription.drain()  # type: ignore[no-untyped-call]
                 except Exception:  # named boundary: the stop path; whoever is not connected gets nothing more either
                     continue
-
-    async def check(self) -> None:
-        return
 
     async def _attach(self, client: Client) -> None:
         if not self._answering:

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.exceptions import MessagingError, ProtocolError
-from pywatt_host.nats.connection import Connection
+from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.subjects import Subjects, name, token
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.messages import Provider
@@ -41,12 +41,14 @@ class _Entry:
     ends: float  # on the clock of time.monotonic
 
 
-class Registry:
+class NatsRegistry:
     """Entries of everybody, and those of this process, which it renews three times in a lease."""
 
     name = "nats registry"
 
-    def __init__(self, connection: Connection, subjects: Subjects, module_id: str, healthy: Callable[[], bool]) -> None:
+    def __init__(
+        self, connection: NatsConnection, subjects: Subjects, module_id: str, healthy: Callable[[], bool]
+    ) -> None:
         self._connection = connection
         self._subjects = subjects
         self._module_id = module_id
@@ -211,9 +213,6 @@ class Registry:
             for key in tuple(self._own):
                 if self._connection.connected:
                     await self.deregister(key)
-
-    async def check(self) -> None:
-        return
 
     async def _renewing(self) -> None:
         while True:

@@ -25,7 +25,7 @@ class Metrics:
     def registry(self) -> Any:
         """The host's own `exposition.Registry`; never the global one of prometheus-client."""
         if self._loaded is None:
-            self._loaded = import_module("pywatt_host.observability.exposition").Registry()
+            self._loaded = import_module("pywatt_host.observability.exposition").MetricsRegistry()
             if self._register_stock is not None:
                 self._register_stock(self._loaded)
         return self._loaded

@@ -26,7 +26,7 @@ _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")
 _Shape: TypeAlias = tuple[str, tuple[str, ...], tuple[float, ...] | None]
 
 
-class Registry:
+class MetricsRegistry:
     """One per host: what the application registered, the process, the requests."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Registry:
 class _Labelled:
     """A registry whose every sample carries some constant labels as well."""
 
-    def __init__(self, registry: Registry, labels: Mapping[str, str]) -> None:
+    def __init__(self, registry: MetricsRegistry, labels: Mapping[str, str]) -> None:
         self._registry = registry
         self._labels = dict(labels)
 
@@ -76,7 +76,7 @@ class _Labelled:
             yield labelled
 
 
-def render(registry: Registry, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
+def render(registry: MetricsRegistry, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
     """The text and its content type, as the Accept header asks. Takes milliseconds: call it off the event loop."""
     wanted = ",".join(part for part in accept.split(",") if not _ODD_VERSION.search(part))
     encoder, content_type = choose_encoder(wanted)

@@ -129,9 +129,6 @@ class Checks:
             for task in self._repeating:
                 task.cancel()
 
-    async def check(self) -> None:
-        return
-
     async def _repeat(self, check: Check) -> None:
         while self._tasks is not None:
             await self._once(check)

@@ -29,7 +29,7 @@ _PATIENCE = 5.0  # seconds until identify
 _MOST_UNKNOWN = 64  # connections that have not identified themselves
 
 
-class Doors:
+class ModuleAcceptor:
     """As a service: listens as long as it runs. A connection is nobody's until it has said a module's id and the token
     of one of its present processes."""
 
@@ -60,9 +60,6 @@ class Doors:
                 server.close()
             for link in tuple(self._unknown):
                 link.end()
-
-    async def check(self) -> None:
-        return
 
     def _wire(self, channel: str) -> Wire:
         loop = asyncio.get_running_loop()

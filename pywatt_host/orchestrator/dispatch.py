@@ -13,12 +13,12 @@ from pywatt_host.manifest.values import SECRET_NAME
 from pywatt_host.orchestrator.link import Duties, Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.ports import Ports
-from pywatt_host.orchestrator.registry import Registry
+from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.stores import Stores
-from pywatt_host.orchestrator.topics import Topics
+from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.protocol.messages import (
     Announce,
     Deregister,
@@ -56,9 +56,9 @@ class Answers:
         self,
         modules: dict[str, Module],
         router: Router,
-        registry: Registry,
+        registry: ServiceRegistry,
         ports: Ports,
-        topics: Topics,
+        topics: EventRouter,
         rotations: Rotations,
         store: SecretStore,
         stores: Stores,
@@ -101,7 +101,7 @@ class Answers:
                 extra={"peer": replica.label},
             )  # fmt: skip
             self._unknown(message, link)
-        elif message.name in self._store.texts:
+        elif message.name in self._store.secret_values:
             self._give(message, link, replica)
         else:
             fetching = self._fetching.setdefault(replica, set())
@@ -123,7 +123,9 @@ class Answers:
 
     def _give(self, message: GetSecret, link: Link, replica: Replica) -> None:
         replica.fetched.add(message.name)
-        _reply(message, link, SecretValue(message.name, self._store.texts[message.name], None, message.request_id))
+        _reply(
+            message, link, SecretValue(message.name, self._store.secret_values[message.name], None, message.request_id)
+        )
 
     @staticmethod
     def _unknown(message: GetSecret, link: Link) -> None:

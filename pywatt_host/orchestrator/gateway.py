@@ -25,7 +25,7 @@ from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import NoPlace, Paths, Place
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.orchestrator.tunnel import tunnel
-from pywatt_host.orchestrator.upstream import FINAL, Address, BrokenError, Connection, Pool
+from pywatt_host.orchestrator.upstream import FINAL, Address, BrokenError, UpstreamConnection, UpstreamPool
 from pywatt_host.protocol.messages import HttpRequest, HttpResponse
 from pywatt_host.types import Receive, Scope, Send
 
@@ -47,7 +47,7 @@ class Gateway:
         self._modules = modules
         self._own = frozenset(Address.parse(address) for address in own)
         self._paths = Paths(modules)
-        self._pool = Pool()
+        self._pool = UpstreamPool()
         self._timeout = workspace.timeouts.request
         access = workspace.logging.access
         self._logs = access.enabled
@@ -127,7 +127,7 @@ class Gateway:
         address = Address.parse(replica.announce.listen) if replica.announce is not None else None
         return None if address in self._own else address
 
-    async def _connect(self, replica: Replica, *, fresh: bool) -> Connection | None:
+    async def _connect(self, replica: Replica, *, fresh: bool) -> UpstreamConnection | None:
         """None where nobody takes the connection."""
         address = self._address(replica)
         if address is None:
@@ -142,7 +142,7 @@ class Gateway:
 
     async def _pass_on(
         self,
-        connection: Connection,
+        connection: UpstreamConnection,
         scope: Scope,
         target: bytes,
         request: tuple[list[tuple[bytes, bytes]], bool],
@@ -260,7 +260,7 @@ def _health_of(module: Module) -> str:
     return "unhealthy" if any(replica.running for replica in module.replicas) else module.replicas[0].state
 
 
-async def _feed(connection: Connection, receive: Receive, body: bool) -> None:
+async def _feed(connection: UpstreamConnection, receive: Receive, body: bool) -> None:
     """The request's body to the module; then wait for the client to leave, and end the connection with it."""
     while True:
         message = await receive()

@@ -21,7 +21,7 @@ class _Entry:
     replica: Replica
 
 
-class Registry:
+class ServiceRegistry:
     """Providers by id. The same service registered again by the same process keeps its id."""
 
     def __init__(

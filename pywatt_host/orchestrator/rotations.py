@@ -69,7 +69,7 @@ class Rotations:
         try:
             for dependant in self.dependants:
                 if dependant.names & changed:
-                    prepared.append(await dependant.prepare(refreshed.texts))
+                    prepared.append(await dependant.prepare(refreshed.secret_values))
         except BaseException as error:
             for each in prepared:
                 each.discard()

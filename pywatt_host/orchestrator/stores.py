@@ -99,9 +99,6 @@ class Stores:
                 for task in tuple(self._running):
                     task.cancel()
 
-    async def check(self) -> None:
-        return
-
     # Requests -------------------------------------------------------------------------------------------------------
 
     def connect(self, message: ServiceRequest, link: Link) -> None:

@@ -11,7 +11,7 @@ MOST = 1000  # topics of one process
 LONGEST = 200  # characters of a topic
 
 
-class Topics:
+class EventRouter:
     """At most once: who is not there, or does not read, misses it."""
 
     def __init__(self) -> None:

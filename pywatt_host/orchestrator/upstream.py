@@ -50,7 +50,7 @@ class BrokenError(Exception):
         super().__init__(why)
 
 
-class Connection:
+class UpstreamConnection:
     """One connection, one request at a time."""
 
     def __init__(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -150,13 +150,13 @@ class Connection:
         self._writer.transport.abort()
 
 
-class Pool:
+class UpstreamPool:
     """Idle connections by address."""
 
     def __init__(self) -> None:
-        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
 
-    async def take(self, address: Address, *, fresh: bool) -> Connection:
+    async def take(self, address: Address, *, fresh: bool) -> UpstreamConnection:
         """A connection; with `fresh` one that nobody has used. Raises OSError and TimeoutError: nothing was sent."""
         idle = self._idle[address]
         while idle and not fresh:
@@ -169,9 +169,9 @@ class Pool:
                 reader, writer = await asyncio.open_unix_connection(address.path, limit=_PIECE)
             else:
                 reader, writer = await asyncio.open_connection(address.host, address.port, limit=_PIECE)
-        return Connection(address, reader, writer)
+        return UpstreamConnection(address, reader, writer)
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: UpstreamConnection) -> None:
         idle = self._idle[connection.address]
         if len(idle) < _MOST_IDLE and connection.again():
             idle.append(connection)

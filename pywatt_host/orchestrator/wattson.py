@@ -20,7 +20,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import Listener, bind
-from pywatt_host.orchestrator.acceptor import Doors
+from pywatt_host.orchestrator.acceptor import ModuleAcceptor
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.dispatch import Answers
 from pywatt_host.orchestrator.gateway import Gateway
@@ -28,21 +28,21 @@ from pywatt_host.orchestrator.link import Duties
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
 from pywatt_host.orchestrator.ports import Ports
-from pywatt_host.orchestrator.registry import Registry
+from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.replica import Replica, Terms
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
-from pywatt_host.orchestrator.topics import Topics
+from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
-from pywatt_host.stores.kinds import Surroundings
+from pywatt_host.stores.kinds import StoreContext
 from pywatt_host.stores.service import Datastores
 from pywatt_host.supervision.launch import Launch, launch_of
-from pywatt_host.supervision.news import News
+from pywatt_host.supervision.news import Changes
 from pywatt_host.supervision.output import Output
 from pywatt_host.types import ASGIApp
 
@@ -76,20 +76,22 @@ class Wattson:
         self.name = workspace.directory.name or "wattson"
         self.modules: dict[str, Module] = {}
         self.router = Router(self.modules, workspace.timeouts.request)
-        self.registry = Registry(replicas=lambda: [each for one in self.modules.values() for each in one.replicas])
+        self.registry = ServiceRegistry(
+            replicas=lambda: [each for one in self.modules.values() for each in one.replicas]
+        )
         self.output = output
         self.rotations = Rotations(store, self._replicas)
         self.started = time.time()
         self._environ = environ
         self._store = store
         self._ports = Ports()
-        self._topics = Topics()
+        self._topics = EventRouter()
         self._dev = DevServices(workspace.directory, environ)
         self.stores = self._make_stores()
         self._answers = Answers(
             self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
         )
-        self._news = News()
+        self._news = Changes()
         self._drain = Drain()
         self._stopping = False
         self._opening: asyncio.Task[Any] | None = None  # while stores are waited for
@@ -114,8 +116,8 @@ class Wattson:
         datastores = Datastores(
             workspace.databases,
             workspace.caches,
-            lambda: self._store.texts,
-            Surroundings(workspace.directory, self.name, None, self._dev.url),
+            lambda: self._store.secret_values,
+            StoreContext(workspace.directory, self.name, None, self._dev.url),
             start_period=workspace.timeouts.start,
             rotates=True,
         )
@@ -222,7 +224,7 @@ class Wattson:
             return 0
 
     async def _run(self, gateway: list[Listener], control: list[Listener], on_up: Callable[[Up], None]) -> int:
-        doors = Doors(self._channels, self.modules, self.workspace.limits.frame)
+        doors = ModuleAcceptor(self._channels, self.modules, self.workspace.limits.frame)
         doors.duties = self._answers.duties
         ended = Drain()
         async with TaskGroup() as tasks:

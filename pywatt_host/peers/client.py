@@ -21,7 +21,7 @@ from pywatt_host.channels.sockets import Target
 from pywatt_host.channels.stdio import Handshake, open_stdio
 from pywatt_host.channels.wire import Trace
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.codec import EnvelopeFrames, Frames, Lines, line
 from pywatt_host.protocol.messages import (
     Announce,
@@ -66,16 +66,16 @@ _AGAIN = (GetSecret, Discover, Register)  # requests that may be asked again on 
 
 
 @dataclass(frozen=True, slots=True)
-class Duties:
+class PeerHandlers:
     """What the orchestrator may ask of a module."""
 
     health: Callable[[], Mapping[str, Any]]
     http: Callable[[HttpRequest], Awaitable[HttpResponse]]
-    message: Callable[[RoutedMessage, Conversation], None]
+    message: Callable[[RoutedMessage, PeerConnection], None]
     rotated: Callable[[str, Sequence[str]], Awaitable[str]]
     shutdown: Callable[[str], None]
     lost: Callable[[str], None]
-    event: Callable[[Event, Conversation], None] = lambda event, conversation: None
+    event: Callable[[Event, PeerConnection], None] = lambda event, conversation: None
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Connector:
     token: Callable[[], str | None]
     required: bool = False
     late: bool = False  # its token is made of secrets, which have to be there first
-    conversation: Conversation | None = None
+    conversation: PeerConnection | None = None
     ended: asyncio.Future[HostError | None] | None = None  # of that conversation
     error: str = "not connected yet"
     reconnects: int = -1  # the first connection is none
@@ -98,11 +98,11 @@ class Connector:
 class Replacement:
     """A connection that has identified itself, and the future of its end."""
 
-    conversation: Conversation
+    conversation: PeerConnection
     ended: asyncio.Future[HostError | None]
 
 
-class Uplink:
+class PeerClient:
     """All channels to the orchestrator, as one service; without any, every request fails at once."""
 
     name = "channels"
@@ -112,7 +112,7 @@ class Uplink:
         module_id: str,
         connectors: Sequence[Connector],
         *,
-        shaken: Handshake | None,
+        handshake: Handshake | None,
         frame_limit: int,
         handshake_timeout: float,
         heartbeats_missed: int,
@@ -123,25 +123,25 @@ class Uplink:
         and the start does not wait for it."""
         self.module_id = module_id
         self.connectors = list(connectors)
-        self.duties: Duties | None = None
-        self._shaken = shaken
+        self.duties: PeerHandlers | None = None
+        self._shaken = handshake
         self._frame_limit = frame_limit
         self._timeout = handshake_timeout
         self._missed = heartbeats_missed
         self._trace = trace
         self._peer = peer
         self._topics: Callable[[], Sequence[str]] = tuple
-        self._route = UplinkRoute(self, None)
-        self._stdio: Conversation | None = None
-        self._best: Conversation | None = None
+        self._route = PeerRoute(self, None)
+        self._stdio: PeerConnection | None = None
+        self._best: PeerConnection | None = None
         self._available = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._again: list[Callable[[Conversation], Awaitable[None]]] = []
+        self._again: list[Callable[[PeerConnection], Awaitable[None]]] = []
         self._announce: Announce | None = None
         self._leaving = False
         self._heartbeat_at = 0.0
         self._heartbeat_every = 0.0
-        offered = shaken.init.extensions if shaken is not None else ()
+        offered = handshake.init.extensions if handshake is not None else ()
         self._extensions = agreed(frozenset(offered), MODULE_EXTENSIONS)
 
     @property
@@ -166,7 +166,7 @@ class Uplink:
             return self._best.channel
         return min((each.target.channel for each in self.connectors), key=_PREFERENCE.index, default="stdio")
 
-    def conversations(self) -> list[Conversation]:
+    def conversations(self) -> list[PeerConnection]:
         """Those that are open, the preferred one first."""
         found = [connector.conversation for connector in self.connectors]
         return sorted(
@@ -174,7 +174,7 @@ class Uplink:
             key=lambda each: _PREFERENCE.index(each.channel),
         )
 
-    def on_connected(self, again: Callable[[Conversation], Awaitable[None]]) -> None:
+    def on_connected(self, again: Callable[[PeerConnection], Awaitable[None]]) -> None:
         """Call this for each new connection, such as to register services anew."""
         self._again.append(again)
 
@@ -215,9 +215,6 @@ class Uplink:
             for task in own:
                 task.cancel()
 
-    async def check(self) -> None:
-        return
-
     async def _first(self, connector: Connector, opened: asyncio.Future[None]) -> None:
         """A required channel must connect, within the handshake timeout; another gets a moment."""
         if self._peer:
@@ -230,8 +227,8 @@ class Uplink:
                 raise ChannelError(channel, address, f"{connector.error}; it is required, and {limit:g}s are over")
             logger.warning("channel %s (%s): %s; it is tried again", channel, address, connector.error)
 
-    async def _open_stdio(self, shaken: Handshake) -> None:
-        conversation = Conversation(
+    async def _open_stdio(self, handshake: Handshake) -> None:
+        conversation = PeerConnection(
             "stdio",
             Lines(self._frame_limit),
             line,
@@ -243,11 +240,11 @@ class Uplink:
         )
         conversation.name("the orchestrator")
         self._stdio = conversation
-        await open_stdio(shaken, conversation.wire)
+        await open_stdio(handshake, conversation.wire)
         self._choose()
         self._subscribe(conversation, self._topics())
 
-    def _stdio_ended(self, conversation: Conversation, why: HostError | None) -> None:
+    def _stdio_ended(self, conversation: PeerConnection, why: HostError | None) -> None:
         self._choose()
         self._is_lost(str(why) if why is not None else "standard input ended without a shutdown")
 
@@ -307,7 +304,7 @@ class Uplink:
         answered = asyncio.Event()
         ended: asyncio.Future[HostError | None] = asyncio.get_running_loop().create_future()
 
-        def handle(message: Received, conversation: Conversation) -> None:
+        def handle(message: Received, conversation: PeerConnection) -> None:
             if isinstance(message, Identify) and not answered.is_set():
                 conversation.module_id = message.module_id
                 conversation.session.extensions = agreed(frozenset(message.extensions), MODULE_EXTENSIONS)
@@ -315,13 +312,13 @@ class Uplink:
             else:
                 self._handle(message, conversation)
 
-        def over(conversation: Conversation, why: HostError | None) -> None:
+        def over(conversation: PeerConnection, why: HostError | None) -> None:
             answered.set()
             if not ended.done():
                 ended.set_result(why)
 
         channel = connector.target.channel
-        conversation = Conversation(
+        conversation = PeerConnection(
             channel, Frames(self._frame_limit), EnvelopeFrames(), handle, over,
             limit=self._frame_limit, extensions=self._extensions, trace=self._trace,
         )  # fmt: skip
@@ -416,7 +413,7 @@ class Uplink:
                 error.target = target or error.target
                 raise
 
-    async def _some(self, deadline: float, target: str) -> Conversation:
+    async def _some(self, deadline: float, target: str) -> PeerConnection:
         if not self.configured:
             raise MessagingError("unavailable", "there is no orchestrator (run it under one, or see channels)", target)
         whom = self._peer or "the orchestrator"
@@ -437,17 +434,17 @@ class Uplink:
         if self._best is not None:
             await self._best.session.drained()
 
-    def over(self, channel: str) -> Conversation | None:
+    def over(self, channel: str) -> PeerConnection | None:
         """The conversation over a channel, where it is open."""
         return next((each for each in self.conversations() if each.channel == channel), None)
 
-    def routes(self, target: str, channel: str | None) -> Sequence[UplinkRoute]:
+    def routes(self, target: str, channel: str | None) -> Sequence[PeerRoute]:
         """As a carrier of messages: the orchestrator may know every module."""
         if channel is None:
             return (self._route,) if self.configured else ()
         known = {connector.target.channel for connector in self.connectors}
         known |= {"stdio"} if self._shaken is not None else set()
-        return (UplinkRoute(self, channel),) if channel in known else ()
+        return (PeerRoute(self, channel),) if channel in known else ()
 
     async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
         """As a carrier of messages: to everyone who is connected here and passes events on or takes them."""
@@ -469,12 +466,12 @@ class Uplink:
         for conversation in self.conversations():
             self._subscribe(conversation, (topic,))
 
-    def _subscribe(self, conversation: Conversation, topics: Sequence[str]) -> None:
+    def _subscribe(self, conversation: PeerConnection, topics: Sequence[str]) -> None:
         if "events" in conversation.session.extensions:
             for topic in topics:
                 conversation.reply(Subscribe(topic))
 
-    def tell(self, message: Message, through: Conversation | None = None) -> bool:
+    def tell(self, message: Message, through: PeerConnection | None = None) -> bool:
         """Send over that conversation, else the best one; whether anyone was there."""
         for conversation in ([through] if through is not None else []) + self.conversations():
             if conversation.open:
@@ -503,7 +500,7 @@ class Uplink:
 
     # What the orchestrator says -------------------------------------------------------------------------------------
 
-    def _handle(self, message: Received, conversation: Conversation) -> None:
+    def _handle(self, message: Received, conversation: PeerConnection) -> None:
         assert self.duties is not None
         if isinstance(message, RoutedMessage):
             self.duties.message(message, conversation)
@@ -538,24 +535,24 @@ class Uplink:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer_http(self, message: HttpRequest, conversation: Conversation) -> None:
+    async def _answer_http(self, message: HttpRequest, conversation: PeerConnection) -> None:
         assert self.duties is not None
         response = await self.duties.http(message)
         conversation.reply(response)
 
-    async def _acknowledge(self, message: Rotated, conversation: Conversation) -> None:
+    async def _acknowledge(self, message: Rotated, conversation: PeerConnection) -> None:
         assert self.duties is not None
         why = await self.duties.rotated(message.rotation_id, message.keys)
         status = "error" if why else "success"
         self.tell(RotationAck(message.rotation_id, status, why or None), conversation)
 
 
-class UplinkRoute:
+class PeerRoute:
     """The way over an uplink: its best channel, or one of them."""
 
     keeps = False
 
-    def __init__(self, uplink: Uplink, channel: str | None) -> None:
+    def __init__(self, uplink: PeerClient, channel: str | None) -> None:
         self._uplink = uplink
         self._only = channel
 
@@ -594,7 +591,7 @@ async def _end_of(connector: Connector) -> HostError | None:
             return why
 
 
-async def _retire(conversation: Conversation, ended: asyncio.Future[HostError | None]) -> None:
+async def _retire(conversation: PeerConnection, ended: asyncio.Future[HostError | None]) -> None:
     """Close a connection that was replaced, after a time in which both sides answer what they were asked on it."""
     try:
         await asyncio.wait((ended,), timeout=_RETIRE)

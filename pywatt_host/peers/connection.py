@@ -14,7 +14,7 @@ from pywatt_host.protocol.session import Session, cut
 logger = logging.getLogger("pywatt.channels")
 
 
-class Conversation:
+class PeerConnection:
     """`handle` gets what is no answer to a request of ours; `ended` is called once, with why, or None where the peer
     closed in order. `limit`: most octets of a message."""
 
@@ -23,8 +23,8 @@ class Conversation:
         channel: str,
         decoder: Decoder,
         encode: Encode,
-        handle: Callable[[Received, Conversation], None],
-        ended: Callable[[Conversation, HostError | None], None],
+        handle: Callable[[Received, PeerConnection], None],
+        ended: Callable[[PeerConnection, HostError | None], None],
         *,
         limit: int,
         extensions: Extensions = frozenset(),

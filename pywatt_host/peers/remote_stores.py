@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.peers.client import Uplink
+from pywatt_host.peers.client import PeerClient
 from pywatt_host.protocol.messages import ServiceOperation, ServiceOperationResult, ServiceRequest, ServiceResponse
 
 _SAID = 1000  # characters of what the orchestrator says
@@ -15,7 +15,7 @@ _SAID = 1000  # characters of what the orchestrator says
 class Proxying:
     """What proxied stores are given, see `stores.remote`."""
 
-    def __init__(self, uplink: Uplink) -> None:
+    def __init__(self, uplink: PeerClient) -> None:
         self._uplink = uplink
 
     async def connect(self, service_type: str, config: Any, timeout: float) -> str:

@@ -17,7 +17,7 @@ from pywatt_host.channels.sockets import no_delay, serve
 from pywatt_host.channels.wire import Trace, Wire
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
 from pywatt_host.net.listeners import Listener
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.codec import Frames, frame
 from pywatt_host.protocol.messages import (
     Event,
@@ -50,7 +50,7 @@ _LONGEST_TOPIC = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class PeerListener:
     """What is listened on, and who is let in: `tokens` are those that are taken now, none where none is asked for."""
 
     channel: str
@@ -59,7 +59,7 @@ class Door:
     tls: SSLContext | None = None
 
 
-class Listening:
+class PeerServer:
     """Takes peers on Unix sockets and TCP."""
 
     name = "peers"
@@ -70,12 +70,12 @@ class Listening:
         *,
         frame_limit: int,
         handshake_timeout: float,
-        message: Callable[[RouteToModule, Conversation], None],
+        message: Callable[[RouteToModule, PeerConnection], None],
         health: Callable[[], Mapping[str, Any]],
-        event: Callable[[Publish, Conversation], None] = lambda message, conversation: None,
+        event: Callable[[Publish, PeerConnection], None] = lambda message, conversation: None,
         trace: Trace | None = None,
     ) -> None:
-        self.doors: list[Door] = []
+        self.doors: list[PeerListener] = []
         self.refused = 0
         self._module_id = module_id
         self._frame_limit = frame_limit
@@ -86,10 +86,10 @@ class Listening:
         self._trace = trace
         # Shared by all who connect to a channel: one who comes a thousand times is logged as one who stays.
         self._refusals = {channel: BadRecords(f"a peer on {channel}") for channel in ("ipc", "tcp")}
-        self._unknown: dict[Conversation, asyncio.TimerHandle] = {}
+        self._unknown: dict[PeerConnection, asyncio.TimerHandle] = {}
         self._turn = 0
-        self._peers: dict[Conversation, set[str]] = {}  # with the topics that they subscribed to
-        self._asked: dict[tuple[Conversation, str], asyncio.Future[RouteToModule]] = {}
+        self._peers: dict[PeerConnection, set[str]] = {}  # with the topics that they subscribed to
+        self._asked: dict[tuple[PeerConnection, str], asyncio.Future[RouteToModule]] = {}
 
     @property
     def peers(self) -> int:
@@ -112,20 +112,17 @@ class Listening:
             for conversation in (*self._unknown, *self._peers):
                 conversation.wire.end(None)  # also one whose TLS handshake is not over yet
 
-    async def _serve(self, sock: socket.socket, door: Door) -> asyncio.AbstractServer:
+    async def _serve(self, sock: socket.socket, door: PeerListener) -> asyncio.AbstractServer:
         return await serve(sock, lambda: self._wire(door), door.tls, self._timeout)
-
-    async def check(self) -> None:
-        return
 
     def close(self) -> None:
         """Close what was bound, also where it never came to serving."""
         for door in self.doors:
             door.listener.close()
 
-    def _wire(self, door: Door) -> Wire:
+    def _wire(self, door: PeerListener) -> Wire:
         frames = Frames(self._frame_limit, stranger=True)
-        conversation = Conversation(
+        conversation = PeerConnection(
             door.channel,
             frames,
             frame,
@@ -142,15 +139,15 @@ class Listening:
             asyncio.get_running_loop().call_soon(self._refuse, conversation, "too many connections")
         return conversation.wire
 
-    def _too_late(self, conversation: Conversation) -> None:
+    def _too_late(self, conversation: PeerConnection) -> None:
         self._refuse(conversation, f"no identify within {self._timeout:g}s (channels.limits.handshake)")
 
-    def _refuse(self, conversation: Conversation, why: str) -> None:
+    def _refuse(self, conversation: PeerConnection, why: str) -> None:
         self.refused += 1
         self._refusals[conversation.channel].add(f"refused: {why}")
         conversation.wire.end(ChannelError(conversation.channel, "", why))
 
-    def _ended(self, conversation: Conversation, why: HostError | None) -> None:
+    def _ended(self, conversation: PeerConnection, why: HostError | None) -> None:
         timer = self._unknown.pop(conversation, None)
         if timer is not None:
             timer.cancel()
@@ -162,7 +159,7 @@ class Listening:
                     answer.exception()  # whoever asked may have been cancelled: then nobody takes it
             logger.info("%s has left%s", conversation.session.peer, f": {why}" if why is not None else "")
 
-    def _received(self, door: Door, frames: Frames, message: Received, conversation: Conversation) -> None:
+    def _received(self, door: PeerListener, frames: Frames, message: Received, conversation: PeerConnection) -> None:
         if conversation in self._unknown:
             self._identify(door, frames, message, conversation)
         elif isinstance(message, RouteToModule):
@@ -183,7 +180,7 @@ class Listening:
                 if error is not None:
                     conversation.reply(error)
 
-    def _identify(self, door: Door, frames: Frames, message: Received, conversation: Conversation) -> None:
+    def _identify(self, door: PeerListener, frames: Frames, message: Received, conversation: PeerConnection) -> None:
         if not isinstance(message, Identify):
             self._refuse(conversation, f"{cut(message.op, 40)} before identify")
             return
@@ -208,7 +205,7 @@ class Listening:
             conversation.reply(Identify(self._module_id, None, tuple(sorted(PEER_EXTENSIONS))))
             conversation.session.extensions = agreed(frozenset(message.extensions), PEER_EXTENSIONS)
 
-    def _subscribed(self, message: Subscribe | Unsubscribe, conversation: Conversation) -> None:
+    def _subscribed(self, message: Subscribe | Unsubscribe, conversation: PeerConnection) -> None:
         topics = self._peers[conversation]
         if isinstance(message, Unsubscribe):
             topics.discard(message.topic)
@@ -243,7 +240,7 @@ class Listening:
                 told = True
         return told
 
-    async def ask(self, conversation: Conversation, request_id: str, payload: Payload, timeout: float) -> Payload:
+    async def ask(self, conversation: PeerConnection, request_id: str, payload: Payload, timeout: float) -> Payload:
         """The answer of a peer that is connected. Raises MessagingError."""
         target, key = conversation.module_id, (conversation, request_id)
         answer: asyncio.Future[RouteToModule] = asyncio.get_running_loop().create_future()
@@ -262,7 +259,7 @@ class Listening:
 
     # From them ------------------------------------------------------------------------------------------------------
 
-    def _route(self, message: RouteToModule, conversation: Conversation) -> None:
+    def _route(self, message: RouteToModule, conversation: PeerConnection) -> None:
         answer = self._asked.get((conversation, message.request_id))
         if answer is not None:
             if not answer.done():
@@ -280,8 +277,8 @@ class Listening:
 class _Route:
     """The way to a peer that has connected itself."""
 
-    listening: Listening
-    conversation: Conversation
+    listening: PeerServer
+    conversation: PeerConnection
     keeps: ClassVar[bool] = False
 
     @property
@@ -305,7 +302,7 @@ class _Route:
         await self.conversation.session.drained()
 
 
-def _certified(conversation: Conversation) -> frozenset[str]:
+def _certified(conversation: PeerConnection) -> frozenset[str]:
     """The names in a peer's client certificate, which was verified: of the subject, and DNS and URI names."""
     certificate = conversation.wire.transport.get_extra_info("peercert") or {}
     names = {value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"}

@@ -14,7 +14,7 @@ from pywatt_host.manifest.model.services import MODULE
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.messaging.http_client import rendered
 from pywatt_host.net.tls import client_context
-from pywatt_host.peers.client import Connector, Duties, Uplink, UplinkRoute
+from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers, PeerRoute
 from pywatt_host.protocol.payload import Payload
 
 if TYPE_CHECKING:
@@ -30,32 +30,32 @@ def static_modules(manifest: Manifest) -> list[StaticService]:
     return [each for each in manifest.services.static if each.type == MODULE]
 
 
-class Peers:
+class StaticPeers:
     """Modules that this one connects itself to. As a carrier: the way to each; as a service: their connections."""
 
     name = "peers that are connected to"
 
-    def __init__(self, manifest: Manifest, texts: Texts, duties: Duties, trace: Trace | None) -> None:
+    def __init__(self, manifest: Manifest, secret_values: Texts, duties: PeerHandlers, trace: Trace | None) -> None:
         """Raises ChannelError for TLS files that cannot be used."""
-        self._by_name: dict[str, Uplink] = {}
+        self._by_name: dict[str, PeerClient] = {}
         found: dict[str, list[Connector]] = {}
         for service in static_modules(manifest):
             if service.address.startswith(STREAM_SCHEMES):
-                found.setdefault(service.name, []).append(_connector(manifest, service, texts))
+                found.setdefault(service.name, []).append(_connector(manifest, service, secret_values))
         limits = manifest.channels.limits
         for name, connectors in found.items():
-            uplink = Uplink(
-                manifest.module_id, connectors, shaken=None, frame_limit=limits.frame,
+            uplink = PeerClient(
+                manifest.module_id, connectors, handshake=None, frame_limit=limits.frame,
                 handshake_timeout=limits.handshake, heartbeats_missed=limits.heartbeat_missed, trace=trace, peer=name,
             )  # fmt: skip
             uplink.duties = duties
             self._by_name[name] = uplink
 
     @property
-    def all(self) -> Mapping[str, Uplink]:
+    def all(self) -> Mapping[str, PeerClient]:
         return self._by_name
 
-    def routes(self, target: str, channel: str | None) -> Sequence[UplinkRoute]:
+    def routes(self, target: str, channel: str | None) -> Sequence[PeerRoute]:
         """See Carrier."""
         uplink = self._by_name.get(target)
         return uplink.routes(target, channel) if uplink is not None else ()
@@ -81,19 +81,16 @@ class Peers:
                 await stack.enter_async_context(uplink.connecting(tasks, late=True))
             yield
 
-    async def check(self) -> None:
-        return
 
-
-def _connector(manifest: Manifest, service: StaticService, texts: Texts) -> Connector:
+def _connector(manifest: Manifest, service: StaticService, secret_values: Texts) -> Connector:
     key = f"services.static {service.name}: tls"
     tcp = manifest.channels.tcp
     if service.address.startswith("unix:"):
         target: Target = UnixTarget(str(manifest.resolve(service.address[5:])))
-        return Connector(target, lambda: rendered(service.token, texts()))
+        return Connector(target, lambda: rendered(service.token, secret_values()))
     context = client_context(service.tls, manifest.resolve, "tcp", key) if service.tls is not None else None
     name = service.tls.server_name if service.tls is not None else None
     token = service.token or (tcp.token if tcp is not None else None)
     secret = isinstance(token, SecretTemplate)
     target = parse_target(service.address.removeprefix("tcp://").rstrip("/"), context, name)
-    return Connector(target, lambda: rendered(token, texts()), late=secret)
+    return Connector(target, lambda: rendered(token, secret_values()), late=secret)

@@ -12,15 +12,15 @@ from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.net.tls import client_context, server_context
 from pywatt_host.peers.client import Connector
-from pywatt_host.peers.server import Door, Listening
-from pywatt_host.peers.token import Token
+from pywatt_host.peers.server import PeerListener, PeerServer
+from pywatt_host.peers.token import ChannelToken
 from pywatt_host.protocol.messages import Init
 
 if TYPE_CHECKING:
     pass
 
 
-def connectors(manifest: Manifest, init: Init | None, token: Token) -> list[Connector]:
+def connectors(manifest: Manifest, init: Init | None, token: ChannelToken) -> list[Connector]:
     """Whom to connect to: what init offers, and what the manifest says where it says more. Raises ChannelError."""
     ipc, tcp = manifest.channels.ipc, manifest.channels.tcp
     found: list[Connector] = []
@@ -51,7 +51,7 @@ def connectors(manifest: Manifest, init: Init | None, token: Token) -> list[Conn
     return found
 
 
-def open_doors(manifest: Manifest, listening: Listening, token: Token) -> None:
+def open_doors(manifest: Manifest, listening: PeerServer, token: ChannelToken) -> None:
     """Bind what `channels` listens on. Raises BindError and ChannelError; nothing stays bound then."""
     ipc, tcp, directory = manifest.channels.ipc, manifest.channels.tcp, manifest.directory
     try:
@@ -62,11 +62,11 @@ def open_doors(manifest: Manifest, listening: Listening, token: Token) -> None:
                     own.mkdir(mode=0o700, exist_ok=True)
             address = UnixAddress(ipc.listen, int(ipc.mode, 8))
             for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
-                listening.doors.append(Door("ipc", listener, tuple))
+                listening.doors.append(PeerListener("ipc", listener, tuple))
         if tcp is not None and tcp.listen is not None:
             context = server_context(tcp.tls, manifest.resolve) if tcp.tls is not None else None
             for listener in bind([tcp.listen], key="channels.tcp.listen", directory=directory, backlog=128):
-                listening.doors.append(Door("tcp", listener, token.accepted, context))
+                listening.doors.append(PeerListener("tcp", listener, token.accepted, context))
     except BaseException:
         listening.close()
         raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.peers.client import Connector, Replacement, Uplink
+from pywatt_host.peers.client import Connector, PeerClient, Replacement
 from pywatt_host.protocol.messages import Init
 from pywatt_host.service import Prepared
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     pass
 
 
-class Token:
+class ChannelToken:
     """The token of the TCP channel: written out, from secrets, or the orchestrator's own."""
 
-    def __init__(self, manifest: Manifest, init: Init | None, texts: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, manifest: Manifest, init: Init | None, secret_values: Callable[[], Mapping[str, str]]) -> None:
         tcp = manifest.channels.tcp
         self._given = tcp.token if tcp is not None else None
         self._offered = init.auth_token if init is not None else None
-        self._texts = texts
+        self._texts = secret_values
 
     def own(self) -> str | None:
         """`channels.tcp.token`, else the orchestrator's."""
         return self.render(self._texts()) if self._given is not None else self._offered
 
-    def render(self, texts: Mapping[str, str]) -> str | None:
+    def render(self, secret_values: Mapping[str, str]) -> str | None:
         if isinstance(self._given, SecretTemplate):
-            return self._given.render(texts)
+            return self._given.render(secret_values)
         return self._given
 
     @property
@@ -54,21 +54,21 @@ class TokenDependant:
 
     name = "channels.tcp.token"
 
-    def __init__(self, uplink: Uplink, token: Token) -> None:
+    def __init__(self, uplink: PeerClient, token: ChannelToken) -> None:
         self.names = token.names
         self._uplink = uplink
         self._token = token
 
-    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
+    async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
         pairs: list[tuple[Connector, Replacement | None]] = []
         for connector in self._uplink.connectors:
             if connector.target.channel == "tcp":
-                pairs.append((connector, await self._uplink.prepare(connector, self._token.render(texts))))
+                pairs.append((connector, await self._uplink.prepare(connector, self._token.render(secret_values))))
         return _Replacements(self._uplink, pairs)
 
 
 class _Replacements:
-    def __init__(self, uplink: Uplink, pairs: list[tuple[Connector, Replacement | None]]) -> None:
+    def __init__(self, uplink: PeerClient, pairs: list[tuple[Connector, Replacement | None]]) -> None:
         self._uplink = uplink
         self._pairs = pairs
 

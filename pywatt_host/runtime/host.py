@@ -35,7 +35,7 @@ from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
-    from pywatt_host.build.channels import Links
+    from pywatt_host.build.channels import HostChannels
     from pywatt_host.build.none import NoChannels
 
 logger = logging.getLogger("pywatt.host")
@@ -80,7 +80,7 @@ class Host:
         user_state: Service,
         tasks: Tasks,
         early: Sequence[Service] = (),
-        links: Links | NoChannels,
+        links: HostChannels | NoChannels,
         rotation: Rotation,
         announced: Callable[[], Sequence[tuple[str, tuple[str, ...], str]]],
         surface: Callable[[], Awaitable[Surface]],

@@ -34,9 +34,6 @@ class Notifier:
             if feeding is not None:
                 feeding.cancel()
 
-    async def check(self) -> None:
-        return
-
     def stopping(self) -> None:
         self._tell("STOPPING=1")
 

@@ -110,14 +110,14 @@ def _json_pairs(text: str) -> list[tuple[str, str]] | None:
 
 def _yaml_pairs(text: str) -> list[tuple[str, str]]:
     """Events and no tree: whatever nests, or is to be followed, ends it at once. Raises YAMLError and ValueError."""
-    texts: list[str] = []
+    secret_values: list[str] = []
     began, documents = False, 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.MappingStartEvent) and not began:
             began = True
         elif isinstance(event, yaml.ScalarEvent) and (began or not event.value):  # an empty file is an empty scalar
-            texts.append(event.value)
+            secret_values.append(event.value)
         elif isinstance(event, yaml.NodeEvent) or documents > 1:
             raise ValueError(_SHAPE)
         documents += isinstance(event, yaml.DocumentStartEvent)
-    return list(zip(texts[::2], texts[1::2], strict=True)) if began else []
+    return list(zip(secret_values[::2], secret_values[1::2], strict=True)) if began else []

@@ -119,13 +119,13 @@ class Rotation:
         changed = frozenset(refreshed.changed)
         if not changed:
             return
-        texts = refreshed.texts
+        secret_values = refreshed.secret_values
         prepared: list[Prepared] = []
         called: list[tuple[Hook, str]] = []
         try:
             for dependant in self.dependants:
                 if dependant.names & changed:
-                    prepared.append(await dependant.prepare(texts))
+                    prepared.append(await dependant.prepare(secret_values))
             for name in refreshed.changed:
                 for hook in self._hooks.get(name, ()):
                     await self._call(hook, name, refreshed.secret(name))
@@ -167,14 +167,14 @@ class EnvironmentDependant:
         self.names = frozenset(names)
         self._put = put
 
-    async def prepare(self, texts: Mapping[str, str]) -> Prepared:
-        return _Put(self._put, texts)
+    async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
+        return _Put(self._put, secret_values)
 
 
 class _Put:
-    def __init__(self, put: Callable[[Mapping[str, str]], None], texts: Mapping[str, str]) -> None:
+    def __init__(self, put: Callable[[Mapping[str, str]], None], secret_values: Mapping[str, str]) -> None:
         self._put = put
-        self._texts = texts
+        self._texts = secret_values
 
     def commit(self) -> None:
         self._put(self._texts)

@@ -32,7 +32,7 @@ class Refreshed:
     """Values that were fetched and are not in use yet: `texts` are all of the store as they will be, `changed` the
     names whose text is another one."""
 
-    texts: Mapping[str, str]
+    secret_values: Mapping[str, str]
     values: Mapping[str, Any]
     changed: tuple[str, ...]
 
@@ -44,7 +44,7 @@ class Refreshed:
 class _Values:
     """What is in use; replaced as a whole."""
 
-    texts: Mapping[str, str]
+    secret_values: Mapping[str, str]
     values: Mapping[str, Any]
 
 
@@ -66,9 +66,9 @@ class SecretStore:
         return tuple(self._keys)
 
     @property
-    def texts(self) -> Mapping[str, str]:
+    def secret_values(self) -> Mapping[str, str]:
         """The text of each secret that has one. For rendering `${secret:NAME}`; never for output."""
-        return self._now.texts
+        return self._now.secret_values
 
     def current(self, name: str) -> Secret[Any]:
         """The present value. Raises SecretError where there is none."""
@@ -79,14 +79,14 @@ class SecretStore:
 
     def peek(self, name: str, type: type[Any] = str) -> Secret[Any] | None:
         """As `get`, of what is there already; None where it would have to be fetched. Raises SecretError."""
-        text = self._now.texts.get(name)
+        text = self._now.secret_values.get(name)
         if text is None:
             return None
         return Secret(name, text if type is str else typed_as(name, text, type))
 
     async def get(self, name: str, type: type[Any] = str) -> Secret[Any]:
         """The present value as `type`; a name that was not declared is fetched. Raises SecretError."""
-        if name not in self._now.texts:
+        if name not in self._now.secret_values:
             await self._learn(name)
         secret = self.peek(name, type)
         assert secret is not None
@@ -101,7 +101,7 @@ class SecretStore:
         self._remember(name, text)
         value = typed(name, text, self._keys.setdefault(name, _UNDECLARED).type)
         now = self._now
-        self._now = _Values({**now.texts, name: text}, {**now.values, name: value})
+        self._now = _Values({**now.secret_values, name: text}, {**now.values, name: value})
 
     # Fetching -------------------------------------------------------------------------------------------------------
 
@@ -116,14 +116,14 @@ class SecretStore:
     def install(self, refreshed: Refreshed) -> None:
         """Use what was fetched, all of it from one moment on."""
         now = self._now
-        texts = {**now.texts, **{name: refreshed.texts[name] for name in refreshed.changed}}
+        secret_values = {**now.secret_values, **{name: refreshed.secret_values[name] for name in refreshed.changed}}
         values = {**now.values, **{name: refreshed.values[name] for name in refreshed.changed}}
-        self._now = _Values({**refreshed.texts, **texts}, {**refreshed.values, **values})
+        self._now = _Values({**refreshed.secret_values, **secret_values}, {**refreshed.values, **values})
 
     async def _fetched(self, keys: Mapping[str, SecretKey]) -> Refreshed:
         found = await self._read(keys)
         now = self._now
-        texts, values, faults = dict(now.texts), dict(now.values), []
+        secret_values, values, faults = dict(now.secret_values), dict(now.values), []
         for (name, key), text in zip(keys.items(), found, strict=True):
             if isinstance(text, SecretError):
                 faults.append((name, text.message))
@@ -132,23 +132,23 @@ class SecretStore:
             elif text is not None:
                 try:
                     self._remember(name, text)
-                    texts[name], values[name] = text, typed(name, text, key.type)
+                    secret_values[name], values[name] = text, typed(name, text, key.type)
                 except SecretError as error:
                     faults.append((name, error.message))
             elif key.required:
                 why = f"not found; {self._asked()}" + (f" ({key.description})" if key.description else "")
                 faults.append((name, why))
             elif (default := default_text(key)) is not None:
-                texts[name], values[name] = default, key.default
+                secret_values[name], values[name] = default, key.default
             else:
-                texts.pop(name, None)
+                secret_values.pop(name, None)
                 values.pop(name, None)
         if faults:
             raise SecretError(
                 "1 secret cannot be had" if len(faults) == 1 else f"{len(faults)} secrets cannot be had", faults
             )
-        changed = tuple(name for name in texts if texts[name] != now.texts.get(name))
-        return Refreshed(texts, values, changed)
+        changed = tuple(name for name in secret_values if secret_values[name] != now.secret_values.get(name))
+        return Refreshed(secret_values, values, changed)
 
     async def _read(self, names: Iterable[str]) -> list[str | BaseException | None]:
         """The texts, all of one moment: where a file has changed meanwhile, they are read again."""
@@ -167,7 +167,7 @@ class SecretStore:
         A watched source that had the value and has it no more, or has nothing but emptiness in its place, is most often
         being written: the value stays, and none is taken from below.
         """
-        known = self._now.texts.get(name)
+        known = self._now.secret_values.get(name)
         for place, source in enumerate(self._sources):
             text = await source.get(name)
             had = known is not None and source.watched and self._found_in.get(name) == place
@@ -187,7 +187,7 @@ class SecretStore:
 
     def _remember(self, name: str, text: str) -> None:
         """Mask it from now on, in use or not. What is in use counts as new as well, so that it is not forgotten."""
-        used = self._now.texts.get(name)
+        used = self._now.secret_values.get(name)
         if used is not None and used != default_text(self._keys.get(name, _UNDECLARED)):
             self._masker.add(name, used)
         if not self._masker.add(name, text):
@@ -236,7 +236,7 @@ class SecretStore:
     async def _changed(self) -> tuple[frozenset[str], set[str]]:
         """The names whose text is another one in watched sources, and what is wrong with others."""
         changed, faults = set(), set()
-        keys, now = tuple(self._keys.items()), self._now.texts
+        keys, now = tuple(self._keys.items()), self._now.secret_values
         found = await asyncio.gather(*(self._look(name) for name, _ in keys), return_exceptions=True)
         for (name, key), text in zip(keys, found, strict=True):
             try:
@@ -284,7 +284,7 @@ class SecretsView(Mapping[str, Secret[Any]]):
             raise KeyError(name) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._store.texts))
+        return iter(tuple(self._store.secret_values))
 
     def __len__(self) -> int:
-        return len(self._store.texts)
+        return len(self._store.secret_values)

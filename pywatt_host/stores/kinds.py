@@ -15,7 +15,7 @@ from pywatt_host.manifest.model import Database as DatabaseOptions
 from pywatt_host.manifest.model.stores import ORCHESTRATOR
 from pywatt_host.stores.caches.cache import CacheBackend
 from pywatt_host.stores.databases.backend import Backend
-from pywatt_host.stores.databases.pool import Pool
+from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.proxy.remote import Remote
 from pywatt_host.stores.url import StoreUrl
 
@@ -25,7 +25,7 @@ _MOST_ENTRIES, _MOST_BYTES = 10_000, 64 * 1024**2  # of a cache in memory
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class StoreContext:
     """What stores need of the host. `remote`: the orchestrator's stores; None where there is no orchestrator. `dev`:
     the URL of a private server of a kind, for a name; None outside of `dev` and `up`."""
 
@@ -35,7 +35,7 @@ class Surroundings:
     dev: Callable[[str, str], Awaitable[str]] | None = None
 
 
-async def database_pool(store: str, text: str, options: DatabaseOptions, around: Surroundings) -> Pool:
+async def database_pool(store: str, text: str, options: DatabaseOptions, around: StoreContext) -> ConnectionPool:
     """The pool of a URL, connected to nothing yet. Raises StoreError (`arguments`)."""
     least, most = options.pool.min, options.pool.max
     if text.startswith(f"{ORCHESTRATOR}:"):
@@ -44,7 +44,7 @@ async def database_pool(store: str, text: str, options: DatabaseOptions, around:
         backend: Backend = _load(store, "proxy.proxied", "").ProxiedDatabase(
             store, name, remote, options.statement_timeout
         )
-        return Pool(store, text, backend, least=least, most=most)
+        return ConnectionPool(store, text, backend, least=least, most=most)
     text, url = await _url(store, text, around)
     if url.scheme == "sqlite":
         backend = _load(store, "databases.sqlite", "").SqliteBackend(store, url, around.directory, options.pool.timeout)
@@ -60,10 +60,10 @@ async def database_pool(store: str, text: str, options: DatabaseOptions, around:
         )
     else:
         _unknown(store, url)
-    return Pool(store, str(url), backend, least=least, most=most)
+    return ConnectionPool(store, str(url), backend, least=least, most=most)
 
 
-async def cache_backend(store: str, text: str, options: CacheOptions, around: Surroundings) -> CacheBackend:
+async def cache_backend(store: str, text: str, options: CacheOptions, around: StoreContext) -> CacheBackend:
     """The backend of a URL, not open yet. Raises StoreError (`arguments`)."""
     backend: CacheBackend
     if text.startswith(f"{ORCHESTRATOR}:"):
@@ -84,7 +84,7 @@ async def cache_backend(store: str, text: str, options: CacheOptions, around: Su
     return backend
 
 
-async def _url(store: str, text: str, around: Surroundings) -> tuple[str, StoreUrl]:
+async def _url(store: str, text: str, around: StoreContext) -> tuple[str, StoreUrl]:
     """The URL itself, or that of a private server which it asks for."""
     url = StoreUrl.parse(text, store)
     if not url.scheme.endswith(_DEV):
@@ -98,7 +98,7 @@ async def _url(store: str, text: str, around: Surroundings) -> tuple[str, StoreU
     return text, StoreUrl.parse(text, store)
 
 
-def _remote(store: str, around: Surroundings) -> Remote:
+def _remote(store: str, around: StoreContext) -> Remote:
     if around.remote is None:
         message = "url: orchestrator:NAME is a store of the orchestrator, and there is none here"
         raise StoreError(store, "arguments", f"{message}; run the module under one, or give the URL of a real store")

@@ -29,8 +29,5 @@ class NoStores:
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         yield
 
-    async def check(self) -> None:
-        return
-
     def families(self) -> Iterator[Family]:
         return iter(())

@@ -18,8 +18,8 @@ from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family, Histogram
 from pywatt_host.stores.caches.cache import Cache, CacheBackend
 from pywatt_host.stores.databases.database import Database
-from pywatt_host.stores.databases.pool import Pool
-from pywatt_host.stores.kinds import Surroundings, cache_backend, database_pool
+from pywatt_host.stores.databases.pool import ConnectionPool
+from pywatt_host.stores.kinds import StoreContext, cache_backend, database_pool
 from pywatt_host.stores.stats import BUCKETS, Stats
 
 logger = logging.getLogger("pywatt.stores")
@@ -33,14 +33,14 @@ _CLOSING = 3.0  # seconds that what is in use gets at the end: requests have bee
 class DatabaseStore:
     """One entry of `databases`."""
 
-    def __init__(self, key: str, options: DatabaseOptions, around: Surroundings, *, rotates: bool) -> None:
+    def __init__(self, key: str, options: DatabaseOptions, around: StoreContext, *, rotates: bool) -> None:
         self.name = f"databases.{key}"
         self.optional = options.optional
         self.names = names_of(options.url)
         self.stats = Stats()
         self._options = options
 
-        async def make(url: str) -> Pool:
+        async def make(url: str) -> ConnectionPool:
             return await database_pool(self.name, url, options, around)
 
         self.database = Database(
@@ -64,27 +64,29 @@ class DatabaseStore:
     def elsewhere(self) -> bool:
         return elsewhere(self._options.url)
 
-    async def try_once(self, texts: Mapping[str, str]) -> None:
+    async def try_once(self, secret_values: Mapping[str, str]) -> None:
         """Connect, and change nothing. Raises StoreError."""
-        await self.open(self.url(texts))
+        await self.open(self.url(secret_values))
         assert self.database.pool is not None
         await self.database.pool.warm(self._options.pool.timeout)
 
     async def check(self) -> None:
         await self.database.check()
 
-    async def prepare(self, texts: Mapping[str, str]) -> _NewPool:
-        return _NewPool(self.database, await self.database.replacement(rendered(self.name, self._options.url, texts)))
+    async def prepare(self, secret_values: Mapping[str, str]) -> _NewPool:
+        return _NewPool(
+            self.database, await self.database.replacement(rendered(self.name, self._options.url, secret_values))
+        )
 
     async def close(self) -> None:
         await self.database.close(_CLOSING)
 
-    def url(self, texts: Mapping[str, str]) -> str:
-        return rendered(self.name, self._options.url, texts)
+    def url(self, secret_values: Mapping[str, str]) -> str:
+        return rendered(self.name, self._options.url, secret_values)
 
 
 class _NewPool:
-    def __init__(self, database: Database, pool: Pool) -> None:
+    def __init__(self, database: Database, pool: ConnectionPool) -> None:
         self._database = database
         self._pool = pool
 
@@ -98,7 +100,7 @@ class _NewPool:
 class CacheStore:
     """One entry of `caches`."""
 
-    def __init__(self, key: str, options: CacheOptions, around: Surroundings) -> None:
+    def __init__(self, key: str, options: CacheOptions, around: StoreContext) -> None:
         self.name = f"caches.{key}"
         self.optional = options.optional
         self.names = names_of(options.url)
@@ -122,16 +124,16 @@ class CacheStore:
     def elsewhere(self) -> bool:
         return elsewhere(self._options.url)
 
-    async def try_once(self, texts: Mapping[str, str]) -> None:
+    async def try_once(self, secret_values: Mapping[str, str]) -> None:
         """Connect, and change nothing. Raises StoreError."""
-        await self.open(self.url(texts))
+        await self.open(self.url(secret_values))
         await self.connect()
 
     async def check(self) -> None:
         await self.cache.ping()
 
-    async def prepare(self, texts: Mapping[str, str]) -> _NewBackend:
-        backend = await cache_backend(self.name, self.url(texts), self._options, self._around)
+    async def prepare(self, secret_values: Mapping[str, str]) -> _NewBackend:
+        backend = await cache_backend(self.name, self.url(secret_values), self._options, self._around)
         try:
             await backend.open()
         except BaseException:
@@ -158,8 +160,8 @@ class CacheStore:
         await asyncio.gather(*(backend.close() for backend in closing.values()))
         await self.cache.close()
 
-    def url(self, texts: Mapping[str, str]) -> str:
-        return rendered(self.name, self._options.url, texts)
+    def url(self, secret_values: Mapping[str, str]) -> str:
+        return rendered(self.name, self._options.url, secret_values)
 
 
 class _NewBackend:
@@ -185,14 +187,14 @@ class Datastores:
         self,
         databases: Mapping[str, DatabaseOptions],
         caches: Mapping[str, CacheOptions],
-        texts: Callable[[], Mapping[str, str]],
-        around: Surroundings,
+        secret_values: Callable[[], Mapping[str, str]],
+        around: StoreContext,
         *,
         start_period: float,
         rotates: bool,
     ) -> None:
         """`texts` are the secrets; `start_period`: seconds that the start waits for a store."""
-        self._texts = texts
+        self._texts = secret_values
         self._period = start_period
         self._databases = [DatabaseStore(key, options, around, rotates=rotates) for key, options in databases.items()]
         self._caches = [CacheStore(key, options, around) for key, options in caches.items()]
@@ -215,9 +217,6 @@ class Datastores:
             yield
         finally:
             await asyncio.gather(*(store.close() for store in self._all))
-
-    async def check(self) -> None:
-        return
 
     async def _start(self) -> None:
         starting = [asyncio.ensure_future(self._opened(store)) for store in self._all]
@@ -325,11 +324,11 @@ def names_of(url: str | SecretTemplate) -> frozenset[str]:
     return frozenset(url.names) if isinstance(url, SecretTemplate) else frozenset()
 
 
-def rendered(store: str, url: str | SecretTemplate, texts: Mapping[str, str]) -> str:
+def rendered(store: str, url: str | SecretTemplate, secret_values: Mapping[str, str]) -> str:
     """The URL with its secrets. Raises StoreError (`arguments`)."""
     if isinstance(url, str):
         return url
     try:
-        return url.render(texts)
+        return url.render(secret_values)
     except KeyError as error:
         raise StoreError(store, "arguments", f"url: the secret {error.args[0]} is not there") from None

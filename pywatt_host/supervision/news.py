@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class News:
+class Changes:
     """Whoever changes something tells; whoever waits looks again."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ _LONGEST_NEWS = 64 * 1024  # octets
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Serving:
     """It serves. `templates`: its framework keeps templates in memory."""
 
     templates: bool = False
@@ -40,10 +40,10 @@ class Stopped:
     """It was asked to stop by somebody else, over its control socket."""
 
 
-News = Ready | Failed | Stopped
+News = Serving | Failed | Stopped
 
 
-class Child:
+class ServingChild:
     """A running process of PROGRAM. Its session is its own: a Ctrl-C at the terminal reaches the parent alone. When the
     parent goes without a word, it goes too: it sees the end of the socket that both of them hold."""
 
@@ -57,7 +57,7 @@ class Child:
     @classmethod
     async def start(
         cls, arguments: Sequence[str], descriptors: Mapping[str, Sequence[int]], *, announce: bool = True
-    ) -> Child:
+    ) -> ServingChild:
         """Start PROGRAM with the arguments of `run`. It inherits `descriptors` of listening sockets, by manifest key,
         and standard input, output and error; with `announce`, it prints the ready line."""
         ours, theirs = socket.socketpair()
@@ -87,7 +87,7 @@ class Child:
                 return self._last or Failed(_how_it_ended(code), code, printed=False)
             said = json.loads(line)
             if said["event"] == "ready":
-                return Ready(bool(said["templates"]))
+                return Serving(bool(said["templates"]))
             if said["event"] == "stopped":
                 return Stopped()
             self._last = Failed(str(said["detail"]), int(said["code"]))

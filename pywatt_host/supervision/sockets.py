@@ -61,7 +61,7 @@ def wanted_by(manifest: Manifest) -> Wanted:
     return Wanted(public, admin, manifest.directory, server.limits.backlog, (*said, *more))
 
 
-class Doors:
+class HeldSockets:
     """Bound and listening sockets; what connects waits in their queues until somebody accepts. An address stays bound
     as long as it is wanted."""
 

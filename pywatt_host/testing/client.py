@@ -11,7 +11,7 @@ import httpx
 
 from pywatt_host.app.state import AppState
 from pywatt_host.runtime.host import Host
-from pywatt_host.testing.exchange import Exchange
+from pywatt_host.testing.exchange import ClientExchange
 from pywatt_host.testing.running import Running
 from pywatt_host.testing.started import Started
 from pywatt_host.testing.websocket import WebSocket
@@ -40,7 +40,7 @@ class _Patience:
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, exchange: Exchange, running: Running[Started], patience: _Patience) -> None:
+    def __init__(self, exchange: ClientExchange, running: Running[Started], patience: _Patience) -> None:
         self._exchange = exchange
         self._running = running
         self._patience = patience
@@ -81,7 +81,7 @@ class _Transport(httpx.BaseTransport):
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    def __init__(self, exchange: Exchange, running: Running[Started], patience: _Patience) -> None:
+    def __init__(self, exchange: ClientExchange, running: Running[Started], patience: _Patience) -> None:
         self._exchange = exchange
         self._running = running
         self._patience = patience

@@ -14,7 +14,7 @@ from pywatt_host.types import ASGIApp, Message, Scope
 _AHEAD = 8  # messages of a response that are kept for a client that does not read; then `send` waits
 
 
-class Exchange:
+class ClientExchange:
     """Goes on by itself, as on a server, until the application returns. To be made and used on the application's loop.
 
     `inside` is the context in which the application runs.

@@ -16,14 +16,14 @@ from pywatt_host.exceptions import SecretError
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.model import DirectoryMount
 from pywatt_host.runtime.host import Host
-from pywatt_host.testing.exchange import Exchange
+from pywatt_host.testing.exchange import ClientExchange
 from pywatt_host.testing.isolation import Imported, environment_kept
 from pywatt_host.testing.logs import KeptLogs
 from pywatt_host.testing.tokens import Tokens
-from pywatt_host.testing.websocket import Session
+from pywatt_host.testing.websocket import WebSocketSession
 from pywatt_host.types import ASGIApp, Scope
 
-E = TypeVar("E", Exchange, Session)
+E = TypeVar("E", ClientExchange, WebSocketSession)
 
 CLIENT = ("127.0.0.1", 50000)  # as whom the module sees the test
 _GRACE = 1.0  # seconds that requests which still run at the end have, once their client has left
@@ -49,7 +49,7 @@ class Started:
     app: ASGIApp
     recipe: Recipe
     inside: Context
-    open: set[Exchange | Session] = field(default_factory=set)
+    open: set[ClientExchange | WebSocketSession] = field(default_factory=set)
     tokens: Tokens | None = None
 
     async def token(self, scheme: str | None, claims: Mapping[str, Any]) -> str:
@@ -60,17 +60,19 @@ class Started:
 
     async def exchange(
         self, url: Any, method: str, headers: Sequence[tuple[bytes, bytes]], body: list[bytes]
-    ) -> Exchange:
+    ) -> ClientExchange:
         """A request that goes on by itself; `url` is httpx's."""
         scope = {**_scope("http", url, headers), "method": method}
-        return self._begun(Exchange(self.app, scope, body, self.inside))
+        return self._begun(ClientExchange(self.app, scope, body, self.inside))
 
-    async def websocket(self, url: Any, headers: Sequence[tuple[bytes, bytes]], subprotocols: Sequence[str]) -> Session:
+    async def websocket(
+        self, url: Any, headers: Sequence[tuple[bytes, bytes]], subprotocols: Sequence[str]
+    ) -> WebSocketSession:
         """A handshake that goes on by itself."""
         scope = _scope("websocket", url, headers)
         scope["subprotocols"] = list(subprotocols)
         scope["extensions"] = {"websocket.http.response": {}}
-        return self._begun(Session(self.app, scope, self.inside))
+        return self._begun(WebSocketSession(self.app, scope, self.inside))
 
     def _begun(self, exchange: E) -> E:
         self.open.add(exchange)

@@ -36,7 +36,7 @@ class WebSocketClosedError(Exception):
         super().__init__(f"the WebSocket was closed with {code}" + (f": {reason}" if reason else ""))
 
 
-class Session:
+class WebSocketSession:
     """The client's end, on the application's loop."""
 
     def __init__(self, app: ASGIApp, scope: Scope, inside: Context) -> None:
@@ -130,7 +130,7 @@ class WebSocket:
     """A WebSocket, blocking; as a context manager it closes itself, with 1000. Every wait raises TimeoutError after
     `timeout` seconds, and WebSocketClosedError once the module has closed."""
 
-    def __init__(self, session: Session, run: Run, timeout: float) -> None:
+    def __init__(self, session: WebSocketSession, run: Run, timeout: float) -> None:
         """Raises WebSocketRefusedError."""
         self._session = session
         self._run = run

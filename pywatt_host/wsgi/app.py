@@ -16,7 +16,7 @@ from functools import partial
 from pywatt_host.types import Receive, Scope, Send, WSGIApp
 from pywatt_host.wsgi.body import RequestBody
 from pywatt_host.wsgi.environ import ErrorLog, build_environ
-from pywatt_host.wsgi.exchange import Exchange, NeverRunError, Outbox
+from pywatt_host.wsgi.exchange import NeverRunError, Outbox, WsgiExchange
 from pywatt_host.wsgi.response import Response
 from pywatt_host.wsgi.threads import Threads
 
@@ -42,7 +42,7 @@ class WsgiApp:
     def __init__(self, app: WSGIApp, *, threads: int = 16, admission: int = 1024, name: str = "app") -> None:
         self._app = app
         self._admission = admission
-        self._threads: Threads[Exchange] = Threads(threads, name)
+        self._threads: Threads[WsgiExchange] = Threads(threads, name)
         self._outbox: Outbox | None = None
         self._closed = False
         self._warned = -1.0
@@ -81,7 +81,7 @@ class WsgiApp:
                 return
 
         work = partial(self._respond, copy_context(), scope, first, uploaded)
-        exchange = Exchange(self._outbox_of_loop(), work, uploaded=uploaded)
+        exchange = WsgiExchange(self._outbox_of_loop(), work, uploaded=uploaded)
         self._threads.submit(exchange)
         try:
             await exchange.serve(receive, send)
@@ -101,7 +101,7 @@ class WsgiApp:
             waiting.refuse()
         return await self._threads.wait(timeout)
 
-    def _respond(self, context: Context, scope: Scope, first: bytes, uploaded: bool, exchange: Exchange) -> None:
+    def _respond(self, context: Context, scope: Scope, first: bytes, uploaded: bool, exchange: WsgiExchange) -> None:
         """In the thread."""
         errors = ErrorLog()
         environ = build_environ(scope, RequestBody(first, uploaded, exchange.pull), errors)

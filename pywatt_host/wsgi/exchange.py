@@ -39,10 +39,10 @@ class Outbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._exchanges: deque[Exchange] = deque()
+        self._exchanges: deque[WsgiExchange] = deque()
         self._rung = False
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, exchange: WsgiExchange) -> None:
         """From any thread."""
         self._exchanges.append(exchange)
         if not self._rung:
@@ -58,7 +58,7 @@ class Outbox:
             self._exchanges.popleft().heard()
 
 
-class Exchange:
+class WsgiExchange:
     """Both sides of one request: first what the thread calls, then what the loop calls.
 
     `closed`: the loop says that nobody wants the response any more. `complete`: the thread says that all of the
@@ -72,7 +72,7 @@ class Exchange:
         "complete",
     )  # fmt: skip
 
-    def __init__(self, outbox: Outbox, work: Callable[[Exchange], None], *, uploaded: bool) -> None:
+    def __init__(self, outbox: Outbox, work: Callable[[WsgiExchange], None], *, uploaded: bool) -> None:
         """`work` is run in the thread; `uploaded` says that the whole request body is known to the application."""
         self.closed = self.complete = False
         self._work = work

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pywatt_host.types import Environ, Headers, Message, WSGIApp
-from pywatt_host.wsgi.exchange import Exchange
+from pywatt_host.wsgi.exchange import WsgiExchange
 
 if TYPE_CHECKING:
     from a2wsgi.wsgi_typing import ExceptionInfo, WriteCallable
@@ -45,7 +45,7 @@ class Response:
 
     __slots__ = ("_bodiless", "_declared", "_enough", "_exchange", "_head", "_head_only", "_sent", "_started")
 
-    def __init__(self, exchange: Exchange, *, head_only: bool) -> None:
+    def __init__(self, exchange: WsgiExchange, *, head_only: bool) -> None:
         self._exchange = exchange
         self._head_only = head_only
         self._bodiless = head_only

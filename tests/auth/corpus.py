@@ -296,7 +296,7 @@ _EDITS: Mapping[str, Callable[..., bytes]] = {
     "flip": _flip,
     "trailing bits": _trailing_bits,
     "standard alphabet": lambda part: part.replace(b"-", b"+").replace(b"_", b"/"),
-    "octets": lambda part, *texts: _encode(bytes.fromhex("".join(texts))),
+    "octets": lambda part, *secret_values: _encode(bytes.fromhex("".join(secret_values))),
     "zeros": lambda part: _encode(bytes(len(_decode(part)))),
     "ones": lambda part: _encode(b"\xff" * len(_decode(part))),
     "orders": lambda part: _encode(_ORDER.to_bytes(32, "big") * 2),

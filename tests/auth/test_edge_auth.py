@@ -435,14 +435,14 @@ def test_a_start_without_a_usable_key_names_it(pywatt_module: PywattModule) -> N
 
 
 def test_a_request_over_a_channel_is_asked_as_any_other(pywatt_module: PywattModule) -> None:
-    from pywatt_host.messaging.http_requests import Unary
+    from pywatt_host.messaging.http_requests import ChannelRequests
     from pywatt_host.protocol.messages import HttpRequest
 
     client = module(pywatt_module, [{"path": "/private", "auth": "jwt"}])
 
     async def asked() -> list[int]:
         async with asyncio.TaskGroup() as tasks:
-            unary = Unary(lambda: client._module.app, body=None, frame=1 << 20, timeout=5)
+            unary = ChannelRequests(lambda: client._module.app, body=None, frame=1 << 20, timeout=5)
             async with unary.running(tasks):
                 requests = [
                     HttpRequest("1", "GET", "/private", {}, None),

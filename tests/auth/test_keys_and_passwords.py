@@ -36,9 +36,9 @@ def keys(text: str, clock: Clock | None = None, **options: Any) -> ApiKeyScheme:
     return scheme
 
 
-def renewed(scheme: ApiKeyScheme | BasicScheme, **texts: str) -> None:
+def renewed(scheme: ApiKeyScheme | BasicScheme, **secret_values: str) -> None:
     """As a rotation does it: the options stay, what the secret holds is another."""
-    scheme._options = scheme._options.model_copy(update=texts)
+    scheme._options = scheme._options.model_copy(update=secret_values)
     scheme.prepare({}).commit()
 
 

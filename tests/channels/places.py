@@ -23,9 +23,9 @@ from pywatt_host.manifest.model.channels import ChannelTls
 from pywatt_host.manifest.values import TcpAddress, UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.net.tls import client_context, server_context
-from pywatt_host.peers.client import Connector, Duties, Uplink
-from pywatt_host.peers.connection import Conversation
-from pywatt_host.peers.server import Door, Listening
+from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers
+from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.server import PeerListener, PeerServer
 from pywatt_host.protocol.messages import HttpRequest, HttpResponse, RoutedMessage, RouteToModule
 from tests.hosting import PATIENCE
 
@@ -127,11 +127,11 @@ class Place:
             return UnixTarget(str(self.path))
         return TcpTarget("127.0.0.1", self.port, self.client_tls)
 
-    def door(self, tokens: Callable[[], tuple[str, ...]] = tuple, *, mode: int = 0o600) -> Door:
+    def door(self, tokens: Callable[[], tuple[str, ...]] = tuple, *, mode: int = 0o600) -> PeerListener:
         """Bound, for a Listening."""
         address = UnixAddress(str(self.path), mode) if self.kind == "ipc" else TcpAddress("127.0.0.1", self.port)
         (listener,) = bind([address], key=f"channels.{self.channel}.listen", directory=self.folder, backlog=128)
-        return Door(self.channel, listener, tokens, self.server_tls)
+        return PeerListener(self.channel, listener, tokens, self.server_tls)
 
     async def open(self) -> Link:
         """A client of asyncio's own."""
@@ -253,7 +253,7 @@ class Orchestrator:
 class Heard:
     """What an uplink was told by the orchestrator, and its answers."""
 
-    messages: list[tuple[RoutedMessage, Conversation]] = field(default_factory=list)
+    messages: list[tuple[RoutedMessage, PeerConnection]] = field(default_factory=list)
     rotations: list[tuple[str, Sequence[str]]] = field(default_factory=list)
     shutdowns: list[str] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
@@ -267,8 +267,8 @@ class Heard:
         self.rotations.append((rotation_id, keys))
         return ""
 
-    def duties(self) -> Duties:
-        return Duties(
+    def duties(self) -> PeerHandlers:
+        return PeerHandlers(
             health=lambda: {"status": "healthy", "checks": {}},
             http=self.http,
             message=lambda message, conversation: self.messages.append((message, conversation)),
@@ -278,8 +278,8 @@ class Heard:
         )
 
 
-def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = PATIENCE, **more: Any) -> Uplink:
-    way = Uplink(
+def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = PATIENCE, **more: Any) -> PeerClient:
+    way = PeerClient(
         "users",
         connectors,
         **{
@@ -294,13 +294,13 @@ def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = 
     return way
 
 
-def listening(*doors: Door, timeout: float = PATIENCE, message: Any = None, frame: int = FRAME) -> Listening:
+def listening(*doors: PeerListener, timeout: float = PATIENCE, message: Any = None, frame: int = FRAME) -> PeerServer:
     """Answers messages with nothing, unless `message` does."""
 
-    def ignore(message: RouteToModule, conversation: Conversation) -> None:
+    def ignore(message: RouteToModule, conversation: PeerConnection) -> None:
         return
 
-    peers = Listening(
+    peers = PeerServer(
         "users", frame_limit=frame, handshake_timeout=timeout, message=message or ignore, health=lambda: {"status": "x"}
     )
     peers.doors += doors

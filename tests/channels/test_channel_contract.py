@@ -11,7 +11,7 @@ import pytest
 
 from pywatt_host.exceptions import ChannelError, MessagingError
 from pywatt_host.peers.client import MODULE_EXTENSIONS, Connector
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.peers.server import PEER_EXTENSIONS
 from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
@@ -26,7 +26,7 @@ def routed(n: int, target: str = "users") -> RouteToModule:
     return RouteToModule(target, "echo", f"{n:08}-0000-8000-a000-000000000000", Payload.of({"type": "echo", "n": n}))
 
 
-def echo(message: RouteToModule, conversation: Conversation) -> None:
+def echo(message: RouteToModule, conversation: PeerConnection) -> None:
     conversation.reply(RoutedResponse("users", message.request_id, message.payload))
 
 
@@ -116,9 +116,9 @@ def test_after_the_peer_died_it_is_connected_anew_soon_and_what_waited_is_answer
         await foreign.open()
         connector = Connector(place.target, lambda: "t", required=True)
         way = uplink(connector)
-        again: list[Conversation] = []
+        again: list[PeerConnection] = []
 
-        async def register(conversation: Conversation) -> None:
+        async def register(conversation: PeerConnection) -> None:
             again.append(conversation)
 
         way.on_connected(register)

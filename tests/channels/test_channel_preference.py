@@ -14,7 +14,7 @@ import pytest
 
 from pywatt_host.channels.stdio import Descriptors, handshake
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.peers.client import Connector, Uplink
+from pywatt_host.peers.client import Connector, PeerClient
 from pywatt_host.protocol.messages import AnnouncedEndpoint, GetSecret
 from tests.channels.places import Heard, Main, Orchestrator, Place, until, uplink
 from tests.hosting import PATIENCE
@@ -59,16 +59,19 @@ class Pipes:
 
 
 @asynccontextmanager
-async def three(folder: Path, heard: Heard) -> AsyncIterator[tuple[Pipes, Orchestrator, Orchestrator, Uplink]]:
+async def three(folder: Path, heard: Heard) -> AsyncIterator[tuple[Pipes, Orchestrator, Orchestrator, PeerClient]]:
     ipc, tcp = Orchestrator(Place("ipc", folder, None)), Orchestrator(Place("tcp", folder, None))
     pipes = Pipes()
     await pipes.open()
     pipes.say(**INIT)
-    shaken = await asyncio.to_thread(handshake, pipes.descriptors, PATIENCE)
+    greeting = await asyncio.to_thread(handshake, pipes.descriptors, PATIENCE)
     await ipc.open()
     await tcp.open()
     way = uplink(
-        Connector(tcp.place.target, lambda: None), Connector(ipc.place.target, lambda: None), heard=heard, shaken=shaken
+        Connector(tcp.place.target, lambda: None),
+        Connector(ipc.place.target, lambda: None),
+        heard=heard,
+        handshake=greeting,
     )
     async with asyncio.TaskGroup() as tasks, way.running(tasks):
         yield pipes, ipc, tcp, way
@@ -78,7 +81,7 @@ async def three(folder: Path, heard: Heard) -> AsyncIterator[tuple[Pipes, Orches
     pipes.close()
 
 
-async def asks_over(way: Uplink, link: Any) -> None:
+async def asks_over(way: PeerClient, link: Any) -> None:
     asked = asyncio.ensure_future(way.request(GetSecret("A"), PATIENCE))
     await link.hear("get_secret")
     link.say(op="secret", name="A", value="1") if isinstance(link, Pipes) else link.say("secret", name="A", value="1")
@@ -191,8 +194,8 @@ def test_without_any_line_the_handshake_ends_in_its_time_also_where_single_octet
 def test_what_came_with_the_init_is_kept() -> None:
     reading, writing = os.pipe()
     os.write(writing, orjson.dumps({**INIT, "env": {"A": "\u2028"}}) + b'\n{"op":"heartbeat"}\n{"op"')
-    shaken = handshake(Descriptors(reading, -1), PATIENCE)
-    assert shaken.init.env == {"A": "\u2028"}
-    assert shaken.rest == b'{"op":"heartbeat"}\n{"op"'
+    greeting = handshake(Descriptors(reading, -1), PATIENCE)
+    assert greeting.init.env == {"A": "\u2028"}
+    assert greeting.rest == b'{"op":"heartbeat"}\n{"op"'
     os.close(reading)
     os.close(writing)

@@ -10,7 +10,7 @@ import pytest
 
 from pywatt_host.exceptions import ChannelError
 from pywatt_host.peers.client import Connector
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
 from tests.channels.places import Heard, Link, Main, Orchestrator, Place, listening, until, uplink
@@ -29,12 +29,12 @@ class Slow:
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, message: RouteToModule, conversation: Conversation) -> None:
+    def __call__(self, message: RouteToModule, conversation: PeerConnection) -> None:
         task = asyncio.get_running_loop().create_task(self._answer(message, conversation))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer(self, message: RouteToModule, conversation: Conversation) -> None:
+    async def _answer(self, message: RouteToModule, conversation: PeerConnection) -> None:
         await asyncio.sleep(0.02)
         conversation.session.send(RoutedResponse("users", message.request_id, message.payload))
 

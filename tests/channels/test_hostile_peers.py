@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
 from tests.channels.places import FRAME, Main, Place, beats, framed, good, listening, until
@@ -207,7 +207,7 @@ def test_a_peer_that_does_not_read_blocks_nobody_and_is_refused_more_above_its_b
     monkeypatch.setattr("pywatt_host.channels.wire.MOST_BUFFERED", most)
 
     async def main() -> None:
-        asked: list[Conversation] = []
+        asked: list[PeerConnection] = []
         peers = listening(
             place.door(), message=lambda message, conversation: asked.append(conversation), frame=2 * frame
         )
@@ -247,7 +247,7 @@ def test_many_at_once_from_one_peer_come_in_order(run: Run, place: Place) -> Non
     async def main() -> None:
         seen: list[str] = []
 
-        def note(message: RouteToModule, conversation: Conversation) -> None:
+        def note(message: RouteToModule, conversation: PeerConnection) -> None:
             seen.append(message.request_id)
 
         peers = listening(place.door(), message=note)

@@ -18,7 +18,7 @@ from pywatt_host.channels.stdio import Descriptors, Handshake, open_stdio
 from pywatt_host.channels.wire import Wire
 from pywatt_host.exceptions import ChannelError, HostError
 from pywatt_host.peers.client import Connector
-from pywatt_host.peers.connection import Conversation
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.codec import Frames, Lines, frame, line
 from pywatt_host.protocol.messages import Heartbeat, Identify, Init, Received
 from pywatt_host.protocol.session import Session
@@ -243,7 +243,7 @@ def test_a_thousand_connections_leave_nothing_behind(run: Run, folder: Path) -> 
 
     async def main() -> None:
         peers = listening(place.door())
-        met: weakref.WeakSet[Conversation] = weakref.WeakSet()
+        met: weakref.WeakSet[PeerConnection] = weakref.WeakSet()
         async with asyncio.TaskGroup() as tasks, peers.running(tasks):
             await connect(met)
             gc.collect()
@@ -258,9 +258,9 @@ def test_a_thousand_connections_leave_nothing_behind(run: Run, folder: Path) -> 
             assert descriptors() <= before
             assert peers.refused == 0
 
-    async def connect(met: weakref.WeakSet[Conversation]) -> None:
+    async def connect(met: weakref.WeakSet[PeerConnection]) -> None:
         over, known = asyncio.Event(), asyncio.Event()
-        conversation = Conversation(
+        conversation = PeerConnection(
             "ipc", Frames(FRAME), frame, lambda *_: known.set(), lambda *_: over.set(), limit=FRAME
         )
         met.add(conversation)

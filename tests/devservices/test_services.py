@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.devservices.postgresql import Postgresql
-from pywatt_host.devservices.server import Server
+from pywatt_host.devservices.server import PrivateServer
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.devservices.valkey import Valkey
 from pywatt_host.exceptions import StoreError
@@ -35,7 +35,7 @@ def folder(project: Project) -> Iterator[Path]:
     yield project.folder
     root = project.folder / ".pywatt" / "dev"
     for kind in (Postgresql(root, os.environ), Valkey(root)):
-        Server(kind).stop()
+        PrivateServer(kind).stop()
         if kind.folder.parent != root:
             shutil.rmtree(kind.folder.parent, ignore_errors=True)
 
@@ -46,7 +46,7 @@ def services(folder: Path) -> DevServices:
 
 def server_of(folder: Path, kind: str) -> int | None:
     root = folder / ".pywatt" / "dev"
-    return Server(Postgresql(root, os.environ) if kind == "postgresql" else Valkey(root)).running()
+    return PrivateServer(Postgresql(root, os.environ) if kind == "postgresql" else Valkey(root)).running()
 
 
 def url(used: DevServices, kind: str, name: str = "app") -> str:

@@ -10,12 +10,12 @@ import pytest
 from pywatt_host.discovery.discovery import Discovery
 from pywatt_host.discovery.static import http_address, takes_connections
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.peers.client import Uplink
+from pywatt_host.peers.client import PeerClient
 from tests.hosting import hello, hosted, run
 
 
-def nowhere() -> Uplink:
-    return Uplink("users", (), shaken=None, frame_limit=1024, handshake_timeout=1, heartbeats_missed=3)
+def nowhere() -> PeerClient:
+    return PeerClient("users", (), handshake=None, frame_limit=1024, handshake_timeout=1, heartbeats_missed=3)
 
 
 async def listening() -> asyncio.Server:

@@ -17,25 +17,25 @@ from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.messages import Messages
-from pywatt_host.messaging.subscriptions import Topics
+from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import current_request
-from pywatt_host.peers.client import Connector, Uplink
-from pywatt_host.peers.server import Door, Listening
+from pywatt_host.peers.client import Connector, PeerClient
+from pywatt_host.peers.server import PeerListener, PeerServer
 from tests.hosting import PATIENCE, run
 
 FRAME = 64 * 1024
 
 
-def uplink(module_id: str, *connectors: Connector) -> Uplink:
-    return Uplink(
-        module_id, connectors, shaken=None, frame_limit=FRAME, handshake_timeout=PATIENCE, heartbeats_missed=3
+def uplink(module_id: str, *connectors: Connector) -> PeerClient:
+    return PeerClient(
+        module_id, connectors, handshake=None, frame_limit=FRAME, handshake_timeout=PATIENCE, heartbeats_missed=3
     )
 
 
-def messages(module_id: str, most: int, way: Uplink) -> Messages:
+def messages(module_id: str, most: int, way: PeerClient) -> Messages:
     inbox = Inbox(module_id, most)
-    return Messages(inbox, Topics(inbox.counts), [way])
+    return Messages(inbox, Subscriptions(inbox.counts), [way])
 
 
 class Pair:
@@ -51,11 +51,11 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.sock"
         answering = messages("answering", most, uplink("answering"))
-        peers = Listening(
+        peers = PeerServer(
             "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.inbox.direct, health=dict
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
-        peers.doors.append(Door("ipc", listener, tuple))
+        peers.doors.append(PeerListener("ipc", listener, tuple))
         way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
         asking = messages("asking", most, way)
         async with (

@@ -14,7 +14,7 @@ from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import parse_rate
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.messages import Messages
-from pywatt_host.messaging.subscriptions import Topics
+from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.protocol.payload import Payload
 from tests.hosting import run
 
@@ -59,7 +59,7 @@ class Way:
 
 def messages(*ways: Way, **more: Any) -> Messages:
     inbox = Inbox("users", 8)
-    return Messages(inbox, Topics(inbox.counts), ways, **more)
+    return Messages(inbox, Subscriptions(inbox.counts), ways, **more)
 
 
 async def ask(of: Messages, **more: Any) -> Any:
@@ -225,7 +225,7 @@ def test_codes_of_others_make_no_series_of_their_own() -> None:
 def test_events_beyond_the_rate_of_their_source_are_dropped_and_counted() -> None:
     async def main() -> None:
         inbox = Inbox("users", 8, parse_rate("3/h"))
-        topics = Topics(inbox.counts)
+        topics = Subscriptions(inbox.counts)
         heard: list[Any] = []
         of = Messages(inbox, topics, [])
         topics.on("a", heard.append)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from pywatt_host.messaging.handlers import Delivery
-from pywatt_host.messaging.subscriptions import MOST_WAITING, Topics, check_topic
+from pywatt_host.messaging.subscriptions import MOST_WAITING, Subscriptions, check_topic
 from tests.hosting import PATIENCE, run
 
 FROM = Delivery("billing", "nats", "nats")
 
 
 @asynccontextmanager
-async def running(topics: Topics) -> Any:
+async def running(topics: Subscriptions) -> Any:
     async with asyncio.TaskGroup() as tasks, topics.running(tasks):
         yield
 
@@ -32,7 +32,7 @@ def test_a_topic_is_words_with_dots_between_them(topic: Any) -> None:
 def test_events_are_handled_in_their_order_and_one_that_comes_twice_once() -> None:
     async def main() -> None:
         counts: Counter[tuple[str, str]] = Counter()
-        topics, heard = Topics(counts), []
+        topics, heard = Subscriptions(counts), []
 
         async def slowly(message: Any) -> None:
             await asyncio.sleep(0)
@@ -55,7 +55,7 @@ def test_events_are_handled_in_their_order_and_one_that_comes_twice_once() -> No
 def test_a_handler_that_raises_is_counted_and_the_next_event_is_handled() -> None:
     async def main() -> None:
         counts: Counter[tuple[str, str]] = Counter()
-        topics, heard = Topics(counts), []
+        topics, heard = Subscriptions(counts), []
 
         def handler(message: Any) -> None:
             if message == 1:
@@ -75,7 +75,7 @@ def test_a_handler_that_raises_is_counted_and_the_next_event_is_handled() -> Non
 def test_what_comes_while_too_many_wait_is_dropped_and_counted() -> None:
     async def main() -> None:
         counts: Counter[tuple[str, str]] = Counter()
-        topics, go, heard = Topics(counts), asyncio.Event(), []
+        topics, go, heard = Subscriptions(counts), asyncio.Event(), []
 
         async def held(message: Any) -> None:
             await go.wait()
@@ -96,7 +96,7 @@ def test_what_comes_while_too_many_wait_is_dropped_and_counted() -> None:
 
 def test_so_many_run_at_once_as_its_concurrency_says() -> None:
     async def main() -> None:
-        topics, now, most, done = Topics(Counter()), 0, 0, asyncio.Event()
+        topics, now, most, done = Subscriptions(Counter()), 0, 0, asyncio.Event()
 
         async def handler(message: Any) -> None:
             nonlocal now, most

@@ -15,8 +15,8 @@ import pytest
 from pywatt_host.channels.records import BadRecords
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.orchestrator.headers import framed, names_one_host, response_headers
-from pywatt_host.orchestrator.registry import Registry
-from pywatt_host.orchestrator.upstream import Address, BrokenError, Pool
+from pywatt_host.orchestrator.registry import ServiceRegistry
+from pywatt_host.orchestrator.upstream import Address, BrokenError, UpstreamPool
 from pywatt_host.protocol.messages import Announce, AnnouncedEndpoint, Register
 from pywatt_host.secrets import Masker
 from pywatt_host.supervision.output import KEPT, KEPT_CHARACTERS, Output
@@ -145,7 +145,7 @@ def websocket_status(workspace: Workspace, host: str) -> int:
 def test_what_a_module_says_beyond_its_response_is_never_the_next_ones_answer(answer: bytes) -> None:
     async def main() -> None:
         async with answering(answer) as (address, served):
-            pool = Pool()
+            pool = UpstreamPool()
             for number in (1, 2):
                 connection = await pool.take(address, fresh=False)
                 connection.begin("GET", b"/", [(b"host", b"x")], body=False)
@@ -161,7 +161,7 @@ def test_what_a_module_says_beyond_its_response_is_never_the_next_ones_answer(an
 def test_a_status_that_ends_no_response_is_not_http() -> None:
     async def main() -> None:
         async with answering(b"HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n") as (address, _):
-            connection = await Pool().take(address, fresh=False)
+            connection = await UpstreamPool().take(address, fresh=False)
             connection.begin("GET", b"/", [(b"host", b"x")], body=False)
             with pytest.raises(BrokenError, match="999"):
                 await connection.head()
@@ -222,7 +222,7 @@ def test_a_request_id_of_any_length_is_not_kept() -> None:
 
 
 def test_what_a_provider_tells_about_itself_is_bounded() -> None:
-    peer, registry = run_peer(), Registry()
+    peer, registry = run_peer(), ServiceRegistry()
     long = Register("api", "users", "a:1", None, {"text": "x" * 20_000})
     assert not registry.register(long, peer.replica).success
     assert not registry.register(Register("api", "users", "a:1", "x" * 20_000), peer.replica).success

@@ -17,15 +17,15 @@ from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.orchestrator.dispatch import Answers
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.ports import Ports
-from pywatt_host.orchestrator.registry import Registry
+from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.rotations import Rotations, refused
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.stores import Stores
-from pywatt_host.orchestrator.topics import Topics
+from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.protocol.messages import EXTENSIONS
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.environment import EnvironmentSource
-from pywatt_host.stores.kinds import Surroundings
+from pywatt_host.stores.kinds import StoreContext
 from pywatt_host.stores.service import Datastores
 from tests.hosting import run
 from tests.orchestrator.conversing import Around, Peer, module_of
@@ -41,11 +41,11 @@ class Office:
         self.values = dict(VALUES)
         self.store = SecretStore({"TOKEN": SecretKey()}, [EnvironmentSource(self.values)], Masker())
         modules: dict[str, Module] = {}
-        self.registry, self.ports, self.topics = Registry(), Ports(), Topics()
+        self.registry, self.ports, self.topics = ServiceRegistry(), Ports(), EventRouter()
         self.rotations = Rotations(
             self.store, lambda: [replica for module in modules.values() for replica in module.replicas]
         )
-        around_stores = Surroundings(Path("/"), "wattson")
+        around_stores = StoreContext(Path("/"), "wattson")
         self.stores = Stores(
             Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None
         )
@@ -297,7 +297,7 @@ def test_a_secret_that_nobody_knows_cannot_be_rotated_and_one_that_is_gone_keeps
         del office.values["TOKEN"]
         with pytest.raises(SecretError, match="TOKEN"):
             await office.rotations.rotate(["TOKEN"], "the test")
-        assert office.store.texts["TOKEN"] == "the-first-token"
+        assert office.store.secret_values["TOKEN"] == "the-first-token"
 
     in_office(test)
 

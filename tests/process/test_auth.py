@@ -123,7 +123,7 @@ HANDSHAKE = {
 }
 
 
-def shaken(host: Host, path: str = "/ws", **headers: str) -> tuple[int, dict[str, str]]:
+def handshake(host: Host, path: str = "/ws", **headers: str) -> tuple[int, dict[str, str]]:
     with host.connect() as connection:
         connection.head("GET", path, **HANDSHAKE, **headers)
         return connection.response_head()
@@ -132,12 +132,12 @@ def shaken(host: Host, path: str = "/ws", **headers: str) -> tuple[int, dict[str
 def test_a_websocket_is_refused_before_it_is_accepted(module: Project) -> None:
     host = started(module)
     token = signed(sub="ann")
-    status, headers = shaken(host)
+    status, headers = handshake(host)
     assert (status, headers["www-authenticate"]) == (401, 'bearer realm="users"')
-    assert shaken(host, f"/ws?token={token}&access_token={token}")[0] == 401
-    assert shaken(host, Sec_WebSocket_Protocol="bearer, x")[0] == 401
-    assert shaken(host, **bearer(token))[0] == 101
-    status, headers = shaken(host, Sec_WebSocket_Protocol=f"bearer, {token}")
+    assert handshake(host, f"/ws?token={token}&access_token={token}")[0] == 401
+    assert handshake(host, Sec_WebSocket_Protocol="bearer, x")[0] == 401
+    assert handshake(host, **bearer(token))[0] == 101
+    status, headers = handshake(host, Sec_WebSocket_Protocol=f"bearer, {token}")
     assert (status, headers["sec-websocket-protocol"]) == (101, "bearer")
     assert token not in "\n".join(host.lines)
     assert not any('"level":"error"' in line for line in host.lines)

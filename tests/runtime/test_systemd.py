@@ -38,7 +38,6 @@ def test_it_tells_ready_and_stopping(systemd: tuple[socket.socket, str]) -> None
         assert service is not None
         async with asyncio.TaskGroup() as tasks, service.running(tasks):
             assert sock.recv(100) == f"READY=1\nMAINPID={os.getpid()}".encode()
-            await service.check()
             service.stopping()
             assert sock.recv(100) == b"STOPPING=1"
 

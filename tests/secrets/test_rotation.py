@@ -29,10 +29,10 @@ class Recorder:
         self.events: list[str] = []
         self._refuses = refuses
 
-    async def prepare(self, texts: Mapping[str, str]) -> Recorder:
-        if self._refuses in texts.values():
+    async def prepare(self, secret_values: Mapping[str, str]) -> Recorder:
+        if self._refuses in secret_values.values():
             raise SecretError("it does not fit")
-        self.events.append("prepare " + " ".join(texts[name] for name in sorted(self.names)))
+        self.events.append("prepare " + " ".join(secret_values[name] for name in sorted(self.names)))
         return self
 
     def commit(self) -> None:

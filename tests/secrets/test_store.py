@@ -50,7 +50,7 @@ def test_the_first_source_that_has_a_secret_wins() -> None:
         upper, lower = Given("upper", {"A": "upper a"}), Given("lower", {"A": "lower a", "B": "lower b"})
         secrets = store(keys("A", "B"), upper, lower)
         await secrets.load()
-        assert dict(secrets.texts) == {"A": "upper a", "B": "lower b"}
+        assert dict(secrets.secret_values) == {"A": "upper a", "B": "lower b"}
         assert lower.asked == ["B"]
 
     run(main)
@@ -121,7 +121,7 @@ def test_types(kind: Any, text: str, wanted: type[Any], value: Any) -> None:
         secrets = store(keys("A", type=kind), Given("env", {"A": text}))
         await secrets.load()
         assert (await secrets.get("A", wanted)).expose_secret() == value
-        assert secrets.texts["A"] == text
+        assert secrets.secret_values["A"] == text
 
     run(main)
 
@@ -149,7 +149,7 @@ def test_a_default_stands_where_no_source_has_one_and_is_not_masked(kind: Any, d
         )
         await secrets.load()
         assert secrets.current("A").expose_secret() == default
-        assert secrets.texts["A"] == text
+        assert secrets.secret_values["A"] == text
         assert masker.mask("public-default") == "public-default"
 
     run(main)
@@ -201,12 +201,12 @@ def test_a_refresh_is_not_in_use_until_it_is_installed_and_then_as_a_set() -> No
         source.values.update(A="a-2", B="b-2")
         refreshed = await secrets.refresh(["A", "B", "C", "UNKNOWN"])
         assert refreshed.changed == ("A", "B")
-        assert dict(refreshed.texts) == {"A": "a-2", "B": "b-2", "C": "c-1"}
+        assert dict(refreshed.secret_values) == {"A": "a-2", "B": "b-2", "C": "c-1"}
         assert refreshed.secret("A").expose_secret() == "a-2"
-        seen = secrets.texts
+        seen = secrets.secret_values
         assert dict(seen) == {"A": "a-1", "B": "b-1", "C": "c-1"}
         secrets.install(refreshed)
-        assert dict(secrets.texts) == {"A": "a-2", "B": "b-2", "C": "c-1"}
+        assert dict(secrets.secret_values) == {"A": "a-2", "B": "b-2", "C": "c-1"}
         assert dict(seen) == {"A": "a-1", "B": "b-1", "C": "c-1"}  # what a reader holds does not change under it
         assert before.expose_secret() == "a-1"
         assert (await secrets.get("A")).expose_secret() == "a-2"
@@ -222,11 +222,11 @@ def test_a_refresh_that_fails_leaves_everything_as_it_was() -> None:
         source.values.update(A="11", B="two")
         with pytest.raises(SecretError, match="B is not of the type int"):
             await secrets.refresh(["A", "B"])
-        assert dict(secrets.texts) == {"A": "1", "B": "2"}
+        assert dict(secrets.secret_values) == {"A": "1", "B": "2"}
         source.broken = "is sealed"
         with pytest.raises(SecretError, match="vault is sealed"):
             await secrets.refresh(["A"])
-        assert dict(secrets.texts) == {"A": "1", "B": "2"}
+        assert dict(secrets.secret_values) == {"A": "1", "B": "2"}
 
     run(main)
 

@@ -58,9 +58,9 @@ class Follower:
                     self.rotations.append(names)
                     self._news.notify_all()
 
-    async def until(self, **texts: str) -> None:
+    async def until(self, **secret_values: str) -> None:
         def there() -> bool:
-            return all(self.secrets.texts.get(name) == text for name, text in texts.items())
+            return all(self.secrets.secret_values.get(name) == text for name, text in secret_values.items())
 
         async with self._news, asyncio.timeout(PATIENCE):
             await self._news.wait_for(there)
@@ -132,8 +132,8 @@ def test_a_swap_of_a_mounted_folder_is_seen_as_a_set(tmp_path: Path) -> None:
             thread.start()
             try:
                 while thread.is_alive():
-                    texts = secrets.texts
-                    assert texts["A"].removesuffix("-a") == texts["B"].removesuffix("-b")
+                    secret_values = secrets.secret_values
+                    assert secret_values["A"].removesuffix("-a") == secret_values["B"].removesuffix("-b")
                     await asyncio.sleep(0.005)
             finally:
                 stop.set()
@@ -181,7 +181,7 @@ def test_a_value_that_is_gone_stays_and_none_is_taken_from_below(
             await looks(2)
             assert follower.rotations == []
             assert not (await secrets.refresh(["A", "C"])).changed
-            assert dict(secrets.texts) == {"A": "a-1", "C": "c-1"}
+            assert dict(secrets.secret_values) == {"A": "a-1", "C": "c-1"}
             write(kind, tmp_path, {"A": "a-2", "C": "c-1"})
             await follower.until(A="a-2")
 
@@ -240,7 +240,7 @@ def test_a_source_above_that_comes_to_have_a_value_wins(tmp_path: Path) -> None:
         environment = places.source(Declared(kind="env"), tmp_path, {"A": "from env"})
         secrets = store("A", places.source(FILES["directory"], tmp_path), environment)
         await secrets.load()
-        assert secrets.texts["A"] == "from env"
+        assert secrets.secret_values["A"] == "from env"
         async with following(secrets) as follower:
             await looks()
             write("directory", tmp_path, {"A": "from directory"})
@@ -268,7 +268,7 @@ def test_sources_that_are_not_watched_are_not_asked_when_a_file_changes(tmp_path
                 await looks()
             assert follower.rotations == []
         assert asked == ["A"]
-        assert secrets.texts["A"] == "from the orchestrator"
+        assert secrets.secret_values["A"] == "from the orchestrator"
 
     run(main)
 
@@ -297,7 +297,7 @@ def test_vault_is_asked_each_interval_and_may_be_away_for_a_while(
                 await follower.until(A="vault-value-2")
                 server.status = 503
                 await looks(3)
-                assert secrets.texts["A"] == "vault-value-2"
+                assert secrets.secret_values["A"] == "vault-value-2"
                 server.values = {"A": "vault-value-3"}
                 server.status = 200
                 await follower.until(A="vault-value-3")

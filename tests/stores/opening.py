@@ -14,20 +14,20 @@ from pywatt_host.exceptions import MessagingError, StoreError
 from pywatt_host.manifest.model import Database as DatabaseOptions
 from pywatt_host.stores.caches.cache import Cache
 from pywatt_host.stores.databases.database import Database
-from pywatt_host.stores.databases.pool import Pool
-from pywatt_host.stores.kinds import Surroundings, database_pool
+from pywatt_host.stores.databases.pool import ConnectionPool
+from pywatt_host.stores.kinds import StoreContext, database_pool
 from pywatt_host.stores.proxy.serving import ServedCache, ServedDatabase
 from pywatt_host.stores.proxy.wire import error_text
 from pywatt_host.stores.stats import Stats
 
 
 def database_of(
-    url: str, around: Surroundings, *, init: Path | None = None, rotates: bool = False, **options: Any
+    url: str, around: StoreContext, *, init: Path | None = None, rotates: bool = False, **options: Any
 ) -> Database:
     """The database of a manifest's entry, not open yet."""
     parsed = DatabaseOptions.model_validate({"url": url, **options})
 
-    async def make(url: str) -> Pool:
+    async def make(url: str) -> ConnectionPool:
         return await database_pool("databases.default", url, parsed, around)
 
     return Database(
@@ -46,7 +46,7 @@ async def opened(url: str, directory: Path, remote: Wired | None = None, **optio
         ):
             yield near
         return
-    database = database_of(url, Surroundings(directory, "tests", remote), **options)
+    database = database_of(url, StoreContext(directory, "tests", remote), **options)
     await database.open(url)
     try:
         await database.connect()

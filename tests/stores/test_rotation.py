@@ -14,7 +14,7 @@ import pytest
 from pywatt_host.exceptions import SecretError, StoreError
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.stores.databases.database import Database
-from pywatt_host.stores.kinds import Surroundings
+from pywatt_host.stores.kinds import StoreContext
 from tests.hosting import hello, hosted, run
 from tests.servers import PASSWORD, Server
 from tests.stores.opening import database_of
@@ -42,7 +42,7 @@ def url_of(server: Server, password: str) -> str:
 
 def database(server: Server, tmp_path: Path, **options: Any) -> Database:
     options = {"pool": {"min": 0, "max": 3, "timeout": "3s"}, **options}
-    return database_of(server.url, Surroundings(tmp_path, "tests"), rotates=True, **options)
+    return database_of(server.url, StoreContext(tmp_path, "tests"), rotates=True, **options)
 
 
 def test_what_runs_on_the_old_pool_comes_to_its_end(postgres_server: Server, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_secret_may_come_before_the_server_knows_it(postgres_server: Server, t
 def test_without_a_rotation_in_sight_a_wrong_password_is_said_at_once(postgres_server: Server, tmp_path: Path) -> None:
     async def main() -> None:
         await role(postgres_server, "one")
-        db = database_of(postgres_server.url, Surroundings(tmp_path, "tests"))
+        db = database_of(postgres_server.url, StoreContext(tmp_path, "tests"))
         await db.open(url_of(postgres_server, "wrong"))
         async with asyncio.timeout(2):
             with pytest.raises(StoreError) as caught:

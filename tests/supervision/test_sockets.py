@@ -11,7 +11,7 @@ import pytest
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
-from pywatt_host.supervision.sockets import Doors, Wanted, is_local, localised, wanted_by
+from pywatt_host.supervision.sockets import HeldSockets, Wanted, is_local, localised, wanted_by
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ FREE = TcpAddress("127.0.0.1", 0)
 
 
 @pytest.fixture
-def doors() -> Iterator[Doors]:
-    doors = Doors()
+def doors() -> Iterator[HeldSockets]:
+    doors = HeldSockets()
     yield doors
     doors.close()
 
@@ -73,17 +73,17 @@ def wanted(folder: Path, *public: Address, admin: tuple[Address, ...] = ()) -> W
     return Wanted(public, admin, folder, 16)
 
 
-def names(doors: Doors) -> list[str]:
+def names(doors: HeldSockets) -> list[str]:
     return [listener.address for listener in doors.all]
 
 
-def test_a_door_is_open_before_anybody_serves(doors: Doors, tmp_path: Path) -> None:
+def test_a_door_is_open_before_anybody_serves(doors: HeldSockets, tmp_path: Path) -> None:
     assert doors.open(wanted(tmp_path, FREE))
     with socket.create_connection(doors.all[0].sock.getsockname(), timeout=10):
         pass  # it waits in the queue
 
 
-def test_what_is_wanted_again_stays_and_the_rest_goes(doors: Doors, tmp_path: Path) -> None:
+def test_what_is_wanted_again_stays_and_the_rest_goes(doors: HeldSockets, tmp_path: Path) -> None:
     doors.open(wanted(tmp_path, FREE, UnixAddress("s.sock")))
     before = names(doors)
     assert not doors.open(wanted(tmp_path, FREE, UnixAddress("s.sock")))
@@ -93,7 +93,7 @@ def test_what_is_wanted_again_stays_and_the_rest_goes(doors: Doors, tmp_path: Pa
     assert not (tmp_path / "s.sock").exists()
 
 
-def test_an_address_that_cannot_be_had_leaves_everything_as_it_was(doors: Doors, tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_had_leaves_everything_as_it_was(doors: HeldSockets, tmp_path: Path) -> None:
     doors.open(wanted(tmp_path, FREE))
     before = names(doors)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BindError, match="in use"):
@@ -102,7 +102,7 @@ def test_an_address_that_cannot_be_had_leaves_everything_as_it_was(doors: Doors,
     assert not (tmp_path / "s.sock").exists()
 
 
-def test_an_application_is_told_the_real_addresses_by_key(doors: Doors, tmp_path: Path) -> None:
+def test_an_application_is_told_the_real_addresses_by_key(doors: HeldSockets, tmp_path: Path) -> None:
     doors.open(wanted(tmp_path, FREE, UnixAddress("s.sock"), admin=(FREE,)))
     public, admin = (name.removeprefix("http://") for name in names(doors) if name.startswith("http"))
     assert doors.overrides() == [

@@ -28,7 +28,7 @@ class DeadlineError(httpx.ReadTimeout):
     """The time of `timeout` is over for all attempts together."""
 
 
-class Exchange:
+class Attempts:
     """The attempts of one request."""
 
     def __init__(self, policy: Policy, request: httpx.Request) -> None:

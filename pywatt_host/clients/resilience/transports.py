@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from pywatt_host.auth.origin import origin_of
-from pywatt_host.clients.resilience.exchange import Exchange
+from pywatt_host.clients.resilience.exchange import Attempts
 from pywatt_host.clients.resilience.policy import Policy
 
 Send: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -25,7 +25,7 @@ BlockingSend: TypeAlias = Callable[[httpx.Request], httpx.Response]
 async def exchanged(policy: Policy, request: httpx.Request, send: Send) -> httpx.Response:
     """The first answer of `send` that is not to be tried again. Raises what it raised, CircuitOpenError and
     DeadlineError."""
-    exchange = Exchange(policy, request)
+    exchange = Attempts(policy, request)
     while True:
         exchange.begin()
         wait: float | None
@@ -53,7 +53,7 @@ async def exchanged(policy: Policy, request: httpx.Request, send: Send) -> httpx
 def exchanged_blocking(policy: Policy, request: httpx.Request, send: BlockingSend) -> httpx.Response:
     """The same for threads. Nothing interrupts a thread that waits: the limit of time bounds each step of an attempt
     (connecting, sending, waiting for octets) and what is begun after it."""
-    exchange = Exchange(policy, request)
+    exchange = Attempts(policy, request)
     while True:
         exchange.begin()
         wait: float | None

@@ -16,7 +16,7 @@ import re
 from importlib import import_module
 from typing import Any
 
-from pywatt_host.http.exchange import Exchange
+from pywatt_host.http.exchange import HttpExchange
 from pywatt_host.types import Message
 
 logger = logging.getLogger("pywatt.server")
@@ -117,7 +117,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
         expected_content_length = 0
 
         head: bytes | None = None  # waits for the first of the body
-        exchange: Exchange | None = None  # the edge's, where it watches the response here
+        exchange: HttpExchange | None = None  # the edge's, where it watches the response here
         plain = False  # the path has one reading only
 
         def __init__(
@@ -152,7 +152,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                     f"Unexpected ASGI message '{message['type']}' sent, after response already completed."
                 )
 
-        def _start(self, message: Message, exchange: Exchange | None) -> None:
+        def _start(self, message: Message, exchange: HttpExchange | None) -> None:
             if message["type"] != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{message['type']}'.")
             self.response_started = True
@@ -202,7 +202,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
             else:
                 self.head = head
 
-        def _continue(self, message: Message, exchange: Exchange | None) -> None:
+        def _continue(self, message: Message, exchange: HttpExchange | None) -> None:
             if message["type"] != "http.response.body":
                 raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{message['type']}'.")
             body, more_body = message.get("body", b""), message.get("more_body", False)

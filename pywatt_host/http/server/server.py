@@ -119,9 +119,6 @@ class HttpServer:
             finally:
                 ticking.cancel()
 
-    async def check(self) -> None:
-        return
-
     def _protocol(self) -> asyncio.Protocol:
         return self._config.http_protocol_class(  # type: ignore[call-arg]
             config=self._config, server_state=self._state, app_state={}

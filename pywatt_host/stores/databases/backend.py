@@ -14,7 +14,7 @@ from pywatt_host.stores.databases.statement import Arguments
 Isolation: TypeAlias = Literal["read_committed", "repeatable_read", "serializable"]
 
 
-class Session(Protocol):
+class DatabaseSession(Protocol):
     """One connection to a server, or to a file. Used by one task at a time.
 
     Every method raises StoreError, and nothing else of the driver's. Cancelled in the middle of a statement it is
@@ -67,10 +67,10 @@ class Backend(Protocol):
     async def open(self) -> None:
         """Get ready; connects to nothing yet. Raises StoreError (`arguments`)."""
 
-    async def acquire(self) -> Session:
+    async def acquire(self) -> DatabaseSession:
         """An idle connection, or a new one. Raises StoreError; cancelled, nothing is left behind."""
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: DatabaseSession) -> None:
         """Take it back. One that is broken is closed."""
 
     async def close(self) -> None:

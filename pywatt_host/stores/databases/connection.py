@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.databases.backend import Isolation, Session
-from pywatt_host.stores.databases.pool import Pool
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
+from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments, arguments_of
 
@@ -29,7 +29,7 @@ _CLEANING = 5.0  # seconds that a rollback and the way back into the pool may ta
 class Connection:
     """One connection, from `acquire` to the end of its block. For one task at a time."""
 
-    def __init__(self, database: Database, session: Session) -> None:
+    def __init__(self, database: Database, session: DatabaseSession) -> None:
         self._database = database
         self._session = session
         self._busy = False
@@ -215,7 +215,7 @@ class Connection:
         database.failed(error)
         return error
 
-    async def _end(self, pool: Pool) -> None:
+    async def _end(self, pool: ConnectionPool) -> None:
         """Give the connection back, with what a loop that was left has open."""
         self._over = True
         try:

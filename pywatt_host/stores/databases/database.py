@@ -13,9 +13,9 @@ from typing import Any
 
 from pywatt_host.exceptions import StoreError
 from pywatt_host.observability.context import current_request
-from pywatt_host.stores.databases.backend import Isolation, Session
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
 from pywatt_host.stores.databases.connection import CHUNK, Connection, finished
-from pywatt_host.stores.databases.pool import Pool
+from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.stats import Stats
 
@@ -36,7 +36,7 @@ class Database:
     def __init__(
         self,
         name: str,
-        make: Callable[[str], Awaitable[Pool]],
+        make: Callable[[str], Awaitable[ConnectionPool]],
         *,
         acquire_timeout: float,
         statement_timeout: float | None,
@@ -58,7 +58,7 @@ class Database:
         self._init_key = init_key
         self._initialising = asyncio.Lock()
         self._initialised = init is None
-        self._pool: Pool | None = None
+        self._pool: ConnectionPool | None = None
         self._swapped = asyncio.Event()
         self._draining: set[asyncio.Task[None]] = set()
 
@@ -124,7 +124,7 @@ class Database:
     # What the host uses ---------------------------------------------------------------------------------------------
 
     @property
-    def pool(self) -> Pool | None:
+    def pool(self) -> ConnectionPool | None:
         """The one in use, for gauges; None before the start."""
         return self._pool
 
@@ -160,7 +160,7 @@ class Database:
             if error.code != "exhausted" or perf_counter() - self.answered > _BUSY:
                 raise
 
-    async def replacement(self, url: str) -> Pool:
+    async def replacement(self, url: str) -> ConnectionPool:
         """The pool of another URL, connected. A refused password is tried again for a while: whoever rotates may change
         the server after the secret. Raises StoreError; nothing is left behind then."""
         pool = await self._make(url)
@@ -179,7 +179,7 @@ class Database:
             await pool.close(0)
             raise
 
-    def swap(self, pool: Pool) -> None:
+    def swap(self, pool: ConnectionPool) -> None:
         """Use this pool from now on; the connections of the old one are closed as they come back."""
         old, self._pool = self._pool, pool
         self._swapped.set()
@@ -187,7 +187,7 @@ class Database:
         if old is not None:
             self.drop(old, _GRACE)
 
-    def drop(self, pool: Pool, grace: float = 0.0) -> None:
+    def drop(self, pool: ConnectionPool, grace: float = 0.0) -> None:
         """Close a pool in the background."""
         task = asyncio.get_running_loop().create_task(pool.close(grace), name=f"drain {self.store}")
         self._draining.add(task)
@@ -203,7 +203,7 @@ class Database:
             for task in late:
                 task.cancel()
 
-    async def _take(self, timeout: float) -> tuple[Pool, Session]:
+    async def _take(self, timeout: float) -> tuple[ConnectionPool, DatabaseSession]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while True:
@@ -230,7 +230,7 @@ class Database:
                     raise
             return pool, session
 
-    async def _initialise(self, session: Session) -> None:
+    async def _initialise(self, session: DatabaseSession) -> None:
         assert self._init is not None
         async with self._initialising:
             if self._initialised:

@@ -23,7 +23,7 @@ from pymysql.constants import CLIENT, ER, FIELD_TYPE  # type: ignore[import-unty
 from pymysql.converters import conversions, convert_datetime  # type: ignore[import-untyped]
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.databases.backend import Isolation, Session
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
 from pywatt_host.stores.databases.row import Row, columns_of
 from pywatt_host.stores.databases.statement import MYSQL, Arguments, bind, statements
 from pywatt_host.stores.url import StoreUrl
@@ -336,7 +336,7 @@ class MysqlBackend:
             said += f" /*M! , max_statement_time = {seconds:.6f} */ /*!50708 , max_execution_time = {millis} */"
         return said
 
-    async def acquire(self) -> Session:
+    async def acquire(self) -> DatabaseSession:
         slot: Any = self._library.connection()
         try:
             await slot.acquire()
@@ -349,7 +349,7 @@ class MysqlBackend:
         self._used.add(session)
         return session
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: DatabaseSession) -> None:
         assert isinstance(session, MysqlSession)
         self._used.discard(session)
         if not session.broken and session.in_transaction:

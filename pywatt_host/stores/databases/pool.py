@@ -6,12 +6,12 @@ import asyncio
 import logging
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.databases.backend import Backend, Session
+from pywatt_host.stores.databases.backend import Backend, DatabaseSession
 
 logger = logging.getLogger("pywatt.stores")
 
 
-class Pool:
+class ConnectionPool:
     """At most `most` connections of one backend, handed out in the order in which they were asked for."""
 
     def __init__(self, store: str, shown: str, backend: Backend, *, least: int, most: int) -> None:
@@ -34,7 +34,7 @@ class Pool:
             await self.backend.open()
             self._opened = True
 
-    async def acquire(self, timeout: float) -> Session:
+    async def acquire(self, timeout: float) -> DatabaseSession:
         """A connection within `timeout` seconds. Raises StoreError: `exhausted` where all of them stay in use, else
         why there is none."""
         deadline = asyncio.get_running_loop().time() + timeout
@@ -72,7 +72,7 @@ class Pool:
         finally:
             self.waiting -= 1
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: DatabaseSession) -> None:
         try:
             await self.backend.release(session)
         finally:
@@ -80,7 +80,7 @@ class Pool:
 
     async def warm(self, timeout: float) -> None:
         """Connect `least` times, once at least: raises StoreError where even that fails."""
-        sessions: list[Session] = []
+        sessions: list[DatabaseSession] = []
         try:
             for _ in range(max(self.least, 1)):
                 sessions.append(await self.acquire(timeout))

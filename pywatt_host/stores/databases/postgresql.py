@@ -16,7 +16,7 @@ import orjson
 from databases.backends.postgres import PostgresBackend
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.databases.backend import Isolation, Session
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
 from pywatt_host.stores.databases.row import Row, columns_of
 from pywatt_host.stores.databases.statement import POSTGRESQL, Arguments, bind
 from pywatt_host.stores.url import StoreUrl
@@ -232,7 +232,7 @@ class PostgresqlBackend:
         except (asyncpg.InterfaceError, asyncpg.ClientConfigurationError, ValueError, OSError) as error:
             raise StoreError(self._store, "arguments", f"url: {self._url}: {error}") from error
 
-    async def acquire(self) -> Session:
+    async def acquire(self) -> DatabaseSession:
         slot: Any = self._library.connection()
         try:
             await slot.acquire()
@@ -250,7 +250,7 @@ class PostgresqlBackend:
             return StoreError(self._store, "statement", f"{self._url}: {error}")
         return StoreError(self._store, "unavailable", f"{self._url}: cannot connect: {_said(error)}")
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: DatabaseSession) -> None:
         assert isinstance(session, PostgresqlSession)
         self._used.discard(session)
         try:

@@ -19,7 +19,7 @@ import aiosqlite
 
 from pywatt_host.exceptions import StoreError
 from pywatt_host.stores.databases import sqlite_calls as calls
-from pywatt_host.stores.databases.backend import Isolation, Session
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import SQLITE, Arguments, bind
 from pywatt_host.stores.url import StoreUrl
@@ -249,7 +249,7 @@ class SqliteBackend:
     def turn_over(self) -> None:
         self._turn.release()
 
-    async def acquire(self) -> Session:
+    async def acquire(self) -> DatabaseSession:
         if self._closed:
             raise StoreError(self.store, "unavailable", "it has been closed")
         return self._idle.pop() if self._idle else await self._connected()
@@ -283,7 +283,7 @@ class SqliteBackend:
         connection.row_factory = calls.Rows()
         return connection
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: DatabaseSession) -> None:
         assert isinstance(session, SqliteSession)
         try:
             if not session.broken:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from pywatt_host.exceptions import MessagingError, StoreError
-from pywatt_host.stores.databases.backend import Isolation, Session
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments
 from pywatt_host.stores.proxy.remote import Remote
@@ -158,7 +158,7 @@ class ProxiedDatabase:
     async def open(self) -> None:
         return
 
-    async def acquire(self) -> Session:
+    async def acquire(self) -> DatabaseSession:
         if self._idle:
             session = self._idle.pop()
         else:
@@ -168,7 +168,7 @@ class ProxiedDatabase:
         self._used.add(session)
         return session
 
-    async def release(self, session: Session) -> None:
+    async def release(self, session: DatabaseSession) -> None:
         assert isinstance(session, ProxiedSession)
         self._used.discard(session)
         if not session.broken:

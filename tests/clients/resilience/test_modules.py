@@ -84,11 +84,11 @@ both = pytest.mark.parametrize("blocking", [False, True], ids=["asynchronous", "
 def test_providers_are_asked_in_turn_with_path_query_and_headers(blocking: bool) -> None:
     async def main() -> None:
         async with world(blocking) as (client, sides, registry):
-            texts = [
+            secret_values = [
                 (await client.get("module://Users/a%2Fb/%20?q=1&q=%C3%A4", headers={"x-own": "1"})).text
                 for _ in range(4)
             ]
-            assert texts == ["side 0", "side 1", "side 0", "side 1"]
+            assert secret_values == ["side 0", "side 1", "side 0", "side 1"]
             assert registry.asked == ["users"] * 4
             for each in sides:
                 assert each.lines == ["GET /a%2Fb/%20?q=1&q=%C3%A4 HTTP/1.1"] * 2

@@ -16,7 +16,7 @@ from pywatt_host.exceptions import StoreError
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.stores.caches.cache import Cache
 from pywatt_host.stores.caches.memory import MemoryBackend
-from pywatt_host.stores.kinds import Surroundings, cache_backend
+from pywatt_host.stores.kinds import StoreContext, cache_backend
 from pywatt_host.stores.stats import Stats
 from tests.stores.opening import Wired
 
@@ -35,7 +35,7 @@ async def opened(
         remote, url = Wired(cache=far), "orchestrator:shared"
     options = CacheOptions.model_validate({"url": url, "timeout": f"{timeout}s"})
     cache = Cache("default", namespace=namespace, timeout=timeout, stats=Stats(), **more)
-    backend = await cache_backend("caches.default", url, options, Surroundings(Path("/"), "tests", remote))
+    backend = await cache_backend("caches.default", url, options, StoreContext(Path("/"), "tests", remote))
     await backend.open()
     cache.replace(backend)
     try:
