@@ -76,6 +76,6 @@ def test_only_the_command_line_prints_and_only_named_places_end_the_process() ->
                     printing.add(name)
                 if called in ("sys.exit", "exit", "quit", "os._exit"):
                     ending.add(name)
-    # The schema's own command and the inspecting child are programs of their own.
+    # The schema's own command is a program of its own.
     assert {name for name in printing if not name.startswith("cli/")} == {"manifest/schema/json_schema.py"}
-    assert {name for name in ending if not name.startswith("cli/")} == {"runtime/host.py", "cli/inspection.py"}
+    assert {name for name in ending if not name.startswith("cli/")} == {"runtime/host.py"}
