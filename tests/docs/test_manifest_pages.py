@@ -153,7 +153,7 @@ def _said_otherwise(text: str, key: str) -> bool:
     name = key.rpartition(".")[2]
     # Writing the section at all switches metrics on.
     return key == "metrics.enabled" or any(
-        re.match(rf" *(- )?{name}: .*# left out: ", line) for line in text.splitlines()
+        re.match(rf" *(- )?{name}: .*# if omitted: ", line) for line in text.splitlines()
     )
 
 
