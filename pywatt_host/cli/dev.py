@@ -126,9 +126,9 @@ class _Cookbook:
         return Recipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
 
     def _source(self) -> Source:
-        """The source of the manifest. A Python file is imported in a process of its own, to learn the addresses that its
-        decorator names. If the import fails, this is the last version that could be imported, or at first an empty
-        manifest, and the child process reports the error."""
+        """The source of the manifest. A Python file is imported in its own process, to learn the addresses that its
+        decorator names. If the import fails, this is the last version that could be imported, or at first an
+        empty manifest, and the child process reports the error."""
         script = self.selection.script()
         if script is None:
             return self.selection.source()

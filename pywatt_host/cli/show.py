@@ -76,8 +76,8 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
     States:
       served      declared, and the application has it
       missing     declared, but the application does not have it
-      undeclared  the application has it, but it is not declared and therefore not served
-      unknown     the application's routes cannot be read (--build calls factories)
+      undeclared  the application has it, but it is not declared: not served
+      unknown     the routes cannot be read (--build calls factories)
 
     \b
     Examples:
