@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, manifest_options, show_problems
-from pywatt_host.dev.changes import watched_by
-from pywatt_host.dev.session import DevRecipe, DevSession
+from pywatt_host.dev.changes import watched_files
+from pywatt_host.dev.session import DevConfig, DevSession
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
-from pywatt_host.supervision.serving_child import SHUTDOWN
-from pywatt_host.supervision.sockets import is_local, wanted_by
+from pywatt_host.supervision.serving_child import SHUTDOWN_TIMEOUT
+from pywatt_host.supervision.sockets import is_local, listen_addresses
 
 
 @click.command()
@@ -62,14 +62,14 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
     more += [f"logging.level={log_level}"] if log_level else []
     selection = replace(selection, overrides=(*selection.overrides, *more))
-    cookbook = _Cookbook(selection, bool(listen), ignored)
+    config_reader = _ConfigReader(selection, bool(listen), ignored)
     services: DevServices | None = None
     try:
         folder = selection.source().directory
         os.environ[DEV_SERVICES] = os.fspath(folder)  # of the child, which may use private servers
         services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
-            return runner.run(DevSession(cookbook.look, _say, _show, services.keep).serve())
+            return runner.run(DevSession(config_reader.read, _say, _show, services.keep).serve())
     except ManifestError as error:
         _show(error)
         return error.exit_code
@@ -92,15 +92,17 @@ def _show(error: ManifestError) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cookbook:
-    """From the command line, and the manifest as it is at the moment, to a recipe."""
+class _ConfigReader:
+    """Reads the present manifest, with the options of the command line, for each start."""
 
     selection: Selection
     listen_given: bool
     ignored: tuple[str, ...]
-    described: dict[tuple[int, int], Source] = field(default_factory=dict)  # of a Python file that could be read
+    described: dict[tuple[int, int], Source] = field(
+        default_factory=dict
+    )  # the last version of a Python file that could be read
 
-    def look(self) -> DevRecipe:
+    def read(self) -> DevConfig:
         """Raises ManifestError; click.UsageError for a --listen that others could reach."""
         source = self._source()
         env_file = self.selection.env_file
@@ -119,11 +121,11 @@ class _Cookbook:
                     f"--listen {address}: dev listens on loopback addresses and Unix sockets only; run does not mind"
                 )
                 raise click.UsageError(message)
-        watched = watched_by(manifest, env_file=env_file or beside, ignored=self.ignored)
+        watched = watched_files(manifest, env_file=env_file or beside, ignored=self.ignored)
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
-        return DevRecipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
+        return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)))
 
     def _source(self) -> Source:
         """A Python file is imported in a process of its own, for where its decorator listens; while that cannot be, it
@@ -150,7 +152,7 @@ class _Cookbook:
         arguments = [selection.target] if selection.target else []
         arguments += ["--profile", selection.profile] if selection.profile is not None else []
         arguments += ["--env-file", str(env_file)] if env_file is not None else []
-        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN)
+        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN_TIMEOUT)
         settings = [
             *selection.overrides,
             f"server.timeouts.shutdown={int(shutdown * 1000)}ms",

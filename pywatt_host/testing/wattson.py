@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.testing.conversation import Document, Pipes
 from pywatt_host.testing.finding import base_of
-from pywatt_host.testing.process import LAST_WORDS, PATIENCE, Process, environment
+from pywatt_host.testing.process import LAST_LINES_TIMEOUT, PATIENCE, Process, environment
 
 _SHOWN = 20  # lines of its log, and documents, in the text of a failure
 _BAD_LINE = b"{this is no JSON"
@@ -129,9 +129,9 @@ class Wattson(Process):
 
     def _fail(self, what: str) -> NoReturn:
         if self._pipes.closed:  # it ends, most likely: its last words are wanted
-            self._reader.join(LAST_WORDS)
+            self._reader.join(LAST_LINES_TIMEOUT)
             with suppress(subprocess.TimeoutExpired):
-                self.child.wait(LAST_WORDS)
+                self.child.wait(LAST_LINES_TIMEOUT)
         said = [line.decode("utf-8", "replace").rstrip()[:500] for line in self.raw[-_SHOWN:]]
         state = "still runs" if self.child.poll() is None else f"has ended with {self.child.returncode}"
         told = "\n".join(f"  {line}" for line in said) or "  (nothing)"

@@ -184,7 +184,7 @@ def test_data_of_a_release_that_is_not_there_are_not_touched(folder: Path) -> No
     used.close()
     data = Postgresql(folder / ".pywatt" / "dev", os.environ).folder / "data"
     (data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(StoreError, match=r"is of PostgreSQL 9, and there is .*; remove the folder"):
+    with pytest.raises(StoreError, match=r"are of PostgreSQL 9, but the package has .*; remove the folder"):
         url(used, "postgresql")
     assert data.is_dir()
 

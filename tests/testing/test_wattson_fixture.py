@@ -121,7 +121,7 @@ def test_a_failed_wait_says_what_the_module_said_and_logged(wattson: StartWattso
         module.give(A="1")
     module.say(op="secret", name="GREETING", value="good day")
     module.wait_for("users says good day")
-    with pytest.raises(AssertionError, match="never said so"):
+    with pytest.raises(AssertionError, match="no line of standard error matched"):
         module.wait_for("good night")
     with pytest.raises(AssertionError) as failed:
         module.hear("route_to_module")

@@ -1,0 +1,38 @@
+"""A child process that the event loop runs: stopped by a signal, or killed after its grace."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import pytest
+
+from pywatt_host.supervision.child import Child
+from pywatt_host.supervision.process import StopPolicy
+from tests.hosting import run
+from tests.processes import PATIENCE
+
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+
+
+@pytest.mark.parametrize(("setup", "grace", "killed"), [("", PATIENCE, False), (STUBBORN, 0.05, True)])
+def test_a_child_that_ignores_the_signal_is_killed_after_the_grace(setup: str, grace: float, killed: bool) -> None:
+    code = f"{setup}import sys, time; print('ready', file=sys.stderr, flush=True); time.sleep(60)"
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        child = await Child.start([sys.executable, "-c", code], on_error_line=lambda line: ready.set())
+        await ready.wait()
+        assert await child.stop(StopPolicy(signal.SIGTERM, grace)) is killed
+        assert await child.wait() == (-signal.SIGKILL if killed else -signal.SIGTERM)
+
+    run(main)
+
+
+def test_a_command_that_cannot_be_run_leaves_nothing_open() -> None:
+    async def main() -> None:
+        with pytest.raises(FileNotFoundError):
+            await Child.start(["/no/such/program"], on_error_line=lambda line: None)
+
+    run(main)
