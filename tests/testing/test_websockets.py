@@ -62,7 +62,7 @@ def test_texts_octets_and_json_go_both_ways(client: ModuleClient) -> None:
         socket.send_text("bytes")
         assert socket.receive_bytes() == b"\x00\x01"
         socket.send_text("more")
-        with pytest.raises(AssertionError, match="the next message is no bytes"):
+        with pytest.raises(AssertionError, match="the next message has no bytes"):
             socket.receive_bytes()
         with pytest.raises(TimeoutError):
             socket.receive_text(timeout=0.1)
