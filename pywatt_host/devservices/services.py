@@ -53,7 +53,7 @@ class DevServices:
                 if server.running() is None:
                     logger.info("starting a private %s server in %s", kind, server.kind.folder)
                 if server.start():
-                    logger.info("the private %s server is ready after %.1f s", kind, time.monotonic() - began)
+                    logger.info("the private %s server answers after %.1f s", kind, time.monotonic() - began)
                 return server.kind.url(name)
         except OSError as error:
             raise server_error(kind, f"the private server cannot be started: {error}") from error

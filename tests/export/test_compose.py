@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 import yaml
 
-from pywatt_host.export import Facts, Wishes, compose
+from pywatt_host.export import ExportOptions, Facts, compose
 from pywatt_host.export.compose import FILE
 from tests.export.modules import APP, MANIFESTS, facts, facts_of, manifest
 from tests.processes import PATIENCE, Project
 
 
-def text(found: Facts, **wishes: Any) -> str:
-    files = compose(found, Wishes(**wishes)).files
+def text(found: Facts, **options: Any) -> str:
+    files = compose(found, ExportOptions(**options)).files
     assert list(files) == [FILE]
     assert "'#" not in files[FILE]
     return files[FILE]
 
 
-def document(found: Facts, **wishes: Any) -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load(text(found, **wishes))
+def document(found: Facts, **options: Any) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(text(found, **options))
     return read
 
 
-def service(found: Facts, **wishes: Any) -> dict[str, Any]:
-    read: dict[str, Any] = document(found, **wishes)["services"][found.name]
+def service(found: Facts, **options: Any) -> dict[str, Any]:
+    read: dict[str, Any] = document(found, **options)["services"][found.name]
     return read
 
 
