@@ -66,7 +66,7 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     services: DevServices | None = None
     try:
         folder = selection.source().directory
-        os.environ[DEV_SERVICES] = os.fspath(folder)  # of the child, which may use private servers
+        os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
         services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
             return runner.run(DevSession(config_reader.read, _say, _show, services.keep).serve())
@@ -128,8 +128,9 @@ class _ConfigReader:
         return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)))
 
     def _source(self) -> Source:
-        """A Python file is imported in a process of its own, for where its decorator listens; while that cannot be, it
-        is looked at as it was when it last could, at first as one that says nothing, and the child tells why."""
+        """The source of the manifest. A Python file is imported in a child process to find the addresses of its
+        decorator. While that import fails, the last version that could be imported counts, or at first an empty
+        manifest; the serving child reports the error."""
         script = self.selection.script()
         if script is None:
             return self.selection.source()
@@ -143,7 +144,7 @@ class _ConfigReader:
             return source
         except (HostError, OSError):
             for last in self.described.values():
-                return last  # where it listened stays open, and answers 503
+                return last  # its addresses stay open and answer 503
             data = {"app": "module:app"}
             return Source.of_data(data, name=str(script), directory=script.path.parent.absolute())
 

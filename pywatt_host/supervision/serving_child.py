@@ -63,9 +63,9 @@ class ServingChild:
         `descriptors` of listening sockets by manifest key. With `announce` it prints the ready line."""
         ours, theirs = socket.socketpair()
         with theirs:
-            handed = {"parent": theirs.fileno(), "announces": announce, "listening": descriptors}
+            setup = {"parent": theirs.fileno(), "announces": announce, "listening": descriptors}
             child = await Child.start(
-                [sys.executable, *_path_options(), "-m", PROGRAM, json.dumps(handed), *arguments],
+                [sys.executable, *_path_options(), "-m", PROGRAM, json.dumps(setup), *arguments],
                 pass_fds=(theirs.fileno(), *(fd for each in descriptors.values() for fd in each)),
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_EVENT_BYTES)

@@ -99,7 +99,7 @@ def test_variables_are_those_of_who_starts_it_and_nothing_else_is_interpolated()
 
 
 @pytest.mark.parametrize("name", ["smallest", "admin-loopback", "health-elsewhere", "health-off"])
-def test_the_health_check_passes_where_the_host_is_ready_and_fails_where_nobody_is(project: Project, name: str) -> None:
+def test_the_health_check_passes_on_a_ready_host_and_fails_without_one(project: Project, name: str) -> None:
     project.write("main.py", APP)
     data = manifest(name)
     if "admin" in data.get("server", {}):

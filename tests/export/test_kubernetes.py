@@ -1,4 +1,4 @@
-"""Kubernetes: valid by its schemas, and a host that runs with what the Deployment says is ready where it is probed."""
+"""Kubernetes: valid by its schemas; a host with the variables of the Deployment is ready on the probed port."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_ports_and_probes_name_each_other(name: str) -> None:
         ("admin-same-port", ":8080", ":9090"),
     ],
 )
-def test_listeners_that_nobody_would_reach_are_moved(name: str, listen: str | None, admin: str | None) -> None:
+def test_listeners_that_no_other_machine_would_reach_are_moved(
+    name: str, listen: str | None, admin: str | None
+) -> None:
     found = variables(pod(facts(name))["containers"][0])
     assert found.get("PYWATT__SERVER__LISTEN") == listen
     assert found.get("PYWATT__SERVER__ADMIN__LISTEN") == admin

@@ -36,7 +36,7 @@ def test_a_child_has_pipes_bounded_lines_and_leaves_no_process_of_its_group(tmp_
             assert await child.wait() == 4
             await over.wait()
             wire.end(None)
-            while _group_lives(child.pid):  # noqa: ASYNC110 -- whoever inherits them has to reap them
+            while _group_lives(child.pid):  # noqa: ASYNC110 -- the process that inherits them reaps them
                 await asyncio.sleep(0.01)
 
     run(main)

@@ -47,7 +47,7 @@ def test_a_foreign_program_ends_with_its_parent_and_a_missing_program_is_reporte
     os.close(read)
 
     async def gone() -> None:
-        while _alive(grandchild):  # noqa: ASYNC110 -- it is nobody's child here
+        while _alive(grandchild):  # noqa: ASYNC110 -- the process is not our child
             await asyncio.sleep(0.01)
 
     run(gone)

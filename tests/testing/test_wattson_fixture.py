@@ -35,7 +35,7 @@ def ours(wattson: StartWattson, folder: Path) -> Wattson:
 
 
 def is_gone(pid: int) -> bool:
-    """No such process, or one that has ended and that nobody has waited for."""
+    """Whether a process has ended. A zombie has ended too."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except FileNotFoundError:

@@ -51,7 +51,7 @@ def client(pywatt_module: PywattModule) -> ModuleClient:
     return pywatt_module(Starlette(routes=[WebSocketRoute(f"/{name}", view) for name, view in views.items()]))
 
 
-def test_texts_octets_and_json_go_both_ways(client: ModuleClient) -> None:
+def test_texts_bytes_and_json_go_both_ways(client: ModuleClient) -> None:
     with client.websocket("/echo?a=1", headers={"X-Who": "me"}, subprotocols=["a", "b"]) as socket:
         assert socket.subprotocol == "b"
         assert ("x-who", "me") in socket.headers
