@@ -20,15 +20,12 @@ async def start_protocol_child(launch: Launch, wire: Wire, on_error_line: Callab
     with ExitStack() as child_ends, ExitStack() as our_ends:
         stdin, our_stdin = _pipe(child_ends, our_ends)
         our_stdout, stdout = _pipe(our_ends, child_ends)
+        our_stderr, stderr = _pipe(our_ends, child_ends)
         child = await Child.start(
-            launch.argv(),
-            stdin=stdin,
-            stdout=stdout,
-            cwd=launch.directory,
-            env=dict(launch.environ),
-            on_error_line=on_error_line,
+            launch.argv(), stdin=stdin, stdout=stdout, stderr=stderr, cwd=launch.directory, env=dict(launch.environ)
         )
         our_ends.pop_all()  # the transports close them
+    child.read_lines(our_stderr, on_error_line)
     writer, _ = await loop.connect_write_pipe(lambda: PipeEnd(wire), our_stdin)
     wire.write_to(writer)
     await loop.connect_read_pipe(lambda: wire, our_stdout)
@@ -36,7 +33,7 @@ async def start_protocol_child(launch: Launch, wire: Wire, on_error_line: Callab
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[BinaryIO, BinaryIO]:
-    """A pipe, and who closes its ends."""
+    """A pipe whose reading and writing ends are closed with `reader` and `writer`."""
     reading, writing = os.pipe()
     return (
         reader.enter_context(os.fdopen(reading, "rb", buffering=0)),
