@@ -33,19 +33,16 @@ class Nats:
         return {}
 
     def prepare(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._password_file.exists():
-                write_private(self._password_file, secrets.token_hex(24))
-            self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
-            write_private(
-                self._settings,
-                f"listen: 127.0.0.1:{self._port()}\n"
-                f"authorization {{ user: {_USER}, password: {json.dumps(self._password())} }}\n"
-                f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n",
-            )
-        except OSError as error:
-            raise server_error(self.name, f"the private server cannot be prepared in {self.folder}: {error}") from error
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._password_file.exists():
+            write_private(self._password_file, secrets.token_hex(24))
+        self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
+        write_private(
+            self._settings,
+            f"listen: 127.0.0.1:{self._port()}\n"
+            f"authorization {{ user: {_USER}, password: {json.dumps(self._password())} }}\n"
+            f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n",
+        )
 
     def command(self) -> Sequence[str]:
         beside = Path(sysconfig.get_path("scripts")) / "nats-server"

@@ -64,17 +64,14 @@ class Postgresql:
         return self._account
 
     def prepare(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-            self._socket.mkdir(mode=0o700, exist_ok=True)
-            if not (self._data / _INITDB_DONE).exists():
-                self._initialise()
-            if not self._by_socket:
-                self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
-            self._give_to_server(self._socket)
-            self._remove_stale_lock()
-        except OSError as error:
-            raise server_error(self.name, f"the private server cannot be prepared in {self.folder}: {error}") from error
+        self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._socket.mkdir(mode=0o700, exist_ok=True)
+        if not (self._data / _INITDB_DONE).exists():
+            self._initialise()
+        if not self._by_socket:
+            self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
+        self._give_to_server(self._socket)
+        self._remove_stale_lock()
 
     def _remove_stale_lock(self) -> None:
         """Remove the lock file of a server that was killed. PostgreSQL respects the lock as long as a process with that

