@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, manifest_options, show_problems
-from pywatt_host.dev.changes import watched_by
-from pywatt_host.dev.session import DevRecipe, DevSession
+from pywatt_host.dev.changes import watched_files
+from pywatt_host.dev.session import DevConfig, DevSession
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
-from pywatt_host.supervision.serving_child import SHUTDOWN
-from pywatt_host.supervision.sockets import is_local, wanted_by
+from pywatt_host.supervision.serving_child import SHUTDOWN_TIMEOUT
+from pywatt_host.supervision.sockets import is_local, listen_addresses
 
 
 @click.command()
@@ -62,14 +62,14 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
     more += [f"logging.level={log_level}"] if log_level else []
     selection = replace(selection, overrides=(*selection.overrides, *more))
-    cookbook = _Cookbook(selection, bool(listen), ignored)
+    config_reader = _ConfigReader(selection, bool(listen), ignored)
     services: DevServices | None = None
     try:
         folder = selection.source().directory
-        os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child process, which may use private servers
+        os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
         services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
-            return runner.run(DevSession(cookbook.look, _say, _show, services.keep).serve())
+            return runner.run(DevSession(config_reader.read, _say, _show, services.keep).serve())
     except ManifestError as error:
         _show(error)
         return error.exit_code
@@ -92,16 +92,18 @@ def _show(error: ManifestError) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cookbook:
-    """Makes a recipe from the command line and the current manifest."""
+class _ConfigReader:
+    """Reads the present manifest, with the options of the command line, for each start."""
 
     selection: Selection
     listen_given: bool
     ignored: tuple[str, ...]
-    described: dict[tuple[int, int], Source] = field(default_factory=dict)  # of a Python file, by its version
+    described: dict[tuple[int, int], Source] = field(
+        default_factory=dict
+    )  # the last version of a Python file that could be read
 
-    def look(self) -> DevRecipe:
-        """The recipe for the next start. Raises ManifestError, and click.UsageError for a --listen beyond loopback."""
+    def read(self) -> DevConfig:
+        """Raises ManifestError; click.UsageError for a --listen that others could reach."""
         source = self._source()
         env_file = self.selection.env_file
         beside = source.directory / ".env"
@@ -119,16 +121,16 @@ class _Cookbook:
                     f"--listen {address}: dev listens only on loopback addresses and Unix sockets; use run instead"
                 )
                 raise click.UsageError(message)
-        watched = watched_by(manifest, env_file=env_file or beside, ignored=self.ignored)
+        watched = watched_files(manifest, env_file=env_file or beside, ignored=self.ignored)
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
-        return DevRecipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
+        return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)))
 
     def _source(self) -> Source:
-        """The source of the manifest. A Python file is imported in its own process, to learn the addresses that its
-        decorator names. If the import fails, this is the last version that could be imported, or at first an
-        empty manifest, and the child process reports the error."""
+        """The source of the manifest. A Python file is imported in a child process to find the addresses of its
+        decorator. While that import fails, the last version that could be imported counts, or at first an empty
+        manifest; the serving child reports the error."""
         script = self.selection.script()
         if script is None:
             return self.selection.source()
@@ -142,7 +144,7 @@ class _Cookbook:
             return source
         except (HostError, OSError):
             for last in self.described.values():
-                return last  # its listeners stay open and answer 503
+                return last  # its addresses stay open and answer 503
             data = {"app": "module:app"}
             return Source.of_data(data, name=str(script), directory=script.path.parent.absolute())
 
@@ -151,7 +153,7 @@ class _Cookbook:
         arguments = [selection.target] if selection.target else []
         arguments += ["--profile", selection.profile] if selection.profile is not None else []
         arguments += ["--env-file", str(env_file)] if env_file is not None else []
-        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN)
+        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN_TIMEOUT)
         settings = [
             *selection.overrides,
             f"server.timeouts.shutdown={int(shutdown * 1000)}ms",

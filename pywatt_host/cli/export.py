@@ -12,13 +12,13 @@ import click
 
 from pywatt_host.cli.options import Selection, show_problems
 from pywatt_host.exceptions import AppLoadError, ManifestError
-from pywatt_host.export import Exported, Facts, Wishes, compose, kubernetes, read, systemd
+from pywatt_host.export import Exported, ExportOptions, Facts, compose, kubernetes, read, systemd
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import TcpAddress
 from pywatt_host.scaffold import CannotWriteError, in_the_way, write
 
-_KINDS: Mapping[str, Callable[[Facts, Wishes], Exported]] = {
+_KINDS: Mapping[str, Callable[[Facts, ExportOptions], Exported]] = {
     "systemd": systemd,
     "compose": compose,
     "kubernetes": kubernetes,
@@ -96,7 +96,7 @@ def export(
       pywatt-host export compose --output .
       pywatt-host export systemd --socket --output units users/pywatt.yaml
     """
-    wishes = Wishes(replicas, image, secret, nats, cpu, memory, directory, socket)
+    wishes = ExportOptions(replicas, image, secret, nats, cpu, memory, directory, socket)
     _check(kind, wishes)
     if force and output is None:
         raise click.UsageError("--force needs --output: it overwrites the files in that folder")
@@ -122,8 +122,8 @@ def export(
     return 0
 
 
-def _check(kind: str, wishes: Wishes) -> None:
-    """Raises UsageError for options that do not apply or whose value is not valid."""
+def _check(kind: str, wishes: ExportOptions) -> None:
+    """Raises UsageError for what cannot be meant."""
     for name, kinds in _FOR.items():
         if getattr(wishes, name) and kind not in kinds:
             raise click.UsageError(f"--{name} applies only to {' and '.join(kinds)}")

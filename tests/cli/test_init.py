@@ -21,7 +21,7 @@ from tests.processes import PATIENCE, Project, environment
 
 STARTER = ["app.py", "pywatt.schema.json", "pywatt.yaml", "test_app.py"]
 ADOPTED = ["pywatt.schema.json", "pywatt.yaml", "test_pywatt.py"]
-OPEN = "# open to everyone"
+OPEN = "# no authentication"
 
 APPS = {
     "fastapi": """
@@ -452,7 +452,7 @@ def test_files_that_appear_in_the_meantime_are_kept(tmp_path: Path, monkeypatch:
         return first(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(CannotWriteError, match="second: it has just been made by something else"):
+    with pytest.raises(CannotWriteError, match="second: another process has just created it"):
         write(tmp_path, {"first": "1", "second": "2"})
     assert names(tmp_path) == ["second"]
     assert (tmp_path / "second").read_text() == "mine"
