@@ -9,7 +9,7 @@ from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from pywatt_host.app.tasks import OnFailure, Work, close
 from pywatt_host.clients.http import Outbound
@@ -18,7 +18,6 @@ from pywatt_host.secrets import Secret, SecretStore
 if TYPE_CHECKING:
     import httpx
 
-    from pywatt_host.app.state import AppState
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.stores.blocking import SyncCache, SyncDatabase
     from pywatt_host.stores.caches.cache import Cache
@@ -78,11 +77,49 @@ class Bridge:
                 self._waiting.discard(future)
 
 
+class AsyncState(Protocol):
+    """The methods of AppState that SyncState calls on the event loop."""
+
+    @property
+    def db(self) -> Database: ...
+    @property
+    def databases(self) -> Mapping[str, Database]: ...
+    @property
+    def cache(self) -> Cache: ...
+    @property
+    def caches(self) -> Mapping[str, Cache]: ...
+
+    async def get_secret(self, key: str, type: type[T]) -> Secret[T]: ...
+    async def send_message(
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
+    ) -> None: ...
+    async def request(
+        self,
+        target: str,
+        message: Any,
+        timeout: float = 30.0,
+        authorization: str | None = None,
+        channel: str | None = None,
+    ) -> Any: ...
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None: ...
+    async def register_service(
+        self,
+        name: str,
+        service_type: str,
+        address: str = "auto",
+        version: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str: ...
+    async def deregister_service(self, service: str) -> None: ...
+    async def discover_services(self, type: str) -> list[Provider]: ...
+    def spawn(self, work: Work, *, name: str | None = None, on_failure: OnFailure = "log") -> asyncio.Task[None]: ...
+
+
 class SyncState:
     """The methods of AppState that wait, blocking instead: safe from any thread but that of the event loop, where they
     raise RuntimeError instead of blocking everybody. They raise what those of AppState raise."""
 
-    def __init__(self, state: AppState, bridge: Bridge, store: SecretStore, outbound: Outbound) -> None:
+    def __init__(self, state: AsyncState, bridge: Bridge, store: SecretStore, outbound: Outbound) -> None:
         self._state = state
         self._store = store
         self._outbound = outbound

@@ -79,8 +79,8 @@ def compile_routes(
         if health and lookup(table.match(manifest.health.path) or {}, "GET") is None:
             table.add(manifest.health.path, probed, unmatched)  # a list need not name what `health` does already
         templates = [(each.path, each.methods, guards(each.auth)) for each in endpoints]
-        suspects = AmbiguousPaths(table, templates, None) if _mixed(table) else None
-        return Routes(table, True, unmatched, suspects=suspects)
+        ambiguous = AmbiguousPaths(table, templates, None) if _mixed(table) else None
+        return Routes(table, True, unmatched, ambiguous=ambiguous)
     planner = _Planner(manifest, metrics, guards, guards(endpoints.auth))
     unmatched = planner.plan(UNMATCHED)
     if health:
@@ -90,16 +90,16 @@ def compile_routes(
             _add_new(table, route.path, route.methods, planner)
     templates = [(route.path, route.methods, planner.default) for each in applications for route in each.routes or ()]
     if not endpoints.rules:
-        suspects = AmbiguousPaths(table, templates, unmatched) if _mixed(table, unmatched) else None
-        return Routes(table, False, unmatched, suspects=suspects)
+        ambiguous = AmbiguousPaths(table, templates, unmatched) if _mixed(table, unmatched) else None
+        return Routes(table, False, unmatched, ambiguous=ambiguous)
     ruled = _Ruled(planner, endpoints.rules, unmatched)
     templates += [
         (rule.path, rule.methods, guards(rule.auth) if rule.auth is not None else planner.default)
         for rule in endpoints.rules
     ]
     mixed = _mixed(table, unmatched) or len(ruled.guards | {planner.default}) > 1
-    suspects = AmbiguousPaths(table, templates, unmatched, ruled) if mixed else None
-    return Routes(table, False, unmatched, ruled.plan_for, suspects)
+    ambiguous = AmbiguousPaths(table, templates, unmatched, ruled) if mixed else None
+    return Routes(table, False, unmatched, ruled.plan_for, ambiguous)
 
 
 def _mixed(table: Table[Plan], *more: Plan) -> bool:

@@ -90,7 +90,7 @@ class HttpExchange:
                 self.finish()
         elif kind == "http.response.start":
             if self.unavailable and message["status"] == 500:
-                return self.stand_in()
+                return self.answer_unavailable()
             self.started(message["status"])
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.request_id))
@@ -128,7 +128,7 @@ class HttpExchange:
         await send({"type": "http.response.body", "body": body})
         self.taken = True
 
-    async def stand_in(self) -> None:
+    async def answer_unavailable(self) -> None:
         """Answer 503 where the application says 500, because a store could not be had: a client may come back."""
         await self.refuse(503, f"{self.unavailable} is not available", headers=[(b"retry-after", b"1")])
 

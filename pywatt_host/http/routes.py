@@ -47,11 +47,11 @@ class Routes:
 
     `closed`: what no template fits is 404, an other method 405; else such requests go to the application, under
     `unmatched`. `plan_for`, where there are rules, gives the plan for what the table found (None: nothing), a path and
-    a method. `suspects` is None where all endpoints ask for the same.
+    a method. `ambiguous` is None where all endpoints ask for the same.
     """
 
     table: Table[Plan]
     closed: bool
     unmatched: Plan
     plan_for: Callable[[Plan | None, str, str], Plan] | None = None
-    suspects: AmbiguousPaths | None = None
+    ambiguous: AmbiguousPaths | None = None

@@ -205,7 +205,7 @@ class ModuleClient(_Module, httpx.Client):
         """Hand a message to the handler for `type` (`@on_message`) and give its reply. Raises MessagingError where
         there is none, or it fails."""
         patience = self._patience if timeout is None else timeout
-        handlers = self._module.host.links.messages.handlers
+        handlers = self._module.host.channels.messages.handlers
         return self.run(handlers.deliver(type, message or {}, patience), patience + 1)
 
     def rotate(self, **secrets: str) -> None:
@@ -247,7 +247,7 @@ class AsyncModuleClient(_Module, httpx.AsyncClient):
     async def deliver(self, type: str, message: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """As ModuleClient.deliver."""
         patience = self._patience if timeout is None else timeout
-        return await self._module.host.links.messages.handlers.deliver(type, message or {}, patience)
+        return await self._module.host.channels.messages.handlers.deliver(type, message or {}, patience)
 
     async def rotate(self, **secrets: str) -> None:
         """As ModuleClient.rotate."""

@@ -30,7 +30,7 @@ class KeptLogs(LogStream):
 
     def write(self, data: bytes, lines: int = 1) -> None:
         """Keep `lines` whole lines."""
-        self._kept.append(self.mask(data) if self.mask is not None else data)
+        self._kept.append(self.masked(data))
 
     def records(self) -> list[dict[str, Any]]:
         """All so far. A line that is no JSON, since the manifest wants another form, is the `message` of a record."""

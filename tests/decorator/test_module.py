@@ -732,7 +732,7 @@ def test_a_manifest_that_differs_from_the_decorator_does_not_start(project: Proj
     assert "metrics.enabled is true in the decorator and false in the manifest" in done.stdout
     done = project.cli("run")
     assert done.returncode == 3
-    assert "the manifest wins: leave it out of the decorator, or say the same" in done.stderr
+    assert "the manifest wins: leave it out of the decorator, or write the same value" in done.stderr
 
 
 def test_what_a_script_prints_while_it_is_imported_stays_out_of_the_protocol(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                     exchange.lost(message)
             elif not self.response_started:
                 if exchange is not None and exchange.unavailable and message.get("status") == 500:
-                    await exchange.stand_in()
+                    await exchange.answer_unavailable()
                 else:
                     self._start(message, exchange)
             elif not self.response_complete:
