@@ -1,4 +1,4 @@
-"""Routes of FastAPI: the documentation pages, included routers and front ends as well."""
+"""Routes of FastAPI, with its documentation pages, included routers and front ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def matches(app: Any) -> bool:
 
 
 def routes(app: Any) -> list[Route]:
-    """In recent releases an included router stays a router in the table, and its routes are made when asked for."""
+    """The routes. In recent releases an included router stays a router in the table, and its routes are made on
+    demand."""
     contexts = getattr(sys.modules["fastapi.routing"], "iter_route_contexts", None)
     if contexts is None:
         return starlette.read(app.routes)
@@ -24,7 +25,7 @@ def routes(app: Any) -> list[Route]:
 
 
 def _front_ends(router: Any) -> list[Route]:
-    """What `frontend()` serves: folders of built pages, which FastAPI tries after every other route."""
+    """The folders of built pages that `frontend()` serves, which FastAPI tries after every other route."""
     late = getattr(router, "_iter_low_priority_routes", None)
     rows = []
     for context in late() if late else ():

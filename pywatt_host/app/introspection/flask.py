@@ -13,5 +13,5 @@ def matches(app: Any) -> bool:
 
 
 def routes(app: Any) -> list[Route]:
-    """Without the HEAD and OPTIONS that Flask adds to every rule; an OPTIONS that the rule names stays."""
+    """The rules, without the HEAD and OPTIONS that Flask adds by itself; an OPTIONS that a rule names is kept."""
     return rules(app.url_map)

@@ -14,7 +14,7 @@ def matches(app: Any) -> bool:
 
 
 def routes(app: Any) -> list[Route]:
-    """One row a handler, without the OPTIONS handler that Litestar adds to every path."""
+    """One row for each handler, without the OPTIONS handler that Litestar adds to every path."""
     return [row for route in app.routes for row in _rows(route)]
 
 
@@ -36,7 +36,7 @@ def _rows(route: Any) -> list[Route]:
 
 
 def _pieces(components: list[Any]) -> list[Piece]:
-    """A component is text, or the definition of a parameter that fills the whole segment."""
+    """The pieces of a path. A component is text, or the definition of a parameter that is a whole segment."""
     pieces: list[Piece] = []
     for component in components:
         parameter = component if isinstance(component, str) else Parameter(component.name, component.type is Path)

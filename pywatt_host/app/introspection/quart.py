@@ -1,4 +1,4 @@
-"""Routes of Quart, web sockets included."""
+"""Routes of Quart, WebSockets included."""
 
 from __future__ import annotations
 

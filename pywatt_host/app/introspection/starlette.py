@@ -1,4 +1,4 @@
-"""Routes of Starlette, and of everything built from its `Router`."""
+"""Routes of Starlette, and of every application made from its `Router`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def routes(app: Any) -> list[Route]:
 
 
 def read(table: Iterable[Any]) -> list[Route]:
-    """The rows of a list of Starlette's routes; a route of an unknown kind may take anything."""
+    """The rows of a list of Starlette's routes. A route of an unknown class may match every path."""
     return [row for route in table for row in read_one(route, route)]
 
 
 def read_one(route: Any, kind: Any) -> list[Route]:
-    """The rows of one route, of the kind that the route `kind` is."""
+    """The rows of one route; `kind` is the route whose class decides how it is read."""
     if is_a(kind, "starlette", "Mount"):
         return _mounted(route.app, _template(route) if route.path else "", route.name or "")
-    if is_a(kind, "starlette", "Host"):  # the table knows no hosts: what any of them answers is answered
+    if is_a(kind, "starlette", "Host"):  # rows have no host: the routes of every host are rows
         return _mounted(route.app, "", route.name or "")
     if is_a(kind, "starlette", "WebSocketRoute"):
         return [Route(_template(route), ("WEBSOCKET",), route.name or "")]
@@ -53,7 +53,7 @@ def _mounted(app: Any, prefix: str, name: str) -> list[Route]:
 
 def _methods(route: Any, kind: Any) -> tuple[str, ...]:
     if route.methods:
-        # Starlette adds HEAD to GET and FastAPI's own routes do not, so that there it was asked for.
+        # Starlette adds HEAD to GET; FastAPI's own routes do not, so a HEAD there was declared.
         added = set() if is_a(kind, "fastapi", "APIRoute") or "GET" not in route.methods else {"HEAD"}
         return methods_of(set(route.methods) - added)
     endpoint = route.endpoint

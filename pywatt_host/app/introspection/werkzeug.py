@@ -1,4 +1,4 @@
-"""Rules of Werkzeug, which Flask and Quart route by, and its `DispatcherMiddleware`."""
+"""Routes of Werkzeug: its rules, which Flask and Quart use, and its `DispatcherMiddleware`."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def rules(url_map: Any) -> list[Route]:
 
 
 def _pieces(rule: Any) -> list[Piece]:
-    """`_trace` holds the rule taken apart: the host, a bar, the path."""
+    """The pieces of a rule. `_trace` has the parts of the rule: the host, a bar, the path."""
     trace = list(rule._trace)
     path = trace[trace.index((False, "|")) + 1 :]
     return [_parameter(rule, text) if dynamic else text for dynamic, text in path]
 
 
 def _parameter(rule: Any, name: str) -> Parameter:
-    """A converter that is part_isolating sees one segment only, whatever its expression would take."""
+    """The parameter of a rule. A converter that is part_isolating matches within one segment, whatever its expression
+    is."""
     converter = rule._converters[name]
     return Parameter(name, rest=not converter.part_isolating or re.fullmatch(converter.regex, "") is not None)
 
