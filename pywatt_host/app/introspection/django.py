@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from pywatt_host.app.introspection.regex import one_segment, pieces_of_regex
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, template
 
 _PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
@@ -18,7 +18,7 @@ def matches(app: Any) -> bool:
     return is_a(app, "django", "ASGIHandler", "WSGIHandler")
 
 
-def routes(app: Any) -> list[Route]:
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     """The URL configuration, of which Django has one for the whole process. This imports it, and with it the views."""
     return read(sys.modules["django.urls"].get_resolver().url_patterns, ["/"])
 

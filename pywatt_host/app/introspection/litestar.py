@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, template
 
 
@@ -13,7 +13,7 @@ def matches(app: Any) -> bool:
     return is_a(app, "litestar", "Litestar")
 
 
-def routes(app: Any) -> list[Route]:
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     """One row for each handler, without the OPTIONS handler that Litestar adds to every path."""
     return [row for route in app.routes for row in _rows(route)]
 

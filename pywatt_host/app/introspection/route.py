@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 ANY = ("*",)
 
@@ -22,6 +22,10 @@ class Route:
     path: str
     methods: tuple[str, ...]
     name: str = ""
+
+
+# The routes of an application inside another one; None where they cannot be read.
+RoutesOf: TypeAlias = Callable[[Any], list[Route] | None]
 
 
 def methods_of(methods: Iterable[str] | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from pywatt_host.app.introspection.route import Route
+from pywatt_host.app.introspection.route import Route, RoutesOf
 
 FRAMEWORKS: Mapping[str, str] = MappingProxyType(
     {
@@ -35,7 +35,8 @@ class Reader(Protocol):
 
     def matches(self, app: Any) -> bool: ...
 
-    def routes(self, app: Any) -> list[Route]: ...
+    def routes(self, app: Any, routes_of: RoutesOf) -> list[Route]:
+        """The routes; `routes_of` reads applications that are mounted in this one."""
 
 
 def framework_of(app: Any) -> str:
@@ -58,7 +59,7 @@ def routes_of(app: Any) -> list[Route] | None:
             if not reader.matches(layer):
                 continue
             try:
-                return list(dict.fromkeys(reader.routes(layer)))
+                return list(dict.fromkeys(reader.routes(layer, routes_of)))
             except Exception:  # named boundary: the framework's internals, which another release may have changed
                 logger.warning("the routes of the %s application cannot be read", name, exc_info=True)
                 return None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
-from pywatt_host.app.introspection.table import routes_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
 
 
@@ -14,7 +13,7 @@ def matches(app: Any) -> bool:
     return is_a(app, "werkzeug", "DispatcherMiddleware")
 
 
-def routes(app: Any) -> list[Route]:
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     """The mounts, longest prefix first, then the application behind them."""
     rows: list[Route] = []
     for mount in sorted(app.mounts, key=len, reverse=True):
