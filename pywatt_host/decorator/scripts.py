@@ -36,7 +36,7 @@ def load_script(script: Script) -> Decorated:
     folder, module = _running(script.path) or module_of(script.path)
     if module in ("", "__main__") or "." in script.path.stem:
         message = f"a file named {script.path.name} cannot be imported"
-        raise _fault(script, message, "rename it, or call run_module in it with a function of another file")
+        raise _fault(script, message, "rename it, or pass a function of another file to run_module")
     if script.path.is_symlink():  # as Python does: modules beside the file itself can be imported
         beside = os.fspath(module_of(Path(os.path.realpath(script.path)))[0])
         sys.path[:] = [beside, *(entry for entry in sys.path if entry != beside)]
