@@ -74,7 +74,7 @@ class Application:
             elif all(secret in secrets for secret in value.names):  # always, where the host has been started
                 os.environ[name] = value.render(secrets)
 
-    def found(self) -> Any:
+    def import_target(self) -> Any:
         """The object that the import path names: the application or its factory. Raises AppLoadError."""
         options = self.options
         assert not isinstance(options, DirectoryMount)
@@ -116,7 +116,7 @@ class Application:
             args=options.args,
             state=state,
             key=self.key,
-            found=self.found(),
+            found=self.import_target(),
         )
         self.framework, self.interface = loaded.framework, loaded.interface
         found = routes_of(loaded.app)

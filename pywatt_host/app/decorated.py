@@ -72,7 +72,7 @@ class Decorated:
         """The manifest to run: the file that the argument `manifest` names, else the arguments."""
         return self.declared() if self.manifest_file is None else Source.file(self.directory / self.manifest_file)
 
-    def claim(self, manifest: Manifest) -> None:
+    def check_is_app_of(self, manifest: Manifest) -> None:
         """Raise ManifestError where the manifest is for another application than this function."""
         named = manifest.app.import_path if manifest.app is not None else "nothing"
         if named != self.import_path:

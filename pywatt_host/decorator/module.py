@@ -144,7 +144,7 @@ class DecoratedModule(Decorated):
         init = _init_of(document, self.directory)
         layer = InitLayer(init.listen, document.get("module_id"), init.env)
         manifest = load(self.source(), init=layer).manifest
-        self.claim(manifest)
+        self.check_is_app_of(manifest)
         app = ModuleApp(build(manifest, {**os.environ, **init.env}, objects=self.objects, init=init))
         await app.start()
         self._apps = (*(other for other in self._apps if not other.closed), app)

@@ -53,7 +53,7 @@ class AmbiguousPaths:
         for template, declared in folded.items():
             self._folded.add(template, ("*",), declared)
 
-    def path(self, path: str, method: str, plan: Plan) -> bool:
+    def path_is_ambiguous(self, path: str, method: str, plan: Plan) -> bool:
         """Whether another reading of the path leads to an endpoint that needs another credential than `plan` does.
         False for a path that is declared literally."""
         if self._table.is_literal(path) or (self._rules is not None and self._rules.is_literal(path)):
@@ -68,7 +68,7 @@ class AmbiguousPaths:
             for reading in readings(path)
         )
 
-    def method(self, path: str, method: str, methods: Mapping[str, Plan]) -> bool:
+    def method_is_ambiguous(self, path: str, method: str, methods: Mapping[str, Plan]) -> bool:
         """Whether endpoints at the path, none of which has the method, need different credentials."""
         guards = {plan.guard for plan in methods.values()}
         if self._rules is not None:

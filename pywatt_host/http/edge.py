@@ -209,7 +209,9 @@ class Edge:
         if plan is None:
             if self._closed:
                 return _no_endpoint(exchange, methods)
-            if self._ambiguous is not None and self._ambiguous.method(path, exchange.method, methods or {}):
+            if self._ambiguous is not None and self._ambiguous.method_is_ambiguous(
+                path, exchange.method, methods or {}
+            ):
                 return Refusal(405, "no such method here (endpoints)")
             if methods:
                 plan = next(iter(methods.values()))  # the application decides about the method
@@ -218,7 +220,7 @@ class Edge:
         exchange.plan = plan = plan or self._unmatched
         if mount is None:
             return Refusal(404, "no application under this path")
-        if self._ambiguous is not None and self._ambiguous.path(path, exchange.method, plan):
+        if self._ambiguous is not None and self._ambiguous.path_is_ambiguous(path, exchange.method, plan):
             return Refusal(400, "another endpoint's path in other words (auth)", _TWO_READINGS)
         return mount
 

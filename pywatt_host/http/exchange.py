@@ -103,7 +103,7 @@ class HttpExchange:
         if self.deadline is not None:
             self.deadline.reschedule(None)
 
-    def lost(self, message: Message) -> None:
+    def sent_after_disconnect(self, message: Message) -> None:
         """Take a message of the application to a client that has disconnected, for the log alone."""
         if message["type"] == "http.response.start":
             self.started(message["status"])

@@ -127,7 +127,7 @@ class PywattModule:
         given = dict(environ or {})
         manifest = load(source, profile=profile, overrides=settings, environ=given).manifest
         if isinstance(what, Decorated):
-            what.claim(manifest)
+            what.check_is_app_of(manifest)
         return Recipe(
             manifest, objects, {**given, **(secrets or {})}, secrets is not None, KeptLogs(thread), self._imported
         )

@@ -139,7 +139,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                 return
             if self.disconnected:
                 if exchange is not None:
-                    exchange.lost(message)
+                    exchange.sent_after_disconnect(message)
             elif not self.response_started:
                 if exchange is not None and exchange.unavailable and message.get("status") == 500:
                     await exchange.answer_unavailable()
