@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.observability.health import Checks
+
 if TYPE_CHECKING:
     from pywatt_host.service import Dependant
 
@@ -24,6 +26,9 @@ class NoSchemes:
         return None
 
     vouch = None
+
+    def add_checks(self, checks: Checks) -> None:
+        return
 
     def dependants(self) -> list[Dependant]:
         return []

@@ -16,6 +16,7 @@ from pywatt_host.auth.scheme import Loaded, Scheme
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.model import AuthScheme, Manifest, Requirement
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.observability.health import Checks
 
 _SECRET_KEYS = ("secret", "public_key", "keys", "users")
 
@@ -81,6 +82,11 @@ class Schemes:
         """Raises where keys that are fetched cannot be had."""
         for service in self._services:
             await service.check()
+
+    def add_checks(self, checks: Checks) -> None:
+        """One health check for all keys that are fetched, where there are any."""
+        if self.fetches:
+            checks.add("auth", self.check, optional=True)
 
     @property
     def fetches(self) -> bool:

@@ -1,4 +1,4 @@
-"""From `services.static` to the HTTP listeners of other modules."""
+"""The HTTP listeners of other modules, from `services.static`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def http_peers(manifest: Manifest, secret_values: Texts) -> list[HttpPeer]:
-    """Raises ChannelError for TLS files that cannot be used."""
+    """The modules of `services.static` with an HTTP address. Raises ChannelError for TLS files that cannot be used."""
     found = []
     for service in static_modules(manifest):
         if not service.address.startswith(STREAM_SCHEMES):

@@ -157,7 +157,7 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
     try:
         if not isinstance(options, DirectoryMount):
             application.put_environment({})  # secrets are not fetched to look at an application
-            found = application.found()
+            found = application.import_target()
             factory = isinstance(found, Decorated) or is_factory(found, options.factory, options.args)
         if not factory or build_it:
             await application.load(host.state)

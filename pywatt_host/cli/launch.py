@@ -18,6 +18,14 @@ def run_module(module: Decorated, arguments: Sequence[str] = ()) -> int:
 
     `arguments` are options of that verb, such as `["--listen", ":9000"]`. The function takes over the process: it
     handles signals, and a second signal, or work that hangs at the shutdown limit, ends the process.
+
+    >>> from pywatt_host import AppState, pywatt_module, run_module
+    >>> @pywatt_module()
+    ... def create_app(app_state: AppState):
+    ...     async def app(scope, receive, send): ...
+    ...     return app
+    >>> def main() -> None:
+    ...     sys.exit(run_module(create_app, ["--listen", ":9000"]))
     """
     return execute(["run", *arguments], module)
 

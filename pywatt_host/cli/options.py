@@ -64,7 +64,7 @@ class Selection:
             init=init,
         )
         if self.decorated is not None:
-            self.decorated.claim(loaded.manifest)
+            self.decorated.check_is_app_of(loaded.manifest)
         return loaded
 
 

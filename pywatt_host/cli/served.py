@@ -58,9 +58,7 @@ class ParentSocket:
         self._send(event="ready", templates=caches_templates)
 
     def failed(self, error: HostError, stream: LogStream) -> None:
-        text = str(error)
-        if stream.mask is not None:
-            text = stream.mask(text.encode("utf-8", "backslashreplace")).decode()
+        text = stream.masked(str(error).encode("utf-8", "backslashreplace")).decode()
         self._failed_with(text, error.exit_code)
 
     def ended(self, code: int, stderr_tail: str) -> None:

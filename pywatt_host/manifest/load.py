@@ -125,10 +125,19 @@ def load_manifest(
     environ: Mapping[str, str] | None = None,
     env_file: Path | None = None,
 ) -> Manifest:
-    """The manifest in a file, or in the pywatt.yaml of a folder.
+    """Load the manifest in a file, or in the pywatt.yaml of a folder.
 
-    `profile` wins over PYWATT_PROFILE; `overrides` are `a.b=c` as after `--set`; `environ` (None: that of the process)
-    wins over `env_file`. Raises ManifestError with every fault found.
+    `profile` has priority over PYWATT_PROFILE. `overrides` are `a.b=c` as after `--set`. `environ` (default: that of
+    the process) has priority over `env_file`. Raises ManifestError with every fault.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pywatt_host import load_manifest
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "pywatt.yaml").write_text("app: main:app")
+    ...     manifest = load_manifest(folder, overrides=["server.timeouts.request=30s"], environ={})
+    >>> manifest.app.import_path, manifest.server.timeouts.request
+    ('main:app', 30.0)
     """
     source = Source.file(path)
     return load(source, profile=profile, overrides=overrides, environ=environ, env_file=env_file).manifest

@@ -39,6 +39,8 @@ class NatsConnection:
     """One client for everything. `attached` are called with each new client, to subscribe; `again` each time a client
     has found a server again, whose state may be new."""
 
+    name = "nats"
+
     def __init__(
         self,
         module_id: str,

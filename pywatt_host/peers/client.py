@@ -118,19 +118,22 @@ class PeerClient:
         heartbeats_missed: int,
         trace: Trace | None = None,
         peer: str = "",
+        handlers: PeerHandlers | None = None,
+        topics: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`peer`: it leads to that module, and not to an orchestrator; what only an orchestrator may say is ignored,
-        and the start does not wait for it."""
+        """`handlers` answer what the other side asks for. `topics` gives the topics that each new connection subscribes
+        to. `peer` is the module that this client leads to; empty, it leads to an orchestrator. What only an
+        orchestrator may say is ignored from a module, and the start does not wait for one."""
         self.module_id = module_id
         self.connectors = list(connectors)
-        self.duties: PeerHandlers | None = None
+        self._handlers = handlers
         self._shaken = handshake
         self._frame_limit = frame_limit
         self._timeout = handshake_timeout
         self._missed = heartbeats_missed
         self._trace = trace
         self._peer = peer
-        self._topics: Callable[[], Sequence[str]] = tuple
+        self._topics = topics
         self._route = PeerRoute(self, None)
         self._stdio: PeerConnection | None = None
         self._best: PeerConnection | None = None
@@ -249,8 +252,8 @@ class PeerClient:
         self._is_lost(str(why) if why is not None else "standard input ended without a shutdown")
 
     def _is_lost(self, why: str) -> None:
-        if not self._leaving and self.duties is not None:
-            self.duties.lost(why)
+        if not self._leaving and self._handlers is not None:
+            self._handlers.lost(why)
 
     async def _listen_for_silence(self) -> None:
         """Where heartbeats were sent, so many of them missing in a row mean that nobody is there."""
@@ -457,10 +460,6 @@ class PeerClient:
             conversation.reply(Publish(topic, event))
         return True if able else None if self._peer else False
 
-    def subscribed_to(self, topics: Callable[[], Sequence[str]]) -> None:
-        """What is asked for on each new connection."""
-        self._topics = topics
-
     def subscribe(self, topic: str) -> None:
         """One more topic, where there are connections already."""
         for conversation in self.conversations():
@@ -501,14 +500,14 @@ class PeerClient:
     # What the orchestrator says -------------------------------------------------------------------------------------
 
     def _handle(self, message: Received, conversation: PeerConnection) -> None:
-        assert self.duties is not None
+        assert self._handlers is not None
         if isinstance(message, RoutedMessage):
-            self.duties.message(message, conversation)
+            self._handlers.message(message, conversation)
         elif isinstance(message, Heartbeat):
             self._heard()
             conversation.reply(HeartbeatAck(self._health(conversation.session.extensions)))
         elif isinstance(message, Event):
-            self.duties.event(message, conversation)
+            self._handlers.event(message, conversation)
         elif self._peer:
             conversation.passed_over(message)
         elif isinstance(message, HttpRequest):
@@ -517,7 +516,7 @@ class PeerClient:
             self._spawn(self._acknowledge(message, conversation))
         elif isinstance(message, Shutdown):
             self._leaving = True
-            self.duties.shutdown("the orchestrator's shutdown")
+            self._handlers.shutdown("the orchestrator's shutdown")
         else:
             conversation.passed_over(message)
 
@@ -528,7 +527,7 @@ class PeerClient:
         self._heartbeat_at = now
 
     def _health(self, extensions: Extensions) -> Mapping[str, Any] | None:
-        return self.duties.health() if self.duties is not None and "health" in extensions else None
+        return self._handlers.health() if self._handlers is not None and "health" in extensions else None
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -536,13 +535,13 @@ class PeerClient:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer_http(self, message: HttpRequest, conversation: PeerConnection) -> None:
-        assert self.duties is not None
-        response = await self.duties.http(message)
+        assert self._handlers is not None
+        response = await self._handlers.http(message)
         conversation.reply(response)
 
     async def _acknowledge(self, message: Rotated, conversation: PeerConnection) -> None:
-        assert self.duties is not None
-        why = await self.duties.rotated(message.rotation_id, message.keys)
+        assert self._handlers is not None
+        why = await self._handlers.rotated(message.rotation_id, message.keys)
         status = "error" if why else "success"
         self.tell(RotationAck(message.rotation_id, status, why or None), conversation)
 

@@ -35,7 +35,14 @@ class StaticPeers:
 
     name = "peers that are connected to"
 
-    def __init__(self, manifest: Manifest, secret_values: Texts, duties: PeerHandlers, trace: Trace | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        secret_values: Texts,
+        handlers: PeerHandlers,
+        trace: Trace | None,
+        topics: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         """Raises ChannelError for TLS files that cannot be used."""
         self._by_name: dict[str, PeerClient] = {}
         found: dict[str, list[Connector]] = {}
@@ -47,8 +54,8 @@ class StaticPeers:
             uplink = PeerClient(
                 manifest.module_id, connectors, handshake=None, frame_limit=limits.frame,
                 handshake_timeout=limits.handshake, heartbeats_missed=limits.heartbeat_missed, trace=trace, peer=name,
+                handlers=handlers, topics=topics,
             )  # fmt: skip
-            uplink.duties = duties
             self._by_name[name] = uplink
 
     @property
@@ -68,10 +75,6 @@ class StaticPeers:
     def subscribe(self, topic: str) -> None:
         for uplink in self._by_name.values():
             uplink.subscribe(topic)
-
-    def subscribed_to(self, topics: Callable[[], Sequence[str]]) -> None:
-        for uplink in self._by_name.values():
-            uplink.subscribed_to(topics)
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

@@ -34,7 +34,7 @@ class Rotation:
 
     def __init__(self, store: SecretStore, *, rotate: bool, interval: float) -> None:
         self.store = store
-        self.dependants: list[Dependant] = []
+        self._dependants: list[Dependant] = []
         self.counts: Counter[str] = Counter()  # rotations by result
         self._rotate = rotate
         self._interval = interval
@@ -46,6 +46,10 @@ class Rotation:
     def on(self, name: str, hook: Hook) -> None:
         """Call `hook` with the new Secret on each rotation of `name`, before the swap; raising refuses it."""
         self._hooks[name].append(hook)
+
+    def register(self, *dependants: Dependant) -> None:
+        """Let these parts prepare for each rotation of a secret that they use; each may refuse it."""
+        self._dependants += dependants
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
@@ -123,7 +127,7 @@ class Rotation:
         prepared: list[Prepared] = []
         called: list[tuple[Hook, str]] = []
         try:
-            for dependant in self.dependants:
+            for dependant in self._dependants:
                 if dependant.names & changed:
                     prepared.append(await dependant.prepare(secret_values))
             for name in refreshed.changed:

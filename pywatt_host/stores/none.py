@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ class NoStores:
     def __init__(self) -> None:
         self.databases: dict[str, Any] = {}
         self.caches: dict[str, Any] = {}
+
+    def add_checks(self, checks: Checks) -> None:
+        return
 
     def dependants(self) -> list[Dependant]:
         return []

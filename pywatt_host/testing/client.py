@@ -228,7 +228,7 @@ class ModuleClient(_ModuleAccess, httpx.Client):
         """Deliver a message to the handler for `type` (`@on_message`), and return its reply. `timeout` is in seconds.
         Raises MessagingError if there is no such handler, or if the handler fails."""
         patience = self._patience if timeout is None else timeout
-        handlers = self._module.host.links.messages.handlers
+        handlers = self._module.host.channels.messages.handlers
         return self.run(handlers.deliver(type, message or {}, patience), patience + 1)
 
     def rotate(self, **secrets: str) -> None:
@@ -272,7 +272,7 @@ class AsyncModuleClient(_ModuleAccess, httpx.AsyncClient):
     async def deliver(self, type: str, message: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """See ModuleClient.deliver."""
         patience = self._patience if timeout is None else timeout
-        return await self._module.host.links.messages.handlers.deliver(type, message or {}, patience)
+        return await self._module.host.channels.messages.handlers.deliver(type, message or {}, patience)
 
     async def rotate(self, **secrets: str) -> None:
         """See ModuleClient.rotate."""

@@ -29,8 +29,8 @@ class CapturedLogs(LogStream):
         self._level_by_name: dict[str, int] = {}
 
     def write(self, data: bytes, lines: int = 1) -> None:
-        """Keep whole lines; `lines` is their number."""
-        self._lines.append(self.mask(data) if self.mask is not None else data)
+        """Keep `lines` whole lines."""
+        self._lines.append(self.masked(data))
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far. A line that is not JSON, because the manifest sets another format, becomes the `message`

@@ -137,7 +137,7 @@ class PywattModule:
         given = dict(environ or {})
         manifest = load(source, profile=profile, overrides=settings, environ=given).manifest
         if isinstance(what, Decorated):
-            what.claim(manifest)
+            what.check_is_app_of(manifest)
         return ModuleSetup(
             manifest, objects, {**given, **(secrets or {})}, secrets is not None, CapturedLogs(thread), self._imported
         )

@@ -484,11 +484,11 @@ def test_an_issuer_that_is_down_does_not_keep_the_host_from_starting(pywatt_modu
 
 
 def test_dev_says_why() -> None:
-    from pywatt_host.http.explanation import _WHY_NOT, Explanations
+    from pywatt_host.http.explanation import _AUTH_REASONS, Explanations
     from pywatt_host.manifest import Source, load
 
     manifest = load(Source.of_text("app: x:y\n")).manifest
     explain = Explanations(manifest)
     said = explain(cast("Any", SimpleNamespace(method="GET", path="/", plan=None)), 401, "auth.jwt: expired")
     assert said == "the token has expired; see auth.jwt in the manifest"
-    assert set(_WHY_NOT) == set(get_args(Reason))
+    assert set(_AUTH_REASONS) == set(get_args(Reason))

@@ -279,19 +279,18 @@ class Heard:
 
 
 def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = PATIENCE, **more: Any) -> PeerClient:
-    way = PeerClient(
+    return PeerClient(
         "users",
         connectors,
         **{
-            "shaken": None,
+            "handshake": None,
             "frame_limit": FRAME,
             "handshake_timeout": timeout,
             "heartbeats_missed": 3,
+            "handlers": (heard or Heard()).duties(),
             **more,
         },
     )
-    way.duties = (heard or Heard()).duties()
-    return way
 
 
 def listening(*doors: PeerListener, timeout: float = PATIENCE, message: Any = None, frame: int = FRAME) -> PeerServer:

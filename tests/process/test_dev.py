@@ -319,7 +319,7 @@ def test_a_request_that_a_reload_cuts_is_told_to_come_back(dev: Callable[..., De
         running.edit("main.py", lambda text: text + "\n")
         answer = connection.response()
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json()["detail"] == "the host stopped before this was answered: ask again"
+    assert answer.json()["detail"] == "the host stopped before the request was answered: send it again"
 
 
 def test_an_import_that_hangs_is_told_and_ends_with_the_next_save(dev: Callable[..., Dev]) -> None:
