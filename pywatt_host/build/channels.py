@@ -26,12 +26,13 @@ from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
-from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers
+from pywatt_host.peers.client import PeerClient, PeerHandlers
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.peers.remote_stores import Proxying
 from pywatt_host.peers.server import PeerServer
 from pywatt_host.peers.static import StaticPeers, static_modules
-from pywatt_host.peers.targets import connectors, open_doors
+from pywatt_host.peers.targets import bind_listeners, connectors
 from pywatt_host.peers.token import ChannelToken, TokenDependant
 from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Publish, SecretValue
 from pywatt_host.protocol.payload import Payload
@@ -134,7 +135,7 @@ class HostChannels:
         )  # fmt: skip
         self.orchestrator_api = self.uplink.address
         # An orchestrator that is only reached with a token made of secrets cannot be asked for those.
-        early = handshake is not None or any(not connector.late for connector in self.uplink.connectors)
+        early = handshake is not None or any(not connector.needs_secrets for connector in self.uplink.connectors)
         self.fetch = self._fetch if early else None
 
     def _carriers(self) -> list[Transport]:
@@ -176,7 +177,7 @@ class HostChannels:
         lost: Callable[[str], None],
     ) -> None:
         """Say what the orchestrator's words lead to; before it is run."""
-        self.uplink.duties = PeerHandlers(
+        self.uplink.handlers = PeerHandlers(
             health=self._health,
             http=self._unary,
             message=self.inbox.routed,
@@ -188,10 +189,7 @@ class HostChannels:
 
     def _peer_duties(self) -> PeerHandlers:
         """What a peer that this module is connected to may ask of it: to take messages and events."""
-        return PeerHandlers(
-            health=self._health, http=self._unary, message=self.inbox.told, rotated=_nothing_rotates,
-            shutdown=lambda why: None, lost=lambda why: None, event=self._told,
-        )  # fmt: skip
+        return PeerHandlers(health=self._health, message=self.inbox.told, event=self._told)
 
     def _passed_on(self, event: Event, conversation: PeerConnection) -> None:
         """By the orchestrator."""
@@ -226,7 +224,7 @@ class HostChannels:
 
     def open_doors(self) -> None:
         """Bind what is listened on. Raises BindError and ChannelError; nothing stays bound then."""
-        open_doors(self._manifest, self.listening, self.token)
+        bind_listeners(self._manifest, self.listening, self.token)
 
     def close_doors(self) -> None:
         self.listening.close()
@@ -246,7 +244,7 @@ class HostChannels:
 
     def dependants(self) -> list[Dependant]:
         """What follows a rotation of secrets here."""
-        found: list[Dependant] = [TokenDependant(self.uplink, self.token)] if self.token.names else []
+        found: list[Dependant] = [TokenDependant(self.uplink.reconnector, self.token)] if self.token.names else []
         if self.cluster is not None and self.cluster.dependant.names:
             found.append(self.cluster.dependant)
         return found
@@ -265,7 +263,7 @@ class HostChannels:
         connected: Values = {("stdio",): 1.0 if uplink.on_stdio else 0.0} if uplink.address is not None else {}
         again: Values = {}
         for each in uplink.connectors:
-            connected[each.target.channel,] = 0.0 if each.conversation is None else 1.0
+            connected[each.target.channel,] = 0.0 if each.connection is None else 1.0
             again[each.target.channel,] = float(max(0, each.reconnects))
         if cluster is not None:
             connected["nats",] = 1.0 if cluster.connection.connected else 0.0
@@ -275,13 +273,13 @@ class HostChannels:
             yield Family("gauge", "pywatt_channel_connected", doc, ("channel",), connected)
             yield Family("counter", "pywatt_channel_reconnects", "Connections made anew.", ("channel",), again)
         if self.peers.all:
-            there: Values = {(name,): 1.0 if way.conversations() else 0.0 for name, way in self.peers.all.items()}
+            there: Values = {(name,): 1.0 if way.connections() else 0.0 for name, way in self.peers.all.items()}
             doc = "Modules of services.static that are connected."
             yield Family("gauge", "pywatt_peer_connected", doc, ("peer",), there)
-        if listening.doors:
+        if listening.listeners:
             peers: Values = {(): float(listening.peers)}
             yield Family("gauge", "pywatt_channel_peers", "Peers that are connected.", (), peers)
-        if listening.doors or self.door is not None:
+        if listening.listeners or self.door is not None:
             refused: Values = {(): float(listening.refused + (self.door.refused if self.door is not None else 0))}
             yield Family("counter", "pywatt_channel_refused", "Peers that were not let in.", (), refused)
         if cluster is not None and cluster.queue is not None:
@@ -291,10 +289,6 @@ class HostChannels:
         yield Family(
             "counter", "pywatt_messages", "Messages, by direction and result.", ("direction", "result"), counts
         )
-
-
-async def _nothing_rotates(rotation_id: str, keys: Sequence[str]) -> str:
-    return "a peer rotates nothing"
 
 
 class _Late:
@@ -310,7 +304,7 @@ class _Late:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._uplink.connecting(tasks, late=True))
+            await stack.enter_async_context(self._uplink.connecting(tasks, with_secrets=True))
             await stack.enter_async_context(self._peers.running(tasks))
             if self._cluster is not None:
                 await stack.enter_async_context(self._cluster.connection.running(tasks))
@@ -319,7 +313,7 @@ class _Late:
 
 def _connected(connector: Connector) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
-        if connector.conversation is None:
+        if connector.connection is None:
             raise ChannelError(connector.target.channel, str(connector.target), connector.error)
 
     return check

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,8 +87,3 @@ async def serve(
         return await loop.create_unix_server(make, sock=sock, backlog=128)
     timeout = handshake if tls is not None else None
     return await loop.create_server(make, sock=sock, backlog=128, ssl=tls, ssl_handshake_timeout=timeout)
-
-
-def may_connect(path: str) -> bool:
-    """Whether a Unix socket is there at all."""
-    return os.path.exists(path)

@@ -167,7 +167,7 @@ class Wire(asyncio.Protocol):
     def _finish(self, why: HostError | None) -> None:
         ended, self._ended = self._ended, None
         self._writable.set()  # nobody waits for a peer that is gone
-        self.records.summary()
+        self.records.connection_ended()
         if ended is not None:
             ended(why)
 

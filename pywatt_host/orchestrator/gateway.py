@@ -118,7 +118,7 @@ class Gateway:
                     await send_problem(send, 502, "The module did not answer as it should.")
             return
         for replica in candidates:
-            if not replica.listener_answered and replica.link() is not None:
+            if not replica.listener_answered and replica.connection() is not None:
                 await self._unary(replica, scope, target, headers, receive, send)
                 return
         await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
@@ -193,15 +193,15 @@ class Gateway:
         if body is None:
             await self._refuse(scope, receive, send, 413, f"The body is longer than {self._most} octets.")
             return
-        link = replica.link()
+        connection = replica.connection()
         headers = [header for header in headers if header[0] != b"transfer-encoding"]
         message = HttpRequest(
             str(uuid4()), scope["method"], target.decode("latin-1"), as_message(headers), body or None
         )
         try:
-            if link is None:
+            if connection is None:
                 raise MessagingError("unavailable", "it is not running", replica.label)
-            response: HttpResponse = await link.session.request(message, self._timeout)
+            response: HttpResponse = await connection.session.request(message, self._timeout)
             if response.status_code not in FINAL:
                 raise MessagingError("invalid", f"its status is {response.status_code}", replica.label)
         except HostError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.exceptions import ChannelError, HostError
-from pywatt_host.orchestrator.link import Duties, Link
+from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import EXTENSIONS, Announce, Heartbeat, HeartbeatAck, Init, Shutdown
 from pywatt_host.protocol.session import agreed
@@ -27,7 +27,7 @@ _AFTER_EOF = 1.0  # seconds for a process whose standard output ended to end as 
 _EARLY_HEARTBEAT = 0.5  # seconds between heartbeats until the module is healthy
 _SLOWER = 1.4  # then each interval is so much longer than the one before: a module must not take it for silence
 _MOST_ROUTES = 10_000  # paths with their methods of one announce: more would hold up the gateway for whole seconds
-_MOST_FRAME_LINKS = 2  # a module that connects anew may let the old connection run out
+_MAX_FRAME_CHANNELS = 2  # a module that connects again may let the old connection finish its requests
 
 State: TypeAlias = Literal["waiting", "starting", "running", "draining", "stopping", "backoff", "ended", "failed"]
 
@@ -50,7 +50,7 @@ class Terms:
 class Surroundings(Protocol):
     """What a replica needs of the workspace."""
 
-    def duties(self) -> Duties: ...
+    def dispatch(self) -> Dispatch: ...
 
     def init(self, replica: Replica) -> Init: ...
 
@@ -85,8 +85,8 @@ class Replica:
         self.cut = False  # whether it had to be killed at the end
         self._around = around
         self._child: Child | None = None
-        self._stdio: Link | None = None
-        self._frames: list[Link] = []
+        self._stdio: PeerConnection | None = None
+        self._frames: list[PeerConnection] = []
         self._doom: asyncio.Future[str] | None = None
         self._asked_at: float | None = None  # when the oldest unanswered heartbeat was sent
         self._living = False
@@ -113,8 +113,8 @@ class Replica:
         """Whether it will not be started again."""
         return self.state in ("ended", "failed")
 
-    def link(self) -> Link | None:
-        """Where to send what does not answer anything: the frame channel, else standard input."""
+    def connection(self) -> PeerConnection | None:
+        """The connection for what does not answer a request: the newest frame channel, else standard input."""
         for found in reversed(self._frames):
             if found.open:
                 return found
@@ -125,8 +125,8 @@ class Replica:
         document: dict[str, Any] = {"replica": self.number, "state": self.state, "healthy": self.healthy}
         document |= {"pid": self.pid, "restarts": self.restarts, "since": self.since}
         document["listen"] = self.announce.listen if self.announce is not None else None
-        link = self.link()
-        document["channel"] = link.channel if link is not None else None
+        connection = self.connection()
+        document["channel"] = connection.channel if connection is not None else None
         if self.health is not None:
             document["checks"] = self.health.get("checks", {})
         if self.ending is not None:
@@ -185,16 +185,17 @@ class Replica:
         self.fetched = set()
         self._doom = doom = loop.create_future()
         frame = self.terms.frame
-        self._stdio = Link(
-            "stdio", self.label, Lines(frame), line, self._around.duties(), self._link_ended, frame, self.terms.mask
-        )
-        self._stdio.replica = self
+        self._stdio = PeerConnection(
+            "stdio", self.label, Lines(frame), line, self._around.dispatch(), self._connection_ended,
+            limit=frame, mask=self.terms.mask,
+        )  # fmt: skip
+        self._stdio.owner = self
         self._set("starting")
         why = ""
         try:
             child = await start(self.terms.launch(), self._stdio.wire, lambda octets: self._around.line(self, octets))
         except OSError as error:
-            self._close_links()
+            self._close_connections()
             return Ending(127, False, 0.0, f"cannot be started: {error.strerror or error}")
         self._child, self.pid = child, child.pid
         exited = loop.create_task(child.wait())
@@ -218,13 +219,13 @@ class Replica:
                 exited.cancel()
             announced = self.announce is not None
             self._child, self.pid = None, None
-            self._close_links()
+            self._close_connections()
             self._around.gone(self)
         return Ending(code, announced, loop.time() - began, why)
 
-    def _close_links(self) -> None:
+    def _close_connections(self) -> None:
         for each in [*self._frames, *([self._stdio] if self._stdio is not None else [])]:
-            each.end(ChannelError(each.channel, "", f"{self.label} has ended"))
+            each.abort(ChannelError(each.channel, "", f"{self.label} has ended"))
         self._frames.clear()
         self._stdio = None
         self.announce = None
@@ -272,16 +273,16 @@ class Replica:
         if self.state == "running":
             self._set("draining")
 
-    def adopt(self, link: Link) -> None:
-        """A frame channel that has identified itself as the present process."""
-        link.replica = self
-        self._frames.append(link)
-        while len(self._frames) > _MOST_FRAME_LINKS:
-            self._frames.pop(0).end()
+    def adopt(self, connection: PeerConnection) -> None:
+        """Use a frame channel that has identified itself as the present process."""
+        connection.owner = self
+        self._frames.append(connection)
+        while len(self._frames) > _MAX_FRAME_CHANNELS:
+            self._frames.pop(0).abort()
 
-    def _link_ended(self, link: Link, why: HostError | None) -> None:
-        if link is not self._stdio:
-            self.forget(link)
+    def _connection_ended(self, connection: PeerConnection, why: HostError | None) -> None:
+        if connection is not self._stdio:
+            self.forget(connection)
         elif why is not None:
             self.kill(f"its standard output cannot be read: {why}")
         else:
@@ -293,10 +294,10 @@ class Replica:
         if doom is not None and doom is self._doom and self._child is not None and not self._stopping.is_set():
             self.kill(why)
 
-    def forget(self, link: Link) -> None:
+    def forget(self, connection: PeerConnection) -> None:
         """A frame channel is lost; standard input and output go on."""
-        if link in self._frames:
-            self._frames.remove(link)
+        if connection in self._frames:
+            self._frames.remove(connection)
 
     # Watching -------------------------------------------------------------------------------------------------------
 
@@ -321,8 +322,8 @@ class Replica:
             self._beat()
 
     def _beat(self) -> None:
-        link = self.link()
-        if link is not None and link.send(Heartbeat()) and self._asked_at is None:
+        connection = self.connection()
+        if connection is not None and connection.send(Heartbeat()) and self._asked_at is None:
             self._asked_at = asyncio.get_running_loop().time()
 
     # Stopping -------------------------------------------------------------------------------------------------------

@@ -47,10 +47,10 @@ class Rotations:
             try:
                 for replica in self._replicas():
                     keys = tuple(name for name in names if name in replica.fetched)
-                    link = replica.link()
-                    if keys and link is not None:
+                    connection = replica.connection()
+                    if keys and connection is not None:
                         waiting[replica] = loop.create_future()
-                        if not link.send(Rotated(keys, rotation_id)):
+                        if not connection.send(Rotated(keys, rotation_id)):
                             waiting[replica].cancel()
                 if waiting:
                     await asyncio.wait(waiting.values(), timeout=PATIENCE)

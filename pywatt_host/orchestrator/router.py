@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
-from pywatt_host.orchestrator.link import Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import Message, RoutedMessage, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
@@ -75,12 +75,11 @@ class Router:
         self._traffic: defaultdict[Replica, _Traffic] = defaultdict(_Traffic)
         self._parked: defaultdict[str, deque[tuple[_Open, Payload, int]]] = defaultdict(deque)
 
-    def route(self, message: RouteToModule, link: Link) -> None:
+    def route(self, message: RouteToModule, connection: PeerConnection) -> None:
         """What a module sent: the answer to a message that it was given, or a new one."""
-        replica = link.replica
-        assert replica is not None
+        replica: Replica = connection.owner
         if max(len(message.request_id), len(message.target_endpoint), len(message.target_module_id)) > _LONGEST_NAME:
-            refused = _Open(link, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
+            refused = _Open(connection, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
             self._refuse(refused, "invalid_message", f"a name or an id is longer than {_LONGEST_NAME} characters")
             return
         key = (message.target_module_id, message.request_id)
@@ -92,9 +91,14 @@ class Router:
         elif key in traffic.settled:
             self.counts["answered_twice_or_late"] += 1
         else:
-            expires = self._expiry(message.payload, "inline_payload" in link.session.extensions)
+            expires = self._expiry(message.payload, "inline_payload" in connection.session.extensions)
             opened = _Open(
-                link, replica.module, message.target_module_id, message.target_endpoint, message.request_id, expires
+                connection,
+                replica.module,
+                message.target_module_id,
+                message.target_endpoint,
+                message.request_id,
+                expires,
             )
             self._deliver(opened, message.payload)
 
@@ -130,8 +134,8 @@ class Router:
         message = RoutedMessage(opened.source, opened.request_id, payload, opened.endpoint or None)
         failure: HostError | None = None
         for replica in module.candidates():
-            link, traffic = replica.link(), self._traffic[replica]
-            if link is None:
+            connection, traffic = replica.connection(), self._traffic[replica]
+            if connection is None:
                 continue
             if key in traffic.open:
                 self._refuse(opened, "invalid_message", "a message with this request id waits for its answer")
@@ -139,7 +143,7 @@ class Router:
             try:
                 if len(traffic.open) >= MOST_OPEN:
                     raise MessagingError("unavailable", f"{MOST_OPEN} messages wait for its answers", replica.label)
-                link.session.send(message)
+                connection.session.send(message)
             except HostError as error:
                 failure = error
                 continue
@@ -183,7 +187,7 @@ class Router:
     def _answer(self, opened: _Open, payload: Payload) -> None:
         self.counts["answered"] += 1
         response = RoutedResponse(opened.target, opened.request_id, payload)
-        if isinstance(opened.asker, Link):
+        if isinstance(opened.asker, PeerConnection):
             try:
                 opened.asker.session.send(response)
             except MessagingError as error:

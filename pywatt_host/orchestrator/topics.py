@@ -38,8 +38,8 @@ class EventRouter:
         event = Event(message.topic, source, message.payload)
         reached = 0
         for replica in tuple(self._subscribed.get(message.topic, ())):
-            link = replica.link()
-            reached += link is not None and link.send(event)
+            connection = replica.connection()
+            reached += connection is not None and connection.send(event)
         return reached
 
     def gone(self, replica: Replica) -> None:

@@ -22,9 +22,8 @@ from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.orchestrator.acceptor import ModuleAcceptor
 from pywatt_host.orchestrator.control import WorkspaceControl
-from pywatt_host.orchestrator.dispatch import Answers
+from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.gateway import Gateway
-from pywatt_host.orchestrator.link import Duties
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
 from pywatt_host.orchestrator.ports import Ports
@@ -35,6 +34,7 @@ from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
+from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
 from pywatt_host.secrets import SecretStore
@@ -50,7 +50,6 @@ logger = logging.getLogger("pywatt.wattson")
 
 _BOUNDS = Bounds(64 * 1024, 10.0, 5.0, 2048)  # of the gateway and the control socket: as a manifest's defaults
 _CONTROL_DRAIN = 1.0  # seconds for answers on the control socket at the end
-_CANCELLED = 2.0  # seconds for a process that was killed to be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Wattson:
         self._topics = EventRouter()
         self._dev = DevServices(workspace.directory, environ)
         self.stores = self._make_stores()
-        self._answers = Answers(
+        self._requests = ModuleRequests(
             self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
         )
         self._news = Changes()
@@ -142,8 +141,8 @@ class Wattson:
 
     # What replicas need ---------------------------------------------------------------------------------------------
 
-    def duties(self) -> Duties:
-        return self._answers.duties
+    def dispatch(self) -> Dispatch:
+        return self._requests.dispatch
 
     def init(self, replica: Replica) -> Init:
         """What a process is told first. Its port: any for ours, which announce the real one; for others a free one,
@@ -178,7 +177,7 @@ class Wattson:
         self.rotations.gone(replica)
         self._topics.gone(replica)
         self._ports.gone(replica)
-        self._answers.gone(replica)
+        self._requests.gone(replica)
         self.stores.gone(replica)
 
     # Running --------------------------------------------------------------------------------------------------------
@@ -224,8 +223,7 @@ class Wattson:
             return 0
 
     async def _run(self, gateway: list[Listener], control: list[Listener], on_up: Callable[[Up], None]) -> int:
-        doors = ModuleAcceptor(self._channels, self.modules, self.workspace.limits.frame)
-        doors.duties = self._answers.duties
+        acceptor = ModuleAcceptor(self._channels, self.modules, self.dispatch(), self.workspace.limits.frame)
         ended = Drain()
         async with TaskGroup() as tasks:
             watching = [
@@ -237,7 +235,7 @@ class Wattson:
                     app = WorkspaceControl(self)
                     await stack.enter_async_context(_served("control", app, control, ended, tasks))
                     stack.callback(app.close)
-                await stack.enter_async_context(doors.running(tasks))
+                await stack.enter_async_context(acceptor.running(tasks))
                 await stack.enter_async_context(self._living(tasks))
                 served = Gateway(self.modules, self.workspace, self._gateway_address)
                 stack.push_async_callback(served.close)

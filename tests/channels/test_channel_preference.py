@@ -14,7 +14,8 @@ import pytest
 
 from pywatt_host.channels.stdio import Descriptors, handshake
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.peers.client import Connector, PeerClient
+from pywatt_host.peers.client import PeerClient
+from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.protocol.messages import AnnouncedEndpoint, GetSecret
 from tests.channels.places import Heard, Main, Orchestrator, Place, until, uplink
 from tests.hosting import PATIENCE
@@ -95,8 +96,8 @@ def test_the_unix_socket_comes_before_tcp_and_that_before_stdio_and_the_better_o
         heard = Heard()
         async with three(folder, heard) as (pipes, ipc, tcp, way):
             over_ipc, over_tcp = await ipc.accepted(), await tcp.accepted()
-            await until(lambda: len(way.conversations()) == 3)
-            assert [each.channel for each in way.conversations()] == ["ipc", "tcp", "stdio"]
+            await until(lambda: len(way.connections()) == 3)
+            assert [each.channel for each in way.connections()] == ["ipc", "tcp", "stdio"]
             await asks_over(way, over_ipc)
             way.announce("127.0.0.1:4102", [AnnouncedEndpoint("/", ("GET",))])
             assert (await pipes.hear("announce"))["listen"] == "127.0.0.1:4102"  # there, whatever is preferred
@@ -106,14 +107,14 @@ def test_the_unix_socket_comes_before_tcp_and_that_before_stdio_and_the_better_o
             pipes.say(op="heartbeat")
             await pipes.hear("heartbeat_ack")
             await ipc.die()
-            await until(lambda: len(way.conversations()) == 2)
+            await until(lambda: len(way.connections()) == 2)
             await asks_over(way, over_tcp)
             await tcp.die()
-            await until(lambda: len(way.conversations()) == 1)
+            await until(lambda: len(way.connections()) == 1)
             await asks_over(way, pipes)
             await ipc.open()
             over_ipc = await ipc.accepted()
-            await until(lambda: len(way.conversations()) == 2)
+            await until(lambda: len(way.connections()) == 2)
             await asks_over(way, over_ipc)
             assert heard.losses == []
 

@@ -287,7 +287,7 @@ def test_modules_that_misbehave_harm_nobody(project: Project) -> None:
         "endless is killed: its standard output cannot be read",
         "stuck is killed: no answer to 3 heartbeats",
         "./no-such-program: No such file or directory",
-        "garbage sent what is not the protocol",
+        "garbage sent data that is not part of the protocol",
     ):
         workspace.up.wait_for(text)
     states = {id: replicas[0]["state"] for id, replicas in workspace.modules().items()}
