@@ -37,9 +37,9 @@ class ModuleAcceptor:
         self._listeners = [PeerListener(channel, each) for channel, found in listeners.items() for each in found]
         self._modules = modules
         self._acceptor = Acceptor(
-            NAME,
-            EXTENSIONS,
-            dispatch,
+            name=NAME,
+            extensions=EXTENSIONS,
+            dispatch=dispatch,
             candidates=self._candidates,
             admitted=_admitted,
             left=_left,

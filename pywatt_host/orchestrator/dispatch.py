@@ -1,4 +1,4 @@
-"""What modules ask for, and who answers it."""
+"""What modules may ask for, and what answers it."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from pywatt_host.secrets import SecretStore
 logger = logging.getLogger("pywatt.wattson")
 
 _BEFORE_ANNOUNCE = frozenset({"request_id", "error"})
-_MOST_FETCHES = 256  # secrets that may be on their way to one process
+_MAX_FETCHES = 256  # secrets that are fetched for one process at the same time
 _NAME = re.compile(SECRET_NAME).fullmatch
 
 M = TypeVar("M")
 
 
 class ModuleRequests:
-    """The table of duties, the same for every connection."""
+    """The handlers for the messages of modules: `dispatch` is the same for every connection."""
 
     def __init__(
         self,
@@ -89,6 +89,7 @@ class ModuleRequests:
         }
 
     def gone(self, replica: Replica) -> None:
+        """Stop fetching secrets for a process that has ended."""
         for task in self._fetching.pop(replica, ()):
             task.cancel()
 
@@ -99,7 +100,7 @@ class ModuleRequests:
         allowed = self._modules[replica.module].declared.secrets
         if _NAME(message.name) is None or (allowed is not None and message.name not in allowed):
             logger.warning(
-                "%s asked for the secret %s, which it may not have", replica.label, cut(message.name, 60),
+                "%s asked for the secret %s, which it may not read", replica.label, cut(message.name, 60),
                 extra={"peer": replica.label},
             )  # fmt: skip
             self._unknown(message, connection)
@@ -107,7 +108,7 @@ class ModuleRequests:
             self._give(message, connection, replica)
         else:
             fetching = self._fetching.setdefault(replica, set())
-            if len(fetching) >= _MOST_FETCHES:
+            if len(fetching) >= _MAX_FETCHES:
                 self._unknown(message, connection)
                 return
             task = asyncio.get_running_loop().create_task(self._fetch(message, connection, replica))
@@ -133,16 +134,16 @@ class ModuleRequests:
 
     @staticmethod
     def _unknown(message: GetSecret, connection: PeerConnection) -> None:
-        """An error where the peer knows errors. For any other there is no shape that says no: like the original's, it
-        waits until its own timeout."""
-        _learn(message, connection)
+        """Answer with an error, where the module knows errors. The original protocol has no negative answer: without
+        errors, the module waits until its own timeout."""
+        _learn_extensions(message, connection)
         text = f"there is no secret {cut(message.name, 60)} for it"
         error = refusal(message, "unknown_secret", text, connection.session.extensions)
         if error is not None:
             connection.send(error)
 
     def _operation(self, message: ServiceOperation, connection: PeerConnection) -> None:
-        _learn(message, connection)
+        _learn_extensions(message, connection)
         self._stores.operate(message, connection)
 
     def _subscribe(self, message: Subscribe, connection: PeerConnection) -> None:
@@ -158,18 +159,21 @@ def _owner(connection: PeerConnection) -> Replica:
 
 
 def _reply(message: Any, connection: PeerConnection, answer: Any) -> None:
-    _learn(message, connection)
+    _learn_extensions(message, connection)
     connection.send(answer)
 
 
-def _learn(message: Any, connection: PeerConnection) -> None:
-    """Who has not announced what it uses, and uses an id that we offered, wants it back; and knows errors."""
+def _learn_extensions(message: Any, connection: PeerConnection) -> None:
+    """Assume the extensions `request_id` and `error` of a module that has not announced its extensions yet, and uses
+    the first of them."""
     if message.request_id is not None and not connection.session.extensions:
         connection.session.extensions = _BEFORE_ANNOUNCE
 
 
-def _of_replica(duty: Callable[[M, Replica], object]) -> Callable[[M, PeerConnection], None]:
-    def run(message: M, connection: PeerConnection) -> None:
-        duty(message, _owner(connection))
+def _of_replica(call: Callable[[M, Replica], object]) -> Callable[[M, PeerConnection], None]:
+    """A handler that calls with the message and the process that sent it."""
 
-    return run
+    def handle(message: M, connection: PeerConnection) -> None:
+        call(message, connection.owner)
+
+    return handle

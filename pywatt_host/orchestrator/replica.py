@@ -1,4 +1,4 @@
-"""One of a module's processes: started, kept an eye on, started again."""
+"""One process of a module: started, watched, and started again."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from pywatt_host.supervision.restarts import Backoff, Ending, Policy, again
 
 logger = logging.getLogger("pywatt.wattson")
 
-_AFTER_TERM = 2.0  # seconds between SIGTERM and SIGKILL
-_AFTER_EOF = 1.0  # seconds for a process whose standard output ended to end as well
-_EARLY_HEARTBEAT = 0.5  # seconds between heartbeats until the module is healthy
-_SLOWER = 1.4  # then each interval is so much longer than the one before: a module must not take it for silence
-_MOST_ROUTES = 10_000  # paths with their methods of one announce: more would hold up the gateway for whole seconds
+_KILL_DELAY = 2.0  # seconds between SIGTERM and SIGKILL
+_EXIT_DELAY = 1.0  # seconds in which a process has to end after it has closed its standard output
+_EARLY_HEARTBEAT_INTERVAL = 0.5  # seconds between heartbeats until the module is healthy
+_INTERVAL_GROWTH = (
+    1.4  # then each interval is longer than the one before by this factor: a module must not take it for silence
+)
+_MAX_ROUTES = 10_000  # paths with their methods of one announce: more would hold up the gateway for whole seconds
 _MAX_FRAME_CHANNELS = 2  # a module that connects again may let the old connection finish its requests
 
 State: TypeAlias = Literal["waiting", "starting", "running", "draining", "stopping", "backoff", "ended", "failed"]
@@ -34,7 +36,7 @@ State: TypeAlias = Literal["waiting", "starting", "running", "draining", "stoppi
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is the same for all replicas of a module. Times in seconds, `frame` in octets."""
+    """The settings that all replicas of a module share. Times in seconds, `frame` in bytes."""
 
     module: str
     policy: Policy
@@ -44,7 +46,7 @@ class Terms:
     heartbeats_missed: int
     frame: int
     launch: Callable[[], Launch]
-    mask: Callable[[str], str] | None = None  # takes secrets out of what it prints
+    mask: Callable[[str], str] | None = None  # removes secrets from what it prints
 
 
 class Surroundings(Protocol):
@@ -54,17 +56,17 @@ class Surroundings(Protocol):
 
     def init(self, replica: Replica) -> Init: ...
 
-    def line(self, replica: Replica, octets: bytes) -> None: ...
+    def line(self, replica: Replica, data: bytes) -> None: ...
 
     def changed(self) -> None:
-        """Something that others may wait for is another way now."""
+        """The state of a replica has changed, and others may wait for that."""
 
     def gone(self, replica: Replica) -> None:
-        """Its process has ended, and nothing that was asked of it will be answered."""
+        """The process of a replica has ended, and will answer nothing any more."""
 
 
 class Replica:
-    """`live` runs one process after the other; everything else tells how the present one does."""
+    """Runs one process after the other, and knows the state of the present one."""
 
     def __init__(self, terms: Terms, number: int, label: str, around: Surroundings) -> None:
         self.terms = terms
@@ -78,11 +80,11 @@ class Replica:
         self.restarts = 0
         self.ending: Ending | None = None
         self.announce: Announce | None = None
-        self.fetched: set[str] = set()  # secrets that the present process has asked for
+        self.fetched: set[str] = set()  # the secrets that the present process has asked for
         self.health: Mapping[str, Any] | None = None
         self.acknowledged = False
-        self.listener_answered = False  # whether anybody has answered at the announced address
-        self.cut = False  # whether it had to be killed at the end
+        self.listener_answered = False  # whether anything has accepted a connection at the announced address
+        self.cut = False  # whether work was cut short when it was stopped
         self._around = around
         self._child: Child | None = None
         self._stdio: PeerConnection | None = None
@@ -94,7 +96,7 @@ class Replica:
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
 
-    # How it does ----------------------------------------------------------------------------------------------------
+    # State ------------------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -103,7 +105,7 @@ class Replica:
 
     @property
     def healthy(self) -> bool:
-        """Running; and its own checks pass, or, where it tells nothing of them, it has answered a heartbeat."""
+        """Running, and its own checks pass; a module that reports no checks has to have answered a heartbeat."""
         if not self.running or not self.acknowledged:
             return False
         return self.health is None or self.health.get("status") in ("healthy", "degraded")
@@ -121,7 +123,7 @@ class Replica:
         return self._stdio if self._stdio is not None and self._stdio.open else None
 
     def status(self) -> dict[str, Any]:
-        """For `ps`."""
+        """What `ps` shows."""
         document: dict[str, Any] = {"replica": self.number, "state": self.state, "healthy": self.healthy}
         document |= {"pid": self.pid, "restarts": self.restarts, "since": self.since}
         document["listen"] = self.announce.listen if self.announce is not None else None
@@ -139,10 +141,10 @@ class Replica:
             self.since = time.time()
         self._around.changed()
 
-    # Its lives ------------------------------------------------------------------------------------------------------
+    # Processes --------------------------------------------------------------------------------------------------------
 
     async def live(self) -> None:
-        """Until it is asked to stop, or its policy says that it is over."""
+        """Run processes until the replica is asked to stop, or its restart policy starts no further one."""
         backoff = Backoff()
         self._living = True
         try:
@@ -160,7 +162,7 @@ class Replica:
                     return
                 delay = backoff.after(self.ending)
                 logger.warning(
-                    "%s has ended (%s); started again in %.1fs", self.label, self.ending, delay,
+                    "%s has ended (%s); it is started again in %.1fs", self.label, self.ending, delay,
                     extra={"peer": self.label},
                 )  # fmt: skip
                 self._set("backoff")
@@ -172,7 +174,7 @@ class Replica:
                     pass
             self._set("ended")
         finally:
-            if self._child is not None:  # cancelled: nothing stays behind
+            if self._child is not None:  # cancelled
                 self._child.signal(signal.SIGKILL)
             self._ended.set()
 
@@ -193,10 +195,10 @@ class Replica:
         self._set("starting")
         why = ""
         try:
-            child = await start(self.terms.launch(), self._stdio.wire, lambda octets: self._around.line(self, octets))
+            child = await start(self.terms.launch(), self._stdio.wire, lambda data: self._around.line(self, data))
         except OSError as error:
             self._close_connections()
-            return Ending(127, False, 0.0, f"cannot be started: {error.strerror or error}")
+            return Ending(127, False, 0.0, f"it cannot be started: {error.strerror or error}")
         self._child, self.pid = child, child.pid
         exited = loop.create_task(child.wait())
         watching = loop.create_task(self._watch(began))
@@ -231,18 +233,18 @@ class Replica:
         self.announce = None
 
     def kill(self, why: str) -> None:
-        """End the present process at once; its policy decides what comes then."""
+        """Kill the present process; the restart policy decides what follows."""
         if self._doom is not None and not self._doom.done():
             self._doom.set_result(why)
 
-    # What it says ---------------------------------------------------------------------------------------------------
+    # Messages of the process ------------------------------------------------------------------------------------------
 
     def announced(self, message: Announce) -> None:
-        """The module serves; a second announce (another address, other endpoints) replaces the first."""
+        """The process serves. A second announce (another address, other endpoints) replaces the first."""
         first = self.announce is None
-        if sum(1 + len(endpoint.methods) for endpoint in message.endpoints) > 2 * _MOST_ROUTES:
+        if sum(1 + len(endpoint.methods) for endpoint in message.endpoints) > 2 * _MAX_ROUTES:
             logger.error(
-                "%s announced more than %d paths; it is reached as if it had announced none", self.label, _MOST_ROUTES,
+                "%s announced more than %d paths; all of them are ignored", self.label, _MAX_ROUTES,
                 extra={"peer": self.label},
             )  # fmt: skip
             message = replace(message, endpoints=())
@@ -257,7 +259,7 @@ class Replica:
             self._around.changed()
 
     def beaten(self, message: HeartbeatAck) -> None:
-        """A heartbeat was answered."""
+        """The process has answered a heartbeat."""
         before = self.healthy
         self.acknowledged, self._asked_at = True, None
         self.health = message.health
@@ -269,7 +271,7 @@ class Replica:
             self._around.changed()
 
     def drains(self) -> None:
-        """It takes nothing new any more."""
+        """The process takes nothing new any more."""
         if self.state == "running":
             self._set("draining")
 
@@ -287,7 +289,7 @@ class Replica:
             self.kill(f"its standard output cannot be read: {why}")
         else:
             asyncio.get_running_loop().call_later(
-                _AFTER_EOF, self._after_eof, self._doom, "it closed its standard output and did not end"
+                _EXIT_DELAY, self._after_eof, self._doom, "it closed its standard output and did not end"
             )
 
     def _after_eof(self, doom: asyncio.Future[str] | None, why: str) -> None:
@@ -299,12 +301,12 @@ class Replica:
         if connection in self._frames:
             self._frames.remove(connection)
 
-    # Watching -------------------------------------------------------------------------------------------------------
+    # Watching ---------------------------------------------------------------------------------------------------------
 
     async def _watch(self, began: float) -> None:
-        """The announce in time, then heartbeats."""
+        """Kill the process where its announce, or later its answers to heartbeats, do not arrive in time."""
         terms, loop = self.terms, asyncio.get_running_loop()
-        interval = min(_EARLY_HEARTBEAT, terms.heartbeat)
+        interval = min(_EARLY_HEARTBEAT_INTERVAL, terms.heartbeat)
         while self.announce is None:
             left = began + terms.start - loop.time()
             if left <= 0:
@@ -314,7 +316,7 @@ class Replica:
         while True:
             await asyncio.sleep(interval)
             if self.healthy:
-                interval = min(interval * _SLOWER, terms.heartbeat)
+                interval = min(interval * _INTERVAL_GROWTH, terms.heartbeat)
             patience = terms.heartbeat * terms.heartbeats_missed
             if self._asked_at is not None and loop.time() - self._asked_at >= patience:
                 self.kill(f"no answer to {terms.heartbeats_missed} heartbeats (limits.heartbeat_missed)")
@@ -326,11 +328,11 @@ class Replica:
         if connection is not None and connection.send(Heartbeat()) and self._asked_at is None:
             self._asked_at = asyncio.get_running_loop().time()
 
-    # Stopping -------------------------------------------------------------------------------------------------------
+    # Stopping ---------------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """`shutdown`, then SIGTERM, then SIGKILL; returns when it is over for good. `cut` is set where it had to be
-        killed, or said by its exit code that work was cut."""
+        """Send `shutdown`, then SIGTERM, then SIGKILL, and return once the process has ended for good. Sets `cut` where
+        a signal was needed, or where the exit code says that work was cut short."""
         self._stopping.set()
         if self.over:
             return
@@ -342,13 +344,13 @@ class Replica:
             self._stdio.send(Shutdown())
         if not await self._ends_within(self.terms.stop):
             logger.error(
-                "%s did not end within %gs of shutdown (timeouts.stop): SIGTERM", self.label, self.terms.stop,
+                "%s did not end within %gs of shutdown (timeouts.stop); it gets SIGTERM", self.label, self.terms.stop,
                 extra={"peer": self.label},
             )  # fmt: skip
             self.cut = True
             if self._child is not None:
                 self._child.signal(signal.SIGTERM)
-            if not await self._ends_within(_AFTER_TERM):
+            if not await self._ends_within(_KILL_DELAY):
                 self.kill("it did not end after SIGTERM")
                 await self._ended.wait()
         if self._asked_in_life and self.ending is not None and self.ending.failed:

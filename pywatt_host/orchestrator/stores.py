@@ -1,4 +1,4 @@
-"""The stores of a workspace: opened once, served to modules operation by operation."""
+"""The stores of a workspace: opened once, and used by modules one operation at a time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pywatt_host.stores.service import Datastores
 
 logger = logging.getLogger("pywatt.wattson")
 
-_MOST_CONNECTIONS = 256  # of one process
-_MOST_WAITING = 1024  # operations of one process that have not been answered
-_CLOSING = 5.0  # seconds for what a process that is gone had open
+_MAX_CONNECTIONS = 256  # of one process
+_MAX_WAITING = 1024  # operations of one process that are not answered yet
+_CLOSE_TIMEOUT = 5.0  # seconds for the open operations of a process that has ended
 
 
 class Served(Protocol):
@@ -40,7 +40,7 @@ class Served(Protocol):
 
 
 class _Connection:
-    """Operations run one after the other, in the order in which they came; the last one closes."""
+    """Runs operations one after the other, in the order in which they arrive."""
 
     def __init__(self, served: Served, kind: str, replica: Replica) -> None:
         self.served = served
@@ -63,27 +63,26 @@ class _Connection:
         return task
 
     async def close(self) -> None:
-        """What runs and what waits is cancelled, what is open is rolled back."""
+        """Cancel the operations that run or wait, and roll back what is open."""
         pending = tuple(self._pending)
         for task in pending:
             task.cancel()
         if pending:
-            await asyncio.wait(pending, timeout=_CLOSING)
+            await asyncio.wait(pending, timeout=_CLOSE_TIMEOUT)
         await self.served.close()
 
 
 class Stores:
-    """Who has which connection, and what is answered. As a service: the stores themselves."""
+    """Serves the connections of modules to stores. As a service: opens and closes the stores themselves."""
 
     name = "stores"
 
     def __init__(self, datastores: Datastores | None) -> None:
-        """None: the workspace declares no stores."""
+        """`datastores` is None where the workspace declares no stores."""
         self._datastores = datastores
         self._connections: dict[str, _Connection] = {}
-        self._answers: dict[
-            PeerConnection, asyncio.Task[None]
-        ] = {}  # the last one on its way, where order is all there is
+        # Of peers that are answered in order: the last answer that is on its way.
+        self._answers: dict[PeerConnection, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._waiting: dict[Replica, int] = {}
 
@@ -126,22 +125,22 @@ class Stores:
             there = f"declared: {', '.join(declared)}" if declared else "the workspace declares none"
             message_text = f"there is no store {cut(str(name), 60)!r} of the type {cut(kind, 60)} ({there})"
             raise StoreError(f"{kind.lower()}s", "arguments", message_text)
-        if sum(each.replica is replica for each in self._connections.values()) >= _MOST_CONNECTIONS:
-            raise StoreError(name, "exhausted", f"a process has {_MOST_CONNECTIONS} connections at most")
+        if sum(each.replica is replica for each in self._connections.values()) >= _MAX_CONNECTIONS:
+            raise StoreError(name, "exhausted", f"a process has {_MAX_CONNECTIONS} connections at most")
         if kind == "Database":
             return ServedDatabase(databases[name])
         cache = caches[name]
         return ServedCache(f"caches.{name}", lambda: cache.backend)
 
     def operate(self, message: ServiceOperation, peer: PeerConnection) -> None:
-        """Answer `service_operation`; one without an id in the order in which it was asked."""
+        """Answer `service_operation`; operations without a request id in the order in which they arrive."""
         replica: Replica = peer.owner
         connection = self._connections.get(message.connection_id)
         waiting = self._waiting.get(replica, 0)
         if connection is None or connection.replica is not replica or connection.kind != message.service_type:
             self._refuse(message, peer, "connection: there is no such connection")
-        elif waiting >= _MOST_WAITING:
-            self._refuse(message, peer, f"exhausted: {_MOST_WAITING} operations wait already")
+        elif waiting >= _MAX_WAITING:
+            self._refuse(message, peer, f"exhausted: {_MAX_WAITING} operations wait already")
         elif message.operation == "close":
             del self._connections[message.connection_id]
             self._answer(message, peer, _task(self._closed(connection, message)))
@@ -199,7 +198,7 @@ class Stores:
             del self._answers[peer]
 
     def gone(self, replica: Replica) -> None:
-        """What a process that has ended had open is rolled back."""
+        """Roll back and close what a process that has ended had open."""
         self._waiting.pop(replica, None)
         for name, connection in tuple(self._connections.items()):
             if connection.replica is replica:
@@ -214,7 +213,7 @@ def _task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 
 def _send(peer: PeerConnection, answer: ServiceOperationResult) -> None:
-    """A result that is larger than a message may be becomes an error; a peer that is gone needs none."""
+    """Send an answer, or an error where the result is larger than a message may be."""
     try:
         peer.session.send(answer)
     except MessagingError:

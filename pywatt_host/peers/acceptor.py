@@ -7,7 +7,7 @@ import hmac
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,57 +48,36 @@ class _Waiting:
     timer: asyncio.TimerHandle
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Acceptor:
     """Takes connections on listeners, and admits the peers that identify themselves in time."""
 
-    def __init__(
-        self,
-        name: str,
-        extensions: Extensions,
-        dispatch: Dispatch,
-        *,
-        candidates: Callable[[Identify, PeerListener], Iterable[tuple[str, Any]] | None],
-        admitted: Callable[[PeerConnection], None],
-        left: Callable[[PeerConnection, HostError | None], None],
-        frame_limit: int,
-        timeout: float,
-        timeout_text: str,
-        token_text: str,
-        max_peers: float = math.inf,
-        ignored_from_unknown: frozenset[type[Any]] = frozenset(),
-        unhandled: MessageHandler | None = None,
-        trace: Trace | None = None,
-    ) -> None:
-        """`name` and `extensions` are what an admitted peer is told. Once admitted, its messages go by `dispatch` and
-        `unhandled`.
+    name: str  # the module id that an admitted peer is told
+    extensions: Extensions  # the extensions that it is offered
+    dispatch: Dispatch  # handles the messages of admitted peers
+    unhandled: MessageHandler | None = None  # takes the messages that `dispatch` does not name
+    # The tokens that an identify may present, each with the owner that the connection has then; None where no token is
+    # needed.
+    candidates: Callable[[Identify, PeerListener], Iterable[tuple[str, Any]] | None]
+    admitted: Callable[[PeerConnection], None]  # called before an admitted peer is answered
+    left: Callable[[PeerConnection, HostError | None], None]  # called when an admitted peer has left
+    frame_limit: int  # bytes
+    timeout: float  # seconds until identify
+    timeout_text: str  # the reason in the log where identify is too late
+    token_text: str  # the reason in the log where identify has no accepted token
+    max_peers: float = math.inf
+    ignored_early: frozenset[type[Any]] = frozenset()  # messages before identify that are ignored and not refused
+    trace: Trace | None = None
+    refused: int = field(default=0, init=False)  # connections that were not admitted
+    peers: dict[PeerConnection, None] = field(default_factory=dict, init=False)  # the admitted ones, in order
+    _unknown: dict[PeerConnection, _Waiting] = field(default_factory=dict, init=False)
+    # One for all unknown peers of a channel: a peer that connects a thousand times cannot log more than one that stays.
+    _records: dict[str, BadRecords] = field(default_factory=dict, init=False)
+    _before_identify: Dispatch = field(init=False)
 
-        `candidates` gives the tokens that an identify may present, each with the owner that the connection has then;
-        None where no token is needed. `admitted` is called before the peer is answered, `left` when an admitted peer
-        has left. `timeout` is the time until identify, in seconds. `timeout_text` and `token_text` are the reasons
-        that the log gives for a refusal. A message before identify is refused, except those of the classes in
-        `ignored_from_unknown`.
-        """
-        self.refused = 0  # connections that were not admitted
-        self.peers: dict[PeerConnection, None] = {}  # those that were admitted, in that order
-        self._name = name
-        self._extensions = extensions
-        self._dispatch = dispatch
-        self._candidates = candidates
-        self._admitted = admitted
-        self._left = left
-        self._frame_limit = frame_limit
-        self._timeout = timeout
-        self._timeout_text = timeout_text
-        self._token_text = token_text
-        self._max_peers = max_peers
-        self._unhandled = unhandled
-        self._trace = trace
-        self._unknown: dict[PeerConnection, _Waiting] = {}
-        early = (kind for kind in (*MESSAGES, Unknown) if kind not in ignored_from_unknown)
-        self._before_identify: Dispatch = {**dict.fromkeys(early, self._too_early), Identify: self._identify}
-        # One for all unknown peers of a channel: a peer that connects a thousand times cannot log more than one that
-        # stays.
-        self._records: dict[str, BadRecords] = {}
+    def __post_init__(self) -> None:
+        early = (kind for kind in (*MESSAGES, Unknown) if kind not in self.ignored_early)
+        self._before_identify = {**dict.fromkeys(early, self._too_early), Identify: self._identify}
 
     @asynccontextmanager
     async def accepting(self, listeners: Iterable[PeerListener]) -> AsyncIterator[None]:
@@ -107,7 +86,7 @@ class Acceptor:
         try:
             for each in listeners:
                 own = each.listener.sock.dup()
-                servers.append(await serve(own, partial(self._wire, each), each.tls, self._timeout))
+                servers.append(await serve(own, partial(self._wire, each), each.tls, self.timeout))
             yield
         finally:
             for server in servers:
@@ -119,16 +98,16 @@ class Acceptor:
 
     def _wire(self, listener: PeerListener) -> Wire:
         loop, channel, peer = asyncio.get_running_loop(), listener.channel, f"a peer on {listener.channel}"
-        frames = Frames(self._frame_limit, stranger=True)
+        frames = Frames(self.frame_limit, stranger=True)
         connection = PeerConnection(
             channel, peer, frames, frame, self._before_identify, self._ended,
-            limit=self._frame_limit, unhandled=self._unhandled, trace=self._trace,
+            limit=self.frame_limit, unhandled=self.unhandled, trace=self.trace,
         )  # fmt: skip
         connection.wire.records = self._records.setdefault(channel, BadRecords(peer, shared=True))
         connection.wire.opened.add_done_callback(lambda _: no_delay(connection.wire.transport))
-        timer = loop.call_later(self._timeout, self._refuse, connection, self._timeout_text)
+        timer = loop.call_later(self.timeout, self._refuse, connection, self.timeout_text)
         self._unknown[connection] = _Waiting(listener, frames, timer)
-        if len(self._unknown) > _MAX_UNKNOWN or len(self.peers) >= self._max_peers:
+        if len(self._unknown) > _MAX_UNKNOWN or len(self.peers) >= self.max_peers:
             loop.call_soon(self._refuse, connection, "too many connections")
         return connection.wire
 
@@ -143,20 +122,20 @@ class Acceptor:
             waiting.timer.cancel()
         elif connection in self.peers:
             del self.peers[connection]
-            self._left(connection, why)
+            self.left(connection, why)
 
     def _too_early(self, message: Message | Unknown, connection: PeerConnection) -> None:
         self._refuse(connection, f"{cut(message.op, 40)} before identify")
 
     def _identify(self, message: Identify, connection: PeerConnection) -> None:
         waiting = self._unknown[connection]
-        candidates = self._candidates(message, waiting.listener)
+        candidates = self.candidates(message, waiting.listener)
         if candidates is not None:
             presented = (message.auth_token or "").encode()
             # Every candidate is compared, so that the time taken does not tell which one matches.
             owners = [owner for token, owner in candidates if hmac.compare_digest(presented, token.encode())]
             if not owners:
-                self._refuse(connection, self._token_text)
+                self._refuse(connection, self.token_text)
                 return
             connection.owner = owners[-1]
         if not 0 < len(message.module_id) <= _MAX_ID_LENGTH:
@@ -166,9 +145,9 @@ class Acceptor:
         del self._unknown[connection]
         self.peers[connection] = None
         waiting.frames.admit()
-        connection.dispatch = self._dispatch
+        connection.dispatch = self.dispatch
         connection.module_id = message.module_id
-        self._admitted(connection)
+        self.admitted(connection)
         if message.extensions:
-            connection.send(Identify(self._name, None, tuple(sorted(self._extensions))))
-            connection.session.extensions = agreed(frozenset(message.extensions), self._extensions)
+            connection.send(Identify(self.name, None, tuple(sorted(self.extensions))))
+            connection.session.extensions = agreed(frozenset(message.extensions), self.extensions)

@@ -104,8 +104,8 @@ class PeerClient:
         self._heartbeats = HeartbeatWatch(heartbeats_missed, self._is_lost)
         self._extensions = agreed(frozenset(handshake.init.extensions if handshake else ()), MODULE_EXTENSIONS)
         self.reconnector = Reconnector(
-            module_id,
-            connectors,
+            module_id=module_id,
+            connectors=connectors,
             peer=peer,
             dispatch=self._dispatch,
             connected=self._connected,

@@ -60,41 +60,23 @@ class Replacement:
     ended: asyncio.Future[HostError | None]
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Reconnector:
     """Keeps the connections of connectors up until `stopping` is set."""
 
-    def __init__(
-        self,
-        module_id: str,
-        connectors: Sequence[Connector],
-        *,
-        peer: str,
-        dispatch: Callable[[], Dispatch],
-        connected: Callable[[PeerConnection], Awaitable[None]],
-        lost: Callable[[], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        frame_limit: int,
-        timeout: float,
-        extensions: Extensions,
-        offered: Extensions,
-        trace: Trace | None,
-    ) -> None:
-        """`peer` names the module that the connectors lead to; empty for an orchestrator. `connected` is awaited for
-        each new connection, `lost` called after each loss. `frame_limit` is in bytes, `timeout` (to connect) in
-        seconds. A new connection uses `extensions`, and those of `offered` that the other side offers as well."""
-        self.connectors = list(connectors)
-        self.stopping = False
-        self._module_id = module_id
-        self._peer = peer
-        self._dispatch = dispatch
-        self._connected = connected
-        self._lost = lost
-        self._spawn = spawn
-        self._frame_limit = frame_limit
-        self._timeout = timeout
-        self._extensions = extensions
-        self._offered = tuple(sorted(offered))
-        self._trace = trace
+    module_id: str
+    connectors: Sequence[Connector]
+    peer: str  # the module that they lead to; empty for an orchestrator
+    dispatch: Callable[[], Dispatch]  # handles the messages of the other side
+    connected: Callable[[PeerConnection], Awaitable[None]]  # awaited for each new connection
+    lost: Callable[[], None]  # called after each loss
+    spawn: Callable[[Coroutine[Any, Any, None]], None]  # starts a task
+    frame_limit: int  # bytes
+    timeout: float  # seconds to connect, and for the first connection of a required channel
+    extensions: Extensions  # of a new connection
+    offered: Extensions  # in identify
+    trace: Trace | None
+    stopping: bool = False
 
     @asynccontextmanager
     async def connecting(self, tasks: TaskGroup, *, with_secrets: bool) -> AsyncIterator[None]:
@@ -115,9 +97,9 @@ class Reconnector:
 
     async def _first(self, connector: Connector, opened: asyncio.Future[None]) -> None:
         """Wait for the first connection: up to the timeout where it is required, else a moment."""
-        if self._peer:
+        if self.peer:
             return
-        limit = self._timeout if connector.required else min(self._timeout, _OPTIONAL_CHANNEL_WAIT)
+        limit = self.timeout if connector.required else min(self.timeout, _OPTIONAL_CHANNEL_WAIT)
         await asyncio.wait((opened,), timeout=limit)
         if connector.connection is None:
             address = str(connector.target)
@@ -134,9 +116,9 @@ class Reconnector:
                 replacement = await self._connect(connector, connector.token())
             except (OSError, HostError, TimeoutError) as error:
                 connector.error = _reason(error)
-                if self._peer and not connector.warned:
+                if self.peer and not connector.warned:
                     connector.warned = True
-                    logger.warning("%s at %s: %s; it is tried again", self._peer, connector.target, connector.error)
+                    logger.warning("%s at %s: %s; it is tried again", self.peer, connector.target, connector.error)
             else:
                 connector.warned = False
                 await self._use(connector, replacement)
@@ -146,7 +128,7 @@ class Reconnector:
                 connector.connection = None
                 reason = why.message if isinstance(why, ChannelError) else "the other side closed it"
                 connector.error = f"lost: {reason}"
-                self._lost()
+                self.lost()
                 if not self.stopping:
                     logger.warning("channel %s (%s) is %s", connector.channel, connector.target, connector.error)
             if time.monotonic() - began > _LAST_RETRY_DELAY:
@@ -163,7 +145,7 @@ class Reconnector:
         """Connect and identify. Raises OSError, HostError, TimeoutError."""
         answered = asyncio.Event()
         ended: asyncio.Future[HostError | None] = asyncio.get_running_loop().create_future()
-        dispatch = self._dispatch()
+        dispatch = self.dispatch()
 
         def identified(message: Identify, connection: PeerConnection) -> None:
             connection.dispatch = dispatch
@@ -178,15 +160,15 @@ class Reconnector:
 
         channel, address = connector.channel, str(connector.target)
         connection = PeerConnection(
-            channel, f"{channel} {address}", Frames(self._frame_limit), EnvelopeFrames(),
+            channel, f"{channel} {address}", Frames(self.frame_limit), EnvelopeFrames(),
             {**dispatch, Identify: identified}, over,
-            limit=self._frame_limit, extensions=self._extensions, trace=self._trace,
+            limit=self.frame_limit, extensions=self.extensions, trace=self.trace,
         )  # fmt: skip
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self.timeout):
             await connector.target.connect(lambda: connection.wire)
         try:
-            connection.session.send(Identify(self._module_id, token, self._offered))
-            async with asyncio.timeout(min(_IDENTIFY_ANSWER_TIMEOUT, self._timeout / 2)):
+            connection.session.send(Identify(self.module_id, token, tuple(sorted(self.offered))))
+            async with asyncio.timeout(min(_IDENTIFY_ANSWER_TIMEOUT, self.timeout / 2)):
                 await answered.wait()
         except TimeoutError:
             pass  # a foreign peer does not answer identify
@@ -203,9 +185,9 @@ class Reconnector:
         connector.error = ""
         connector.reconnects += 1
         logger.info("channel %s is connected to %s", connector.channel, connector.target)
-        if self._peer:
-            connection.module_id = self._peer  # the name in the manifest counts, whatever the peer calls itself
-        await self._connected(connection)
+        if self.peer:
+            connection.module_id = self.peer  # the name in the manifest counts, whatever the peer calls itself
+        await self.connected(connection)
 
     async def prepare(self, connector: Connector, token: str | None) -> Replacement | None:
         """Open a second connection with another token; None where there is no connection to replace. Raises
@@ -225,8 +207,8 @@ class Reconnector:
                 replacement.connection.wire.close()
             connector.retry_now.set()
             return
-        self._spawn(self._use(connector, replacement))
-        self._spawn(_retire(old, ended))
+        self.spawn(self._use(connector, replacement))
+        self.spawn(_retire(old, ended))
 
 
 async def _end_of(connector: Connector) -> HostError | None:

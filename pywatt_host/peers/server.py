@@ -65,15 +65,16 @@ class PeerServer:
         self._topics: dict[PeerConnection, set[str]] = {}  # that each peer has subscribed to
         self._pending: dict[tuple[PeerConnection, str], asyncio.Future[RouteToModule]] = {}
         self._acceptor = Acceptor(
-            module_id,
-            PEER_EXTENSIONS,
-            {
+            name=module_id,
+            extensions=PEER_EXTENSIONS,
+            dispatch={
                 RouteToModule: self._routed,
                 Publish: event,
                 Subscribe: self._subscribe,
                 Unsubscribe: self._unsubscribe,
                 Heartbeat: self._heartbeat,
             },
+            unhandled=_unsupported,
             candidates=_tokens,
             admitted=self._admitted,
             left=self._left,
@@ -82,8 +83,7 @@ class PeerServer:
             timeout_text=f"no identify within {handshake_timeout:g}s (channels.limits.handshake)",
             token_text="identify has no token, or another one (channels.tcp.token)",
             max_peers=_MAX_PEERS,
-            ignored_from_unknown=frozenset((Unknown, *ANSWERS)),
-            unhandled=_unsupported,
+            ignored_early=frozenset((Unknown, *ANSWERS)),
             trace=trace,
         )
 

@@ -178,7 +178,9 @@ def test_what_is_not_the_protocol_is_logged_and_the_channel_stays(
     run(main)
     found = warnings(caplog)
     assert len(found) == 7
-    assert all(each.startswith(rf"evil\x1b on {place.channel} sent data that is not part of the protocol: ") for each in found)
+    assert all(
+        each.startswith(rf"evil\x1b on {place.channel} sent data that is not part of the protocol: ") for each in found
+    )
     assert all(len(each) < 500 and each.isprintable() for each in found)
 
 
@@ -204,7 +206,7 @@ def test_a_peer_that_does_not_read_blocks_nobody_and_is_refused_more_above_its_b
     run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame, most = 4 * 1024**2, 16 * 1024**2
-    monkeypatch.setattr("pywatt_host.channels.wire.MOST_BUFFERED", most)
+    monkeypatch.setattr("pywatt_host.channels.wire.MAX_BUFFERED", most)
 
     async def main() -> None:
         asked: list[PeerConnection] = []

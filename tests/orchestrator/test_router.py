@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.orchestrator.module import Module
-from pywatt_host.orchestrator.router import MOST_OPEN, Router
+from pywatt_host.orchestrator.router import MAX_PENDING, Router
 from pywatt_host.protocol.messages import RouteToModule
 from tests.hosting import run
 from tests.orchestrator.conversing import LIMIT, Around, Peer, content_of, module_of, route
@@ -221,7 +221,7 @@ def test_content_that_nobody_can_read_is_the_targets_to_refuse(payload: dict[str
 
 
 def test_the_number_of_open_messages_is_bounded() -> None:
-    assert MOST_OPEN <= 65536
+    assert MAX_PENDING <= 65536
 
 
 def test_a_message_to_oneself_and_its_answer_are_told_apart() -> None:
