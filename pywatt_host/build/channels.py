@@ -87,6 +87,7 @@ class HostChannels:
             handshake_timeout=limits.handshake,
             heartbeats_missed=limits.heartbeat_missed,
             trace=writer,
+            topics=lambda: self.topics.all,
         )
         self.inbox = Inbox(module_id, limits.messages, limits.rate)
         self.topics = Subscriptions(self.inbox.counts)
@@ -103,7 +104,7 @@ class HostChannels:
             event=self._published,
             trace=writer,
         )
-        self.peers = StaticPeers(manifest, secret_values, self._peer_duties(), writer)
+        self.peers = StaticPeers(manifest, secret_values, self._peer_duties(), writer, lambda: self.topics.all)
         self.posting = HttpTransport(http_peers(manifest, secret_values))
         self.door: HttpDoor | None = None
         if channels.http is not None:
@@ -153,7 +154,6 @@ class HostChannels:
 
     def _tell_of_topics(self) -> None:
         for each in (self.uplink, self.peers):
-            each.subscribed_to(lambda: self.topics.all)
             self.topics.added.append(each.subscribe)
         if self.cluster is not None:
             self.topics.added.append(self.cluster.messages.subscribe)

@@ -58,8 +58,8 @@ class PeerHandlers:
     orchestrator. `rotated` returns why the new values were not taken, or an empty text; `lost` is told why the
     orchestrator is gone."""
 
-    health: Callable[[], Mapping[str, Any]]
-    message: Callable[[RoutedMessage, PeerConnection], None]
+    health: Callable[[], Mapping[str, Any]] = dict
+    message: Callable[[RoutedMessage, PeerConnection], None] | None = None
     event: Callable[[Event, PeerConnection], None] | None = None
     http: HttpHandler | None = None
     rotated: RotatedHandler | None = None
@@ -67,12 +67,14 @@ class PeerHandlers:
     lost: Callable[[str], None] = lambda why: None
 
 
+NO_HANDLERS = PeerHandlers()
+
+
 class PeerClient:
     """All channels to an orchestrator, as one service and as a transport of messages. Without any channel, every
     request fails at once."""
 
     name = "channels"
-    handlers: PeerHandlers  # set before the client runs
 
     def __init__(
         self,
@@ -85,15 +87,18 @@ class PeerClient:
         heartbeats_missed: int,
         trace: Trace | None = None,
         peer: str = "",
+        handlers: PeerHandlers = NO_HANDLERS,
+        topics: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`frame_limit` is in bytes, `handshake_timeout` in seconds. `peer` names the module that the channels lead to
-        where it is no orchestrator: what only an orchestrator may ask is ignored then, and the start does not wait
-        for a connection."""
+        """`frame_limit` is in bytes, `handshake_timeout` in seconds. `peer` is the name of the module that the channels
+        lead to; empty, they lead to an orchestrator. The start does not wait for the connection to a module.
+        `handlers` answer the other side. `topics` gives the topics that each new connection subscribes to."""
+        self.handlers = handlers
         self._handshake = handshake
         self._frame_limit = frame_limit
         self._trace = trace
         self._peer = peer
-        self._topics: Callable[[], Sequence[str]] = tuple
+        self._topics = topics
         self._route = PeerRoute(self, None)
         self._stdio: PeerConnection | None = None
         self._best: PeerConnection | None = None
@@ -290,10 +295,6 @@ class PeerClient:
             connection.send(Publish(topic, event))
         return True if able else None if self._peer else False
 
-    def subscribed_to(self, topics: Callable[[], Sequence[str]]) -> None:
-        """Subscribe to these topics on each new connection."""
-        self._topics = topics
-
     def subscribe(self, topic: str) -> None:
         """Subscribe to one more topic on the present connections."""
         for connection in self.connections():
@@ -321,7 +322,9 @@ class PeerClient:
 
     def _dispatch(self) -> Dispatch:
         handlers = self.handlers
-        table: dict[type[Any], MessageHandler] = {RoutedMessage: handlers.message, Heartbeat: self._heartbeat}
+        table: dict[type[Any], MessageHandler] = {Heartbeat: self._heartbeat}
+        if handlers.message is not None:
+            table[RoutedMessage] = handlers.message
         if handlers.event is not None:
             table[Event] = handlers.event
         if (http := handlers.http) is not None:

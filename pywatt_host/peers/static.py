@@ -33,9 +33,14 @@ class StaticPeers:
     name = "peers that are connected to"
 
     def __init__(
-        self, manifest: Manifest, secret_values: SecretValues, handlers: PeerHandlers, trace: Trace | None
+        self,
+        manifest: Manifest,
+        secret_values: SecretValues,
+        handlers: PeerHandlers,
+        trace: Trace | None,
+        topics: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """Raises ChannelError for TLS files that cannot be used."""
+        """`handlers` and `topics`: see PeerClient. Raises ChannelError for TLS files that cannot be used."""
         self._clients: dict[str, PeerClient] = {}
         found: dict[str, list[Connector]] = {}
         for service in static_modules(manifest):
@@ -43,11 +48,11 @@ class StaticPeers:
                 found.setdefault(service.name, []).append(_connector(manifest, service, secret_values))
         limits = manifest.channels.limits
         for name, connectors in found.items():
-            self._clients[name] = client = PeerClient(
+            self._clients[name] = PeerClient(
                 manifest.module_id, connectors, handshake=None, frame_limit=limits.frame,
                 handshake_timeout=limits.handshake, heartbeats_missed=limits.heartbeat_missed, trace=trace, peer=name,
+                handlers=handlers, topics=topics,
             )  # fmt: skip
-            client.handlers = handlers
 
     @property
     def all(self) -> Mapping[str, PeerClient]:
@@ -68,11 +73,6 @@ class StaticPeers:
         """See PeerClient."""
         for client in self._clients.values():
             client.subscribe(topic)
-
-    def subscribed_to(self, topics: Callable[[], Sequence[str]]) -> None:
-        """See PeerClient."""
-        for client in self._clients.values():
-            client.subscribed_to(topics)
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

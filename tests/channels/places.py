@@ -281,7 +281,7 @@ class Heard:
 
 
 def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = PATIENCE, **more: Any) -> PeerClient:
-    way = PeerClient(
+    return PeerClient(
         "users",
         connectors,
         **{
@@ -289,11 +289,10 @@ def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = 
             "frame_limit": FRAME,
             "handshake_timeout": timeout,
             "heartbeats_missed": 3,
+            "handlers": (heard or Heard()).handlers(),
             **more,
         },
     )
-    way.handlers = (heard or Heard()).handlers()
-    return way
 
 
 def listening(*doors: PeerListener, timeout: float = PATIENCE, message: Any = None, frame: int = FRAME) -> PeerServer:

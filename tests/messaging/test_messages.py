@@ -21,7 +21,7 @@ from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import current_request
 from pywatt_host.peers.acceptor import PeerListener
-from pywatt_host.peers.client import PeerClient, PeerHandlers
+from pywatt_host.peers.client import PeerClient
 from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.peers.server import PeerServer
 from tests.hosting import PATIENCE, run
@@ -60,7 +60,6 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
         peers.listeners.append(PeerListener("ipc", listener, tuple))
         way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
         asking = messages("asking", most, way)
-        way.handlers = PeerHandlers(health=dict, message=asking.inbox.routed)
         async with (
             asyncio.TaskGroup() as tasks,
             peers.running(tasks),
