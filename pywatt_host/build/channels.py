@@ -29,12 +29,13 @@ from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
-from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers
+from pywatt_host.peers.client import PeerClient, PeerHandlers
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.peers.remote_stores import Proxying
 from pywatt_host.peers.server import PeerServer
 from pywatt_host.peers.static import StaticPeers, static_modules
-from pywatt_host.peers.targets import connectors, open_doors
+from pywatt_host.peers.targets import bind_listeners, connectors
 from pywatt_host.peers.token import ChannelToken, TokenDependant
 from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Publish, SecretValue
 from pywatt_host.protocol.payload import Payload
@@ -161,7 +162,7 @@ class HostChannels:
         ):
             self.topics.on_new_topic(tell)
         # An orchestrator that is only reached with a token made of secrets cannot be asked for those secrets.
-        early = handshake is not None or any(not connector.late for connector in self.orchestrator.connectors)
+        early = handshake is not None or any(not connector.needs_secrets for connector in self.orchestrator.connectors)
         self.fetch = self._fetch if early else None
 
     def _transports(self) -> list[Transport]:
@@ -213,15 +214,7 @@ class HostChannels:
 
     def _peer_handlers(self) -> PeerHandlers:
         """What a module that this one is connected to may ask of it: to take messages and events."""
-        return PeerHandlers(
-            health=self._health,
-            http=self._requests,
-            message=self.inbox.told,
-            rotated=_nothing_rotates,
-            shutdown=lambda why: None,
-            lost=lambda why: None,
-            event=self._from_connected_peer,
-        )
+        return PeerHandlers(health=self._health, message=self.inbox.told, event=self._from_connected_peer)
 
     def _from_orchestrator(self, event: Event, connection: PeerConnection) -> None:
         """An event that the orchestrator passes on."""
@@ -269,7 +262,7 @@ class HostChannels:
 
     def bind(self) -> None:
         """Bind the sockets where other modules connect. Raises BindError and ChannelError; nothing stays bound then."""
-        open_doors(self._manifest, self.server, self.token)
+        bind_listeners(self._manifest, self.server, self.token)
 
     def close(self) -> None:
         """Close those sockets, also where they were never served."""
@@ -293,7 +286,7 @@ class HostChannels:
 
     def dependants(self) -> list[Dependant]:
         """The channels that use secrets, and follow their rotation."""
-        found: list[Dependant] = [TokenDependant(self.orchestrator, self.token)] if self.token.names else []
+        found: list[Dependant] = [TokenDependant(self.orchestrator.reconnector, self.token)] if self.token.names else []
         if self.nats is not None and self.nats.dependant.names:
             found.append(self.nats.dependant)
         return found
@@ -324,17 +317,13 @@ class _SecretConnections:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        async with self._orchestrator.connecting(tasks, late=True):
+        async with self._orchestrator.connecting(tasks, with_secrets=True):
             yield
-
-
-async def _nothing_rotates(rotation_id: str, names: Sequence[str]) -> str:
-    return "a peer rotates nothing"
 
 
 def _connected(connector: Connector) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
-        if connector.conversation is None:
+        if connector.connection is None:
             raise ChannelError(connector.target.channel, str(connector.target), connector.error)
 
     return check

@@ -77,7 +77,7 @@ def channel_families(
     connected: Values = {("stdio",): 1.0 if orchestrator.on_stdio else 0.0} if orchestrator.address is not None else {}
     reconnects: Values = {}
     for each in orchestrator.connectors:
-        connected[each.target.channel,] = 0.0 if each.conversation is None else 1.0
+        connected[each.target.channel,] = 0.0 if each.connection is None else 1.0
         reconnects[each.target.channel,] = float(max(0, each.reconnects))
     if nats is not None:
         connected["nats",] = 1.0 if nats.connection.connected else 0.0
@@ -87,13 +87,13 @@ def channel_families(
         yield Family("gauge", "pywatt_channel_connected", doc, ("channel",), connected)
         yield Family("counter", "pywatt_channel_reconnects", "Connections made anew.", ("channel",), reconnects)
     if peers.all:
-        there: Values = {(name,): 1.0 if client.conversations() else 0.0 for name, client in peers.all.items()}
+        there: Values = {(name,): 1.0 if client.connections() else 0.0 for name, client in peers.all.items()}
         doc = "Modules of services.static that are connected."
         yield Family("gauge", "pywatt_peer_connected", doc, ("peer",), there)
-    if server.doors:
+    if server.listeners:
         count: Values = {(): float(server.peers)}
         yield Family("gauge", "pywatt_channel_peers", "Peers that are connected.", (), count)
-    if server.doors or http is not None:
+    if server.listeners or http is not None:
         refused: Values = {(): float(server.refused + (http.refused if http is not None else 0))}
         yield Family("counter", "pywatt_channel_refused", "Peers that were not let in.", (), refused)
     if nats is not None and nats.queue is not None:

@@ -149,9 +149,9 @@ class Discovery:
             self._tell_gone(orchestrator, own.wanted.name)
 
     def _tell_gone(self, provider_id: str, name: str) -> None:
-        for conversation in self._uplink.conversations():
-            if "deregister" in conversation.session.extensions:
-                conversation.reply(Deregister(provider_id))
+        for connection in self._uplink.connections():
+            if "deregister" in connection.session.extensions:
+                connection.send(Deregister(provider_id))
                 return
         logger.warning("the orchestrator cannot forget %s before this module ends", name)
 

@@ -65,7 +65,7 @@ class HttpMessages:
             await send_problem(send, 405, headers=[(b"allow", b"POST")])
         elif not self._lets_in(scope):
             self.refused += 1
-            self._refusals.add("refused: no token, or another one (channels.http.token)")
+            self._refusals.refused("no token, or another one (channels.http.token)")
             await send_problem(send, 401, headers=_CHALLENGE)
         else:
             await self._take(receive, send)

@@ -17,8 +17,8 @@ import pytest
 from pywatt_host.channels.stdio import Descriptors, Handshake, open_stdio
 from pywatt_host.channels.wire import Wire
 from pywatt_host.exceptions import ChannelError, HostError
-from pywatt_host.peers.client import Connector
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.protocol.codec import Frames, Lines, frame, line
 from pywatt_host.protocol.messages import Heartbeat, Identify, Init, Received
 from pywatt_host.protocol.session import Session
@@ -260,16 +260,16 @@ def test_a_thousand_connections_leave_nothing_behind(run: Run, folder: Path) -> 
 
     async def connect(met: weakref.WeakSet[PeerConnection]) -> None:
         over, known = asyncio.Event(), asyncio.Event()
-        conversation = PeerConnection(
-            "ipc", Frames(FRAME), frame, lambda *_: known.set(), lambda *_: over.set(), limit=FRAME
+        connection = PeerConnection(
+            "ipc", "x", Frames(FRAME), frame, {Identify: lambda *_: known.set()}, lambda *_: over.set(), limit=FRAME
         )
-        met.add(conversation)
-        await place.target.connect(lambda: conversation.wire)
-        conversation.session.send(Identify("x", None, ("health",)))
+        met.add(connection)
+        await place.target.connect(lambda: connection.wire)
+        connection.session.send(Identify("x", None, ("health",)))
         await known.wait()
         with pytest.raises(HostError):
-            await conversation.session.request(Heartbeat(), 0)
-        conversation.end()
+            await connection.session.request(Heartbeat(), 0)
+        connection.close()
         await over.wait()
 
     run(main)
@@ -283,9 +283,9 @@ def _wires() -> int:
 def test_many_reconnections_leave_nothing_behind(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    monkeypatch.setattr("pywatt_host.peers.client._FIRST_RETRY", 0.001)
-    monkeypatch.setattr("pywatt_host.peers.client._LAST_RETRY", 0.001)
-    monkeypatch.setattr("pywatt_host.peers.client._ANSWER_TO_IDENTIFY", 0.001)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._FIRST_RETRY_DELAY", 0.001)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._LAST_RETRY_DELAY", 0.001)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._IDENTIFY_ANSWER_TIMEOUT", 0.001)
     place = Place("ipc", folder, None)
 
     async def main() -> None:

@@ -20,8 +20,10 @@ from pywatt_host.messaging.messages import Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import current_request
-from pywatt_host.peers.client import Connector, PeerClient
-from pywatt_host.peers.server import PeerListener, PeerServer
+from pywatt_host.peers.acceptor import PeerListener
+from pywatt_host.peers.client import PeerClient
+from pywatt_host.peers.reconnecting import Connector
+from pywatt_host.peers.server import PeerServer
 from tests.hosting import PATIENCE, run
 
 FRAME = 64 * 1024
@@ -55,7 +57,7 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
             "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.inbox.direct, health=dict
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
-        peers.doors.append(PeerListener("ipc", listener, tuple))
+        peers.listeners.append(PeerListener("ipc", listener, tuple))
         way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
         asking = messages("asking", most, way)
         async with (

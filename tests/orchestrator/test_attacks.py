@@ -200,11 +200,11 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[Address, list[asyncio.
 
 def test_a_message_for_a_process_that_has_closed_its_end_waits_and_harms_nobody() -> None:
     def test(town: Town) -> None:
-        town.b.replica.forget(town.b.link)  # it runs, and there is no way to it
+        town.b.replica.forget(town.b.connection)  # it runs, and there is no way to it
         town.a.says(route("b", "1", ASK))
         town.router.flush()
         assert town.a.received() == []
-        town.b.replica.adopt(town.b.link)
+        town.b.replica.adopt(town.b.connection)
         town.router.flush()
         assert [message["original_request_id"] for message in town.b.received()] == ["1"]
 

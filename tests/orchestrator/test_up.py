@@ -283,11 +283,11 @@ def test_modules_that_misbehave_harm_nobody(project: Project) -> None:
     assert workspace.get("/health")[0] == 503
     for text in (
         "no announce within 3s",
-        "crash has ended (exit code 3); started again in",
+        "crash has ended (exit code 3); it is started again in",
         "endless is killed: its standard output cannot be read",
         "stuck is killed: no answer to 3 heartbeats",
         "./no-such-program: No such file or directory",
-        "garbage sent what is not the protocol",
+        "garbage sent data that is not part of the protocol",
     ):
         workspace.up.wait_for(text)
     states = {id: replicas[0]["state"] for id, replicas in workspace.modules().items()}
@@ -387,7 +387,9 @@ def test_a_module_that_does_not_stop_is_killed_and_that_is_said(project: Project
     )
     workspace.ready()
     assert workspace.up.stop() == 1
-    assert any("did not end within 0.3s of shutdown (timeouts.stop): SIGTERM" in line for line in workspace.up.lines)
+    assert any(
+        "did not end within 0.3s of shutdown (timeouts.stop); it gets SIGTERM" in line for line in workspace.up.lines
+    )
 
 
 def test_a_second_signal_kills_at_once(project: Project) -> None:

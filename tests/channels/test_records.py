@@ -22,7 +22,7 @@ def test_a_hundred_a_minute_are_logged_then_how_many_more_there_were(caplog: pyt
     records.add("it is not JSON", b"x")
     assert [each.getMessage() for each in caplog.records[100:]] == [
         "evil: 151 more such records",
-        "evil sent what is not the protocol: it is not JSON: x",
+        "evil sent data that is not part of the protocol: it is not JSON: x",
     ]
     for _ in range(100):
         records.add("it is not JSON", b"x")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 import pytest
 
 from pywatt_host.exceptions import ChannelError
-from pywatt_host.peers.client import Connector
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
 from tests.channels.places import Heard, Link, Main, Orchestrator, Place, listening, until, uplink
@@ -29,49 +28,18 @@ class Slow:
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, message: RouteToModule, conversation: PeerConnection) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(message, conversation))
+    def __call__(self, message: RouteToModule, connection: PeerConnection) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer(message, connection))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _answer(self, message: RouteToModule, conversation: PeerConnection) -> None:
+    async def _answer(self, message: RouteToModule, connection: PeerConnection) -> None:
         await asyncio.sleep(0.02)
-        conversation.session.send(RoutedResponse("users", message.request_id, message.payload))
-
-
-def test_a_wrong_token_is_refused_with_one_record_and_its_value_is_nowhere(
-    run: Run, place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        peers = listening(place.door(lambda: ("right-token", "next-token")))
-        async with asyncio.TaskGroup() as tasks, peers.running(tasks):
-            for members in (
-                {"auth_token": "wrong-token"},
-                {},
-                {"auth_token": "r\u00efght"},
-                {"auth_token": "right-toke"},
-            ):
-                link = await place.open()
-                link.say("identify", module_id="billing", **members)
-                link.say("heartbeat")
-                assert await link.ended() == b""
-            assert (peers.refused, peers.peers) == (4, 0)
-            for token in ("right-token", "next-token"):
-                link = await place.open()
-                link.say("identify", module_id="billing", auth_token=token)
-                link.say("heartbeat")
-                assert await link.hear("heartbeat_ack") == {"op": "heartbeat_ack"}
-                await link.close()
-
-    run(main)
-    refused = [each for each in caplog.records if each.levelno >= logging.WARNING]
-    assert len(refused) == 4
-    assert all("channels.tcp.token" in each.getMessage() and each.exc_info is None for each in refused)
-    assert "-token" not in caplog.text.replace("channels.tcp.token", "")
+        connection.session.send(RoutedResponse("users", message.request_id, message.payload))
 
 
 def test_a_refused_uplink_says_so_and_goes_on_trying(run: Run, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.peers.client._MOMENT", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._OPTIONAL_CHANNEL_WAIT", 0.05)
 
     async def main() -> None:
         token = "wrong"
@@ -80,9 +48,9 @@ def test_a_refused_uplink_says_so_and_goes_on_trying(run: Run, place: Place, mon
         peers = listening(place.door(lambda: ("right",)))
         async with asyncio.TaskGroup() as tasks, peers.running(tasks), way.running(tasks):
             await until(lambda: "refused" in connector.error)
-            assert connector.conversation is None
+            assert connector.connection is None
             token = "right"
-            way.replace(connector, None)
+            way.reconnector.replace(connector, None)
             await way.available(PATIENCE)
 
     run(main)
@@ -97,8 +65,8 @@ def test_a_new_token_is_taken_over_without_losing_a_request(run: Run, place: Pla
         peers = listening(place.door(lambda: tuple(accepted)), message=slow)
         async with asyncio.TaskGroup() as tasks, peers.running(tasks), way.running(tasks):
             with pytest.raises(ChannelError, match="refused"):
-                await way.prepare(connector, "new")
-            first = connector.conversation
+                await way.reconnector.prepare(connector, "new")
+            first = connector.connection
             stop, count = asyncio.Event(), 0
 
             async def ask(lane: int) -> None:
@@ -110,9 +78,9 @@ def test_a_new_token_is_taken_over_without_losing_a_request(run: Run, place: Pla
             asking = [asyncio.ensure_future(ask(lane)) for lane in range(10)]
             await until(lambda: count > 20)
             accepted.append("new")
-            way.replace(connector, await way.prepare(connector, "new"))
+            way.reconnector.replace(connector, await way.reconnector.prepare(connector, "new"))
             accepted.remove("old")
-            await until(lambda: connector.conversation is not first)
+            await until(lambda: connector.connection is not first)
             more = count
             await until(lambda: count > more + 20)
             stop.set()
@@ -137,14 +105,14 @@ def test_what_the_orchestrator_had_asked_on_the_old_connection_is_answered_there
             old.say("routed_module_message", source_module_id="b", original_request_id="7", payload=payload)
             old.say("http_request", request_id="h", method="GET", uri="/", headers={}, body=None)
             await until(lambda: bool(heard.messages))
-            way.replace(connector, await way.prepare(connector, "new"))
+            way.reconnector.replace(connector, await way.reconnector.prepare(connector, "new"))
             new = await foreign.accepted(auth_token="new")
             secret = asyncio.ensure_future(way.request(GetSecret("A"), PATIENCE))
             await new.hear("get_secret")
             new.say("secret", name="A", value="x")
             await secret
-            _, conversation = heard.messages[0]
-            conversation.session.send(RouteToModule("b", "", "7", Payload.of(None)))
+            _, connection = heard.messages[0]
+            connection.session.send(RouteToModule("b", "", "7", Payload.of(None)))
             heard.answer.set()
             assert (await old.hear("route_to_module"))["request_id"] == "7"
             assert (await old.hear("http_response"))["request_id"] == "h"
@@ -157,7 +125,7 @@ def test_what_the_orchestrator_had_asked_on_the_old_connection_is_answered_there
 def test_the_old_connection_closes_after_its_time(
     run: Run, place: Place, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pywatt_host.peers.client._RETIRE", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._RETIRE_TIMEOUT", 0.05)
 
     async def main() -> None:
         foreign = Orchestrator(place)
@@ -166,12 +134,12 @@ def test_the_old_connection_closes_after_its_time(
         way = uplink(connector)
         async with asyncio.TaskGroup() as tasks, way.running(tasks):
             old = await foreign.accepted()
-            way.replace(connector, await way.prepare(connector, "new"))
+            way.reconnector.replace(connector, await way.reconnector.prepare(connector, "new"))
             new = await foreign.accepted(auth_token="new")
             assert await old.ended() == b""
             new.say("heartbeat")
             await new.hear("heartbeat_ack")
-            assert connector.conversation is not None
+            assert connector.connection is not None
             assert connector.error == ""
         await foreign.die()
 
@@ -188,18 +156,18 @@ def test_a_replacement_for_what_was_lost_meanwhile_is_closed_and_the_channel_con
         way = uplink(connector)
         async with asyncio.TaskGroup() as tasks, way.running(tasks):
             old = await foreign.accepted()
-            replacement = await way.prepare(connector, "new")
+            replacement = await way.reconnector.prepare(connector, "new")
             prepared = await foreign.accepted()
             old.abort()
-            await until(lambda: connector.conversation is None)
-            assert await way.prepare(connector, "new") is None
-            way.replace(connector, replacement)
+            await until(lambda: connector.connection is None)
+            assert await way.reconnector.prepare(connector, "new") is None
+            way.reconnector.replace(connector, replacement)
             assert await prepared.ended() == b""
             third: Link = await foreign.accepted(auth_token="new")
-            await until(lambda: connector.conversation is not None)
+            await until(lambda: connector.connection is not None)
             third.say("heartbeat")
             await third.hear("heartbeat_ack")
-            assert len(way.conversations()) == 1
+            assert len(way.connections()) == 1
         await foreign.die()
 
     run(main)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from pywatt_host.exceptions import ChannelError, MessagingError
-from pywatt_host.peers.client import MODULE_EXTENSIONS, Connector
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.reconnecting import MODULE_EXTENSIONS, Connector
 from pywatt_host.peers.server import PEER_EXTENSIONS
 from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Payload
@@ -26,8 +26,8 @@ def routed(n: int, target: str = "users") -> RouteToModule:
     return RouteToModule(target, "echo", f"{n:08}-0000-8000-a000-000000000000", Payload.of({"type": "echo", "n": n}))
 
 
-def echo(message: RouteToModule, conversation: PeerConnection) -> None:
-    conversation.reply(RoutedResponse("users", message.request_id, message.payload))
+def echo(message: RouteToModule, connection: PeerConnection) -> None:
+    connection.send(RoutedResponse("users", message.request_id, message.payload))
 
 
 def test_two_of_ours_agree_on_extensions_and_talk_both_ways(run: Run, place: Place) -> None:
@@ -36,9 +36,9 @@ def test_two_of_ours_agree_on_extensions_and_talk_both_ways(run: Run, place: Pla
         way = uplink(connector)
         peers = listening(place.door(lambda: ("t0ken",)), message=echo)
         async with asyncio.TaskGroup() as tasks, peers.running(tasks), way.running(tasks):
-            assert connector.conversation is not None
-            assert connector.conversation.session.extensions == PEERS
-            assert connector.conversation.module_id == "users"
+            assert connector.connection is not None
+            assert connector.connection.session.extensions == PEERS
+            assert connector.connection.module_id == "users"
             assert peers.peers == 1
             answers = await asyncio.gather(*(way.request(routed(n), PATIENCE) for n in range(50)))
             assert [answer.payload.document()["n"] for answer in answers] == list(range(50))
@@ -118,14 +118,14 @@ def test_after_the_peer_died_it_is_connected_anew_soon_and_what_waited_is_answer
         way = uplink(connector)
         again: list[PeerConnection] = []
 
-        async def register(conversation: PeerConnection) -> None:
-            again.append(conversation)
+        async def register(connection: PeerConnection) -> None:
+            again.append(connection)
 
         way.on_connected(register)
         async with asyncio.TaskGroup() as tasks, way.running(tasks):
             await foreign.accepted(auth_token="t")
             await foreign.die()
-            await until(lambda: connector.conversation is None)
+            await until(lambda: connector.connection is None)
             began = time.monotonic()
             waiting = [asyncio.ensure_future(way.request(GetSecret(name), PATIENCE)) for name in "ABC"]
             late = asyncio.ensure_future(way.request(routed(1, "other"), PATIENCE))
@@ -211,8 +211,8 @@ def test_a_request_while_the_connection_is_closing_waits_for_the_next_one(run: R
         way = uplink(connector)
         async with asyncio.TaskGroup() as tasks, way.running(tasks):
             await foreign.accepted()
-            assert connector.conversation is not None
-            connector.conversation.wire.close()
+            assert connector.connection is not None
+            connector.connection.wire.close()
             asked = asyncio.ensure_future(way.request(GetSecret("A"), PATIENCE))
             message = asyncio.ensure_future(way.request(routed(1, "other"), PATIENCE))
             link = await foreign.accepted()
@@ -246,7 +246,7 @@ def test_a_required_channel_that_cannot_connect_ends_the_start_and_leaves_nothin
         began = time.monotonic()
         if trouble == "says nothing":  # which is how foreign ones are: connected, after half the time
             async with asyncio.TaskGroup() as tasks, way.running(tasks):
-                assert way.conversations()
+                assert way.connections()
         else:
             with pytest.raises(BaseExceptionGroup) as group:
                 async with asyncio.TaskGroup() as tasks, way.running(tasks):
@@ -289,13 +289,13 @@ def test_a_start_that_is_given_up_while_identifying_closes_the_connection(run: R
 def test_a_channel_that_need_not_be_there_is_warned_of_and_tried_again(
     run: Run, place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pywatt_host.peers.client._MOMENT", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._OPTIONAL_CHANNEL_WAIT", 0.05)
 
     async def main() -> None:
         connector = Connector(place.target, lambda: None)
         way = uplink(connector)
         async with asyncio.TaskGroup() as tasks, way.running(tasks):
-            assert way.conversations() == []
+            assert way.connections() == []
             assert connector.error not in ("", "not connected yet")
             peers = listening(place.door())
             async with peers.running(tasks):
@@ -316,7 +316,7 @@ def test_a_foreign_peer_that_need_not_be_there_is_not_warned_of(
         await foreign.open()
         way = uplink(Connector(place.target, lambda: None))
         async with asyncio.TaskGroup() as tasks, way.running(tasks):
-            assert len(way.conversations()) == 1
+            assert len(way.connections()) == 1
         await foreign.die()
 
     run(main)

@@ -178,7 +178,9 @@ def test_what_is_not_the_protocol_is_logged_and_the_channel_stays(
     run(main)
     found = warnings(caplog)
     assert len(found) == 7
-    assert all(each.startswith(rf"evil\x1b on {place.channel} sent what is not the protocol: ") for each in found)
+    assert all(
+        each.startswith(rf"evil\x1b on {place.channel} sent data that is not part of the protocol: ") for each in found
+    )
     assert all(len(each) < 500 and each.isprintable() for each in found)
 
 
@@ -204,33 +206,31 @@ def test_a_peer_that_does_not_read_blocks_nobody_and_is_refused_more_above_its_b
     run: Run, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame, most = 4 * 1024**2, 16 * 1024**2
-    monkeypatch.setattr("pywatt_host.channels.wire.MOST_BUFFERED", most)
+    monkeypatch.setattr("pywatt_host.channels.wire.MAX_BUFFERED", most)
 
     async def main() -> None:
         asked: list[PeerConnection] = []
-        peers = listening(
-            place.door(), message=lambda message, conversation: asked.append(conversation), frame=2 * frame
-        )
+        peers = listening(place.door(), message=lambda message, connection: asked.append(connection), frame=2 * frame)
         async with asyncio.TaskGroup() as tasks, peers.running(tasks):
             slow, other = await good(place, "slow"), await good(place)
             slow.reader._transport.pause_reading()  # type: ignore[attr-defined]
             slow.say("route_to_module", target_module_id="users", request_id="1", payload={"json": {}})
             await until(lambda: bool(asked))
-            (conversation,) = asked
+            (connection,) = asked
             answer = RoutedResponse("users", "1", Payload(bytes(frame // 2), "Binary"))  # "0," each
             sent = 0
             for _ in range(4):  # TLS has buffers of its own below, which take as much once
                 with pytest.raises(MessagingError, match="does not read") as caught:  # noqa: PT012 -- how many is the point
                     while sent < 40:
-                        conversation.session.send(answer)
+                        connection.session.send(answer)
                         sent += 1
                 assert caught.value.code == "unavailable"
                 await beats(other)
             assert 3 <= sent < 20
-            assert conversation.wire.buffered <= most
-            conversation.reply(answer)  # is dropped
+            assert connection.wire.buffered <= most
+            connection.send(answer)  # is dropped
             await beats(other)
-            waiting = asyncio.ensure_future(conversation.session.drained())
+            waiting = asyncio.ensure_future(connection.session.drained())
             await beats(other)
             assert not waiting.done()
             slow.reader._transport.resume_reading()  # type: ignore[attr-defined]
@@ -247,7 +247,7 @@ def test_many_at_once_from_one_peer_come_in_order(run: Run, place: Place) -> Non
     async def main() -> None:
         seen: list[str] = []
 
-        def note(message: RouteToModule, conversation: PeerConnection) -> None:
+        def note(message: RouteToModule, connection: PeerConnection) -> None:
             seen.append(message.request_id)
 
         peers = listening(place.door(), message=note)

@@ -70,9 +70,9 @@ def test_what_is_secret_by_its_place_is_never_shown(traced: Traced) -> None:
     assert shown[2]["content"] == {"op": "secret", "name": "A", "value": "***"}
     assert shown[3]["env"] == {"DATABASE_URL": "***"}
     assert shown[4]["headers"] == {"Authorization": "***", "COOKIE": "***", "X-Api-Key": "***", "Accept": "*/*"}
-    assert shown[4]["body"] == shown[5]["body"] == f"<{len(hidden)} octets>"
-    assert shown[6]["payload"]["data"] == f"<{len(hidden)} octets>"
-    assert shown[7]["octets"] == len(hidden)
+    assert shown[4]["body"] == shown[5]["body"] == f"<{len(hidden)} bytes>"
+    assert shown[6]["payload"]["data"] == f"<{len(hidden)} bytes>"
+    assert shown[7]["bytes"] == len(hidden)
     assert "not JSON" in shown[7]["fault"]
 
 

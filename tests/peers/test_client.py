@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 
 from pywatt_host.channels.stdio import Descriptors, handshake
-from pywatt_host.exceptions import ProtocolError
-from pywatt_host.peers.client import Connector, PeerClient
+from pywatt_host.peers.client import PeerClient
+from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.protocol.messages import AnnouncedEndpoint, GetSecret
 from tests.channels.places import Heard, Main, Orchestrator, Place, until, uplink
 from tests.hosting import PATIENCE
@@ -95,8 +94,8 @@ def test_the_unix_socket_comes_before_tcp_and_that_before_stdio_and_the_better_o
         heard = Heard()
         async with three(folder, heard) as (pipes, ipc, tcp, way):
             over_ipc, over_tcp = await ipc.accepted(), await tcp.accepted()
-            await until(lambda: len(way.conversations()) == 3)
-            assert [each.channel for each in way.conversations()] == ["ipc", "tcp", "stdio"]
+            await until(lambda: len(way.connections()) == 3)
+            assert [each.channel for each in way.connections()] == ["ipc", "tcp", "stdio"]
             await asks_over(way, over_ipc)
             way.announce("127.0.0.1:4102", [AnnouncedEndpoint("/", ("GET",))])
             assert (await pipes.hear("announce"))["listen"] == "127.0.0.1:4102"  # there, whatever is preferred
@@ -106,14 +105,14 @@ def test_the_unix_socket_comes_before_tcp_and_that_before_stdio_and_the_better_o
             pipes.say(op="heartbeat")
             await pipes.hear("heartbeat_ack")
             await ipc.die()
-            await until(lambda: len(way.conversations()) == 2)
+            await until(lambda: len(way.connections()) == 2)
             await asks_over(way, over_tcp)
             await tcp.die()
-            await until(lambda: len(way.conversations()) == 1)
+            await until(lambda: len(way.connections()) == 1)
             await asks_over(way, pipes)
             await ipc.open()
             over_ipc = await ipc.accepted()
-            await until(lambda: len(way.conversations()) == 2)
+            await until(lambda: len(way.connections()) == 2)
             await asks_over(way, over_ipc)
             assert heard.losses == []
 
@@ -147,55 +146,3 @@ def test_a_shutdown_before_the_end_of_stdin_is_no_loss(run: Run, folder: Path, q
             assert heard.losses == []
 
     run(main)
-
-
-@pytest.mark.parametrize(
-    ("octets", "why"),
-    [
-        (b"", "standard input ended"),
-        (b'{"op":"init"', "standard input ended"),
-        (b"nonsense\n", "no init: it is not JSON"),
-        (b'{"op":"heartbeat"}\n', "'heartbeat' and no init"),
-        (b'{"op":"init"}\n', "module_id"),
-        (b"x" * (1024**2 + 1), "longer than 1 MiB"),
-    ],
-)
-def test_a_first_line_that_is_no_init_is_refused(octets: bytes, why: str) -> None:
-    reading, writing = os.pipe()
-    child = os.fork() if len(octets) > 4096 else -1
-    if child == 0:  # more than a pipe holds
-        try:
-            while octets:
-                octets = octets[os.write(writing, octets) :]
-        finally:
-            os._exit(0)
-    if child == -1:
-        os.write(writing, octets)
-    os.close(writing)
-    try:
-        with pytest.raises(ProtocolError, match=why) as caught:
-            handshake(Descriptors(reading, -1), PATIENCE)
-        assert caught.value.exit_code == 4
-    finally:
-        os.close(reading)
-        if child > 0:
-            os.waitpid(child, 0)
-
-
-def test_without_any_line_the_handshake_ends_in_its_time_also_where_single_octets_come() -> None:
-    reading, writing = os.pipe()
-    os.write(writing, b'{"op"')
-    with pytest.raises(ProtocolError, match=r"channels\.limits\.handshake"):
-        handshake(Descriptors(reading, -1), 0.1)
-    os.close(reading)
-    os.close(writing)
-
-
-def test_what_came_with_the_init_is_kept() -> None:
-    reading, writing = os.pipe()
-    os.write(writing, orjson.dumps({**INIT, "env": {"A": "\u2028"}}) + b'\n{"op":"heartbeat"}\n{"op"')
-    greeting = handshake(Descriptors(reading, -1), PATIENCE)
-    assert greeting.init.env == {"A": "\u2028"}
-    assert greeting.rest == b'{"op":"heartbeat"}\n{"op"'
-    os.close(reading)
-    os.close(writing)
