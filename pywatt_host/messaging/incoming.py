@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pywatt_host.messaging.handlers import LONGEST_TEXT
-from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
+from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
 
 
@@ -35,7 +35,7 @@ class Incoming(Protocol):
 
 def sealed(content: Any) -> Payload:
     """Content as a payload: in an envelope only where it could be taken for one."""
-    return Payload.of(Envelope(content).seal() if looks_sealed(content) else content)
+    return Payload.of(Envelope(content).seal() if is_envelope(content) else content)
 
 
 def error_document(code: str, text: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
 from pywatt_host.messaging.transport import CHANNELS, MessageRoute, Transport
 from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.codec import Ids
-from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
+from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
 
 logger = logging.getLogger("pywatt.messages")
@@ -105,7 +105,7 @@ class Messages:
             else:
                 answer = await self._carried(routes, target, payload, timeout, channel)
             content = answer.document()
-            if looks_sealed(content):
+            if is_envelope(content):
                 content = Envelope.open(content).content
         except ProtocolError as error:
             raise MessagingError("invalid_message", str(error), target) from error
@@ -164,7 +164,7 @@ class Messages:
         message = plain(message)
         message_type(message)
         try:
-            Payload.of(message).octets  # noqa: B018 -- what has no JSON form is the caller's error, not a log record
+            Payload.of(message).to_bytes()  # what has no JSON form is the caller's error, not a log record
             routes = self._routes(target, channel)
             keeping = next((route for route in routes if route.keeps), None)
             if keeping is not None:
@@ -203,7 +203,7 @@ class Messages:
         event_id = self._ids()
         event = Payload.of(Envelope(message, properties, event_id).seal())
         try:
-            event.octets  # noqa: B018 -- as above
+            event.to_bytes()  # as above
         except ProtocolError as error:
             raise MessagingError("invalid_message", str(error), topic) from error
         delivery = Delivery(self.module_id, "process", "process")
@@ -256,7 +256,7 @@ class _Own:
 
     def answer(self, module_id: str, content: Any) -> None:
         payload = sealed(content)
-        payload.octets  # noqa: B018 -- what has no JSON form is the handler's fault, here as elsewhere
+        payload.to_bytes()  # what has no JSON form is the handler's fault, here as elsewhere
         if not self.answered.done():
             self.answered.set_result(payload)
 

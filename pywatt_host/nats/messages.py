@@ -90,7 +90,7 @@ class ClusterMessages:
 
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
         """See Route."""
-        client, body = self._connection.client, payload.octets
+        client, body = self._connection.client, payload.to_bytes()
         subject, headers = self._subjects.message(target), _headers(payload)
         deadline = time.monotonic() + timeout
         while True:
@@ -108,7 +108,7 @@ class ClusterMessages:
         """See Route."""
         if self._queue is None:
             raise MessagingError("unsupported", "no message is kept (channels.nats.delivery)", target)
-        await self._queue.keep(target, request_id, payload.octets, _headers(payload) or {}, timeout)
+        await self._queue.keep(target, request_id, payload.to_bytes(), _headers(payload) or {}, timeout)
 
     async def available(self, timeout: float, target: str) -> None:
         _ = self._connection.client  # raises; one that looks for a server keeps what it is given until then
@@ -125,7 +125,7 @@ class ClusterMessages:
         except MessagingError:
             return False
         try:
-            await client.publish(self._subjects.event(topic), event.octets, headers=_headers(event))
+            await client.publish(self._subjects.event(topic), event.to_bytes(), headers=_headers(event))
         except Exception as error:  # named boundary: the library's errors, each told as ours
             self._connection.raise_for(error, topic, 0.0)
         return True

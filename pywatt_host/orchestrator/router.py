@@ -108,7 +108,7 @@ class Router:
         where the text speaks of one."""
         latest = time.time() + self._timeout
         try:
-            if inline or (payload.format in ("Json", "Auto") and b'"deadline"' in payload.octets):
+            if inline or (payload.format in ("Json", "Auto") and b'"deadline"' in payload.to_bytes()):
                 deadline = Envelope.open(payload.document()).deadline
                 if deadline is not None:
                     return min(latest, deadline)

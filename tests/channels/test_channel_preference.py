@@ -154,7 +154,7 @@ def test_a_shutdown_before_the_end_of_stdin_is_no_loss(run: Run, folder: Path, q
     [
         (b"", "standard input ended"),
         (b'{"op":"init"', "standard input ended"),
-        (b"nonsense\n", "no init: it is not JSON"),
+        (b"nonsense\n", "no init: not valid JSON"),
         (b'{"op":"heartbeat"}\n', "'heartbeat' and no init"),
         (b'{"op":"init"}\n', "module_id"),
         (b"x" * (1024**2 + 1), "longer than 1 MiB"),
