@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable
@@ -177,13 +176,13 @@ async def _mark(request: Any) -> None:
 
 
 def _put_marks(request: Any) -> None:
-    """`X-Request-ID` and `traceparent` (W3C Trace Context) of the request that is being answered, where there is one
-    and the application has not set its own."""
+    """Add `X-Request-ID` and `traceparent` (W3C Trace Context) of the request that is being handled, if there is one,
+    where the application has not set its own."""
     current = current_request.get()
     if current is None:
         return
     headers = request.headers
     if current.request_id and "x-request-id" not in headers:
         headers["x-request-id"] = current.request_id.decode("latin-1")
-    if current.trace_id and "traceparent" not in headers:
-        headers["traceparent"] = f"00-{current.trace_id}-{os.urandom(8).hex()}-01"
+    if current.trace is not None and "traceparent" not in headers:
+        headers["traceparent"] = current.trace.child()

@@ -27,7 +27,7 @@ from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
 from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.http.server.cycle import CYCLE
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import current_request, parse_traceparent
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
@@ -36,8 +36,6 @@ logger = logging.getLogger("pywatt.edge")
 app_logger = logging.getLogger("pywatt.app")
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?\Z")  # W3C Trace Context
-_NO_TRACE = b"0" * 32
 _STREAMED = -1  # the length of a body that tells none
 _WATCHED = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
 _IN_CORS = "pywatt.cors"
@@ -174,9 +172,7 @@ class Edge:
                     exchange.request_id = value if _SANE_ID.match(value) and not foreign_id else b""
                     foreign_id = True
                 elif name == b"traceparent":
-                    match = _TRACEPARENT.match(value)
-                    if match is not None and match[1] != _NO_TRACE:
-                        exchange.trace_id = match[1].decode()
+                    exchange.trace = parse_traceparent(value) or exchange.trace
                 else:
                     forwarded = True
             elif name[:12] == b"x-forwarded-":

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.manifest.values import Rate
 from pywatt_host.messaging.handlers import Delivery, Found, Handlers, current_delivery, plain
-from pywatt_host.messaging.incoming import Incoming, MessageTrace, error_document, sealed, trace_of
+from pywatt_host.messaging.incoming import Incoming, MessageContext, error_document, message_context, sealed
 from pywatt_host.net.limits import RateLimiter
 from pywatt_host.observability.context import current_request
 from pywatt_host.peers.connection import PeerConnection
@@ -162,7 +162,7 @@ class Inbox:
         )
         authorization = properties.get("authorization") if self.vouch is not None else None
         if "request_id" in properties or "traceparent" in properties or authorization is not None:
-            context.run(current_request.set, trace_of(properties))
+            context.run(current_request.set, message_context(properties))
         loop = asyncio.get_running_loop()
         found.running += 1
         task = started(loop, self._handle(incoming, found, content, authorization), context)
@@ -196,7 +196,7 @@ class Inbox:
         try:
             if authorization is not None and self.vouch is not None:
                 current = current_request.get()
-                assert isinstance(current, MessageTrace)
+                assert isinstance(current, MessageContext)
                 current.claims = await self.vouch(str(authorization))
             reply = await found(content)
             incoming.answer(self.module_id, plain(reply))

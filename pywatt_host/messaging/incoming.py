@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pywatt_host.messaging.handlers import LONGEST_TEXT
+from pywatt_host.observability.context import TraceContext, parse_traceparent
 from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
 
@@ -44,20 +45,19 @@ def error_document(code: str, text: str) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class MessageTrace:
-    """What the log records of a handler carry."""
+class MessageContext:
+    """The RequestContext of a message: its id, its trace, and the claims of its credential once they are verified."""
 
     request_id: bytes = b""
-    trace_id: str = ""
+    trace: TraceContext | None = None
     unavailable: str = ""
     claims: dict[str, Any] = field(default_factory=dict)
 
 
-def trace_of(properties: Any) -> MessageTrace:
-    """Request id and trace of the properties of an envelope."""
-    request_id, parent = properties.get("request_id"), properties.get("traceparent")
-    parts = parent.split("-") if isinstance(parent, str) else []
-    return MessageTrace(
+def message_context(properties: Any) -> MessageContext:
+    """The context that the properties of an envelope describe."""
+    request_id, traceparent = properties.get("request_id"), properties.get("traceparent")
+    return MessageContext(
         cut(request_id, 128).encode() if isinstance(request_id, str) else b"",
-        parts[1] if len(parts) == 4 and len(parts[1]) == 32 and parts[1].isalnum() else "",
+        parse_traceparent(traceparent) if isinstance(traceparent, str) else None,
     )

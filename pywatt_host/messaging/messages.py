@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -15,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.messaging.handlers import LONGEST_TEXT, Delivery, message_type, plain
 from pywatt_host.messaging.inbox import CODES, Inbox
-from pywatt_host.messaging.incoming import sealed, trace_of
+from pywatt_host.messaging.incoming import message_context, sealed
 from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
 from pywatt_host.messaging.transport import CHANNELS, MessageRoute, Transport
 from pywatt_host.observability.context import current_request
@@ -225,8 +224,8 @@ class Messages:
             self.counts["event", "invalid_message"] += 1
             logger.debug("an event of %s from %s: %s", cut(topic, 60), cut(source, 60), error)
             return
-        trace = trace_of(envelope.properties) if envelope.properties else None
-        self.topics.deliver(topic, envelope.content, Delivery(source, channel, vouched_by), envelope.id, trace)
+        context = message_context(envelope.properties) if envelope.properties else None
+        self.topics.deliver(topic, envelope.content, Delivery(source, channel, vouched_by), envelope.id, context)
 
     # As a service ---------------------------------------------------------------------------------------------------
 
@@ -305,8 +304,8 @@ def _trace_properties() -> dict[str, Any]:
     if request is None:
         return {}
     properties = {"request_id": request.request_id.decode("latin-1")}
-    if request.trace_id:
-        properties["traceparent"] = f"00-{request.trace_id}-{os.urandom(8).hex()}-01"
+    if request.trace is not None:
+        properties["traceparent"] = request.trace.child()
     return properties
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.handlers import Delivery, Found, Handler, current_delivery
-from pywatt_host.observability.context import Request, current_request
+from pywatt_host.observability.context import RequestContext, current_request
 
 logger = logging.getLogger("pywatt.messages")
 
@@ -40,7 +40,7 @@ class _Subscription:
     topic: str
     found: Found
     most: int
-    waiting: deque[tuple[Any, Delivery, Request | None]] = field(default_factory=deque)
+    waiting: deque[tuple[Any, Delivery, RequestContext | None]] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     warned: float = -_WARN_EVERY
 
@@ -75,7 +75,12 @@ class Subscriptions:
                 tell(topic)
 
     def deliver(
-        self, topic: str, content: Any, delivery: Delivery, event_id: str | None = None, trace: Request | None = None
+        self,
+        topic: str,
+        content: Any,
+        delivery: Delivery,
+        event_id: str | None = None,
+        context: RequestContext | None = None,
     ) -> None:
         """Hand an event to the handlers of its topic. Never waits."""
         subscriptions = self._by_topic.get(topic)
@@ -85,7 +90,7 @@ class Subscriptions:
             if len(subscription.waiting) >= MOST_WAITING:
                 self._drop(subscription)
                 continue
-            subscription.waiting.append((content, delivery, trace))
+            subscription.waiting.append((content, delivery, context))
             if len(subscription.tasks) < subscription.most:
                 self._begin(subscription)
 
@@ -116,9 +121,9 @@ class Subscriptions:
     async def _work(self, subscription: _Subscription) -> None:
         """Handle what waits, one after the other, and end with the last of it."""
         while subscription.waiting:
-            content, delivery, trace = subscription.waiting.popleft()
+            content, delivery, context = subscription.waiting.popleft()
             current_delivery.set(delivery)
-            current_request.set(trace)
+            current_request.set(context)
             try:
                 await subscription.found(content)
                 self._counts["event", "ok"] += 1

@@ -112,8 +112,8 @@ class RecordFormatter:
         request = current_request.get()
         if request is not None:
             fields["request_id"] = request.request_id.decode()
-            if request.trace_id:
-                fields["trace_id"] = request.trace_id
+            if request.trace is not None:
+                fields["trace_id"] = request.trace.trace_id
         fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
         return _redacted(fields, self._redact) if self._redact else fields
 

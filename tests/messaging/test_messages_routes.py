@@ -145,7 +145,7 @@ def test_what_is_published_goes_over_every_channel_and_fails_where_none_is_conne
         first.ready = False
         with pytest.raises(MessagingError, match="no channel is connected"):
             await of.publish("a.b", {"n": 1})
-        with pytest.raises(MessagingError, match="no JSON form"):
+        with pytest.raises(MessagingError, match="cannot be written as JSON"):
             await of.publish("a.b", {1, 2})
         with pytest.raises(ValueError, match="is no topic"):
             await of.publish("a b", {})
