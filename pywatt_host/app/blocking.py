@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pywatt_host.app.tasks import OnFailure, Work, close
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.secrets import Secret, SecretStore
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class SyncState:
     """The methods of AppState that wait, blocking instead: safe from any thread but that of the event loop, where they
     raise RuntimeError instead of blocking everybody. They raise what those of AppState raise."""
 
-    def __init__(self, state: AppState, bridge: Bridge, store: SecretStore, outbound: Outbound) -> None:
+    def __init__(self, state: AppState, bridge: Bridge, store: SecretStore, outbound: HttpClients) -> None:
         self._state = state
         self._store = store
         self._outbound = outbound

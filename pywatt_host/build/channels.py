@@ -21,13 +21,14 @@ from pywatt_host.messaging.http_client import HttpTransport, rendered
 from pywatt_host.messaging.http_requests import ChannelRequests
 from pywatt_host.messaging.http_server import HttpMessages as HttpDoor
 from pywatt_host.messaging.inbox import Inbox
-from pywatt_host.messaging.messages import Messages, Policy
+from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.incoming import IncomingMessages
 from pywatt_host.peers.remote_stores import Proxying
 from pywatt_host.peers.server import PeerServer
 from pywatt_host.peers.static import StaticPeers, static_modules
@@ -40,7 +41,7 @@ from pywatt_host.service import Dependant, Service
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
-    from pywatt_host.nats.channel import Nats
+    from pywatt_host.nats.channel import NatsMessaging
 
 _SECRET_TIMEOUT = 10.0  # seconds for the orchestrator to answer
 
@@ -66,7 +67,7 @@ class HostChannels:
         secret_values: Callable[[], Mapping[str, str]],
         masker: Masker,
         trace: Path | None,
-        policy: Callable[[str], Policy | None] = lambda target: None,
+        policy: Callable[[str], CallPolicy | None] = lambda target: None,
         private: Callable[[str, str], Awaitable[str]] | None = None,
     ) -> None:
         channels, limits, module_id = manifest.channels, manifest.channels.limits, manifest.module_id
@@ -88,6 +89,7 @@ class HostChannels:
             trace=writer,
         )
         self.inbox = Inbox(module_id, limits.messages, limits.rate)
+        self.incoming = IncomingMessages(self.inbox)
         self.topics = Subscriptions(self.inbox.counts)
         self.stores = Proxying(self.uplink)
         self._unary = ChannelRequests(
@@ -97,7 +99,7 @@ class HostChannels:
             module_id,
             frame_limit=limits.frame,
             handshake_timeout=limits.handshake,
-            message=self.inbox.direct,
+            message=self.incoming.from_client,
             health=health,
             event=self._published,
             trace=writer,
@@ -108,9 +110,9 @@ class HostChannels:
         if channels.http is not None:
             token = channels.http.token
             self.door = HttpDoor(self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event)
-        self.cluster: Nats | None = None
+        self.cluster: NatsMessaging | None = None
         if channels.nats is not None:
-            self.cluster = import_module("pywatt_host.nats.channel").Nats(
+            self.cluster = import_module("pywatt_host.nats.channel").NatsMessaging(
                 channels.nats, self.inbox, lambda: self.topics.all, self._event, secret_values=secret_values,
                 resolve=manifest.resolve, timeout=limits.handshake, healthy=self._is_healthy, private=private,
             )  # fmt: skip
@@ -179,7 +181,7 @@ class HostChannels:
         self.uplink.duties = PeerHandlers(
             health=self._health,
             http=self._unary,
-            message=self.inbox.routed,
+            message=self.incoming.from_orchestrator,
             rotated=rotated,
             shutdown=shutdown,
             lost=lost,
@@ -189,7 +191,7 @@ class HostChannels:
     def _peer_duties(self) -> PeerHandlers:
         """What a peer that this module is connected to may ask of it: to take messages and events."""
         return PeerHandlers(
-            health=self._health, http=self._unary, message=self.inbox.told, rotated=_nothing_rotates,
+            health=self._health, http=self._unary, message=self.incoming.from_connected_peer, rotated=_nothing_rotates,
             shutdown=lambda why: None, lost=lambda why: None, event=self._told,
         )  # fmt: skip
 
@@ -302,7 +304,7 @@ class _Late:
 
     name = "channels with secret tokens"
 
-    def __init__(self, uplink: PeerClient, peers: StaticPeers, cluster: Nats | None) -> None:
+    def __init__(self, uplink: PeerClient, peers: StaticPeers, cluster: NatsMessaging | None) -> None:
         self._uplink = uplink
         self._peers = peers
         self._cluster = cluster

@@ -23,7 +23,7 @@ from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.edge import add_route, cors, takes_everything
 from pywatt_host.build.none import NoChannels
 from pywatt_host.build.routes import announced, compile_routes
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.clients.none import NoResilience
 from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
     from pywatt_host.build.channels import HostChannels
     from pywatt_host.channels.stdio import Handshake
-    from pywatt_host.clients.resilience.providers import Address
+    from pywatt_host.clients.resilience.providers import ProviderAddress
     from pywatt_host.clients.resilience.targets import Resilience
-    from pywatt_host.clients.tokens import Tokens
+    from pywatt_host.clients.tokens import TokenAuth
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.stores.service import Datastores
 
@@ -151,7 +151,7 @@ class _Maker:
         self.links.inbox.vouch = self.schemes.vouch
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
         self.clients = self._clients(masker)
-        self.outbound = Outbound(
+        self.outbound = HttpClients(
             self.clients,
             resilience=self.resilience,
             resolve=self._located,
@@ -222,15 +222,15 @@ class _Maker:
             self.checks.add("auth", schemes.check, optional=True)
         return schemes
 
-    def _clients(self, masker: Masker) -> Tokens | None:
+    def _clients(self, masker: Masker) -> TokenAuth | None:
         if not self.manifest.clients:
             return None
-        tokens: Tokens = import_module("pywatt_host.clients.tokens").Tokens(self.manifest, self._texts, masker.add)
-        return tokens
+        auth: TokenAuth = import_module("pywatt_host.clients.tokens").TokenAuth(self.manifest, self._texts, masker.add)
+        return auth
 
-    async def _located(self, name: str) -> list[Address]:
+    async def _located(self, name: str) -> list[ProviderAddress]:
         """Who answers for module://NAME. Raises MessagingError."""
-        address = import_module("pywatt_host.clients.resilience.providers").Address
+        address = import_module("pywatt_host.clients.resilience.providers").ProviderAddress
         return [address(url, healthy) for url, healthy in await self.links.discovery.locate(name)]
 
     def _resilience(self) -> Resilience | NoResilience:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 10.0  # seconds for each of connecting, sending, and waiting for octets; the application may say otherwise
 
 
-class Outbound:
+class HttpClients:
     """One asynchronous and one blocking client, each made when it is first asked for. They are everybody's, so that
     they keep no cookies: one user's would go along with the next one's requests."""
 
@@ -60,7 +60,7 @@ class Outbound:
                 self._client = import_module("httpx").AsyncClient(
                     auth=self._auth,
                     event_hooks={"request": [_mark]},
-                    mounts=self._mounts("mounts", "Modules", self._resolve),
+                    mounts=self._mounts("mounts", "ModuleTransport", self._resolve),
                     **_settings(),
                 )
             return self._client
@@ -71,7 +71,7 @@ class Outbound:
             self._refuse_when_closed()
             if self._blocking is None:
                 hooks = {"request": [self._refuse_on_loop, _put_marks]}
-                mounts = self._mounts("blocking_mounts", "BlockingModules", self._resolve_blocking)
+                mounts = self._mounts("blocking_mounts", "BlockingModuleTransport", self._resolve_blocking)
                 self._blocking = import_module("httpx").Client(
                     auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings()
                 )

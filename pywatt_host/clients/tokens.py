@@ -31,7 +31,7 @@ _FORM = {"content-type": "application/x-www-form-urlencoded"}
 Mask = Callable[[str, str], object]
 
 
-class ClientTokens:
+class ClientToken:
     """The token of one entry of `clients`: one request for all who wait for it, kept until shortly before its end."""
 
     def __init__(self, name: str, options: Client, mask: Mask, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -137,7 +137,7 @@ class ClientTokens:
 class _NewSecret:
     """The token in use stays until it ends: it is the issuer's, and not the secret's."""
 
-    def __init__(self, tokens: ClientTokens, secret: str) -> None:
+    def __init__(self, tokens: ClientToken, secret: str) -> None:
         self._tokens = tokens
         self._secret = secret
 
@@ -156,20 +156,20 @@ def _refusal(status: int, document: Any) -> str:
     return f"the answer is {status}{said}"
 
 
-class Tokens(httpx.Auth):
+class TokenAuth(httpx.Auth):
     """Adds to requests of our clients the token of their origin, and of no other; as a service, reads the secrets."""
 
     name = "clients"
     requires_response_body = False
 
     def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]], mask: Mask) -> None:
-        self.all = [ClientTokens(name, options, mask) for name, options in manifest.clients.items()]
+        self.all = [ClientToken(name, options, mask) for name, options in manifest.clients.items()]
         self._by_origin = {tokens.origin: tokens for tokens in self.all}
         self._texts = secret_values
         self._web: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def dependants(self) -> list[ClientTokens]:
+    def dependants(self) -> list[ClientToken]:
         """What follows when a secret rotates."""
         return [each for each in self.all if each.names]
 
@@ -184,12 +184,12 @@ class Tokens(httpx.Auth):
             web, self._web = self._web, None
             await web.aclose()
 
-    async def _token(self, tokens: ClientTokens, instead_of: str = "") -> str:
+    async def _token(self, tokens: ClientToken, instead_of: str = "") -> str:
         if self._web is None:
             raise RuntimeError("the host has stopped, and its clients with it")
         return await tokens.token(self._web, instead_of=instead_of)
 
-    def _wanted(self, request: httpx.Request) -> ClientTokens | None:
+    def _wanted(self, request: httpx.Request) -> ClientToken | None:
         """Whose token a request needs: one that brings its own credential needs none."""
         return None if "authorization" in request.headers else self._by_origin.get(origin_of(request.url))
 
@@ -215,7 +215,7 @@ class Tokens(httpx.Auth):
         if response.status_code == 401 and again:
             yield _with(request, self._waited(tokens, instead_of=token))
 
-    def _waited(self, tokens: ClientTokens, instead_of: str = "") -> str:
+    def _waited(self, tokens: ClientToken, instead_of: str = "") -> str:
         """From a thread: the event loop fetches it."""
         if self._loop is None:
             raise RuntimeError("the host has not started")

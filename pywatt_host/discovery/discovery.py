@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from pywatt_host.discovery.static import Static, http_address, own_address
+from pywatt_host.discovery.static import StaticProvider, http_address, own_address
 from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.manifest.model import RegisteredService, StaticService
 from pywatt_host.manifest.model.services import AUTO, MODULE
@@ -51,7 +51,7 @@ class RemoteRegistry(Protocol):
 
 
 @dataclass(slots=True)
-class _Own:
+class _OwnService:
     """A service of this module, and what it is called where it is registered."""
 
     wanted: Register
@@ -85,13 +85,13 @@ class Discovery:
         self._module_id = module_id
         self._uplink = uplink
         self._registry = registry
-        self._static = [Static(service) for service in static]
+        self._static = [StaticProvider(service) for service in static]
         self._offers = offers
         self._advertise = advertise
         self._towards = towards
         self._healthy = healthy
         self._address = ""
-        self._own: dict[tuple[str, str], _Own] = {}
+        self._own: dict[tuple[str, str], _OwnService] = {}
         self._found: dict[str, tuple[float, list[Provider]]] = {}
         self._background: set[asyncio.Task[None]] = set()
         uplink.on_connected(self._register_again)
@@ -104,7 +104,7 @@ class Discovery:
         """The provider's id; empty where the address is `auto` and the module does not listen yet, with which it is
         registered then. Raises MessagingError, `refused` with the orchestrator's own words."""
         kind = service_type_of(service_type)
-        own = _Own(Register(kind, name, address, version, metadata), address == AUTO)
+        own = _OwnService(Register(kind, name, address, version, metadata), address == AUTO)
         if own.auto:
             if not self._address:
                 self._own[kind, name] = own
@@ -117,7 +117,7 @@ class Discovery:
             await self._take_back(before, {*own.ids.values()})
         return own.id
 
-    async def _register(self, own: _Own) -> None:
+    async def _register(self, own: _OwnService) -> None:
         """Everywhere. Raises MessagingError where one says no."""
         wanted = own.wanted
         own.ids["own"] = f"{self._module_id}/{wanted.service_type}/{wanted.name}"
@@ -140,7 +140,7 @@ class Discovery:
         for key in found:
             await self._take_back(self._own.pop(key), set())
 
-    async def _take_back(self, own: _Own, still: set[str]) -> None:
+    async def _take_back(self, own: _OwnService, still: set[str]) -> None:
         """Wherever it is registered, but for those ids that count still."""
         nats, orchestrator = own.ids.get("nats", ""), own.ids.get("orchestrator", "")
         if self._registry is not None and nats and nats not in still:
@@ -173,7 +173,7 @@ class Discovery:
         for offer in self._offers:
             kind = service_type_of(offer.type)
             wanted = Register(kind, offer.name, offer.address, offer.version, dict(offer.metadata))
-            self._own.setdefault((kind, offer.name), _Own(wanted, offer.address == AUTO))
+            self._own.setdefault((kind, offer.name), _OwnService(wanted, offer.address == AUTO))
         if self._registry is not None and self._address:
             self._spawn(self._be_there(self._registry))
         for own in self._own.values():
@@ -188,7 +188,7 @@ class Discovery:
         except MessagingError as error:
             logger.warning("%s", error)
 
-    async def _offered(self, own: _Own) -> None:
+    async def _offered(self, own: _OwnService) -> None:
         try:
             await self._register(own)
             logger.info("%s is registered (%s at %s)", own.wanted.name, own.wanted.service_type, own.wanted.address)
@@ -249,7 +249,7 @@ class Discovery:
             raise MessagingError("refused", _words(answer.error), kind)
         return list(answer.providers)
 
-    def _as_provider(self, own: _Own) -> Provider:
+    def _as_provider(self, own: _OwnService) -> Provider:
         wanted = own.wanted
         return Provider(
             own.id, self._module_id, wanted.service_type, wanted.name, wanted.version, wanted.address,

@@ -21,7 +21,7 @@ _PORTS = {
 _FRESH = 2.0  # seconds for which what was found out is right
 
 
-class Static:
+class StaticProvider:
     """A service of `services.static`: healthy where it takes connections."""
 
     def __init__(self, service: StaticService) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pywatt_host.manifest.model import NatsChannel
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.nats.connection import NatsConnection
-from pywatt_host.nats.jetstream import Queue
-from pywatt_host.nats.messages import ClusterMessages, EventTaken
+from pywatt_host.nats.jetstream import WorkQueue
+from pywatt_host.nats.messages import EventHandler, NatsMessages
 from pywatt_host.nats.registry import NatsRegistry
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.service import Prepared, Service
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 
-class Nats:
+class NatsMessaging:
     """See the modules beside this one."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Nats:
         settings: NatsChannel,
         inbox: Inbox,
         topics: Callable[[], Sequence[str]],
-        event: EventTaken,
+        event: EventHandler,
         *,
         secret_values: Callable[[], Mapping[str, str]],
         resolve: Callable[[str], Path],
@@ -47,8 +47,8 @@ class Nats:
             timeout=timeout,
             private=private,
         )
-        self.queue = Queue(self.connection, subjects, inbox) if settings.delivery == "at_least_once" else None
-        self.messages = ClusterMessages(self.connection, subjects, inbox, topics, event, self.queue)
+        self.queue = WorkQueue(self.connection, subjects, inbox) if settings.delivery == "at_least_once" else None
+        self.messages = NatsMessages(self.connection, subjects, inbox, topics, event, self.queue)
         self.registry = NatsRegistry(self.connection, subjects, inbox.module_id, healthy)
         self.dependant = _Credentials(self.connection)
 
@@ -56,19 +56,19 @@ class Nats:
         """The inbox with what fills it, in the order in which they are entered."""
         if self.queue is None:
             return (self.registry, inbox, self.messages)
-        return (self.registry, _Settling(self.queue), inbox, self.queue, self.messages)
+        return (self.registry, _Acknowledgements(self.queue), inbox, self.queue, self.messages)
 
     def withdraw(self) -> None:
         """The module is about to stop: nobody should find it any more."""
         self.registry.withdraw()
 
 
-class _Settling:
+class _Acknowledgements:
     """Around the inbox: left once what was handled has been acknowledged."""
 
     name = "acknowledgements"
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
 
     @asynccontextmanager
@@ -87,10 +87,10 @@ class _Credentials:
         self._connection = connection
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
-        return _Fresh(self._connection, await self._connection.open(secret_values))
+        return _NewConnection(self._connection, await self._connection.open(secret_values))
 
 
-class _Fresh:
+class _NewConnection:
     def __init__(self, connection: NatsConnection, client: Client) -> None:
         self._connection = connection
         self._client = client

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.messaging.handlers import LONGEST_TEXT
+from pywatt_host.messaging.handlers import MAX_ERROR_LENGTH
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.subjects import Subjects
@@ -43,14 +43,14 @@ _AT_ONCE = frozenset({"no_handler", "invalid_message", "too_large"})  # what ano
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
+class _QueuedMessage:
     """A message that is handled, and acknowledged by its answer."""
 
     source: str
     payload: Payload
     message: Msg
     attempt: int
-    queue: Queue
+    queue: WorkQueue
     channel: str = "nats"
     vouched_by: str = "nats"
     settled: asyncio.Event | None = None  # where somebody waits for its end
@@ -60,7 +60,7 @@ class _Kept:
         self.queue.answered(self, content)
 
 
-class Queue:
+class WorkQueue:
     """Sends kept messages, and takes those to this module, so many at a time as there is room in the inbox."""
 
     name = "nats queue"
@@ -72,9 +72,9 @@ class Queue:
         self._settings = connection.settings
         self._subjects = subjects
         self._inbox = inbox
-        self._open: set[_Kept] = set()
+        self._open: set[_QueuedMessage] = set()
         self._acks: set[asyncio.Task[None]] = set()
-        self._suspects: deque[_Kept] = deque()
+        self._suspects: deque[_QueuedMessage] = deque()
         self._trying: asyncio.Task[None] | None = None
         self._made: Any = None  # the client for which the streams are there
         self._leaving = False
@@ -100,7 +100,10 @@ class Queue:
             try:
                 await self._streams(left)
                 await client.jetstream(timeout=left).publish(
-                    self._subjects.work(target), body, timeout=left, headers={**headers, "Nats-Msg-Id": request_id}
+                    self._subjects.work(target),
+                    body,
+                    timeout=left,
+                    headers={**headers, "Nats-Msg-Id": request_id},
                 )
                 return
             except (errors.Error, OSError, TimeoutError) as error:
@@ -209,7 +212,7 @@ class Queue:
             return
         for message in messages:
             source = self._subjects.source(message.subject)
-            kept = _Kept(source, Payload(message.data, "Json"), message, message.metadata.num_delivered, self)
+            kept = _QueuedMessage(source, Payload(message.data, "Json"), message, message.metadata.num_delivered, self)
             self._open.add(kept)
             if kept.attempt > self._settings.max_deliver:
                 self._suspect(kept)
@@ -219,7 +222,7 @@ class Queue:
     # One of these has ended its process each time it was handled, and the others were beside it: they are handled one
     # after the other, each marked before it is begun, so that the next process knows which one it was.
 
-    def _suspect(self, kept: _Kept) -> None:
+    def _suspect(self, kept: _QueuedMessage) -> None:
         self._suspects.append(kept)
         if self._trying is None or self._trying.done():
             self._trying = asyncio.get_running_loop().create_task(self._try_suspects(), name="nats queue, suspects")
@@ -260,7 +263,7 @@ class Queue:
             for kept in tuple(self._open):
                 self._acknowledge(kept.message.in_progress())
 
-    def answered(self, kept: _Kept, content: Any) -> None:
+    def answered(self, kept: _QueuedMessage, content: Any) -> None:
         """The handler's reply, which is nobody's, or why there is none."""
         self._open.discard(kept)
         if kept.settled is not None:
@@ -277,10 +280,10 @@ class Queue:
             delay = min(_FIRST_DELAY * 2 ** (kept.attempt - 1), _LAST_DELAY)
             self._acknowledge(kept.message.nak(delay=delay))
 
-    async def _put_aside(self, kept: _Kept, content: Mapping[str, Any]) -> None:
+    async def _put_aside(self, kept: _QueuedMessage, content: Mapping[str, Any]) -> None:
         """Into the stream of dead letters; where that cannot be, it is tried again."""
         reason = f"{content['code']}: {content.get('message', '')}"
-        headers = {"Pywatt-Reason": cut(reason, LONGEST_TEXT), "Pywatt-Attempts": str(kept.attempt)}
+        headers = {"Pywatt-Reason": cut(reason, MAX_ERROR_LENGTH), "Pywatt-Attempts": str(kept.attempt)}
         try:
             await self._connection.client.jetstream().publish(
                 self._subjects.dead(kept.source), kept.message.data,
@@ -310,7 +313,7 @@ async def _quietly(work: Any) -> None:
         logger.debug("nats queue: %s", error)
 
 
-def _sequence(kept: _Kept) -> int:
+def _sequence(kept: _QueuedMessage) -> int:
     sequence = kept.message.metadata.sequence
     return sequence.stream if sequence is not None else 0
 

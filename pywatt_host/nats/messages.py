@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.nats.connection import NatsConnection
-from pywatt_host.nats.jetstream import Queue
+from pywatt_host.nats.jetstream import WorkQueue
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.jsontext import dumps
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 _AGAIN = 0.1  # seconds
 _MOST_PENDING = 65536  # messages that the client keeps until they are looked at
-EventTaken = Callable[[str, str, Payload, str, str], None]
+EventHandler = Callable[[str, str, Payload, str, str], None]
 Spawn = Callable[[Any], None]
 
 
 @dataclass(slots=True)
-class _Asked:
+class _NatsMessage:
     """A message that came over NATS, and the subject its answer goes to."""
 
     source: str
@@ -53,7 +53,7 @@ class _Asked:
             self.spawn(self.message.respond(body))
 
 
-class ClusterMessages:
+class NatsMessages:
     """The route over NATS, which may lead to any module; and what comes over it, while the application runs."""
 
     name = "nats messages"
@@ -61,7 +61,7 @@ class ClusterMessages:
 
     def __init__(
         self, connection: NatsConnection, subjects: Subjects, inbox: Inbox, topics: Callable[[], Sequence[str]],
-        event: EventTaken, queue: Queue | None,
+        event: EventHandler, queue: WorkQueue | None,
     ) -> None:  # fmt: skip
         """`queue`: keeps messages, where `delivery` says so."""
         self.keeps = queue is not None
@@ -84,7 +84,7 @@ class ClusterMessages:
     def ready(self) -> bool:
         return self._connection.connected
 
-    def routes(self, target: str, channel: str | None) -> Sequence[ClusterMessages]:
+    def routes(self, target: str, channel: str | None) -> Sequence[NatsMessages]:
         """See Carrier."""
         return (self,) if channel in (None, "nats") else ()
 
@@ -178,7 +178,7 @@ class ClusterMessages:
 
     async def _taken(self, message: Msg) -> None:
         source = self._subjects.source(message.subject)
-        self._inbox.take(_Asked(source, Payload(message.data, "Json"), message, self._spawn))
+        self._inbox.take(_NatsMessage(source, Payload(message.data, "Json"), message, self._spawn))
 
 
 def _no_responders() -> type[Exception]:

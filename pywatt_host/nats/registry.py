@@ -36,7 +36,7 @@ _ASK = 5.0  # seconds for JetStream to answer
 
 
 @dataclass(slots=True)
-class _Entry:
+class _LeasedProvider:
     provider: Provider
     ends: float  # on the clock of time.monotonic
 
@@ -55,7 +55,7 @@ class NatsRegistry:
         self._healthy = healthy
         self._lease = connection.settings.lease
         self._instance = secrets.token_hex(6)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _LeasedProvider] = {}
         self._own: dict[str, Provider] = {}
         self._next = 0
         self._bucket: Any = None
@@ -198,7 +198,7 @@ class NatsRegistry:
 
     def _keep(self, key: str, provider: Provider, seconds: float) -> None:
         if key in self._entries or len(self._entries) < _MOST_ENTRIES:
-            self._entries[key] = _Entry(provider, time.monotonic() + seconds)
+            self._entries[key] = _LeasedProvider(provider, time.monotonic() + seconds)
 
     # Renewing -------------------------------------------------------------------------------------------------------
 

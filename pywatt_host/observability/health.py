@@ -18,7 +18,7 @@ from pywatt_host.manifest.model import Health
 logger = logging.getLogger("pywatt.health")
 
 CheckFunction: TypeAlias = Callable[[], Awaitable[Any] | Any]
-State: TypeAlias = Literal["starting", "passing", "failing"]
+CheckState: TypeAlias = Literal["starting", "passing", "failing"]
 
 _LONGEST_MESSAGE = 300
 
@@ -32,7 +32,7 @@ class Check:
 
     name: str
     function: CheckFunction
-    state: State = "starting"
+    state: CheckState = "starting"
     message: str = ""
     failures: int = 0
     hanging: asyncio.Future[Any] | None = None

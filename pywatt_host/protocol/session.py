@@ -75,7 +75,7 @@ class Session:
         self._encode = encode
         self._ids = Ids()
         self._pending: dict[Key, asyncio.Future[Any]] = {}
-        self._in_order: dict[Key, deque[_Place]] = {}
+        self._in_order: dict[Key, deque[_QueuePlace]] = {}
         self._places = 0  # taken in all of `_in_order`
         self._asked = 0
         self._lost: HostError | None = None
@@ -212,7 +212,7 @@ class Session:
                 queue.popleft()
                 self._places -= 1
         self._asked += 1
-        queue.append(_Place(self._asked, answer))
+        queue.append(_QueuePlace(self._asked, answer))
         self._places += 1
 
     def _next(self, key: Key) -> asyncio.Future[Any] | None:
@@ -241,7 +241,7 @@ class Session:
                 answer.exception()  # marks it as retrieved: the caller may have been cancelled
 
 
-class _Place(NamedTuple):
+class _QueuePlace(NamedTuple):
     """The place of a request that is answered in order. Places are numbered across all kinds of requests."""
 
     number: int

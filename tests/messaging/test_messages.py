@@ -22,6 +22,7 @@ from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import RequestContext, current_request
 from pywatt_host.peers.client import Connector, PeerClient
+from pywatt_host.peers.incoming import IncomingMessages
 from pywatt_host.peers.server import PeerListener, PeerServer
 from tests.hosting import PATIENCE, run
 
@@ -53,7 +54,11 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
         path = Path(folder) / "peer.sock"
         answering = messages("answering", most, uplink("answering"))
         peers = PeerServer(
-            "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.inbox.direct, health=dict
+            "answering",
+            frame_limit=FRAME,
+            handshake_timeout=PATIENCE,
+            message=IncomingMessages(answering.inbox).from_client,
+            health=dict,
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
         peers.doors.append(PeerListener("ipc", listener, tuple))

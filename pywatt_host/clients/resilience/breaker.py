@@ -10,7 +10,7 @@ from enum import IntEnum
 from pywatt_host.manifest.model import CircuitBreaker
 
 
-class State(IntEnum):
+class BreakerState(IntEnum):
     """The numbers are those of the metric."""
 
     CLOSED = 0
@@ -18,7 +18,7 @@ class State(IntEnum):
     OPEN = 2
 
 
-class Pass:
+class Permit:
     """Leave for one attempt. It has one result; those after it do not count, nor does one of an attempt that began
     before the breaker last changed its state."""
 
@@ -58,7 +58,7 @@ class Breaker:
         self._options = options
         self._clock = clock
         self._lock = threading.Lock()
-        self._state = State.CLOSED
+        self._state = BreakerState.CLOSED
         self._era = 0  # counts changes of the state
         self._failures = 0
         self._first_failure = 0.0
@@ -67,62 +67,64 @@ class Breaker:
         self._successes = 0
         self.rejected = 0
 
-    def state(self) -> State:
+    def state(self) -> BreakerState:
         with self._lock:
             return self._now()
 
-    def admit(self) -> Pass | None:
+    def admit(self) -> Permit | None:
         """Leave for an attempt; None, counted as rejected, where there is none."""
         with self._lock:
             state = self._now()
-            if state is State.OPEN or (state is State.HALF_OPEN and self._probes >= self._options.max_requests):
+            if state is BreakerState.OPEN or (
+                state is BreakerState.HALF_OPEN and self._probes >= self._options.max_requests
+            ):
                 self.rejected += 1
                 return None
-            if state is State.HALF_OPEN:
+            if state is BreakerState.HALF_OPEN:
                 self._probes += 1
-            return Pass(self, self._era)
+            return Permit(self, self._era)
 
     def open_for(self) -> float:
         """Seconds until it lets somebody try the target; 0 where it does."""
         with self._lock:
-            return self._left() if self._now() is State.OPEN else 0.0
+            return self._left() if self._now() is BreakerState.OPEN else 0.0
 
     def _left(self) -> float:
         return self._opened + self._options.timeout - self._clock()
 
-    def _now(self) -> State:
+    def _now(self) -> BreakerState:
         """The state, which time may have changed."""
-        if self._state is State.OPEN and self._left() <= 0:
-            self._become(State.HALF_OPEN)
+        if self._state is BreakerState.OPEN and self._left() <= 0:
+            self._become(BreakerState.HALF_OPEN)
         return self._state
 
-    def _become(self, state: State) -> None:
+    def _become(self, state: BreakerState) -> None:
         self._state = state
         self._era += 1
         self._failures = self._probes = self._successes = 0
-        if state is State.OPEN:
+        if state is BreakerState.OPEN:
             self._opened = self._clock()
 
-    # What a Pass tells, under the lock ------------------------------------------------------------------------------
+    # What a Permit tells, under the lock ------------------------------------------------------------------------------
 
     def _succeeded(self) -> None:
         self._failures = 0
-        if self._state is State.HALF_OPEN:
+        if self._state is BreakerState.HALF_OPEN:
             self._successes += 1
             if self._successes >= self._options.max_requests:
-                self._become(State.CLOSED)
+                self._become(BreakerState.CLOSED)
 
     def _failed(self) -> None:
-        if self._state is State.HALF_OPEN:
-            self._become(State.OPEN)
+        if self._state is BreakerState.HALF_OPEN:
+            self._become(BreakerState.OPEN)
             return
         now, interval = self._clock(), self._options.interval
         if self._failures == 0 or (interval is not None and now - self._first_failure > interval):
             self._failures, self._first_failure = 0, now
         self._failures += 1
         if self._failures >= self._options.consecutive_failures:
-            self._become(State.OPEN)
+            self._become(BreakerState.OPEN)
 
     def _dropped(self) -> None:
-        if self._state is State.HALF_OPEN:
+        if self._state is BreakerState.HALF_OPEN:
             self._probes -= 1

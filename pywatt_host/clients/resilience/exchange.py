@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import httpx
 
-from pywatt_host.clients.resilience.breaker import Pass
-from pywatt_host.clients.resilience.policy import NoPass, Policy
+from pywatt_host.clients.resilience.breaker import Permit
+from pywatt_host.clients.resilience.policy import NoPermit, TargetPolicy
 from pywatt_host.clients.resilience.retry import retry_after
 
 # RFC 9110 section 9.2.2: to send them twice means the same as once.
@@ -31,11 +31,11 @@ class DeadlineError(httpx.ReadTimeout):
 class Attempts:
     """The attempts of one request."""
 
-    def __init__(self, policy: Policy, request: httpx.Request) -> None:
+    def __init__(self, policy: TargetPolicy, request: httpx.Request) -> None:
         self._policy = policy
         self._request = request
         self._call = policy.call()
-        self._leave: Pass | NoPass = NoPass()
+        self._leave: Permit | NoPermit = NoPermit()
         # A body that comes out of a generator is there once.
         self._replayable = isinstance(request.stream, httpx.ByteStream)
 

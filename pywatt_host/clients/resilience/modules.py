@@ -10,14 +10,14 @@ from typing import TypeAlias
 import httpx
 
 from pywatt_host.clients.resilience.exchange import UNCONNECTED
-from pywatt_host.clients.resilience.policy import Policy
-from pywatt_host.clients.resilience.providers import Address, Rota, addressed, put_location, socket_of
-from pywatt_host.clients.resilience.transports import exchanged, exchanged_blocking
+from pywatt_host.clients.resilience.policy import TargetPolicy
+from pywatt_host.clients.resilience.providers import ProviderAddress, RoundRobin, addressed, put_location, socket_of
+from pywatt_host.clients.resilience.transports import send_with_retries, send_with_retries_blocking
 from pywatt_host.exceptions import MessagingError
 
-Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[Address]]]
-BlockingResolve: TypeAlias = Callable[[str], Sequence[Address]]
-Policies: TypeAlias = Callable[[str], Policy]
+Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[ProviderAddress]]]
+BlockingResolve: TypeAlias = Callable[[str], Sequence[ProviderAddress]]
+PolicyFor: TypeAlias = Callable[[str], TargetPolicy]
 
 _SOCKETS = 64  # connections to the Unix sockets used last are kept
 
@@ -26,13 +26,13 @@ class ModuleError(httpx.ConnectError):
     """Nobody answers for a module: none is known, then `__cause__` is the MessagingError, or none could be reached."""
 
 
-class Modules(httpx.AsyncBaseTransport):
+class ModuleTransport(httpx.AsyncBaseTransport):
     """Finds providers through `resolve`, which raises MessagingError where there are none."""
 
-    def __init__(self, resolve: Resolve, policies: Policies | None = None, rota: Rota | None = None) -> None:
+    def __init__(self, resolve: Resolve, policies: PolicyFor | None = None, rota: RoundRobin | None = None) -> None:
         self._resolve = resolve
         self._policies = policies or _unlimited
-        self._rota = rota or Rota()
+        self._rota = rota or RoundRobin()
         self._tls = httpx.create_ssl_context()
         # No proxy of the environment: modules are on our own side of it.
         self._network = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
@@ -41,7 +41,9 @@ class Modules(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_module(request.url)
         tried: set[str] = set()
-        return await exchanged(self._policies(request.url.host), request, lambda request: self._send(request, tried))
+        return await send_with_retries(
+            self._policies(request.url.host), request, lambda request: self._send(request, tried)
+        )
 
     async def _send(self, request: httpx.Request, tried: set[str]) -> httpx.Response:
         """To the first provider that takes the connection; one that has been tried comes last."""
@@ -83,13 +85,15 @@ class Modules(httpx.AsyncBaseTransport):
             await each.aclose()
 
 
-class BlockingModules(httpx.BaseTransport):
+class BlockingModuleTransport(httpx.BaseTransport):
     """The same for threads."""
 
-    def __init__(self, resolve: BlockingResolve, policies: Policies | None = None, rota: Rota | None = None) -> None:
+    def __init__(
+        self, resolve: BlockingResolve, policies: PolicyFor | None = None, rota: RoundRobin | None = None
+    ) -> None:
         self._resolve = resolve
         self._policies = policies or _unlimited
-        self._rota = rota or Rota()
+        self._rota = rota or RoundRobin()
         self._tls = httpx.create_ssl_context()
         self._network = httpx.HTTPTransport(verify=self._tls, trust_env=False)
         self._sockets: OrderedDict[str, httpx.HTTPTransport] = OrderedDict()
@@ -98,7 +102,9 @@ class BlockingModules(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         check_module(request.url)
         tried: set[str] = set()
-        return exchanged_blocking(self._policies(request.url.host), request, lambda request: self._send(request, tried))
+        return send_with_retries_blocking(
+            self._policies(request.url.host), request, lambda request: self._send(request, tried)
+        )
 
     def _send(self, request: httpx.Request, tried: set[str]) -> httpx.Response:
         name = request.url.host
@@ -141,8 +147,8 @@ class BlockingModules(httpx.BaseTransport):
             each.close()
 
 
-def _unlimited(name: str) -> Policy:
-    return Policy(name, "")
+def _unlimited(name: str) -> TargetPolicy:
+    return TargetPolicy(name, "")
 
 
 def check_module(url: httpx.URL) -> None:

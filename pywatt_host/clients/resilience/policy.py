@@ -9,15 +9,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pywatt_host.clients.resilience.breaker import Breaker, Pass
-from pywatt_host.clients.resilience.retry import LONGEST_WAIT, Schedule
+from pywatt_host.clients.resilience.breaker import Breaker, Permit
+from pywatt_host.clients.resilience.retry import LONGEST_WAIT, RetrySchedule
 from pywatt_host.exceptions import MessagingError
 
 T = TypeVar("T")
 
 
-class NoPass:
-    """The Pass of a target without a circuit breaker."""
+class NoPermit:
+    """The Permit of a target without a circuit breaker."""
 
     def succeeded(self) -> None:
         return
@@ -29,7 +29,7 @@ class NoPass:
         return
 
 
-class Policy:
+class TargetPolicy:
     """What counts for one target; each part may be absent."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Policy:
         target: str,
         key: str,
         timeout: float | None = None,
-        schedule: Schedule | None = None,
+        schedule: RetrySchedule | None = None,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,10 +52,10 @@ class Policy:
         self.retries = 0
         self._lock = threading.Lock()
 
-    def call(self, timeout: float | None = None) -> Call:
+    def call(self, timeout: float | None = None) -> PolicyCall:
         """Begin a call; `timeout` is the caller's own, and the shorter one counts."""
         limits = [each for each in (self.timeout, timeout) if each is not None]
-        return Call(self, min(limits) if limits else None)
+        return PolicyCall(self, min(limits) if limits else None)
 
     def refusal(self) -> str:
         """Why no attempt is let through."""
@@ -109,7 +109,7 @@ class Policy:
             finally:
                 leave.dropped()  # where it was cancelled, and has no result yet
 
-    async def _bounded(self, call: Call, attempt: Callable[[float | None], Awaitable[T]]) -> T:
+    async def _bounded(self, call: PolicyCall, attempt: Callable[[float | None], Awaitable[T]]) -> T:
         left = call.left()
         try:
             async with asyncio.timeout(left) as limit:
@@ -120,19 +120,19 @@ class Policy:
             raise MessagingError("timeout", f"no answer within {call.timeout:g}s", self.target) from None
 
 
-class Call:
+class PolicyCall:
     """One call: its attempts, one after the other."""
 
-    def __init__(self, policy: Policy, timeout: float | None) -> None:
+    def __init__(self, policy: TargetPolicy, timeout: float | None) -> None:
         self.timeout = timeout
         self._policy = policy
         self._deadline = None if timeout is None else policy.clock() + timeout
         self._retries = 0
 
-    def begin(self) -> Pass | NoPass | None:
+    def begin(self) -> Permit | NoPermit | None:
         """Leave for an attempt; None where the circuit breaker gives none."""
         breaker = self._policy.breaker
-        return NoPass() if breaker is None else breaker.admit()
+        return NoPermit() if breaker is None else breaker.admit()
 
     def left(self) -> float | None:
         """Seconds until all attempts have to be done; None without a limit."""

@@ -17,14 +17,14 @@ _ASIDE = 10.0  # seconds for which a provider that could not be reached comes la
 _REMEMBERED = 1024  # modules and addresses, the latest
 
 
-class Address(NamedTuple):
+class ProviderAddress(NamedTuple):
     """Where one provider answers HTTP: `http://HOST:PORT`, `https://HOST:PORT` or `http+unix:/PATH`."""
 
     url: str
     healthy: bool = True
 
 
-class Rota:
+class RoundRobin:
     """Whose turn it is: healthy providers in turn, then those that could not be reached lately, then the others.
 
     Safe from any thread.
@@ -37,7 +37,7 @@ class Rota:
         self._turns: OrderedDict[str, itertools.count[int]] = OrderedDict()
         self._aside: OrderedDict[str, float] = OrderedDict()
 
-    def order(self, name: str, addresses: Sequence[Address], tried: Collection[str] = ()) -> list[str]:
+    def order(self, name: str, addresses: Sequence[ProviderAddress], tried: Collection[str] = ()) -> list[str]:
         """Addresses of a module in the order in which to ask them; those of `tried` last."""
         with self._lock:
             turns = self._turns.setdefault(name, itertools.count())

@@ -13,7 +13,7 @@ from pywatt_host.manifest.model import RetryPolicy
 LONGEST_WAIT = 60.0  # seconds; who asks for more with Retry-After is not asked again in the course of the same call
 
 
-class Schedule:
+class RetrySchedule:
     """The waits between the attempts of a call."""
 
     def __init__(self, options: RetryPolicy, draw: Callable[[], float] = random.random) -> None:

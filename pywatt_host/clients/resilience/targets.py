@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from pywatt_host.clients.resilience.breaker import Breaker
-from pywatt_host.clients.resilience.policy import Policy
-from pywatt_host.clients.resilience.retry import Schedule
+from pywatt_host.clients.resilience.policy import TargetPolicy
+from pywatt_host.clients.resilience.retry import RetrySchedule
 from pywatt_host.manifest.model import Manifest, ResilienceTarget
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 
 
 class Resilience:
-    """A Policy for each declared target. Those of modules are for messages and for module:// alike: a module that fails
-    on one way is left alone on both."""
+    """A TargetPolicy for each declared target. That of a module holds for messages and for module:// requests together:
+    a module that fails in one of the two ways is left alone in both."""
 
     def __init__(
         self,
@@ -33,45 +33,45 @@ class Resilience:
         self._modules = {name: self._policy("modules", name, target) for name, target in targets.modules.items()}
         self._clients = {name: self._policy("clients", name, target) for name, target in targets.clients.items()}
         self._lowered = {name.lower(): policy for name, policy in self._modules.items()}
-        self._none = Policy("", "")
+        self._none = TargetPolicy("", "")
 
-    def _policy(self, kind: str, name: str, target: ResilienceTarget) -> Policy:
+    def _policy(self, kind: str, name: str, target: ResilienceTarget) -> TargetPolicy:
         policies = self._manifest.resiliency.policies
         breaker = policies.circuit_breakers[target.circuit_breaker] if target.circuit_breaker is not None else None
         retry = policies.retries[target.retry] if target.retry is not None else None
-        return Policy(
+        return TargetPolicy(
             name,
             f"resiliency.targets.{kind}.{name}",
             policies.timeouts[target.timeout] if target.timeout is not None else None,
-            Schedule(retry, self._draw) if retry is not None else None,
+            RetrySchedule(retry, self._draw) if retry is not None else None,
             Breaker(breaker, self._clock) if breaker is not None else None,
             self._clock,
         )
 
-    def for_module(self, name: str) -> Policy:
+    def for_module(self, name: str) -> TargetPolicy:
         """That of a module id or service name; one that allows everything where none is declared. URLs do not tell
         upper from lower case, so that a name in lower case stands for any."""
         return self._modules.get(name) or self._lowered.get(name) or self._none
 
-    def for_messages(self, name: str) -> Policy | None:
+    def for_messages(self, name: str) -> TargetPolicy | None:
         """That of a module id; None where none is declared."""
         return self._modules.get(name)
 
     @property
-    def for_url(self) -> Callable[[str], Policy] | None:
+    def for_url(self) -> Callable[[str], TargetPolicy] | None:
         """`for_module`, for the transports of module:// URLs."""
         return self.for_module
 
-    def for_client(self, name: str) -> Policy:
+    def for_client(self, name: str) -> TargetPolicy:
         """That of a name of `clients`."""
         return self._clients.get(name) or self._none
 
-    def clients(self) -> Mapping[str, Policy]:
+    def clients(self) -> Mapping[str, TargetPolicy]:
         """The base URL of each client that is a target, and its policy."""
         declared = self._manifest.clients
         return {declared[name].base_url: policy for name, policy in self._clients.items()}
 
-    def _labelled(self) -> Iterator[tuple[str, Policy]]:
+    def _labelled(self) -> Iterator[tuple[str, TargetPolicy]]:
         """A client that has the name of a module is told apart from it."""
         yield from self._modules.items()
         for name, policy in self._clients.items():

@@ -16,13 +16,13 @@ import httpx
 
 from pywatt_host.auth.origin import origin_of
 from pywatt_host.clients.resilience.exchange import Attempts
-from pywatt_host.clients.resilience.policy import Policy
+from pywatt_host.clients.resilience.policy import TargetPolicy
 
-Send: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
+AsyncSend: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
 BlockingSend: TypeAlias = Callable[[httpx.Request], httpx.Response]
 
 
-async def exchanged(policy: Policy, request: httpx.Request, send: Send) -> httpx.Response:
+async def send_with_retries(policy: TargetPolicy, request: httpx.Request, send: AsyncSend) -> httpx.Response:
     """The first answer of `send` that is not to be tried again. Raises what it raised, CircuitOpenError and
     DeadlineError."""
     exchange = Attempts(policy, request)
@@ -50,7 +50,7 @@ async def exchanged(policy: Policy, request: httpx.Request, send: Send) -> httpx
         await asyncio.sleep(wait)
 
 
-def exchanged_blocking(policy: Policy, request: httpx.Request, send: BlockingSend) -> httpx.Response:
+def send_with_retries_blocking(policy: TargetPolicy, request: httpx.Request, send: BlockingSend) -> httpx.Response:
     """The same for threads. Nothing interrupts a thread that waits: the limit of time bounds each step of an attempt
     (connecting, sending, waiting for octets) and what is begun after it."""
     exchange = Attempts(policy, request)
@@ -81,7 +81,7 @@ def exchanged_blocking(policy: Policy, request: httpx.Request, send: BlockingSen
 class ClientTransport(httpx.AsyncBaseTransport):
     """For one host: the policy of its origin; nothing is added to requests to other ports of it."""
 
-    def __init__(self, base_url: str, policy: Policy) -> None:
+    def __init__(self, base_url: str, policy: TargetPolicy) -> None:
         self._origin = origin_of(httpx.URL(base_url))
         self._policy = policy
         self._through = httpx.AsyncHTTPTransport(proxy=proxy_of(base_url))
@@ -89,7 +89,7 @@ class ClientTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if origin_of(request.url) != self._origin:
             return await self._through.handle_async_request(request)
-        return await exchanged(self._policy, request, self._through.handle_async_request)
+        return await send_with_retries(self._policy, request, self._through.handle_async_request)
 
     async def aclose(self) -> None:
         await self._through.aclose()
@@ -98,7 +98,7 @@ class ClientTransport(httpx.AsyncBaseTransport):
 class BlockingClientTransport(httpx.BaseTransport):
     """The same for threads."""
 
-    def __init__(self, base_url: str, policy: Policy) -> None:
+    def __init__(self, base_url: str, policy: TargetPolicy) -> None:
         self._origin = origin_of(httpx.URL(base_url))
         self._policy = policy
         self._through = httpx.HTTPTransport(proxy=proxy_of(base_url))
@@ -106,18 +106,18 @@ class BlockingClientTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if origin_of(request.url) != self._origin:
             return self._through.handle_request(request)
-        return exchanged_blocking(self._policy, request, self._through.handle_request)
+        return send_with_retries_blocking(self._policy, request, self._through.handle_request)
 
     def close(self) -> None:
         self._through.close()
 
 
-def mounts(clients: Mapping[str, Policy]) -> dict[str, httpx.AsyncBaseTransport]:
+def mounts(clients: Mapping[str, TargetPolicy]) -> dict[str, httpx.AsyncBaseTransport]:
     """Transports of an AsyncClient by the pattern of their URLs, for policies by base URL."""
     return {pattern_of(url): ClientTransport(url, policy) for url, policy in clients.items()}
 
 
-def blocking_mounts(clients: Mapping[str, Policy]) -> dict[str, httpx.BaseTransport]:
+def blocking_mounts(clients: Mapping[str, TargetPolicy]) -> dict[str, httpx.BaseTransport]:
     return {pattern_of(url): BlockingClientTransport(url, policy) for url, policy in clients.items()}
 
 
