@@ -18,7 +18,7 @@ from pywatt_host.exceptions import StoreError
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.messaging.handlers import MessageInfo, caller_names, current_message
 from pywatt_host.messaging.local import LocalMessages
-from pywatt_host.observability.app_metrics import Metrics
+from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.health import CheckFunction, Checks
 from pywatt_host.secrets import Secret, SecretsView
@@ -67,7 +67,7 @@ class AppState:
         self,
         manifest: Manifest,
         *,
-        metrics: Metrics,
+        metrics: AppMetrics,
         checks: Checks,
         hooks: Hooks,
         rotation: Rotation,

@@ -36,7 +36,7 @@ from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.observability.app_metrics import Metrics
+from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.logs import LogStream, standard_error, style_for
 from pywatt_host.observability.metrics import Family, Histogram, NoRequestMetrics, RequestMetrics
@@ -140,7 +140,7 @@ class _Maker:
         self.dev: DevServices | None = None
         masker = Masker()
         stream.mask = masker.mask_octets
-        self.metrics = Metrics(self._register_stock)
+        self.metrics = AppMetrics(self._register_stock)
         self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
         self.hooks = Hooks()
         self.private = self._private_servers()

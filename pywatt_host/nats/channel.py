@@ -1,4 +1,4 @@
-"""All that NATS is for one module, put together."""
+"""All parts that use NATS for one module: connection, messages, queue and registry."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pywatt_host.manifest.model import NatsChannel
 from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.incoming import EventHandler
 from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.jetstream import WorkQueue
-from pywatt_host.nats.messages import EventHandler, NatsMessages
+from pywatt_host.nats.messages import NatsMessages
 from pywatt_host.nats.registry import NatsRegistry
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.service import Prepared, Service
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class NatsMessaging:
-    """See the modules beside this one."""
+    """Makes the parts, and gives them as services."""
 
     def __init__(
         self,
@@ -53,18 +54,18 @@ class NatsMessaging:
         self.dependant = _Credentials(self.connection)
 
     def answering(self, inbox: Inbox) -> tuple[Service, ...]:
-        """The inbox with what fills it, in the order in which they are entered."""
+        """The inbox together with the services that fill it, in the order in which they are entered."""
         if self.queue is None:
             return (self.registry, inbox, self.messages)
         return (self.registry, _Acknowledgements(self.queue), inbox, self.queue, self.messages)
 
     def withdraw(self) -> None:
-        """The module is about to stop: nobody should find it any more."""
+        """Remove the module from the registry, since it is about to stop."""
         self.registry.withdraw()
 
 
 class _Acknowledgements:
-    """Around the inbox: left once what was handled has been acknowledged."""
+    """Surrounds the inbox: leaving waits until the handled messages are acknowledged."""
 
     name = "acknowledgements"
 
@@ -73,12 +74,12 @@ class _Acknowledgements:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        async with self._queue.holding():
+        async with self._queue.keeping_in_progress():
             yield
 
 
 class _Credentials:
-    """Follows a rotation: a connection is made with the new credentials, beside the one that is used, then used."""
+    """Follows a rotation of secrets: it connects with the new credentials beside the present client, then switches."""
 
     name = "channels.nats"
 

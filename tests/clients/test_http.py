@@ -217,7 +217,7 @@ def test_the_blocking_one_refuses_to_block_the_event_loop() -> None:
     async def main() -> None:
         async with upstream() as server, hosted(app=hello) as host:
             with pytest.raises(
-                RuntimeError, match=r"would block the event loop here: use `await app_state\.http\.\.\."
+                RuntimeError, match=r"would block the event loop here\. Use `await app_state\.http\.\.\."
             ):
                 host.state.sync.http.get(server.url)
             assert server.heads == []
@@ -234,7 +234,7 @@ def test_the_asynchronous_one_is_for_no_other_event_loop() -> None:
             async def elsewhere() -> None:
                 host.state.http  # noqa: B018
 
-            with pytest.raises(RuntimeError, match=r"use app_state\.sync\.http"):
+            with pytest.raises(RuntimeError, match=r"Use app_state\.sync\.http"):
                 await in_thread(lambda: asyncio.run(elsewhere()))
             assert isinstance(await in_thread(lambda: host.state.http), httpx.AsyncClient)  # to hand it to the loop
 

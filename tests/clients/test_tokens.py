@@ -61,8 +61,8 @@ def test_one_request_for_all_who_wait_and_one_token_until_shortly_before_its_end
         assert await side.token() == "token-number-1"
         side.clock.now += 2  # of its 100 seconds the last tenth begins: it is used, and the next one is got
         assert await side.token() == "token-number-1"
-        assert side.tokens._flight is not None
-        await side.tokens._flight
+        assert side.tokens._fetching is not None
+        await side.tokens._fetching
         assert await side.token() == "token-number-2"
         side.clock.now += 101
         assert await side.token() == "token-number-3"

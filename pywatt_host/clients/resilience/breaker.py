@@ -1,4 +1,4 @@
-"""The circuit breaker: a target that fails again and again is left alone for a while, then tried. No I/O."""
+"""The circuit breaker: a target that fails repeatedly gets no requests for a while, then a few to try it. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pywatt_host.manifest.model import CircuitBreaker
 
 
 class BreakerState(IntEnum):
-    """The numbers are those of the metric."""
+    """The states of a circuit breaker, with the numbers of the metric."""
 
     CLOSED = 0
     HALF_OPEN = 1
@@ -19,8 +19,8 @@ class BreakerState(IntEnum):
 
 
 class Permit:
-    """Leave for one attempt. It has one result; those after it do not count, nor does one of an attempt that began
-    before the breaker last changed its state."""
+    """The permission for one attempt. It takes one result: later results do not count, nor does the result of an
+    attempt that began before the breaker last changed its state."""
 
     __slots__ = ("_breaker", "_done", "_era")
 
@@ -36,7 +36,7 @@ class Permit:
         self._end(self._breaker._failed)
 
     def dropped(self) -> None:
-        """Nothing was learned: the attempt was cancelled, or it was not the target that failed."""
+        """The attempt says nothing about the target: it was cancelled, or something else failed."""
         self._end(self._breaker._dropped)
 
     def _end(self, count: Callable[[], None]) -> None:
@@ -47,8 +47,8 @@ class Permit:
 
 
 class Breaker:
-    """Closed until `consecutive_failures` in a row within `interval`; open for `timeout`; half-open until
-    `max_requests` attempts have succeeded, which closes it, or one has failed, which opens it again.
+    """Closed until there are `consecutive_failures` in a row within `interval`; then open for `timeout`; then half-open
+    until `max_requests` attempts have succeeded, which closes it, or one has failed, which opens it again.
 
     Safe from any thread.
     """
@@ -59,11 +59,11 @@ class Breaker:
         self._clock = clock
         self._lock = threading.Lock()
         self._state = BreakerState.CLOSED
-        self._era = 0  # counts changes of the state
+        self._era = 0  # the number of changes of the state
         self._failures = 0
         self._first_failure = 0.0
         self._opened = 0.0
-        self._probes = 0  # of the half-open state: under way, or succeeded
+        self._probes = 0  # attempts of the half-open state that run or have succeeded
         self._successes = 0
         self.rejected = 0
 
@@ -72,7 +72,7 @@ class Breaker:
             return self._now()
 
     def admit(self) -> Permit | None:
-        """Leave for an attempt; None, counted as rejected, where there is none."""
+        """The permit for an attempt. None, which is counted as rejected, where the breaker allows none."""
         with self._lock:
             state = self._now()
             if state is BreakerState.OPEN or (
@@ -85,7 +85,7 @@ class Breaker:
             return Permit(self, self._era)
 
     def open_for(self) -> float:
-        """Seconds until it lets somebody try the target; 0 where it does."""
+        """Seconds until an attempt is allowed; 0 where one is allowed now."""
         with self._lock:
             return self._left() if self._now() is BreakerState.OPEN else 0.0
 
@@ -93,7 +93,7 @@ class Breaker:
         return self._opened + self._options.timeout - self._clock()
 
     def _now(self) -> BreakerState:
-        """The state, which time may have changed."""
+        """The present state. An open breaker becomes half-open as time passes."""
         if self._state is BreakerState.OPEN and self._left() <= 0:
             self._become(BreakerState.HALF_OPEN)
         return self._state
@@ -105,7 +105,7 @@ class Breaker:
         if state is BreakerState.OPEN:
             self._opened = self._clock()
 
-    # What a Permit tells, under the lock ------------------------------------------------------------------------------
+    # Results of permits, called under the lock ----------------------------------------------------------------------
 
     def _succeeded(self) -> None:
         self._failures = 0

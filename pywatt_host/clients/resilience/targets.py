@@ -1,4 +1,4 @@
-"""The policies of `resiliency` by target, what they count, and their health."""
+"""The policies of `resiliency` by target, with their metrics and health checks."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Resilience:
         )
 
     def for_module(self, name: str) -> TargetPolicy:
-        """That of a module id or service name; one that allows everything where none is declared. URLs do not tell
-        upper from lower case, so that a name in lower case stands for any."""
+        """The policy of a module id or a service name; without a declared one, a policy without limits. Names in URLs
+        are in lower case, so that a name in lower case finds a policy in any case."""
         return self._modules.get(name) or self._lowered.get(name) or self._none
 
     def for_messages(self, name: str) -> TargetPolicy | None:
-        """That of a module id; None where none is declared."""
+        """The policy for messages to a module id; None where none is declared."""
         return self._modules.get(name)
 
     @property
@@ -63,16 +63,16 @@ class Resilience:
         return self.for_module
 
     def for_client(self, name: str) -> TargetPolicy:
-        """That of a name of `clients`."""
+        """The policy of an entry of `clients`."""
         return self._clients.get(name) or self._none
 
     def clients(self) -> Mapping[str, TargetPolicy]:
-        """The base URL of each client that is a target, and its policy."""
+        """The policies of clients, by their base URLs."""
         declared = self._manifest.clients
         return {declared[name].base_url: policy for name, policy in self._clients.items()}
 
     def _labelled(self) -> Iterator[tuple[str, TargetPolicy]]:
-        """A client that has the name of a module is told apart from it."""
+        """The policies by their labels in metrics and checks. A client with the name of a module is `clients.NAME`."""
         yield from self._modules.items()
         for name, policy in self._clients.items():
             yield (f"clients.{name}" if name in self._modules else name), policy

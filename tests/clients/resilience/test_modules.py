@@ -291,7 +291,7 @@ def test_nobody_known_is_an_error_of_httpx_with_its_cause(blocking: bool) -> Non
                 await client.get("module://others/")
             assert isinstance(caught.value.__cause__, MessagingError)
             assert caught.value.request.url == "module://others/"
-            with pytest.raises(ModuleError, match="module users cannot be reached: nobody answers for it over HTTP"):
+            with pytest.raises(ModuleError, match="module users cannot be reached: none of its providers has an HTTP address"):
                 await client.get("module://users/")
 
     run(main)
@@ -299,7 +299,7 @@ def test_nobody_known_is_an_error_of_httpx_with_its_cause(blocking: bool) -> Non
 
 @both
 @pytest.mark.parametrize(
-    ("url", "said"), [("module://users:80/", "write module://NAME/path"), ("module:///users", "missing")]
+    ("url", "said"), [("module://users:80/", "Write module://NAME/path"), ("module:///users", "missing")]
 )
 def test_what_is_no_module_is_refused(blocking: bool, url: str, said: str) -> None:
     async def main() -> None:
@@ -349,7 +349,7 @@ def test_sockets_are_kept_within_bounds_and_closed(
     blocking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr("pywatt_host.clients.resilience.modules._SOCKETS", 2)
+        monkeypatch.setattr("pywatt_host.clients.resilience.modules._MAX_SOCKETS", 2)
         registry = Registry()
         async with AsyncExitStack() as stack:
             sides = [
@@ -393,9 +393,9 @@ def test_one_that_cannot_be_reached_comes_last_for_some_seconds() -> None:
 
 
 def test_what_is_remembered_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.clients.resilience.providers._REMEMBERED", 3)
+    monkeypatch.setattr("pywatt_host.clients.resilience.providers._MAX_REMEMBERED", 3)
     rota = RoundRobin()
     for number in range(9):
         rota.order(f"module {number}", [ProviderAddress("a")])
         rota.unreachable(f"address {number}")
-    assert len(rota._turns) == len(rota._aside) == 3
+    assert len(rota._turns) == len(rota._avoided) == 3

@@ -167,7 +167,7 @@ def test_a_probe_that_is_cancelled_is_no_failure_and_gives_its_place_back() -> N
 
         task = asyncio.create_task(sent(policy, hanging))
         await started.wait()
-        with pytest.raises(MessagingError, match="half-open: others are trying"):
+        with pytest.raises(MessagingError, match="half-open: other calls are testing"):
             await sent(policy, Peer())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
