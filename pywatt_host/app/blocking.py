@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from pywatt_host.app.tasks import OnFailure, Work, close
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.secrets import Secret, SecretStore
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class SyncState:
     hello
     """
 
-    def __init__(self, state: AsyncState, bridge: Bridge, store: SecretStore, outbound: Outbound) -> None:
+    def __init__(self, state: AsyncState, bridge: Bridge, store: SecretStore, outbound: HttpClients) -> None:
         self._state = state
         self._store = store
         self._outbound = outbound

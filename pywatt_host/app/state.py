@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pywatt_host.app.blocking import Bridge, SyncState
 from pywatt_host.app.hooks import Hook, Hooks
 from pywatt_host.app.tasks import OnFailure, Tasks, Work
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.discovery.none import NoDiscovery
 from pywatt_host.exceptions import StoreError
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.messaging.handlers import Delivery, caller_names, current_delivery
+from pywatt_host.messaging.handlers import MessageInfo, caller_names, current_message
 from pywatt_host.messaging.local import LocalMessages
-from pywatt_host.observability.app_metrics import Metrics
+from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.health import CheckFunction, Checks
 from pywatt_host.secrets import Secret, SecretsView
@@ -96,7 +96,7 @@ class AppState:
         self,
         manifest: Manifest,
         *,
-        metrics: Metrics,
+        metrics: AppMetrics,
         checks: Checks,
         hooks: Hooks,
         rotation: Rotation,
@@ -104,7 +104,7 @@ class AppState:
         discovery: Discovery | NoDiscovery,
         tasks: Tasks,
         bridge: Bridge,
-        outbound: Outbound,
+        outbound: HttpClients,
         stores: Datastores | NoStores,
         init: InitData,
     ) -> None:
@@ -151,10 +151,10 @@ class AppState:
         return current.claims if current is not None else {}
 
     @property
-    def message(self) -> Delivery | None:
-        """The delivery of the message or event that is being handled: its `source`, what vouches for the source
+    def message(self) -> MessageInfo | None:
+        """What is known of the message or event that is being handled: its `source`, what vouches for the source
         (`vouched_by`), and its `channel`. None outside of a handler."""
-        return current_delivery.get()
+        return current_message.get()
 
     def health_check(self, name: str) -> Callable[[C], C]:
         """Decorator: add a health check. The function, sync or async, returns where all is well; where it raises, the

@@ -24,13 +24,14 @@ from pywatt_host.messaging.http_client import HttpTransport, rendered
 from pywatt_host.messaging.http_requests import ChannelRequests
 from pywatt_host.messaging.http_server import HttpMessages
 from pywatt_host.messaging.inbox import Inbox, Vouch
-from pywatt_host.messaging.messages import Messages, Policy
+from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 from pywatt_host.peers.client import PeerClient, PeerHandlers
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.incoming import IncomingMessages
 from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.peers.remote_stores import Proxying
 from pywatt_host.peers.server import PeerServer
@@ -44,7 +45,7 @@ from pywatt_host.service import Dependant, Service
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
-    from pywatt_host.nats.channel import Nats
+    from pywatt_host.nats.channel import NatsMessaging
 
 _SECRET_TIMEOUT = 10.0  # seconds for the orchestrator to answer a request for a secret
 _NATS_PORT = 4222  # where the URL of a server has none
@@ -74,7 +75,7 @@ class HostChannels:
         secret_values: Callable[[], Mapping[str, str]],
         masker: Masker,
         trace: Path | None,
-        policy: Callable[[str], Policy | None] = lambda target: None,
+        policy: Callable[[str], CallPolicy | None] = lambda target: None,
         private_server: Callable[[str, str], Awaitable[str]] | None = None,
         vouch: Vouch | None = None,
     ) -> None:
@@ -96,6 +97,7 @@ class HostChannels:
         self._rotate: Rotate | None = None
         self.token = ChannelToken(manifest, init, secret_values)
         self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch)
+        self.incoming = IncomingMessages(self.inbox)
         self.topics = Subscriptions(self.inbox.counts)
         self._requests = ChannelRequests(
             app, body=manifest.server.limits.body, frame=limits.frame, timeout=manifest.server.timeouts.request
@@ -119,7 +121,7 @@ class HostChannels:
             module_id,
             frame_limit=limits.frame,
             handshake_timeout=limits.handshake,
-            message=self.inbox.direct,
+            message=self.incoming.from_client,
             health=health,
             event=self._from_client,
             trace=trace_file,
@@ -131,9 +133,9 @@ class HostChannels:
             self.http_server = HttpMessages(
                 self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event
             )
-        self.nats: Nats | None = None
+        self.nats: NatsMessaging | None = None
         if channels.nats is not None:
-            self.nats = import_module("pywatt_host.nats.channel").Nats(
+            self.nats = import_module("pywatt_host.nats.channel").NatsMessaging(
                 channels.nats,
                 self.inbox,
                 lambda: self.topics.all,
@@ -205,7 +207,7 @@ class HostChannels:
         return PeerHandlers(
             health=self._health,
             http=self._requests,
-            message=self.inbox.routed,
+            message=self.incoming.from_orchestrator,
             rotated=self._rotated,
             shutdown=stop,
             lost=lost,
@@ -214,7 +216,9 @@ class HostChannels:
 
     def _peer_handlers(self) -> PeerHandlers:
         """What a module that this one is connected to may ask of it: to take messages and events."""
-        return PeerHandlers(health=self._health, message=self.inbox.told, event=self._from_connected_peer)
+        return PeerHandlers(
+            health=self._health, message=self.incoming.from_connected_peer, event=self._from_connected_peer
+        )
 
     def _from_orchestrator(self, event: Event, connection: PeerConnection) -> None:
         """An event that the orchestrator passes on."""

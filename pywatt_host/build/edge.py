@@ -22,7 +22,7 @@ from pywatt_host.http.host_paths import HostPathsApp, guarded, reported
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
-from pywatt_host.observability.app_metrics import Metrics
+from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.logs import LogStream, style_for
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
@@ -47,7 +47,7 @@ class HostEdge:
         schemes: Schemes | NoSchemes,
         checks: Checks,
         requests: RequestMetrics | NoRequestMetrics,
-        metrics: Metrics,
+        metrics: AppMetrics,
         messages: ASGIApp | None,
         environ: Mapping[str, str],
         stream: LogStream,

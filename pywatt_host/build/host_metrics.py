@@ -11,7 +11,7 @@ from pywatt_host.observability.metrics import Family, Histogram, NoRequestMetric
 
 if TYPE_CHECKING:
     from pywatt_host.messaging.http_server import HttpMessages
-    from pywatt_host.nats.channel import Nats
+    from pywatt_host.nats.channel import NatsMessaging
     from pywatt_host.peers.client import PeerClient
     from pywatt_host.peers.server import PeerServer
     from pywatt_host.peers.static import StaticPeers
@@ -70,7 +70,7 @@ def channel_families(
     peers: StaticPeers,
     server: PeerServer,
     http: HttpMessages | None,
-    nats: Nats | None,
+    nats: NatsMessaging | None,
     messages: Mapping[tuple[str, str], int],
 ) -> Iterator[Family]:
     """The metrics of channels; `messages` counts messages by direction and result."""

@@ -20,12 +20,12 @@ from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.edge import HostEdge
 from pywatt_host.build.host_metrics import HostMetrics
 from pywatt_host.build.none import NoChannels
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.clients.none import NoResilience
 from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.observability.app_metrics import Metrics
+from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
     from pywatt_host.build.channels import HostChannels
     from pywatt_host.channels.stdio import Handshake
-    from pywatt_host.clients.resilience.providers import Address
+    from pywatt_host.clients.resilience.providers import ProviderAddress
     from pywatt_host.clients.resilience.targets import Resilience
-    from pywatt_host.clients.tokens import Tokens
+    from pywatt_host.clients.tokens import TokenAuth
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.stores.service import Datastores
 
@@ -83,7 +83,7 @@ class HostParts:
         self.channels.on_rotation(self.rotation.rotated)
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
         self.tokens = self._make_tokens(masker)
-        self.outbound = Outbound(
+        self.outbound = HttpClients(
             self.tokens,
             resilience=self.resilience,
             resolve=self._locate,
@@ -91,7 +91,7 @@ class HostParts:
         )
         self.stores = self._make_stores()
         requests = RequestMetrics(manifest.metrics.buckets) if manifest.metrics.enabled else NoRequestMetrics()
-        metrics = Metrics(self._make_metrics(requests).register)
+        metrics = AppMetrics(self._make_metrics(requests).register)
         self.state = AppState(
             manifest,
             metrics=metrics,
@@ -207,10 +207,10 @@ class HostParts:
         store = SecretStore(self.manifest.secret_keys, sources, masker)
         return Rotation(store, rotate=secrets.rotate, interval=secrets.interval)
 
-    def _make_tokens(self, masker: Masker) -> Tokens | None:
+    def _make_tokens(self, masker: Masker) -> TokenAuth | None:
         if not self.manifest.clients:
             return None
-        tokens: Tokens = import_module("pywatt_host.clients.tokens").Tokens(
+        tokens: TokenAuth = import_module("pywatt_host.clients.tokens").TokenAuth(
             self.manifest, self._secret_values, masker.add
         )
         return tokens
@@ -243,9 +243,9 @@ class HostParts:
 
     # What parts ask for while the host runs -------------------------------------------------------------------------
 
-    async def _locate(self, name: str) -> list[Address]:
+    async def _locate(self, name: str) -> list[ProviderAddress]:
         """The addresses that answer for module://NAME. Raises MessagingError."""
-        address = import_module("pywatt_host.clients.resilience.providers").Address
+        address = import_module("pywatt_host.clients.resilience.providers").ProviderAddress
         return [address(url, healthy) for url, healthy in await self.channels.discovery.locate(name)]
 
     def _environments(self) -> Iterator[Dependant]:

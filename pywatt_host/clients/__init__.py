@@ -1,1 +1,1 @@
-"""Calls to others: HTTP clients, OAuth tokens, timeouts, retries and circuit breakers."""
+"""Calls to other services: HTTP clients, OAuth tokens, timeouts, retries and circuit breakers."""

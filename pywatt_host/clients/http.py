@@ -1,9 +1,8 @@
-"""HTTP requests of the application to others: httpx clients that pass on request id and trace, closed by the host."""
+"""HTTP clients for the application: httpx clients that forward request id and trace, and that the host closes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable
@@ -20,12 +19,15 @@ if TYPE_CHECKING:
     from pywatt_host.clients.resilience.modules import BlockingResolve, Resolve
     from pywatt_host.clients.resilience.targets import Resilience
 
-_TIMEOUT = 10.0  # seconds for each of connecting, sending, and waiting for octets; the application may say otherwise
+_TIMEOUT = 10.0  # seconds for each of connecting, sending, and waiting for bytes; the application may change it
 
 
-class Outbound:
-    """One asynchronous and one blocking client, each made when it is first asked for. They are everybody's, so that
-    they keep no cookies: one user's would go along with the next one's requests."""
+class HttpClients:
+    """One asynchronous and one blocking httpx client, each created when it is first used.
+
+    All requests of the application share them. They keep no cookies, since the cookies of one user would be sent with
+    the requests of the next one.
+    """
 
     name = "http client"
 
@@ -37,9 +39,9 @@ class Outbound:
         resolve: Resolve = nowhere,
         resolve_blocking: BlockingResolve = nowhere_blocking,
     ) -> None:
-        """`auth` adds credentials to requests of both clients, `resilience` has the policies that they keep to;
-        `resolve` and `resolve_blocking`, which is called in any thread but that of the event loop, say who answers for
-        module://NAME and raise MessagingError where nobody does."""
+        """`auth` adds credentials to the requests of both clients. `resilience` has the policies for them. `resolve`
+        and `resolve_blocking` give the addresses of module://NAME, and raise MessagingError where there is none; the
+        second one is called in threads other than that of the event loop."""
         self._auth = auth
         self._resilience = resilience if resilience is not None else NoResilience()
         self._resolve = resolve
@@ -52,34 +54,37 @@ class Outbound:
         self._making = threading.Lock()
 
     def client(self) -> httpx.AsyncClient:
-        """For the host's event loop. Raises RuntimeError once the host has stopped, and on another event loop."""
+        """The client for the host's event loop. Raises RuntimeError once the host has stopped, and on another event
+        loop."""
         with self._making:
             self._refuse_when_closed()
             if self._loop is not None and _running_loop() not in (None, self._loop):
-                raise RuntimeError("app_state.http is for the host's event loop: use app_state.sync.http in this one")
+                raise RuntimeError(
+                    "app_state.http belongs to the host's event loop. Use app_state.sync.http in this one"
+                )
             if self._client is None:
                 self._client = import_module("httpx").AsyncClient(
                     auth=self._auth,
-                    event_hooks={"request": [_mark]},
-                    mounts=self._mounts("mounts", "Modules", self._resolve),
+                    event_hooks={"request": [_add_headers]},
+                    mounts=self._mounts("mounts", "ModuleTransport", self._resolve),
                     **_settings(),
                 )
             return self._client
 
     def blocking(self) -> httpx.Client:
-        """For any thread. Raises RuntimeError once the host has stopped."""
+        """The client for threads. Raises RuntimeError once the host has stopped."""
         with self._making:
             self._refuse_when_closed()
             if self._blocking is None:
-                hooks = {"request": [self._refuse_on_loop, _put_marks]}
-                mounts = self._mounts("blocking_mounts", "BlockingModules", self._resolve_blocking)
+                hooks = {"request": [self._refuse_on_loop, _add_context_headers]}
+                mounts = self._mounts("blocking_mounts", "BlockingModuleTransport", self._resolve_blocking)
                 self._blocking = import_module("httpx").Client(
                     auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings()
                 )
             return self._blocking
 
     def _mounts(self, function: str, modules: str, resolve: object) -> dict[str, Any]:
-        """Transports by the pattern of their URLs; each loads what it needs when it is needed."""
+        """Transports by the URL pattern that each one is for. Each imports its module with its first request."""
         of_clients: dict[str, Any] = {}
         targets = self._resilience.clients()
         if targets:
@@ -89,7 +94,7 @@ class Outbound:
             kind = getattr(import_module("pywatt_host.clients.resilience.modules"), modules)
             return kind(resolve, self._resilience.for_url)
 
-        return {**of_clients, "module://": _Later(make)}
+        return {**of_clients, "module://": _LazyTransport(make)}
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
@@ -97,7 +102,7 @@ class Outbound:
 
     def _refuse_on_loop(self, request: Any) -> None:
         if threading.get_ident() == self._thread:
-            raise RuntimeError("app_state.sync.http would block the event loop here: use `await app_state.http...`")
+            raise RuntimeError("app_state.sync.http would block the event loop here. Use `await app_state.http...`")
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
@@ -115,8 +120,8 @@ class Outbound:
                     self._blocking.close()
 
 
-class _Later:
-    """A transport of httpx, of either kind, that is made with the first request through it."""
+class _LazyTransport:
+    """An httpx transport of either kind that is created with its first request."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -172,18 +177,18 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _mark(request: Any) -> None:
-    _put_marks(request)
+async def _add_headers(request: Any) -> None:
+    _add_context_headers(request)
 
 
-def _put_marks(request: Any) -> None:
-    """`X-Request-ID` and `traceparent` (W3C Trace Context) of the request that is being answered, where there is one
-    and the application has not set its own."""
+def _add_context_headers(request: Any) -> None:
+    """Add `X-Request-ID` and `traceparent` (W3C Trace Context) of the request that is being handled, if there is one,
+    where the application has not set its own."""
     current = current_request.get()
     if current is None:
         return
     headers = request.headers
     if current.request_id and "x-request-id" not in headers:
         headers["x-request-id"] = current.request_id.decode("latin-1")
-    if current.trace_id and "traceparent" not in headers:
-        headers["traceparent"] = f"00-{current.trace_id}-{os.urandom(8).hex()}-01"
+    if current.trace is not None and "traceparent" not in headers:
+        headers["traceparent"] = current.trace.child()

@@ -1,4 +1,4 @@
-"""Calls to others where the manifest declares neither policies nor an orchestrator."""
+"""Calls to others for a manifest that declares neither policies nor an orchestrator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class NoPolicy:
-    """Everything is tried once, for as long as its caller says."""
+    """A policy that makes each call once, with the timeout of its caller."""
 
     async def run(
         self,
@@ -26,7 +26,7 @@ class NoPolicy:
 
 
 class NoResilience:
-    """Neither timeouts nor retries nor circuit breakers."""
+    """Resilience without timeouts, retries and circuit breakers."""
 
     for_url: None = None
 
@@ -53,15 +53,16 @@ class NoResilience:
 
 
 def no_orchestrator(target: str) -> NoReturn:
-    """Raises MessagingError: this module is alone."""
-    why = "there is no orchestrator; run the module under one, or give it channels"
+    """Raise MessagingError, since this module has no way to other modules."""
+    why = "there is no orchestrator. Run the module under one, or give it channels"
     raise MessagingError("unavailable", why, target)
 
 
 async def nowhere(name: str) -> NoReturn:
-    """Where module:// URLs lead without an orchestrator. Raises MessagingError."""
+    """Resolves module:// URLs without an orchestrator: always raises MessagingError."""
     no_orchestrator(name)
 
 
 def nowhere_blocking(name: str) -> NoReturn:
+    """As `nowhere`, for threads."""
     no_orchestrator(name)

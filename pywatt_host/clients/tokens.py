@@ -1,4 +1,4 @@
-"""Tokens for requests to others: OAuth 2.0 client credentials (RFC 6749 section 4.4)."""
+"""Access tokens for requests to other services: OAuth 2.0 client credentials (RFC 6749 section 4.4)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from pywatt_host.manifest.values import SecretTemplate
 
 logger = logging.getLogger("pywatt.auth")
 
-_LASTS = 300.0  # seconds, where the issuer does not say
-_EARLY = 60.0  # seconds before its end at which a token is renewed; at most a tenth of its life
-_AGAIN = 1.0  # seconds until an issuer that gave none is asked again
+_DEFAULT_LIFETIME = 300.0  # seconds, where the issuer does not give one
+_RENEW_BEFORE = 60.0  # seconds before its expiry at which a token is renewed; at most a tenth of its lifetime
+_RETRY_DELAY = 1.0  # seconds until an issuer that failed is asked again
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 Mask = Callable[[str, str], object]
 
 
-class ClientTokens:
-    """The token of one entry of `clients`: one request for all who wait for it, kept until shortly before its end."""
+class ClientToken:
+    """The access token of one entry of `clients`. One request serves all callers that wait for it; it is kept until
+    shortly before its expiry."""
 
     def __init__(self, name: str, options: Client, mask: Mask, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`mask` is told of each token, by a name, so that no log shows it; `clock` gives seconds."""
+        """`mask` is called with a name and each token, so that logs mask it; `clock` gives seconds."""
         self.name = f"clients.{name}"
         secret = options.client_secret
         self.names = frozenset(secret.names) if isinstance(secret, SecretTemplate) else frozenset()
@@ -46,44 +47,44 @@ class ClientTokens:
         self._secret = ""
         self._token = ""
         self._renew_at = 0.0
-        self._ends_at = 0.0
+        self._expires_at = 0.0
         self._failed: tuple[float, AuthError] | None = None
-        self._flight: asyncio.Task[str] | None = None
+        self._fetching: asyncio.Task[str] | None = None
 
     async def token(self, web: httpx.AsyncClient, *, instead_of: str = "") -> str:
-        """The present token, or another one than `instead_of`, which was not taken. Raises AuthError."""
+        """The present token; a new one where the present one is `instead_of`, which was rejected. Raises AuthError."""
         now = self._clock()
         fresh = self._token != instead_of and bool(self._token)
         if fresh and now < self._renew_at:
             return self._token
         if self._failed is not None and now < self._failed[0]:
-            if fresh and now < self._ends_at:
+            if fresh and now < self._expires_at:
                 return self._token
             raise self._failed[1]
-        if self._flight is None:
-            self._flight = asyncio.get_running_loop().create_task(self._fetched(web), name=f"token of {self.name}")
-            self._flight.add_done_callback(self._landed)
-        if fresh and now < self._ends_at:  # it still holds, and the next one is on its way
+        if self._fetching is None:
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch(web), name=f"token of {self.name}")
+            self._fetching.add_done_callback(self._fetch_done)
+        if fresh and now < self._expires_at:  # it is still valid, and the next one is being fetched
             return self._token
-        return await asyncio.shield(self._flight)
+        return await asyncio.shield(self._fetching)
 
-    def _landed(self, flight: asyncio.Task[str]) -> None:
-        self._flight = None
-        if not flight.cancelled():
-            flight.exception()  # whoever waits for it gets it; nobody need wait
+    def _fetch_done(self, task: asyncio.Task[str]) -> None:
+        self._fetching = None
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: there may be no caller that waits for it
 
-    async def _fetched(self, web: httpx.AsyncClient) -> str:
+    async def _fetch(self, web: httpx.AsyncClient) -> str:
         try:
             document = await self._document(web)
         except AuthError as error:
-            self._failed = (self._clock() + _AGAIN, error)
+            self._failed = (self._clock() + _RETRY_DELAY, error)
             logger.warning("%s", error)
             raise
         self._failed = None
-        lasts = document.get("expires_in")
-        seconds = float(lasts) if isinstance(lasts, int | float) and lasts > 0 else _LASTS
+        expires_in = document.get("expires_in")
+        seconds = float(expires_in) if isinstance(expires_in, int | float) and expires_in > 0 else _DEFAULT_LIFETIME
         now = self._clock()
-        self._renew_at, self._ends_at = now + seconds - min(_EARLY, seconds / 10), now + seconds
+        self._renew_at, self._expires_at = now + seconds - min(_RENEW_BEFORE, seconds / 10), now + seconds
         self._token = document["access_token"]
         self._mask(self.name, self._token)
         return self._token
@@ -95,7 +96,7 @@ class ClientTokens:
             more["scope"] = " ".join(options.scopes)
         body = prepare_token_request("client_credentials", **more)
         if options.method == "basic":
-            # RFC 6749 section 2.3.1: both are form-encoded first, which the library leaves out.
+            # RFC 6749 section 2.3.1: both are form-encoded first, which the library does not do.
             pair = f"{quote_plus(options.client_id)}:{quote_plus(self._secret)}"
             headers["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
         else:
@@ -120,7 +121,7 @@ class ClientTokens:
     # Rotation of the secret -----------------------------------------------------------------------------------------
 
     def read(self, secret_values: Mapping[str, str]) -> None:
-        """Take the secret from these texts. Raises AuthError."""
+        """Take the client secret from the values of secrets. Raises AuthError."""
         self._secret = self._rendered(secret_values)
 
     async def prepare(self, secret_values: Mapping[str, str]) -> _NewSecret:
@@ -131,13 +132,13 @@ class ClientTokens:
         try:
             return value.render(secret_values) if isinstance(value, SecretTemplate) else value
         except KeyError as error:
-            raise AuthError(f"{self.name}.client_secret", f"the secret {error.args[0]} is not there") from None
+            raise AuthError(f"{self.name}.client_secret", f"the secret {error.args[0]} is missing") from None
 
 
 class _NewSecret:
-    """The token in use stays until it ends: it is the issuer's, and not the secret's."""
+    """A new client secret. The present token stays in use until it expires, since the issuer alone decides about it."""
 
-    def __init__(self, tokens: ClientTokens, secret: str) -> None:
+    def __init__(self, tokens: ClientToken, secret: str) -> None:
         self._tokens = tokens
         self._secret = secret
 
@@ -150,27 +151,29 @@ class _NewSecret:
 
 
 def _refusal(status: int, document: Any) -> str:
-    """RFC 6749 section 5.2: the code alone, since the text is the other side's."""
+    """The status and the error code of RFC 6749 section 5.2. The description is left out, since the other side chooses
+    its text."""
     code = document.get("error") if isinstance(document, dict) else None
     said = f", {code[:60]}" if isinstance(code, str) and code.isascii() and code.isprintable() else ""
     return f"the answer is {status}{said}"
 
 
-class Tokens(httpx.Auth):
-    """Adds to requests of our clients the token of their origin, and of no other; as a service, reads the secrets."""
+class TokenAuth(httpx.Auth):
+    """Adds to each request the token for its origin, and never that of another origin. As a service, it reads the
+    client secrets."""
 
     name = "clients"
     requires_response_body = False
 
     def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]], mask: Mask) -> None:
-        self.all = [ClientTokens(name, options, mask) for name, options in manifest.clients.items()]
+        self.all = [ClientToken(name, options, mask) for name, options in manifest.clients.items()]
         self._by_origin = {tokens.origin: tokens for tokens in self.all}
         self._texts = secret_values
         self._web: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def dependants(self) -> list[ClientTokens]:
-        """What follows when a secret rotates."""
+    def dependants(self) -> list[ClientToken]:
+        """The tokens whose client secret may rotate."""
         return [each for each in self.all if each.names]
 
     @asynccontextmanager
@@ -184,49 +187,49 @@ class Tokens(httpx.Auth):
             web, self._web = self._web, None
             await web.aclose()
 
-    async def _token(self, tokens: ClientTokens, instead_of: str = "") -> str:
+    async def _token(self, tokens: ClientToken, instead_of: str = "") -> str:
         if self._web is None:
             raise RuntimeError("the host has stopped, and its clients with it")
         return await tokens.token(self._web, instead_of=instead_of)
 
-    def _wanted(self, request: httpx.Request) -> ClientTokens | None:
-        """Whose token a request needs: one that brings its own credential needs none."""
+    def _token_for(self, request: httpx.Request) -> ClientToken | None:
+        """The token that a request needs; None where the application has set its own credential."""
         return None if "authorization" in request.headers else self._by_origin.get(origin_of(request.url))
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        tokens = self._wanted(request)
+        tokens = self._token_for(request)
         if tokens is None:
             yield request
             return
-        again = _again(request)
+        repeatable = _is_repeatable(request)
         token = await self._token(tokens)
-        response = yield _with(request, token)
-        if response.status_code == 401 and again:
-            yield _with(request, await self._token(tokens, instead_of=token))
+        response = yield _with_token(request, token)
+        if response.status_code == 401 and repeatable:
+            yield _with_token(request, await self._token(tokens, instead_of=token))
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        tokens = self._wanted(request)
+        tokens = self._token_for(request)
         if tokens is None:
             yield request
             return
-        again = _again(request)
-        token = self._waited(tokens)
-        response = yield _with(request, token)
-        if response.status_code == 401 and again:
-            yield _with(request, self._waited(tokens, instead_of=token))
+        repeatable = _is_repeatable(request)
+        token = self._blocking_token(tokens)
+        response = yield _with_token(request, token)
+        if response.status_code == 401 and repeatable:
+            yield _with_token(request, self._blocking_token(tokens, instead_of=token))
 
-    def _waited(self, tokens: ClientTokens, instead_of: str = "") -> str:
-        """From a thread: the event loop fetches it."""
+    def _blocking_token(self, tokens: ClientToken, instead_of: str = "") -> str:
+        """The token, for a thread: the event loop fetches it."""
         if self._loop is None:
             raise RuntimeError("the host has not started")
         return asyncio.run_coroutine_threadsafe(self._token(tokens, instead_of), self._loop).result()
 
 
-def _with(request: httpx.Request, token: str) -> httpx.Request:
+def _with_token(request: httpx.Request, token: str) -> httpx.Request:
     request.headers["authorization"] = f"Bearer {token}"
     return request
 
 
-def _again(request: httpx.Request) -> bool:
-    """Whether its body can be sent once more."""
+def _is_repeatable(request: httpx.Request) -> bool:
+    """Whether the body of a request can be sent again."""
     return isinstance(request.stream, httpx.ByteStream)

@@ -1,4 +1,4 @@
-"""Discovery for a module that is alone: it finds what it has registered itself."""
+"""Discovery for a module without channels: it finds only the services that it has registered itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NoDiscovery:
-    """Nobody to register with: a module finds what it has registered itself."""
+    """Discovery without a registry: a module finds only the services that it has registered itself."""
 
     def __init__(self, module_id: str) -> None:
         self._module_id = module_id
@@ -36,7 +36,7 @@ class NoDiscovery:
     async def deregister(self, service: str) -> None:
         found = [key for key, own in self._own.items() if service in (key, own.name)]
         if not found:
-            raise MessagingError("unknown_target", "this module has registered no such service", service)
+            raise MessagingError("unknown_target", "this module has not registered this service", service)
         for key in found:
             del self._own[key]
 

@@ -60,7 +60,7 @@ class LineAccessLog:
         path, method, status = exchange.path, exchange.method, exchange.status
         if _PLAIN(path) is None:
             path = _json(path)
-        trace = f'","trace_id":"{exchange.trace_id}' if exchange.trace_id else ""
+        trace = f'","trace_id":"{exchange.trace.trace_id}' if exchange.trace is not None else ""
         reason = f'","reason":"{exchange.reason}' if exchange.reason else ""
         who = exchange.subject
         subject = f'","subject":"{_escaped(who)}' if who else ""

@@ -11,6 +11,7 @@ from typing import Any
 from pywatt_host.http.guard import Guard, Verdict
 from pywatt_host.http.problem import problem_body, problem_headers
 from pywatt_host.net.limits import Gate, RateLimiter
+from pywatt_host.observability.context import TraceContext
 from pywatt_host.observability.metrics import Cells
 from pywatt_host.types import Message, Receive, Scope, Send
 
@@ -44,7 +45,7 @@ class HttpExchange:
     status = 0  # 0: the response has not started
     body_bytes = 0  # sent of the response's body
     seconds = 0.0
-    trace_id = ""
+    trace: TraceContext | None = None
     client = ""
     unavailable = ""  # a store that was not available: a 500 of the application becomes 503
     reason = ""  # for the log: the manifest key or the rule because of which the host answered itself

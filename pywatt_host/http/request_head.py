@@ -7,14 +7,12 @@ import re
 
 from pywatt_host.http.exchange import HttpExchange
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import current_request, parse_traceparent
 from pywatt_host.types import Scope
 
 NO_LENGTH = -1  # the length of a body whose head does not say it
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?\Z")  # W3C Trace Context
-_NO_TRACE = b"0" * 32
 _LONGEST_LENGTH = 19  # digits of a Content-Length that is read
 _IDS_PER_BATCH = 256  # request ids that are made together
 _READ = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
@@ -53,9 +51,7 @@ class RequestHead:
                     exchange.request_id = value if _VALID_ID.match(value) and not foreign_id else b""
                     foreign_id = True
                 elif name == b"traceparent":
-                    match = _TRACEPARENT.match(value)
-                    if match is not None and match[1] != _NO_TRACE:
-                        exchange.trace_id = match[1].decode()
+                    exchange.trace = parse_traceparent(value) or exchange.trace
                 else:
                     forwarded = True
             elif name[:12] == b"x-forwarded-":

@@ -1,1 +1,1 @@
-"""What modules say to each other: handlers, subscriptions, and the transports that carry messages."""
+"""Messages between modules: handlers, subscriptions, and the transports that carry messages."""

@@ -1,4 +1,4 @@
-"""The application's handlers for messages, by type: what may be asked of them, whoever asks."""
+"""The application's handlers for messages, by message type, and what a handler is given."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ logger = logging.getLogger("pywatt.messages")
 Handler: TypeAlias = Callable[[Any], Awaitable[Any] | Any]
 Convert: TypeAlias = Callable[[Any], Any]
 
-LONGEST_TEXT = 300  # characters of an error that is answered
+MAX_ERROR_LENGTH = 300  # characters of an error in an answer
 
 
-class Delivery(NamedTuple):
-    """What is known of the message that is being handled, beside its content.
+class MessageInfo(NamedTuple):
+    """What the host knows about the message that is being handled, beside its content.
 
-    `source` is the id of the module that sent it, as `vouched_by` says: `orchestrator`, `nats` (whose permissions tie
-    subjects to users), `certificate` (the peer's client certificate names it), `process` (this process itself), or
-    empty where it is the sender's own word. `deadline` is in seconds since the epoch; `attempt` counts deliveries
-    where `delivery` is `at_least_once`, from 1.
+    `source` is the id of the module that sent the message. `vouched_by` tells who confirms that: `orchestrator`, `nats`
+    (whose permissions tie subjects to users), `certificate` (the peer's client certificate names the module), `process`
+    (the message is from this process), or empty where only the sender says so. `channel` is the channel over which the
+    message arrived, or `process`. `deadline` is in seconds since the epoch; None where there is none. `attempt` counts
+    deliveries where `channels.nats.delivery` is `at_least_once`, from 1.
     """
 
     source: str
@@ -40,43 +41,48 @@ class Delivery(NamedTuple):
     attempt: int = 1
 
 
-current_delivery: ContextVar[Delivery | None] = ContextVar("pywatt_delivery", default=None)
+current_message: ContextVar[MessageInfo | None] = ContextVar("pywatt_message", default=None)
 
 
 @dataclass(slots=True, eq=False)
-class Found:
-    """A handler. One that is no coroutine function runs in a thread. `convert` makes what it is annotated with of a
-    message; `most` of it may run at the same time, None: as many as there are."""
+class RegisteredHandler:
+    """A handler of the application. It runs in a thread where it is not a coroutine function.
+
+    `convert` turns the content of a message into the type that the handler's parameter is annotated with. At most
+    `concurrency` calls run at the same time; None allows any number.
+    """
 
     handler: Handler
     is_async: bool
     convert: Convert | None = None
-    most: int | None = None
+    concurrency: int | None = None
     running: int = field(default=0)
-    turns: asyncio.Semaphore | None = None  # of those that wait for it within this process
+    semaphore: asyncio.Semaphore | None = None  # made with the first call through `call_limited`
 
-    async def in_turn(self, content: Any) -> Any:
-        """Handle it when fewer than `most` are handled."""
-        if self.most is None:
+    async def call_limited(self, content: Any) -> Any:
+        """Call the handler once fewer than `concurrency` calls run."""
+        if self.concurrency is None:
             return await self(content)
-        if self.turns is None:
-            self.turns = asyncio.Semaphore(self.most)
-        async with self.turns:
+        if self.semaphore is None:
+            self.semaphore = asyncio.Semaphore(self.concurrency)
+        async with self.semaphore:
             return await self(content)
 
     def __call__(self, content: Any) -> Awaitable[Any]:
-        """Raises MessagingError `invalid_message` where the content is not what the handler is annotated with."""
+        """Call the handler. Raises MessagingError `invalid_message` where the content does not fit its annotation."""
         if self.convert is not None:
             content = self.convert(content)
         return self.handler(content) if self.is_async else _threaded(self.handler, content)
 
     @classmethod
-    def of(cls, handler: Handler, most: int | None = None, names: Mapping[str, Any] | None = None) -> Found:
-        """`names`: local ones that the handler's annotation may use. Raises ValueError where `most` is no number of
-        handlers."""
-        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-            raise ValueError("concurrency is a number of handlers, 1 at least")
-        return cls(handler, inspect.iscoroutinefunction(handler), _converter(handler, names or {}), most)
+    def of(
+        cls, handler: Handler, concurrency: int | None = None, names: Mapping[str, Any] | None = None
+    ) -> RegisteredHandler:
+        """`names` are local names that the handler's annotation may use. Raises ValueError where `concurrency` is not a
+        whole number from 1 on."""
+        if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+            raise ValueError(f"concurrency is {concurrency!r}: give a whole number, 1 or more")
+        return cls(handler, inspect.iscoroutinefunction(handler), _converter(handler, names or {}), concurrency)
 
 
 async def _threaded(handler: Handler, content: Any) -> Any:
@@ -85,47 +91,48 @@ async def _threaded(handler: Handler, content: Any) -> Any:
 
 
 class Handlers:
-    """One for each type."""
+    """The handlers of one module: one for each message type."""
 
     def __init__(self) -> None:
-        self._by_type: dict[str, Found] = {}
+        self._by_type: dict[str, RegisteredHandler] = {}
 
     def on(
         self, type: str, handler: Handler, concurrency: int | None = None, names: Mapping[str, Any] | None = None
     ) -> None:
-        """Raises ValueError where the type has one already."""
+        """Register a handler. Raises ValueError where the type already has one."""
         if type in self._by_type:
-            raise ValueError(f"there is a handler for messages of type {type!r} already")
-        self._by_type[type] = Found.of(handler, concurrency, names)
+            raise ValueError(f"messages of type {type!r} already have a handler")
+        self._by_type[type] = RegisteredHandler.of(handler, concurrency, names)
 
-    def get(self, type: str) -> Found | None:
+    def get(self, type: str) -> RegisteredHandler | None:
         return self._by_type.get(type)
 
     def __bool__(self) -> bool:
         return bool(self._by_type)
 
     async def deliver(
-        self, type: str, content: Mapping[str, Any], timeout: float, delivery: Delivery | None = None
+        self, type: str, content: Mapping[str, Any], timeout: float, info: MessageInfo | None = None
     ) -> Any:
-        """What the handler makes of a message that comes from nobody in particular, such as the control socket. Raises
-        MessagingError: no_handler, invalid_message, handler_failed, timeout."""
-        found = self._by_type.get(type)
-        if found is None:
+        """Call the handler of a message that does not arrive over a channel, such as one from the control socket, and
+        return its reply. Raises MessagingError: no_handler, invalid_message, handler_failed, timeout."""
+        handler = self._by_type.get(type)
+        if handler is None:
             known = ", ".join(sorted(self._by_type)) or "none"
-            raise MessagingError("no_handler", f"there is no handler for {type[:60]!r} (there are: {known})")
-        token = current_delivery.set(delivery)
+            raise MessagingError("no_handler", f"there is no handler for {type[:60]!r} (registered: {known})")
+        token = current_message.set(info)
         try:
             async with asyncio.timeout(timeout):
-                return plain(await found.in_turn({**content, "type": type}))
+                return to_jsonable(await handler.call_limited({**content, "type": type}))
         except TimeoutError:
             raise MessagingError("timeout", f"no answer within {timeout:g}s") from None
         except MessagingError:
             raise
         except Exception as error:  # named boundary: a handler is the user's code; its failure is the answer
             logger.exception("the handler for %r raised", type[:60])
-            raise MessagingError("handler_failed", (str(error) or error.__class__.__name__)[:LONGEST_TEXT]) from error
+            text = (str(error) or error.__class__.__name__)[:MAX_ERROR_LENGTH]
+            raise MessagingError("handler_failed", text) from error
         finally:
-            current_delivery.reset(token)
+            current_message.reset(token)
 
 
 # Typed content --------------------------------------------------------------------------------------------------------
@@ -133,8 +140,8 @@ class Handlers:
 _PLAIN = frozenset((dict, list, str, int, float, bool, type(None)))
 
 
-def plain(content: Any) -> Any:
-    """Content as what JSON holds: a pydantic model or a dataclass as the mapping of its fields."""
+def to_jsonable(content: Any) -> Any:
+    """Content that can be written as JSON: a pydantic model or a dataclass becomes the mapping of its fields."""
     if content.__class__ in _PLAIN:
         return content
     if hasattr(content, "__pydantic_serializer__") or dataclasses.is_dataclass(content):
@@ -143,7 +150,7 @@ def plain(content: Any) -> Any:
 
 
 def message_type(message: Any) -> str:
-    """The type of a message. Raises MessagingError where it is none."""
+    """The type of a message. Raises MessagingError where it has none."""
     type = message.get("type") if isinstance(message, dict) else None
     if not isinstance(type, str):
         raise MessagingError("invalid_message", 'a message is a dict with a "type", such as {"type": "ping"}')
@@ -151,24 +158,26 @@ def message_type(message: Any) -> str:
 
 
 def caller_names(depth: int) -> Mapping[str, Any]:
-    """Local names where a decorator stands, so many frames above who asks: models are often made in the factory."""
+    """The local names of the function `depth` frames above the caller, where a decorator is applied. Models are often
+    defined within the application factory, and annotations name them."""
     return sys._getframe(depth + 1).f_locals
 
 
 def _converter(handler: Handler, names: Mapping[str, Any]) -> Convert | None:
-    """From content to the model (pydantic) or dataclass that the handler's parameter is annotated with; None where it
-    is annotated with neither."""
+    """A function from content to the pydantic model or dataclass that the handler's first parameter is annotated with;
+    None where it is annotated with neither."""
     try:
         first = next(iter(inspect.signature(handler).parameters.values()), None)
-    except (TypeError, ValueError):  # a callable that says nothing of its parameters
+    except (TypeError, ValueError):  # a callable without a signature
         return None
     wanted = first.annotation if first is not None else None
     if isinstance(wanted, str):
         scope = {**getattr(handler, "__globals__", {}), **names}
         try:
-            wanted = typing.get_type_hints(_Holder(wanted), globalns=scope)["it"]
+            wanted = typing.get_type_hints(_AnnotationHolder(wanted), globalns=scope)["it"]
         except (NameError, SyntaxError, TypeError):
-            logger.debug("%s: what %r stands for is not to be found", getattr(handler, "__qualname__", ""), wanted)
+            name = getattr(handler, "__qualname__", "")
+            logger.debug("%s: the annotation %r cannot be resolved; its messages are not converted", name, wanted)
             return None
     if not inspect.isclass(wanted) or not (hasattr(wanted, "model_fields") or dataclasses.is_dataclass(wanted)):
         return None
@@ -181,8 +190,8 @@ def _fields(wanted: Any) -> Any:
     return dataclasses.fields(wanted) if dataclasses.is_dataclass(wanted) else ()
 
 
-class _Holder:
-    """Has one annotation, for get_type_hints."""
+class _AnnotationHolder:
+    """An object with one annotation, for `get_type_hints`."""
 
     def __init__(self, annotation: str) -> None:
         self.__annotations__ = {"it": annotation}
@@ -193,8 +202,8 @@ def _converted(adapter: Any, content: Any, has_type: bool) -> Any:
         content = {name: value for name, value in content.items() if name != "type"}
     try:
         return adapter.validate_python(content)
-    except ValueError as error:  # pydantic's own says what is wrong where, and is told without the values
+    except ValueError as error:  # pydantic's ValidationError; the values of the message stay out of the answer
         faults = error.errors(include_url=False, include_context=False, include_input=False)  # type: ignore[attr-defined]
         told = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['msg']}" for each in faults[:5])
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
-        raise MessagingError("invalid_message", f"{told[:LONGEST_TEXT]}{more}") from None
+        raise MessagingError("invalid_message", f"{told[:MAX_ERROR_LENGTH]}{more}") from None

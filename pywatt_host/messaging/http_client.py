@@ -1,4 +1,4 @@
-"""The HTTP channel: messages by POST, to this module's HTTP listener and to those of others.
+"""The HTTP channel, as a client: messages by POST to the HTTP listeners of other modules.
 
 A request is a Message envelope with `Authorization: Bearer TOKEN`, and so is its answer; see docs/messages.md.
 """
@@ -27,33 +27,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.channels")
 
-_CONNECTIONS, _MOST_CLIENTS = 4, 32  # to one peer: of one client, and clients
-_MOST_EVENTS = 1024  # that wait for one peer
-_EVENT_SECONDS = 5.0  # in which a peer takes an event
+_MAX_CONNECTIONS = 4  # of one HTTP client
+_MAX_CLIENTS = 32  # HTTP clients for one peer
+_MAX_EVENTS = 1024  # that wait for one peer
+_EVENT_TIMEOUT = 5.0  # seconds for a peer to take an event
+_CLOSE_GRACE = 1.0  # seconds for events that wait, at the end
 
 Text = str | SecretTemplate | None
 
 
 def rendered(text: Text, secret_values: Mapping[str, str]) -> str | None:
-    """A token as it is now. Raises ChannelError where a secret of it is not there."""
+    """The present value of a token. Raises ChannelError where one of its secrets is missing."""
     if not isinstance(text, SecretTemplate):
         return text
     try:
         return text.render(secret_values)
     except KeyError as error:
-        raise ChannelError("http", "", f"the secret {error.args[0]} is not there") from None
+        raise ChannelError("http", "", f"the secret {error.args[0]} is missing") from None
 
 
 @dataclass(slots=True)
-class _Client:
-    """One of several for the same peer, and how many requests it has."""
+class _PooledClient:
+    """One of several HTTP clients for the same peer, and how many requests it runs."""
 
     http: httpx.AsyncClient
     running: int = 0
 
 
 class HttpPeer:
-    """The HTTP listener of another module. One connection pool each, opened when it is first used."""
+    """The HTTP listener of another module. Its HTTP clients are made when they are first needed."""
 
     channel: ClassVar[str] = "http"
     keeps: ClassVar[bool] = False
@@ -62,16 +64,17 @@ class HttpPeer:
         self, module: str, url: str, own: str, token: Callable[[], str | None], limit: int,
         tls: SSLContext | None = None,
     ) -> None:  # fmt: skip
-        """`url` is where it takes messages; `own` who we are."""
+        """`url` is where the module takes messages, `own` the id of this module, `limit` the greatest length of a
+        message in bytes."""
         self.module = module
         self.url = url
         self._own = own
         self._token = token
         self._limit = limit
         self._tls = tls
-        self._clients: list[_Client] = []
+        self._clients: list[_PooledClient] = []
         self._events: deque[tuple[str, Payload]] = deque()
-        self._telling: asyncio.Task[None] | None = None
+        self._delivering: asyncio.Task[None] | None = None
         self.dropped = 0
 
     @property
@@ -85,10 +88,10 @@ class HttpPeer:
         return
 
     async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
-        raise MessagingError("unsupported", "no message is kept on this channel", target)
+        raise MessagingError("unsupported", "messages are not kept on this channel", target)
 
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
-        """See Route."""
+        """See MessageRoute."""
         envelope = payload.document()
         metadata = {**envelope.get("metadata", {}), "source": self._own, "destination": target}
         return await self._post({"id": request_id, "content": envelope["content"], "metadata": metadata}, timeout)
@@ -97,7 +100,7 @@ class HttpPeer:
         httpx = import_module("httpx")
         body = dumps(document)
         if len(body) > self._limit:
-            raise MessagingError("too_large", f"a message is longer than {self._limit} octets", self.module)
+            raise MessagingError("too_large", f"a message is longer than {self._limit} bytes", self.module)
         headers = {"content-type": "application/json"}
         token = self._token()
         if token is not None:
@@ -111,7 +114,7 @@ class HttpPeer:
         except (TimeoutError, httpx.TimeoutException):
             raise MessagingError("timeout", f"no answer within {timeout:g}s", self.module) from None
         except httpx.HTTPError as error:
-            text = f"{self.url} broke off: {str(error) or type(error).__name__}"
+            text = f"{self.url} closed the connection before its answer: {str(error) or type(error).__name__}"
             raise MessagingError("lost", text, self.module) from error
         return self._answer(response)
 
@@ -119,7 +122,7 @@ class HttpPeer:
         status = response.status_code
         if status == 200:
             if len(response.content) > self._limit:
-                raise MessagingError("too_large", f"the answer is longer than {self._limit} octets", self.module)
+                raise MessagingError("too_large", f"the answer is longer than {self._limit} bytes", self.module)
             return Payload(response.content, "Json")
         code, why = _REFUSALS.get(status, ("refused", f"it answered with status {status}"))
         raise MessagingError(code, f"{self.url}: {why}", self.module)
@@ -132,65 +135,70 @@ class HttpPeer:
         finally:
             client.running -= 1
 
-    def _open(self) -> _Client:
-        """One with a connection to spare. Several small ones: the library's pool takes time with the square of what
-        goes on in it."""
+    def _open(self) -> _PooledClient:
+        """A client with a free connection. There are several small ones, since the time that the pool of httpx takes
+        grows with the square of its requests."""
         for client in self._clients:
-            if client.running < _CONNECTIONS:
+            if client.running < _MAX_CONNECTIONS:
                 return client
-        if len(self._clients) >= _MOST_CLIENTS:
+        if len(self._clients) >= _MAX_CLIENTS:
             return min(self._clients, key=lambda client: client.running)
         httpx = import_module("httpx")
-        verify = self._tls if self._tls is not None else False  # which is for http:// alone, where nothing is verified
-        client = _Client(
+        verify = (
+            self._tls if self._tls is not None else False
+        )  # for http:// alone, where there is no certificate to verify
+        client = _PooledClient(
             httpx.AsyncClient(
                 verify=verify, timeout=None, trust_env=False, headers={"user-agent": "pywatt-host"},
-                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+                limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS),
             )
         )  # fmt: skip
         self._clients.append(client)
         return client
 
-    def tell(self, topic: str, event: Payload) -> None:
-        """Send an event, in order, without waiting for it. What the peer is too slow for is dropped and counted."""
-        if len(self._events) >= _MOST_EVENTS:
+    def enqueue(self, topic: str, event: Payload) -> None:
+        """Send an event in the background. Events leave in order; they are dropped and counted where the peer is too
+        slow."""
+        if len(self._events) >= _MAX_EVENTS:
             self.dropped += 1
             return
         self._events.append((topic, event))
-        if self._telling is None or self._telling.done():
-            self._telling = asyncio.get_running_loop().create_task(self._tell(), name=f"events for {self.module}")
+        if self._delivering is None or self._delivering.done():
+            self._delivering = asyncio.get_running_loop().create_task(
+                self._deliver_events(), name=f"events for {self.module}"
+            )
 
-    async def _tell(self) -> None:
+    async def _deliver_events(self) -> None:
         while self._events:
             topic, event = self._events.popleft()
             content = {"op": "publish", "topic": topic, "payload": event.document()}
             try:
-                await self._post({"content": content, "metadata": {"source": self._own}}, _EVENT_SECONDS)
+                await self._post({"content": content, "metadata": {"source": self._own}}, _EVENT_TIMEOUT)
             except MessagingError as error:
                 self.dropped += 1
-                logger.debug("%s has missed an event of %s: %s", self.module, topic, error)
+                logger.debug("%s did not get an event of %s: %s", self.module, topic, error)
 
     async def aclose(self) -> None:
-        """Let events leave that wait, for a moment, and close."""
-        if self._telling is not None and not self._telling.done():
-            await asyncio.wait((self._telling,), timeout=1.0)
-            self._telling.cancel()
+        """Send the events that wait, for a moment, and close."""
+        if self._delivering is not None and not self._delivering.done():
+            await asyncio.wait((self._delivering,), timeout=_CLOSE_GRACE)
+            self._delivering.cancel()
         for client in self._clients:
             await client.http.aclose()
 
 
 _REFUSALS = {
-    401: ("refused", "the token is missing or another one (channels.http.token)"),
+    401: ("refused", "the token is missing or wrong (channels.http.token)"),
     403: ("refused", "it answered with status 403"),
-    404: ("unsupported", "it takes no messages there (its channels.http.path)"),
-    405: ("unsupported", "it takes no messages there (its channels.http.path)"),
-    413: ("too_large", "the message is too long for it (its channels.limits.frame)"),
-    503: ("unavailable", "it takes nothing now (status 503)"),
+    404: ("unsupported", "it does not take messages at this path (its channels.http.path)"),
+    405: ("unsupported", "it does not take messages at this path (its channels.http.path)"),
+    413: ("too_large", "the message is longer than it allows (its channels.limits.frame)"),
+    503: ("unavailable", "it does not take requests now (status 503)"),
 }
 
 
 class HttpTransport:
-    """The HTTP listeners of other modules, as a carrier and a service."""
+    """The HTTP listeners of other modules, as a transport and a service."""
 
     name = "channels.http"
 
@@ -198,17 +206,18 @@ class HttpTransport:
         self.peers = tuple(peers)
 
     def routes(self, target: str, channel: str | None) -> Sequence[HttpPeer]:
-        """See Carrier."""
+        """See Transport."""
         if channel not in (None, "http"):
             return ()
         return [peer for peer in self.peers if peer.module == target]
 
     async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
-        """See Carrier. Nobody subscribes over HTTP: each peer is told, and drops what it has no handler for."""
+        """See Transport. There are no subscriptions over HTTP: each peer gets each event, and drops those that it has
+        no handler for."""
         if not self.peers or channel not in (None, "http"):
             return None
         for peer in self.peers:
-            peer.tell(topic, event)
+            peer.enqueue(topic, event)
         return True
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""HTTP requests that come over a channel: through the edge and the application here, one message each way."""
+"""HTTP requests that arrive over a channel. They go through the edge and the application, with one message each way."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.channels")
 
-_FRAME_SHARE, _FRAME_REST = 4, 64 * 1024  # byte numbers cost about 3.6 octets each; the rest is for everything else
+_FRAME_SHARE = 4  # a body may take a quarter of a frame: each byte is a number of about 3.6 characters there
+_FRAME_RESERVE = 64 * 1024  # bytes of a frame for everything but the body
 _TIMEOUT = 60.0  # seconds for a whole response where server.timeouts.request is off
 
-# RFC 9110, section 7.6.1: these are a connection's own.
+# RFC 9110, section 7.6.1: these headers belong to one connection and are not forwarded.
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
 )
 
 
 class ChannelRequests:
-    """Answers as long as it runs; leaving lets what runs come to its end."""
+    """Answers requests while it runs. Leaving waits for the requests that are being answered.
+
+    `body` is the limit of `server.limits.body` and `frame` that of `channels.limits.frame`, in bytes; `timeout` is in
+    seconds.
+    """
 
     name = "requests over channels"
 
     def __init__(
         self, app: Callable[[], ASGIApp | None], *, body: int | None, frame: int, timeout: float | None
     ) -> None:
-        share = max(0, frame // _FRAME_SHARE - _FRAME_REST)
-        self._most = share if body is None else min(body, share)
-        self._most_back = share
+        share = max(0, frame // _FRAME_SHARE - _FRAME_RESERVE)
+        self._max_body = share if body is None else min(body, share)
+        self._max_response = share
         self._timeout = timeout or _TIMEOUT
         self._app = app
         self._running: set[asyncio.Task[HttpResponse]] = set()
@@ -55,12 +60,12 @@ class ChannelRequests:
                 task.cancel()
 
     async def __call__(self, message: HttpRequest) -> HttpResponse:
-        """The response: the application's own, or a problem (RFC 9457) with 400, 413, 502 or 503."""
+        """The response of the application, or a problem (RFC 9457) of status 400, 413, 502 or 503."""
         app = self._app()
         if app is None or not self._open:
             return _problem(message, 503, "The module is not serving.")
-        if len(message.body or b"") > self._most:
-            return _problem(message, 413, f"The body is longer than {self._most} octets.")
+        if len(message.body or b"") > self._max_body:
+            return _problem(message, 413, f"The body is longer than {self._max_body} bytes.")
         try:
             path, query = _split(message.uri)
             headers = _headers(message.headers)
@@ -83,12 +88,12 @@ class ChannelRequests:
                     query=query,
                     headers=headers,
                     body=message.body or b"",
-                    most=self._most_back,
+                    most=self._max_response,
                 )
         except TimeoutError:
             why = f"The response did not end within {self._timeout:g}s."
         except TooLargeError:
-            why = f"The response is longer than {self._most_back} octets; ask the listener for it."
+            why = f"The response is longer than {self._max_response} bytes; request it from the HTTP listener instead."
         except Exception:  # named boundary: the user's application; the edge has logged what it raised
             why = "The response broke off."
         else:
@@ -98,7 +103,7 @@ class ChannelRequests:
 
 
 def _split(uri: str) -> tuple[str, bytes]:
-    """Path and query. Raises ValueError for what no request line can hold."""
+    """Path and query. Raises ValueError for a URI that a request line cannot hold."""
     if not uri.startswith("/") or not uri.isascii() or any(char <= " " for char in uri):
         raise ValueError(uri)
     path, _, query = uri.partition("?")
@@ -106,7 +111,7 @@ def _split(uri: str) -> tuple[str, bytes]:
 
 
 def _headers(given: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Raises ValueError for what no header line can hold."""
+    """The headers for the application. Raises ValueError for a name or value that a header line cannot hold."""
     headers = []
     for name, value in given.items():
         folded = name.lower()
@@ -120,8 +125,8 @@ def _headers(given: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 def _joined(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    """An object has each name once: values are joined as RFC 9110, section 5.3, has it; Set-Cookie's with line feeds,
-    which it cannot be joined with otherwise."""
+    """The headers as an object, which has each name once. Several values of a name are joined with commas (RFC 9110,
+    section 5.3). Those of Set-Cookie cannot be joined so: they are joined with line feeds."""
     joined: dict[str, str] = {}
     for name, value in headers:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The HTTP channel's server side: messages that arrive by POST on this module's HTTP listener."""
+"""The HTTP channel, as a server: messages that arrive by POST on this module's HTTP listener."""
 
 from __future__ import annotations
 
@@ -6,33 +6,25 @@ import asyncio
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pywatt_host.channels.records import BadRecords
 from pywatt_host.exceptions import ProtocolError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.incoming import EventHandler
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
 from pywatt_host.types import Receive, Scope, Send
 
-if TYPE_CHECKING:
-    pass
-
-
-_LONGEST_ID = 128
-
-
+_MAX_SOURCE_LENGTH = 128  # characters
 _CHALLENGE = [(b"www-authenticate", b'Bearer realm="messages"')]
 
 
-EventTaken = Callable[[str, str, Payload, str, str], None]
-
-
 @dataclass(slots=True)
-class _Posted:
-    """A message that came by POST, and the answer that its request waits for."""
+class _PostedMessage:
+    """A message that arrived by POST, and the answer that its HTTP request waits for."""
 
     source: str
     payload: Payload
@@ -43,16 +35,16 @@ class _Posted:
     kept: ClassVar[bool] = False
 
     def answer(self, module_id: str, content: Any) -> None:
-        dumps(content)  # what has no JSON form is the handler's fault, and is answered as that
+        dumps(content)  # what cannot be written as JSON is the handler's error, and is answered as that
         if not self.answered.done():
             self.answered.set_result(content)
 
 
 class HttpMessages:
-    """Takes messages: an ASGI application for the one path of `channels.http`. Without a token everybody is let in,
-    which the manifest allows only where nobody else can connect."""
+    """The ASGI application for the path of `channels.http`, which takes messages. Without a token it admits every
+    client; the manifest allows that only where no other machine can connect."""
 
-    def __init__(self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventTaken) -> None:
+    def __init__(self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventHandler) -> None:
         self.refused = 0
         self._inbox = inbox
         self._token = token
@@ -63,14 +55,14 @@ class HttpMessages:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await send_problem(send, 405, headers=[(b"allow", b"POST")])
-        elif not self._lets_in(scope):
+        elif not self._is_authorized(scope):
             self.refused += 1
-            self._refusals.refused("no token, or another one (channels.http.token)")
+            self._refusals.refused("the token is missing or wrong (channels.http.token)")
             await send_problem(send, 401, headers=_CHALLENGE)
         else:
             await self._take(receive, send)
 
-    def _lets_in(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         token = self._token()
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if token is None:
@@ -81,18 +73,18 @@ class HttpMessages:
     async def _take(self, receive: Receive, send: Send) -> None:
         body = await _body(receive, self._limit)
         if body is None:
-            await send_problem(send, 413, "a message is too long (channels.limits.frame)")
+            await send_problem(send, 413, "the message is too long (channels.limits.frame)")
             return
         try:
             document = loads(body)
             envelope = Envelope.open(document)
         except ProtocolError as error:
-            await send_problem(send, 400, f"it is no message: {error}")
+            await send_problem(send, 400, f"it is not a message: {error}")
             return
         metadata = document.get("metadata") if document.__class__ is dict else None
         metadata = metadata if metadata.__class__ is dict else {}
         source = metadata.get("source")
-        source = source if isinstance(source, str) and 0 < len(source) <= _LONGEST_ID else "http"
+        source = source if isinstance(source, str) and 0 < len(source) <= _MAX_SOURCE_LENGTH else "http"
         content = envelope.content
         if content.__class__ is dict and content.get("op") == "publish" and isinstance(content.get("topic"), str):
             self._event(content["topic"], source, Payload.of(content.get("payload")), "http", "")
@@ -100,21 +92,21 @@ class HttpMessages:
             return
         destination = metadata.get("destination")
         if isinstance(destination, str) and destination != self._inbox.module_id:
-            text = f"{self._inbox.module_id} passes nothing on to {cut(destination, 60)}"
+            text = f"{self._inbox.module_id} does not forward messages to {cut(destination, 60)}"
             await _reply(send, envelope.id, {"type": "error", "code": "unknown_target", "message": text})
             return
-        posted = _Posted(source, Payload.of(document), asyncio.get_running_loop().create_future())
+        posted = _PostedMessage(source, Payload.of(document), asyncio.get_running_loop().create_future())
         self._inbox.take(posted)
         await _reply(send, envelope.id, await posted.answered)
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None where it is longer than so many octets."""
+    """The whole body; None where it is longer than `limit` bytes."""
     pieces, length, more = [], 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise OSError("the client has gone")
+            raise OSError("the client has disconnected")
         piece = message.get("body", b"")
         length += len(piece)
         if length > limit:

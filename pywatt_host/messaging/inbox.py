@@ -1,4 +1,4 @@
-"""Messages that come in: which handler takes them, how many at a time, and what is answered."""
+"""Incoming messages: which handler takes them, how many at a time, and what is answered."""
 
 from __future__ import annotations
 
@@ -12,66 +12,34 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.manifest.values import Rate
-from pywatt_host.messaging.handlers import Delivery, Found, Handlers, current_delivery, plain
-from pywatt_host.messaging.incoming import Incoming, MessageTrace, error_document, sealed, trace_of
+from pywatt_host.messaging.handlers import Handlers, MessageInfo, RegisteredHandler, current_message, to_jsonable
+from pywatt_host.messaging.incoming import Incoming, MessageContext, error_document, message_context
 from pywatt_host.net.limits import RateLimiter
 from pywatt_host.observability.context import current_request
-from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.deadlines import Deadlines
-from pywatt_host.protocol.messages import RoutedMessage, RoutedResponse, RouteToModule
-from pywatt_host.protocol.payload import Envelope, Payload
+from pywatt_host.protocol.payload import Envelope
 from pywatt_host.protocol.session import cut
 
 logger = logging.getLogger("pywatt.messages")
 
-_WAITING_EACH = 16  # messages that may wait for each one that may run
-_LEAST_BEHIND = 64  # messages that may wait for one handler, whatever its concurrency
-_MANY_BEHIND = 32
-_DEADLINE = "deadline"  # why a handler's task is cancelled
+_MAX_WAITING_FACTOR = 16  # messages that may wait for each one that may run
+_MIN_QUEUE_LENGTH = 64  # messages that may wait for one handler, whatever its concurrency
+_BUSY_QUEUE_LENGTH = 32  # messages that wait for one handler, from which on no more are fetched from a queue
+_DEADLINE = "deadline"  # the argument of the cancellation of a handler whose deadline has passed
 CODES = frozenset({"no_handler", "invalid_message", "handler_failed", "timeout", "unknown_target", "too_large"})
 
 
-@dataclass(slots=True)
-class _OfConversation:
-    """What came over frames or lines. `routed`: in the words of an orchestrator, which a peer uses too; `passed_on`: by
-    a real one, who knows where it is from."""
-
-    source: str
-    request_id: str
-    payload: Payload
-    conversation: PeerConnection
-    routed: bool
-    passed_on: bool = False
-    attempt: ClassVar[int] = 1
-    kept: ClassVar[bool] = False
-
-    @property
-    def channel(self) -> str:
-        return self.conversation.channel
-
-    @property
-    def vouched_by(self) -> str:
-        return "orchestrator" if self.passed_on else self.conversation.vouched_by
-
-    def answer(self, module_id: str, content: Any) -> None:
-        payload = sealed(content)
-        if self.routed:
-            self.conversation.session.send(RouteToModule(self.source, "", self.request_id, payload))
-        else:
-            self.conversation.session.send(RoutedResponse(module_id, self.request_id, payload))
-
-
-# The claims of an Authorization header's value. Raises MessagingError where it does not hold.
+# Verifies the value of an Authorization header and returns its claims. Raises MessagingError where it is not valid.
 Vouch: TypeAlias = Callable[[str], Awaitable[dict[str, Any]]]
 
 
 class Inbox:
-    """Handlers run beside each other, `most` at a time; a crash is an answer. `rate` bounds what one source sends."""
+    """Runs handlers concurrently, at most `most` at a time. A handler that fails is an error that is answered. `rate`
+    limits the messages of one source."""
 
     name = "inbox"
 
@@ -86,34 +54,20 @@ class Inbox:
         self._limiter = RateLimiter(rate, time.monotonic) if rate is not None else None
         self._deadlines: Deadlines[asyncio.Task[None]] = Deadlines(lambda task: task.cancel(_DEADLINE))
         self._waiting: deque[Incoming] = deque()
-        self._behind: dict[Found, deque[Incoming]] = {}  # those that wait for one handler
-        self._running: dict[asyncio.Task[None], Found] = {}
+        self._queues: dict[RegisteredHandler, deque[Incoming]] = {}  # messages that wait for one handler
+        self._running: dict[asyncio.Task[None], RegisteredHandler] = {}
         self._draining = False
 
-    def routed(self, message: RoutedMessage, conversation: PeerConnection) -> None:
-        """A message that the orchestrator passes on."""
-        source, request_id = message.source_module_id, message.original_request_id
-        self.take(_OfConversation(source, request_id, message.payload, conversation, True, True))
-
-    def told(self, message: RoutedMessage, conversation: PeerConnection) -> None:
-        """A message of a peer that this module is connected to: from nobody but that peer."""
-        source, request_id = conversation.module_id, message.original_request_id
-        self.take(_OfConversation(source, request_id, message.payload, conversation, True))
-
-    def direct(self, message: RouteToModule, conversation: PeerConnection) -> None:
-        """A message of a peer that is connected to this module."""
-        self.take(_OfConversation(conversation.module_id, message.request_id, message.payload, conversation, False))
-
     def take(self, incoming: Incoming) -> None:
-        """Handle it now, keep it until there is room, or refuse it. It is answered in each case, once."""
+        """Handle a message now, keep it until there is room, or refuse it. In each case it is answered once."""
         if self._draining:
             self._refuse(incoming, "handler_failed", "the module is stopping")
         elif not incoming.kept and not self.admits(incoming.source):
-            text = f"more than {self._rate} messages of {cut(incoming.source, 60)} (channels.limits.rate)"
+            text = f"more than {self._rate} messages from {cut(incoming.source, 60)} (channels.limits.rate)"
             self._refuse(incoming, "handler_failed", text)
         elif len(self._running) < self._most:
             self._start(incoming)
-        elif len(self._waiting) < self._most * _WAITING_EACH:
+        elif len(self._waiting) < self._most * _MAX_WAITING_FACTOR:
             self._waiting.append(incoming)
         else:
             self._refuse(
@@ -121,16 +75,16 @@ class Inbox:
             )
 
     def admits(self, source: str) -> bool:
-        """Whether one more of that source is within its rate; it counts from now on."""
+        """Count one more message from a source; whether that is within its rate."""
         return self._limiter is None or not self._limiter.wait_for(source)
 
     @property
     def room(self) -> int:
-        """How many more may be taken before they have to wait; none where many wait for one handler."""
-        behind = [len(waiting) for waiting in self._behind.values()]
-        if self._draining or max(behind, default=0) >= _MANY_BEHIND:
+        """How many more messages can be taken without having to wait; 0 where many wait for one handler."""
+        queued = [len(waiting) for waiting in self._queues.values()]
+        if self._draining or max(queued, default=0) >= _BUSY_QUEUE_LENGTH:
             return 0
-        return max(0, self._most - len(self._running) - len(self._waiting) - sum(behind))
+        return max(0, self._most - len(self._running) - len(self._waiting) - sum(queued))
 
     def _start(self, incoming: Incoming) -> None:
         try:
@@ -143,12 +97,12 @@ class Inbox:
         if type.__class__ is not str:
             self._refuse(incoming, "invalid_message", "a message is a JSON object with a type")
             return
-        found = self.handlers.get(type)
-        if found is None:
+        handler = self.handlers.get(type)
+        if handler is None:
             self._refuse(incoming, "no_handler", f"{self.module_id} has no handler for {cut(type, 60)}")
             return
-        if found.most is not None and found.running >= found.most:
-            self._queue_up(incoming, found)
+        if handler.concurrency is not None and handler.running >= handler.concurrency:
+            self._queue_up(incoming, handler)
             return
         deadline = envelope.deadline
         left = math.inf if deadline is None else deadline - time.time()
@@ -158,49 +112,54 @@ class Inbox:
         properties = envelope.properties
         context = copy_context()
         context.run(
-            current_delivery.set,
-            Delivery(incoming.source, incoming.channel, incoming.vouched_by, deadline, incoming.attempt),
+            current_message.set,
+            MessageInfo(incoming.source, incoming.channel, incoming.vouched_by, deadline, incoming.attempt),
         )
         authorization = properties.get("authorization") if self.vouch is not None else None
         if "request_id" in properties or "traceparent" in properties or authorization is not None:
-            context.run(current_request.set, trace_of(properties))
+            context.run(current_request.set, message_context(properties))
         loop = asyncio.get_running_loop()
-        found.running += 1
-        task = started(loop, self._handle(incoming, found, content, authorization), context)
+        handler.running += 1
+        task = start_eagerly(loop, self._handle(incoming, handler, content, authorization), context)
         if task.done():
-            found.running -= 1
+            handler.running -= 1
             return
-        self._running[task] = found
+        self._running[task] = handler
         task.add_done_callback(self._done)
         if left < math.inf:
             self._deadlines.add(task, left, loop)
 
-    def _queue_up(self, incoming: Incoming, found: Found) -> None:
-        behind = self._behind.setdefault(found, deque())
-        assert found.most is not None
-        if len(behind) < max(found.most * _WAITING_EACH, _LEAST_BEHIND):
-            behind.append(incoming)
+    def _queue_up(self, incoming: Incoming, handler: RegisteredHandler) -> None:
+        queue = self._queues.setdefault(handler, deque())
+        assert handler.concurrency is not None
+        if len(queue) < max(handler.concurrency * _MAX_WAITING_FACTOR, _MIN_QUEUE_LENGTH):
+            queue.append(incoming)
         else:
             self._refuse(incoming, "handler_failed", "the handler has too many messages waiting (its concurrency)")
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        found = self._running.pop(task)
-        found.running -= 1
+        handler = self._running.pop(task)
+        handler.running -= 1
         self._deadlines.remove(task)
-        behind = self._behind.get(found)
-        while behind and found.most is not None and found.running < found.most and len(self._running) < self._most:
-            self._start(behind.popleft())
+        queue = self._queues.get(handler)
+        while (
+            queue
+            and handler.concurrency is not None
+            and handler.running < handler.concurrency
+            and len(self._running) < self._most
+        ):
+            self._start(queue.popleft())
         while self._waiting and len(self._running) < self._most:
             self._start(self._waiting.popleft())
 
-    async def _handle(self, incoming: Incoming, found: Found, content: Any, authorization: Any) -> None:
+    async def _handle(self, incoming: Incoming, handler: RegisteredHandler, content: Any, authorization: Any) -> None:
         try:
             if authorization is not None and self.vouch is not None:
                 current = current_request.get()
-                assert isinstance(current, MessageTrace)
+                assert isinstance(current, MessageContext)
                 current.claims = await self.vouch(str(authorization))
-            reply = await found(content)
-            incoming.answer(self.module_id, plain(reply))
+            reply = await handler(content)
+            incoming.answer(self.module_id, to_jsonable(reply))
             self.counts["in", "ok"] += 1
         except asyncio.CancelledError as error:
             if error.args == (_DEADLINE,):
@@ -224,11 +183,11 @@ class Inbox:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Leaving refuses what waits, and lets the handlers that run come to their end."""
+        """Leaving refuses the messages that wait, and lets the handlers that run finish."""
         try:
             yield
             self._draining = True
-            for waiting in (self._waiting, *self._behind.values()):
+            for waiting in (self._waiting, *self._queues.values()):
                 while waiting:
                     self._refuse(waiting.popleft(), "handler_failed", "the module is stopping")
             if self._running:
@@ -239,10 +198,11 @@ class Inbox:
                 task.cancel()
 
 
-def started(
+def start_eagerly(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], context: Context | None
 ) -> asyncio.Task[None]:
-    """A task that has begun already, where Python can do that (3.12): a handler that waits for nothing is then done."""
+    """A task for `work` that starts at once where Python supports that (from 3.12 on). It is already done where the
+    handler never waits."""
     if sys.version_info >= (3, 12):
         return asyncio.Task(work, loop=loop, context=context, eager_start=True)
     return loop.create_task(work, context=context)

@@ -1,17 +1,22 @@
-"""A message that has arrived, whatever it came over, and its answer."""
+"""A message that has arrived over any transport, and its answer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from pywatt_host.messaging.handlers import LONGEST_TEXT
-from pywatt_host.protocol.payload import Envelope, Payload, looks_sealed
+from pywatt_host.messaging.handlers import MAX_ERROR_LENGTH
+from pywatt_host.observability.context import TraceContext, parse_traceparent
+from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
+
+# Takes an event: topic, source, payload, channel, and who vouches for the source.
+EventHandler: TypeAlias = Callable[[str, str, Payload, str, str], None]
 
 
 class Incoming(Protocol):
-    """A message of another module, and the way back. `vouched_by` and `attempt`: see Delivery."""
+    """A message from another module that can be answered. For `vouched_by` and `attempt` see MessageInfo."""
 
     source: str
     payload: Payload
@@ -27,37 +32,38 @@ class Incoming(Protocol):
 
     @property
     def kept(self) -> bool:
-        """Whether it comes again where it is refused: it is asked for as there is room."""
+        """Whether a queue keeps the message and delivers it again where it is refused. Such messages are fetched as
+        there is room for them."""
 
     def answer(self, module_id: str, content: Any) -> None:
-        """The handler's reply, or an error as PROTOCOL.md has it. Raises HostError where it cannot be sent."""
+        """Send the handler's reply, or an error in the form of PROTOCOL.md. Raises HostError where it cannot be
+        sent."""
 
 
-def sealed(content: Any) -> Payload:
-    """Content as a payload: in an envelope only where it could be taken for one."""
-    return Payload.of(Envelope(content).seal() if looks_sealed(content) else content)
+def reply_payload(content: Any) -> Payload:
+    """A reply as a payload. It is put into an envelope only where receivers would take it for one."""
+    return Payload.of(Envelope(content).seal() if is_envelope(content) else content)
 
 
 def error_document(code: str, text: str) -> dict[str, str]:
-    """An error as an answer."""
-    return {"type": "error", "code": code, "message": text[:LONGEST_TEXT]}
+    """An error in the form in which it is answered."""
+    return {"type": "error", "code": code, "message": text[:MAX_ERROR_LENGTH]}
 
 
 @dataclass(slots=True)
-class MessageTrace:
-    """What the log records of a handler carry."""
+class MessageContext:
+    """The RequestContext of a message: its id, its trace, and the claims of its credential once they are verified."""
 
     request_id: bytes = b""
-    trace_id: str = ""
+    trace: TraceContext | None = None
     unavailable: str = ""
     claims: dict[str, Any] = field(default_factory=dict)
 
 
-def trace_of(properties: Any) -> MessageTrace:
-    """Request id and trace of the properties of an envelope."""
-    request_id, parent = properties.get("request_id"), properties.get("traceparent")
-    parts = parent.split("-") if isinstance(parent, str) else []
-    return MessageTrace(
+def message_context(properties: Any) -> MessageContext:
+    """The context that the properties of an envelope describe."""
+    request_id, traceparent = properties.get("request_id"), properties.get("traceparent")
+    return MessageContext(
         cut(request_id, 128).encode() if isinstance(request_id, str) else b"",
-        parts[1] if len(parts) == 4 and len(parts[1]) == 32 and parts[1].isalnum() else "",
+        parse_traceparent(traceparent) if isinstance(traceparent, str) else None,
     )

@@ -1,4 +1,4 @@
-"""Messages of a module without channels: it can send to itself and hear what it publishes."""
+"""Messages of a module without channels: it can send messages to itself, and receives the events that it publishes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from pywatt_host.clients.none import no_orchestrator
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.messaging.handlers import Delivery, Handlers, message_type, plain
+from pywatt_host.messaging.handlers import Handlers, MessageInfo, message_type, to_jsonable
 from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
 from pywatt_host.observability.context import current_request
 
 logger = logging.getLogger("pywatt.messages")
 
-_ITSELF = 30.0  # seconds in which a module handles what it sends to itself
+_SEND_TIMEOUT = 30.0  # seconds for the handler of a message that the module sends to itself
 
 
 class LocalMessages:
-    """Within this process alone: a module may send to itself, and hear what it publishes. Whatever is sent to others
-    fails at once."""
+    """Messages within this process only. A module can send to itself and receives the events that it publishes; a
+    message to another module fails at once."""
 
     def __init__(self, module_id: str) -> None:
         self.handlers = Handlers()
@@ -35,30 +35,30 @@ class LocalMessages:
     ) -> None:
         if target != self._module_id or channel is not None:
             no_orchestrator(target)
-        message_type(plain(message))
+        message_type(to_jsonable(message))
         task = asyncio.get_running_loop().create_task(self._sent(target, message))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
     async def _sent(self, target: str, message: Any) -> None:
         try:
-            await self.request(target, message, _ITSELF)
+            await self.request(target, message, _SEND_TIMEOUT)
         except MessagingError as error:
-            logger.warning("a message to %s was not taken: %s", target, error, extra={"target": target})
+            logger.warning("a message to %s was not handled: %s", target, error, extra={"target": target})
 
     async def request(
         self, target: str, message: Any, timeout: float, authorization: str | None = None, channel: str | None = None
     ) -> Any:
         if target != self._module_id or channel is not None:
             no_orchestrator(target)
-        message = plain(message)
-        delivery = Delivery(self._module_id, "process", "process", time.time() + timeout)
+        message = to_jsonable(message)
+        info = MessageInfo(self._module_id, "process", "process", time.time() + timeout)
         try:
-            return await self.handlers.deliver(message_type(message), message, timeout, delivery)
+            return await self.handlers.deliver(message_type(message), message, timeout, info)
         except MessagingError as error:
             error.target = target
             raise
 
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
-        delivery = Delivery(self._module_id, "process", "process")
-        self.topics.deliver(check_topic(topic), plain(message), delivery, None, current_request.get())
+        info = MessageInfo(self._module_id, "process", "process")
+        self.topics.deliver(check_topic(topic), to_jsonable(message), info, None, current_request.get())

@@ -1,4 +1,4 @@
-"""What this module subscribed to: each topic's handlers, with a bounded queue each."""
+"""The topics that this module has subscribed to: the handlers of each, with a bounded queue for each handler."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.messaging.handlers import Delivery, Found, Handler, current_delivery
-from pywatt_host.observability.context import Request, current_request
+from pywatt_host.messaging.handlers import Handler, MessageInfo, RegisteredHandler, current_message
+from pywatt_host.observability.context import RequestContext, current_request
 
 logger = logging.getLogger("pywatt.messages")
 
-LONGEST_TOPIC = 200  # characters
-MOST_WAITING = 1024  # events that wait for one handler
-_REMEMBERED = 4096  # ids of events, so that one which comes over two channels is handled once
-_WARN_EVERY = 60.0  # seconds
+MAX_TOPIC_LENGTH = 200  # characters
+MAX_WAITING = 1024  # events that wait for one handler
+_MAX_SEEN = 4096  # ids of events that are remembered, so that one which arrives over two channels is handled once
+_WARN_INTERVAL = 60.0  # seconds
 
 
 def check_topic(topic: str) -> str:
-    """Raises ValueError where it is no topic: words of printable characters, separated by dots."""
-    whole = isinstance(topic, str) and 0 < len(topic) <= LONGEST_TOPIC and topic.isprintable()
+    """The topic itself, which consists of words of printable characters with dots between them. Raises ValueError where
+    it does not."""
+    whole = isinstance(topic, str) and 0 < len(topic) <= MAX_TOPIC_LENGTH and topic.isprintable()
     if not whole or any(not part or part in ("*", ">") for part in topic.split(".")) or " " in topic:
         shown = topic[:60] if isinstance(topic, str) else topic
-        raise ValueError(f"{shown!r} is no topic: write words with dots between them, such as orders.created")
+        raise ValueError(f"{shown!r} is not a topic: write words with dots between them, such as orders.created")
     return topic
 
 
 @dataclass(slots=True, eq=False)
 class _Subscription:
-    """One handler of a topic; `most` of it run at a time, in the order in which events came."""
+    """One handler of a topic. At most `concurrency` calls run at a time, in the order in which events arrive."""
 
     topic: str
-    found: Found
-    most: int
-    waiting: deque[tuple[Any, Delivery, Request | None]] = field(default_factory=deque)
+    handler: RegisteredHandler
+    concurrency: int
+    waiting: deque[tuple[Any, MessageInfo, RequestContext | None]] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    warned: float = -_WARN_EVERY
+    warned: float = -_WARN_INTERVAL
 
 
 class Subscriptions:
-    """The handlers of each topic. Each event is delivered at most once: an event that arrives while the queue of a
-    handler is full is dropped, counted and logged."""
+    """Delivers events to handlers, each at most once. Events that arrive while a handler's queue is full are dropped,
+    counted and logged."""
 
     name = "subscriptions"
 
@@ -70,27 +71,33 @@ class Subscriptions:
     def on(
         self, topic: str, handler: Handler, concurrency: int | None = None, names: Mapping[str, Any] | None = None
     ) -> None:
-        """Raises ValueError where the topic or the concurrency is none."""
-        found = Found.of(handler, concurrency, names)
+        """Register a handler. Raises ValueError where the topic or the concurrency is not valid."""
+        registered = RegisteredHandler.of(handler, concurrency, names)
         fresh = check_topic(topic) not in self._by_topic
-        self._by_topic.setdefault(topic, []).append(_Subscription(topic, found, concurrency or 1))
+        self._by_topic.setdefault(topic, []).append(_Subscription(topic, registered, concurrency or 1))
         if fresh:
             for tell in self._on_new_topic:
                 tell(topic)
 
     def deliver(
-        self, topic: str, content: Any, delivery: Delivery, event_id: str | None = None, trace: Request | None = None
+        self,
+        topic: str,
+        content: Any,
+        info: MessageInfo,
+        event_id: str | None = None,
+        context: RequestContext | None = None,
     ) -> None:
-        """Hand an event to the handlers of its topic. Never waits."""
+        """Put an event into the queues of its topic's handlers. Never waits. `event_id` lets duplicates be recognised;
+        `context` is that of the request in whose course the event was published."""
         subscriptions = self._by_topic.get(topic)
-        if subscriptions is None or self._draining or (event_id is not None and self._known(delivery.source, event_id)):
+        if subscriptions is None or self._draining or (event_id is not None and self._known(info.source, event_id)):
             return
         for subscription in subscriptions:
-            if len(subscription.waiting) >= MOST_WAITING:
+            if len(subscription.waiting) >= MAX_WAITING:
                 self._drop(subscription)
                 continue
-            subscription.waiting.append((content, delivery, trace))
-            if len(subscription.tasks) < subscription.most:
+            subscription.waiting.append((content, info, context))
+            if len(subscription.tasks) < subscription.concurrency:
                 self._begin(subscription)
 
     def _known(self, source: str, event_id: str) -> bool:
@@ -98,18 +105,18 @@ class Subscriptions:
         if key in self._seen:
             return True
         self._seen[key] = None
-        if len(self._seen) > _REMEMBERED:
+        if len(self._seen) > _MAX_SEEN:
             self._seen.popitem(last=False)
         return False
 
     def _drop(self, subscription: _Subscription) -> None:
         self._counts["event", "dropped"] += 1
         now = time.monotonic()
-        if now - subscription.warned >= _WARN_EVERY:
+        if now - subscription.warned >= _WARN_INTERVAL:
             subscription.warned = now
             logger.warning(
-                "events of %s are dropped: %d wait for %s already (give it more concurrency)",
-                subscription.topic, MOST_WAITING, getattr(subscription.found.handler, "__qualname__", "its handler"),
+                "events of %s are dropped: %d already wait for %s (give it more concurrency)",
+                subscription.topic, MAX_WAITING, getattr(subscription.handler.handler, "__qualname__", "its handler"),
             )  # fmt: skip
 
     def _begin(self, subscription: _Subscription) -> None:
@@ -118,31 +125,31 @@ class Subscriptions:
         task.add_done_callback(subscription.tasks.discard)
 
     async def _work(self, subscription: _Subscription) -> None:
-        """Handle what waits, one after the other, and end with the last of it."""
+        """Handle the events that wait, one after the other, and end with the last one."""
         while subscription.waiting:
-            content, delivery, trace = subscription.waiting.popleft()
-            current_delivery.set(delivery)
-            current_request.set(trace)
+            content, info, context = subscription.waiting.popleft()
+            current_message.set(info)
+            current_request.set(context)
             try:
-                await subscription.found(content)
+                await subscription.handler(content)
                 self._counts["event", "ok"] += 1
             except MessagingError as error:
                 code = error.code if error.code == "invalid_message" else "handler_failed"
                 self._counts["event", code] += 1
-                logger.warning("an event of %s from %s: %s", subscription.topic, delivery.source, error.message)
+                logger.warning("an event of %s from %s: %s", subscription.topic, info.source, error.message)
             except Exception:  # named boundary: a handler is the user's code; the next event is handled
                 self._counts["event", "handler_failed"] += 1
                 logger.exception("a handler for the topic %s raised", subscription.topic)
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Leaving lets what came before be handled."""
+        """Leaving waits until the events that have arrived are handled."""
         try:
             yield
             self._draining = True
-            left = self._tasks()
-            if left:
-                await asyncio.wait(left)
+            running = self._tasks()
+            if running:
+                await asyncio.wait(running)
         finally:
             self._draining = True
             for task in self._tasks():

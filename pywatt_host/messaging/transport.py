@@ -1,4 +1,4 @@
-"""What a transport of messages is: it names the routes that lead to a module, and publishes events."""
+"""What a transport for messages is: it gives the routes that lead to a module, and publishes events."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Protocol
 
 from pywatt_host.protocol.payload import Payload
 
-CHANNELS = ("ipc", "tcp", "stdio", "http", "nats")  # the first that both sides share is taken
+CHANNELS = ("ipc", "tcp", "stdio", "http", "nats")  # by preference: the first that both sides have is used
 
 
 class MessageRoute(Protocol):
-    """A way to a module over one channel. `keeps`: what is sent is kept until the other side has handled it."""
+    """A way to a module over one channel. `keeps` tells whether a queue keeps messages until they have been handled."""
 
     @property
     def channel(self) -> str: ...
@@ -24,24 +24,25 @@ class MessageRoute(Protocol):
         """Whether it is connected now."""
 
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
-        """The answer. Waits for a connection. Raises MessagingError: `unavailable` and `unknown_target` only where
-        the message has not been sent."""
+        """Send a message, once there is a connection, and return its answer. Raises MessagingError; with the codes
+        `unavailable` and `unknown_target` only where the message has not been sent."""
 
     async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
-        """Returns once the message is kept. Raises MessagingError."""
+        """Return once a queue keeps the message. Raises MessagingError."""
 
     async def available(self, timeout: float, target: str) -> None:
-        """Returns when it is connected. Raises MessagingError `unavailable` after so many seconds."""
+        """Return when it is connected. Raises MessagingError `unavailable` after `timeout` seconds."""
 
     async def drained(self) -> None:
-        """Returns when more may be sent."""
+        """Return when more can be sent."""
 
 
 class Transport(Protocol):
-    """Somebody who has ways to modules."""
+    """Something that can carry messages to modules."""
 
     def routes(self, target: str, channel: str | None) -> Sequence[MessageRoute]:
-        """Those that may lead to it, of one channel or of any."""
+        """The routes that may lead to a module, over one channel or over any."""
 
     async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
-        """Hand an event over; whether somebody was there to take it, None where it has nobody to tell."""
+        """Hand over an event. True where a peer or a server took it, False where none was connected, None where there
+        is none to tell."""

@@ -1,4 +1,4 @@
-"""All that NATS is for one module, put together."""
+"""All parts that use NATS for one module: connection, messages, queue and registry."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pywatt_host.manifest.model import NatsChannel
 from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.incoming import EventHandler
 from pywatt_host.nats.connection import NatsConnection
-from pywatt_host.nats.jetstream import Queue
-from pywatt_host.nats.messages import ClusterMessages, EventTaken
+from pywatt_host.nats.jetstream import WorkQueue
+from pywatt_host.nats.messages import NatsMessages
 from pywatt_host.nats.registry import NatsRegistry
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.service import Prepared, Service
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 
-class Nats:
-    """See the modules beside this one."""
+class NatsMessaging:
+    """Makes the parts, and gives them as services."""
 
     def __init__(
         self,
         settings: NatsChannel,
         inbox: Inbox,
         topics: Callable[[], Sequence[str]],
-        event: EventTaken,
+        event: EventHandler,
         *,
         secret_values: Callable[[], Mapping[str, str]],
         resolve: Callable[[str], Path],
@@ -47,38 +48,38 @@ class Nats:
             timeout=timeout,
             private=private,
         )
-        self.queue = Queue(self.connection, subjects, inbox) if settings.delivery == "at_least_once" else None
-        self.messages = ClusterMessages(self.connection, subjects, inbox, topics, event, self.queue)
+        self.queue = WorkQueue(self.connection, subjects, inbox) if settings.delivery == "at_least_once" else None
+        self.messages = NatsMessages(self.connection, subjects, inbox, topics, event, self.queue)
         self.registry = NatsRegistry(self.connection, subjects, inbox.module_id, healthy)
         self.dependant = _Credentials(self.connection)
 
     def answering(self, inbox: Inbox) -> tuple[Service, ...]:
-        """The inbox with what fills it, in the order in which they are entered."""
+        """The inbox together with the services that fill it, in the order in which they are entered."""
         if self.queue is None:
             return (self.registry, inbox, self.messages)
-        return (self.registry, _Settling(self.queue), inbox, self.queue, self.messages)
+        return (self.registry, _Acknowledgements(self.queue), inbox, self.queue, self.messages)
 
     def withdraw(self) -> None:
-        """The module is about to stop: nobody should find it any more."""
+        """Remove the module from the registry, since it is about to stop."""
         self.registry.withdraw()
 
 
-class _Settling:
-    """Around the inbox: left once what was handled has been acknowledged."""
+class _Acknowledgements:
+    """Surrounds the inbox: leaving waits until the handled messages are acknowledged."""
 
     name = "acknowledgements"
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: WorkQueue) -> None:
         self._queue = queue
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        async with self._queue.holding():
+        async with self._queue.keeping_in_progress():
             yield
 
 
 class _Credentials:
-    """Follows a rotation: a connection is made with the new credentials, beside the one that is used, then used."""
+    """Follows a rotation of secrets: it connects with the new credentials beside the present client, then switches."""
 
     name = "channels.nats"
 
@@ -87,10 +88,10 @@ class _Credentials:
         self._connection = connection
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
-        return _Fresh(self._connection, await self._connection.open(secret_values))
+        return _NewConnection(self._connection, await self._connection.open(secret_values))
 
 
-class _Fresh:
+class _NewConnection:
     def __init__(self, connection: NatsConnection, client: Client) -> None:
         self._connection = connection
         self._client = client

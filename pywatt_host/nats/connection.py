@@ -1,4 +1,4 @@
-"""The connection to NATS: made, kept and made anew, with what is subscribed on it."""
+"""The connection to NATS: connecting, reconnecting, and the subscriptions on each new client."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.channels")
 
-_FIRST_RETRY, _LAST_RETRY = 0.2, 5.0  # seconds
-_MOMENT = 1.5  # seconds that the start waits for servers that need not be there
-_PING_EVERY = 10  # seconds; after two without an answer the connection counts as lost
-_TIDYING = 0.1  # seconds
-_FRESH = 3.0  # seconds
-_DRAIN = 5  # seconds
-_SAID_AGAIN = 60.0  # seconds
+_MIN_RETRY_DELAY, _MAX_RETRY_DELAY = 0.2, 5.0  # seconds between two attempts to connect
+_OPTIONAL_START_TIMEOUT = 1.5  # seconds that the start waits for servers that are not required
+_PING_INTERVAL = 10  # seconds; after two pings without an answer the connection counts as lost
+_CLEANUP_GRACE = 0.1  # seconds for the library to clean up after it has tried every server
+_RECONNECT_GRACE = 3.0  # seconds after a reconnect in which other modules may still be reconnecting
+_DRAIN_TIMEOUT = 5  # seconds
+_WARN_INTERVAL = 60.0  # seconds between two equal warnings
 
 Attach = Callable[["Client"], Awaitable[None]]
 
 
 class NatsConnection:
-    """One client for everything. `attached` are called with each new client, to subscribe; `again` each time a client
-    has found a server again, whose state may be new."""
+    """One NATS client for everything. The functions in `on_connected` are called with each new client, to subscribe;
+    those in `on_reconnected` each time a client has reconnected to a server, which may have lost its state."""
 
     name = "nats"
 
@@ -52,10 +52,11 @@ class NatsConnection:
         timeout: float,
         private: Callable[[str, str], Awaitable[str]] | None = None,
     ) -> None:
-        """`timeout`: seconds for one attempt to connect; `private`: for servers of this machine's own."""
+        """`timeout` is the time in seconds for one attempt to connect. `private` starts the private servers of `dev`
+        and `up` and returns their URLs."""
         self.settings = settings
-        self.attached: list[Attach] = []
-        self.again: list[Callable[[], Awaitable[None]]] = []
+        self.on_connected: list[Attach] = []
+        self.on_reconnected: list[Callable[[], Awaitable[None]]] = []
         self.reconnects = 0
         self.error = "not connected yet"
         self._module_id = module_id
@@ -67,13 +68,13 @@ class NatsConnection:
         self._client: Client | None = None
         self._closed = asyncio.Event()
         self._leaving = False
-        self._found_at = -_FRESH
-        self._told: dict[str, float] = {}
+        self._reconnected_at = -_RECONNECT_GRACE
+        self._warned: dict[str, float] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     @property
     def secrets(self) -> frozenset[str]:
-        """Names of the secrets that it is made with."""
+        """The names of the secrets that it connects with."""
         values = (self.settings.credentials, self.settings.password, self.settings.token)
         return frozenset(name for value in values if isinstance(value, SecretTemplate) for name in value.names)
 
@@ -87,14 +88,14 @@ class NatsConnection:
         return self._client is not None and self._client.is_connected
 
     @property
-    def fresh(self) -> bool:
-        """Whether a server was found again so lately that others may still look for it."""
-        return time.monotonic() - self._found_at < _FRESH
+    def just_reconnected(self) -> bool:
+        """Whether this client has just reconnected, so that other modules may still be reconnecting."""
+        return time.monotonic() - self._reconnected_at < _RECONNECT_GRACE
 
     @property
     def client(self) -> Client:
-        """Also while it looks for a server: what is sent then waits in its buffer. Raises MessagingError where it has
-        never had one."""
+        """The client; also while it looks for a server, when messages wait in its buffer. Raises MessagingError where
+        it was never connected."""
         if self._client is None or self._client.is_closed:
             raise MessagingError("unavailable", f"NATS is not connected: {self.error}")
         return self._client
@@ -104,17 +105,17 @@ class NatsConnection:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         self._library()
-        await self._options(self._texts())  # what is wrong with them does not mend itself
+        await self._options(self._texts())  # an error in the options does not go away by itself
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         keeper = tasks.create_task(self._keep(opened), name="channel nats")
         try:
-            limit = self._timeout if self.settings.required else min(self._timeout, _MOMENT)
+            limit = self._timeout if self.settings.required else min(self._timeout, _OPTIONAL_START_TIMEOUT)
             await asyncio.wait((opened,), timeout=limit)
             if not self.connected:
                 if self.settings.required:
-                    why = f"{self.error}; it is required, and {limit:g}s are over"
+                    why = f"{self.error}; it is required, and did not connect within {limit:g}s"
                     raise ChannelError("nats", self.address, why)
-                logger.warning("channel nats (%s): %s; it is tried again", self.address, self.error)
+                logger.warning("channel nats (%s): %s; trying again", self.address, self.error)
             yield
         finally:
             self._leaving = True
@@ -132,7 +133,7 @@ class NatsConnection:
     # Connecting -----------------------------------------------------------------------------------------------------
 
     async def _keep(self, opened: asyncio.Future[None]) -> None:
-        delay = _FIRST_RETRY
+        delay = _MIN_RETRY_DELAY
         while True:
             self._closed.clear()
             try:
@@ -141,14 +142,14 @@ class NatsConnection:
             except (ChannelError, MessagingError) as error:
                 self.error = error.message
             else:
-                delay = _FIRST_RETRY
+                delay = _MIN_RETRY_DELAY
                 if not opened.done():
                     opened.set_result(None)
                 await self._closed.wait()
                 if not self._leaving:
                     logger.warning("channel nats (%s): %s", self.address, self.error)
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))
-            delay = min(delay * 2, _LAST_RETRY)
+            delay = min(delay * 2, _MAX_RETRY_DELAY)
 
     def _library(self) -> Any:
         try:
@@ -158,30 +159,30 @@ class NatsConnection:
             raise ChannelError("nats", self.address, why) from None
 
     async def open(self, secret_values: Mapping[str, str] | None = None) -> Client:
-        """A new client, connected, with these texts of secrets. Raises ChannelError."""
+        """A new client that is connected, with these values of secrets. Raises ChannelError."""
         nats = self._library()
         errors = import_module("nats.errors")
         client: Client = nats.NATS()
 
-        said: list[Exception] = []
+        errors_seen: list[Exception] = []
         options: dict[str, Any] = {"servers": ()}
         limit: asyncio.Timeout | None = None
 
         async def failed(error: Exception) -> None:
-            if client is not self._client and len(said) < 100:
-                said.append(error)
-                if limit is not None and len(said) >= len(options["servers"]) and not client.is_connected:
-                    # Each has been tried, which is enough for one attempt. The library needs a moment to tidy up.
-                    limit.reschedule(asyncio.get_running_loop().time() + _TIDYING)
+            if client is not self._client and len(errors_seen) < 100:
+                errors_seen.append(error)
+                if limit is not None and len(errors_seen) >= len(options["servers"]) and not client.is_connected:
+                    # Every server has been tried: enough for one attempt. The library needs a moment to clean up.
+                    limit.reschedule(asyncio.get_running_loop().time() + _CLEANUP_GRACE)
             await self._failed(error)
 
         async def lost() -> None:
-            if client is self._client:  # and not one that was replaced
+            if client is self._client:  # and not a client that was replaced
                 await self._lost()
 
-        async def found_again() -> None:
+        async def reconnected() -> None:
             if client is self._client:
-                await self._found_again()
+                await self._reconnected()
 
         async def over() -> None:
             if client is self._client:
@@ -198,17 +199,17 @@ class NatsConnection:
                     connect_timeout=self._timeout,  # type: ignore[arg-type]
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=random.uniform(0.25, 0.75),  # type: ignore[arg-type]
-                    ping_interval=_PING_EVERY,
+                    ping_interval=_PING_INTERVAL,
                     max_outstanding_pings=2,
                     pending_size=self.settings.reconnect_buffer,
-                    drain_timeout=_DRAIN,
+                    drain_timeout=_DRAIN_TIMEOUT,
                     error_cb=failed,
                     closed_cb=over,
                     disconnected_cb=lost,
-                    reconnected_cb=found_again,
+                    reconnected_cb=reconnected,
                 )
         except (OSError, TimeoutError, errors.Error, ValueError) as error:
-            why = _telling(said) if isinstance(error, TimeoutError) else error
+            why = _most_telling(errors_seen) if isinstance(error, TimeoutError) else error
             await closed(client)
             raise ChannelError("nats", self.address, _reason(why)) from error
         except BaseException:
@@ -243,7 +244,7 @@ class NatsConnection:
             raise ChannelError("nats", url, str(error)) from error
 
     def _credentials(self, value: str | SecretTemplate, secret_values: Mapping[str, str]) -> Any:
-        """A path, or the text itself, which a secret mostly is."""
+        """The credentials, from a path or from the text itself, which is the usual content of a secret."""
         text = _text(value, secret_values)
         if "-----BEGIN" in text:
             return import_module("nats.aio.client").RawCredentials(text)
@@ -251,19 +252,20 @@ class NatsConnection:
         try:
             content = path.read_text()
         except (OSError, ValueError) as error:
-            shown = path if isinstance(value, str) else "what the secret names"
-            why = f"channels.nats.credentials: {shown} cannot be read: {getattr(error, 'strerror', None) or 'no text'}"
+            shown = path if isinstance(value, str) else "the file that the secret names"
+            reason = getattr(error, "strerror", None) or "it is not text"
+            why = f"channels.nats.credentials: {shown} cannot be read: {reason}"
             raise ChannelError("nats", self.address, why) from None
         return import_module("nats.aio.client").RawCredentials(content)
 
     async def use(self, client: Client) -> None:
-        """Go over to a client that is connected; the old one, if there is any, ends once it has sent everything."""
+        """Switch to a client that is connected. The old client, if there is one, closes once it has sent everything."""
         old, self._client = self._client, client
         self.error = ""
         logger.info("channel nats is connected to %s", _shown(client.connected_url))
         try:
-            for attach in self.attached:
-                await attach(client)
+            for subscribe in self.on_connected:
+                await subscribe(client)
         except (OSError, import_module("nats.errors").Error) as error:
             self._client = old
             await closed(client)
@@ -272,74 +274,77 @@ class NatsConnection:
             self.spawn(_drained(old))
 
     def replace(self, client: Client) -> None:
-        """As `use`, from code that cannot wait."""
+        """As `use`, for callers that cannot wait."""
         self.spawn(self.use(client))
 
     def discard(self, client: Client) -> None:
-        """End a client that was opened and is not used."""
+        """Close a client that was opened and is not used."""
         self.spawn(closed(client))
 
     def spawn(self, work: Any) -> None:
-        """Run it beside; it ends with the connection at the latest."""
+        """Run work in the background. It is cancelled when the connection is closed."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # What it tells --------------------------------------------------------------------------------------------------
+    # Callbacks of the client ----------------------------------------------------------------------------------------
 
     async def _lost(self) -> None:
         if not self._leaving and self._client is not None:
             self.error = "the connection is lost; looking for a server"
-            logger.warning("channel nats (%s): the connection is lost; a server is looked for", self.address)
+            logger.warning("channel nats (%s): the connection is lost; looking for a server", self.address)
 
-    async def _found_again(self) -> None:
+    async def _reconnected(self) -> None:
         self.reconnects += 1
-        self._found_at = time.monotonic()
+        self._reconnected_at = time.monotonic()
         self.error = ""
         logger.info("channel nats is connected to %s again", _shown(self.client.connected_url))
-        for again in self.again:
-            self.spawn(again())
+        for callback in self.on_reconnected:
+            self.spawn(callback())
 
     async def _failed(self, error: Exception) -> None:
-        """Said once a minute for each text: a server that is away says the same again and again."""
+        """Log an error of the library. A warning is logged once a minute for each text: an absent server repeats
+        them."""
         text, now = _reason(error), time.monotonic()
-        if not self.connected and "authorization" not in self.error:  # which says more than what comes of it
+        if (
+            not self.connected and "authorization" not in self.error
+        ):  # which explains more than the errors that follow from it
             self.error = text
-        if "permissions violation" in text.lower() and now - self._told.get(text, -_SAID_AGAIN) >= _SAID_AGAIN:
-            if len(self._told) > 100:
-                self._told.clear()
-            self._told[text] = now
+        if "permissions violation" in text.lower() and now - self._warned.get(text, -_WARN_INTERVAL) >= _WARN_INTERVAL:
+            if len(self._warned) > 100:
+                self._warned.clear()
+            self._warned[text] = now
             logger.warning("channel nats: %s", text)
         else:
             logger.debug("channel nats: %s", text)
 
     def raise_for(self, error: Exception, target: str, timeout: float) -> NoReturn:
-        """The library's error as ours. Raises MessagingError."""
+        """Raise an error of the library as MessagingError."""
         errors = import_module("nats.errors")
         if isinstance(error, TimeoutError | errors.TimeoutError):
             raise MessagingError("timeout", f"no answer within {timeout:g}s", target) from None
         if isinstance(error, errors.NoRespondersError):
-            raise MessagingError("unavailable", "nobody takes its messages on NATS", target) from None
+            raise MessagingError("unavailable", "no module takes its messages on NATS", target) from None
         if isinstance(error, errors.MaxPayloadError):
             most = self.client.max_payload
-            raise MessagingError("too_large", f"NATS takes {most} octets in a message (max_payload)", target) from None
+            raise MessagingError("too_large", f"NATS allows {most} bytes in a message (max_payload)", target) from None
         if isinstance(error, errors.OutboundBufferLimitError):
-            text = "NATS is not connected, and what may wait for it is full (channels.nats.reconnect_buffer)"
+            text = "NATS is not connected, and the buffer for messages is full (channels.nats.reconnect_buffer)"
             raise MessagingError("unavailable", text, target) from None
         raise MessagingError("unavailable", f"NATS: {_reason(error)}", target) from error
 
 
 async def _drained(client: Client) -> None:
-    """Let it send and handle what it has, and close."""
+    """Let a client send and handle the messages that it has, then close it."""
     with suppress(Exception):  # named boundary: the stop path
         if client.is_connected:
-            async with asyncio.timeout(_DRAIN):
+            async with asyncio.timeout(_DRAIN_TIMEOUT):
                 await client.drain()
     await closed(client)
 
 
 async def closed(client: Client) -> None:
-    """End a client, whatever state it is in."""
+    """Close a client in any state."""
     with suppress(Exception):  # named boundary: the stop path
         await client.close()
 
@@ -348,13 +353,13 @@ def _text(value: str | SecretTemplate | None, secret_values: Mapping[str, str]) 
     try:
         return value.render(secret_values) if isinstance(value, SecretTemplate) else value or ""
     except KeyError as error:
-        raise ChannelError("nats", "", f"the secret {error.args[0]} is not there") from None
+        raise ChannelError("nats", "", f"the secret {error.args[0]} is missing") from None
 
 
-def _telling(said: Sequence[Exception]) -> Exception | None:
-    """Of all that went wrong while a server was looked for: that we were turned away, else the last."""
-    refusals = [error for error in said if "authorization" in str(error).lower()]
-    return refusals[0] if refusals else said[-1] if said else TimeoutError("no server answers")
+def _most_telling(seen: Sequence[Exception]) -> Exception | None:
+    """Of the errors while connecting: the one that says that a server refused the credentials, else the last one."""
+    refusals = [error for error in seen if "authorization" in str(error).lower()]
+    return refusals[0] if refusals else seen[-1] if seen else TimeoutError("no server answers")
 
 
 def _shown(url: Any) -> str:

@@ -1,7 +1,7 @@
-"""Messages that are kept until they have been handled: JetStream, acknowledged after the handler.
+"""Messages that JetStream keeps until they have been handled: they are acknowledged after the handler.
 
-One stream has the messages of all modules, another those that nobody could handle. Operators may make both beforehand
-with settings of their own; what is there is used as it is.
+One stream holds the messages to all modules, another one the dead letters. Operators may create both beforehand with
+settings of their own; existing streams are used as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.messaging.handlers import LONGEST_TEXT
+from pywatt_host.messaging.handlers import MAX_ERROR_LENGTH
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.subjects import Subjects
@@ -30,101 +30,108 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.messages")
 
-_BATCH = 32  # messages that are fetched at once
-_FETCH = 5.0  # seconds that a fetch waits for messages
-_LOOK = 0.02  # seconds between two looks for room
-_FIRST_DELAY, _LAST_DELAY = 0.5, 30.0  # seconds before a message that failed is tried again
-_ATTEMPT = 5.0  # seconds for one attempt to hand a message over
-_RETRY = 1.0  # seconds after which the streams are asked for again
-_DUPLICATES = 120.0  # seconds in which a message that is sent again is known
-_DEAD_DAYS = 30
-_MARKED = 24 * 3600.0  # seconds for which it is known what was begun alone
-_AT_ONCE = frozenset({"no_handler", "invalid_message", "too_large"})  # what another try would not change
+_BATCH_SIZE = 32  # messages in one fetch
+_FETCH_TIMEOUT = 5.0  # seconds that a fetch waits for messages
+_ROOM_POLL_INTERVAL = 0.02  # seconds, while the inbox is full
+_MIN_REDELIVERY_DELAY, _MAX_REDELIVERY_DELAY = 0.5, 30.0  # seconds before a message that failed is delivered again
+_PUBLISH_TIMEOUT = 5.0  # seconds for one attempt to publish a message
+_RETRY_DELAY = 1.0  # seconds until the streams are looked up again
+_DUPLICATE_WINDOW = 120.0  # seconds for which the stream recognises a message that is published again
+_DEAD_LETTER_DAYS = 30  # for which dead letters are kept
+_MARK_TTL = 24 * 3600.0  # seconds for which the mark of a message that is handled in isolation is kept
+_PERMANENT = frozenset({"no_handler", "invalid_message", "too_large"})  # failures that another delivery repeats
 
 
 @dataclass(slots=True, eq=False)
-class _Kept:
-    """A message that is handled, and acknowledged by its answer."""
+class _QueuedMessage:
+    """A message from the queue. Its answer acknowledges it."""
 
     source: str
     payload: Payload
     message: Msg
     attempt: int
-    queue: Queue
+    queue: WorkQueue
     channel: str = "nats"
     vouched_by: str = "nats"
-    settled: asyncio.Event | None = None  # where somebody waits for its end
+    settled: asyncio.Event | None = None  # set once it has been handled, where it is handled in isolation
     kept: ClassVar[bool] = True
 
     def answer(self, module_id: str, content: Any) -> None:
         self.queue.answered(self, content)
 
 
-class Queue:
-    """Sends kept messages, and takes those to this module, so many at a time as there is room in the inbox."""
+class WorkQueue:
+    """Publishes messages that are kept, and fetches those to this module: at a time, as many as the inbox has room
+    for."""
 
     name = "nats queue"
 
     def __init__(self, connection: NatsConnection, subjects: Subjects, inbox: Inbox) -> None:
-        self.dead = 0  # messages put aside by this process
+        self.dead = 0  # dead letters, written by this process
         self.retried = 0
         self._connection = connection
         self._settings = connection.settings
         self._subjects = subjects
         self._inbox = inbox
-        self._open: set[_Kept] = set()
+        self._in_progress: set[_QueuedMessage] = set()
         self._acks: set[asyncio.Task[None]] = set()
-        self._suspects: deque[_Kept] = deque()
-        self._trying: asyncio.Task[None] | None = None
-        self._made: Any = None  # the client for which the streams are there
+        self._poison_candidates: deque[_QueuedMessage] = deque()
+        self._isolating: asyncio.Task[None] | None = None
+        self._streams_client: Any = None  # the client with which the streams were last seen
         self._leaving = False
-        connection.again.append(self._look_again)
+        connection.on_reconnected.append(self._reconnected)
 
-    async def _look_again(self) -> None:
-        self._made = None  # a server that was started anew may have lost them
+    async def _reconnected(self) -> None:
+        self._streams_client = None  # a server that was restarted may have lost them
 
     # Sending --------------------------------------------------------------------------------------------------------
 
     async def keep(self, target: str, request_id: str, body: bytes, headers: Mapping[str, str], timeout: float) -> None:
-        """Returns once a stream has it. Sent again where no acknowledgement comes: the stream knows it by its id.
-        Raises MessagingError."""
+        """Publish a message, and return once a stream has it. It is published again where no acknowledgement arrives:
+        the stream recognises it by its id. Raises MessagingError."""
         errors = import_module("nats.errors")
         deadline = time.monotonic() + timeout
         last: Exception | None = None
         while True:
-            left = min(_ATTEMPT, deadline - time.monotonic())
+            left = min(_PUBLISH_TIMEOUT, deadline - time.monotonic())
             if left <= 0:
                 why = f": {str(last).removeprefix('nats: ')[:200]}" if last is not None and str(last) else ""
-                raise MessagingError("timeout", f"NATS has not taken it within {timeout:g}s{why}", target) from last
+                raise MessagingError(
+                    "timeout", f"NATS did not acknowledge it within {timeout:g}s{why}", target
+                ) from last
             client = self._connection.client
             try:
                 await self._streams(left)
                 await client.jetstream(timeout=left).publish(
-                    self._subjects.work(target), body, timeout=left, headers={**headers, "Nats-Msg-Id": request_id}
+                    self._subjects.work(target),
+                    body,
+                    timeout=left,
+                    headers={**headers, "Nats-Msg-Id": request_id},
                 )
                 return
             except (errors.Error, OSError, TimeoutError) as error:
                 if _is_final(error):
                     self._connection.raise_for(error, target, timeout)
-                last, self._made = error, None
+                last, self._streams_client = error, None
             await asyncio.sleep(min(0.1, max(0.0, deadline - time.monotonic())))
 
     async def _streams(self, timeout: float) -> None:
-        """Make what is not there. Raises the library's errors."""
+        """Create the streams that do not exist. Raises the errors of the library."""
         client = self._connection.client
-        if self._made is client:
+        if self._streams_client is client:
             return
         api, errors = import_module("nats.js.api"), import_module("nats.js.errors")
         manager = client.jsm(timeout=timeout)
         wanted = (
             api.StreamConfig(
                 name=self._subjects.work_stream, subjects=[self._subjects.all_work],
-                retention=api.RetentionPolicy.WORK_QUEUE, storage=api.StorageType.FILE, duplicate_window=_DUPLICATES,
+                retention=api.RetentionPolicy.WORK_QUEUE, storage=api.StorageType.FILE,
+                duplicate_window=_DUPLICATE_WINDOW,
                 description="Messages of modules that wait for their handlers",
             ),
             api.StreamConfig(
                 name=self._subjects.dead_stream, subjects=[self._subjects.all_dead], storage=api.StorageType.FILE,
-                max_age=_DEAD_DAYS * 24 * 3600, description="Messages of modules that nobody could handle",
+                max_age=_DEAD_LETTER_DAYS * 24 * 3600, description="Messages of modules that nobody could handle",
             ),
         )  # fmt: skip
         for config in wanted:
@@ -133,39 +140,41 @@ class Queue:
             except errors.NotFoundError:
                 try:
                     await manager.add_stream(config)
-                except errors.BadRequestError:  # another module was quicker
+                except errors.BadRequestError:  # another module has created it meanwhile
                     await manager.stream_info(config.name)
-        self._made = client
+        self._streams_client = client
 
     # Taking ---------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Leaving fetches no more; what is handled then is acknowledged after it, and the rest is somebody else's."""
-        taking = asyncio.get_running_loop().create_task(self._take(), name="nats queue")
+        """Leaving fetches no more. Messages that are being handled are acknowledged afterwards; other processes get the
+        rest."""
+        taking = asyncio.get_running_loop().create_task(self._fetch_messages(), name="nats queue")
         try:
             yield
         finally:
             self._leaving = True
             taking.cancel()
-            if self._trying is not None:
-                self._trying.cancel()
-            while self._suspects:
-                self._acknowledge(self._suspects.popleft().message.nak())
+            if self._isolating is not None:
+                self._isolating.cancel()
+            while self._poison_candidates:
+                self._acknowledge(self._poison_candidates.popleft().message.nak())
             await asyncio.gather(taking, return_exceptions=True)
 
     @asynccontextmanager
-    async def holding(self) -> AsyncIterator[None]:
-        """Around all handling: nobody else gets what is handled, and leaving waits until acknowledgements are sent."""
-        holding = asyncio.get_running_loop().create_task(self._hold(), name="nats queue, in progress")
+    async def keeping_in_progress(self) -> AsyncIterator[None]:
+        """Surrounds all handling: no other process gets a message that is being handled here, and leaving waits until
+        the acknowledgements are sent."""
+        reporting = asyncio.get_running_loop().create_task(self._report_progress(), name="nats queue, in progress")
         try:
             yield
         finally:
-            holding.cancel()
+            reporting.cancel()
             if self._acks:
                 await asyncio.wait(self._acks)
 
-    async def _take(self) -> None:
+    async def _fetch_messages(self) -> None:
         warned = False
         while True:
             try:
@@ -176,13 +185,13 @@ class Queue:
                     await self._fetch(subscription)
             except MessagingError as error:
                 logger.debug("nats queue: %s", error)
-            except Exception as error:  # named boundary: the library's errors; asked again until it is there
+            except Exception as error:  # named boundary: errors of the library; it is tried again until it works
                 if not warned and self._connection.connected:
                     warned = True
                     text = f"{type(error).__name__}: {str(error)[:200]}"
-                    logger.warning("kept messages cannot be fetched: %s; tried again", text)
-            self._made = None
-            await asyncio.sleep(_RETRY)
+                    logger.warning("messages cannot be fetched from the NATS queue: %s; trying again", text)
+            self._streams_client = None
+            await asyncio.sleep(_RETRY_DELAY)
 
     async def _subscribed(self) -> Any:
         api = import_module("nats.js.api")
@@ -190,7 +199,7 @@ class Queue:
             durable_name=self._subjects.group,
             ack_policy=api.AckPolicy.EXPLICIT,
             ack_wait=self._settings.ack_wait,
-            max_deliver=-1,  # counted here, so that what fails is put aside and not dropped
+            max_deliver=-1,  # counted here, so that a message that fails becomes a dead letter and is not dropped
             max_ack_pending=10_000,
             filter_subject=self._subjects.works,
         )
@@ -201,68 +210,71 @@ class Queue:
     async def _fetch(self, subscription: Any) -> None:
         room = self._inbox.room
         while not room:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_ROOM_POLL_INTERVAL)
             room = self._inbox.room
         try:
-            messages = await subscription.fetch(min(room, _BATCH), timeout=_FETCH)
+            messages = await subscription.fetch(min(room, _BATCH_SIZE), timeout=_FETCH_TIMEOUT)
         except TimeoutError:
             return
         for message in messages:
             source = self._subjects.source(message.subject)
-            kept = _Kept(source, Payload(message.data, "Json"), message, message.metadata.num_delivered, self)
-            self._open.add(kept)
+            kept = _QueuedMessage(source, Payload(message.data, "Json"), message, message.metadata.num_delivered, self)
+            self._in_progress.add(kept)
             if kept.attempt > self._settings.max_deliver:
-                self._suspect(kept)
+                self._isolate(kept)
             else:
                 self._inbox.take(kept)
 
-    # One of these has ended its process each time it was handled, and the others were beside it: they are handled one
-    # after the other, each marked before it is begun, so that the next process knows which one it was.
+    # One of these is a poison message, which has ended its process each time it was handled; the others were handled
+    # beside it. They are handled one after the other. Each is marked before its handler starts, so that the next
+    # process knows which message it was.
 
-    def _suspect(self, kept: _Kept) -> None:
-        self._suspects.append(kept)
-        if self._trying is None or self._trying.done():
-            self._trying = asyncio.get_running_loop().create_task(self._try_suspects(), name="nats queue, suspects")
+    def _isolate(self, kept: _QueuedMessage) -> None:
+        self._poison_candidates.append(kept)
+        if self._isolating is None or self._isolating.done():
+            self._isolating = asyncio.get_running_loop().create_task(
+                self._handle_isolated(), name="nats queue, isolated messages"
+            )
 
-    async def _try_suspects(self) -> None:
+    async def _handle_isolated(self) -> None:
         errors = import_module("nats.js.errors")
-        while self._suspects:
-            kept = self._suspects.popleft()
+        while self._poison_candidates:
+            kept = self._poison_candidates.popleft()
             kept.settled = asyncio.Event()
             try:
                 marks, key = await self._marks(), str(_sequence(kept))
                 await marks.create(key, b"begun")
             except errors.KeyWrongLastSequenceError:
-                text = "each process that handled it has ended before it was done"
+                text = "each process that handled it ended before the handler was done"
                 self.answered(kept, {"type": "error", "code": "handler_failed", "message": text})
                 continue
-            except Exception as error:  # named boundary: the library's errors; it comes again
+            except Exception as error:  # named boundary: errors of the library; the message is delivered again
                 logger.debug("nats queue: %s", error)
-                self._open.discard(kept)
-                self._acknowledge(kept.message.nak(delay=_FIRST_DELAY))
+                self._in_progress.discard(kept)
+                self._acknowledge(kept.message.nak(delay=_MIN_REDELIVERY_DELAY))
                 continue
             self._inbox.take(kept)
             await kept.settled.wait()
 
     async def _marks(self) -> Any:
-        """The bucket of what was begun alone. Raises the library's errors."""
+        """The bucket with the marks of messages that were handled in isolation. Raises the errors of the library."""
         api, errors = import_module("nats.js.api"), import_module("nats.js.errors")
-        stream, name = self._connection.client.jetstream(timeout=_ATTEMPT), self._subjects.marks
+        stream, name = self._connection.client.jetstream(timeout=_PUBLISH_TIMEOUT), self._subjects.marks
         try:
             return await stream.key_value(name)
         except errors.NotFoundError:
-            return await stream.create_key_value(api.KeyValueConfig(bucket=name, ttl=_MARKED, history=1))
+            return await stream.create_key_value(api.KeyValueConfig(bucket=name, ttl=_MARK_TTL, history=1))
 
-    async def _hold(self) -> None:
-        """Say of what is still handled that it is, so that nobody else gets it."""
+    async def _report_progress(self) -> None:
+        """Report messages that are still being handled as in progress, so that no other process gets them."""
         while True:
             await asyncio.sleep(self._settings.ack_wait / 3)
-            for kept in tuple(self._open):
+            for kept in tuple(self._in_progress):
                 self._acknowledge(kept.message.in_progress())
 
-    def answered(self, kept: _Kept, content: Any) -> None:
-        """The handler's reply, which is nobody's, or why there is none."""
-        self._open.discard(kept)
+    def answered(self, kept: _QueuedMessage, content: Any) -> None:
+        """Acknowledge a message by its answer: the handler's reply, which is sent to no one, or an error."""
+        self._in_progress.discard(kept)
         if kept.settled is not None:
             kept.settled.set()
         failed = content.__class__ is dict and content.get("type") == "error" and "code" in content
@@ -270,53 +282,55 @@ class Queue:
             self._acknowledge(kept.message.ack())
         elif self._leaving:
             self._acknowledge(kept.message.nak())
-        elif content["code"] in _AT_ONCE or kept.attempt >= self._settings.max_deliver:
-            self._acknowledge(self._put_aside(kept, content))
+        elif content["code"] in _PERMANENT or kept.attempt >= self._settings.max_deliver:
+            self._acknowledge(self._dead_letter(kept, content))
         else:
             self.retried += 1
-            delay = min(_FIRST_DELAY * 2 ** (kept.attempt - 1), _LAST_DELAY)
+            delay = min(_MIN_REDELIVERY_DELAY * 2 ** (kept.attempt - 1), _MAX_REDELIVERY_DELAY)
             self._acknowledge(kept.message.nak(delay=delay))
 
-    async def _put_aside(self, kept: _Kept, content: Mapping[str, Any]) -> None:
-        """Into the stream of dead letters; where that cannot be, it is tried again."""
+    async def _dead_letter(self, kept: _QueuedMessage, content: Mapping[str, Any]) -> None:
+        """Move a message to the stream of dead letters. Where that fails, the message is delivered again."""
         reason = f"{content['code']}: {content.get('message', '')}"
-        headers = {"Pywatt-Reason": cut(reason, LONGEST_TEXT), "Pywatt-Attempts": str(kept.attempt)}
+        headers = {"Pywatt-Reason": cut(reason, MAX_ERROR_LENGTH), "Pywatt-Attempts": str(kept.attempt)}
         try:
             await self._connection.client.jetstream().publish(
                 self._subjects.dead(kept.source), kept.message.data,
                 headers={**(kept.message.headers or {}), "Nats-Msg-Id": f"dead-{_sequence(kept)}", **headers},
             )  # fmt: skip
-        except Exception as error:  # named boundary: the library's errors; the message stays where it is
-            logger.warning("a message of %s could not be put aside: %s", cut(kept.source, 60), error)
-            await kept.message.nak(delay=_LAST_DELAY)
+        except Exception as error:  # named boundary: errors of the library; the message stays in its stream
+            logger.warning(
+                "a message from %s could not be written to the dead letters: %s", cut(kept.source, 60), error
+            )
+            await kept.message.nak(delay=_MAX_REDELIVERY_DELAY)
             return
         await kept.message.term()
         self.dead += 1
         logger.error(
-            "a message of %s is put aside after %d tries (%s): see the stream %s",
+            "a message from %s is a dead letter after %d attempts (%s): see the stream %s",
             cut(kept.source, 60), kept.attempt, cut(reason, 200), self._subjects.dead_stream,
         )  # fmt: skip
 
     def _acknowledge(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(_quietly(work))
+        task = asyncio.get_running_loop().create_task(_logging_errors(work))
         self._acks.add(task)
         task.add_done_callback(self._acks.discard)
 
 
-async def _quietly(work: Any) -> None:
+async def _logging_errors(work: Any) -> None:
     try:
         await work
-    except Exception as error:  # named boundary: what could not be acknowledged comes again
+    except Exception as error:  # named boundary: a message without acknowledgement is delivered again
         logger.debug("nats queue: %s", error)
 
 
-def _sequence(kept: _Kept) -> int:
+def _sequence(kept: _QueuedMessage) -> int:
     sequence = kept.message.metadata.sequence
     return sequence.stream if sequence is not None else 0
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the same would be said again: the server has understood, and refuses."""
+    """Whether publishing again would fail the same way: the server has understood the request, and refuses it."""
     if isinstance(error, import_module("nats.errors").MaxPayloadError):
         return True
     refusals = import_module("nats.js.errors")

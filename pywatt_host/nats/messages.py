@@ -1,4 +1,4 @@
-"""Messages and events over NATS: requests with their replies, shared by the processes of a module, and topics."""
+"""Messages and events over NATS: requests, which the processes of a module share, their replies, and topics."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.incoming import EventHandler
 from pywatt_host.nats.connection import NatsConnection
-from pywatt_host.nats.jetstream import Queue
+from pywatt_host.nats.jetstream import WorkQueue
 from pywatt_host.nats.subjects import Subjects
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.jsontext import dumps
@@ -25,15 +26,14 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
-_AGAIN = 0.1  # seconds
-_MOST_PENDING = 65536  # messages that the client keeps until they are looked at
-EventTaken = Callable[[str, str, Payload, str, str], None]
+_RETRY_DELAY = 0.1  # seconds
+_MAX_PENDING = 65536  # messages that the client holds until they are handled
 Spawn = Callable[[Any], None]
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A message that came over NATS, and the subject its answer goes to."""
+class _NatsMessage:
+    """A message that arrived over NATS. Its answer goes to its reply subject."""
 
     source: str
     payload: Payload
@@ -49,21 +49,22 @@ class _Asked:
         if self.message.reply:
             if len(body) > self.message._client.max_payload:
                 most = self.message._client.max_payload
-                raise MessagingError("too_large", f"the answer is longer than NATS takes ({most} octets)", self.source)
+                raise MessagingError("too_large", f"the answer is longer than NATS allows ({most} bytes)", self.source)
             self.spawn(self.message.respond(body))
 
 
-class ClusterMessages:
-    """The route over NATS, which may lead to any module; and what comes over it, while the application runs."""
+class NatsMessages:
+    """The route over NATS, which may lead to any module, and the messages that arrive over it while the application
+    runs."""
 
     name = "nats messages"
     channel: ClassVar[str] = "nats"
 
     def __init__(
         self, connection: NatsConnection, subjects: Subjects, inbox: Inbox, topics: Callable[[], Sequence[str]],
-        event: EventTaken, queue: Queue | None,
+        event: EventHandler, queue: WorkQueue | None,
     ) -> None:  # fmt: skip
-        """`queue`: keeps messages, where `delivery` says so."""
+        """`queue` keeps messages, where `channels.nats.delivery` is `at_least_once`."""
         self.keeps = queue is not None
         self._connection = connection
         self._subjects = subjects
@@ -72,11 +73,11 @@ class ClusterMessages:
         self._event = event
         self._queue = queue
         self._ids = Ids()
-        self._answering = False
+        self._taking = False
         self._spawn: Spawn = connection.spawn
         self._subscriptions: list[Subscription] = []
         self._by_topic: dict[str, Subscription] = {}
-        connection.attached.append(self._attach)
+        connection.on_connected.append(self._attach)
 
     # Out ------------------------------------------------------------------------------------------------------------
 
@@ -84,13 +85,13 @@ class ClusterMessages:
     def ready(self) -> bool:
         return self._connection.connected
 
-    def routes(self, target: str, channel: str | None) -> Sequence[ClusterMessages]:
-        """See Carrier."""
+    def routes(self, target: str, channel: str | None) -> Sequence[NatsMessages]:
+        """See Transport."""
         return (self,) if channel in (None, "nats") else ()
 
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
-        """See Route."""
-        client, body = self._connection.client, payload.octets
+        """See MessageRoute."""
+        client, body = self._connection.client, payload.to_bytes()
         subject, headers = self._subjects.message(target), _headers(payload)
         deadline = time.monotonic() + timeout
         while True:
@@ -98,26 +99,32 @@ class ClusterMessages:
             try:
                 answer = await client.request(subject, body, timeout=max(left, 0.001), headers=headers)
                 return Payload(answer.data, "Json")
-            except Exception as error:  # named boundary: the library's errors, each told as ours
-                # Where a server was found again just now, others may be about to find it.
-                if not (self._connection.fresh and left > _AGAIN and isinstance(error, _no_responders())):
+            except Exception as error:  # named boundary: errors of the library, each raised as one of ours
+                # Just after this client has reconnected, other modules may be about to reconnect.
+                if not (
+                    self._connection.just_reconnected
+                    and left > _RETRY_DELAY
+                    and isinstance(error, _no_responders_error())
+                ):
                     self._connection.raise_for(error, target, timeout)
-            await asyncio.sleep(_AGAIN)
+            await asyncio.sleep(_RETRY_DELAY)
 
     async def keep(self, target: str, request_id: str, payload: Payload, timeout: float) -> None:
-        """See Route."""
+        """See MessageRoute."""
         if self._queue is None:
-            raise MessagingError("unsupported", "no message is kept (channels.nats.delivery)", target)
-        await self._queue.keep(target, request_id, payload.octets, _headers(payload) or {}, timeout)
+            raise MessagingError("unsupported", "messages are not kept (channels.nats.delivery)", target)
+        await self._queue.keep(target, request_id, payload.to_bytes(), _headers(payload) or {}, timeout)
 
     async def available(self, timeout: float, target: str) -> None:
-        _ = self._connection.client  # raises; one that looks for a server keeps what it is given until then
+        _ = (
+            self._connection.client
+        )  # raises where there is none; a client that looks for a server buffers messages until then
 
     async def drained(self) -> None:
         return
 
     async def publish(self, topic: str, event: Payload, channel: str | None) -> bool | None:
-        """See Carrier."""
+        """See Transport."""
         if channel not in (None, "nats"):
             return None
         try:
@@ -125,8 +132,8 @@ class ClusterMessages:
         except MessagingError:
             return False
         try:
-            await client.publish(self._subjects.event(topic), event.octets, headers=_headers(event))
-        except Exception as error:  # named boundary: the library's errors, each told as ours
+            await client.publish(self._subjects.event(topic), event.to_bytes(), headers=_headers(event))
+        except Exception as error:  # named boundary: errors of the library, each raised as one of ours
             self._connection.raise_for(error, topic, 0.0)
         return True
 
@@ -134,26 +141,26 @@ class ClusterMessages:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Take messages; leaving takes no more, and other processes of the module get them."""
-        self._answering = True
+        """Take messages. Leaving takes no more: other processes of the module get them."""
+        self._taking = True
         try:
             if self._connection.connected:
                 await self._attach(self._connection.client)
             yield
         finally:
-            self._answering = False
+            self._taking = False
             for subscription in (*self._subscriptions, *self._by_topic.values()):
                 try:
                     await subscription.drain()  # type: ignore[no-untyped-call]
-                except Exception:  # named boundary: the stop path; whoever is not connected gets nothing more either
+                except Exception:  # named boundary: the stop path; without a connection nothing arrives any more
                     continue
 
     async def _attach(self, client: Client) -> None:
-        if not self._answering:
+        if not self._taking:
             return
         self._subscriptions = [
             await client.subscribe(
-                self._subjects.messages, queue=self._subjects.group, cb=self._taken, pending_msgs_limit=_MOST_PENDING
+                self._subjects.messages, queue=self._subjects.group, cb=self._taken, pending_msgs_limit=_MAX_PENDING
             )
         ]
         self._by_topic = {}
@@ -161,8 +168,8 @@ class ClusterMessages:
             await self._listen(client, topic)
 
     def subscribe(self, topic: str) -> None:
-        """One more topic, while messages are taken."""
-        if self._answering and self._connection.connected:
+        """Subscribe to one more topic, while messages are taken."""
+        if self._taking and self._connection.connected:
             self._spawn(self._listen(self._connection.client, topic))
 
     async def _listen(self, client: Client, topic: str) -> None:
@@ -174,20 +181,20 @@ class ClusterMessages:
             self._event(topic, source, Payload(message.data, "Json"), "nats", "nats")
 
         subject = self._subjects.events(topic)
-        self._by_topic[topic] = await client.subscribe(subject, cb=taken, pending_msgs_limit=_MOST_PENDING)
+        self._by_topic[topic] = await client.subscribe(subject, cb=taken, pending_msgs_limit=_MAX_PENDING)
 
     async def _taken(self, message: Msg) -> None:
         source = self._subjects.source(message.subject)
-        self._inbox.take(_Asked(source, Payload(message.data, "Json"), message, self._spawn))
+        self._inbox.take(_NatsMessage(source, Payload(message.data, "Json"), message, self._spawn))
 
 
-def _no_responders() -> type[Exception]:
+def _no_responders_error() -> type[Exception]:
     found: type[Exception] = import_module("nats.errors").NoRespondersError
     return found
 
 
 def _headers(payload: Payload) -> dict[str, str] | None:
-    """Trace (W3C Trace Context) and request id, for those who look at messages on their way."""
+    """NATS headers with the trace (W3C Trace Context) and the request id, for tools that observe messages."""
     try:
         properties = payload.document()["metadata"]["properties"]
     except (ProtocolError, KeyError, TypeError):

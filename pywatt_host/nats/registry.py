@@ -1,7 +1,7 @@
-"""Who offers what, on NATS: a JetStream bucket whose entries live as long as a lease, renewed while their module lives.
+"""The registry of services on NATS: a JetStream bucket whose entries last for a lease, which their module renews.
 
-Every change in the bucket is told on subjects of its own (`$KV.BUCKET.KEY`), which is listened to, so that finding is
-looking into memory. An entry that is not renewed is forgotten here at the end of its lease, as the server does.
+NATS publishes every change of the bucket on a subject (`$KV.BUCKET.KEY`). The registry subscribes to those subjects, so
+that a lookup only reads memory. An entry that is not renewed is removed here at the end of its lease, as on the server.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.discovery")
 
-_MOST_ENTRIES = 10_000
-_LARGEST = 8 * 1024  # octets of an entry
-_ASK = 5.0  # seconds for JetStream to answer
+_MAX_ENTRIES = 10_000
+_MAX_ENTRY_SIZE = 8 * 1024  # bytes
+_REQUEST_TIMEOUT = 5.0  # seconds for JetStream to answer
 
 
 @dataclass(slots=True)
-class _Entry:
+class _LeasedProvider:
     provider: Provider
-    ends: float  # on the clock of time.monotonic
+    ends: float  # seconds, by time.monotonic
 
 
 class NatsRegistry:
-    """Entries of everybody, and those of this process, which it renews three times in a lease."""
+    """The entries of all modules, and those of this process, which it renews three times in a lease."""
 
     name = "nats registry"
 
@@ -55,23 +55,24 @@ class NatsRegistry:
         self._healthy = healthy
         self._lease = connection.settings.lease
         self._instance = secrets.token_hex(6)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _LeasedProvider] = {}
         self._own: dict[str, Provider] = {}
         self._next = 0
         self._bucket: Any = None
         self._subscription: Subscription | None = None
         self._loaded = asyncio.Event()
-        self._renew = asyncio.Event()
+        self._renew_now = asyncio.Event()
         self._warned = False
-        connection.attached.append(self._attach)
-        connection.again.append(self._look_again)
+        connection.on_connected.append(self._subscribe)
+        connection.on_reconnected.append(self._reconnected)
 
     # Offering and finding -------------------------------------------------------------------------------------------
 
     async def register(
         self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str]
     ) -> str:
-        """The provider's id. It is renewed until it is deregistered or the process ends. Raises MessagingError."""
+        """Register a service and return the id of its provider. The entry is renewed until it is deregistered or the
+        process ends. Raises MessagingError."""
         key = next(
             (
                 key
@@ -83,46 +84,47 @@ class NatsRegistry:
         if key is None:
             key, self._next = self._subjects.key(self._instance, self._next), self._next + 1
         provider = Provider(key, self._module_id, service_type, name, version, address, dict(metadata), True)
-        if len(_octets(provider)) > _LARGEST:
-            raise MessagingError("too_large", f"what is told of it is longer than {_LARGEST} octets", name)
+        if len(_encoded(provider)) > _MAX_ENTRY_SIZE:
+            raise MessagingError("too_large", f"its entry in the registry is longer than {_MAX_ENTRY_SIZE} bytes", name)
         self._own[key] = provider
         try:
             await self._put(key, provider)
         except MessagingError as error:
             logger.warning("%s is not registered on NATS yet: %s", name, error.message)
-            self._renew.set()
+            self._renew_now.set()
         return key
 
     async def deregister(self, provider_id: str) -> bool:
-        """Whether it was one of ours."""
+        """Remove an entry of this process. False where it has no such entry."""
         provider = self._own.pop(provider_id, None)
         if provider is None:
             return False
         self._entries.pop(provider_id, None)
-        with suppress(Exception):  # named boundary: where it cannot be said, the lease ends
-            await (await self._the_bucket()).delete(provider_id)
+        with suppress(Exception):  # named boundary: where NATS cannot be told, the lease ends
+            await (await self._open_bucket()).delete(provider_id)
         return True
 
     async def discover(self, service_type: str) -> list[Provider]:
-        """Those of a type whose lease has not ended. Raises MessagingError where the bucket has never been seen."""
-        await self._seen()
-        return [each for each in self._living() if each.service_type == service_type]
+        """The providers of a type whose lease has not ended. Raises MessagingError where the bucket was never read."""
+        await self._wait_until_loaded()
+        return [each for each in self._current() if each.service_type == service_type]
 
     async def find(self, wanted: str) -> list[Provider]:
-        """Those of a module, or of that name, in lower case."""
-        await self._seen()
-        return [each for each in self._living() if wanted in (each.module_id.lower(), each.name.lower())]
+        """The providers of a module, or of a service, with this name in lower case."""
+        await self._wait_until_loaded()
+        return [each for each in self._current() if wanted in (each.module_id.lower(), each.name.lower())]
 
-    async def _seen(self) -> None:
+    async def _wait_until_loaded(self) -> None:
         try:
-            async with asyncio.timeout(_ASK):
+            async with asyncio.timeout(_REQUEST_TIMEOUT):
                 await self._loaded.wait()
         except TimeoutError:
-            text = f"the registry on NATS has not been seen yet: {self._connection.error or 'it needs JetStream'}"
+            text = f"the registry on NATS could not be read yet: {self._connection.error or 'it needs JetStream'}"
             raise MessagingError("unavailable", text) from None
 
-    def _living(self) -> list[Provider]:
-        """While no server is connected, those that were there last: nobody can renew anything then."""
+    def _current(self) -> list[Provider]:
+        """The providers whose lease has not ended. While no server is connected, which is when no lease can be renewed,
+        all that were known last."""
         if not self._connection.connected:
             return [entry.provider for entry in self._entries.values()]
         now = time.monotonic()
@@ -131,18 +133,19 @@ class NatsRegistry:
         return [entry.provider for entry in self._entries.values()]
 
     def withdraw(self) -> None:
-        """Take back what this process offers, without waiting for it."""
+        """Remove the entries of this process in the background."""
         if self._connection.connected:
             for key in tuple(self._own):
                 self._connection.spawn(self.deregister(key))
 
     # The bucket -----------------------------------------------------------------------------------------------------
 
-    async def _the_bucket(self) -> Any:
-        """Made where it is not there, for ours does not outlive the server. Raises the library's errors."""
+    async def _open_bucket(self) -> Any:
+        """The bucket. It is created where it does not exist, since it is in the memory of the server. Raises the errors
+        of the library."""
         if self._bucket is None:
             api, errors = import_module("nats.js.api"), import_module("nats.js.errors")
-            stream = self._connection.client.jetstream(timeout=_ASK)
+            stream = self._connection.client.jetstream(timeout=_REQUEST_TIMEOUT)
             try:
                 self._bucket = await stream.key_value(self._subjects.bucket)
             except errors.NotFoundError:
@@ -152,59 +155,59 @@ class NatsRegistry:
                 )  # fmt: skip
                 try:
                     self._bucket = await stream.create_key_value(config)
-                except errors.BadRequestError:  # another module was quicker
+                except errors.BadRequestError:  # another module has created it meanwhile
                     self._bucket = await stream.key_value(self._subjects.bucket)
         return self._bucket
 
     async def _put(self, key: str, provider: Provider) -> None:
         """Raises MessagingError."""
         try:
-            bucket = await self._the_bucket()
-            await bucket.put(key, _octets(provider, self._healthy()))
-        except Exception as error:  # named boundary: the library's errors, each told as ours
+            bucket = await self._open_bucket()
+            await bucket.put(key, _encoded(provider, self._healthy()))
+        except Exception as error:  # named boundary: errors of the library, each raised as one of ours
             self._bucket = None
-            self._connection.raise_for(error, provider.name, _ASK)
+            self._connection.raise_for(error, provider.name, _REQUEST_TIMEOUT)
         self._keep(key, provider, self._lease)
 
-    async def _attach(self, client: Client) -> None:
+    async def _subscribe(self, client: Client) -> None:
         self._bucket = None
-        self._subscription = await client.subscribe(self._subjects.entries, cb=self._told)
-        self._renew.set()
+        self._subscription = await client.subscribe(self._subjects.entries, cb=self._changed)
+        self._renew_now.set()
 
-    async def _look_again(self) -> None:
+    async def _reconnected(self) -> None:
         self._bucket = None
-        for entry in self._entries.values():  # whoever lives needs time to say so
+        for entry in self._entries.values():  # modules that still run need time to renew theirs
             entry.ends = max(entry.ends, time.monotonic() + self._lease)
-        self._renew.set()
+        self._renew_now.set()
 
-    async def _told(self, message: Msg) -> None:
+    async def _changed(self, message: Msg) -> None:
         key = message.subject.removeprefix(self._subjects.entries[:-1])
         if (message.headers or {}).get("KV-Operation") in ("DEL", "PURGE") or not message.data:
             self._entries.pop(key, None)
         else:
             self._read(key, message.data, self._lease)
 
-    def _read(self, key: str, octets: bytes, seconds: float) -> None:
-        """Take an entry; its module is who may write there, whatever the entry says."""
+    def _read(self, key: str, data: bytes, seconds: float) -> None:
+        """Take an entry. Its module is the one that may write to this key, whatever the entry says."""
         parts = key.split(".")
-        if len(parts) != 3 or len(octets) > _LARGEST:
+        if len(parts) != 3 or len(data) > _MAX_ENTRY_SIZE:
             return
         try:
-            provider = Provider.read({**loads(octets), "provider_id": key, "module_id": name(parts[0])})
+            provider = Provider.read({**loads(data), "provider_id": key, "module_id": name(parts[0])})
         except (ProtocolError, TypeError):
             logger.debug("an entry of %s in the registry cannot be read", token(key))
             return
         self._keep(key, provider, seconds)
 
     def _keep(self, key: str, provider: Provider, seconds: float) -> None:
-        if key in self._entries or len(self._entries) < _MOST_ENTRIES:
-            self._entries[key] = _Entry(provider, time.monotonic() + seconds)
+        if key in self._entries or len(self._entries) < _MAX_ENTRIES:
+            self._entries[key] = _LeasedProvider(provider, time.monotonic() + seconds)
 
     # Renewing -------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Leaving takes back what this process offers."""
+        """Leaving removes the entries of this process."""
         renewing = asyncio.get_running_loop().create_task(self._renewing(), name="nats registry")
         try:
             yield
@@ -218,16 +221,16 @@ class NatsRegistry:
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lease / 3):
-                    await self._renew.wait()
-            fresh = self._renew.is_set()
-            self._renew.clear()
+                    await self._renew_now.wait()
+            fresh = self._renew_now.is_set()
+            self._renew_now.clear()
             try:
                 if fresh or not self._loaded.is_set():
                     await self._load()
                 for key, provider in tuple(self._own.items()):
                     await self._put(key, provider)
                 self._warned = False
-            except Exception as error:  # named boundary: the library's errors; renewed again in a third of the lease
+            except Exception as error:  # named boundary: errors of the library; it renews again later
                 self._bucket = None
                 if not self._warned and self._connection.connected:
                     self._warned = True
@@ -235,14 +238,15 @@ class NatsRegistry:
                     logger.warning("the registry on NATS cannot be used: %s (it needs JetStream)", text)
 
     async def _load(self) -> None:
-        """What is there already. Nobody knows how old it is: it counts until those who live have renewed theirs."""
+        """Read the entries that exist. Their age is not known: they count for half a lease, within which modules that
+        still run renew theirs."""
         errors = import_module("nats.js.errors")
-        bucket = await self._the_bucket()
+        bucket = await self._open_bucket()
         try:
             keys = await bucket.keys()
         except errors.NoKeysError:
             keys = []
-        for key in keys[:_MOST_ENTRIES]:
+        for key in keys[:_MAX_ENTRIES]:
             with suppress(errors.KeyNotFoundError):
                 entry = await bucket.get(key)
                 if entry.value is not None and key not in self._entries:
@@ -250,7 +254,7 @@ class NatsRegistry:
         self._loaded.set()
 
 
-def _octets(provider: Provider, healthy: bool = True) -> bytes:
+def _encoded(provider: Provider, healthy: bool = True) -> bytes:
     document = provider.wire()
     del document["provider_id"], document["module_id"]
     return dumps({**document, "is_healthy": healthy})

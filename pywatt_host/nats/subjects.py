@@ -1,5 +1,5 @@
-"""The subjects that modules use on NATS. The second token says what it is; the name of who sends always stands where
-the permissions of a NATS user can hold it. docs/many-machines.md has the list."""
+"""The subjects that modules use on NATS. The second token tells what a message is. The name of the sender is always at
+a place where the permissions of a NATS user can bind it. docs/many-machines.md has the list."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 
 
 def token(name: str) -> str:
-    """A name as one token of a subject: what NATS would take for something else as `=` and two hexadecimal digits for
-    each of its octets."""
-    return "".join(char if char in _SAFE else "".join(f"={octet:02X}" for octet in char.encode()) for char in name)
+    """A name as one token of a subject. Characters with a meaning of their own in NATS are written as `=` and two
+    hexadecimal digits for each of their bytes.
+
+    >>> token("a.b")
+    'a=2Eb'
+    """
+    return "".join(char if char in _SAFE else "".join(f"={byte:02X}" for byte in char.encode()) for char in name)
 
 
 def name(of: str) -> str:
     """The name that a token stands for."""
-    octets = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), of).encode("latin-1", "replace")
-    return octets.decode("utf-8", "replace")
+    encoded = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), of).encode("latin-1", "replace")
+    return encoded.decode("utf-8", "replace")
 
 
 class Subjects:
-    """All of them, under one prefix."""
+    """The subjects of one module, under one prefix."""
 
     def __init__(self, prefix: str, module_id: str) -> None:
         self._prefix = prefix
         self._own = token(module_id)
-        self.group = self._own  # the queue group in which the processes of a module share what comes
+        self.group = self._own  # the queue group in which the processes of a module share its messages
         self.work_stream = f"{prefix}-work"
         self.dead_stream = f"{prefix}-dead"
         self.bucket = f"{prefix}-services"
@@ -36,7 +40,7 @@ class Subjects:
 
     @property
     def inbox(self) -> str:
-        """Prefix of the subjects on which answers come."""
+        """The prefix of the subjects on which answers arrive."""
         return f"_INBOX.{self._own}"
 
     def message(self, target: str) -> str:
@@ -44,7 +48,7 @@ class Subjects:
 
     @property
     def messages(self) -> str:
-        """Those to this module, of anybody."""
+        """Messages to this module, from any module."""
         return f"{self._prefix}.message.{self._own}.*"
 
     def work(self, target: str) -> str:
@@ -52,7 +56,7 @@ class Subjects:
 
     @property
     def works(self) -> str:
-        """Kept ones to this module, of anybody."""
+        """Kept messages to this module, from any module."""
         return f"{self._prefix}.work.{self._own}.*"
 
     @property
@@ -60,7 +64,7 @@ class Subjects:
         return f"{self._prefix}.work.>"
 
     def dead(self, source: str) -> str:
-        """Where a message to this module is put that nobody could handle."""
+        """The dead letters of messages to this module."""
         return f"{self._prefix}.dead.{self._own}.{token(source)}"
 
     @property
@@ -71,21 +75,21 @@ class Subjects:
         return f"{self._prefix}.event.{self._own}.{_topic(topic)}"
 
     def events(self, topic: str) -> str:
-        """Those of a topic, of anybody."""
+        """Events of a topic, from any module."""
         return f"{self._prefix}.event.*.{_topic(topic)}"
 
     def source(self, subject: str) -> str:
-        """Who has sent a message, as its subject says: the last token; of an event the third."""
+        """The sender of a message, which its subject names: in the last token, and for an event in the third."""
         tokens = subject.split(".")
         return name(tokens[2] if tokens[1] == "event" else tokens[-1])
 
     def key(self, instance: str, number: int) -> str:
-        """Where in the bucket a process of this module keeps one of its services."""
+        """The key in the bucket for one of the services of a process of this module."""
         return f"{self._own}.{instance}.{number}"
 
     @property
     def entries(self) -> str:
-        """Subjects on which every change in the bucket is told."""
+        """The subjects on which NATS publishes every change of the bucket."""
         return f"$KV.{self.bucket}.>"
 
 

@@ -1,1 +1,1 @@
-"""What a running host tells about itself: logs, metrics, health, and the request that is being served."""
+"""What a running host reports: logs, metrics, health, and the context of the request that is being handled."""

@@ -1,4 +1,4 @@
-"""The application's own metrics, in the host's own registry. The first one asked for loads prometheus-client."""
+"""The metrics of the application, in the registry of the host. The first metric imports prometheus-client."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram, Summary
 
 
-class Metrics:
-    """`app_state.metrics`: the application's own metrics, get-or-create by name, safe from any thread.
+class AppMetrics:
+    """`app_state.metrics`: the application's own metrics, which `/metrics` shows beside those of the host.
 
-    prometheus-client is loaded with the first metric or the first scrape. Asking for a name again gives the same
-    metric; asking for it as another type or with other labels raises ValueError.
+    Each method returns the metric of that name, and creates it with the first call. Labels are names; their values are
+    given with `.labels(...)`, as in prometheus-client. All methods can be called from any thread. They raise ValueError
+    where the name is not valid, and where it is registered with another type, other labels or other buckets.
+    prometheus-client is imported with the first metric or the first scrape. The metrics live as long as the host.
+
+    >>> metrics = AppMetrics()
+    >>> orders = metrics.counter("orders", "Orders that were accepted.", labels=["country"])
+    >>> orders.labels(country="ch").inc()
+    >>> metrics.counter("orders", "Orders that were accepted.", labels=["country"]) is orders
+    True
     """
 
     def __init__(self, register_stock: Callable[[Any], None] | None = None) -> None:
+        """`register_stock` adds the host's own collectors to the new registry."""
         self._register_stock = register_stock
         self._loaded: Any = None
 
     @property
     def registry(self) -> Any:
-        """The host's own `exposition.Registry`; never the global one of prometheus-client."""
+        """The `exposition.MetricsRegistry` of this host. It is never the global registry of prometheus-client."""
         if self._loaded is None:
             self._loaded = import_module("pywatt_host.observability.exposition").MetricsRegistry()
             if self._register_stock is not None:
@@ -31,19 +40,40 @@ class Metrics:
         return self._loaded
 
     def counter(self, name: str, doc: str = "", labels: Sequence[str] = ()) -> Counter:
-        """A value that only grows (`_total` is added to the name on the wire where it is missing)."""
+        """A value that only grows, such as the number of orders.
+
+        The exposition adds `_total` to a name without it. `doc` is the help text; without it, that is the name.
+
+        >>> mails = AppMetrics().counter("mails_sent", "Mails that were sent.")
+        >>> mails.inc(2)
+        """
         return self.registry.metric("Counter", name, doc, labels)  # type: ignore[no-any-return]
 
     def gauge(self, name: str, doc: str = "", labels: Sequence[str] = ()) -> Gauge:
-        """A value that goes up and down."""
+        """A value that goes up and down, such as the length of a queue.
+
+        >>> waiting = AppMetrics().gauge("jobs_waiting", "Jobs that wait for a worker.")
+        >>> waiting.set(7)
+        """
         return self.registry.metric("Gauge", name, doc, labels)  # type: ignore[no-any-return]
 
     def histogram(
         self, name: str, doc: str = "", labels: Sequence[str] = (), buckets: Sequence[float] | None = None
     ) -> Histogram:
-        """Observations counted in buckets; `buckets` are upper bounds in the metric's own unit."""
+        """Observations that are counted in buckets, such as durations.
+
+        `buckets` are the upper bounds, in the unit of the metric (seconds for durations); without them, those of
+        prometheus-client.
+
+        >>> durations = AppMetrics().histogram("render_seconds", "Time to render a page.", buckets=[0.01, 0.1, 1])
+        >>> durations.observe(0.05)
+        """
         return self.registry.metric("Histogram", name, doc, labels, buckets)  # type: ignore[no-any-return]
 
     def summary(self, name: str, doc: str = "", labels: Sequence[str] = ()) -> Summary:
-        """Observations as their count and their sum."""
+        """Observations as their count and their sum, such as the sizes of uploads.
+
+        >>> sizes = AppMetrics().summary("upload_bytes", "Size of uploads in bytes.")
+        >>> sizes.observe(2048)
+        """
         return self.registry.metric("Summary", name, doc, labels)  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""Metrics as text, Prometheus 0.0.4 and OpenMetrics 1.0, by prometheus-client from a registry of the host's own.
+"""Metrics as text (Prometheus 0.0.4 and OpenMetrics 1.0), which prometheus-client writes from a registry of the host.
 
-Loaded by the first scrape or the first metric of the application.
+This module is imported by the first scrape or the first metric of the application.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from pywatt_host.observability.metrics import Family, Histogram, RequestMetrics
 
-# A version that prometheus-client would fail on or give back as it came.
+# A version on which prometheus-client would fail, or which it would return unchecked.
 _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")
 
 
-# Kind, labels, buckets: what one name stands for.
+# What a name is registered as: kind, labels, buckets.
 _Shape: TypeAlias = tuple[str, tuple[str, ...], tuple[float, ...] | None]
 
 
 class MetricsRegistry:
-    """One per host: what the application registered, the process, the requests."""
+    """The metrics of one host: those of the application, the process and the requests."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -43,13 +43,16 @@ class MetricsRegistry:
     def metric(
         self, kind: str, name: str, doc: str, labels: Sequence[str], buckets: Sequence[float] | None = None
     ) -> Any:
+        """The metric of this name, created where it does not exist. Raises ValueError where it exists as another kind,
+        or with other labels or buckets."""
         wanted: _Shape = (kind, tuple(labels), tuple(buckets) if buckets is not None else None)
         with self._lock:
             if name in self._made:
-                there, metric = self._made[name]
-                if there != wanted:
+                existing, metric = self._made[name]
+                if existing != wanted:
                     raise ValueError(
-                        f"metric {name!r} is there already, as a {there[0].lower()} with the labels {list(there[1])}"
+                        f"metric {name!r} exists already, as a {existing[0].lower()} with the labels"
+                        f" {list(existing[1])}"
                     )
                 return metric
             options = {"buckets": wanted[2]} if wanted[2] is not None else {}
@@ -63,7 +66,7 @@ class MetricsRegistry:
 
 
 class _Labelled:
-    """A registry whose every sample carries some constant labels as well."""
+    """A registry that adds constant labels to each sample."""
 
     def __init__(self, registry: MetricsRegistry, labels: Mapping[str, str]) -> None:
         self._registry = registry
@@ -77,7 +80,8 @@ class _Labelled:
 
 
 def render(registry: MetricsRegistry, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
-    """The text and its content type, as the Accept header asks. Takes milliseconds: call it off the event loop."""
+    """The text and its content type, in the format that the Accept header asks for. This takes milliseconds: call it in
+    a thread."""
     wanted = ",".join(part for part in accept.split(",") if not _ODD_VERSION.search(part))
     encoder, content_type = choose_encoder(wanted)
     source: Any = _Labelled(registry, labels) if labels else registry
@@ -85,14 +89,14 @@ def render(registry: MetricsRegistry, labels: Mapping[str, str], accept: str) ->
 
 
 class RequestCollector(Collector):
-    """Turns the request cells into `http_server_*` families."""
+    """Turns the counters of requests into the `http_server_*` families."""
 
     def __init__(self, metrics: RequestMetrics, active: Callable[[], int]) -> None:
         self._metrics = metrics
         self._active = active
 
     def describe(self) -> Iterator[Metric]:
-        """The names taken, so that the application cannot register them a second time."""
+        """The names that are taken, so that the application cannot register them again."""
         yield _durations()
         yield _active(0)
 
@@ -107,7 +111,7 @@ class RequestCollector(Collector):
 
 
 class FamilyCollector(Collector):
-    """Plain numbers of other parts of the host."""
+    """Turns the numbers of other parts of the host into metric families."""
 
     def __init__(self, families: Callable[[], Iterable[Family | Histogram]]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""Liveness, readiness and health: checks that run in the background, answers that cost nothing."""
+"""Liveness, readiness and health: checks run in the background, and requests are answered from their last results."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from pywatt_host.manifest.model import Health
 logger = logging.getLogger("pywatt.health")
 
 CheckFunction: TypeAlias = Callable[[], Awaitable[Any] | Any]
-State: TypeAlias = Literal["starting", "passing", "failing"]
+CheckState: TypeAlias = Literal["starting", "passing", "failing"]
 
-_LONGEST_MESSAGE = 300
+_MAX_MESSAGE_LENGTH = 300  # characters
 
 
 @dataclass(slots=True)
 class Check:
-    """One check and its last result. A check is healthy when it returns; it says why not by raising.
+    """One check and its last result. A check passes where its function returns, and fails where it raises.
 
-    A sync function runs in a thread; one that hangs is not started a second time before it has come back.
+    A synchronous function runs in a thread. While it hangs, it is not started a second time.
     """
 
     name: str
     function: CheckFunction
-    state: State = "starting"
+    state: CheckState = "starting"
     message: str = ""
     failures: int = 0
     hanging: asyncio.Future[Any] | None = None
     optional: bool = False
 
     async def run(self, timeout: float) -> None:
-        """Raises what the check raises, TimeoutError after `timeout` seconds."""
+        """Run the check once. Raises what its function raises, and TimeoutError after `timeout` seconds."""
         if inspect.iscoroutinefunction(self.function):
             async with asyncio.timeout(timeout):
                 await self.function()
             return
         if self.hanging is None or self.hanging.done():
-            # No task: the end of the event loop cancels those, and what the thread returns would be lost.
+            # Not a task: the end of the event loop cancels tasks, and the result of the thread would be lost.
             self.hanging = asyncio.get_running_loop().run_in_executor(None, self.function)
             self.hanging.add_done_callback(_retrieve)
         try:
@@ -53,18 +53,20 @@ class Check:
                 result = await asyncio.shield(self.hanging)
                 if inspect.isawaitable(result):
                     await result
-        except asyncio.CancelledError:  # the host stops; nobody asks again
+        except asyncio.CancelledError:  # the host stops
             self.hanging.add_done_callback(_close)
             raise
 
     def passed(self) -> None:
+        """The check has passed."""
         if self.state == "failing":
             logger.info("check %s passes again", self.name, extra={"check": self.name})
         self.state, self.message, self.failures = "passing", "", 0
 
     def failed(self, why: str, *, retries: int, in_start_period: bool) -> None:
+        """The check has failed. Its state becomes `failing` after so many `retries` in a row."""
         self.failures += 1
-        self.message = why[:_LONGEST_MESSAGE]
+        self.message = why[:_MAX_MESSAGE_LENGTH]
         if self.state == "starting" and in_start_period:
             return
         if self.state == "starting" or (self.state == "passing" and self.failures >= retries):
@@ -73,26 +75,26 @@ class Check:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Take the result of a check that nobody waited for any more."""
+    """Retrieve the result of a check that has timed out, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()
 
 
 def _close(future: asyncio.Future[Any]) -> None:
-    """Close the coroutine that a check returned, which nobody awaits any more."""
+    """Close the coroutine that a check returned after the host has stopped."""
     if not future.cancelled() and future.exception() is None and inspect.iscoroutine(future.result()):
         future.result().close()
 
 
 class Checks:
-    """Runs every check each `interval`; what is asked in between is answered from the last result."""
+    """Runs each check every `interval` seconds, and answers requests from the last results."""
 
     name = "health"
 
     def __init__(
         self, settings: Health, identity: dict[str, Any], mask: Callable[[str], str] = lambda text: text
     ) -> None:
-        """`mask` takes secrets out of what checks say."""
+        """`mask` masks secrets in the messages of checks."""
         self._settings = settings
         self._identity = identity
         self._checks: dict[str, Check] = {}
@@ -104,16 +106,16 @@ class Checks:
         self.serving = False
 
     def add(self, name: str, function: CheckFunction, *, optional: bool = False) -> None:
-        """Raises ValueError where the name is taken. A check added while running starts at once. One that is optional
-        degrades the health where it fails; the module stays ready."""
+        """Add a check. While the host runs, it starts at once. Where an optional check fails, the health is degraded
+        and the module stays ready. Raises ValueError where the name is taken."""
         if name in self._checks:
-            raise ValueError(f"there is a health check named {name!r} already")
+            raise ValueError(f"a health check named {name!r} exists already")
         check = self._checks[name] = Check(name, function, optional=optional)
         if self._tasks is not None:
             self._begin(check, self._tasks)
 
     def _begin(self, check: Check, tasks: TaskGroup) -> None:
-        # It outlives the request in whose course it may have been added.
+        # A check outlives the request in whose course it may have been added.
         own = contextvars.Context()
         self._repeating.append(tasks.create_task(self._repeat(check), name=f"health check {check.name}", context=own))
 
@@ -141,25 +143,26 @@ class Checks:
         except TimeoutError:
             why = f"no answer within {self._settings.timeout:g}s"
             check.failed(why, retries=self._settings.retries, in_start_period=early)
-        except Exception as error:  # named boundary: a check is the user's code, and its failure is its result
+        except Exception as error:  # named boundary: a check is the user's code; its failure is its result
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             check.failed(self._mask(why), retries=self._settings.retries, in_start_period=early)
         else:
             check.passed()
 
-    # What is asked --------------------------------------------------------------------------------------------------
+    # Answers --------------------------------------------------------------------------------------------------
 
     def passing(self, *, but: str = "") -> bool:
-        """Whether every check (other than `but` and optional ones) passes."""
+        """Whether all checks pass, apart from `but` and from optional ones."""
         return all(
             check.state == "passing" for check in self._checks.values() if check.name != but and not check.optional
         )
 
     def ready(self) -> bool:
+        """Whether the module serves, does not drain, and passes its checks."""
         return self.serving and not self.draining and self.passing()
 
     def report(self) -> tuple[int, dict[str, Any]]:
-        """Status and body of the full report."""
+        """The HTTP status and the body of the full health report."""
         states = {check.state for check in self._checks.values() if not check.optional}
         status = "unhealthy" if "failing" in states else "starting" if "starting" in states else "healthy"
         if status == "healthy" and any(check.state == "failing" for check in self._checks.values()):
@@ -171,6 +174,7 @@ class Checks:
         return 200 if status in ("healthy", "degraded") else 503, {"status": status, **self._identity, "checks": checks}
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
+        """The HTTP status and the body of the readiness probe."""
         if self.ready():
             return 200, {"status": "ready"}
         if self.draining:
@@ -187,4 +191,5 @@ class Checks:
         }
 
     def liveness(self) -> tuple[int, dict[str, Any]]:
+        """The HTTP status and the body of the liveness probe."""
         return 200, {"status": "alive"}

@@ -1,7 +1,7 @@
-"""Logs: one object or one line per record, always on standard error.
+"""Logs: one JSON object or one line of text for each record, always on standard error.
 
-`LogStream` is the only writer: the access log hands it the lines of one turn of the event loop together, everything
-else comes through the standard library's `logging`.
+`LogStream` is the only writer. The access log writes the lines of one turn of the event loop together; all other
+records come through `logging` of the standard library.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LEVELS = {
 }
 
 
-_STALLED_AFTER = 1.0  # seconds that a non-blocking standard error may refuse octets before a batch is given up
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+_WRITE_TIMEOUT = 1.0  # seconds that a non-blocking standard error may refuse bytes before a batch is dropped
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
 class LogStream:
@@ -42,7 +42,7 @@ class LogStream:
     def __init__(self, fd: int, mask: Callable[[bytes], bytes] | None = None) -> None:
         self._mask = mask
         self._fd = fd
-        self._lock = threading.RLock()  # a signal's handler may log while this thread is writing
+        self._lock = threading.RLock()  # a signal handler may log while this thread is writing
         self.lost = 0
 
     def mask_with(self, mask: Callable[[bytes], bytes]) -> None:
@@ -54,7 +54,7 @@ class LogStream:
         return data if self._mask is None else self._mask(data)
 
     def write(self, data: bytes, lines: int = 1) -> None:
-        """Write `lines` whole lines. What nobody takes is counted in `lost`."""
+        """Write data of so many whole `lines`. Lines that could not be written are counted in `lost`."""
         masked = self.masked(data)
         with self._lock:
             self._write(masked, lines)
@@ -65,16 +65,16 @@ class LogStream:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                if not select.select((), (self._fd,), (), _STALLED_AFTER)[1]:
+                if not select.select((), (self._fd,), (), _WRITE_TIMEOUT)[1]:
                     self.lost += lines
                     return
-            except OSError:  # nobody reads any more, or the disk is full: serving goes on
+            except OSError:  # the reader has gone, or the disk is full: serving goes on
                 self.lost += lines
                 return
 
 
 class Clock:
-    """RFC 3339 times in UTC with milliseconds; each text is made once and serves for its millisecond."""
+    """Times as RFC 3339 texts in UTC with milliseconds. A text is made once for each millisecond."""
 
     def __init__(self) -> None:
         self._second = -1
@@ -105,7 +105,7 @@ def _redacted(value: Any, names: frozenset[str]) -> Any:
 
 
 class RecordFormatter:
-    """A logging record to the octets of one line."""
+    """Turns a logging record into the bytes of one line. The values of the fields in `redact` are replaced."""
 
     def __init__(self, style: Literal["json", "console"], redact: Iterable[str], colour: bool) -> None:
         self._style = style
@@ -114,17 +114,18 @@ class RecordFormatter:
         self._clock = Clock()
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """What a record carries beyond its message: the request's fields, then its own `extra`."""
+        """The fields of a record beside its message: those of the request, then its own `extra`."""
         fields: dict[str, Any] = {}
         request = current_request.get()
         if request is not None:
             fields["request_id"] = request.request_id.decode()
-            if request.trace_id:
-                fields["trace_id"] = request.trace_id
-        fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+            if request.trace is not None:
+                fields["trace_id"] = request.trace.trace_id
+        fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES})
         return _redacted(fields, self._redact) if self._redact else fields
 
     def format(self, record: logging.LogRecord) -> bytes:
+        """The line of a record, with its line feed. The traceback of an exception is in it."""
         message = record.getMessage()
         trace = ""
         if record.exc_info and record.exc_info[0] is not None:
@@ -170,7 +171,7 @@ _COLOURS = {
 
 
 def _plain(value: object) -> str:
-    """Text for a terminal: line ends and control characters escaped, so that no value forges a line."""
+    """Text for a terminal, with line ends and control characters escaped, so that no value can forge a line."""
     text = str(value)
     if text.isprintable():
         return text
@@ -178,7 +179,7 @@ def _plain(value: object) -> str:
 
 
 def dump_line(document: dict[str, Any]) -> bytes:
-    """One JSON line. Values that JSON does not know become their text; surrogates are replaced."""
+    """One line of JSON. Values of types that JSON does not have are written as text; surrogates are escaped."""
     try:
         return orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # lone surrogates, integers beyond 64 bits, dicts with odd keys, cycles
@@ -191,7 +192,7 @@ def _encodable(text: str) -> str:
 
 
 class StreamHandler(logging.Handler):
-    """The bridge from the standard library's logging to the stream."""
+    """The handler of `logging` that writes to the stream."""
 
     def __init__(self, stream: LogStream, formatter: RecordFormatter) -> None:
         super().__init__()
@@ -201,21 +202,21 @@ class StreamHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._stream.write(self._formatter.format(record))
-        except Exception:  # named boundary: a record whose own arguments fail to format must not stop its caller
+        except Exception:  # named boundary: a record whose arguments cannot be formatted must not stop its caller
             self._stream.write(
                 dump_line({"level": "error", "logger": record.name, "message": f"unformattable record: {record.msg!r}"})
             )
 
 
-CUT = "shutdown limit"  # what the cancellation says of a request that is cut when the host stops
+CUT = "shutdown limit"  # the argument of the cancellation of a request that is cut off when the host stops
 
 
 class ResponseCutError(Exception):
-    """A response that had begun could not be completed; whatever caused it has been logged. Ends the connection."""
+    """A response that had begun could not be completed. Its cause is logged already. It ends the connection."""
 
 
 class _NotLoggedTwice(logging.Filter):
-    """Drops the server's own record of what the edge has logged already, or what stops the server."""
+    """Drops the records of the server about errors that the edge has logged already, or that stop the server."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
@@ -223,12 +224,13 @@ class _NotLoggedTwice(logging.Filter):
             return False
         text = record.getMessage()
         if text == "ASGI callable returned without completing handshake.":
-            # Of a WebSocket that the edge has refused, which anybody may ask for.
+            # From a WebSocket that the edge has refused, which any client can cause.
             return not getattr(current_request.get(), "reason", "")
         return text != "Invalid HTTP request received."
 
 
 def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "console"]:
+    """The format of `logging.format`; `auto` is `console` on a terminal and `json` elsewhere."""
     if settings.format == "auto":
         return "console" if stream_is_terminal else "json"
     return settings.format
@@ -236,7 +238,7 @@ def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "c
 
 @contextmanager
 def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: bool) -> Iterator[None]:
-    """Route the process's logging to `stream` as the manifest says; leaving puts back what stood before."""
+    """Send the logging of the process to `stream` as the manifest says. Leaving restores the previous configuration."""
     formatter = RecordFormatter(style_for(settings, terminal), settings.redact, colour)
     root, handler = logging.getLogger(), StreamHandler(stream, formatter)
     levels: dict[str, int] = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING}
@@ -262,5 +264,5 @@ def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: 
 
 
 def standard_error() -> LogStream:
-    """The process's real standard error, whatever `sys.stderr` was replaced with."""
+    """The real standard error of the process, also where `sys.stderr` was replaced."""
     return LogStream(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2)

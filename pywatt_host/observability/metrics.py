@@ -1,4 +1,4 @@
-"""Request metrics: plain cells on the way of a request, made into samples only when somebody scrapes.
+"""Request metrics: a request only increments plain counters; a scrape turns them into samples.
 
 Names and labels are those of OpenTelemetry's HTTP semantic conventions in Prometheus form. The route is always a
 declared template or `unmatched`, the method a known one or `_OTHER`, so the number of series is bounded.
@@ -17,7 +17,7 @@ KNOWN_METHODS = frozenset(
 
 
 class Family(NamedTuple):
-    """A metric made of plain numbers when somebody scrapes: label values to the number."""
+    """A metric that a scrape makes from plain numbers. `values` has the number for each combination of label values."""
 
     kind: Literal["counter", "gauge"]
     name: str
@@ -27,8 +27,8 @@ class Family(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Durations made of plain numbers: label values to how often each of `bounds`, then beyond all of them, then the
-    sum."""
+    """A histogram that a scrape makes from plain numbers. For each combination of label values, `values` has the count
+    of each of `bounds`, the count beyond all of them, and the sum."""
 
     name: str
     doc: str
@@ -59,7 +59,7 @@ class RouteCells:
 
 
 class NoCells:
-    """Metrics switched off."""
+    """Counts nothing, for a host whose metrics are off."""
 
     route = UNMATCHED
 
@@ -68,11 +68,13 @@ class NoCells:
 
 
 class Cells(Protocol):
+    """Where the requests of one route are counted."""
+
     def observe(self, method: str, status: int, seconds: float) -> None: ...
 
 
 class RequestMetrics:
-    """Hands out the cells of each route and walks them for a scrape."""
+    """The cells of all routes. `bounds` are the upper bounds of the buckets, in seconds."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
@@ -89,7 +91,7 @@ class RequestMetrics:
 
 
 class NoRequestMetrics:
-    """Metrics switched off."""
+    """Counts nothing, for a host whose metrics are off."""
 
     def __init__(self) -> None:
         self._none = NoCells()

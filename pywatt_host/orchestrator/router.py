@@ -112,7 +112,7 @@ class Router:
         The payload is only decoded where that is cheap, or where it contains the word."""
         latest = time.time() + self._timeout
         try:
-            if inline or (payload.format in ("Json", "Auto") and b'"deadline"' in payload.octets):
+            if inline or (payload.format in ("Json", "Auto") and b'"deadline"' in payload.to_bytes()):
                 deadline = Envelope.open(payload.document()).deadline
                 if deadline is not None:
                     return min(latest, deadline)

@@ -1,7 +1,7 @@
 """The two framings: lines of JSON (stdio), and frames with a length and a format (Unix sockets and TCP).
 
-A decoder takes octets in any pieces and gives whole units; it keeps what has arrived and never makes room for what a
-header only claims. An encoder gives the octets of one message.
+A decoder takes bytes in pieces of any size and gives whole units. It keeps the bytes that have arrived and never
+allocates memory for a length that a header only claims. An encoder gives the bytes of one message.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pywatt_host.manifest.values import format_size
 from pywatt_host.protocol.jsontext import loads
 from pywatt_host.protocol.messages import Extensions, Message, Received, message_of
 
-HANDSHAKE_LIMIT = 1024**2  # octets of the line with `init`
-STRANGER_LIMIT = 64 * 1024  # octets of a frame of somebody who has not said who it is
+HANDSHAKE_LIMIT = 1024**2  # bytes, for the line with `init`
+STRANGER_LIMIT = 64 * 1024  # bytes, for a frame of a peer that has not identified itself
 
 _HEADER = struct.Struct(">IB")
 _JSON = 1
@@ -29,21 +29,21 @@ Encode: TypeAlias = Callable[[Message, Extensions], bytes]
 
 
 class Decoder(Protocol):
-    """Octets in any pieces to whole units. Raises ProtocolError where the stream cannot go on."""
+    """Bytes in pieces of any size to whole units. Raises ProtocolError where the stream cannot go on."""
 
     def feed(self, data: bytes) -> list[bytes]: ...
 
 
 class Lines:
-    """Units end with a line feed, and with nothing else that Unicode takes for a line's end."""
+    """Units that end with a line feed; other characters that Unicode takes for line ends are content."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._rest = bytearray()  # one buffer, so that a line in many pieces costs its own length and no more
+        self._rest = bytearray()  # one buffer, so that a line in many pieces costs memory for its own length only
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are whole now, without their ends; empty ones are left out. Raises ProtocolError for one that
-        is longer than the limit, as soon as that is seen."""
+        """The lines that are complete now, without their line feeds and without empty ones. Raises ProtocolError for a
+        line that is longer than the limit, as soon as that is seen."""
         if b"\n" not in data:
             self._keep(data)
             return []
@@ -64,21 +64,23 @@ class Lines:
 
 
 class Frames:
-    """4 octets of length (big-endian, of the payload alone), 1 octet of format, payload. With `stranger`, little is
-    kept for a peer until `admit` is called; what stands in the same piece as its first frame is not held against it,
-    since a peer need not wait to be let in."""
+    """Units with a header: 4 bytes for the length of the payload (big-endian), 1 byte for the format, then the payload.
+
+    With `stranger` the limit is small until `admit` is called. Frames that arrive in the same piece as the first one
+    are measured by the full limit, since a peer need not wait for the answer to its `identify`.
+    """
 
     def __init__(self, limit: int, *, stranger: bool = False) -> None:
         self.limit = min(limit, STRANGER_LIMIT) if stranger else limit
-        self._most = limit
+        self._full_limit = limit
         self._rest = bytearray()
-        self._need = _HEADER.size  # octets until there is something to decide
+        self._need = _HEADER.size  # bytes until there is something to decide
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The JSON payloads that are whole now. Raises ProtocolError for a frame that is too long (from its header
-        alone) or of a format that is not JSON."""
+        """The JSON payloads that are complete now. Raises ProtocolError for a frame that is too long (known from its
+        header alone) or whose format is not JSON."""
         if len(self._rest) + len(data) < self._need:
-            if self._need > self.limit + _HEADER.size:  # of a stranger that was not let in meanwhile
+            if self._need > self.limit + _HEADER.size:  # of a stranger that was not admitted meanwhile
                 raise self._refused()
             self._rest += data
             return []
@@ -90,7 +92,7 @@ class Frames:
         self._need = _HEADER.size
         while end - at >= _HEADER.size:
             length, format = _HEADER.unpack_from(data, at)
-            if length > self.limit and (not units or length > self._most):
+            if length > self.limit and (not units or length > self._full_limit):
                 raise self._refused()
             if format != _JSON:
                 raise _wrong_format(format)
@@ -104,11 +106,11 @@ class Frames:
         return units
 
     def admit(self) -> None:
-        """The peer has said who it is: from now on it may send frames of the whole limit."""
-        self.limit = self._most
+        """The peer has identified itself: from now on it may send frames up to the full limit."""
+        self.limit = self._full_limit
 
     def _refused(self) -> ProtocolError:
-        if self.limit == self._most:
+        if self.limit == self._full_limit:
             return _too_large(self.limit)
         return ProtocolError("too-large", f"a message is longer than {format_size(self.limit)}, before identify")
 
@@ -121,7 +123,7 @@ def _wrong_format(format: int) -> ProtocolError:
     if format == 0:
         return ProtocolError(
             "format",
-            "a frame has the format 0, which is no format here (1 JSON, 2 binary, 3 base64); Python modules of the"
+            "a frame has the format 0, which does not exist (1 JSON, 2 binary, 3 base64); Python modules of the"
             " original number them 0 JSON, 1 msgpack",
         )
     name = f"{format} ({_NAMES[format]})" if format in _NAMES else str(format)
@@ -129,7 +131,7 @@ def _wrong_format(format: int) -> ProtocolError:
 
 
 def read(unit: bytes) -> Received:
-    """The message in a unit. Raises ProtocolError."""
+    """The message that a unit holds. Raises ProtocolError."""
     return message_of(loads(unit))
 
 
@@ -139,12 +141,12 @@ def line(message: Message, extensions: Extensions) -> bytes:
 
 
 def frame(message: Message, extensions: Extensions) -> bytes:
-    """A message of an orchestrator as a frame: the bare operation."""
+    """A message from an orchestrator as a frame: the bare operation."""
     return _framed(_dumps(message.wire(extensions)))
 
 
 class EnvelopeFrames:
-    """Messages of a module as frames, each in its Message envelope with an id of its own (a UUID, RFC 9562)."""
+    """Messages from a module as frames, each in a Message envelope with an id of its own (a UUID, RFC 9562)."""
 
     def __init__(self) -> None:
         self._ids = Ids()
@@ -154,7 +156,7 @@ class EnvelopeFrames:
 
 
 class Ids:
-    """UUIDs of version 8 (RFC 9562, section 5.8): a random part for the maker, and a counter."""
+    """UUIDs of version 8 (RFC 9562, section 5.8): a random part for each instance, and a counter."""
 
     def __init__(self) -> None:
         digits = os.urandom(10).hex()
@@ -170,7 +172,7 @@ def _dumps(document: Any, option: int = 0) -> bytes:
     try:
         return orjson.dumps(document, option=option)
     except TypeError as error:
-        raise ProtocolError("json", f"it has no JSON form: {error}") from None
+        raise ProtocolError("json", f"the content cannot be written as JSON: {error}") from None
 
 
 def _framed(payload: bytes) -> bytes:

@@ -8,13 +8,13 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_LOOK = 0.05  # seconds between two looks
+_POLL_INTERVAL = 0.05  # seconds
 
 
 class Deadlines(Generic[T]):
-    """Calls `expired` with each thing whose time is over, at most a twentieth of a second late.
+    """Calls `expired` with each item whose time is over, at most 50 ms late.
 
-    A timer of the loop for each request would cost as much as everything else that is done for it.
+    One timer of the event loop for each request would cost as much as all other work on the request.
     """
 
     def __init__(self, expired: Callable[[T], object]) -> None:
@@ -24,27 +24,27 @@ class Deadlines(Generic[T]):
 
     @property
     def idle(self) -> bool:
-        """Whether no timer runs, since there is nothing to watch."""
+        """Whether no timer runs, because no item is watched."""
         return self._timer is None
 
-    def add(self, thing: T, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Its time begins now."""
-        self._ends[thing] = loop.time() + seconds
+    def add(self, item: T, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Watch an item; its time of so many seconds begins now."""
+        self._ends[item] = loop.time() + seconds
         if self._timer is None:
-            self._timer = loop.call_later(min(seconds, _LOOK), self._look, loop)
-        elif seconds < _LOOK:
+            self._timer = loop.call_later(min(seconds, _POLL_INTERVAL), self._poll, loop)
+        elif seconds < _POLL_INTERVAL:
             loop.call_later(seconds, self._expire, loop)
 
-    def remove(self, thing: T) -> None:
-        """It is done; also where its time was over."""
-        self._ends.pop(thing, None)
+    def remove(self, item: T) -> None:
+        """Stop watching an item. Allowed after its time is over, too."""
+        self._ends.pop(item, None)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
         self._expire(loop)
-        self._timer = loop.call_later(_LOOK, self._look, loop) if self._ends else None
+        self._timer = loop.call_later(_POLL_INTERVAL, self._poll, loop) if self._ends else None
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for thing in [thing for thing, end in self._ends.items() if end <= now]:
-            self._ends.pop(thing, None)
-            self._expired(thing)
+        for item in [item for item, end in self._ends.items() if end <= now]:
+            self._ends.pop(item, None)
+            self._expired(item)

@@ -8,65 +8,66 @@ import orjson
 
 from pywatt_host.exceptions import ProtocolError
 
-MOST_DEPTH = 64
-_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+MAX_DEPTH = 64
+_SQUARE_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _OPENS = ord("[")
 _QUICK_LEVELS = 4
-_NO_BRACKETS = bytes(octet for octet in range(256) if octet not in b"{}[]")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"{}[]")
 
 
-def loads(octets: bytes | bytearray | memoryview) -> Any:
-    """The document. Raises ProtocolError for what is not UTF-8 JSON, has a member twice or nests deeper than 64."""
-    octets = bytes(octets)
-    objects = octets.count(b"{")
-    if objects + octets.count(b"[") > MOST_DEPTH and _depth(octets) > MOST_DEPTH:
-        raise ProtocolError("json", f"it nests deeper than {MOST_DEPTH} levels")
+def loads(data: bytes | bytearray | memoryview) -> Any:
+    """The JSON document in `data`. Raises ProtocolError where it is not JSON in UTF-8, where an object has a duplicate
+    member, and where it nests deeper than 64 levels."""
+    data = bytes(data)
+    objects = data.count(b"{")
+    if objects + data.count(b"[") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise ProtocolError("json", f"JSON nests deeper than {MAX_DEPTH} levels")
     try:
-        document = orjson.loads(octets)
+        document = orjson.loads(data)
     except ValueError as error:
-        raise ProtocolError("json", f"it is not JSON: {_reason(error)}") from None
-    if objects and not _written_again(document, octets):
-        # Every member has its colon, so as many members as colons means that none stands twice. Colons within texts
-        # make the count larger: then those are taken out.
+        raise ProtocolError("json", f"not valid JSON: {_reason(error)}") from None
+    if objects and not _is_written_alike(document, data):
+        # Each member has one colon, so that as many members as colons means that there is no duplicate. Colons within
+        # strings make the count larger: it is then taken again without the strings.
         members = _members(document, objects)
-        if octets.count(b":") != members and _outside_texts(octets).count(b":") != members:
-            raise ProtocolError("json", "an object has a member twice")
+        if data.count(b":") != members and _without_strings(data).count(b":") != members:
+            raise ProtocolError("json", "an object has a duplicate member")
     return document
 
 
-def _written_again(document: Any, octets: bytes) -> bool:
-    """Whether the document is written as it was read, which tells quickly that no member stands twice: a reader keeps
-    one of the two. True for most peers, who write compact JSON, or the spaces of the standard library (taking them out
-    of texts as well takes no member away); False says nothing."""
+def _is_written_alike(document: Any, data: bytes) -> bool:
+    """Whether writing the document gives the same bytes that were read. This is a quick proof that no member is a
+    duplicate, since a reader keeps only one of the two. It holds for most peers: they write compact JSON, or JSON with
+    the spaces of the standard library (removing those within strings too removes no member). False proves nothing."""
     written = orjson.dumps(document)
-    return written == octets or written == octets.replace(b": ", b":").replace(b", ", b",")
+    return written == data or written == data.replace(b": ", b":").replace(b", ", b",")
 
 
 def dumps(document: Any) -> bytes:
-    """Compact JSON. Raises ProtocolError where a value has no JSON form."""
+    """Compact JSON. Raises ProtocolError where a value cannot be written as JSON."""
     try:
         return orjson.dumps(document)
     except TypeError as error:
-        raise ProtocolError("json", f"it has no JSON form: {error}") from None
+        raise ProtocolError("json", f"the content cannot be written as JSON: {error}") from None
 
 
 def _reason(error: ValueError) -> str:
     return str(error).partition(": line")[0][:80]
 
 
-def _outside_texts(octets: bytes) -> bytes:
-    """What stands outside of the quotation marks."""
-    if b"\\" in octets:
-        octets = octets.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b"".join(octets.split(b'"')[::2])
+def _without_strings(data: bytes) -> bytes:
+    """The text without its strings."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(data.split(b'"')[::2])
 
 
-def _depth(octets: bytes) -> int:
-    """The deepest nesting, counted no further than one level beyond the most; brackets within texts do not count.
-    Where brackets do not pair it is anything: that is no JSON, as the parser will say."""
-    brackets = _outside_texts(octets).translate(_ONE_KIND, _NO_BRACKETS)
+def _depth(data: bytes) -> int:
+    """The deepest nesting, counted no further than one level beyond the limit; brackets within strings do not count.
+    Where brackets do not pair the result may be any number: the parser then refuses the text."""
+    brackets = _without_strings(data).translate(_SQUARE_BRACKETS, _NO_BRACKETS)
     levels = 0
-    while brackets and levels < _QUICK_LEVELS:  # what is wide is seldom deep: take the innermost level away at once
+    while brackets and levels < _QUICK_LEVELS:  # wide documents are seldom deep: remove the innermost level at once
         levels += 1
         brackets = brackets.replace(b"[]", b"")
     depth = deepest = levels
@@ -74,13 +75,13 @@ def _depth(octets: bytes) -> int:
         depth += 1 if bracket == _OPENS else -1
         if depth > deepest:
             deepest = depth
-            if deepest > MOST_DEPTH:
+            if deepest > MAX_DEPTH:
                 break
     return deepest
 
 
 def _members(document: Any, objects: int) -> int:
-    """How many members all objects have together; looks no further than the last of `objects`."""
+    """The number of members of all objects together; stops looking after so many `objects`."""
     count = 0
     pending = [document]
     while pending and objects > 0:

@@ -17,27 +17,27 @@ _FORMATS = ("Json", "Binary", "Base64", "Auto")
 
 
 class Payload:
-    """A JSON document or opaque octets, kept as it came until somebody wants it in the other form.
+    """A JSON document or opaque bytes, kept as received and converted to the other form only when asked for.
 
-    On the wire `{"data": [byte numbers], "format": ...}`, or `{"json": ...}` where both sides agreed on
+    On the wire it is `{"data": [byte numbers], "format": ...}`, or `{"json": ...}` where both sides agreed on
     `inline_payload`.
     """
 
-    __slots__ = ("_document", "_octets", "format")
+    __slots__ = ("_data", "_document", "format")
 
-    def __init__(self, octets: bytes | None, format: Format, document: Any = None) -> None:
-        self._octets = octets
+    def __init__(self, data: bytes | None, format: Format, document: Any = None) -> None:
+        self._data = data
         self._document = document
         self.format = format
 
     @classmethod
     def of(cls, document: Any) -> Payload:
-        """A JSON document."""
+        """A payload that holds a JSON document."""
         return cls(None, "Json", document)
 
     @classmethod
     def read(cls, value: Any) -> Payload:
-        """From the wire. Raises ProtocolError."""
+        """The payload in its object on the wire. Raises ProtocolError."""
         if value.__class__ is not dict:
             raise ProtocolError("message", "payload is not an object")
         if "json" in value:
@@ -45,18 +45,17 @@ class Payload:
         format = value.get("format", "Auto")
         if format not in _FORMATS:
             raise ProtocolError("message", "payload.format is not one of Json, Binary, Base64, Auto")
-        return cls(octets_of(value.get("data"), "payload.data"), format)
+        return cls(bytes_of(value.get("data"), "payload.data"), format)
 
-    def _sent(self) -> bytes:
-        """The octets of `data`: a JSON document as its text, base64 as it stands. Raises ProtocolError."""
-        if self._octets is None:
-            self._octets = dumps(self._document)
-        return self._octets
+    def _encoded(self) -> bytes:
+        """The bytes of `data` on the wire: the text of a JSON document, base64 not decoded. Raises ProtocolError."""
+        if self._data is None:
+            self._data = dumps(self._document)
+        return self._data
 
-    @property
-    def octets(self) -> bytes:
-        """The content as octets: a JSON document as its text, base64 decoded. Raises ProtocolError."""
-        data = self._sent()
+    def to_bytes(self) -> bytes:
+        """The content as bytes: the text of a JSON document, base64 decoded. Raises ProtocolError."""
+        data = self._encoded()
         if self.format != "Base64":
             return data
         try:
@@ -66,35 +65,35 @@ class Payload:
 
     @property
     def size(self) -> int:
-        """Its octets as they came, base64 not decoded."""
-        return len(self._sent())
+        """The length of `data` in bytes, with base64 not decoded."""
+        return len(self._encoded())
 
     def document(self) -> Any:
-        """The content as a JSON document. Raises ProtocolError where it is none."""
-        if self._octets is None:
+        """The content as a JSON document. Raises ProtocolError where it is not one."""
+        if self._data is None:
             return self._document
         if self.format in ("Binary", "Base64"):
-            raise ProtocolError("message", f"the payload is {self.format}, where a JSON document is wanted")
-        return loads(self._octets)
+            raise ProtocolError("message", f"the payload has the format {self.format} and not that of a JSON document")
+        return loads(self._data)
 
     def wire(self, *, inline: bool) -> dict[str, Any]:
-        """Its object on the wire. Raises ProtocolError where the document has no JSON form."""
+        """Its object on the wire. Raises ProtocolError where the document cannot be written as JSON."""
         if inline and self.format == "Json":
             return {"json": self.document()}
-        return {"data": list(self._sent()), "format": self.format}
+        return {"data": list(self._encoded()), "format": self.format}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Payload) and self.format == other.format and self._sent() == other._sent()
+        return isinstance(other, Payload) and self.format == other.format and self._encoded() == other._encoded()
 
     def __hash__(self) -> int:
-        return hash((self.format, self._sent()))
+        return hash((self.format, self._encoded()))
 
     def __repr__(self) -> str:
         return f"<Payload {self.format}>"
 
 
-def octets_of(value: Any, member: str) -> bytes:
-    """Byte numbers as octets. Raises ProtocolError."""
+def bytes_of(value: Any, member: str) -> bytes:
+    """A list of byte numbers as bytes. Raises ProtocolError."""
     if value.__class__ is not list:
         raise ProtocolError("message", f"{member} is not a list of byte numbers")
     try:
@@ -103,18 +102,24 @@ def octets_of(value: Any, member: str) -> bytes:
         raise ProtocolError("message", f"{member} is not a list of byte numbers") from None
 
 
-_MEMBERS = frozenset(("id", "content", "metadata"))
+_ENVELOPE_MEMBERS = frozenset(("id", "content", "metadata"))
 
 
-def looks_sealed(document: Any) -> bool:
-    """Whether a document is read as an envelope."""
-    return document.__class__ is dict and "content" in document and len(document) > 1 and document.keys() <= _MEMBERS
+def is_envelope(document: Any) -> bool:
+    """Whether receivers read a document as an envelope: an object with `content` and at least one of `id` and
+    `metadata`, and nothing else."""
+    return (
+        document.__class__ is dict
+        and "content" in document
+        and len(document) > 1
+        and document.keys() <= _ENVELOPE_MEMBERS
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A Message: content and metadata. The properties that we use are `deadline` (seconds since the epoch),
-    `traceparent` (W3C Trace Context) and `request_id`."""
+    """A Message: content and metadata. The properties that this package uses are `deadline` (seconds since the epoch),
+    `traceparent` (W3C Trace Context), `request_id` and `authorization`."""
 
     content: Any = field(repr=False)
     properties: Mapping[str, Any] = field(default_factory=dict)
@@ -122,9 +127,9 @@ class Envelope:
 
     @classmethod
     def open(cls, document: Any) -> Envelope:
-        """The envelope that a document is, or one around bare content: an object that has a `content` and nothing else
-        but `id` and `metadata`, of which it has at least one."""
-        if looks_sealed(document):
+        """The envelope that a document is (see `is_envelope`), or an envelope around a document that is bare
+        content."""
+        if is_envelope(document):
             metadata = document.get("metadata")
             properties = metadata.get("properties") if metadata.__class__ is dict else None
             id = document.get("id")
@@ -136,8 +141,9 @@ class Envelope:
         return cls(document)
 
     def seal(self) -> Any:
-        """The document: bare content where there is nothing else to say, and it could not be taken for an envelope."""
-        if not self.properties and self.id is None and not looks_sealed(self.content):
+        """The document to send: the bare content where the envelope adds nothing and the content cannot be taken for an
+        envelope itself."""
+        if not self.properties and self.id is None and not is_envelope(self.content):
             return self.content
         return {
             **({"id": self.id} if self.id is not None else {}),
@@ -147,6 +153,6 @@ class Envelope:
 
     @property
     def deadline(self) -> float | None:
-        """Seconds since the epoch; None where none was given, or none that is a number."""
+        """Seconds since the epoch; None where there is no deadline, or one that is not a number."""
         value = self.properties.get("deadline")
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,7 +1,7 @@
-"""One conversation with a peer: which answer belongs to which request, and how long to wait for it.
+"""A session with one peer: which answer belongs to which request, and how long to wait for it.
 
-A session knows no transport: it is given a function that takes octets, is told what was received, and is closed by
-whoever owns the connection. All of it runs in one event loop.
+A session knows no transport: it writes to an outlet, the owner of the connection passes received messages to it, and
+closes it. All of it runs in one event loop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pywatt_host.protocol.messages import (
     ServiceResponse,
 )
 
-MOST_PENDING = 65536  # requests of one session that may wait for their answers
+MAX_PENDING = 65536  # requests of one session that wait for their answers
 
 Key: TypeAlias = tuple[str, ...]
 Request: TypeAlias = (
@@ -50,8 +50,8 @@ Request: TypeAlias = (
 
 
 class Outlet(Protocol):
-    """Where a session's octets go. `write` never blocks and takes everything; `drained` returns when the peer has
-    taken enough of it for more to be sensible."""
+    """Where a session writes its bytes. `write` never blocks and takes everything; `drained` returns when the peer has
+    taken enough for it to be sensible to write more."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -59,8 +59,11 @@ class Outlet(Protocol):
 
 
 class Session:
-    """`extensions` are those that both sides agreed on; they may be set when that becomes known. `limit` is the most
-    octets of a message that the peer takes."""
+    """Sends messages to a peer and finds the request for each answer.
+
+    `extensions` are those that both sides agreed on; they may be set later, when that becomes known. `limit` is the
+    greatest length in bytes of a message that the peer takes.
+    """
 
     def __init__(
         self, peer: str, outlet: Outlet, encode: Encode, extensions: Extensions = frozenset(), limit: int = 16 * 1024**2
@@ -72,7 +75,7 @@ class Session:
         self._encode = encode
         self._ids = Ids()
         self._pending: dict[Key, asyncio.Future[Any]] = {}
-        self._in_order: dict[Key, deque[_Place]] = {}
+        self._in_order: dict[Key, deque[_QueuePlace]] = {}
         self._places = 0  # taken in all of `_in_order`
         self._asked = 0
         self._lost: HostError | None = None
@@ -80,49 +83,55 @@ class Session:
 
     @property
     def lost(self) -> HostError | None:
-        """Why it is closed; None while it is open."""
+        """The error that the session was closed with; None while it is open."""
         return self._lost
 
     def send(self, message: Message) -> None:
-        """Raises what the session was closed with, ProtocolError where the message has no JSON form, and MessagingError
-        `too_large` where it is longer than `limit` octets."""
+        """Send a message that has no answer. Raises the error that the session was closed with, ProtocolError where the
+        message cannot be written as JSON, and MessagingError `too_large` where it is longer than `limit` bytes."""
         self._open()
-        self._outlet.write(self._octets(message))
+        self._outlet.write(self._encoded(message))
 
     def _open(self) -> None:
         if self._lost is not None:
-            raise self._lost.with_traceback(None)  # or it would keep the frames of everyone who was told
+            raise self._lost.with_traceback(None)  # or the error would keep the stack frames of every caller
 
-    def _octets(self, message: Message) -> bytes:
+    def _encoded(self, message: Message) -> bytes:
         data = self._encode(message, self.extensions)
         if len(data) > self._limit:
-            raise MessagingError("too_large", f"{message.op} is longer than {self._limit} octets", self.peer)
+            raise MessagingError("too_large", f"{message.op} is longer than {self._limit} bytes", self.peer)
         return data
 
     def _waiting(self) -> list[asyncio.Future[Any]]:
         return [*self._pending.values(), *(place.answer for queue in self._in_order.values() for place in queue)]
 
     async def drained(self) -> None:
-        """Returns when the peer keeps up. Raises what the session was closed with."""
+        """Return when the peer keeps up. Raises the error that the session was closed with."""
         await self._outlet.drained()
         self._open()
 
     async def request(self, message: Request, timeout: float) -> Any:
-        """The answer. Raises MessagingError `timeout` after so many seconds (up to 50 ms later), with the peer's own
-        code where it answered with an error, and what the session was closed with where that happens first."""
+        """Send a request and return its answer.
+
+        Raises MessagingError: `timeout` after so many seconds (up to 50 ms later), the peer's own code where it answers
+        with an error, `unavailable` where too many requests wait already. Raises the error that the session is closed
+        with where that happens first.
+        """
         self._open()
-        if len(self._pending) + self._places >= MOST_PENDING:
-            raise MessagingError("unavailable", f"{MOST_PENDING} requests wait for their answers", self.peer)
-        if message.__class__ in _NAMELESS:
+        if len(self._pending) + self._places >= MAX_PENDING:
+            raise MessagingError("unavailable", f"{MAX_PENDING} requests already wait for their answers", self.peer)
+        if message.__class__ in _WITHOUT_ID:
             request_id = self._ids() if "request_id" in self.extensions else None
             message = replace(message, request_id=request_id)  # type: ignore[arg-type]
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         key, unique = _key_of(message)
-        data = self._octets(message)
+        data = self._encoded(message)
         if unique:
             if key in self._pending:
-                raise MessagingError("invalid_message", "a request with this id waits for its answer", self.peer)
+                raise MessagingError(
+                    "invalid_message", "a request with this id already waits for its answer", self.peer
+                )
             self._pending[key] = answer
         else:
             self._queue(key, answer)
@@ -132,8 +141,8 @@ class Session:
             result = await answer
         finally:
             self._deadlines.remove(answer)
-            # What is answered in order keeps its place: its answer may still come, and must not be the next one's.
-            # A peer that never answers makes places add up: they count as requests that wait.
+            # A request that is answered in order keeps its place: its answer may still arrive, and must not go to the
+            # next request. With a peer that never answers, places add up: they count as requests that wait.
             if unique:
                 self._pending.pop(key, None)
         if result is _EXPIRED:
@@ -143,8 +152,8 @@ class Session:
         return result
 
     def answered(self, message: Received) -> bool:
-        """Take an answer to its request. False where the message is none, so that somebody else has to look at it;
-        one that comes too late or twice is dropped."""
+        """Give an answer to the request that waits for it. False where the message is not an answer, and the caller has
+        to handle it. An answer that arrives too late or twice is dropped."""
         kind = message.__class__
         if kind is Error:
             self._failed(message)  # type: ignore[arg-type]
@@ -152,7 +161,7 @@ class Session:
         key_of = _ANSWERS.get(kind)
         if key_of is None:
             return False
-        request_id = getattr(message, "request_id", None) if kind in _NAMELESS_ANSWERS else None
+        request_id = getattr(message, "request_id", None) if kind in _WITHOUT_ID_ANSWERS else None
         if request_id is not None:
             answer = self._pending.get(("id", request_id))
         else:
@@ -161,7 +170,7 @@ class Session:
                 answer = self._pending.get(key)
             else:
                 answer = self._next(key)
-                while answer is not None and answer.done() and kind in _ALIKE_ANSWERS:
+                while answer is not None and answer.done() and kind in _INTERCHANGEABLE_ANSWERS:
                     answer = self._next(key)
         if answer is not None and not answer.done():
             answer.set_result(message)
@@ -189,7 +198,7 @@ class Session:
             self._outlet.write(data)
         except HostError:
             queue = self._in_order.get(key)
-            if queue and queue[-1].answer is answer:  # never asked: nothing will come in its place
+            if queue and queue[-1].answer is answer:  # never sent: no answer will come for it
                 queue.pop()
                 self._places -= 1
                 if not queue:
@@ -198,16 +207,16 @@ class Session:
 
     def _queue(self, key: Key, answer: asyncio.Future[Any]) -> None:
         queue = self._in_order.setdefault(key, deque())
-        if key[0] in _ALIKE:
+        if key[0] in _INTERCHANGEABLE:
             while queue and queue[0].answer.done():
                 queue.popleft()
                 self._places -= 1
         self._asked += 1
-        queue.append(_Place(self._asked, answer))
+        queue.append(_QueuePlace(self._asked, answer))
         self._places += 1
 
     def _next(self, key: Key) -> asyncio.Future[Any] | None:
-        """Whose turn it is to be answered."""
+        """The request that the next answer belongs to."""
         queue = self._in_order.get(key)
         if queue is None:
             return None
@@ -218,7 +227,7 @@ class Session:
         return place.answer
 
     def close(self, why: HostError) -> None:
-        """Every request that waits fails with `why`, and so does every later one."""
+        """Close: every request that waits fails with `why`, and so does every later one."""
         if self._lost is not None:
             return
         self._lost = why
@@ -229,18 +238,18 @@ class Session:
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(why)
-                answer.exception()  # whoever asked may have been cancelled: then nobody takes it
+                answer.exception()  # marks it as retrieved: the caller may have been cancelled
 
 
-class _Place(NamedTuple):
-    """A request that is answered in order; they are numbered through."""
+class _QueuePlace(NamedTuple):
+    """The place of a request that is answered in order. Places are numbered across all kinds of requests."""
 
     number: int
     answer: asyncio.Future[Any]
 
 
 class _Expired:
-    """What a request is answered with when its time is over."""
+    """The result of a request whose time is over."""
 
 
 _EXPIRED = _Expired()
@@ -251,17 +260,17 @@ def _expire(answer: asyncio.Future[Any]) -> None:
         answer.set_result(_EXPIRED)
 
 
-# Requests that have no id of their own: answered in order, or by the id of the extension `request_id`.
-_NAMELESS = frozenset((GetSecret, Register, Discover, ServiceOperation))
-_NAMELESS_ANSWERS = frozenset((SecretValue, Registered, Discovered, ServiceOperationResult))
-# One answer of these is as good as the next of its name: a peer that left one request unanswered is not out of step for
-# ever, as it would be where places count.
-_ALIKE = frozenset((GetSecret.op, Heartbeat.op))
-_ALIKE_ANSWERS = frozenset((SecretValue, HeartbeatAck))
+# Requests without an id of their own: correlated by their order, or by the id of the extension `request_id`.
+_WITHOUT_ID = frozenset((GetSecret, Register, Discover, ServiceOperation))
+_WITHOUT_ID_ANSWERS = frozenset((SecretValue, Registered, Discovered, ServiceOperationResult))
+# For these, any answer of the same name will do. A peer that left one request unanswered is therefore not out of step
+# for ever, as it would be where places count.
+_INTERCHANGEABLE = frozenset((GetSecret.op, Heartbeat.op))
+_INTERCHANGEABLE_ANSWERS = frozenset((SecretValue, HeartbeatAck))
 
 
 def _key_of(message: Request) -> tuple[Key, bool]:
-    """What the answer is found by, and whether only one request can have it."""
+    """The key by which the answer is found, and whether only one request can have that key."""
     kind = message.__class__
     if kind is RouteToModule or kind is HttpRequest or kind is PortRequest:
         return (message.op, message.request_id), True  # type: ignore[union-attr,return-value]
@@ -290,7 +299,7 @@ ANSWERS = frozenset((*_ANSWERS, Error))  # what `answered` takes
 
 
 def refusal(message: Received, code: str, text: str, extensions: Extensions) -> Error | None:
-    """The error that answers a request which cannot be answered; None where the peer does not know errors."""
+    """The error message that answers a request which cannot be answered; None where the peer does not know errors."""
     if "error" not in extensions:
         return None
     request_id = getattr(message, "request_id", None) or getattr(message, "id", None)
@@ -298,11 +307,11 @@ def refusal(message: Received, code: str, text: str, extensions: Extensions) -> 
 
 
 def agreed(offered: Extensions, ours: Extensions) -> frozenset[str]:
-    """The extensions of both sides."""
+    """The extensions that both sides support."""
     return frozenset(offered) & frozenset(ours)
 
 
 def cut(text: str, most: int = 100) -> str:
-    """A name from a peer as a log shows it: escaped, and cut where it is long."""
+    """A name from a peer, for a log or an error: escaped, and cut after `most` characters."""
     shown = text[:most].encode("unicode_escape").decode("ascii")
     return shown if len(text) <= most else shown + "..."

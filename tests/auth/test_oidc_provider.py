@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from pywatt_host.auth.fetching import client
-from pywatt_host.clients.tokens import ClientTokens
+from pywatt_host.clients.tokens import ClientToken
 from pywatt_host.manifest.model import Client
 from tests.processes import PATIENCE, Host, Project
 
@@ -67,7 +67,7 @@ def token(issuer: str, resource: str = "urn:users", scope: str = "read") -> str:
 
     async def main() -> str:
         if resource == "urn:users":
-            tokens = ClientTokens("it", options.model_copy(update={"scopes": (scope,)}), lambda *it: None)
+            tokens = ClientToken("it", options.model_copy(update={"scopes": (scope,)}), lambda *it: None)
             tokens.read({})
             async with client() as web:
                 return await tokens.token(web)

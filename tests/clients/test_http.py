@@ -19,6 +19,10 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"x-request-id": "abc", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
 
 
+def with_flags(flags: str) -> dict[str, str]:
+    return {**HEADERS, "traceparent": f"00-{TRACE}-b7ad6b7169203331-{flags}"}
+
+
 class Upstream:
     """A server that keeps the heads of its requests, and sets a cookie; at `/silent` it never answers."""
 
@@ -86,15 +90,16 @@ async def in_thread(call: Callable[[], Any]) -> Any:
         return await asyncio.to_thread(call)
 
 
+@pytest.mark.parametrize("flags", ["00", "01"])
 @pytest.mark.parametrize("create", [asgi, wsgi])
-def test_the_id_and_the_trace_of_the_request_go_along(create: Callable[..., Any]) -> None:
+def test_the_id_and_the_trace_of_the_request_go_along(create: Callable[..., Any], flags: str) -> None:
     async def main() -> None:
         async with upstream() as server, hosted(app=create(server.url, {})) as host:
             for _ in range(2):
-                assert (await host.get("/ask", headers=HEADERS)).status == 200
+                assert (await host.get("/ask", headers=with_flags(flags))).status == 200
             first, second = server.heads
             assert first["x-request-id"] == second["x-request-id"] == "abc"
-            spans = [re.fullmatch(f"00-{TRACE}-([0-9a-f]{{16}})-01", head["traceparent"]) for head in server.heads]
+            spans = [re.fullmatch(f"00-{TRACE}-([0-9a-f]{{16}})-{flags}", head["traceparent"]) for head in server.heads]
             assert spans[0]
             assert spans[1]
             assert len({"b7ad6b7169203331", spans[0][1], spans[1][1]}) == 3  # each call is a span of its own
@@ -110,6 +115,21 @@ def test_what_the_application_sets_itself_is_left_alone(create: Callable[..., An
             assert (await host.get("/ask", headers=HEADERS)).status == 200
             (head,) = server.heads
             assert [head[name] for name in own] == list(own.values())
+
+    run(main)
+
+
+@pytest.mark.parametrize("create", [asgi, wsgi])
+def test_requests_to_a_module_keep_the_trace_and_its_flags(create: Callable[..., Any]) -> None:
+    async def main() -> None:
+        async with upstream() as server:
+            static = [{"type": "module", "name": "users", "address": server.url.rstrip("/")}]
+            manifest = {"services": {"static": static}}
+            async with hosted(manifest, create("module://users/", {})) as host:
+                for flags in ("00", "01"):
+                    assert (await host.get("/ask", headers=with_flags(flags))).status == 200
+                    parent = server.heads[-1]["traceparent"]
+                    assert re.fullmatch(f"00-{TRACE}-[0-9a-f]{{16}}-{flags}", parent)
 
     run(main)
 
@@ -197,7 +217,7 @@ def test_the_blocking_one_refuses_to_block_the_event_loop() -> None:
     async def main() -> None:
         async with upstream() as server, hosted(app=hello) as host:
             with pytest.raises(
-                RuntimeError, match=r"would block the event loop here: use `await app_state\.http\.\.\."
+                RuntimeError, match=r"would block the event loop here\. Use `await app_state\.http\.\.\."
             ):
                 host.state.sync.http.get(server.url)
             assert server.heads == []
@@ -214,7 +234,7 @@ def test_the_asynchronous_one_is_for_no_other_event_loop() -> None:
             async def elsewhere() -> None:
                 host.state.http  # noqa: B018
 
-            with pytest.raises(RuntimeError, match=r"use app_state\.sync\.http"):
+            with pytest.raises(RuntimeError, match=r"Use app_state\.sync\.http"):
                 await in_thread(lambda: asyncio.run(elsewhere()))
             assert isinstance(await in_thread(lambda: host.state.http), httpx.AsyncClient)  # to hand it to the loop
 

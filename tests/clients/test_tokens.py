@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from pywatt_host import AppState, AuthError
 from pywatt_host.clients import tokens as clients
-from pywatt_host.clients.tokens import ClientTokens, Tokens
+from pywatt_host.clients.tokens import ClientToken, TokenAuth
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import Client
 from pywatt_host.testing.modules import PywattModule
@@ -35,7 +35,7 @@ class Side:
         self.issuer = Issuer()
         self.clock = Clock()
         self.masked: list[tuple[str, str]] = []
-        self.tokens = ClientTokens(
+        self.tokens = ClientToken(
             "billing", Client(**{**OPTIONS, **options}), lambda *it: self.masked.append(it), clock=self.clock
         )
         self.tokens.read({})
@@ -61,8 +61,8 @@ def test_one_request_for_all_who_wait_and_one_token_until_shortly_before_its_end
         assert await side.token() == "token-number-1"
         side.clock.now += 2  # of its 100 seconds the last tenth begins: it is used, and the next one is got
         assert await side.token() == "token-number-1"
-        assert side.tokens._flight is not None
-        await side.tokens._flight
+        assert side.tokens._fetching is not None
+        await side.tokens._fetching
         assert await side.token() == "token-number-2"
         side.clock.now += 101
         assert await side.token() == "token-number-3"
@@ -172,11 +172,11 @@ class Target:
         return httpx.Response(self.statuses.pop(0) if self.statuses else 200)
 
 
-def with_auth(use: Callable[[Tokens, Target, Issuer], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
+def with_auth(use: Callable[[TokenAuth, Target, Issuer], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         issuer = Issuer()
         monkeypatch.setattr(clients, "client", issuer.client)
-        tokens = Tokens(load(Source.of_text(MANIFEST), environ={}).manifest, dict, lambda *it: None)
+        tokens = TokenAuth(load(Source.of_text(MANIFEST), environ={}).manifest, dict, lambda *it: None)
         async with asyncio.TaskGroup() as tasks, tokens.running(tasks):
             await use(tokens, Target(), issuer)
 
@@ -184,7 +184,7 @@ def with_auth(use: Callable[[Tokens, Target, Issuer], Awaitable[None]], monkeypa
 
 
 def test_a_token_goes_to_its_origin_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def use(tokens: Tokens, target: Target, issuer: Issuer) -> None:
+    async def use(tokens: TokenAuth, target: Target, issuer: Issuer) -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(target), auth=tokens, follow_redirects=True) as web:
             for url in ("https://billing.example/a", "https://BILLING.example:443/b"):
                 await web.get(url)
@@ -211,7 +211,7 @@ def test_a_token_goes_to_its_origin_and_nowhere_else(monkeypatch: pytest.MonkeyP
 
 
 def test_a_token_that_is_not_taken_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def use(tokens: Tokens, target: Target, issuer: Issuer) -> None:
+    async def use(tokens: TokenAuth, target: Target, issuer: Issuer) -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(target), auth=tokens) as web:
             target.statuses = [401, 200]
             assert (await web.post("https://billing.example/", json={"a": 1})).status_code == 200
@@ -230,7 +230,7 @@ def test_a_token_that_is_not_taken_is_replaced_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_blocking_client_gets_it_through_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def use(tokens: Tokens, target: Target, issuer: Issuer) -> None:
+    async def use(tokens: TokenAuth, target: Target, issuer: Issuer) -> None:
         def ask() -> list[int]:
             with httpx.Client(transport=httpx.MockTransport(target), auth=tokens) as web:
                 target.statuses = [401, 200]
@@ -249,7 +249,7 @@ def test_a_rotated_secret_is_for_the_next_token(monkeypatch: pytest.MonkeyPatch)
         issuer = Issuer()
         monkeypatch.setattr(clients, "client", issuer.client)
         manifest = load(Source.of_text(text), environ={}).manifest
-        tokens = Tokens(manifest, lambda: {"BILLING": "first"}, lambda *it: None)
+        tokens = TokenAuth(manifest, lambda: {"BILLING": "first"}, lambda *it: None)
         async with asyncio.TaskGroup() as tasks, tokens.running(tasks):
             (billing,) = tokens.dependants()
             assert billing.names == {"BILLING"}

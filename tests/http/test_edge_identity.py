@@ -107,6 +107,9 @@ def test_the_applications_own_records_carry_request_id_and_trace() -> None:
         f"00-{TRACE}-00f067aa0ba902b7",
         f"00-{TRACE}-00f067aa0ba902b7-01\n",
         f"00-{TRACE[:-1]}-00f067aa0ba902b7-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-00f067aa0ba902b7-01-more",
+        f"ff-{TRACE}-00f067aa0ba902b7-01",
         'x"} {"level":"forged"',
     ],
 )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pywatt_host.app.state import AppState
 from pywatt_host.exceptions import MessagingError
-from pywatt_host.messaging.handlers import Handlers, plain
+from pywatt_host.messaging.handlers import Handlers, to_jsonable
 from tests.hosting import hello, hosted, run
 
 
@@ -105,9 +105,9 @@ def test_a_model_that_is_made_in_the_factory_is_found() -> None:
 
 
 def test_models_and_dataclasses_may_be_sent_and_replied() -> None:
-    assert plain(Order(number=1)) == {"number": 1, "articles": []}
-    assert plain(Note("note", "x")) == {"type": "note", "text": "x"}
-    assert plain([1, "a", None]) == [1, "a", None]
+    assert to_jsonable(Order(number=1)) == {"number": 1, "articles": []}
+    assert to_jsonable(Note("note", "x")) == {"type": "note", "text": "x"}
+    assert to_jsonable([1, "a", None]) == [1, "a", None]
 
     def handler(order: Order) -> Order:
         return order
@@ -117,5 +117,5 @@ def test_models_and_dataclasses_may_be_sent_and_replied() -> None:
 
 @pytest.mark.parametrize("concurrency", [0, -1, True, 1.5])
 def test_a_concurrency_is_a_number_of_handlers(concurrency: Any) -> None:
-    with pytest.raises(ValueError, match="1 at least"):
+    with pytest.raises(ValueError, match="a whole number, 1 or more"):
         Handlers().on("it", lambda message: None, concurrency)

@@ -16,12 +16,14 @@ from pywatt_host.channels.sockets import UnixTarget
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.incoming import message_context
 from pywatt_host.messaging.messages import Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import RequestContext, current_request
 from pywatt_host.peers.acceptor import PeerListener
 from pywatt_host.peers.client import PeerClient
+from pywatt_host.peers.incoming import IncomingMessages
 from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.peers.server import PeerServer
 from tests.hosting import PATIENCE, run
@@ -54,7 +56,11 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
         path = Path(folder) / "peer.sock"
         answering = messages("answering", most, uplink("answering"))
         peers = PeerServer(
-            "answering", frame_limit=FRAME, handshake_timeout=PATIENCE, message=answering.inbox.direct, health=dict
+            "answering",
+            frame_limit=FRAME,
+            handshake_timeout=PATIENCE,
+            message=IncomingMessages(answering.inbox).from_client,
+            health=dict,
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
         peers.listeners.append(PeerListener("ipc", listener, tuple))
@@ -230,26 +236,28 @@ def test_a_message_that_nobody_waits_for_is_sent_in_order_and_its_error_is_logge
     run(main)
 
 
-def test_the_identity_of_a_request_goes_along_into_the_logs_of_the_handler() -> None:
-    class Request:
-        request_id = b"abc-123"
-        trace_id = "0af7651916cd43dd8448eb211c80319c"
-        unavailable = ""
-        claims: dict[str, Any] = {}  # noqa: RUF012
-
+@pytest.mark.parametrize("flags", ["00", "01", "03"])
+def test_the_handler_of_a_message_has_the_request_id_and_the_trace_of_the_request_that_sent_it(flags: str) -> None:
     async def main() -> None:
         async with talking() as pair:
-            seen: list[tuple[bytes, str]] = []
+            seen: list[RequestContext | None] = []
 
             async def look(message: Any) -> None:
-                request = current_request.get()
-                assert request is not None
-                seen.append((request.request_id, request.trace_id))
+                seen.append(current_request.get())
 
+            traceparent = f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"
+            sent_from = message_context({"request_id": "abc-123", "traceparent": traceparent})
             pair.answering.handlers.on("look", look)
-            current_request.set(Request())
+            current_request.set(sent_from)
             await pair.asking.request("answering", {"type": "look"}, PATIENCE)
-            assert seen == [(Request.request_id, Request.trace_id)]
+            (request,) = seen
+            assert request is not None
+            assert request.request_id == b"abc-123"
+            assert sent_from.trace is not None
+            assert request.trace is not None
+            assert request.trace.trace_id == sent_from.trace.trace_id
+            assert request.trace.parent_id != sent_from.trace.parent_id
+            assert request.trace.flags == sent_from.trace.flags == int(flags, 16)
 
     run(main)
 

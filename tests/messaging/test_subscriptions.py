@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.messaging.handlers import Delivery
-from pywatt_host.messaging.subscriptions import MOST_WAITING, Subscriptions, check_topic
+from pywatt_host.messaging.handlers import MessageInfo
+from pywatt_host.messaging.subscriptions import MAX_WAITING, Subscriptions, check_topic
 from tests.hosting import PATIENCE, run
 
-FROM = Delivery("billing", "nats", "nats")
+FROM = MessageInfo("billing", "nats", "nats")
 
 
 @asynccontextmanager
@@ -24,7 +24,7 @@ async def running(topics: Subscriptions) -> Any:
 
 @pytest.mark.parametrize("topic", ["", ".", "a..b", ".a", "a.", "a b", "a.*", ">", "a\n", "x" * 201, 7, None])
 def test_a_topic_is_words_with_dots_between_them(topic: Any) -> None:
-    with pytest.raises(ValueError, match="is no topic"):
+    with pytest.raises(ValueError, match="is not a topic"):
         check_topic(topic)
     assert check_topic("orders.créés.eu-1") == "orders.créés.eu-1"
 
@@ -85,10 +85,10 @@ def test_what_comes_while_too_many_wait_is_dropped_and_counted() -> None:
         async with running(topics):
             topics.deliver("a", -1, FROM, "first")
             await asyncio.sleep(0)  # it is being handled now
-            for number in range(MOST_WAITING + 10):
+            for number in range(MAX_WAITING + 10):
                 topics.deliver("a", number, FROM, str(number))
             go.set()
-        assert heard == list(range(-1, MOST_WAITING))
+        assert heard == list(range(-1, MAX_WAITING))
         assert counts["event", "dropped"] == 10
 
     run(main)

@@ -108,7 +108,7 @@ def test_two_hosts_talk(two: Two) -> None:
     assert billing.ask("users", "double", n=3, channel=two.channel)["channel"] == two.channel
     other = "nats" if two.channel == "http" else "http"
     code, text = billing.code("request", target="users", message={"type": "double", "n": 1}, channel=other)
-    assert (code, f"no channel {other} leads there" in text) == ("unavailable", True)
+    assert (code, f"there is no channel {other} to it" in text) == ("unavailable", True)
     code, text = billing.code("request", target="nobody", message={"type": "double"}, timeout=5)
     assert code == "unavailable"
 
@@ -131,7 +131,7 @@ def test_a_message_with_another_token_is_let_in_nowhere(project: Project) -> Non
     code, text = stranger.code("request", target="users", message={"type": "double", "n": 1}, timeout=1, channel="tcp")
     assert code == "unavailable"
     assert users.do("handled") == []
-    users.host.wait_for("refused: no token, or another one (channels.http.token)")
+    users.host.wait_for("refused: the token is missing or wrong (channels.http.token)")
     assert TOKEN not in "\n".join(users.host.lines + stranger.host.lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pywatt_host.cli import execute
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.exceptions import ChannelError, MessagingError, SecretError
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.messaging.incoming import trace_of
+from pywatt_host.messaging.incoming import message_context
 from pywatt_host.observability.context import current_request
 from tests import servers
 from tests.hosting import PATIENCE, Hosted, hello, hosted, run
@@ -180,7 +181,8 @@ def test_what_credentials_may_be(tmp_path: Path) -> None:
     run(main)
 
 
-def test_trace_and_request_id_are_headers_and_reach_the_handler(tmp_path: Path, nats_server: Server) -> None:
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_trace_and_request_id_are_headers_and_reach_the_handler(flags: str, nats_server: Server) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     seen: list[tuple[str, dict[str, str]]] = []
 
@@ -191,13 +193,16 @@ def test_trace_and_request_id_are_headers_and_reach_the_handler(tmp_path: Path, 
             async def echo(message: dict[str, Any]) -> Any:
                 current = current_request.get()
                 assert current is not None
-                return [current.request_id.decode(), current.trace_id, message["n"]]
+                assert current.trace is not None
+                return [current.request_id.decode(), current.trace.trace_id, current.trace.flags, message["n"]]
 
             client = await nats_py.connect(nats_server.url)
             listening = await client.subscribe("trace.message.>")
             await client.flush()
-            current_request.set(trace_of({"request_id": "abc", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}))
-            assert await host.state.request("users", {"type": "echo", "n": 7}, channel="nats") == ["abc", trace, 7]
+            properties = {"request_id": "abc", "traceparent": f"00-{trace}-b7ad6b7169203331-{flags}"}
+            current_request.set(message_context(properties))
+            answer = await host.state.request("users", {"type": "echo", "n": 7}, channel="nats")
+            assert answer == ["abc", trace, int(flags), 7]
             message = await listening.next_msg(PATIENCE)
             seen.append((message.subject, dict(message.headers or {})))
             await client.close()
@@ -206,4 +211,4 @@ def test_trace_and_request_id_are_headers_and_reach_the_handler(tmp_path: Path, 
     ((subject, headers),) = seen
     assert subject == "trace.message.users.users"
     assert headers["X-Request-ID"] == "abc"
-    assert headers["traceparent"].startswith(f"00-{trace}-")
+    assert re.fullmatch(f"00-{trace}-[0-9a-f]{{16}}-{flags}", headers["traceparent"])

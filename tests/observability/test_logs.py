@@ -206,7 +206,7 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_stalls_costs_lines_and_not_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.observability.logs._STALLED_AFTER", 0.01)
+    monkeypatch.setattr("pywatt_host.observability.logs._WRITE_TIMEOUT", 0.01)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     stream = LogStream(writing)

@@ -240,7 +240,7 @@ def test_a_metric_asked_for_as_something_else_is_an_error_that_says_what_is_ther
         async with hosted({"metrics": True}, Recorder()) as host:
             metrics = host.state.metrics
             metrics.counter("sales", labels=("shop",))
-            with pytest.raises(ValueError, match=r"'sales' is there already.* counter .*\['shop'\]"):
+            with pytest.raises(ValueError, match=r"'sales' exists already.* counter .*\['shop'\]"):
                 metrics.gauge("sales", labels=("shop",))
             with pytest.raises(ValueError, match="already"):
                 metrics.counter("sales", labels=("town",))

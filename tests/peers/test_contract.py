@@ -74,7 +74,7 @@ def test_a_foreign_orchestrator_gets_the_tables_and_nothing_else(run: Run, place
             link.say("quux", x=1)
             link.say("routed_module_message", source_module_id="b", original_request_id="1", payload={"data": [49]})
             await until(lambda: bool(heard.messages))
-            assert heard.messages[0][0].payload.octets == b"1"
+            assert heard.messages[0][0].payload.to_bytes() == b"1"
             way.draining()
             link.say("shutdown")
             await until(lambda: bool(heard.shutdowns))

@@ -302,7 +302,7 @@ def test_rotation_that_is_not_wanted_is_refused(start: Start) -> None:
         (b"", "ended before"),
         (b"not json\n", "is not JSON"),
         (b'{"op": "heartbeat"}\n', "no init"),
-        (b'{"orchestrator_api": "x", "module_id": 5}\n', "module_id is not a text"),
+        (b'{"orchestrator_api": "x", "module_id": 5}\n', "module_id is not a string"),
         (b"x" * (1024 * 1024 + 10), "longer than 1 MiB"),
         (None, "within 0.3s"),
     ],

@@ -55,9 +55,9 @@ def files() -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((HERE / "vectors").glob("*.json"))}
 
 
-def octets() -> Any:
+def byte_cases() -> Any:
     """Vectors of the framings, and of units that are no operation."""
-    return json.loads((HERE / "octets.json").read_text("utf-8"))
+    return json.loads((HERE / "bytes.json").read_text("utf-8"))
 
 
 def sent() -> list[Sent]:

@@ -1,4 +1,4 @@
-"""A fuzz target: hostile octets through both framings, the JSON reader and the messages, and into a session.
+"""A fuzz target: hostile bytes through both framings, the JSON reader and the messages, and into a session.
 
 `python -m tests.protocol.fuzz --seconds 30 --seed 1`. Nothing but ProtocolError may come out, what was accepted can be
 sent on and means the same, and time and memory stay in proportion to what was fed. A failure prints the round's seed:
@@ -25,9 +25,9 @@ from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import Session, cut
 from tests.protocol import cases
 
-LIMIT = 64 * 1024  # octets of a message
+LIMIT = 64 * 1024  # bytes of a message
 _SECONDS = 2.0  # of one round, which takes milliseconds
-_TIMES = 60  # octets of memory for each that was fed or allowed
+_TIMES = 60  # bytes of memory for each that was fed or allowed
 _ENCODINGS: tuple[Any, ...] = (codec.line, codec.frame, EnvelopeFrames())
 _TOKENS: tuple[bytes, ...] = (
     *(b"{", b"}", b"[", b"]", b'"', b":", b",", b"\\", b"\n", b"\r", b"null", b"true", b"-", b"1e999", b"NaN"),
@@ -65,10 +65,10 @@ class Round:
 
     def play(self, session: Session, *, measured: bool) -> None:
         lines = self.random.random() < 0.5
-        octets = b"".join(self._unit(lines) for _ in range(self.random.randint(1, 8)))
+        encoded = b"".join(self._unit(lines) for _ in range(self.random.randint(1, 8)))
         if self.random.random() < 0.3:
-            octets = self._damaged(octets)
-        pieces = self._pieces(octets)
+            encoded = self._damaged(encoded)
+        pieces = self._pieces(encoded)
         decoder: Decoder = Lines(LIMIT) if lines else Frames(LIMIT)
         if measured:
             tracemalloc.start()
@@ -88,9 +88,9 @@ class Round:
         if time.process_time() - started > _SECONDS:
             raise FoundError(f"a round took {time.process_time() - started:.1f} s")
         if most > _TIMES * (LIMIT + max(map(len, pieces), default=0)):
-            raise FoundError(f"a round took {most} octets of memory for {len(octets)}")
+            raise FoundError(f"a round took {most} bytes of memory for {len(encoded)}")
 
-    # Making octets --------------------------------------------------------------------------------------------------
+    # Making bytes --------------------------------------------------------------------------------------------------
 
     def _unit(self, lines: bool) -> bytes:
         chance = self.random.random
@@ -138,30 +138,30 @@ class Round:
             deep = [deep] if choose.random() < 0.5 else {"a": deep}
         return deep
 
-    def _damaged(self, octets: bytes) -> bytes:
-        at = self.random.randint(0, len(octets))
-        end = min(len(octets), at + self.random.choice((0, 0, 1, 1, 2, 8)))
+    def _damaged(self, encoded: bytes) -> bytes:
+        at = self.random.randint(0, len(encoded))
+        end = min(len(encoded), at + self.random.choice((0, 0, 1, 1, 2, 8)))
         match self.random.randrange(4):
             case 0:
-                return octets[:at] + self._token() + octets[end:]
+                return encoded[:at] + self._token() + encoded[end:]
             case 1:
-                return octets[:at] + self.random.randbytes(self.random.randint(0, 4)) + octets[end:]
+                return encoded[:at] + self.random.randbytes(self.random.randint(0, 4)) + encoded[end:]
             case 2:  # a part of it again: members that stand twice
                 start = self.random.randint(0, at)
-                return octets[:at] + b"," * self.random.randint(0, 1) + octets[start:at][:200] + octets[at:]
-        return octets[:at] + octets[end:]
+                return encoded[:at] + b"," * self.random.randint(0, 1) + encoded[start:at][:200] + encoded[at:]
+        return encoded[:at] + encoded[end:]
 
     def _token(self) -> bytes:
         return self.random.choice(_TOKENS)
 
-    def _pieces(self, octets: bytes) -> list[bytes]:
+    def _pieces(self, encoded: bytes) -> list[bytes]:
         if self.random.random() < 0.3:
-            return [octets]
-        most = self.random.choice((1, 2, 7, 64, 4096)) if len(octets) < 4096 else 4096
+            return [encoded]
+        most = self.random.choice((1, 2, 7, 64, 4096)) if len(encoded) < 4096 else 4096
         pieces, at = list[bytes](), 0
-        while at < len(octets):
+        while at < len(encoded):
             size = self.random.randint(0, most)
-            pieces.append(octets[at : at + size])
+            pieces.append(encoded[at : at + size])
             at += size
         return pieces
 
@@ -197,7 +197,7 @@ class Round:
 
     def _opened(self, payload: Payload) -> None:
         try:
-            _ = payload.octets
+            _ = payload.to_bytes()
             _ = Envelope.open(payload.document()).deadline
         except ProtocolError as error:
             self._refused(error)
@@ -205,11 +205,11 @@ class Round:
     def _sent_on(self, message: Any, extensions: frozenset[str]) -> None:
         for encode in _ENCODINGS:
             try:
-                octets = encode(message, extensions)
+                encoded = encode(message, extensions)
             except ProtocolError as error:
-                self._refused(error)  # octets that are no document, where one was said to be
+                self._refused(error)  # bytes that are no document, where one was said to be
                 continue
-            (unit,) = Lines(2**30).feed(octets) if encode is codec.line else Frames(2**30).feed(octets)
+            (unit,) = Lines(2**30).feed(encoded) if encode is codec.line else Frames(2**30).feed(encoded)
             try:
                 again = codec.read(unit)
             except ProtocolError as error:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: JSON documents, messages of every operation, and octets in any pieces."""
+"""Hypothesis strategies: JSON documents, messages of every operation, and bytes in any pieces."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ messages = st.one_of([messages_of(kind) for kind in MESSAGES])
 
 
 @st.composite
-def cuts(draw: st.DrawFn, octets: bytes) -> list[bytes]:
-    """The octets in pieces, some of them empty."""
-    places = sorted(draw(st.lists(st.integers(0, len(octets)), max_size=10)))
-    ends = [0, *places, len(octets)]
-    return [octets[start:end] for start, end in pairwise(ends)]
+def cuts(draw: st.DrawFn, encoded: bytes) -> list[bytes]:
+    """The bytes in pieces, some of them empty."""
+    places = sorted(draw(st.lists(st.integers(0, len(encoded)), max_size=10)))
+    ends = [0, *places, len(encoded)]
+    return [encoded[start:end] for start, end in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""Octets to units and back: any chunking, limits that hold before anything is kept, formats."""
+"""Bytes to units and back: any chunking, limits that hold before anything is kept, formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pywatt_host.protocol.payload import Payload
 from tests.protocol import cases, shapes
 
 MIB = 1024**2
-OCTETS = cases.octets()
+BYTE_CASES = cases.byte_cases()
 NONE: frozenset[str] = frozenset()
 
 
@@ -30,23 +30,23 @@ def all_of(decoder: Decoder, pieces: Iterable[bytes]) -> list[bytes]:
 
 
 def raw(case: dict[str, Any]) -> bytes:
-    return bytes.fromhex(case["hex"]) if "hex" in case else str(case["octets"]).encode()
+    return bytes.fromhex(case["hex"]) if "hex" in case else str(case["bytes"]).encode()
 
 
 def framed(payload: bytes) -> bytes:
     return len(payload).to_bytes(4, "big") + b"\x01" + payload
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "octet by octet"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize(
     ("framing", "case"),
-    [(framing, case) for framing in ("lines", "frames") for case in OCTETS[framing]],
+    [(framing, case) for framing in ("lines", "frames") for case in BYTE_CASES[framing]],
     ids=lambda value: value["why"] if isinstance(value, dict) else value,
 )
 def test_a_stream_gives_these_units_or_this_error(framing: str, case: dict[str, Any], whole: bool) -> None:
     limit = case.get("limit", 16 * MIB)
     decoder: Decoder = Lines(limit) if framing == "lines" else Frames(limit)
-    pieces = [raw(case)] if whole else [bytes([octet]) for octet in raw(case)]
+    pieces = [raw(case)] if whole else [bytes([byte]) for byte in raw(case)]
     if "error" not in case:
         assert all_of(decoder, pieces) == [unit.encode() for unit in case["units"]]
         return
@@ -76,15 +76,15 @@ def test_frames_come_out_as_they_went_in_under_any_chunking(
 
 
 @given(st.data(), st.lists(st.binary(max_size=12) | st.sampled_from([b"\n", b"\r\n", b"\xe2\x80\xa8"]), max_size=12))
-def test_any_octets_give_the_same_lines_under_any_chunking(data: st.DataObject, parts: list[bytes]) -> None:
-    octets = b"".join(parts)
-    expected = [line for line in re.split(b"\n", octets)[:-1] if line.strip(b" \t\r\x0b\x0c")]
-    assert all_of(Lines(MIB), data.draw(shapes.cuts(octets))) == expected
+def test_any_bytes_give_the_same_lines_under_any_chunking(data: st.DataObject, parts: list[bytes]) -> None:
+    encoded = b"".join(parts)
+    expected = [line for line in re.split(b"\n", encoded)[:-1] if line.strip(b" \t\r\x0b\x0c")]
+    assert all_of(Lines(MIB), data.draw(shapes.cuts(encoded))) == expected
 
 
 @given(st.data(), st.binary(max_size=64), st.integers(0, 16))
-def test_any_octets_as_frames_give_units_or_an_error_whatever_the_chunking(
-    data: st.DataObject, octets: bytes, limit: int
+def test_any_bytes_as_frames_give_units_or_an_error_whatever_the_chunking(
+    data: st.DataObject, encoded: bytes, limit: int
 ) -> None:
     def outcome(pieces: Iterable[bytes]) -> tuple[list[bytes], str]:
         decoder, units = Frames(limit), list[bytes]()
@@ -96,8 +96,8 @@ def test_any_octets_as_frames_give_units_or_an_error_whatever_the_chunking(
         return units, ""
 
     # What came in the same piece as the fault is lost with the connection: the end is the same, and what came before.
-    one_by_one = outcome(bytes([octet]) for octet in octets)
-    drawn = outcome(data.draw(shapes.cuts(octets)))
+    one_by_one = outcome(bytes([byte]) for byte in encoded)
+    drawn = outcome(data.draw(shapes.cuts(encoded)))
     assert drawn[1] == one_by_one[1]
     assert drawn[0] == one_by_one[0][: len(drawn[0])]
     if not drawn[1]:
@@ -129,7 +129,7 @@ def test_a_header_that_claims_what_is_allowed_makes_no_room_before_it_has_come()
 
 @pytest.mark.parametrize("decoder", [Lines(MIB), Frames(MIB)], ids=["lines", "frames"])
 def test_an_endless_unit_costs_no_more_memory_than_its_limit(decoder: Decoder) -> None:
-    # Two octets at a time: as objects of their own they would cost forty times their length.
+    # Two bytes at a time: as objects of their own they would cost forty times their length.
     decoder.feed(b"" if isinstance(decoder, Lines) else MIB.to_bytes(4, "big") + b"\x01")
     pieces = [bytes([65 + number % 26, 66]) for number in range(26)]
     tracemalloc.start()
@@ -142,12 +142,12 @@ def test_an_endless_unit_costs_no_more_memory_than_its_limit(decoder: Decoder) -
 
 
 @pytest.mark.parametrize("framing", ["lines", "frames"])
-def test_a_mebibyte_octet_by_octet_takes_time_in_proportion(framing: str) -> None:
+def test_a_mebibyte_byte_by_byte_takes_time_in_proportion(framing: str) -> None:
     text = json.dumps({"op": "secret", "name": "A", "value": "v" * (MIB - 100)}).encode()
     decoder: Decoder = Lines(MIB) if framing == "lines" else Frames(MIB)
-    octets = text + b"\n" if framing == "lines" else framed(text)
+    encoded = text + b"\n" if framing == "lines" else framed(text)
     started = time.process_time()
-    units = all_of(decoder, (octets[at : at + 1] for at in range(len(octets))))
+    units = all_of(decoder, (encoded[at : at + 1] for at in range(len(encoded))))
     assert units == [text]
     assert time.process_time() - started < 10  # about 0.2 s; in proportion to the square it would be minutes
 
@@ -199,7 +199,7 @@ def test_ids_of_two_makers_differ() -> None:
 def test_what_has_no_json_form_is_refused_by_name_before_it_is_sent(encode: Any, content: Any) -> None:
     message = RouteToModule("a", "", "1", Payload.of(content))
     for agreed in (NONE, frozenset({"inline_payload"})):
-        with pytest.raises(ProtocolError, match="it has no JSON form") as caught:
+        with pytest.raises(ProtocolError, match="the content cannot be written as JSON") as caught:
             encode(message, agreed)
         assert caught.value.code == "json"
 

@@ -8,7 +8,7 @@ from tests.hosting import run
 from tests.protocol.fuzz import fuzz
 
 
-def test_hostile_octets_bring_out_messages_and_protocol_errors_and_nothing_else() -> None:
+def test_hostile_bytes_bring_out_messages_and_protocol_errors_and_nothing_else() -> None:
     async def main() -> None:
         counts = await fuzz(2.0, seed=random.SystemRandom().randrange(2**32), rounds=2000)
         assert counts["rounds"] > 20

@@ -12,10 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.protocol.jsontext import MOST_DEPTH, dumps, loads
+from pywatt_host.protocol.jsontext import MAX_DEPTH, dumps, loads
 from tests.protocol import shapes
 
-TWICE = "an object has a member twice"
+TWICE = "an object has a duplicate member"
 
 
 class TwiceError(Exception):
@@ -33,9 +33,9 @@ def strict(text: str) -> Any:
     return json.JSONDecoder(object_pairs_hook=pairs).decode(text)
 
 
-def refusal(octets: bytes) -> str:
+def refusal(encoded: bytes) -> str:
     with pytest.raises(ProtocolError) as caught:
-        loads(octets)
+        loads(encoded)
     assert caught.value.code == "json"
     assert len(str(caught.value)) < 150
     return str(caught.value)
@@ -158,13 +158,13 @@ def test_colons_braces_and_quotation_marks_in_texts_are_no_members(text: str) ->
 )
 def test_it_nests_sixty_four_levels_and_no_more(opened: str, closed: str) -> None:
     levels = 1 if len(closed) == 1 else 2
-    text = opened * (MOST_DEPTH // levels) + "0" + closed * (MOST_DEPTH // levels)
+    text = opened * (MAX_DEPTH // levels) + "0" + closed * (MAX_DEPTH // levels)
     assert loads(text.encode()) == json.loads(text)
     # Beside much that is not deep, and in front of it.
     wide = "[" + '{"x":[[]]},' * 200 + "0]"
     deeper = f"[{text}]"
-    assert refusal(deeper.encode()) == "it nests deeper than 64 levels"
-    assert refusal(f"[{wide},{text},{wide}]".encode()) == "it nests deeper than 64 levels"
+    assert refusal(deeper.encode()) == "JSON nests deeper than 64 levels"
+    assert refusal(f"[{wide},{text},{wide}]".encode()) == "JSON nests deeper than 64 levels"
 
 
 def test_brackets_in_texts_are_no_depth() -> None:
@@ -177,15 +177,15 @@ def test_many_levels_beside_one_another_are_no_depth() -> None:
     assert loads(json.dumps(document).encode()) == document
 
 
-@pytest.mark.parametrize("octets", [b"[" * 10**6, b'{"a":' * 10**5, b"[" * 65 + b"0", b"[{" * 10**5], ids=len)
-def test_depth_without_an_end_is_refused_in_no_time(octets: bytes) -> None:
+@pytest.mark.parametrize("encoded", [b"[" * 10**6, b'{"a":' * 10**5, b"[" * 65 + b"0", b"[{" * 10**5], ids=len)
+def test_depth_without_an_end_is_refused_in_no_time(encoded: bytes) -> None:
     started = time.process_time()
-    assert refusal(octets) == "it nests deeper than 64 levels"
+    assert refusal(encoded) == "JSON nests deeper than 64 levels"
     assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "encoded",
     [
         b"",
         b" ",
@@ -222,12 +222,12 @@ def test_depth_without_an_end_is_refused_in_no_time(octets: bytes) -> None:
     ],
     ids=repr,
 )
-def test_what_is_not_json_is_refused(octets: bytes) -> None:
-    assert refusal(octets).startswith("it is not JSON: ")
+def test_what_is_not_json_is_refused(encoded: bytes) -> None:
+    assert refusal(encoded).startswith("not valid JSON: ")
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "encoded",
     [
         b'"\\ud800"',
         b'"\\udc00"',
@@ -243,8 +243,8 @@ def test_what_is_not_json_is_refused(octets: bytes) -> None:
     ],
     ids=repr,
 )
-def test_what_has_no_form_in_utf_8_is_refused(octets: bytes) -> None:
-    assert refusal(octets).startswith("it is not JSON: ")
+def test_what_has_no_form_in_utf_8_is_refused(encoded: bytes) -> None:
+    assert refusal(encoded).startswith("not valid JSON: ")
 
 
 def test_integers_of_sixty_four_bits_are_exact_and_larger_ones_are_floats() -> None:
@@ -255,7 +255,7 @@ def test_integers_of_sixty_four_bits_are_exact_and_larger_ones_are_floats() -> N
     assert loads(str(2**64).encode()) == float(2**64)
     assert loads(b"-" + b"9" * 30) == float("-" + "9" * 30)
     assert loads(b"9" * 300) == float("9" * 300)
-    assert refusal(b"9" * 400).startswith("it is not JSON: ")
+    assert refusal(b"9" * 400).startswith("not valid JSON: ")
 
 
 def test_numbers_of_a_million_digits_take_no_time() -> None:
@@ -269,13 +269,13 @@ def test_numbers_of_a_million_digits_take_no_time() -> None:
 @given(st.binary(max_size=40) | st.text('{}[]:,"\\ \n0aé', max_size=40).map(str.encode))
 @example(b'"\\')
 @example(b'{"a\\":1}')
-def test_any_octets_are_a_document_or_refused(octets: bytes) -> None:
+def test_any_bytes_are_a_document_or_refused(encoded: bytes) -> None:
     try:
-        document = loads(octets)
+        document = loads(encoded)
     except ProtocolError as error:
         refused = error
     else:
-        assert document == strict(octets.decode())
+        assert document == strict(encoded.decode())
         return
     assert refused.code == "json"
     assert "\n" not in str(refused)
@@ -283,7 +283,7 @@ def test_any_octets_are_a_document_or_refused(octets: bytes) -> None:
 
 @pytest.mark.parametrize("write", [json.dumps, spaced], ids=["as json.dumps", "spaced"])
 def test_a_mebibyte_of_small_objects_is_checked_in_time(write: Callable[[Any], str]) -> None:
-    octets = write([{"a:": ":", "b": {}}] * 40_000).encode()
+    encoded = write([{"a:": ":", "b": {}}] * 40_000).encode()
     started = time.process_time()
-    assert len(loads(octets)) == 40_000
+    assert len(loads(encoded)) == 40_000
     assert time.process_time() - started < 5

@@ -101,7 +101,7 @@ def test_members_of_any_type_give_a_message_or_an_error_of_one_line(kind: Any, d
         assert "\n" not in str(message)
         return
     assert type(message) is kind
-    # What was accepted can be sent on and is then read as the same, but for octets said to be JSON that are none.
+    # What was accepted can be sent on and is then read as the same, but for bytes said to be JSON that are none.
     try:
         line = codec.line(message, EXTENSIONS)
     except ProtocolError:
@@ -128,22 +128,22 @@ def test_one_envelope_is_opened_and_no_second(document: Any) -> None:
     if "op" in document or "op" in document["content"]:
         assert message_of(document).op == "shutdown"
     else:
-        with pytest.raises(ProtocolError, match="it has no op"):
+        with pytest.raises(ProtocolError, match="a message has no op"):
             message_of(document)
 
 
 # What texts do not show ---------------------------------------------------------------------------------------------
 
 SECRET = "hunter2-hunter2"
-OCTETS = SECRET.encode()
+BYTE_CASES = SECRET.encode()
 HIDING = [
     SecretValue("DB", SECRET),
     Init("http://a", "m", {"DB": SECRET}, auth_token=SECRET),
     Identify("m", SECRET),
-    HttpRequest("1", "POST", "/", {"authorization": SECRET}, OCTETS),
-    HttpResponse("1", 200, {"set-cookie": SECRET}, OCTETS),
+    HttpRequest("1", "POST", "/", {"authorization": SECRET}, BYTE_CASES),
+    HttpResponse("1", 200, {"set-cookie": SECRET}, BYTE_CASES),
     RouteToModule("m", "", "1", Payload.of({"password": SECRET})),
-    RouteToModule("m", "", "1", Payload(OCTETS, "Binary")),
+    RouteToModule("m", "", "1", Payload(BYTE_CASES, "Binary")),
     ServiceRequest("1", "Database", {"password": SECRET}),
     ServiceOperation("c", "Cache", "set", ["k", SECRET]),
     ServiceOperationResult(True, SECRET),
@@ -155,7 +155,7 @@ HIDING = [
 def test_no_text_of_a_message_shows_values_tokens_or_bodies(message: Any) -> None:
     for text in (repr(message), str(message), f"{message}", repr([message])):
         assert SECRET not in text
-        assert repr(list(OCTETS))[1:20] not in text
+        assert repr(list(BYTE_CASES))[1:20] not in text
 
 
 @pytest.mark.parametrize("op", sorted(cases.CLASSES))
@@ -184,38 +184,38 @@ def test_a_payload_is_the_same_document_inline_and_in_byte_numbers(document: Any
         assert read == payload
         assert hash(read) == hash(payload)
         assert read.document() == document
-        assert json.loads(read.octets) == document
+        assert json.loads(read.to_bytes()) == document
 
 
 @given(st.binary(max_size=50), st.sampled_from(["Binary", "Auto"]))
-def test_octets_stay_as_they_are(octets: bytes, format: Any) -> None:
-    payload = Payload(octets, format)
+def test_bytes_stay_as_they_are(encoded: bytes, format: Any) -> None:
+    payload = Payload(encoded, format)
     for inline in (True, False):
         read = Payload.read(payload.wire(inline=inline))
         assert read == payload
-        assert read.octets == octets
+        assert read.to_bytes() == encoded
 
 
-def test_base64_is_octets_and_what_is_not_base64_can_be_passed_on_and_compared_but_not_read() -> None:
-    assert Payload.read({"data": list(b"aGk="), "format": "Base64"}).octets == b"hi"
+def test_base64_is_bytes_and_what_is_not_base64_can_be_passed_on_and_compared_but_not_read() -> None:
+    assert Payload.read({"data": list(b"aGk="), "format": "Base64"}).to_bytes() == b"hi"
     bad = Payload.read({"data": list(b"*"), "format": "Base64"})
     assert bad == Payload(b"*", "Base64") != Payload(b"+", "Base64")
     assert hash(bad) == hash(Payload(b"*", "Base64"))
     assert bad.wire(inline=True) == {"data": [42], "format": "Base64"}
     with pytest.raises(ProtocolError, match=r"payload\.data is not base64"):
-        _ = bad.octets
+        _ = bad.to_bytes()
 
 
 @pytest.mark.parametrize("format", ["Binary", "Base64"])
-def test_octets_that_are_no_document_are_not_read_as_one(format: Any) -> None:
+def test_bytes_that_are_no_document_are_not_read_as_one(format: Any) -> None:
     with pytest.raises(ProtocolError, match=f"the payload is {format}, where a JSON document is wanted"):
         Payload(b"{}", format).document()
 
 
-@pytest.mark.parametrize("octets", [b'{"a":1,"a":2}', b"[" * 65 + b"]" * 65, b"NaN", b"\xff"], ids=repr)
-def test_a_document_inside_a_payload_is_read_as_strictly_as_the_message_around_it(octets: bytes) -> None:
+@pytest.mark.parametrize("encoded", [b'{"a":1,"a":2}', b"[" * 65 + b"]" * 65, b"NaN", b"\xff"], ids=repr)
+def test_a_document_inside_a_payload_is_read_as_strictly_as_the_message_around_it(encoded: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
-        Payload.read({"data": list(octets), "format": "Json"}).document()
+        Payload.read({"data": list(encoded), "format": "Json"}).document()
     assert caught.value.code == "json"
 
 

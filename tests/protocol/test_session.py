@@ -608,7 +608,7 @@ def test_a_request_that_could_not_be_written_is_forgotten(request_: Any, answer:
 @pytest.mark.parametrize("make", [routed, operation, GetSecret], ids=["by id", "in order", "by name"])
 def test_so_many_requests_wait_and_no_more(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(session, "MOST_PENDING", 8)
+        monkeypatch.setattr(session, "MAX_PENDING", 8)
         ours, pipe = opened()
         tasks = await asked(ours, *[make(str(number)) for number in range(8)])
         with pytest.raises(MessagingError, match="8 requests wait") as caught:
@@ -623,7 +623,7 @@ def test_so_many_requests_wait_and_no_more(make: Make, monkeypatch: pytest.Monke
 
 def test_a_peer_that_never_answers_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(session, "MOST_PENDING", 8)
+        monkeypatch.setattr(session, "MAX_PENDING", 8)
         ours, _ = opened()
         for _ in range(8):
             await timed_out(ours, operation("x"))
@@ -643,7 +643,7 @@ def test_a_message_beyond_the_peers_limit_is_not_sent_and_leaves_nothing() -> No
         session, pipe = opened(limit=100)
         large = RouteToModule("billing", "", "1", Payload(b"x" * 100, "Binary"))
         for sending in (session.request(large, LONG), asyncio.to_thread(session.send, large)):
-            with pytest.raises(MessagingError, match="route_to_module is longer than 100 octets") as caught:
+            with pytest.raises(MessagingError, match="route_to_module is longer than 100 bytes") as caught:
                 await sending
             assert caught.value.code == "too_large"
         assert pipe.lines == []

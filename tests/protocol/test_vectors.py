@@ -13,7 +13,7 @@ from pywatt_host.protocol.messages import MESSAGES, Unknown, message_of
 from tests.protocol import cases
 from tests.protocol.cases import Accepted, Refused, Sent
 
-OCTETS = cases.octets()
+BYTE_CASES = cases.byte_cases()
 
 
 def named(case: Any) -> str:
@@ -32,7 +32,7 @@ def test_every_operation_has_its_vectors_in_each_kind() -> None:
 @pytest.mark.parametrize("case", cases.sent(), ids=named)
 def test_a_message_is_sent_in_exactly_this_shape(case: Sent) -> None:
     assert case.message.wire(case.extensions) == case.document
-    # Octet by octet, in the order of the tables as well.
+    # Byte by byte, in the order of the tables as well.
     compact = json.dumps(case.document, separators=(",", ":"), ensure_ascii=False).encode()
     assert codec.line(case.message, case.extensions) == compact + b"\n"
     assert codec.frame(case.message, case.extensions) == len(compact).to_bytes(4, "big") + b"\x01" + compact
@@ -70,9 +70,9 @@ def test_a_refusal_names_the_operation_the_member_and_what_is_wanted(case: Refus
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("case", OCTETS["units"], ids=named)
+@pytest.mark.parametrize("case", BYTE_CASES["units"], ids=named)
 def test_a_unit_that_is_no_operation_is_refused_or_set_aside(case: dict[str, str]) -> None:
-    unit = case["octets"].encode()
+    unit = case["bytes"].encode()
     if "unknown" in case:
         assert codec.read(unit) == Unknown(case["unknown"])
         return
@@ -118,4 +118,4 @@ def test_a_peer_without_extensions_is_sent_the_members_of_the_tables_and_no_othe
     assert set(document) <= {"op", *TABLES[case.message.op].split()}
     if "payload" in document:
         assert set(document["payload"]) == {"data", "format"}
-        assert all(type(octet) is int for octet in document["payload"]["data"])
+        assert all(type(byte) is int for byte in document["payload"]["data"])

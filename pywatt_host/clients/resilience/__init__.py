@@ -1,2 +1,1 @@
-"""Calls to others: how long they may take, when they are tried again, and when no longer; and who answers for a
-module."""
+"""Timeouts, retries and circuit breakers for calls to other services, and requests to the providers of a module."""

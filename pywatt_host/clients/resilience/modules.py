@@ -1,4 +1,4 @@
-"""module://NAME/path: requests to whoever answers for a module at the moment, by its id or the name of a service."""
+"""module://NAME/path: requests to the present providers of a module, by its id or the name of a service."""
 
 from __future__ import annotations
 
@@ -10,59 +10,64 @@ from typing import TypeAlias
 import httpx
 
 from pywatt_host.clients.resilience.exchange import UNCONNECTED
-from pywatt_host.clients.resilience.policy import Policy
-from pywatt_host.clients.resilience.providers import Address, Rota, addressed, put_location, socket_of
-from pywatt_host.clients.resilience.transports import exchanged, exchanged_blocking
+from pywatt_host.clients.resilience.policy import TargetPolicy
+from pywatt_host.clients.resilience.providers import ProviderAddress, RoundRobin, addressed, put_location, socket_of
+from pywatt_host.clients.resilience.transports import send_with_retries, send_with_retries_blocking
 from pywatt_host.exceptions import MessagingError
 
-Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[Address]]]
-BlockingResolve: TypeAlias = Callable[[str], Sequence[Address]]
-Policies: TypeAlias = Callable[[str], Policy]
+Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[ProviderAddress]]]
+BlockingResolve: TypeAlias = Callable[[str], Sequence[ProviderAddress]]
+PolicyFor: TypeAlias = Callable[[str], TargetPolicy]
 
-_SOCKETS = 64  # connections to the Unix sockets used last are kept
+_MAX_SOCKETS = 64  # Unix sockets, the last used ones, to which connections are kept
 
 
 class ModuleError(httpx.ConnectError):
-    """Nobody answers for a module: none is known, then `__cause__` is the MessagingError, or none could be reached."""
+    """No provider of a module answers: none is known (`__cause__` is then the MessagingError), or none could be
+    reached."""
 
 
-class Modules(httpx.AsyncBaseTransport):
-    """Finds providers through `resolve`, which raises MessagingError where there are none."""
+class ModuleTransport(httpx.AsyncBaseTransport):
+    """The asynchronous transport. `resolve` gives the providers, and raises MessagingError where there are none."""
 
-    def __init__(self, resolve: Resolve, policies: Policies | None = None, rota: Rota | None = None) -> None:
+    def __init__(
+        self, resolve: Resolve, policies: PolicyFor | None = None, round_robin: RoundRobin | None = None
+    ) -> None:
         self._resolve = resolve
         self._policies = policies or _unlimited
-        self._rota = rota or Rota()
+        self._round_robin = round_robin or RoundRobin()
         self._tls = httpx.create_ssl_context()
-        # No proxy of the environment: modules are on our own side of it.
+        # No proxy of the environment: modules are on this side of it.
         self._network = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
         self._sockets: OrderedDict[str, httpx.AsyncHTTPTransport] = OrderedDict()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_module(request.url)
         tried: set[str] = set()
-        return await exchanged(self._policies(request.url.host), request, lambda request: self._send(request, tried))
+        return await send_with_retries(
+            self._policies(request.url.host), request, lambda request: self._send(request, tried)
+        )
 
     async def _send(self, request: httpx.Request, tried: set[str]) -> httpx.Response:
-        """To the first provider that takes the connection; one that has been tried comes last."""
+        """Send to the first provider that accepts the connection. Providers that were tried before come last."""
         name = request.url.host
         try:
             addresses = await self._resolve(name)
         except MessagingError as error:
             raise ModuleError(f"{request.url}: {error}", request=request) from error
         faults: list[str] = []
-        for address in self._rota.order(name, addresses, tried):
+        for address in self._round_robin.order(name, addresses, tried):
             tried.add(address)
             through = await self._through(address)
             try:
                 response = await through.handle_async_request(addressed(request, address))
             except UNCONNECTED as error:
-                self._rota.unreachable(address)
+                self._round_robin.unreachable(address)
                 faults.append(fault(address, error))
             else:
                 put_location(response, request, address)
                 return response
-        raise nobody(request, faults)
+        raise unreachable(request, faults)
 
     async def _through(self, address: str) -> httpx.AsyncHTTPTransport:
         path = socket_of(address)
@@ -72,7 +77,7 @@ class Modules(httpx.AsyncBaseTransport):
         if found is None:
             found = self._sockets[path] = httpx.AsyncHTTPTransport(verify=self._tls, uds=path)
         self._sockets.move_to_end(path)
-        if len(self._sockets) > _SOCKETS:
+        if len(self._sockets) > _MAX_SOCKETS:
             await self._sockets.popitem(last=False)[1].aclose()
         return found
 
@@ -83,13 +88,15 @@ class Modules(httpx.AsyncBaseTransport):
             await each.aclose()
 
 
-class BlockingModules(httpx.BaseTransport):
-    """The same for threads."""
+class BlockingModuleTransport(httpx.BaseTransport):
+    """The transport for threads."""
 
-    def __init__(self, resolve: BlockingResolve, policies: Policies | None = None, rota: Rota | None = None) -> None:
+    def __init__(
+        self, resolve: BlockingResolve, policies: PolicyFor | None = None, round_robin: RoundRobin | None = None
+    ) -> None:
         self._resolve = resolve
         self._policies = policies or _unlimited
-        self._rota = rota or Rota()
+        self._round_robin = round_robin or RoundRobin()
         self._tls = httpx.create_ssl_context()
         self._network = httpx.HTTPTransport(verify=self._tls, trust_env=False)
         self._sockets: OrderedDict[str, httpx.HTTPTransport] = OrderedDict()
@@ -98,7 +105,9 @@ class BlockingModules(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         check_module(request.url)
         tried: set[str] = set()
-        return exchanged_blocking(self._policies(request.url.host), request, lambda request: self._send(request, tried))
+        return send_with_retries_blocking(
+            self._policies(request.url.host), request, lambda request: self._send(request, tried)
+        )
 
     def _send(self, request: httpx.Request, tried: set[str]) -> httpx.Response:
         name = request.url.host
@@ -107,17 +116,17 @@ class BlockingModules(httpx.BaseTransport):
         except MessagingError as error:
             raise ModuleError(f"{request.url}: {error}", request=request) from error
         faults: list[str] = []
-        for address in self._rota.order(name, addresses, tried):
+        for address in self._round_robin.order(name, addresses, tried):
             tried.add(address)
             try:
                 response = self._through(address).handle_request(addressed(request, address))
             except UNCONNECTED as error:
-                self._rota.unreachable(address)
+                self._round_robin.unreachable(address)
                 faults.append(fault(address, error))
             else:
                 put_location(response, request, address)
                 return response
-        raise nobody(request, faults)
+        raise unreachable(request, faults)
 
     def _through(self, address: str) -> httpx.HTTPTransport:
         path = socket_of(address)
@@ -128,7 +137,7 @@ class BlockingModules(httpx.BaseTransport):
             if found is None:
                 found = self._sockets[path] = httpx.HTTPTransport(verify=self._tls, uds=path)
             self._sockets.move_to_end(path)
-            dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > _SOCKETS else None
+            dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > _MAX_SOCKETS else None
         if dropped is not None:
             dropped.close()
         return found
@@ -141,20 +150,22 @@ class BlockingModules(httpx.BaseTransport):
             each.close()
 
 
-def _unlimited(name: str) -> Policy:
-    return Policy(name, "")
+def _unlimited(name: str) -> TargetPolicy:
+    return TargetPolicy(name, "")
 
 
 def check_module(url: httpx.URL) -> None:
-    """Raises UnsupportedProtocol for what is no name of a module."""
+    """Raises UnsupportedProtocol for a URL that does not just name a module."""
     if url.port is not None:
-        raise httpx.UnsupportedProtocol(f"{url}: write module://NAME/path, without a port: it is looked up")
+        raise httpx.UnsupportedProtocol(
+            f"{url}: a module URL has no port, since it is looked up. Write module://NAME/path"
+        )
 
 
 def fault(address: str, error: httpx.TransportError) -> str:
     return f"{address}: {str(error) or type(error).__name__}"
 
 
-def nobody(request: httpx.Request, faults: Sequence[str]) -> ModuleError:
-    said = "; ".join(faults) if faults else "nobody answers for it over HTTP"
-    return ModuleError(f"module {request.url.host} cannot be reached: {said}", request=request)
+def unreachable(request: httpx.Request, faults: Sequence[str]) -> ModuleError:
+    reason = "; ".join(faults) if faults else "none of its providers has an HTTP address"
+    return ModuleError(f"module {request.url.host} cannot be reached: {reason}", request=request)

@@ -1,4 +1,4 @@
-"""The policies of one target together, and one call under them. No I/O but waiting."""
+"""The policies of one target, and one call under them. No I/O except waiting."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pywatt_host.clients.resilience.breaker import Breaker, Pass
-from pywatt_host.clients.resilience.retry import LONGEST_WAIT, Schedule
+from pywatt_host.clients.resilience.breaker import Breaker, Permit
+from pywatt_host.clients.resilience.retry import MAX_WAIT, RetrySchedule
 from pywatt_host.exceptions import MessagingError
 
 T = TypeVar("T")
 
 
-class NoPass:
-    """The Pass of a target without a circuit breaker."""
+class NoPermit:
+    """The permit for a target without a circuit breaker."""
 
     def succeeded(self) -> None:
         return
@@ -29,20 +29,20 @@ class NoPass:
         return
 
 
-class Policy:
-    """What counts for one target; each part may be absent."""
+class TargetPolicy:
+    """Timeout, retries and circuit breaker of one target; each of them may be absent."""
 
     def __init__(
         self,
         target: str,
         key: str,
         timeout: float | None = None,
-        schedule: Schedule | None = None,
+        schedule: RetrySchedule | None = None,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`key` is that of the manifest, such as `resiliency.targets.modules.billing`; `timeout` and what `clock` gives
-        are seconds."""
+        """`key` is the manifest key, such as `resiliency.targets.modules.billing`. `timeout` is in seconds; `clock`
+        gives seconds."""
         self.target = target
         self.key = key
         self.timeout = timeout
@@ -52,17 +52,17 @@ class Policy:
         self.retries = 0
         self._lock = threading.Lock()
 
-    def call(self, timeout: float | None = None) -> Call:
-        """Begin a call; `timeout` is the caller's own, and the shorter one counts."""
+    def call(self, timeout: float | None = None) -> PolicyCall:
+        """Begin a call. `timeout` is that of the caller, in seconds; the shorter one counts."""
         limits = [each for each in (self.timeout, timeout) if each is not None]
-        return Call(self, min(limits) if limits else None)
+        return PolicyCall(self, min(limits) if limits else None)
 
     def refusal(self) -> str:
-        """Why no attempt is let through."""
+        """Why the circuit breaker allows no attempt."""
         seconds = self.breaker.open_for() if self.breaker is not None else 0.0
         if seconds > 0:
             return f"the circuit breaker of {self.target} is open for another {math.ceil(seconds)}s"
-        return f"the circuit breaker of {self.target} is half-open: others are trying whether it answers again"
+        return f"the circuit breaker of {self.target} is half-open: other calls are testing whether it answers again"
 
     async def check(self) -> None:
         """Raises ConnectionError while the circuit breaker is open."""
@@ -80,36 +80,38 @@ class Policy:
         failure: Callable[[Exception], bool],
         timeout: float | None = None,
     ) -> T:
-        """What `attempt` returns, or what the last one raises. It is given the seconds that are left, None for any
-        number. `retryable` says whether an error may be tried again, `failure` whether it is the target's, for the
-        circuit breaker; one that is not counts as a success. `timeout` is for all attempts and waits together.
+        """Make a call: return what `attempt` returns, or raise what the last attempt raises.
+
+        `attempt` gets the seconds that are left; None where there is no limit. `retryable` tells whether the call may
+        be made again after an error. `failure` tells whether an error is a failure of the target for the circuit
+        breaker; any other error counts as a success. `timeout` is for all attempts and waits together, in seconds.
 
         Raises MessagingError: `unavailable` while the circuit breaker is open, `timeout` once the time is over.
         """
         call = self.call(timeout)
         while True:
-            leave = call.begin()
-            if leave is None:
+            permit = call.begin()
+            if permit is None:
                 raise MessagingError("unavailable", self.refusal(), self.target)
             try:
                 result = await self._bounded(call, attempt)
             except Exception as error:
                 if failure(error):
-                    leave.failed()
+                    permit.failed()
                 else:
-                    leave.succeeded()
+                    permit.succeeded()
                 wait = call.wait() if retryable(error) else None
                 if wait is not None:
                     await asyncio.sleep(wait)
                     continue
                 raise
             else:
-                leave.succeeded()
+                permit.succeeded()
                 return result
             finally:
-                leave.dropped()  # where it was cancelled, and has no result yet
+                permit.dropped()  # counts only where the attempt was cancelled and has no result yet
 
-    async def _bounded(self, call: Call, attempt: Callable[[float | None], Awaitable[T]]) -> T:
+    async def _bounded(self, call: PolicyCall, attempt: Callable[[float | None], Awaitable[T]]) -> T:
         left = call.left()
         try:
             async with asyncio.timeout(left) as limit:
@@ -120,30 +122,30 @@ class Policy:
             raise MessagingError("timeout", f"no answer within {call.timeout:g}s", self.target) from None
 
 
-class Call:
-    """One call: its attempts, one after the other."""
+class PolicyCall:
+    """One call under a policy: its attempts, one after the other."""
 
-    def __init__(self, policy: Policy, timeout: float | None) -> None:
+    def __init__(self, policy: TargetPolicy, timeout: float | None) -> None:
         self.timeout = timeout
         self._policy = policy
         self._deadline = None if timeout is None else policy.clock() + timeout
         self._retries = 0
 
-    def begin(self) -> Pass | NoPass | None:
-        """Leave for an attempt; None where the circuit breaker gives none."""
+    def begin(self) -> Permit | NoPermit | None:
+        """The permit for an attempt; None where the circuit breaker allows none."""
         breaker = self._policy.breaker
-        return NoPass() if breaker is None else breaker.admit()
+        return NoPermit() if breaker is None else breaker.admit()
 
     def left(self) -> float | None:
-        """Seconds until all attempts have to be done; None without a limit."""
+        """Seconds that are left for all attempts; None without a limit."""
         return None if self._deadline is None else max(0.0, self._deadline - self._policy.clock())
 
     def wait(self, asked: float | None = None) -> float | None:
-        """Seconds to wait before the next attempt, which is counted; None where this one was the last: no retries are
-        left, the time would be over, or the circuit breaker will be open. `asked`: the least that the other side wants.
-        """
+        """Seconds to wait before the next attempt, which is counted as a retry; None where there is no next attempt: no
+        retries are left, the time would be over, or the circuit breaker will be open. `asked` is the shortest wait that
+        the other side asks for, in seconds."""
         policy, schedule = self._policy, self._policy.schedule
-        if schedule is None or self._retries >= schedule.most or (asked or 0.0) > LONGEST_WAIT:
+        if schedule is None or self._retries >= schedule.max_retries or (asked or 0.0) > MAX_WAIT:
             return None
         wait = max(schedule.wait(self._retries), asked or 0.0)
         left = self.left()

@@ -1,4 +1,4 @@
-"""When a call is made again: how long to wait, by the policy and by what the other side asks for. No I/O."""
+"""How long to wait before a call is made again, by the policy and by Retry-After of the other side. No I/O."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from email.utils import parsedate_to_datetime
 
 from pywatt_host.manifest.model import RetryPolicy
 
-LONGEST_WAIT = 60.0  # seconds; who asks for more with Retry-After is not asked again in the course of the same call
+MAX_WAIT = 60.0  # seconds; where Retry-After asks for more, the same call is not made again
 
 
-class Schedule:
+class RetrySchedule:
     """The waits between the attempts of a call."""
 
     def __init__(self, options: RetryPolicy, draw: Callable[[], float] = random.random) -> None:
@@ -22,13 +22,13 @@ class Schedule:
         self._draw = draw
 
     @property
-    def most(self) -> int:
-        """Most retries."""
+    def max_retries(self) -> int:
+        """The greatest number of retries."""
         return self._options.max_retries
 
     def wait(self, retries: int) -> float:
-        """Seconds before the next retry, after so many. Those of `exponential` are drawn from nothing to the bound, so
-        that those who failed together do not come back together."""
+        """Seconds before the next retry, after so many `retries`. The waits of `exponential` are drawn between 0 and
+        the bound, so that callers that failed together do not retry together."""
         options = self._options
         if options.policy == "constant":
             return options.duration
@@ -38,7 +38,7 @@ class Schedule:
 
 
 def retry_after(text: str, now: Callable[[], float] = time.time) -> float | None:
-    """Seconds that a Retry-After header (RFC 9110 section 10.2.3) asks to wait; None where it cannot be read.
+    """The seconds in a Retry-After header (RFC 9110 section 10.2.3); None where it cannot be read.
 
     `now` gives seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""The policies of `resiliency` by target, what they count, and their health."""
+"""The policies of `resiliency` by target, with their metrics and health checks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from pywatt_host.clients.resilience.breaker import Breaker
-from pywatt_host.clients.resilience.policy import Policy
-from pywatt_host.clients.resilience.retry import Schedule
+from pywatt_host.clients.resilience.policy import TargetPolicy
+from pywatt_host.clients.resilience.retry import RetrySchedule
 from pywatt_host.manifest.model import Manifest, ResilienceTarget
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 
 
 class Resilience:
-    """A Policy for each declared target. Those of modules are for messages and for module:// alike: a module that fails
-    on one way is left alone on both."""
+    """A TargetPolicy for each declared target. That of a module holds for messages and for module:// requests together:
+    a module that fails in one of the two ways is left alone in both."""
 
     def __init__(
         self,
@@ -33,46 +33,46 @@ class Resilience:
         self._modules = {name: self._policy("modules", name, target) for name, target in targets.modules.items()}
         self._clients = {name: self._policy("clients", name, target) for name, target in targets.clients.items()}
         self._lowered = {name.lower(): policy for name, policy in self._modules.items()}
-        self._none = Policy("", "")
+        self._none = TargetPolicy("", "")
 
-    def _policy(self, kind: str, name: str, target: ResilienceTarget) -> Policy:
+    def _policy(self, kind: str, name: str, target: ResilienceTarget) -> TargetPolicy:
         policies = self._manifest.resiliency.policies
         breaker = policies.circuit_breakers[target.circuit_breaker] if target.circuit_breaker is not None else None
         retry = policies.retries[target.retry] if target.retry is not None else None
-        return Policy(
+        return TargetPolicy(
             name,
             f"resiliency.targets.{kind}.{name}",
             policies.timeouts[target.timeout] if target.timeout is not None else None,
-            Schedule(retry, self._draw) if retry is not None else None,
+            RetrySchedule(retry, self._draw) if retry is not None else None,
             Breaker(breaker, self._clock) if breaker is not None else None,
             self._clock,
         )
 
-    def for_module(self, name: str) -> Policy:
-        """That of a module id or service name; one that allows everything where none is declared. URLs do not tell
-        upper from lower case, so that a name in lower case stands for any."""
+    def for_module(self, name: str) -> TargetPolicy:
+        """The policy of a module id or a service name; without a declared one, a policy without limits. Names in URLs
+        are in lower case, so that a name in lower case finds a policy in any case."""
         return self._modules.get(name) or self._lowered.get(name) or self._none
 
-    def for_messages(self, name: str) -> Policy | None:
-        """That of a module id; None where none is declared."""
+    def for_messages(self, name: str) -> TargetPolicy | None:
+        """The policy for messages to a module id; None where none is declared."""
         return self._modules.get(name)
 
     @property
-    def for_url(self) -> Callable[[str], Policy] | None:
+    def for_url(self) -> Callable[[str], TargetPolicy] | None:
         """`for_module`, for the transports of module:// URLs."""
         return self.for_module
 
-    def for_client(self, name: str) -> Policy:
-        """That of a name of `clients`."""
+    def for_client(self, name: str) -> TargetPolicy:
+        """The policy of an entry of `clients`."""
         return self._clients.get(name) or self._none
 
-    def clients(self) -> Mapping[str, Policy]:
-        """The base URL of each client that is a target, and its policy."""
+    def clients(self) -> Mapping[str, TargetPolicy]:
+        """The policies of clients, by their base URLs."""
         declared = self._manifest.clients
         return {declared[name].base_url: policy for name, policy in self._clients.items()}
 
-    def _labelled(self) -> Iterator[tuple[str, Policy]]:
-        """A client that has the name of a module is told apart from it."""
+    def _labelled(self) -> Iterator[tuple[str, TargetPolicy]]:
+        """The policies by their labels in metrics and checks. A client with the name of a module is `clients.NAME`."""
         yield from self._modules.items()
         for name, policy in self._clients.items():
             yield (f"clients.{name}" if name in self._modules else name), policy

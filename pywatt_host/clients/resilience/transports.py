@@ -1,7 +1,7 @@
-"""httpx transports that keep to the policies of `resiliency.targets`.
+"""httpx transports that apply the policies of `resiliency.targets`.
 
-The limit of time is for all attempts up to the head of the response; its body comes under the client's own timeouts,
-and is not asked for again where it breaks off.
+The timeout is for all attempts up to the head of the response. The body is read under the timeouts of the client, and
+the request is not made again where the body breaks off.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import httpx
 
 from pywatt_host.auth.origin import origin_of
 from pywatt_host.clients.resilience.exchange import Attempts
-from pywatt_host.clients.resilience.policy import Policy
+from pywatt_host.clients.resilience.policy import TargetPolicy
 
-Send: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
+AsyncSend: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
 BlockingSend: TypeAlias = Callable[[httpx.Request], httpx.Response]
 
 
-async def exchanged(policy: Policy, request: httpx.Request, send: Send) -> httpx.Response:
-    """The first answer of `send` that is not to be tried again. Raises what it raised, CircuitOpenError and
-    DeadlineError."""
+async def send_with_retries(policy: TargetPolicy, request: httpx.Request, send: AsyncSend) -> httpx.Response:
+    """Send a request, again where the policy says so, and return the final response. Raises the error of the last
+    attempt, CircuitOpenError and DeadlineError."""
     exchange = Attempts(policy, request)
     while True:
         exchange.begin()
@@ -50,9 +50,9 @@ async def exchanged(policy: Policy, request: httpx.Request, send: Send) -> httpx
         await asyncio.sleep(wait)
 
 
-def exchanged_blocking(policy: Policy, request: httpx.Request, send: BlockingSend) -> httpx.Response:
-    """The same for threads. Nothing interrupts a thread that waits: the limit of time bounds each step of an attempt
-    (connecting, sending, waiting for octets) and what is begun after it."""
+def send_with_retries_blocking(policy: TargetPolicy, request: httpx.Request, send: BlockingSend) -> httpx.Response:
+    """As `send_with_retries`, for threads. A thread that waits cannot be interrupted: the timeout limits each step of
+    an attempt (connecting, sending, waiting for bytes), and whether another attempt begins."""
     exchange = Attempts(policy, request)
     while True:
         exchange.begin()
@@ -67,7 +67,7 @@ def exchanged_blocking(policy: Policy, request: httpx.Request, send: BlockingSen
             if wait is None:
                 raise
         else:
-            # The body is read under the client's own timeouts: the connection looks them up once it is.
+            # The body is read under the timeouts of the client: the connection looks them up when it is read.
             bounded.extensions.update(request.extensions)
             wait = exchange.answered(response)
             if wait is None:
@@ -79,55 +79,58 @@ def exchanged_blocking(policy: Policy, request: httpx.Request, send: BlockingSen
 
 
 class ClientTransport(httpx.AsyncBaseTransport):
-    """For one host: the policy of its origin; nothing is added to requests to other ports of it."""
+    """The transport for one host. The policy applies to the origin of `base_url`, and not to other ports of the
+    host."""
 
-    def __init__(self, base_url: str, policy: Policy) -> None:
+    def __init__(self, base_url: str, policy: TargetPolicy) -> None:
         self._origin = origin_of(httpx.URL(base_url))
         self._policy = policy
-        self._through = httpx.AsyncHTTPTransport(proxy=proxy_of(base_url))
+        self._network = httpx.AsyncHTTPTransport(proxy=proxy_of(base_url))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if origin_of(request.url) != self._origin:
-            return await self._through.handle_async_request(request)
-        return await exchanged(self._policy, request, self._through.handle_async_request)
+            return await self._network.handle_async_request(request)
+        return await send_with_retries(self._policy, request, self._network.handle_async_request)
 
     async def aclose(self) -> None:
-        await self._through.aclose()
+        await self._network.aclose()
 
 
 class BlockingClientTransport(httpx.BaseTransport):
-    """The same for threads."""
+    """The transport for one host, for threads."""
 
-    def __init__(self, base_url: str, policy: Policy) -> None:
+    def __init__(self, base_url: str, policy: TargetPolicy) -> None:
         self._origin = origin_of(httpx.URL(base_url))
         self._policy = policy
-        self._through = httpx.HTTPTransport(proxy=proxy_of(base_url))
+        self._network = httpx.HTTPTransport(proxy=proxy_of(base_url))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if origin_of(request.url) != self._origin:
-            return self._through.handle_request(request)
-        return exchanged_blocking(self._policy, request, self._through.handle_request)
+            return self._network.handle_request(request)
+        return send_with_retries_blocking(self._policy, request, self._network.handle_request)
 
     def close(self) -> None:
-        self._through.close()
+        self._network.close()
 
 
-def mounts(clients: Mapping[str, Policy]) -> dict[str, httpx.AsyncBaseTransport]:
-    """Transports of an AsyncClient by the pattern of their URLs, for policies by base URL."""
+def mounts(clients: Mapping[str, TargetPolicy]) -> dict[str, httpx.AsyncBaseTransport]:
+    """The transports of an AsyncClient by URL pattern, from policies by base URL."""
     return {pattern_of(url): ClientTransport(url, policy) for url, policy in clients.items()}
 
 
-def blocking_mounts(clients: Mapping[str, Policy]) -> dict[str, httpx.BaseTransport]:
+def blocking_mounts(clients: Mapping[str, TargetPolicy]) -> dict[str, httpx.BaseTransport]:
+    """The transports of a blocking client by URL pattern, from policies by base URL."""
     return {pattern_of(url): BlockingClientTransport(url, policy) for url, policy in clients.items()}
 
 
 def pattern_of(base_url: str) -> str:
+    """The URL pattern of httpx for a host and port."""
     url = httpx.URL(base_url)
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 def proxy_of(base_url: str) -> str | None:
-    """The proxy that the environment names for it, as it does for every other request (HTTPS_PROXY, NO_PROXY)."""
+    """The proxy that the environment sets for a URL (HTTPS_PROXY, NO_PROXY), as for all other requests of httpx."""
     url = httpx.URL(base_url)
     found = getproxies()
     proxy = found.get(url.scheme) or found.get("all")

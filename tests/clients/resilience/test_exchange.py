@@ -12,10 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from pywatt_host.clients.resilience.breaker import State
+from pywatt_host.clients.resilience.breaker import BreakerState
 from pywatt_host.clients.resilience.exchange import CircuitOpenError, DeadlineError
-from pywatt_host.clients.resilience.policy import Policy
-from pywatt_host.clients.resilience.transports import exchanged, exchanged_blocking, pattern_of, proxy_of
+from pywatt_host.clients.resilience.policy import TargetPolicy
+from pywatt_host.clients.resilience.transports import (
+    pattern_of,
+    proxy_of,
+    send_with_retries,
+    send_with_retries_blocking,
+)
 from tests.clients.resilience.sides import Clock, resilience
 from tests.hosting import run
 
@@ -58,21 +63,21 @@ class Network:
         return self.send(request)
 
 
-Ask = Callable[[Policy, httpx.Request, Network], httpx.Response]
+Ask = Callable[[TargetPolicy, httpx.Request, Network], httpx.Response]
 
 
-def asynchronously(policy: Policy, request: httpx.Request, network: Network) -> httpx.Response:
-    return asyncio.run(exchanged(policy, request, network.asend))
+def asynchronously(policy: TargetPolicy, request: httpx.Request, network: Network) -> httpx.Response:
+    return asyncio.run(send_with_retries(policy, request, network.asend))
 
 
-def blocking(policy: Policy, request: httpx.Request, network: Network) -> httpx.Response:
-    return exchanged_blocking(policy, request, network.send)
+def blocking(policy: TargetPolicy, request: httpx.Request, network: Network) -> httpx.Response:
+    return send_with_retries_blocking(policy, request, network.send)
 
 
 both = pytest.mark.parametrize("ask", [asynchronously, blocking])
 
 
-def policy(**more: Any) -> Policy:
+def policy(**more: Any) -> TargetPolicy:
     return resilience(**{"retry": RETRY, "breaker": CAREFUL, **more}).for_module("users")
 
 
@@ -133,7 +138,7 @@ def test_faults_of_ours_are_neither_tried_again_nor_counted(ask: Ask, error: typ
     with pytest.raises(error):
         ask(given, request(), network)
     assert given.breaker is not None
-    assert given.breaker.state() is State.CLOSED
+    assert given.breaker.state() is BreakerState.CLOSED
     assert len(network.requests) == 1
 
 
@@ -255,7 +260,7 @@ def test_a_probe_that_succeeds_closes_it(ask: Ask) -> None:
     clock.now += 5
     assert ask(given, request(), Network()).status_code == 200
     assert given.breaker is not None
-    assert given.breaker.state() is State.CLOSED
+    assert given.breaker.state() is BreakerState.CLOSED
 
 
 def test_a_request_that_is_cancelled_is_no_failure() -> None:
@@ -268,13 +273,13 @@ def test_a_request_that_is_cancelled_is_no_failure() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        task = asyncio.create_task(exchanged(given, request(), hanging))
+        task = asyncio.create_task(send_with_retries(given, request(), hanging))
         await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert given.breaker is not None
-        assert given.breaker.state() is State.CLOSED
+        assert given.breaker.state() is BreakerState.CLOSED
 
     run(main)
 
@@ -315,7 +320,7 @@ def test_the_limit_is_for_all_attempts_together() -> None:
             raise AssertionError
 
         with pytest.raises(DeadlineError) as caught:
-            await exchanged(given, request(), slow)
+            await send_with_retries(given, request(), slow)
         assert isinstance(caught.value, httpx.TimeoutException)
         assert str(caught.value) == "users did not answer within 0.03s (resiliency.targets.modules.users.timeout)"
         assert attempts == 2
@@ -335,7 +340,7 @@ def test_in_threads_it_bounds_each_step() -> None:
 
     own = {"connect": 1.0, "read": None, "write": 10.0, "pool": 4.0}
     with pytest.raises(DeadlineError):
-        exchanged_blocking(given, request(extensions={"timeout": own}), slow)
+        send_with_retries_blocking(given, request(extensions={"timeout": own}), slow)
     assert seen == [
         {"connect": 1.0, "read": 5.0, "write": 5.0, "pool": 4.0},
         {"connect": 1.0, "read": 2.0, "write": 2.0, "pool": 2.0},
@@ -350,7 +355,7 @@ def test_the_body_of_the_answer_has_the_timeouts_of_the_client() -> None:
         return httpx.Response(200)
 
     own = {"timeout": {"read": 60.0}}
-    exchanged_blocking(policy(timeout="5s"), request(extensions=own), answer)
+    send_with_retries_blocking(policy(timeout="5s"), request(extensions=own), answer)
     assert kept[0].extensions == own
 
 

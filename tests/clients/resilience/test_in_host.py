@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from pywatt_host.app.state import AppState
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.types import Receive, Scope, Send
 from tests.clients.resilience.sides import manifest, side
@@ -69,7 +69,7 @@ def test_a_client_is_its_origin_and_no_other_port(blocking: bool) -> None:
             client = {"base_url": target.address, "token_url": f"{other.address}/token", "client_id": "a"}
             made = manifest({}, {"payments": client | {"client_secret": "b"}}, retries={"p": {"duration": "1ms"}})
             resilience = Resilience(made)
-            outbound = Outbound(resilience=resilience)
+            outbound = HttpClients(resilience=resilience)
 
             async def ask(url: str) -> httpx.Response:
                 if blocking:

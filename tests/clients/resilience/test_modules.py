@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from pywatt_host.clients.http import Outbound
+from pywatt_host.clients.http import HttpClients
 from pywatt_host.clients.resilience.exchange import CircuitOpenError
 from pywatt_host.clients.resilience.modules import ModuleError
-from pywatt_host.clients.resilience.providers import Address, Rota
+from pywatt_host.clients.resilience.providers import ProviderAddress, RoundRobin
 from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.exceptions import MessagingError
 from tests.clients.resilience.sides import Clock, Side, resilience, side
@@ -26,7 +26,7 @@ NOBODY = "http://127.0.0.1:1"  # tcpmux: nobody listens there
 class Web:
     """Both clients of a module that runs; requests of the blocking one are made in a thread."""
 
-    def __init__(self, outbound: Outbound, blocking: bool) -> None:
+    def __init__(self, outbound: HttpClients, blocking: bool) -> None:
         self._outbound = outbound
         self._blocking = blocking
 
@@ -43,16 +43,16 @@ class Registry:
     """Knows who provides `users`."""
 
     def __init__(self) -> None:
-        self.addresses: list[Address] = []
+        self.addresses: list[ProviderAddress] = []
         self.asked: list[str] = []
 
-    def blocking(self, name: str) -> Sequence[Address]:
+    def blocking(self, name: str) -> Sequence[ProviderAddress]:
         self.asked.append(name)
         if name != "users":
             raise MessagingError("unknown_target", "nobody has that name", name)
         return self.addresses
 
-    async def resolve(self, name: str) -> Sequence[Address]:
+    async def resolve(self, name: str) -> Sequence[ProviderAddress]:
         return self.blocking(name)
 
 
@@ -60,7 +60,7 @@ class Registry:
 async def web(
     registry: Registry, blocking: bool, policies: Resilience | None = None, auth: httpx.Auth | None = None
 ) -> AsyncIterator[Web]:
-    outbound = Outbound(auth, resilience=policies, resolve=registry.resolve, resolve_blocking=registry.blocking)
+    outbound = HttpClients(auth, resilience=policies, resolve=registry.resolve, resolve_blocking=registry.blocking)
     async with asyncio.TaskGroup() as tasks, outbound.running(tasks):
         yield Web(outbound, blocking)
 
@@ -73,7 +73,7 @@ async def world(
     async with AsyncExitStack() as stack:
         sides = [await stack.enter_async_context(side(f"side {number}")) for number in range(count)]
         registry = Registry()
-        registry.addresses = [Address(each.address) for each in sides]
+        registry.addresses = [ProviderAddress(each.address) for each in sides]
         yield await stack.enter_async_context(web(registry, blocking, policies)), sides, registry
 
 
@@ -124,7 +124,7 @@ def test_one_that_is_killed_is_passed_over_whatever_the_method(blocking: bool) -
 def test_a_generator_is_sent_to_the_next_one_since_nothing_was_taken_of_it(blocking: bool) -> None:
     async def main() -> None:
         async with world(blocking, 1) as (client, (only,), registry):
-            registry.addresses.insert(0, Address(NOBODY))
+            registry.addresses.insert(0, ProviderAddress(NOBODY))
 
             async def apieces() -> AsyncIterator[bytes]:
                 yield b"pieces"
@@ -194,7 +194,7 @@ def test_one_that_is_silent_costs_the_time_there_is() -> None:
 def test_many_at_once_find_their_way(blocking: bool) -> None:
     async def main() -> None:
         async with world(blocking, 2, resilience(retry={})) as (client, sides, registry):
-            registry.addresses.append(Address(NOBODY))
+            registry.addresses.append(ProviderAddress(NOBODY))
             answers = await asyncio.gather(*(client.get("module://users/") for _ in range(40)))
             assert {answer.status_code for answer in answers} == {200}
             assert sum(len(each.lines) for each in sides) == 40
@@ -207,7 +207,7 @@ def test_a_unix_socket_answers_by_the_name_of_the_module(blocking: bool, tmp_pat
     async def main() -> None:
         registry = Registry()
         async with side(socket=tmp_path / "s.sock") as only, web(registry, blocking) as client:
-            registry.addresses = [Address(only.address)]
+            registry.addresses = [ProviderAddress(only.address)]
             only.extra = "Set-Cookie: a=b\r\n"
             for _ in range(2):
                 assert (await client.get("module://users/a?b=c")).text == "one"
@@ -271,7 +271,7 @@ def test_credentials_of_an_origin_are_not_for_modules_that_happen_to_be_there(bl
     async def main() -> None:
         registry, auth = Registry(), ForOrigin()
         async with side() as only, web(registry, blocking, resilience(retry={}), auth) as client:
-            registry.addresses = [Address(only.address)]
+            registry.addresses = [ProviderAddress(only.address)]
             only.statuses = [503]
             await client.get("module://users/")
             assert auth.seen == ["module"]
@@ -291,7 +291,9 @@ def test_nobody_known_is_an_error_of_httpx_with_its_cause(blocking: bool) -> Non
                 await client.get("module://others/")
             assert isinstance(caught.value.__cause__, MessagingError)
             assert caught.value.request.url == "module://others/"
-            with pytest.raises(ModuleError, match="module users cannot be reached: nobody answers for it over HTTP"):
+            with pytest.raises(
+                ModuleError, match="module users cannot be reached: none of its providers has an HTTP address"
+            ):
                 await client.get("module://users/")
 
     run(main)
@@ -299,7 +301,7 @@ def test_nobody_known_is_an_error_of_httpx_with_its_cause(blocking: bool) -> Non
 
 @both
 @pytest.mark.parametrize(
-    ("url", "said"), [("module://users:80/", "write module://NAME/path"), ("module:///users", "missing")]
+    ("url", "said"), [("module://users:80/", "Write module://NAME/path"), ("module:///users", "missing")]
 )
 def test_what_is_no_module_is_refused(blocking: bool, url: str, said: str) -> None:
     async def main() -> None:
@@ -314,7 +316,7 @@ def test_what_is_no_module_is_refused(blocking: bool, url: str, said: str) -> No
 @both
 def test_alone_there_are_no_modules(blocking: bool) -> None:
     async def main() -> None:
-        outbound = Outbound()
+        outbound = HttpClients()
         async with asyncio.TaskGroup() as tasks, outbound.running(tasks):
             with pytest.raises(httpx.ConnectError, match="there is no orchestrator"):
                 await Web(outbound, blocking).get("module://users/")
@@ -324,14 +326,14 @@ def test_alone_there_are_no_modules(blocking: bool) -> None:
 
 def test_the_clients_may_be_contexts_as_those_of_httpx_are() -> None:
     async def main() -> None:
-        registry, outbound = Registry(), Outbound()
+        registry, outbound = Registry(), HttpClients()
         async with outbound.client():
             pass
         with outbound.blocking():
             pass
-        outbound = Outbound(resolve=registry.resolve, resolve_blocking=registry.blocking)
+        outbound = HttpClients(resolve=registry.resolve, resolve_blocking=registry.blocking)
         async with side() as only:
-            registry.addresses = [Address(only.address)]
+            registry.addresses = [ProviderAddress(only.address)]
             async with outbound.client() as client:
                 assert (await client.get("module://users/")).text == "one"
 
@@ -349,7 +351,7 @@ def test_sockets_are_kept_within_bounds_and_closed(
     blocking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        monkeypatch.setattr("pywatt_host.clients.resilience.modules._SOCKETS", 2)
+        monkeypatch.setattr("pywatt_host.clients.resilience.modules._MAX_SOCKETS", 2)
         registry = Registry()
         async with AsyncExitStack() as stack:
             sides = [
@@ -357,7 +359,7 @@ def test_sockets_are_kept_within_bounds_and_closed(
             ]
             async with web(registry, blocking) as client:
                 for each in [*sides, *sides]:
-                    registry.addresses = [Address(each.address)]
+                    registry.addresses = [ProviderAddress(each.address)]
                     assert (await client.get("module://users/")).text == each.name
             async with asyncio.timeout(10):
                 for each in sides:  # the clients have closed all connections
@@ -369,12 +371,12 @@ def test_sockets_are_kept_within_bounds_and_closed(
 # Whose turn it is -----------------------------------------------------------------------------------------------------
 
 
-def order(rota: Rota, *urls: str, sick: Sequence[str] = (), tried: Sequence[str] = ()) -> str:
-    return "".join(rota.order("users", [Address(url, url not in sick) for url in urls], tried))
+def order(rota: RoundRobin, *urls: str, sick: Sequence[str] = (), tried: Sequence[str] = ()) -> str:
+    return "".join(rota.order("users", [ProviderAddress(url, url not in sick) for url in urls], tried))
 
 
 def test_turns_go_round_healthy_providers() -> None:
-    rota = Rota()
+    rota = RoundRobin()
     assert [order(rota, "a", "b", "c", sick="b") for _ in range(3)] == ["acb", "cab", "acb"]
     assert order(rota, "a", sick="a") == "a"
     assert order(rota) == ""
@@ -383,7 +385,7 @@ def test_turns_go_round_healthy_providers() -> None:
 
 def test_one_that_cannot_be_reached_comes_last_for_some_seconds() -> None:
     clock = Clock()
-    rota = Rota(clock)
+    rota = RoundRobin(clock)
     rota.unreachable("a")
     assert {order(rota, "a", "b", "c") for _ in range(6)} == {"bca", "cba"}
     assert order(rota, "a", "b", sick="b") == "ab"
@@ -393,9 +395,9 @@ def test_one_that_cannot_be_reached_comes_last_for_some_seconds() -> None:
 
 
 def test_what_is_remembered_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.clients.resilience.providers._REMEMBERED", 3)
-    rota = Rota()
+    monkeypatch.setattr("pywatt_host.clients.resilience.providers._MAX_REMEMBERED", 3)
+    rota = RoundRobin()
     for number in range(9):
-        rota.order(f"module {number}", [Address("a")])
+        rota.order(f"module {number}", [ProviderAddress("a")])
         rota.unreachable(f"address {number}")
-    assert len(rota._turns) == len(rota._aside) == 3
+    assert len(rota._turns) == len(rota._avoided) == 3

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pywatt_host.clients.none import NoResilience
-from pywatt_host.clients.resilience.breaker import State
-from pywatt_host.clients.resilience.policy import Policy
+from pywatt_host.clients.resilience.breaker import BreakerState
+from pywatt_host.clients.resilience.policy import TargetPolicy
 from pywatt_host.clients.resilience.targets import Resilience
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.model import Health
@@ -41,7 +41,9 @@ def is_lost(error: Exception) -> bool:
     return isinstance(error, MessagingError) and error.code == "lost"
 
 
-async def sent(policy: Policy, peer: Callable[[float | None], Awaitable[str]], timeout: float | None = None) -> str:
+async def sent(
+    policy: TargetPolicy, peer: Callable[[float | None], Awaitable[str]], timeout: float | None = None
+) -> str:
     return await policy.run(peer, is_lost, is_lost, timeout)
 
 
@@ -100,7 +102,7 @@ def test_an_attempt_that_takes_too_long_is_ended() -> None:
         assert caught.value.code == "timeout"
         assert ended.is_set()
         assert policy.breaker is not None
-        assert policy.breaker.state() is State.OPEN
+        assert policy.breaker.state() is BreakerState.OPEN
 
     run(main)
 
@@ -133,7 +135,7 @@ def test_an_open_breaker_says_how_long() -> None:
         clock.now += 12
         assert await sent(policy, peer) == "ok"
         assert policy.breaker is not None
-        assert policy.breaker.state() is State.CLOSED
+        assert policy.breaker.state() is BreakerState.CLOSED
 
     run(main)
 
@@ -165,7 +167,7 @@ def test_a_probe_that_is_cancelled_is_no_failure_and_gives_its_place_back() -> N
 
         task = asyncio.create_task(sent(policy, hanging))
         await started.wait()
-        with pytest.raises(MessagingError, match="half-open: others are trying"):
+        with pytest.raises(MessagingError, match="half-open: other calls are testing"):
             await sent(policy, Peer())
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
