@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from pywatt_host.cli.validate import node_at
 from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
@@ -44,7 +43,7 @@ def _bound(loaded: Loaded) -> Iterator[Problem]:
         try:
             bound = bind(addresses, key=key, directory=manifest.directory, backlog=1, environ=environ)
         except BindError as error:
-            node, path = node_at(loaded, key)
+            node, path = loaded.node_at(key)
             yield node.problem(path, "bind", f"cannot listen on {error.address}: {error.message}", error.hint)
         else:
             for listener in bound:
@@ -81,7 +80,7 @@ async def _stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Prob
                 await store.try_once(secret_values)
         except (StoreError, TimeoutError) as error:
             message = error.message if isinstance(error, StoreError) else f"no answer within {_CONNECTING:g}s"
-            node, path = node_at(loaded, *store.name.split("."), "url")
+            node, path = loaded.node_at((*store.name.split(".", 1), "url"))
             problems.append(node.problem(path, "unreachable", message))
         finally:
             await store.close()
@@ -108,7 +107,7 @@ async def _nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Proble
     try:
         await connections.closed(await connection.open())
     except ChannelError as error:
-        node, path = node_at(loaded, "channels", "nats", "servers")
+        node, path = loaded.node_at("channels.nats.servers")
         return [node.problem(path, "unreachable", f"{error.address}: {error.message}")]
     return []
 
@@ -122,7 +121,7 @@ async def _issuers(loaded: Loaded) -> list[Problem]:
             try:
                 await remote.try_once()
             except AuthError as error:
-                node, path = node_at(loaded, "auth", name)
+                node, path = loaded.node_at(("auth", name))
                 problems.append(node.problem(path, "unreachable", error.message))
     return problems
 
@@ -144,7 +143,7 @@ async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem]
     except SecretError as error:
         problems = []
         for name, why in error.missing or (("", error.message),):
-            node, path = node_at(loaded, "secrets.keys", *([name] if name else []))
+            node, path = loaded.node_at(("secrets", "keys", name) if name else "secrets.keys")
             hint = "the orchestrator may have it" if elsewhere else ""
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
@@ -171,7 +170,7 @@ async def _connected(loaded: Loaded) -> list[Problem]:
         except (OSError, TimeoutError) as error:
             number = getattr(error, "errno", None)
             why = os.strerror(number) if number else f"no answer within {_CONNECTING:g}s"
-            node, path = node_at(loaded, key)
+            node, path = loaded.node_at(key)
             problems.append(node.problem(path, "unreachable", f"nobody answers at {shown}: {why.lower()}"))
         else:
             writer.close()

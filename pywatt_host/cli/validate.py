@@ -16,8 +16,6 @@ from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.schema.typing import locate
-from pywatt_host.manifest.yaml.node import Node
 
 if TYPE_CHECKING:
     from pywatt_host.app.route_report import RouteRow
@@ -87,14 +85,6 @@ def validate(
     return 2 if failed else 0
 
 
-def node_at(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int, ...]]:
-    parts: list[str | int] = []
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        parts.append(int(part) if part.isdigit() else part)
-    node, written, _ = locate(loaded.document, (*parts, *more))
-    return node, written
-
-
 def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
     """What looking at the applications brings up."""
     from pywatt_host.cli.inspection import Request, inspect_apps
@@ -104,13 +94,13 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     )
     found = inspect_apps(asked)
     if found.failure:
-        node, path = node_at(loaded, "app")
+        node, path = loaded.node_at("app")
         return [node.problem(path, "app-unusable", found.failure)]
     problems: list[Problem] = []
     for seen in found.apps:
         fault = seen.fault
         if fault is not None:
-            node, path = node_at(loaded, seen.key, "import_path")
+            node, path = loaded.node_at(f"{seen.key}.import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
             severity: Severity = "warning" if fault.missing_dependency else "error"
             problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
@@ -128,12 +118,12 @@ def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
         return []
     for number, row in enumerate(declared):
         if row.state == "missing":
-            node, path = node_at(loaded, f"endpoints[{number}]", "path")
+            node, path = loaded.node_at(("endpoints", number, "path"))
             message = f"declared, but the application has no {' '.join(row.methods)} {row.path}"
             problems.append(node.problem(path, "drift-missing", message, "see pywatt-host routes", severity="warning"))
     for row in rows:
         if row.state == "undeclared":
-            node, path = node_at(loaded, "endpoints")
+            node, path = loaded.node_at("endpoints")
             message = f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and so is not served"
             problems.append(node.problem(path, "drift-undeclared", message, "declare it here", severity="warning"))
     return problems

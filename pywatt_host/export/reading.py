@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from pywatt_host.export.facts import Facts
 from pywatt_host.manifest import Problem, Source, load
-from pywatt_host.manifest.load import DEFAULT_NAME, OVERRIDE_PREFIX
+from pywatt_host.manifest.load import OVERRIDE_PREFIX
+from pywatt_host.manifest.source import DEFAULT_NAME
 
 _PROFILE = "PYWATT_PROFILE"
 _UNSET = re.compile(r"the variable (\w+) is not set\Z")

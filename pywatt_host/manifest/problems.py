@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
 Severity: TypeAlias = Literal["error", "warning"]
+KeyPath: TypeAlias = tuple[str | int, ...]  # the keys and list positions that lead to a value
 
 _SHOWN = 60  # characters of a value that a message shows
 _PATH = 200  # characters of a path

@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 from pywatt_host.manifest.model import AuthScheme, AutoEndpoints, Manifest, Requirement
 from pywatt_host.manifest.model.auth import KINDS, NO_AUTH
-from pywatt_host.manifest.problems import Severity, near_miss
+from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 from pywatt_host.manifest.values.addresses import is_loopback
-from pywatt_host.manifest.yaml.node import Path as KeyPath
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
@@ -59,7 +58,7 @@ def requirements(manifest: Manifest) -> Iterator[tuple[KeyPath, Requirement]]:
         yield ("metrics", "auth"), manifest.metrics.auth
 
 
-class Protection:
+class AuthChecks:
     """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
 
     def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pywatt_host.manifest.checks.auth import Protection
-from pywatt_host.manifest.checks.resiliency import References
-from pywatt_host.manifest.checks.stores import Keeping
+from pywatt_host.manifest.checks.auth import AuthChecks
+from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
+from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
-from pywatt_host.manifest.problems import Report, Severity, near_miss, quote
+from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import is_loopback
 from pywatt_host.manifest.yaml.node import Node
-from pywatt_host.manifest.yaml.node import Path as KeyPath
 
 _ANYWHERE = frozenset({"", "0.0.0.0", "::"})
 
 
-class CrossReferences:
+class ManifestChecks:
     """Reports what does not fit together; `tree` says where each part stands."""
 
     def __init__(self, manifest: Manifest, tree: Node, report: Report) -> None:
@@ -37,9 +36,9 @@ class CrossReferences:
         self._folders()
         self._sources()
         self._open_channel()
-        Protection(self._manifest, self._add, self._is_unset).check()
-        Keeping(self._manifest, self._add, self._is_unset).check()
-        References(self._manifest, self._add, self._is_unset).check()
+        AuthChecks(self._manifest, self._add, self._is_unset).check()
+        StoreChecks(self._manifest, self._add, self._is_unset).check()
+        ResiliencyChecks(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
         """Whether a value on the way there was left out, because a variable is not set."""

@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
 from pywatt_host.manifest.model import Manifest, ResilienceTarget
-from pywatt_host.manifest.problems import Severity, near_miss
-from pywatt_host.manifest.yaml.node import Path as KeyPath
+from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
@@ -15,7 +14,7 @@ Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 _POLICIES = {"timeout": "timeouts", "retry": "retries", "circuit_breaker": "circuit_breakers"}
 
 
-class References:
+class ResiliencyChecks:
     """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
 
     def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:

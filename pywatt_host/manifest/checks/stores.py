@@ -8,15 +8,14 @@ from typing import TypeAlias
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.model.workspace import Workspace
-from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.yaml.node import Path as KeyPath
+from pywatt_host.manifest.problems import KeyPath, Severity
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
 _OF_MEMORY = ("max_entries", "max_bytes")
 
 
-class Keeping:
+class StoreChecks:
     """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
 
     def __init__(self, document: Manifest | Workspace, add: Add, unset: Callable[[KeyPath], bool]) -> None:

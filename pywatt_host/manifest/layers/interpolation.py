@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pywatt_host.manifest.problems import Report, near_miss
+from pywatt_host.manifest.problems import KeyPath, Report, near_miss
 from pywatt_host.manifest.schema.shape import SectionShape, secret_places, shape_at, text_shape
 from pywatt_host.manifest.values import SECRET_NAME, Interpolated, SecretReference, SecretTemplate
-from pywatt_host.manifest.yaml.node import Mark, Node, Origin, Path
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(SECRET_NAME[1:-1])
@@ -63,7 +63,7 @@ class _Interpolation:
         self._report = report
         self._origin = origin
 
-    def copy(self, node: Node, path: Path) -> Node:
+    def copy(self, node: Node, path: KeyPath) -> Node:
         """The node and all below it, interpolated."""
         value, source = node.value, self._origin or node.origin
         if isinstance(value, dict):
@@ -95,7 +95,7 @@ class _Template:
     """One pass over the text of one scalar."""
 
     def __init__(
-        self, template: str, node: Node, path: Path, shape: SectionShape, variables: Variables, report: Report
+        self, template: str, node: Node, path: KeyPath, shape: SectionShape, variables: Variables, report: Report
     ) -> None:
         self._template = template
         self._node = node

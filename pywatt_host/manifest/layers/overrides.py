@@ -7,12 +7,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from pywatt_host.manifest.problems import Report, display_path, near_miss
-from pywatt_host.manifest.schema.normalize import Expansion
+from pywatt_host.manifest.problems import KeyPath, Report, display_path, near_miss
+from pywatt_host.manifest.schema.normalize import Normalizer
 from pywatt_host.manifest.schema.shape import Choice, DictShape, Free, ListShape, SectionShape, Shape, manifest_shape
 from pywatt_host.manifest.schema.synonyms import unknown_key
 from pywatt_host.manifest.yaml.composer import compose, split_lines
-from pywatt_host.manifest.yaml.node import Mark, Node, Origin, Path, problem_at
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin, problem_at
 
 _SEGMENT = re.compile(r'"([^"]*)"|([^."\[\]]+)')
 
@@ -35,7 +35,7 @@ class Overrides:
     def __init__(self, base: Node, report: Report) -> None:
         self._base = base
         self._report = report
-        self.faulted: set[Path] = set()
+        self.faulted: set[KeyPath] = set()
 
     def environment(self, variables: Mapping[tuple[str, ...], tuple[str, str]]) -> Node | None:
         """All `PYWATT__` variables as one tree. Names of keys match without regard to case."""
@@ -70,9 +70,9 @@ class Overrides:
             return tree
         for key in reversed(path):
             node = Node({key: node}, Mark(), origin, keys={})
-        expansion = Expansion(self._report, manifest_shape())
-        expanded = expansion.expand(node, manifest_shape())
-        self.faulted |= expansion.faulted
+        normalizer = Normalizer(self._report, manifest_shape())
+        expanded = normalizer.normalize(node, manifest_shape())
+        self.faulted |= normalizer.faulted
         if expanded is None or tree is None:
             return expanded or tree
         return merge(tree, expanded, same_source=True)
@@ -143,7 +143,7 @@ def _split(name: str) -> tuple[str, ...] | None:
         at += 1
 
 
-def _value(text: str, origin: Origin, path: Path, report: Report) -> Node | None:
+def _value(text: str, origin: Origin, path: KeyPath, report: Report) -> Node | None:
     """One YAML scalar or flow value. What begins with neither quote nor bracket is a scalar as it stands."""
     stripped = text.strip()
     if stripped[:1] not in ("[", "{", '"', "'"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pywatt_host.manifest.layers.interpolation import Variables, interpolate
-from pywatt_host.manifest.problems import Report, display_path, near_miss
-from pywatt_host.manifest.schema.normalize import Expansion
+from pywatt_host.manifest.problems import KeyPath, Report, display_path, near_miss
+from pywatt_host.manifest.schema.normalize import Normalizer
 from pywatt_host.manifest.schema.shape import manifest_shape
-from pywatt_host.manifest.yaml.node import Mark, Node, Origin, Path, problem_at
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin, problem_at
 
 
 def active_profile(
-    profiles: Node | None, wanted: str, variables: Variables, report: Report, faulted: set[Path]
+    profiles: Node | None, wanted: str, variables: Variables, report: Report, faulted: set[KeyPath]
 ) -> Node | None:
     """The profile that is wanted, interpolated and expanded; what is wrong in it is added to `faulted`.
 
@@ -21,7 +21,7 @@ def active_profile(
     declared: dict[str, Node] = profiles.value if profiles is not None else {}
     active: Node | None = None
     for name, node in declared.items():
-        path: Path = ("profiles", name)
+        path: KeyPath = ("profiles", name)
         if not isinstance(node.value, dict):
             kind = "has no value" if node.value is None else "takes a mapping"
             report.add(node.problem(path, "type", kind, "write the keys that differ, such as logging: {level: debug}"))
@@ -38,14 +38,14 @@ def active_profile(
         if name == wanted:
             origin = Origin(node.origin.name, node.origin.kind, node.origin.lines, profile=name)
             body = interpolate(body, manifest_shape(), variables, found, origin=origin)
-        expansion = Expansion(found, manifest_shape(), open_templates=name != wanted)
-        expanded = expansion.expand(body, manifest_shape())
+        normalizer = Normalizer(found, manifest_shape(), open_templates=name != wanted)
+        expanded = normalizer.normalize(body, manifest_shape())
         for problem in found.problems:
             shown = f"{display_path(path)}{'' if problem.path.startswith('[') else '.'}{problem.path}"
             report.add(replace(problem, path=shown))
         if name == wanted:
             active = expanded
-            faulted |= expansion.faulted
+            faulted |= normalizer.faulted
     if wanted and wanted not in declared:
         _unknown_profile(profiles, wanted, list(declared), report)
     return active

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.app import MODULE_ID, EnvText
-from pywatt_host.manifest.model.base import Names, Section, Short, key
+from pywatt_host.manifest.model.base import Document, Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
@@ -134,7 +133,7 @@ class WorkspaceLimits(Section):
     )
 
 
-class Workspace(Section):
+class Workspace(Document):
     """A whole wattson.yaml."""
 
     version: Version = Field(
@@ -163,19 +162,6 @@ class Workspace(Section):
         Logging, "Log settings of `up` itself. The logs of the modules are passed through.", {"level": "debug"}
     )
 
-    _directory: Path = PrivateAttr(default_factory=Path.cwd)
-    _source: Path | None = PrivateAttr(default=None)
-
-    @property
-    def directory(self) -> Path:
-        """The absolute path of the folder that every relative path in the file is relative to."""
-        return self._directory
-
-    @property
-    def source(self) -> Path | None:
-        """The file that the workspace was read from; None if it was made from manifests."""
-        return self._source
-
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
         """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of the stores."""
@@ -185,7 +171,3 @@ class Workspace(Section):
             for name in url.names if isinstance(url, SecretTemplate) else ():
                 found.setdefault(name, SecretKey.model_construct())
         return found
-
-    def resolve(self, path: str) -> Path:
-        """Make a path of the file absolute."""
-        return self._directory / path

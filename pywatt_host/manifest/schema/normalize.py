@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import takewhile
 
-from pywatt_host.manifest.problems import Report, quote
+from pywatt_host.manifest.problems import KeyPath, Report, quote
 from pywatt_host.manifest.schema.shape import (
     Choice,
     DictShape,
@@ -22,7 +22,7 @@ from pywatt_host.manifest.schema.shape import (
 )
 from pywatt_host.manifest.schema.synonyms import unknown_key
 from pywatt_host.manifest.values import Interpolated, SecretTemplate
-from pywatt_host.manifest.yaml.node import Mark, Node, Path, overridden, resolve
+from pywatt_host.manifest.yaml.node import Mark, Node, overridden, resolve
 
 # Words that older YAML takes for bools; they are texts here.
 YAML_1_1_BOOLS = {
@@ -31,7 +31,7 @@ YAML_1_1_BOOLS = {
 }
 
 
-class Expansion:
+class Normalizer:
     """Walks trees of nodes beside the shape of the model.
 
     `root` is the shape of the whole document, for hints at where else a key or a secret may stand. `faulted` collects
@@ -43,9 +43,9 @@ class Expansion:
         self._report = report
         self._root = root
         self._open_templates = open_templates
-        self.faulted: set[Path] = set()
+        self.faulted: set[KeyPath] = set()
 
-    def expand(self, node: Node, shape: Shape, path: Path = (), key: Mark | None = None) -> Node | None:
+    def normalize(self, node: Node, shape: Shape, path: KeyPath = (), key: Mark | None = None) -> Node | None:
         """A copy with short forms written out, without what is at fault; None when nothing is left.
 
         `key` is where the key of the value stands.
@@ -64,14 +64,16 @@ class Expansion:
             return self._dict(node, shape, path)
         return self._section(node, shape, path)
 
-    def _fault(self, node: Node, path: Path, code: str, message: str, hint: str = "", mark: Mark | None = None) -> None:
+    def _fault(
+        self, node: Node, path: KeyPath, code: str, message: str, hint: str = "", mark: Mark | None = None
+    ) -> None:
         self.faulted.add(path)
         if not self._report.full:
             self._report.add(node.problem(path, code, message, hint, mark=mark))
         else:
             self._report.left_out += 1
 
-    def _leaf(self, node: Node, shape: Leaf, path: Path) -> Node | None:
+    def _leaf(self, node: Node, shape: Leaf, path: KeyPath) -> Node | None:
         if not isinstance(node.value, dict) or not shape.keys:
             if isinstance(node.value, dict | list):
                 self._fault(node, path, "type", f"takes one value, not {quote(node.value)}")
@@ -80,7 +82,7 @@ class Expansion:
         entries = {}
         for key, item in node.value.items():
             if key in shape.keys:
-                expanded = self.expand(item, Leaf(), (*path, key), _key_mark(node, key))
+                expanded = self.normalize(item, Leaf(), (*path, key), _key_mark(node, key))
                 if expanded is not None:
                     entries[key] = expanded
             elif not key.startswith("x-"):
@@ -94,7 +96,7 @@ class Expansion:
                 )
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
-    def _scalar(self, node: Node, shape: Leaf, path: Path) -> Node | None:
+    def _scalar(self, node: Node, shape: Leaf, path: KeyPath) -> Node | None:
         node = overridden(node)
         if node.origin.override and shape.secret and isinstance(node.value, str) and "${secret:" in node.value:
             template = SecretTemplate.parse(node.value)
@@ -115,12 +117,12 @@ class Expansion:
             return None
         return node
 
-    def _misplaced(self, node: Node, path: Path) -> None:
+    def _misplaced(self, node: Node, path: KeyPath) -> None:
         hint = f"secrets may stand in {', '.join(secret_places(self._root))}"
         message = f"the secret {', '.join(node.value.names)} cannot stand in this value"
         self._fault(node, path, "secret-not-here", message, hint)
 
-    def _free(self, node: Node, path: Path) -> Node | None:
+    def _free(self, node: Node, path: KeyPath) -> Node | None:
         """Free-form values keep what YAML makes of them, in overrides too."""
         if isinstance(node.value, dict):
             entries = {key: self._free(item, (*path, key)) for key, item in node.value.items()}
@@ -137,14 +139,14 @@ class Expansion:
                 return Node(resolve(node.text), node.mark, node.origin)
         return node
 
-    def _list(self, node: Node, shape: ListShape, path: Path) -> Node | None:
+    def _list(self, node: Node, shape: ListShape, path: KeyPath) -> Node | None:
         if not isinstance(node.value, list):
             if shape.one:
-                return self.expand(node, shape.item, path)
+                return self.normalize(node, shape.item, path)
             hint = "write `- ` before each entry, or put them in brackets: [a, b]"
             self._fault(node, path, "type", f"a list is wanted, not {_kind(node)}", hint)
             return None
-        items = [self.expand(item, shape.item, (*path, number)) for number, item in enumerate(node.value)]
+        items = [self.normalize(item, shape.item, (*path, number)) for number, item in enumerate(node.value)]
         # What is left out stays as an empty place, so that the numbers of the others hold for the faults to come.
         return Node(
             [item or Node(None, old.mark, old.origin) for item, old in zip(items, node.value, strict=True)],
@@ -152,7 +154,7 @@ class Expansion:
             node.origin,
         )
 
-    def _named(self, node: Node, path: Path) -> Node:
+    def _named(self, node: Node, path: KeyPath) -> Node:
         """The mapping that a list of names is short for; what is no name, or stands twice, is left out of it."""
         entries: dict[str, Node] = {}
         marks: dict[str, Mark] = {}
@@ -171,7 +173,7 @@ class Expansion:
                 marks[str(name)] = item.mark
         return Node(entries, node.mark, node.origin, keys=marks)
 
-    def _dict(self, node: Node, shape: DictShape, path: Path) -> Node | None:
+    def _dict(self, node: Node, shape: DictShape, path: KeyPath) -> Node | None:
         if shape.names and isinstance(node.value, list):
             return self._named(node, path)
         if not isinstance(node.value, dict):
@@ -181,12 +183,12 @@ class Expansion:
             return None
         entries = {}
         for key, item in node.value.items():
-            expanded = self.expand(item, shape.value, (*path, key), _key_mark(node, key))
+            expanded = self.normalize(item, shape.value, (*path, key), _key_mark(node, key))
             if expanded is not None:
                 entries[key] = expanded
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
-    def _section(self, node: Node, shape: SectionShape | Choice, path: Path) -> Node | None:
+    def _section(self, node: Node, shape: SectionShape | Choice, path: KeyPath) -> Node | None:
         short = shape.short
         value = node.value
         if short is not None and short.names is not None and isinstance(value, list):
@@ -194,7 +196,7 @@ class Expansion:
             return Node({short.names: named}, node.mark, node.origin, keys={}, short=short.names)
         if short is not None and short.items is not None and isinstance(value, list):
             assert isinstance(shape, SectionShape)
-            listed = self.expand(node, shape.keys[short.items], path)
+            listed = self.normalize(node, shape.keys[short.items], path)
             return listed and Node({short.items: listed}, node.mark, node.origin, keys={}, short=short.items)
         if not isinstance(value, dict | list):
             node = overridden(node)
@@ -232,12 +234,12 @@ class Expansion:
             entries[short.flag] = Node(True, node.mark, node.origin, implied=True)
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
-    def _entries(self, node: Node, shape: SectionShape, path: Path) -> dict[str, Node]:
+    def _entries(self, node: Node, shape: SectionShape, path: KeyPath) -> dict[str, Node]:
         entries = {}
         for key, item in node.value.items():
             below = shape.keys.get(key)
             if below is not None:
-                expanded = self.expand(item, below, (*path, key), _key_mark(node, key))
+                expanded = self.normalize(item, below, (*path, key), _key_mark(node, key))
                 if expanded is not None:
                     entries[key] = expanded
             elif not key.startswith("x-"):
@@ -253,7 +255,7 @@ class Expansion:
                     self.faulted |= {(*path, needed) for needed in shape.keys if needed not in node.value}
         return entries
 
-    def _wrong_kind(self, node: Node, shape: SectionShape | Choice, inner: SectionShape, path: Path) -> None:
+    def _wrong_kind(self, node: Node, shape: SectionShape | Choice, inner: SectionShape, path: KeyPath) -> None:
         forms = []
         if shape.short is not None and shape.short.flag is not None:
             forms += ["true, false"]

@@ -9,18 +9,15 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pywatt_host.manifest.model import Section
+from pywatt_host.manifest.model import Document
 from pywatt_host.manifest.model.app import MODULE_ID
 from pywatt_host.manifest.model.auth import HEADER_NAME, HTTP_ORIGIN, HTTP_URL, SCHEME_NAME, SCOPE
 from pywatt_host.manifest.model.base import complete
-from pywatt_host.manifest.problems import Report, near_miss, quote
+from pywatt_host.manifest.problems import KeyPath, Report, near_miss, quote
 from pywatt_host.manifest.schema.normalize import YAML_1_1_BOOLS
 from pywatt_host.manifest.schema.shape import Choice, DictShape, SectionShape, Shape, shape_at
 from pywatt_host.manifest.values import MODE_PATTERN, SECRET_NAME
-from pywatt_host.manifest.yaml.node import Mark, Node, Path
-
-# Pydantic puts the tags of unions into the location of an error; they are no keys.
-_TAGS = frozenset({"app", "directory", "auto", "list"})
+from pywatt_host.manifest.yaml.node import Mark, Node
 
 # Code of a custom error -> what to say when its own text would show a value of the environment.
 _UNSHOWN = {
@@ -61,13 +58,13 @@ _PATTERN_KINDS = {
     HTTP_ORIGIN: "an http or https origin",
 }
 
-_Document = TypeVar("_Document", bound=Section)
+_Document = TypeVar("_Document", bound=Document)
 
 
 class _Place(NamedTuple):
     """The path of a value, in a document of this shape."""
 
-    path: Path
+    path: KeyPath
     root: SectionShape
 
     @property
@@ -79,7 +76,7 @@ class _Place(NamedTuple):
 
 
 def validate(
-    tree: Node, model: type[_Document], shape: SectionShape, faulted: set[Path], report: Report
+    tree: Node, model: type[_Document], shape: SectionShape, faulted: set[KeyPath], report: Report
 ) -> _Document | None:
     """The typed document of an expanded tree, whose shape is the model's. None after errors, which are in the report.
 
@@ -103,11 +100,11 @@ def validate(
     return None
 
 
-def locate(tree: Node, loc: tuple[int | str, ...]) -> tuple[Node, Path, Path]:
+def locate(tree: Node, loc: tuple[int | str, ...]) -> tuple[Node, KeyPath, KeyPath]:
     """The deepest node on the way of a location, the path to it as the user wrote it, and as the model has it."""
     node, shown, path = tree, (), ()
-    written: Path = shown
-    real: Path = path
+    written: KeyPath = shown
+    real: KeyPath = path
     for part in loc:
         if isinstance(part, int) and isinstance(node.value, list) and part < len(node.value):
             node = node.value[part]
@@ -124,14 +121,14 @@ def _is_unset(tree: Node, loc: tuple[int | str, ...]) -> bool:
     return node.unset or (isinstance(node.value, list) and any(item.unset for item in node.value))
 
 
-def _key_path(tree: Node, loc: tuple[int | str, ...]) -> Path:
+def _key_path(tree: Node, loc: tuple[int | str, ...]) -> KeyPath:
     """The path of the key whose value, or an entry of whose list, the location is."""
     _, _, path = locate(tree, loc)
     names = [number for number, part in enumerate(path) if isinstance(part, str)]
     return path[: names[-1] + 1] if names else ()
 
 
-def _leave_out(tree: Node, path: Path) -> None:
+def _leave_out(tree: Node, path: KeyPath) -> None:
     """Take a key out of its mapping, which is then unset itself, should it not do without."""
     parent, _, _ = locate(tree, path[:-1])
     if isinstance(parent.value, dict):
@@ -143,7 +140,7 @@ def _report(
     error: ErrorDetails,
     tree: Node,
     shape: SectionShape,
-    faulted: set[Path],
+    faulted: set[KeyPath],
     found: list[ErrorDetails],
     report: Report,
 ) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
-from pywatt_host.manifest.problems import Problem, Severity, display_path, printable, quote
+from pywatt_host.manifest.problems import KeyPath, Problem, Severity, display_path, printable, quote
 from pywatt_host.manifest.values import Interpolated
-
-Path: TypeAlias = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
@@ -102,7 +100,7 @@ class Node:
 
     def problem(
         self,
-        path: Path,
+        path: KeyPath,
         code: str,
         message: str,
         hint: str = "",
@@ -117,7 +115,7 @@ class Node:
 def problem_at(
     origin: Origin,
     mark: Mark,
-    path: Path,
+    path: KeyPath,
     code: str,
     message: str,
     hint: str = "",
