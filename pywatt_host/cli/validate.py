@@ -1,4 +1,4 @@
-"""`validate`: every fault at once, before anything is started."""
+"""`validate`: reports all faults of manifests at once, without starting anything."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("targets", metavar="[MANIFEST...]", nargs=-1)
-@click.option("--profile", metavar="NAME", help="Profile of the manifest; PYWATT_PROFILE is the default.")
+@click.option("--profile", metavar="NAME", help="Profile of the manifest. Default: PYWATT_PROFILE.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key.")
-@click.option("--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Variables for ${VAR}.")
+@click.option("--env-file", metavar="FILE", type=click.Path(path_type=Path), help="File with variables for ${VAR}.")
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--json", "as_json_list", is_flag=True, help="Short for --format json.")
-@click.option("--no-import", is_flag=True, help="Leave the applications alone: only the manifest itself.")
-@click.option("--live", is_flag=True, help="Also bind listen addresses for a moment, fetch secrets, connect channels.")
-@click.option("--allow-unset", is_flag=True, help="Variables that are not set are warnings.")
-@click.option("--strict", is_flag=True, help="Warnings fail as well.")
+@click.option("--no-import", is_flag=True, help="Check only the manifest, and do not import the applications.")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also bind the listen addresses for a moment, fetch the secrets and connect the channels.",
+)
+@click.option("--allow-unset", is_flag=True, help="Report variables that are not set as warnings.")
+@click.option("--strict", is_flag=True, help="Fail for warnings as well.")
 def validate(
     targets: tuple[str, ...],
     profile: str | None,
@@ -44,10 +48,10 @@ def validate(
     allow_unset: bool,
     strict: bool,
 ) -> int:
-    """Check manifests: every fault at once, with its line and what would do.
+    """Check manifests: report all faults at once, with their lines and hints.
 
-    Then each application is imported in a child process (factories are not called) and its routes are compared with
-    the declared endpoints. Exit code 0 when there is no error, 2 otherwise.
+    Then import each application in a child process (factories are not called) and compare its routes with the declared
+    endpoints. The exit code is 0 if there is no error, otherwise 2.
 
     \b
     Examples:
@@ -63,14 +67,14 @@ def validate(
         except ManifestError as error:
             problems += error.problems
             continue
-        except AppLoadError as error:  # of a Python file, whose decorator would have said the rest
+        except AppLoadError as error:  # from a Python file, which could not be imported
             problems.append(Problem(error.import_path, 0, 0, "", f"app-{error.reason}", error.message, error.hint))
             continue
         found = list(loaded.warnings)
         if not no_import:
-            found += _imported(selection, loaded, allow_unset)
+            found += _check_applications(selection, loaded, allow_unset)
         if live:
-            found += import_module("pywatt_host.cli.live").tried(loaded, env_file)
+            found += import_module("pywatt_host.cli.live").live_problems(loaded, env_file)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
@@ -85,8 +89,8 @@ def validate(
     return 2 if failed else 0
 
 
-def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
-    """What looking at the applications brings up."""
+def _check_applications(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
+    """Import the applications in a child process and report their faults."""
     from pywatt_host.cli.inspection import Request, inspect_apps
 
     asked = Request(
@@ -111,7 +115,7 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
 
 
 def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
-    """Declared but not there, there but not declared; only where endpoints are declared as a list."""
+    """Compare the declared endpoints with the routes of the applications, if the endpoints are declared as a list."""
     problems: list[Problem] = []
     declared = [row for row in rows if row.state in ("served", "missing", "unknown")]
     if isinstance(loaded.manifest.endpoints, AutoEndpoints):
@@ -119,11 +123,18 @@ def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
     for number, row in enumerate(declared):
         if row.state == "missing":
             node, path = loaded.node_at(("endpoints", number, "path"))
-            message = f"declared, but the application has no {' '.join(row.methods)} {row.path}"
-            problems.append(node.problem(path, "drift-missing", message, "see pywatt-host routes", severity="warning"))
+            message = f"the application has no route for {' '.join(row.methods)} {row.path}"
+            problems.append(
+                node.problem(
+                    path, "drift-missing", message, "run `pywatt-host routes` to see its routes", severity="warning"
+                )
+            )
     for row in rows:
         if row.state == "undeclared":
             node, path = loaded.node_at("endpoints")
-            message = f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and so is not served"
-            problems.append(node.problem(path, "drift-undeclared", message, "declare it here", severity="warning"))
+            route = f"{' '.join(row.methods)} {row.path}"
+            message = f"{row.app} has a route for {route}, which is not served because it is not declared"
+            problems.append(
+                node.problem(path, "drift-undeclared", message, "declare it as an endpoint", severity="warning")
+            )
     return problems

@@ -1,4 +1,4 @@
-"""The manifest: from the text of a file to frozen, typed data, and back."""
+"""The manifest: reads the text of a file into frozen, typed data, and writes it back."""
 
 from __future__ import annotations
 

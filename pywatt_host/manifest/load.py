@@ -1,4 +1,4 @@
-"""Manifest text to Manifest: read, interpolate, expand, overlay, type, cross-check; every fault of it at once."""
+"""Loads a manifest: reads, interpolates, normalizes, merges layers, types and checks it. Reports all faults at once."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pywatt_host.manifest.values import TCP_ADDRESS
 from pywatt_host.manifest.yaml.node import Mark, Node, Origin, from_data, problem_at
 
 OVERRIDE_PREFIX = "PYWATT__"
-INIT = "init"  # what the origin of an orchestrator's values is called
+INIT = "init"  # the origin of the values from the orchestrator
 
 
 @dataclass(frozen=True, slots=True)
 class InitLayer:
-    """What the orchestrator's init says of the manifest; it wins over the file and its profile.
+    """The values of the orchestrator's init message. They override the file and its profile.
 
-    `listen` is `host:port` or the path of a Unix socket. `env` is laid over the environment for `${VAR}`; `PYWATT__`
-    overrides in it do not count. A `log_level` that is none of ours does not count either.
+    `listen` is `host:port` or the path of a Unix socket. `env` overrides the environment for `${VAR}`; `PYWATT__`
+    variables in it are ignored. An unknown `log_level` is ignored too.
     """
 
     listen: str | None = None
@@ -42,7 +42,7 @@ class InitLayer:
     log_level: str | None = None
 
     def data(self) -> dict[str, Any]:
-        """What it says, as a manifest would."""
+        """The values in the form of a manifest."""
         said: dict[str, Any] = {}
         if self.listen is not None:
             plain = TCP_ADDRESS.fullmatch(self.listen) or self.listen.startswith("unix:")
@@ -56,7 +56,7 @@ class InitLayer:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A manifest, what to warn about, and where each of its values came from."""
+    """A manifest, its warnings, and the tree that knows where each value came from."""
 
     manifest: Manifest
     warnings: tuple[Problem, ...]
@@ -65,7 +65,7 @@ class Loaded:
     def origin(self, path: str | KeyPath) -> str:
         """`pywatt.yaml:3:5`, `profile dev (pywatt.yaml:40:3)`, `PYWATT__SERVER__LISTEN`, `--set` or `default`.
 
-        `path` is written with dots, or given part by part, as it must be where a key holds a dot.
+        `path` is a text with dots, or a tuple of its parts, which is required if a key contains a dot.
         """
         parts = _parts(path)
         node, _, real = locate(self.document, parts)
@@ -81,7 +81,7 @@ class Loaded:
         return node, written
 
     def origins(self) -> Iterator[tuple[str, Any, str]]:
-        """Path, value as the manifest would write it (a secret as ***), and origin, of every value in effect."""
+        """Path, value (a secret as ***) and origin of every value in effect."""
         for path, value in _leaves(dump(self.manifest, masked=True), ()):
             yield display_path(path), value, self.origin(path)
 
@@ -113,10 +113,10 @@ def load(
     allow_unset: bool = False,
     init: InitLayer | None = None,
 ) -> Loaded:
-    """The manifest with its warnings and origins. Raises ManifestError with every fault found.
+    """Load a manifest with its warnings and origins. Raises ManifestError with all faults.
 
-    With `allow_unset`, a variable that is not set is a warning: its text stays where a text is wanted, elsewhere its
-    key counts as left out.
+    With `allow_unset`, a variable that is not set is a warning. A string keeps the text `${NAME}`; a key with any other
+    type counts as omitted.
     """
     report = Report()
     tree: Node | None = None
@@ -151,7 +151,7 @@ def _effective(
     variables: Variables,
     report: Report,
 ) -> tuple[Node, set[KeyPath]]:
-    """The tree with everything laid over it, and the paths in it that were reported and left out."""
+    """The tree with all layers merged, and the paths that were reported and left out."""
     shape = manifest_shape()
     root, profiles = without_profiles(written, report)
     if source.data is None:
@@ -167,7 +167,7 @@ def _effective(
         tree = tree if layer is None else merge(tree, layer)
     reader = Overrides(tree, report)
     if overriding:
-        from pywatt_host.manifest.layers.environment import read_overrides  # slow to import, see there
+        from pywatt_host.manifest.layers.environment import read_overrides  # slow to import
 
         layer = reader.environment(read_overrides(overriding))
         tree = tree if layer is None else merge(tree, layer)
@@ -185,16 +185,16 @@ def _overridden(node: Node, path: KeyPath) -> Iterator[KeyPath]:
 
 
 def environment(environ: Mapping[str, str] | None, env_file: Path | None, report: Report) -> Mapping[str, str]:
-    """The environment (None: that of the process) over the variables of a dotenv file."""
+    """The variables of a dotenv file, overridden by the environment (None: that of the process)."""
     environ = os.environ if environ is None else environ
     if env_file is None:
         return environ
-    from pywatt_host.manifest.layers.environment import read_dotenv  # slow to import, see there
+    from pywatt_host.manifest.layers.environment import read_dotenv  # slow to import
 
     try:
         return {**read_dotenv(env_file), **environ}
     except (OSError, UnicodeDecodeError) as exc:
-        reason = (exc.strerror or "").lower() if isinstance(exc, OSError) else "it is not UTF-8"
+        reason = (exc.strerror or "").lower() if isinstance(exc, OSError) else "it is not valid UTF-8"
         origin = Origin(str(env_file), "code")
         report.add(problem_at(origin, Mark(), (), "file", f"the env file cannot be read: {reason}"))
         return environ

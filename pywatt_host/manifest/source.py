@@ -19,8 +19,8 @@ DEFAULT_NAME = "pywatt.yaml"
 class Source:
     """Where a manifest comes from: a file, a text, or data made in code.
 
-    `name` is what problems call it. `directory` is what relative paths in it are relative to. `script` is the Python
-    file that has made the data.
+    `name` is the name of the source in problems. `directory` is the folder that relative paths in the manifest are
+    relative to. `script` is the Python file that made the data.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Source:
 
     @classmethod
     def file(cls, path: str | Path, *, default_name: str = DEFAULT_NAME) -> Source:
-        """A file, or a folder with one of the default name in it. It is read by `load`."""
+        """A file, or a folder that contains a file with the default name. `load` reads the file."""
         path = Path(path)
         if os.path.isdir(path):  # unlike Path.is_dir, it takes any name
             path = path / default_name
@@ -45,45 +45,48 @@ class Source:
 
     @classmethod
     def of_text(cls, text: str | bytes, *, name: str = DEFAULT_NAME, directory: Path | None = None) -> Source:
-        """A manifest that is in memory."""
+        """The text of a manifest."""
         return cls(name, (directory or Path.cwd()).absolute(), text=text)
 
     @classmethod
     def of_data(
         cls, data: Mapping[str, Any], *, name: str, directory: Path | None = None, script: Path | None = None
     ) -> Source:
-        """A manifest made in code, in the forms of the file, without profiles. It is never interpolated, but a
-        SecretTemplate may stand where `${secret:NAME}` may."""
+        """A manifest made in code, in the same forms as in a file, but without profiles.
+
+        Its texts are not interpolated. A SecretTemplate may be used in every place where a file may contain
+        `${secret:NAME}`.
+        """
         return cls(name, (directory or Path.cwd()).absolute(), data=data, script=script)
 
 
 def read_source(source: Source, default_name: str, report: Report, *, smallest: str = "app: main:app") -> Node | None:
-    """The tree of what the source holds; None after a fault that leaves none. `smallest` is one to show for it."""
+    """Read the tree of a source. None after a fault that leaves no tree. `smallest` is the example in messages."""
     if source.data is not None:
         return from_data(source.data, Origin(source.name, "code"))
     if source.text is not None:
-        octets = source.text if isinstance(source.text, bytes) else source.text.encode("utf-8", "surrogatepass")
-        return document.read(octets, source.name, report, smallest=smallest)
+        data = source.text if isinstance(source.text, bytes) else source.text.encode("utf-8", "surrogatepass")
+        return document.read(data, source.name, report, smallest=smallest)
     path = source.path or source.directory / default_name
     try:
         with path.open("rb") as file:
-            # One octet more than allowed, so that a device or a log is not read to its end.
-            octets = file.read(document.MAX_OCTETS + 1)
+            # One byte more than allowed, so that a device or a large file is not read to its end.
+            data = file.read(document.MAX_BYTES + 1)
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "is not the name of a file"
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "the name is not valid"
         missing = isinstance(exc, FileNotFoundError)
-        message = "there is no such file" if missing else f"cannot be read: {reason.lower()}"
+        message = "the file does not exist" if missing else f"the file cannot be read: {reason.lower()}"
         hint = _other_names(path) if missing else ""
         report.add(problem_at(Origin(source.name, "code"), Mark(), (), "file", message, hint))
         return None
-    return document.read(octets, source.name, report, smallest=smallest)
+    return document.read(data, source.name, report, smallest=smallest)
 
 
 def _other_names(path: Path) -> str:
-    """A file beside the missing one that was probably meant."""
+    """A hint that names the file in the same folder that was probably meant."""
     try:
         names = [each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml") and each.is_file()]
     except OSError:
-        return "its folder does not exist either"
+        return "the folder does not exist either"
     meant = near_miss(path.name, names)
-    return f'did you mean "{path.with_name(meant)}"?' if meant else "name the manifest, or its folder"
+    return f'did you mean "{path.with_name(meant)}"?' if meant else "give the path of the manifest, or of its folder"

@@ -1,4 +1,4 @@
-"""wattson.yaml to Workspace: read, interpolated, typed and checked as a manifest is, without profiles and overrides."""
+"""Loads a wattson.yaml: reads, interpolates, normalizes, types and checks it. It has no profiles and no overrides."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SMALLEST = "modules: {users: {manifest: users/pywatt.yaml}}"
 
 @dataclass(frozen=True, slots=True)
 class LoadedWorkspace:
-    """A workspace, what to warn about, and the tree that knows where each of its values stands."""
+    """A workspace, its warnings, and the tree that knows where each value came from."""
 
     workspace: Workspace
     warnings: tuple[Problem, ...]
@@ -34,16 +34,16 @@ class LoadedWorkspace:
 
 
 def workspace_source(path: str | Path = WORKSPACE_NAME) -> Source:
-    """A wattson.yaml, or a folder with one."""
+    """The source of a wattson.yaml, or of a folder that contains one."""
     return Source.file(path, default_name=WORKSPACE_NAME)
 
 
 def load_workspace(
     source: Source, *, environ: Mapping[str, str] | None = None, env_file: Path | None = None, allow_unset: bool = False
 ) -> LoadedWorkspace:
-    """The workspace with its warnings. Raises ManifestError with every fault found.
+    """Load a workspace with its warnings. Raises ManifestError with all faults.
 
-    `environ` (None: that of the process) wins over `env_file`. The manifests of its modules are not read.
+    `environ` (None: the environment of the process) overrides `env_file`. The manifests of the modules are not read.
     """
     report = Report()
     shape = shape_of(Workspace)
@@ -69,11 +69,11 @@ def load_workspace(
 def from_manifests(
     paths: Sequence[str | Path], *, environ: Mapping[str, str] | None = None, env_file: Path | None = None
 ) -> LoadedWorkspace:
-    """The workspace of several manifests (files, or folders with one), for which nobody wrote a wattson.yaml.
+    """Make a workspace of several manifests (files, or folders that contain one), without a wattson.yaml.
 
-    The id of a module is its `module.id`, else the name of its folder; the second of the same id gets `-2`, the third
-    `-3`. Relative paths are relative to the current directory. Raises ManifestError for manifests that are faulty,
-    all of them at once.
+    The id of a module is its `module.id`; if it is not set, the name of its folder. The second module with the same id
+    gets `-2`, the third `-3`. Relative paths are relative to the current directory. Raises ManifestError with the
+    faults of all manifests.
     """
     modules: dict[str, dict[str, str]] = {}
     faults: list[Problem] = []
@@ -91,7 +91,7 @@ def from_manifests(
 
 
 def _free_id(wanted: str, taken: Mapping[str, object]) -> str:
-    """The wanted name as an id of a module, with a number where it is taken."""
+    """Make a module id from a name, with a number if the id is already used."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", wanted).lstrip("._-")[:56] or "module"
     number = 1
     while (name := plain if number == 1 else f"{plain}-{number}") in taken:

@@ -1,4 +1,4 @@
-"""What the types of a workspace cannot see: how its parts fit each other and the folder that it is in."""
+"""Checks of a workspace beyond its types: how its parts fit each other and the folder that it is in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pywatt_host.manifest.yaml.node import Node
 
 
 class WorkspaceChecks:
-    """Reports what does not fit together; `tree` says where each part stands."""
+    """Reports the parts of a workspace that do not fit together. `tree` has the place of each part."""
 
     def __init__(self, workspace: Workspace, tree: Node, report: Report) -> None:
         self._workspace = workspace
@@ -22,18 +22,18 @@ class WorkspaceChecks:
         self._report = report
 
     def check(self) -> None:
-        """All of it."""
+        """Run all checks."""
         self._sources()
         StoreChecks(self._workspace, self._add_of_store, self._is_unset).check()
         for name, module in self._workspace.modules.items():
             self._dependencies(name, module)
-            self._places(name, module)
+            self._paths(name, module)
         self._cycles()
 
     def _add(self, path: KeyPath, code: str, message: str, hint: str = "") -> None:
         node, written, real = locate(self._tree, path)
         parent, _, _ = locate(self._tree, path[:-1])
-        # What was named in a list, or is a key with nothing said about it, is pointed at by its name.
+        # A mapping has no place worth showing, so the problem is at its key, or at its name in a list.
         mark = (parent.keys or {}).get(str(path[-1])) if isinstance(node.value, dict) else None
         self._report.add(node.problem((*written, *path[len(real) :]), code, message, hint, mark=mark))
 
@@ -48,10 +48,10 @@ class WorkspaceChecks:
         for number, source in enumerate(self._workspace.secrets.sources or ()):
             path: KeyPath = ("secrets", "sources", number, "kind")
             if source.kind == "orchestrator":
-                hint = "name where the secrets really are: env, dotenv, directory, file, command or vault"
-                self._add(path, "conflict", "this is the orchestrator: it cannot ask itself", hint)
+                hint = "use a source that has the secrets: env, dotenv, directory, file, command or vault"
+                self._add(path, "conflict", "the orchestrator cannot ask itself for secrets", hint)
             elif source.kind is not None and source.kind in seen:
-                self._add(path, "conflict", f"the source `{source.kind}` stands twice", "remove one of them")
+                self._add(path, "conflict", f"the source `{source.kind}` is listed twice", "remove one of them")
             seen.add(source.kind or "")
 
     def _dependencies(self, name: str, module: WorkspaceModule) -> None:
@@ -63,7 +63,7 @@ class WorkspaceChecks:
             elif other not in declared:
                 meant = near_miss(other, [each for each in declared if each != name])
                 hint = f'did you mean "{meant}"?' if meant else f"declared: {', '.join(declared[:12])}"
-                self._add(path, "unknown-module", f"there is no module {quote(other)}", hint)
+                self._add(path, "unknown-module", f"the module {quote(other)} is not declared", hint)
 
     def _cycles(self) -> None:
         for cycle in _cycles({name: list(module.depends_on) for name, module in self._workspace.modules.items()}):
@@ -71,30 +71,32 @@ class WorkspaceChecks:
             message = f"the modules wait for each other: {' -> '.join(cycle)}"
             self._add(path, "dependency-cycle", message, "remove one of these dependencies")
 
-    def _places(self, name: str, module: WorkspaceModule) -> None:
-        """Manifests and folders that must be there."""
+    def _paths(self, name: str, module: WorkspaceModule) -> None:
+        """Check that manifests and working directories exist."""
         if module.manifest is not None:
             path: KeyPath = ("modules", name, "manifest")
             found = self._workspace.resolve(module.manifest)
             if _is(found, folder=True):
                 found = found / DEFAULT_NAME
             if not _is(found, folder=False) and not locate(self._tree, path)[0].unset:
-                self._add(path, "no-file", f"no such manifest: {self._shown(path, module.manifest)}", _nearby(found))
+                self._add(path, "no-file", f"manifest not found: {self._shown(path, module.manifest)}", _nearby(found))
         else:
             path = ("modules", name, "working_dir")
             found = self._workspace.resolve(module.working_dir)
             if not _is(found, folder=True) and not locate(self._tree, path)[0].unset:
-                self._add(path, "no-folder", f"no such folder: {self._shown(path, module.working_dir)}", _nearby(found))
+                self._add(
+                    path, "no-folder", f"folder not found: {self._shown(path, module.working_dir)}", _nearby(found)
+                )
 
     def _shown(self, path: KeyPath, value: str) -> str:
         node, _, _ = locate(self._tree, path)
-        return f"what `{node.template}` gave" if node.template is not None else quote(value)
+        return node.shown() if node.template is not None else quote(value)
 
 
 def _is(path: Path, *, folder: bool) -> bool:
     try:
         return path.is_dir() if folder else path.is_file()
-    except (OSError, ValueError):  # a name that no file system takes: too long, or with a NUL in it
+    except (OSError, ValueError):  # the name is not valid: too long, or with a NUL
         return False
 
 
@@ -103,11 +105,11 @@ def _nearby(path: Path) -> str:
         meant = near_miss(path.name, [each.name for each in path.parent.iterdir()])
     except (OSError, ValueError):
         meant = None
-    return f'did you mean "{meant}"?' if meant else "it is relative to the folder of this file"
+    return f'did you mean "{meant}"?' if meant else "the path is relative to the folder of this file"
 
 
 def _cycles(edges: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Ways along the edges that come back to where they began, each once; not those of one step."""
+    """Find the cycles of a graph, each once. A cycle of one node is not included."""
     done: set[str] = set()
     for start in edges:
         way: list[str] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from pywatt_host.manifest.model.app import App, AppMount, DirectoryMount, Module, Mount
-from pywatt_host.manifest.model.auth import SCHEME_NAME, AuthScheme, Client, Requirement, named
+from pywatt_host.manifest.model.auth import AuthScheme, Client, ClientName, Requirement, SchemeName, named
 from pywatt_host.manifest.model.base import Deferred, Document, Section, Short, key
 from pywatt_host.manifest.model.channels import (
     ChannelLimits,
@@ -127,15 +127,13 @@ class Manifest(Document):
         [{"path": "/api/users", "methods": ["GET", "POST"]}],
         {"from": "auto", "rules": [{"path": "/upload", "body": "1GiB"}]},
     )
-    auth: Annotated[
-        dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[AuthScheme, Deferred()]], AfterValidator(named)
-    ] = key(
+    auth: Annotated[dict[SchemeName, Annotated[AuthScheme, Deferred()]], AfterValidator(named)] = key(
         dict,
         "Authentication schemes by name, which endpoints refer to: tokens (jwt, oidc), keys (api_key) and"
         " passwords (basic).",
         {"jwt": {"secret": "${secret:JWT_SECRET}"}},
     )
-    clients: dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[Client, Deferred()]] = key(
+    clients: dict[ClientName, Annotated[Client, Deferred()]] = key(
         dict,
         "OAuth 2 clients for outbound requests. app_state.http adds an access token to requests to these origins,"
         " and renews it.",

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.app import MODULE_ID, EnvText
+from pywatt_host.manifest.model.app import EnvText, ModuleId
 from pywatt_host.manifest.model.base import Document, Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
 from pywatt_host.manifest.values import (
-    SECRET_NAME,
     Int,
     PositiveDuration,
+    SecretName,
     SecretTemplate,
     Size,
     TcpAddress,
     TcpListen,
     Version,
 )
-
-ModuleName: TypeAlias = Annotated[str, Field(pattern=MODULE_ID)]
 
 
 class Gateway(Section):
@@ -59,7 +57,7 @@ class WorkspaceModule(Section):
     env: dict[str, EnvText] = key(
         dict, "Variables in init.env, which override the environment of the module. Not for secrets.", {"MODE": "dev"}
     )
-    depends_on: Annotated[dict[ModuleName, Annotated[Dependency, Short(text="condition")]], Names()] = key(
+    depends_on: Annotated[dict[ModuleId, Annotated[Dependency, Short(text="condition")]], Names()] = key(
         dict,
         "Modules that must run before this one starts. A list of names is short for `service_started`.",
         {"billing": {"condition": "service_healthy"}},
@@ -72,7 +70,7 @@ class WorkspaceModule(Section):
     restart: Literal["always", "on-failure", "no"] = key(
         "on-failure", "Whether the module is started again when it ends. The backoff is 1s to 30s.", "always"
     )
-    secrets: tuple[Annotated[str, Field(pattern=SECRET_NAME)], ...] | None = key(
+    secrets: tuple[SecretName, ...] | None = key(
         None,
         "The only secrets that the module may ask for. If omitted, it may ask for all secrets.",
         ["DATABASE_URL"],
@@ -105,7 +103,7 @@ class WorkspaceSecrets(Section):
         min_length=1,
     )
     interval: PositiveDuration = key(5.0, "How often `up` polls the sources that do not report changes.", "30s")
-    keys: Annotated[dict[Annotated[str, Field(pattern=SECRET_NAME)], SecretKey], Names()] = key(
+    keys: Annotated[dict[SecretName, SecretKey], Names()] = key(
         dict,
         "Secrets that `up` must have before it starts any module. A list of names is short for secrets without"
         " options.",
@@ -153,7 +151,7 @@ class Workspace(Document):
         dict, "Databases that modules use as orchestrator:NAME.", {"shared": "postgresql://users@db/users"}
     )
     caches: Caches = key(dict, "Caches that modules use as orchestrator:NAME.", {"shared": "memory://"})
-    modules: dict[ModuleName, WorkspaceModule] = Field(
+    modules: dict[ModuleId, WorkspaceModule] = Field(
         description="The modules, by id.", examples=[{"users": {"manifest": "users/pywatt.yaml"}}], min_length=1
     )
     timeouts: WorkspaceTimeouts = key(WorkspaceTimeouts, "How long modules may take.", {"stop": "10s"})
