@@ -146,7 +146,7 @@ async def _check_secrets(loaded: Loaded, env_file: Path | None) -> tuple[list[Pr
         problems = []
         for name, why in error.missing or (("", error.message),):
             node, path = loaded.node_at(("secrets", "keys", name) if name else "secrets.keys")
-            hint = "the orchestrator may have it" if elsewhere else ""
+            hint = "the orchestrator may provide it" if elsewhere else ""
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
         return problems, store.secret_values

@@ -17,7 +17,7 @@ from pywatt_host.manifest import dump
 @click.command()
 @click.argument("what", type=click.Choice(["manifest", "workspace"]), default="manifest")
 def schema(what: str) -> int:
-    """Print the JSON schema (draft 2020-12) of the manifest, or that of the workspace (wattson.yaml).
+    """Print the JSON schema (draft 2020-12) of the manifest or of the workspace (wattson.yaml).
 
     \b
     Example, for editors:
@@ -34,10 +34,10 @@ def schema(what: str) -> int:
 
 @click.command()
 @manifest_options
-@click.option("--origins", is_flag=True, help="Show where each value came from.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of YAML.")
+@click.option("--origins", is_flag=True, help="Print where each value came from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def config(selection: Selection, origins: bool, as_json: bool) -> int:
-    """Print the effective manifest: file, profile, environment and --set merged, with every default.
+    """Print the effective manifest: file, profile, environment and --set in one, with every default.
 
     \b
     Examples:
@@ -67,14 +67,17 @@ def _yaml(document: dict[str, Any]) -> str:
 
 @click.command()
 @manifest_options
-@click.option("--build", is_flag=True, help="Call factories, to see the routes of the applications that they create.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list on standard output.")
+@click.option("--build", is_flag=True, help="Call factories and list the routes of the applications that they return.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def routes(selection: Selection, build: bool, as_json: bool) -> int:
-    """List the endpoints, and show where the declared endpoints differ from the routes of the application.
+    """List the declared endpoints and the application's routes, and show where the two differ.
 
     \b
-    States: served; missing (declared, but not in the application); undeclared (in the application, but not declared, so
-    not served); unknown (the application's routes cannot be read; --build calls factories).
+    States:
+      served      declared, and the application has it
+      missing     declared, but the application does not have it
+      undeclared  the application has it, but it is not declared: not served
+      unknown     the routes cannot be read (--build calls factories)
 
     \b
     Examples:
@@ -116,9 +119,9 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
                 f"{seen.name}: {seen.fault.message}" + (f" ({seen.fault.hint})" if seen.fault.hint else ""), err=True
             )
         elif seen.factory:
-            click.echo(f"{seen.name} is created by a factory; use --build to call it and see its routes", err=True)
+            click.echo(f"{seen.name} is made by a factory. Use --build to call it and list its routes.", err=True)
         elif not seen.readable:
-            click.echo(f"{seen.name}: its routes cannot be read, so every path is passed to it", err=True)
+            click.echo(f"{seen.name}: its routes cannot be read; the host passes every path to it", err=True)
     return 3 if any(seen.fault is not None for seen in found.apps) else 0
 
 

@@ -1,4 +1,4 @@
-"""`validate`: reports all faults of manifests at once, without starting anything."""
+"""`validate`: reports every error of a manifest at once, and starts nothing."""
 
 from __future__ import annotations
 
@@ -24,18 +24,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("targets", metavar="[MANIFEST...]", nargs=-1)
 @click.option("--profile", metavar="NAME", help="Profile of the manifest. Default: PYWATT_PROFILE.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key.")
-@click.option("--env-file", metavar="FILE", type=click.Path(path_type=Path), help="File with variables for ${VAR}.")
-@click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
-@click.option("--json", "as_json_list", is_flag=True, help="Short for --format json.")
-@click.option("--no-import", is_flag=True, help="Check only the manifest, and do not import the applications.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key. Can be repeated.")
 @click.option(
-    "--live",
-    is_flag=True,
-    help="Also bind the listen addresses for a moment, fetch the secrets and connect the channels.",
+    "--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Read variables for ${VAR} from FILE."
 )
+@click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--json", "as_json_list", is_flag=True, help="Same as --format json.")
+@click.option("--no-import", is_flag=True, help="Check only the manifest and import no application.")
+@click.option("--live", is_flag=True, help="Also bind the listen addresses for a moment, fetch secrets and connect.")
 @click.option("--allow-unset", is_flag=True, help="Report variables that are not set as warnings.")
-@click.option("--strict", is_flag=True, help="Fail for warnings as well.")
+@click.option("--strict", is_flag=True, help="Exit with code 2 on warnings as well.")
 def validate(
     targets: tuple[str, ...],
     profile: str | None,
@@ -48,10 +46,10 @@ def validate(
     allow_unset: bool,
     strict: bool,
 ) -> int:
-    """Check manifests: report all faults at once, with their lines and hints.
+    """Check manifests and report every error at once, each with its line and a suggestion.
 
-    Then import each application in a child process (factories are not called) and compare its routes with the declared
-    endpoints. The exit code is 0 if there is no error, otherwise 2.
+    `validate` then imports each application in a child process (it calls no factories) and compares its routes with the
+    declared endpoints. The exit code is 0 if there is no error, else 2.
 
     \b
     Examples:
@@ -67,12 +65,12 @@ def validate(
         except ManifestError as error:
             problems += error.problems
             continue
-        except AppLoadError as error:  # from a Python file, which could not be imported
+        except AppLoadError as error:  # of a Python file: its decorator would be the manifest
             problems.append(Problem(error.import_path, 0, 0, "", f"app-{error.reason}", error.message, error.hint))
             continue
         found = list(loaded.warnings)
         if not no_import:
-            found += _check_applications(selection, loaded, allow_unset)
+            found += _imported(selection, loaded, allow_unset)
         if live:
             found += import_module("pywatt_host.cli.live").live_problems(loaded, env_file)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
@@ -89,8 +87,8 @@ def validate(
     return 2 if failed else 0
 
 
-def _check_applications(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
-    """Import the applications in a child process and report their faults."""
+def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
+    """The problems that importing the applications brings up."""
     from pywatt_host.cli.inspection import Request, inspect_apps
 
     asked = Request(
@@ -115,7 +113,7 @@ def _check_applications(selection: Selection, loaded: Loaded, allow_unset: bool)
 
 
 def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
-    """Compare the declared endpoints with the routes of the applications, if the endpoints are declared as a list."""
+    """Endpoints that the application does not have, and routes that are not declared. Only for a list of endpoints."""
     problems: list[Problem] = []
     declared = [row for row in rows if row.state in ("served", "missing", "unknown")]
     if isinstance(loaded.manifest.endpoints, AutoEndpoints):
@@ -132,9 +130,10 @@ def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
     for row in rows:
         if row.state == "undeclared":
             node, path = loaded.node_at("endpoints")
-            route = f"{' '.join(row.methods)} {row.path}"
-            message = f"{row.app} has a route for {route}, which is not served because it is not declared"
+            message = (
+                f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and therefore not served"
+            )
             problems.append(
-                node.problem(path, "drift-undeclared", message, "declare it as an endpoint", severity="warning")
+                node.problem(path, "drift-undeclared", message, "declare it under endpoints", severity="warning")
             )
     return problems

@@ -56,11 +56,15 @@ class InitLayer:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A manifest, its warnings, and the tree that knows where each value came from."""
+    """A manifest, its warnings, and the tree that knows where each value came from.
+
+    `unset` has the names of the required variables that are not set, which `allow_unset` accepts.
+    """
 
     manifest: Manifest
     warnings: tuple[Problem, ...]
     document: Node
+    unset: frozenset[str] = frozenset()
 
     def origin(self, path: str | KeyPath) -> str:
         """`pywatt.yaml:3:5`, `profile dev (pywatt.yaml:40:3)`, `PYWATT__SERVER__LISTEN`, `--set` or `default`.
@@ -122,13 +126,14 @@ def load(
     tree: Node | None = None
     manifest: Manifest | None = None
     variables = environment(environ, env_file, report)
+    unset: set[str] = set()
     overriding = {name: value for name, value in variables.items() if name.startswith(OVERRIDE_PREFIX)}
     if init is not None and init.env:
         variables = {**variables, **init.env}
     written = read_source(source, DEFAULT_NAME, report)
     if written is not None:
         report.secrets = frozenset(written_secrets(written, manifest_shape()))
-        lookup = Variables(variables, str(source.directory), allow_unset)
+        lookup = Variables(variables, str(source.directory), allow_unset, unset)
         name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
         tree, faulted = _effective(source, written, name, init, overriding, overrides, lookup, report)
         manifest = validate(tree, Manifest, manifest_shape(), faulted, report)
@@ -138,7 +143,7 @@ def load(
     errors = report.errors()
     if errors or manifest is None or tree is None:
         raise ManifestError(errors)
-    return Loaded(manifest, tuple(report.ordered()), tree)
+    return Loaded(manifest, tuple(report.ordered()), tree, frozenset(unset))
 
 
 def _effective(

@@ -16,7 +16,7 @@ from pywatt_host.orchestrator.acceptor import NAME
 from pywatt_host.protocol.messages import Message, RoutedResponse
 from pywatt_host.protocol.payload import Envelope
 from pywatt_host.runtime.control import ControlApp, answer_rotate, answer_send, body_of, send_json
-from pywatt_host.supervision.output import KEPT, Line
+from pywatt_host.supervision.output import TAIL_LINES, OutputLine
 from pywatt_host.types import Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class WorkspaceControl:
         """Lines as JSON, one a line: the last of them; with `follow=1` all further ones, until the client leaves."""
         asked = parse_qs(scope["query_string"].decode("latin-1"))
         id = asked.get("module", [""])[0] or None
-        number = asked.get("lines", [str(KEPT)])[0]
+        number = asked.get("lines", [str(TAIL_LINES)])[0]
         if (id is not None and id not in self._wattson.modules) or not number.isascii() or not number.isdigit():
             await send_problem(send, 404, f"There is no module {id}.")
             return
@@ -110,7 +110,7 @@ class WorkspaceControl:
                 await self._follow(id, lines, receive, send)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _follow(self, id: str | None, lines: asyncio.Queue[Line], receive: Receive, send: Send) -> None:
+    async def _follow(self, id: str | None, lines: asyncio.Queue[OutputLine], receive: Receive, send: Send) -> None:
         leaving = [asyncio.create_task(_gone(receive)), asyncio.create_task(_set(self._closing))]
         try:
             while not any(task.done() for task in leaving):
@@ -140,7 +140,7 @@ class _Asker:
         return True
 
 
-def _wire(line: Line) -> bytes:
+def _wire(line: OutputLine) -> bytes:
     document = {"time": line.time, "module": line.module, "replica": line.replica, "text": line.text}
     return json.dumps(document).encode() + b"\n"
 

@@ -16,9 +16,10 @@ from pywatt_host.orchestrator.link import Duties, Link
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import EXTENSIONS, Announce, Heartbeat, HeartbeatAck, Init, Shutdown
 from pywatt_host.protocol.session import agreed
-from pywatt_host.supervision.child import Child, start
+from pywatt_host.supervision.child import Child
 from pywatt_host.supervision.launch import Launch
-from pywatt_host.supervision.restarts import Backoff, Ending, Policy, again
+from pywatt_host.supervision.protocol_child import start_protocol_child
+from pywatt_host.supervision.restarts import Ending, RestartBackoff, RestartPolicy, should_restart
 
 logger = logging.getLogger("pywatt.wattson")
 
@@ -37,7 +38,7 @@ class Terms:
     """What is the same for all replicas of a module. Times in seconds, `frame` in octets."""
 
     module: str
-    policy: Policy
+    policy: RestartPolicy
     start: float
     stop: float
     heartbeat: float
@@ -143,14 +144,14 @@ class Replica:
 
     async def live(self) -> None:
         """Until it is asked to stop, or its policy says that it is over."""
-        backoff = Backoff()
+        backoff = RestartBackoff()
         self._living = True
         try:
             while not self._stopping.is_set():
                 self.ending = await self._life()
                 if self._stopping.is_set():
                     break
-                if not again(self.terms.policy, self.ending):
+                if not should_restart(self.terms.policy, self.ending):
                     logger.log(
                         logging.ERROR if self.ending.failed else logging.INFO,
                         "%s has ended (%s) and is not started again (restart: %s)",
@@ -158,7 +159,7 @@ class Replica:
                     )  # fmt: skip
                     self._set("failed" if self.ending.failed else "ended")
                     return
-                delay = backoff.after(self.ending)
+                delay = backoff.delay_after(self.ending)
                 logger.warning(
                     "%s has ended (%s); started again in %.1fs", self.label, self.ending, delay,
                     extra={"peer": self.label},
@@ -173,7 +174,7 @@ class Replica:
             self._set("ended")
         finally:
             if self._child is not None:  # cancelled: nothing stays behind
-                self._child.signal(signal.SIGKILL)
+                self._child.kill()
             self._ended.set()
 
     async def _life(self) -> Ending:
@@ -192,7 +193,9 @@ class Replica:
         self._set("starting")
         why = ""
         try:
-            child = await start(self.terms.launch(), self._stdio.wire, lambda octets: self._around.line(self, octets))
+            child = await start_protocol_child(
+                self.terms.launch(), self._stdio.wire, lambda data: self._around.line(self, data)
+            )
         except OSError as error:
             self._close_links()
             return Ending(127, False, 0.0, f"cannot be started: {error.strerror or error}")
@@ -208,13 +211,13 @@ class Replica:
                 why = doom.result()
                 if not self._stopping.is_set():
                     logger.error("%s is killed: %s", self.label, why, extra={"peer": self.label})
-                child.signal(signal.SIGKILL)
+                child.kill()
             code = await exited
             self._asked_in_life = self._stopping.is_set()
         finally:
             watching.cancel()
             if not exited.done():
-                child.signal(signal.SIGKILL)
+                child.kill()
                 exited.cancel()
             announced = self.announce is not None
             self._child, self.pid = None, None

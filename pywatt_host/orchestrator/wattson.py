@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,6 +23,7 @@ from pywatt_host.orchestrator.acceptor import ModuleAcceptor
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.dispatch import Answers
 from pywatt_host.orchestrator.gateway import Gateway
+from pywatt_host.orchestrator.launch import module_launch
 from pywatt_host.orchestrator.link import Duties
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
@@ -37,12 +37,13 @@ from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
+from pywatt_host.runtime.signals import StopSignals
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
 from pywatt_host.stores.service import Datastores
-from pywatt_host.supervision.launch import Launch, launch_of
-from pywatt_host.supervision.news import Changes
+from pywatt_host.supervision.condition import LoopCondition
+from pywatt_host.supervision.launch import Launch
 from pywatt_host.supervision.output import Output
 from pywatt_host.types import ASGIApp
 
@@ -91,7 +92,7 @@ class Wattson:
         self._answers = Answers(
             self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
         )
-        self._news = Changes()
+        self._changes = LoopCondition()
         self._drain = Drain()
         self._stopping = False
         self._opening: asyncio.Task[Any] | None = None  # while stores are waited for
@@ -135,7 +136,7 @@ class Wattson:
     def _launch(self, id: str) -> Launch:
         # What is declared as a secret is in nobody's environment. Not what some module has asked for besides: it could
         # take PATH from all others.
-        return launch_of(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
+        return module_launch(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
 
     def _replicas(self) -> list[Replica]:
         return [replica for module in self.modules.values() for replica in module.replicas]
@@ -170,7 +171,7 @@ class Wattson:
 
     def changed(self) -> None:
         self.router.flush()
-        self._news.tell()
+        self._changes.notify_all()
 
     def gone(self, replica: Replica) -> None:
         self.router.gone(replica)
@@ -188,7 +189,7 @@ class Wattson:
         code: 0 where everything ended as asked, 1 where work was cut or a module failed for good. Raises HostError
         where it cannot start; nothing is left behind then."""
         bound: list[Listener] = []
-        with _Signals(self.stop):
+        with StopSignals(self.stop, asyncio.get_running_loop()):
             try:
                 workspace = self.workspace
                 gateway = bind(
@@ -243,7 +244,7 @@ class Wattson:
                 stack.push_async_callback(served.close)
                 await stack.enter_async_context(_served("gateway", served, gateway, self._drain, tasks))
                 tasks.create_task(self._tell(on_up), name="ready")
-                await self._news.until(lambda: self._stopping or self._all_over())
+                await self._changes.wait_for(lambda: self._stopping or self._all_over())
                 if not self._stopping:
                     self.stop("no module is left")
                 ended.deadline = time.monotonic() + self.workspace.timeouts.stop + _CONTROL_DRAIN
@@ -271,23 +272,25 @@ class Wattson:
     async def _bring_up(self, module: Module) -> None:
         for id, dependency in module.declared.depends_on.items():
             other, condition = self.modules[id], dependency.condition
-            await self._news.until(lambda other=other, condition=condition: self._stopping or other.meets(condition))  # type: ignore[misc]
+            await self._changes.wait_for(
+                lambda other=other, condition=condition: self._stopping or other.meets(condition)  # type: ignore[misc]
+            )
         if not self._stopping:
             await asyncio.gather(*(replica.live() for replica in module.replicas))
 
     async def _bring_down(self, module: Module) -> None:
         """Once everything that depends on it is gone."""
         dependants = [other for other in self.modules.values() if module.id in other.declared.depends_on]
-        await self._news.until(lambda: all(replica.over for other in dependants for replica in other.replicas))
+        await self._changes.wait_for(lambda: all(replica.over for other in dependants for replica in other.replicas))
         await self.stop_module(module.id)
-        self._news.tell()
+        self._changes.notify_all()
 
     async def stop_module(self, id: str) -> None:
         """Stop all processes of one module for good. Raises KeyError."""
         await asyncio.gather(*(replica.stop() for replica in self.modules[id].replicas))
 
     async def _tell(self, on_up: Callable[[Up], None]) -> None:
-        await self._news.until(lambda: self._stopping or self._settled())
+        await self._changes.wait_for(lambda: self._stopping or self._settled())
         if not self._stopping:
             await asyncio.to_thread(self._dev.keep)  # a module that is started again finds what it used
             on_up(Up(self._gateway_address, tuple(module.status() for module in self.modules.values())))
@@ -353,7 +356,7 @@ class Wattson:
             self._opening.cancel()
         self._drain.deadline = time.monotonic() + self.workspace.timeouts.stop
         logger.info("stopping: %s", why)
-        self._news.tell()
+        self._changes.notify_all()
 
     def asked_to_stop(self) -> None:
         """By the control socket, where asking twice does not force."""
@@ -367,20 +370,3 @@ async def _served(
 ) -> AsyncIterator[None]:
     async with HttpServer(name, app, listeners, _BOUNDS, drain).running(tasks):
         yield
-
-
-class _Signals:
-    """SIGTERM and SIGINT ask to stop."""
-
-    def __init__(self, stop: Callable[[str], None]) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

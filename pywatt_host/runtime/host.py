@@ -27,7 +27,7 @@ from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.runtime.control import ControlApp, control_path
-from pywatt_host.runtime.signals import ShutdownWatch, Signals
+from pywatt_host.runtime.signals import ShutdownWatch, StopSignals
 from pywatt_host.runtime.systemd import notifier
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.service import Service, first_cause
@@ -234,7 +234,7 @@ class Host:
             control = self._bind_control(backlog)
             bound += control
             self.links.open_doors()
-            with Signals(self.stop):
+            with StopSignals(self.stop):
                 await self._run_or_give_up(public, admin, control, on_ready)
         except HostError:
             self._watch.begin(_UNWOUND)  # a task that ignores its cancellation keeps the event loop from closing

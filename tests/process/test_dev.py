@@ -167,9 +167,9 @@ def test_a_process_that_ends_by_itself_is_told_and_comes_back_with_the_next_save
     running = dev()
     address = running.address
     os.kill(running.children()[0], signal.SIGKILL)
-    assert running.next("SIGKILL") == "the process was ended by SIGKILL"
+    assert running.next("SIGKILL") == "the process ended: killed by SIGKILL"
     running.next("not serving until a file changes")
-    assert running.get("/x", address).json()["detail"] == "the process was ended by SIGKILL"
+    assert running.get("/x", address).json()["detail"] == "the process ended: killed by SIGKILL"
     running.edit("main.py", lambda text: text + "\n")
     running.next(RELOADED)
     assert running.get("/x", address).status == 200

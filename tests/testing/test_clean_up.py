@@ -155,7 +155,11 @@ def test_process(wattson):
 """
     )
     assert outcome.counts == {"failed": 3}, outcome.output
-    for told in ("the factory raised ValueError: no such luck", "endpont: unknown key", "it has not said announce"):
+    for told in (
+        "the factory raised ValueError: no such luck",
+        "endpont: unknown key",
+        "the module has not sent announce",
+    ):
         assert told in outcome.output
     for own in ("loading.py", "load.py", "modules.py", "running.py", "wattson.py"):
         assert own not in outcome.output

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pywatt_host.manifest.problems import KeyPath, Report, near_miss
@@ -26,11 +26,15 @@ _MAX_DEPTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """The variables that `${NAME}` refers to. With `allow_unset`, an unset variable is a warning and its text stays."""
+    """The variables that `${NAME}` refers to. With `allow_unset`, an unset variable is a warning and its text stays.
+
+    `unset` collects the names of these variables.
+    """
 
     environ: Mapping[str, str]
     directory: str
     allow_unset: bool = False
+    unset: set[str] = field(default_factory=set)
 
     def get(self, name: str) -> str | None:
         """The variable's value; None if it is unset."""
@@ -202,6 +206,7 @@ class _Template:
         message = f"the environment variable {name} is not set"
         if self._variables.allow_unset:
             self.unset = True
+            self._variables.unset.add(name)
             mark = self._mark(start)
             problem = self._node.problem(self._path, "variable-unset", message, severity="warning", mark=mark)
             self._report.add(problem)

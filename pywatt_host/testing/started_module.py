@@ -1,4 +1,4 @@
-"""A host that runs for a test, without a socket, and the way to it."""
+"""A host that runs for a test without a socket."""
 
 from __future__ import annotations
 
@@ -17,73 +17,74 @@ from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.model import DirectoryMount
 from pywatt_host.runtime.host import Host
 from pywatt_host.testing.exchange import ClientExchange
-from pywatt_host.testing.isolation import Imported, environment_kept
-from pywatt_host.testing.logs import KeptLogs
-from pywatt_host.testing.tokens import Tokens
+from pywatt_host.testing.isolation import ImportedModules, environment_restored
+from pywatt_host.testing.logs import CapturedLogs
+from pywatt_host.testing.tokens import TokenIssuer
 from pywatt_host.testing.websocket import WebSocketSession
 from pywatt_host.types import ASGIApp, Scope
 
 E = TypeVar("E", ClientExchange, WebSocketSession)
 
-CLIENT = ("127.0.0.1", 50000)  # as whom the module sees the test
-_GRACE = 1.0  # seconds that requests which still run at the end have, once their client has left
+CLIENT = ("127.0.0.1", 50000)  # the client address that the module sees
+_GRACE = 1.0  # seconds for requests to end after their client has disconnected, and again after they are cancelled
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What is to be started. `environ` holds the values of the secrets as well, and changes when they rotate."""
+class ModuleSetup:
+    """What is needed to start a module. `environ` also has the values of the given secrets, and changes when they
+    rotate."""
 
     manifest: Manifest
     objects: Mapping[str, Any]
     environ: dict[str, str]
     secrets_given: bool
-    logs: KeptLogs
-    imported: Imported
+    logs: CapturedLogs
+    imported: ImportedModules
 
 
 @dataclass(slots=True)
-class Started:
-    """A started host. What is not a plain attribute belongs to its event loop."""
+class StartedModule:
+    """A started host. Call its methods on the host's event loop."""
 
     host: Host
     app: ASGIApp
-    recipe: Recipe
+    setup: ModuleSetup
     inside: Context
     open: set[ClientExchange | WebSocketSession] = field(default_factory=set)
-    tokens: Tokens | None = None
+    tokens: TokenIssuer | None = None
 
     async def token(self, scheme: str | None, claims: Mapping[str, Any]) -> str:
-        """A token that the module takes; see Tokens."""
+        """A token that the module accepts; see TokenIssuer."""
         if self.tokens is None:
-            self.tokens = Tokens(self.recipe.manifest, self.host.schemes.all)
-        return self.tokens.token(scheme, claims)
+            self.tokens = TokenIssuer(self.setup.manifest, self.host.schemes.all)
+        return self.tokens.issue(scheme, claims)
 
     async def exchange(
-        self, url: Any, method: str, headers: Sequence[tuple[bytes, bytes]], body: list[bytes]
+        self, url: Any, method: str, headers: Sequence[tuple[bytes, bytes]], chunks: list[bytes]
     ) -> ClientExchange:
-        """A request that goes on by itself; `url` is httpx's."""
+        """Begin a request, which runs by itself. `url` is an httpx.URL."""
         scope = {**_scope("http", url, headers), "method": method}
-        return self._begun(ClientExchange(self.app, scope, body, self.inside))
+        return self._track(ClientExchange(self.app, scope, chunks, self.inside))
 
     async def websocket(
         self, url: Any, headers: Sequence[tuple[bytes, bytes]], subprotocols: Sequence[str]
     ) -> WebSocketSession:
-        """A handshake that goes on by itself."""
+        """Begin a WebSocket handshake, which runs by itself."""
         scope = _scope("websocket", url, headers)
         scope["subprotocols"] = list(subprotocols)
         scope["extensions"] = {"websocket.http.response": {}}
-        return self._begun(WebSocketSession(self.app, scope, self.inside))
+        return self._track(WebSocketSession(self.app, scope, self.inside))
 
-    def _begun(self, exchange: E) -> E:
+    def _track(self, exchange: E) -> E:
         self.open.add(exchange)
         exchange.task.add_done_callback(lambda _: self.open.discard(exchange))
         return exchange
 
     async def rotate(self, values: Mapping[str, str]) -> None:
-        """As when the orchestrator says that these secrets have rotated. Raises SecretError where that is refused."""
-        if not self.recipe.secrets_given:
-            raise SecretError("there is nothing to rotate: start the module with secrets={...}")
-        environ, before = self.recipe.environ, dict(self.recipe.environ)
+        """Rotate secrets as the orchestrator would. Raises SecretError if the module refuses the new values."""
+        if not self.setup.secrets_given:
+            raise SecretError("the module has no secrets that a test can rotate; start the module with secrets={...}")
+        environ, before = self.setup.environ, dict(self.setup.environ)
         environ.update(values)
         refused = await self.host.rotation.rotated(str(uuid.uuid4()), values)
         if refused:
@@ -92,9 +93,9 @@ class Started:
             raise SecretError(refused)
 
     async def end_exchanges(self) -> None:
-        """Every client leaves; what does not end by that is cancelled."""
+        """Disconnect every client, and cancel the requests that go on."""
         for exchange in tuple(self.open):
-            exchange.leave()
+            exchange.disconnect()
         tasks = [exchange.task for exchange in tuple(self.open)]
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=_GRACE)
@@ -105,19 +106,20 @@ class Started:
 
 
 @asynccontextmanager
-async def started(recipe: Recipe) -> AsyncIterator[Started]:
-    """The host of a recipe, for as long as the block runs. What it changes of the process is put back."""
-    manifest = recipe.manifest
+async def started_module(setup: ModuleSetup) -> AsyncIterator[StartedModule]:
+    """Run the host of a setup while the block runs. Afterwards, imports, sys.path and environment variables are
+    restored."""
+    manifest = setup.manifest
     apps = [app for app in (manifest.app, *manifest.mounts) if app is not None and not isinstance(app, DirectoryMount)]
     folders = [*(manifest.resolve(app.working_dir) for app in apps), manifest.directory]
     with (
-        recipe.imported.keeping(folders),
-        environment_kept({name for app in apps for name in app.env}),
-        recipe.logs.taking(manifest.logging),
+        setup.imported.tracking(folders),
+        environment_restored({name for app in apps for name in app.env}),
+        setup.logs.capturing(manifest.logging),
     ):
-        host = build(manifest, recipe.environ, recipe.logs, objects=recipe.objects)
+        host = build(manifest, setup.environ, setup.logs, objects=setup.objects)
         async with host.application(listening=False) as surface:
-            module = Started(host, surface.public, recipe, copy_context())
+            module = StartedModule(host, surface.public, setup, copy_context())
             try:
                 yield module
             finally:

@@ -1,4 +1,4 @@
-"""Who answers while the child is down: 503 for everything, with the reason."""
+"""Answers every request with 503 and the reason, while no child serves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from email.utils import formatdate
 from pywatt_host.http.problem import problem_body, problem_headers, title
 from pywatt_host.net.listeners import Listener
 
-_PATIENCE = 2.0  # seconds for a request head, and again for the client to take the answer
-_LONGEST_HEAD = 64 * 1024  # octets
+_TIMEOUT = 2.0  # seconds for the client to send the request head, and again for it to read the response
+_MAX_HEAD_BYTES = 64 * 1024
 
 
-class StandIn:
-    """Accepts on sockets that it does not own, from `open` to `close`."""
+class UnavailableServer:
+    """Accepts connections from `open` to `close`, on sockets that it does not own."""
 
     def __init__(self) -> None:
         self._servers: list[asyncio.Server] = []
@@ -24,22 +24,22 @@ class StandIn:
         self._answering: set[asyncio.Task[None]] = set()
 
     async def open(self, listeners: Iterable[Listener], detail: str) -> None:
-        """Answer every request 503 with this detail, also those that have been waiting."""
+        """Answer every request with 503 and this detail, including requests that already wait in a socket's queue."""
         self.close()
         self._detail = detail
         for listener in listeners:
             own = listener.sock.dup()
             own.setblocking(False)
-            self._servers.append(await asyncio.start_server(self._connected, sock=own, limit=_LONGEST_HEAD))
+            self._servers.append(await asyncio.start_server(self._connected, sock=own, limit=_MAX_HEAD_BYTES))
 
     def close(self) -> None:
-        """Accept no further connection; those that were accepted are still answered."""
+        """Accept no further connection. Requests on accepted connections are still answered."""
         for server in self._servers:
             server.close()
         self._servers = []
 
-    async def gone(self) -> None:
-        """Close, and cut what is still being answered."""
+    async def aclose(self) -> None:
+        """Accept no further connection, and cut those that are still open."""
         self.close()
         for task in self._answering:
             task.cancel()
@@ -52,15 +52,15 @@ class StandIn:
 
     async def _answer(self, reader: StreamReader, writer: StreamWriter) -> None:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
             writer.write(self._response(head.startswith(b"HEAD ")))
             writer.write_eof()
-            async with asyncio.timeout(_PATIENCE):  # closing with octets unread would take the answer back (TCP reset)
-                while await reader.read(_LONGEST_HEAD):
+            async with asyncio.timeout(_TIMEOUT):  # closing with bytes unread would reset the connection (TCP RST)
+                while await reader.read(_MAX_HEAD_BYTES):
                     pass
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError):
-            pass  # no request, or nobody who would read the answer
+            pass  # the client sent no request, or does not read the response
         finally:
             writer.close()
 
