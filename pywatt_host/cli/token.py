@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
 from pywatt_host.exceptions import AuthError, SecretError
 from pywatt_host.manifest import Manifest
-from pywatt_host.manifest.checks.auth import weakest
+from pywatt_host.manifest.checks.auth import min_secret_bytes
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.manifest.problems import Report
@@ -97,7 +97,7 @@ def token(
         click.echo(str(error), err=True)
         return error.exit_code
     algorithm = (options.algorithms or ("HS256",))[0]
-    least = weakest(options)
+    least = min_secret_bytes(options)
     if len(secret.encode("utf-8", "surrogateescape")) < least and not options.allow_weak_secret:
         click.echo(
             f"auth.{name}.secret: it has less than {least} bytes, so the module would not start. Use a longer secret.",

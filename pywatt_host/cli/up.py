@@ -16,11 +16,12 @@ import click
 from pywatt_host.cli.options import coloured, show_problems
 from pywatt_host.cli.run import loop_factory
 from pywatt_host.exceptions import HostError, ManifestError
-from pywatt_host.manifest.load import InitLayer, Source, environment, load
+from pywatt_host.manifest.load import InitLayer, environment, load
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.model.secrets import SecretSource
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import Problem, Report
+from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
 from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 from pywatt_host.orchestrator.wattson import Up, Wattson

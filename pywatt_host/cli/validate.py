@@ -16,8 +16,6 @@ from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.schema.typing import locate
-from pywatt_host.manifest.yaml.node import Node
 
 if TYPE_CHECKING:
     from pywatt_host.app.route_report import RouteRow
@@ -74,7 +72,7 @@ def validate(
         if not no_import:
             found += _imported(selection, loaded, allow_unset)
         if live:
-            found += import_module("pywatt_host.cli.live").tried(loaded, env_file)
+            found += import_module("pywatt_host.cli.live").live_problems(loaded, env_file)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
@@ -89,14 +87,6 @@ def validate(
     return 2 if failed else 0
 
 
-def node_at(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int, ...]]:
-    parts: list[str | int] = []
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        parts.append(int(part) if part.isdigit() else part)
-    node, written, _ = locate(loaded.document, (*parts, *more))
-    return node, written
-
-
 def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
     """The problems that importing the applications brings up."""
     from pywatt_host.cli.inspection import Request, inspect_apps
@@ -106,13 +96,13 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     )
     found = inspect_apps(asked)
     if found.failure:
-        node, path = node_at(loaded, "app")
+        node, path = loaded.node_at("app")
         return [node.problem(path, "app-unusable", found.failure)]
     problems: list[Problem] = []
     for seen in found.apps:
         fault = seen.fault
         if fault is not None:
-            node, path = node_at(loaded, seen.key, "import_path")
+            node, path = loaded.node_at(f"{seen.key}.import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
             severity: Severity = "warning" if fault.missing_dependency else "error"
             problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
@@ -130,12 +120,16 @@ def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
         return []
     for number, row in enumerate(declared):
         if row.state == "missing":
-            node, path = node_at(loaded, f"endpoints[{number}]", "path")
-            message = f"declared, but the application has no {' '.join(row.methods)} {row.path}"
-            problems.append(node.problem(path, "drift-missing", message, "see pywatt-host routes", severity="warning"))
+            node, path = loaded.node_at(("endpoints", number, "path"))
+            message = f"the application has no route for {' '.join(row.methods)} {row.path}"
+            problems.append(
+                node.problem(
+                    path, "drift-missing", message, "run `pywatt-host routes` to see its routes", severity="warning"
+                )
+            )
     for row in rows:
         if row.state == "undeclared":
-            node, path = node_at(loaded, "endpoints")
+            node, path = loaded.node_at("endpoints")
             message = (
                 f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and therefore not served"
             )

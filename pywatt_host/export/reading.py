@@ -3,15 +3,14 @@ that it reads."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from pywatt_host.export.facts import Facts
 from pywatt_host.manifest import Problem, Source, load
-from pywatt_host.manifest.load import DEFAULT_NAME, OVERRIDE_PREFIX
+from pywatt_host.manifest.load import OVERRIDE_PREFIX
+from pywatt_host.manifest.source import DEFAULT_NAME
 
 _PROFILE = "PYWATT_PROFILE"
-_UNSET = re.compile(r"the variable (\w+) is not set\Z")
 
 
 class _RecordingEnviron(dict[str, str]):
@@ -36,8 +35,7 @@ def read(
         {name: value for name, value in environ.items() if not name.startswith(OVERRIDE_PREFIX)}
     )
     loaded = load(source, profile=profile, environ=recording, allow_unset=True)
-    unset = {match[1] for problem in loaded.warnings if (match := _UNSET.match(problem.message))}
-    variables = tuple(sorted((recording.found | unset) - {_PROFILE}))
+    variables = tuple(sorted((recording.found | loaded.unset) - {_PROFILE}))
     active = profile if profile is not None else recording.get(_PROFILE, "") or ""
     return Facts(loaded.manifest, _target(source), active, variables, command), loaded.warnings
 

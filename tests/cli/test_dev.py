@@ -36,7 +36,7 @@ def test_to_listen_beyond_loopback_is_wrong_usage(project: Project, address: str
 def test_a_manifest_that_is_not_there_is_exit_code_2(project: Project) -> None:
     done = project.cli("dev")
     assert done.returncode == 2
-    assert "pywatt.yaml: there is no such file" in done.stderr
+    assert "pywatt.yaml: the file does not exist" in done.stderr
 
 
 def test_an_invalid_manifest_is_exit_code_2_at_the_first_start(project: Project) -> None:

@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
         (["compose", "--set", "a=b"], "No such option"),
         (["systemd", "--replicas", "3", "--profile", "top"], "the highest port is 65535"),
         (["kubernetes", "--force"], "--force needs --output"),
-        (["kubernetes", "nowhere.yaml"], "there is no such file"),
+        (["kubernetes", "nowhere.yaml"], "the file does not exist"),
         (["kubernetes", "--profile", "nope"], "nope"),
         (["kubernetes", "--env-file", "nope"], "the env file cannot be read"),
     ],
@@ -132,7 +132,7 @@ def test_variables_that_are_not_set_are_warnings_and_are_asked_for(folder: Path)
     written(folder, config={"region": "${A_REGION_OF_MINE}"})
     done = export("kubernetes")
     assert done.exit_code == 0
-    assert "warning: config.region: the variable A_REGION_OF_MINE is not set" in done.stderr
+    assert "warning: config.region: the environment variable A_REGION_OF_MINE is not set" in done.stderr
     assert "--from-literal=A_REGION_OF_MINE=..." in done.stdout
     (folder / "vars").write_text("A_REGION_OF_MINE=a-value-that-stays-here\n")
     done = export("kubernetes", "--env-file", "vars")

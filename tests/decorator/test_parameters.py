@@ -209,11 +209,11 @@ def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> Non
         ({"enable_ipc": True, "ipc_config": {"path": "a", "listen": "b"}}, "leave one of them out"),
         ({"enable_tcp": True, "tcp_config": {"host": 5}}, "tcp_config.host: expected a string"),
         ({"endpoints": [AnnouncedEndpoint("/a", 5)]}, "endpoints[0].methods"),  # type: ignore[arg-type]
-        ({"endpoints": [AnnouncedEndpoint("/a", None)]}, "endpoints[0].methods: has no value"),  # type: ignore[arg-type]
+        ({"endpoints": [AnnouncedEndpoint("/a", None)]}, "endpoints[0].methods: the key has no value"),  # type: ignore[arg-type]
         ({"state_builder": 5}, "expected a function (init, secrets)"),
         ({"health": "healthz"}, '"healthz" is not a path prefix'),
         ({"manifest": {"sevrer": {}}}, 'did you mean "server"?'),
-        ({"endpoints": [AnnouncedEndpoint("/a"), AnnouncedEndpoint("/a")]}, "fits the same requests"),
+        ({"endpoints": [AnnouncedEndpoint("/a"), AnnouncedEndpoint("/a")]}, "matches the same requests"),
     ],
 )
 def test_arguments_that_cannot_be_are_faults(arguments: dict[str, Any], said: str) -> None:

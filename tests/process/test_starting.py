@@ -72,7 +72,7 @@ def test_a_broken_manifest_is_exit_code_2_and_shows_every_fault(served: Project)
 
 
 def test_a_manifest_that_is_not_there_is_exit_code_2(project: Project) -> None:
-    assert "there is no such file" in refused(project.host("nowhere.yaml"), 2)
+    assert "the file does not exist" in refused(project.host("nowhere.yaml"), 2)
 
 
 def test_a_port_in_use_is_exit_code_3_and_names_address_and_key(served: Project) -> None:

@@ -79,7 +79,7 @@ def test_a_manifest_is_named_by_its_file_its_folder_or_an_import_path(
 def test_what_is_no_module_is_refused_with_a_line_that_says_so(pywatt_module: PywattModule, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a manifest\. Import its decorated function"):
         pywatt_module(write(tmp_path, "main.py", ""))
-    with pytest.raises(ManifestError, match="there is no such file"):
+    with pytest.raises(ManifestError, match="the file does not exist"):
         pywatt_module("no/such/place.yaml")
     with pytest.raises(ManifestError, match="the test's manifest"):
         pywatt_module({"app": "main:app", "metrix": True})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PrivateAttr
+from pydantic import AfterValidator, Field
 
 from pywatt_host.manifest.model.app import App, AppMount, DirectoryMount, Module, Mount
-from pywatt_host.manifest.model.auth import SCHEME_NAME, AuthScheme, Client, Requirement, named
-from pywatt_host.manifest.model.base import Deferred, Section, Short, key
+from pywatt_host.manifest.model.auth import AuthScheme, Client, ClientName, Requirement, SchemeName, named
+from pywatt_host.manifest.model.base import Deferred, Document, Section, Short, key
 from pywatt_host.manifest.model.channels import (
     ChannelLimits,
     Channels,
@@ -28,7 +27,7 @@ from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource,
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.model.services import RegisteredService, Services, StaticService
 from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
-from pywatt_host.manifest.problems import display_path
+from pywatt_host.manifest.problems import KeyPath, display_path
 from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
 
 __all__ = [
@@ -47,6 +46,7 @@ __all__ = [
     "Cors",
     "Database",
     "DirectoryMount",
+    "Document",
     "Endpoint",
     "Health",
     "HttpChannel",
@@ -79,7 +79,7 @@ __all__ = [
 ]
 
 
-class Manifest(Section):
+class Manifest(Document):
     """A whole manifest after interpolation, profile and overrides. `build` makes a Host from it."""
 
     version: Version = Field(1, description="Version of the manifest format. The only version is 1.", examples=[1])
@@ -127,15 +127,13 @@ class Manifest(Section):
         [{"path": "/api/users", "methods": ["GET", "POST"]}],
         {"from": "auto", "rules": [{"path": "/upload", "body": "1GiB"}]},
     )
-    auth: Annotated[
-        dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[AuthScheme, Deferred()]], AfterValidator(named)
-    ] = key(
+    auth: Annotated[dict[SchemeName, Annotated[AuthScheme, Deferred()]], AfterValidator(named)] = key(
         dict,
         "Authentication schemes by name, which endpoints refer to: tokens (jwt, oidc), keys (api_key) and"
         " passwords (basic).",
         {"jwt": {"secret": "${secret:JWT_SECRET}"}},
     )
-    clients: dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[Client, Deferred()]] = key(
+    clients: dict[ClientName, Annotated[Client, Deferred()]] = key(
         dict,
         "OAuth 2 clients for outbound requests. app_state.http adds an access token to requests to these origins,"
         " and renews it.",
@@ -194,29 +192,10 @@ class Manifest(Section):
     )
     logging: Logging = key(Logging, "Log settings. The host always logs to standard error.", {"level": "debug"})
 
-    _directory: Path = PrivateAttr(default_factory=Path.cwd)
-    _source: Path | None = PrivateAttr(default=None)
-    _overridden: frozenset[tuple[str | int, ...]] = PrivateAttr(default=frozenset())
-
-    @property
-    def directory(self) -> Path:
-        """The absolute path of the folder that every relative path in the manifest is relative to."""
-        return self._directory
-
-    @property
-    def source(self) -> Path | None:
-        """The file that the manifest was read from; None if the manifest was made in code."""
-        return self._source
-
-    @property
-    def overridden(self) -> frozenset[tuple[str | int, ...]]:
-        """The paths of the values that a profile, a variable, `--set` or the orchestrator set in place of the file."""
-        return self._overridden
-
     @property
     def module_id(self) -> str:
         """The `module.id`; if it is not set, the name of the manifest's folder."""
-        return self.module.id or self._directory.name or "module"
+        return self.module.id or self.directory.name or "module"
 
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
@@ -238,12 +217,8 @@ class Manifest(Section):
         """Map the path of each value that contains `${secret:NAME}`, such as `app.env.DATABASE_URL`, to the value."""
         return {display_path(path): template for path, template in _templates(self, ())}
 
-    def resolve(self, path: str) -> Path:
-        """Make a path of the manifest absolute."""
-        return self._directory / path
 
-
-def _templates(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], SecretTemplate]]:
+def _templates(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, SecretTemplate]]:
     if isinstance(value, SecretTemplate):
         yield path, value
     elif isinstance(value, Section):

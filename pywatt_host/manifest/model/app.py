@@ -7,9 +7,17 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, WithJsonSchema
 
 from pywatt_host.manifest.model.base import Section, key, required
-from pywatt_host.manifest.values import Bool, Duration, ImportPath, Int, Interpolated, Prefix, SecretEnvText
+from pywatt_host.manifest.values import Bool, Duration, Format, ImportPath, Int, Interpolated, Prefix, SecretEnvText
 
 MODULE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+ModuleId: TypeAlias = Annotated[
+    str,
+    Field(pattern=MODULE_ID),
+    Format(
+        "a module id",
+        "use letters, digits, dots, dashes and underscores; start with a letter or a digit; at most 63 characters",
+    ),
+]
 
 
 def _env_text(value: Any) -> Any:
@@ -45,12 +53,11 @@ Factory: TypeAlias = Annotated[
 class Module(Section):
     """The identity of the module: the name that health, metrics, logs and the orchestrator use for it."""
 
-    id: str | None = key(
+    id: ModuleId | None = key(
         None,
         "Name of the module. If omitted, the name of the manifest's folder. A name that an orchestrator gives"
         " takes precedence.",
         "users",
-        pattern=MODULE_ID,
     )
     version: str | None = key(
         None, "Version of the module, as a string. Shown in health reports and logs.", "1.4.0", min_length=1

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from pywatt_host.manifest.model.base import Deferred, Section, Short, key, required
-from pywatt_host.manifest.values import Bool, Duration, DurationOrOff, SecretText, SecretToken, as_list
+from pywatt_host.manifest.values import Bool, Duration, DurationOrOff, Format, SecretText, SecretToken, as_list
 from pywatt_host.manifest.values.scalars import fault
 
 SchemeKind: TypeAlias = Literal["jwt", "oidc", "api_key", "basic"]
@@ -19,11 +19,40 @@ Algorithm: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 ]  # fmt: skip
 SCHEME_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"
+NAME_HINT = "use letters, digits, dots, dashes and underscores; start with a letter; at most 63 characters"
 NO_AUTH = "none"
 HEADER_NAME = r"^[A-Za-z][A-Za-z0-9-]{0,63}$"
 SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"  # RFC 6749 section 3.3
 HTTP_URL = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 HTTP_ORIGIN = r"^https?://[^\s/?#@]+/?$"
+
+SchemeName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a scheme name", NAME_HINT)]
+ClientName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a client name", NAME_HINT)]
+HeaderName: TypeAlias = Annotated[
+    str,
+    Field(pattern=HEADER_NAME),
+    Format("a header name", "use letters, digits and dashes; start with a letter; such as X-API-Key"),
+]
+Scope: TypeAlias = Annotated[
+    str,
+    Field(pattern=SCOPE),
+    Format("a scope", "use visible characters except quotes and backslashes; write several scopes as a list"),
+]
+HttpUrl: TypeAlias = Annotated[
+    str,
+    Field(pattern=HTTP_URL),
+    Format("an http or https URL", "such as https://id.example/token, without user, query and fragment"),
+]
+HttpOrigin: TypeAlias = Annotated[
+    str,
+    Field(pattern=HTTP_ORIGIN),
+    Format("an http or https origin", "such as https://billing.example, with scheme, host and port only"),
+]
+Realm: TypeAlias = Annotated[
+    str,
+    Field(pattern=r'^[^"\\\x00-\x1f\x7f-\U0010ffff]+$', max_length=100),
+    Format("a realm", "use printable ASCII characters except quotes and backslashes"),
+]
 
 Texts: TypeAlias = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1), BeforeValidator(as_list)
@@ -51,7 +80,7 @@ class AuthScheme(Section):
         " itself.",
         "keys/issuer.pem",
     )
-    jwks_url: Annotated[str, Field(pattern=HTTP_URL)] | None = key(
+    jwks_url: HttpUrl | None = key(
         None,
         "jwt, oidc: URL of the issuer's JWK set, which contains its keys (RFC 7517).",
         "https://id.example/jwks.json",
@@ -99,9 +128,7 @@ class AuthScheme(Section):
         True,
     )
     # api_key
-    header: Annotated[str, Field(pattern=HEADER_NAME)] | None = key(
-        None, "api_key: header that contains the key. If omitted, X-API-Key.", "X-API-Key"
-    )
+    header: HeaderName | None = key(None, "api_key: header that contains the key. If omitted, X-API-Key.", "X-API-Key")
     keys: SecretToken | None = key(
         None,
         "api_key: the accepted keys, one per line or separated by commas. Each is KEY or NAME:KEY. The name"
@@ -120,7 +147,7 @@ class AuthScheme(Section):
         "How long a value is still accepted after a secret rotation has replaced it. `off`: it is refused at once.",
         "5m",
     )
-    realm: Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f-\U0010ffff]+$', max_length=100)] | None = key(
+    realm: Realm | None = key(
         None, "Name of the protected space in the WWW-Authenticate challenge. If omitted, the module's id.", "users"
     )
 
@@ -157,7 +184,7 @@ class Requirement(Section):
     """What a request must present: a credential for one of the schemes, with these scopes and claims."""
 
     scheme: Annotated[
-        tuple[Annotated[str, Field(pattern=SCHEME_NAME)], ...],
+        tuple[SchemeName, ...],
         Field(strict=False, min_length=1),
         BeforeValidator(as_list),
     ] = required(
@@ -165,9 +192,7 @@ class Requirement(Section):
         " presents decides.",
         "jwt",
     )
-    scopes: Annotated[
-        tuple[Annotated[str, Field(pattern=SCOPE)], ...], Field(strict=False), BeforeValidator(as_list)
-    ] = key(
+    scopes: Annotated[tuple[Scope, ...], Field(strict=False), BeforeValidator(as_list)] = key(
         (),
         "Scopes that the credential must have, all of them (claim `scope` or `scp`). Otherwise the response is 403.",
         ["admin"],
@@ -193,22 +218,22 @@ Auth: TypeAlias = Annotated[Annotated[Requirement, Deferred()] | None, Short(tex
 class Client(Section):
     """An OAuth 2.0 client whose token is added to outbound requests (client credentials, RFC 6749 section 4.4)."""
 
-    base_url: Annotated[str, Field(pattern=HTTP_ORIGIN)] = required(
+    base_url: HttpOrigin = required(
         "Scheme, host and port of the requests that get the token.", "https://billing.example"
     )
-    token_url: Annotated[str, Field(pattern=HTTP_URL)] | None = key(
+    token_url: HttpUrl | None = key(
         None,
         "URL that issues the tokens. If omitted, the host reads it from the issuer's metadata.",
         "https://id.example/token",
     )
-    issuer: Annotated[str, Field(pattern=HTTP_URL)] | None = key(
+    issuer: HttpUrl | None = key(
         None, "URL of the issuer of the tokens. Use it instead of token_url.", "https://id.example"
     )
     client_id: Annotated[str, Field(min_length=1)] = required("Id of this module at the issuer.", "users")
     client_secret: SecretToken = required("Secret that belongs to client_id.", "${secret:BILLING_SECRET}")
-    scopes: Annotated[
-        tuple[Annotated[str, Field(pattern=SCOPE)], ...], Field(strict=False), BeforeValidator(as_list)
-    ] = key((), "Scopes that the host requests for the token.", ["read"])
+    scopes: Annotated[tuple[Scope, ...], Field(strict=False), BeforeValidator(as_list)] = key(
+        (), "Scopes that the host requests for the token.", ["read"]
+    )
     audience: Annotated[str, Field(min_length=1)] | None = key(
         None, "Value of the parameter `audience` in the token request, which some issuers require.", "billing"
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PrivateAttr
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
+
+from pywatt_host.manifest.problems import KeyPath
 
 _DISABLE_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
@@ -18,6 +22,41 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, defer_build=True, populate_by_name=False, protected_namespaces=()
     )
+
+
+class Document(Section):
+    """A section that is a whole file: a manifest or a workspace."""
+
+    _directory: Path = PrivateAttr(default_factory=Path.cwd)
+    _source: Path | None = PrivateAttr(default=None)
+    _overridden: frozenset[KeyPath] = PrivateAttr(default=frozenset())
+
+    @property
+    def directory(self) -> Path:
+        """The absolute path of the folder that every relative path in the document is relative to."""
+        return self._directory
+
+    @property
+    def source(self) -> Path | None:
+        """The file that the document was read from; None if it was made in code."""
+        return self._source
+
+    @property
+    def overridden(self) -> frozenset[KeyPath]:
+        """Paths of the values that a profile, an environment variable, `--set` or the orchestrator has set."""
+        return self._overridden
+
+    def located(self, directory: Path, source: Path | None, overridden: Collection[KeyPath] = ()) -> Self:
+        """Return a copy of the document that knows where it was read from. `directory` is absolute."""
+        copy = self.model_copy()
+        copy._directory = directory
+        copy._source = source
+        copy._overridden = frozenset(overridden)
+        return copy
+
+    def resolve(self, path: str) -> Path:
+        """Make a path of the document absolute."""
+        return self._directory / path
 
 
 @dataclass(frozen=True, slots=True)

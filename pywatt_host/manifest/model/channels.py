@@ -13,6 +13,7 @@ from pywatt_host.manifest.values import (
     MODE_PATTERN,
     TCP_ADDRESS,
     Bool,
+    Format,
     Int,
     PositiveDuration,
     Prefix,
@@ -29,6 +30,13 @@ from pywatt_host.manifest.values.scalars import fault, text_of
 
 DEV_NATS = "nats+dev"
 NATS_URL = r"^(nats|tls|nats\+dev)://[^\s/?#]*/?$"
+
+Mode: TypeAlias = Annotated[str, Field(pattern=MODE_PATTERN), Format("an octal mode", 'write "0660", with the quotes')]
+SubjectPrefix: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_-]{1,32}$"),
+    Format("a subject prefix", "use letters, digits, dashes and underscores; at most 32 characters"),
+]
 
 _setting = key  # a name that a field called `key` does not hide
 
@@ -101,7 +109,7 @@ class IpcChannel(Section):
         "/run/wattson.sock",
         min_length=1,
     )
-    mode: Annotated[str, Field(pattern=MODE_PATTERN)] = key(
+    mode: Mode = key(
         "0600", "Permission bits of the socket that the module listens on, as octal digits in quotes.", "0660"
     )
     required: Bool = key(False, "Whether the host exits with code 4 if the channel cannot connect at start.", True)
@@ -211,7 +219,7 @@ class NatsChannel(Section):
         "TLS settings of the client. If omitted, only servers with a tls:// URL are reached over TLS.",
         {"ca": "tls/ca.pem"},
     )
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = key(
+    prefix: SubjectPrefix = key(
         "pywatt", "First part of every subject, and of the names of streams and buckets.", "staging"
     )
     delivery: Literal["at_most_once", "at_least_once"] = key(

@@ -10,9 +10,15 @@ from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.auth import Auth
 from pywatt_host.manifest.model.base import Section, Short, key
-from pywatt_host.manifest.values import Bool, Float, Int, PositiveDuration, Prefix
+from pywatt_host.manifest.values import Bool, Float, Format, Int, PositiveDuration, Prefix
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+LabelName: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=100),
+    Format("a label name", "use letters, digits and underscores; do not start with a digit"),
+]
+LoggedPath: TypeAlias = Annotated[str, Field(pattern=r"^/"), Format("a path", "start it with a slash")]
 
 
 class Health(Section):
@@ -74,9 +80,7 @@ class Metrics(Section):
         "Upper bounds of the request duration histogram, in seconds. The default is the one that OpenTelemetry uses.",
         [0.005, 0.05, 0.5],
     )
-    labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=100)], str] = key(
-        dict, "Labels that are added to every series.", {"team": "core"}
-    )
+    labels: dict[LabelName, str] = key(dict, "Labels that are added to every series.", {"team": "core"})
     auth: Auth = key(
         None,
         "Who may read the metrics. It takes the same forms as `auth` of an endpoint. If omitted, everyone may read"
@@ -89,7 +93,7 @@ class AccessLog(Section):
     """The access log: one line for each request."""
 
     enabled: Bool = key(True, "Whether requests are logged. Requests for probes and metrics are never logged.", False)
-    exclude: tuple[Annotated[str, Field(pattern=r"^/")], ...] = key(
+    exclude: tuple[LoggedPath, ...] = key(
         (), "Paths that are not logged, each with all paths below it.", ["/static"], strict=False
     )
 

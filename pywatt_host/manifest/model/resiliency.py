@@ -7,11 +7,19 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from pywatt_host.manifest.model.app import MODULE_ID
-from pywatt_host.manifest.model.auth import SCHEME_NAME
+from pywatt_host.manifest.model.auth import NAME_HINT, SCHEME_NAME, ClientName
 from pywatt_host.manifest.model.base import Section, key
-from pywatt_host.manifest.values import DurationOrOff, Int, PositiveDuration
+from pywatt_host.manifest.values import DurationOrOff, Format, Int, PositiveDuration
 
-PolicyName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME)]
+PolicyName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a policy name", NAME_HINT)]
+TargetName: TypeAlias = Annotated[
+    str,
+    Field(pattern=MODULE_ID),
+    Format(
+        "a module id or service name",
+        "use letters, digits, dots, dashes and underscores; start with a letter or a digit; at most 63 characters",
+    ),
+]
 
 
 class RetryPolicy(Section):
@@ -74,12 +82,12 @@ class Target(Section):
 class Targets(Section):
     """Which policies apply to which target."""
 
-    modules: dict[Annotated[str, Field(pattern=MODULE_ID)], Target] = key(
+    modules: dict[TargetName, Target] = key(
         dict,
         "Policies by module id or service name, for messages to that module and for module://NAME/ in app_state.http.",
         {"billing": {"timeout": "fast"}},
     )
-    clients: dict[Annotated[str, Field(pattern=SCHEME_NAME)], Target] = key(
+    clients: dict[ClientName, Target] = key(
         dict,
         "Policies by name in `clients`, for requests of app_state.http to that client's origin.",
         {"payments": {"retry": "gentle"}},

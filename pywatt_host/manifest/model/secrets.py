@@ -9,16 +9,30 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.base import Names, Placeholders, Section, Short, key, required
-from pywatt_host.manifest.values import SECRET_NAME, Bool, Interpolated, PositiveDuration, Sensitive, to_float, to_int
+from pywatt_host.manifest.values import (
+    Bool,
+    Format,
+    Interpolated,
+    PositiveDuration,
+    SecretName,
+    Sensitive,
+    to_float,
+    to_int,
+)
 
 SecretType: TypeAlias = Literal["str", "int", "float", "bool", "json"]
 _KINDS = ("kind", "dotenv", "directory", "file", "command", "vault")
 
 
+VaultUrl: TypeAlias = Annotated[
+    str, Field(pattern=r"^https?://"), Format("an http or https URL", "such as https://vault.example:8200")
+]
+
+
 class Vault(Section):
     """HashiCorp Vault or OpenBao, secrets engine KV version 2. Requires the extra `vault`."""
 
-    address: str = required("URL of the server.", "https://vault.example:8200", pattern=r"^https?://")
+    address: VaultUrl = required("URL of the server.", "https://vault.example:8200")
     path: str = required(
         "Mount and path of the Vault secret, such as secret/users. The members of that secret are the values.",
         "secret/users",
@@ -168,7 +182,7 @@ class Secrets(Section):
     interval: PositiveDuration = key(
         5.0, "With `rotate`, how often the host polls the sources that do not report changes (files, Vault).", "30s"
     )
-    keys: Annotated[dict[Annotated[str, Field(pattern=SECRET_NAME)], SecretKey], Names()] = key(
+    keys: Annotated[dict[SecretName, SecretKey], Names()] = key(
         dict,
         "The secrets, by name. A list of names is short for secrets without options.",
         {"DATABASE_URL": {"description": "Users"}},

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.base import Section, key, required
 from pywatt_host.manifest.model.channels import ClientTls
-from pywatt_host.manifest.values import TCP_ADDRESS, SecretToken
+from pywatt_host.manifest.values import TCP_ADDRESS, Format, SecretToken
 from pywatt_host.manifest.values.scalars import fault, text_of
 
 AUTO = "auto"
@@ -19,7 +19,19 @@ SERVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 SERVICE_ADDRESS = r"^\S{1,1024}$"
 _PEER = re.compile(r"(unix:|tcp://|https?://)?(.+)", re.DOTALL)
 
-Name: TypeAlias = Annotated[str, Field(pattern=SERVICE_NAME)]
+Name: TypeAlias = Annotated[
+    str,
+    Field(pattern=SERVICE_NAME),
+    Format(
+        "a name",
+        "use letters, digits, dots, dashes and underscores; start with a letter or a digit; at most 128 characters",
+    ),
+]
+AdvertisedHost: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9._:-]{1,255}$"),
+    Format("a host name or IP address", "write only the host, without a port"),
+]
 Metadata: TypeAlias = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(max_length=1024)]]
 
 
@@ -108,7 +120,7 @@ class Services(Section):
         [{"name": "main", "type": "database", "address": "127.0.0.1:5432"}],
         strict=False,
     )
-    advertise: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,255}$")] | None = key(
+    advertise: AdvertisedHost | None = key(
         None,
         "Host name or IP address for addresses that are `auto`. If omitted, the host of the listener. If the"
         " listener is on every interface, the address of this machine on the route to NATS or the orchestrator.",

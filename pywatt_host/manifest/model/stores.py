@@ -14,6 +14,7 @@ from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.values import (
     Bool,
     DurationOrOff,
+    Format,
     Int,
     PositiveDuration,
     SecretCapable,
@@ -170,6 +171,10 @@ class Cache(Section):
     )
 
 
-StoreName: TypeAlias = Annotated[str, Field(pattern=STORE_NAME)]
+StoreName: TypeAlias = Annotated[
+    str,
+    Field(pattern=STORE_NAME),
+    Format("a store name", "use letters, digits, dashes and underscores; start with a letter; at most 63 characters"),
+]
 Databases: TypeAlias = dict[StoreName, Annotated[Database, Short(text="url"), Deferred()]]
 Caches: TypeAlias = dict[StoreName, Annotated[Cache, Short(text="url"), Deferred()]]

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.app import MODULE_ID, EnvText
-from pywatt_host.manifest.model.base import Names, Section, Short, key
+from pywatt_host.manifest.model.app import EnvText, ModuleId
+from pywatt_host.manifest.model.base import Document, Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
 from pywatt_host.manifest.values import (
-    SECRET_NAME,
     Int,
     PositiveDuration,
+    SecretName,
     SecretTemplate,
     Size,
     TcpAddress,
     TcpListen,
     Version,
 )
-
-ModuleName: TypeAlias = Annotated[str, Field(pattern=MODULE_ID)]
 
 
 class Gateway(Section):
@@ -60,7 +57,7 @@ class WorkspaceModule(Section):
     env: dict[str, EnvText] = key(
         dict, "Variables in init.env, which override the environment of the module. Not for secrets.", {"MODE": "dev"}
     )
-    depends_on: Annotated[dict[ModuleName, Annotated[Dependency, Short(text="condition")]], Names()] = key(
+    depends_on: Annotated[dict[ModuleId, Annotated[Dependency, Short(text="condition")]], Names()] = key(
         dict,
         "Modules that must run before this one starts. A list of names is short for `service_started`.",
         {"billing": {"condition": "service_healthy"}},
@@ -73,7 +70,7 @@ class WorkspaceModule(Section):
     restart: Literal["always", "on-failure", "no"] = key(
         "on-failure", "Whether the module is started again when it ends. The backoff is 1s to 30s.", "always"
     )
-    secrets: tuple[Annotated[str, Field(pattern=SECRET_NAME)], ...] | None = key(
+    secrets: tuple[SecretName, ...] | None = key(
         None,
         "The only secrets that the module may ask for. If omitted, it may ask for all secrets.",
         ["DATABASE_URL"],
@@ -106,7 +103,7 @@ class WorkspaceSecrets(Section):
         min_length=1,
     )
     interval: PositiveDuration = key(5.0, "How often `up` polls the sources that do not report changes.", "30s")
-    keys: Annotated[dict[Annotated[str, Field(pattern=SECRET_NAME)], SecretKey], Names()] = key(
+    keys: Annotated[dict[SecretName, SecretKey], Names()] = key(
         dict,
         "Secrets that `up` must have before it starts any module. A list of names is short for secrets without"
         " options.",
@@ -134,7 +131,7 @@ class WorkspaceLimits(Section):
     )
 
 
-class Workspace(Section):
+class Workspace(Document):
     """A whole wattson.yaml."""
 
     version: Version = Field(
@@ -154,7 +151,7 @@ class Workspace(Section):
         dict, "Databases that modules use as orchestrator:NAME.", {"shared": "postgresql://users@db/users"}
     )
     caches: Caches = key(dict, "Caches that modules use as orchestrator:NAME.", {"shared": "memory://"})
-    modules: dict[ModuleName, WorkspaceModule] = Field(
+    modules: dict[ModuleId, WorkspaceModule] = Field(
         description="The modules, by id.", examples=[{"users": {"manifest": "users/pywatt.yaml"}}], min_length=1
     )
     timeouts: WorkspaceTimeouts = key(WorkspaceTimeouts, "How long modules may take.", {"stop": "10s"})
@@ -162,19 +159,6 @@ class Workspace(Section):
     logging: Logging = key(
         Logging, "Log settings of `up` itself. The logs of the modules are passed through.", {"level": "debug"}
     )
-
-    _directory: Path = PrivateAttr(default_factory=Path.cwd)
-    _source: Path | None = PrivateAttr(default=None)
-
-    @property
-    def directory(self) -> Path:
-        """The absolute path of the folder that every relative path in the file is relative to."""
-        return self._directory
-
-    @property
-    def source(self) -> Path | None:
-        """The file that the workspace was read from; None if it was made from manifests."""
-        return self._source
 
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
@@ -185,7 +169,3 @@ class Workspace(Section):
             for name in url.names if isinstance(url, SecretTemplate) else ():
                 found.setdefault(name, SecretKey.model_construct())
         return found
-
-    def resolve(self, path: str) -> Path:
-        """Make a path of the file absolute."""
-        return self._directory / path

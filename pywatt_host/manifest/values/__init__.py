@@ -50,11 +50,22 @@ from pywatt_host.manifest.values.quantities import (
     parse_rate,
     parse_size,
 )
-from pywatt_host.manifest.values.scalars import Bool, Float, Int, Interpolated, Version, as_list, to_float, to_int
+from pywatt_host.manifest.values.scalars import (
+    Bool,
+    Float,
+    Format,
+    Int,
+    Interpolated,
+    Version,
+    as_list,
+    to_float,
+    to_int,
+)
 from pywatt_host.manifest.values.secret import (
     SECRET_NAME,
     SecretCapable,
     SecretEnvText,
+    SecretName,
     SecretReference,
     SecretTemplate,
     SecretText,
@@ -82,6 +93,7 @@ __all__ = [
     "EndpointPath",
     "FdAddress",
     "Float",
+    "Format",
     "ImportPath",
     "Int",
     "Interpolated",
@@ -94,6 +106,7 @@ __all__ = [
     "RateLimit",
     "SecretCapable",
     "SecretEnvText",
+    "SecretName",
     "SecretReference",
     "SecretTemplate",
     "SecretText",

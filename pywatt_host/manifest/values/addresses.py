@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.values.scalars import fault, text_of
+from pywatt_host.manifest.values.scalars import Format, fault, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +159,14 @@ Listen: TypeAlias = Annotated[
             ]
         }
     ),
+    Format("an address to listen on", f"write {_LISTEN_FORMS}"),
 ]
 
 
 # Addresses of channels ------------------------------------------------------------------------------------------------
 
 TCP_PATTERN = r"^(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}$"
+_TCP_FORMAT = Format("an address", "write host:port, such as 127.0.0.1:9000")
 _TCP_SCHEMA = {"type": "string", "pattern": TCP_PATTERN}
 
 
@@ -190,10 +192,10 @@ def _parse_target(value: Any) -> TcpAddress:
 
 
 TcpListen: TypeAlias = Annotated[
-    TcpAddress, PlainValidator(parse_tcp), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA)
+    TcpAddress, PlainValidator(parse_tcp), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA), _TCP_FORMAT
 ]
 TcpTarget: TypeAlias = Annotated[
-    TcpAddress, PlainValidator(_parse_target), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA)
+    TcpAddress, PlainValidator(_parse_target), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA), _TCP_FORMAT
 ]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.values.scalars import fault, text_of, text_schema
+from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
 
 IMPORT_PATTERN = (
     r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
@@ -31,7 +31,12 @@ def _import_path(value: Any) -> str:
     raise fault("import-path", '"{text}" is not module:attribute{hint}', text=text[:80], hint=hint)
 
 
-ImportPath: TypeAlias = Annotated[str, PlainValidator(_import_path), text_schema(IMPORT_PATTERN)]
+ImportPath: TypeAlias = Annotated[
+    str,
+    PlainValidator(_import_path),
+    text_schema(IMPORT_PATTERN),
+    Format("an import path", "write module:attribute, such as users.api:create_app"),
+]
 
 PREFIX_PATTERN = r"^/([A-Za-z0-9._~!$&'()*+,;=:@-]+(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*)?$"
 _PREFIX = re.compile(PREFIX_PATTERN[1:-1] + r"\Z")
@@ -49,7 +54,10 @@ def _prefix(value: Any) -> str:
 
 
 Prefix: TypeAlias = Annotated[
-    str, PlainValidator(_prefix), text_schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:])
+    str,
+    PlainValidator(_prefix),
+    text_schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:]),
+    Format("a path prefix", "write / or /api"),
 ]
 
 ENDPOINT_PATTERN = r"^/[^\s?#<>\\]*$"
@@ -108,6 +116,7 @@ EndpointPath: TypeAlias = Annotated[
         + r")*(/(\{[A-Za-z_][A-Za-z0-9_]*:path\})?)?"
         r"|\{[A-Za-z_][A-Za-z0-9_]*:path\})?$"
     ),
+    Format("a path template", "write a path such as /api/users/{id}"),
 ]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "WEBSOCKET", "*")
@@ -121,7 +130,12 @@ def _method(value: Any) -> str:
     return str(text)
 
 
-Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": list(METHODS)})]
+Method: TypeAlias = Annotated[
+    str,
+    PlainValidator(_method),
+    WithJsonSchema({"enum": list(METHODS)}),
+    Format("a method", "write a method such as GET"),
+]
 
 
 def _network_of(text: str) -> str | None:
@@ -149,7 +163,12 @@ def _proxy(value: Any) -> str:
     return str(text)
 
 
-Proxy: TypeAlias = Annotated[str, PlainValidator(_proxy), WithJsonSchema({"type": "string", "minLength": 1})]
+Proxy: TypeAlias = Annotated[
+    str,
+    PlainValidator(_proxy),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+    Format("an address, a network or unix", "write 10.0.0.1, 10.0.0.0/8 or unix"),
+]
 
 
 # A Python file in place of a manifest -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator
 
-from pywatt_host.manifest.values.scalars import fault, text_of, text_schema
+from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
 
 # Durations ------------------------------------------------------------------------------------------------------------
 
@@ -79,22 +79,29 @@ def _or_off(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None or value == "off" else parse(value)
 
 
+_DURATION_FORMAT = Format("a duration", "write 500ms, 15s, 1m30s or 2h")
 _POSITIVE_DURATION = r"^(?=.*[1-9])" + DURATION_PATTERN[1:]
 
 Duration: TypeAlias = Annotated[
-    float, PlainValidator(parse_duration), PlainSerializer(format_duration), text_schema(DURATION_PATTERN)
+    float,
+    PlainValidator(parse_duration),
+    PlainSerializer(format_duration),
+    text_schema(DURATION_PATTERN),
+    _DURATION_FORMAT,
 ]
 PositiveDuration: TypeAlias = Annotated[
     float,
     PlainValidator(_positive(parse_duration)),
     PlainSerializer(format_duration),
     text_schema(_POSITIVE_DURATION),
+    _DURATION_FORMAT,
 ]
 DurationOrOff: TypeAlias = Annotated[
     float | None,
     PlainValidator(_or_off(_positive(parse_duration))),
     PlainSerializer(format_duration),
     text_schema(_POSITIVE_DURATION, off=True),
+    _DURATION_FORMAT,
 ]
 
 
@@ -134,12 +141,17 @@ def format_size(octets: int | None) -> str:
     return f"{octets}B"
 
 
-Size: TypeAlias = Annotated[int, PlainValidator(parse_size), PlainSerializer(format_size), text_schema(SIZE_PATTERN)]
+_SIZE_FORMAT = Format("a size", "write 512B, 64KiB, 10MiB or 1GiB")
+
+Size: TypeAlias = Annotated[
+    int, PlainValidator(parse_size), PlainSerializer(format_size), text_schema(SIZE_PATTERN), _SIZE_FORMAT
+]
 SizeOrOff: TypeAlias = Annotated[
     int | None,
     PlainValidator(_or_off(parse_size)),
     PlainSerializer(format_size),
     text_schema(SIZE_PATTERN, off=True),
+    _SIZE_FORMAT,
 ]
 
 
@@ -173,4 +185,10 @@ def parse_rate(value: Any) -> Rate:
     return Rate(int(match[1]), _SECONDS[match[2]])
 
 
-RateLimit: TypeAlias = Annotated[Rate, PlainValidator(parse_rate), PlainSerializer(str), text_schema(RATE_PATTERN)]
+RateLimit: TypeAlias = Annotated[
+    Rate,
+    PlainValidator(parse_rate),
+    PlainSerializer(str),
+    text_schema(RATE_PATTERN),
+    Format("a rate", "write 100/s, 20/m or 1000/h"),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -45,6 +46,14 @@ Version: TypeAlias = Annotated[Literal[1], BeforeValidator(_to_version)]
 Bool: TypeAlias = Annotated[bool, BeforeValidator(_to_bool)]
 Int: TypeAlias = Annotated[int, BeforeValidator(to_int)]
 Float: TypeAlias = Annotated[float, BeforeValidator(to_float)]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Marks a text that must have a certain form, and says in messages what form: `"x" is not {name} ({hint})`."""
+
+    name: str  # with its article: "a duration"
+    hint: str  # what to write: "write 500ms, 15s, 1m30s or 2h"
 
 
 def fault(code: str, template: str, **fields: Any) -> PydanticCustomError:

@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.values.scalars import fault, text_of
+from pywatt_host.manifest.values.scalars import Format, fault, text_of
 
 SECRET_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$"
+SecretName: TypeAlias = Annotated[
+    str,
+    Field(pattern=SECRET_NAME),
+    Format(
+        "a secret name",
+        "use letters, digits, dots, dashes and underscores; start with a letter or underscore; at most 128 characters",
+    ),
+]
 _REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{secret:(?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,127})\}")
 _BEFORE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 # RFC 3986 section 3.2.1, and what drivers take in the query.
