@@ -139,7 +139,7 @@ class _Maker:
         self.explain = False
         self.dev: DevServices | None = None
         masker = Masker()
-        stream.mask = masker.mask_octets
+        stream.mask = masker.mask_bytes
         self.metrics = Metrics(self._register_stock)
         self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
         self.hooks = Hooks()

@@ -113,7 +113,7 @@ def _run(
 ) -> int:
     """`variables` are what the secret source `env` looks into; modules inherit the plain environment."""
     masker, stream = Masker(), standard_error()
-    stream.mask = masker.mask_octets
+    stream.mask = masker.mask_bytes
     terminal, colour = sys.stderr.isatty(), coloured(sys.stderr)
     with configured(settings, stream, terminal=terminal, colour=colour):
         for problem in warnings:
