@@ -92,7 +92,7 @@ def token(
     algorithm = (options.algorithms or ("HS256",))[0]
     least = weakest(options)
     if len(secret.encode("utf-8", "surrogateescape")) < least and not options.allow_weak_secret:
-        click.echo(f"auth.{name}.secret: it has less than {least} octets, so that the module would not start", err=True)
+        click.echo(f"auth.{name}.secret: it has less than {least} bytes, so that the module would not start", err=True)
         return AuthError.exit_code
     minted = import_module("pywatt_host.auth.minting").mint(
         secret, document, alg=algorithm, typ=options.typ[0] if options.typ is not None else "JWT"

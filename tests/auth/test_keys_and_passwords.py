@@ -59,12 +59,12 @@ def test_keys_have_names_or_get_them_by_their_place() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (" ", "no key in it"),
-        ("# nothing", "no key in it"),
+        (" ", "contains no key"),
+        ("# nothing", "contains no key"),
         (f"a b:{LONG}", "line 1"),
         ("name:", "line 1"),
         (f"\nname:{LONG} x", "line 2"),
-        (f"a:{LONG}\nb:{LONG}", "under another name"),
+        (f"a:{LONG}\nb:{LONG}", "with another name"),
         (f"a:{LONG}\nb:gehe\u00efm", "line 2"),
     ],
 )
@@ -175,9 +175,9 @@ def test_who_knows_the_password(credential: bytes, outcome: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no user in it"),
+        ("", "contains no user"),
         ("ann", "line 1 is not USER:PASSWORD"),
-        ("ann:x\nann:y", "stands in line 1 already"),
+        ("ann:x\nann:y", "is already in line 1"),
         ("ann:$apr1$abc$def", "htpasswd -B"),
         ("ann:{SHA}VBPuJHI7uixaa6LQGWx4s+5GKNE=", "htpasswd -B"),
         ("ann:$6$salt$hash", "htpasswd -B"),
