@@ -1,4 +1,4 @@
-"""The stand-in for `auth` where a manifest declares no schemes."""
+"""The schemes of a manifest that declares none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class NoSchemes:
-    """Nobody is asked who they are."""
+    """Has no schemes: no endpoint requires a credential."""
 
     name = "auth"
 

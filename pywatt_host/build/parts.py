@@ -71,7 +71,7 @@ class HostParts:
         self._environ = environ
         self._created = time.time()
         masker = Masker()
-        stream.mask_with(masker.mask_octets)
+        stream.mask_with(masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts)
         self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
         self.hooks = Hooks()

@@ -118,7 +118,7 @@ def _run(
 ) -> int:
     """Run the workspace. The secret source `env` reads `variables`; modules inherit the environment of this process."""
     masker, stream = Masker(), standard_error()
-    stream.mask_with(masker.mask_octets)
+    stream.mask_with(masker.mask_bytes)
     terminal, colour = sys.stderr.isatty(), coloured(sys.stderr)
     with configured(settings, stream, terminal=terminal, colour=colour):
         for problem in warnings:

@@ -1,4 +1,4 @@
-"""The stand-in for stores where a manifest declares neither databases nor caches."""
+"""The stores of a manifest that declares neither databases nor caches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class NoStores:
-    """Neither databases nor caches."""
+    """Has no databases and no caches, and does nothing when it starts."""
 
     name = "stores"
 

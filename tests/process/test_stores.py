@@ -263,11 +263,11 @@ def test_an_optional_store_degrades_instead(project: Project, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("keys", "code", "words"),
     [
-        ({"databases": {"default": "postgresql+dev://"}}, 3, "under `pywatt-host dev` and `up`"),
-        ({"databases": {"default": "orchestrator:shared"}}, 3, "there is none here"),
-        ({"databases": {"default": "sqlite:///nowhere/app.db"}}, 3, "there is no folder nowhere"),
-        ({"databases": {"default": "mysql://h/d?nonsense=1"}}, 3, "no option nonsense"),
-        ({"caches": {"default": "redis://h/a"}}, 3, "the database is a number"),
+        ({"databases": {"default": "postgresql+dev://"}}, 3, "only `pywatt-host dev` and `up` start"),
+        ({"databases": {"default": "orchestrator:shared"}}, 3, "this host has no orchestrator"),
+        ({"databases": {"default": "sqlite:///nowhere/app.db"}}, 3, "there is no directory nowhere"),
+        ({"databases": {"default": "mysql://h/d?nonsense=1"}}, 3, "unknown option nonsense"),
+        ({"caches": {"default": "redis://h/a"}}, 3, "the database must be a number"),
         ({"databases": {"default": "sqlite://app.db"}}, 3, "sqlite:///app.db"),
     ],
 )

@@ -138,7 +138,7 @@ def test_secrets_are_all_there_are_and_the_environment_is_empty_unless_it_is_giv
 ) -> None:
     monkeypatch.setenv("KEY", "of-this-machine")
     for secrets in (None, {}, {"OTHER": "some-value"}):
-        with pytest.raises(SecretError, match="KEY: not found"):
+        with pytest.raises(SecretError, match="Secret KEY was not found"):
             pywatt_module({"app": users, "secrets": ["KEY"]}, secrets=secrets)
     client = pywatt_module({"app": users, "secrets": ["KEY"]}, environ={"KEY": "of-the-test"})
     assert client.get("/key").json()[0] == "of-the-test"

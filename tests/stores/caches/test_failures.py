@@ -122,7 +122,7 @@ def test_no_more_connections_than_wanted_and_all_who_wait_are_served(valkey_serv
 def test_a_value_that_is_too_large_for_memcached_is_said(memcached_server: Server) -> None:
     async def main() -> None:
         async with opened(memcached_server.url) as cache:
-            with pytest.raises(StoreError, match="larger than the server takes") as caught:
+            with pytest.raises(StoreError, match="larger than the server allows") as caught:
                 await cache.set("key", b"x" * (2 * 1024**2))
             assert caught.value.code == "arguments"
             await cache.set("key", 1)
@@ -232,11 +232,11 @@ def test_tls_with_certificates_that_are_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("redis://h?nonsense=1", "no option nonsense (known: db, ca, cert, key, verify)"),
-        ("redis://h/one", "the database is a number"),
-        ("rediss://h/0?verify=perhaps", "verify is full or none"),
+        ("redis://h?nonsense=1", "unknown option nonsense (known: db, ca, cert, key, verify)"),
+        ("redis://h/one", "the database must be a number"),
+        ("rediss://h/0?verify=perhaps", "verify must be full or none"),
         ("rediss://h/0?ca=/no/such/file", "certificates cannot be read"),
-        ("memcached://user:hidden@h", "knows no users"),
+        ("memcached://user:hidden@h", "has no users"),
     ],
 )
 def test_a_url_that_cannot_be_is_said(url: str, said: str) -> None:
@@ -259,7 +259,7 @@ def test_what_others_have_written_is_told_from_what_is_ours(valkey_server: Serve
         ):
             await raising.backend.set("t:odd", b"\x80pickle", None)
             for cache in (raising, missing):
-                with pytest.raises(StoreError, match="not of this cache's making"):
+                with pytest.raises(StoreError, match="was not written by this cache"):
                     await cache.get("odd")
 
     asyncio.run(main())

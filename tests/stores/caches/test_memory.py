@@ -77,7 +77,7 @@ def _ended(entry: tuple[bytes, float | None], now: float) -> bool:
     return entry[1] is not None and entry[1] <= now
 
 
-def test_its_octets_are_bounded_and_what_is_larger_than_all_of_it_is_refused() -> None:
+def test_its_bytes_are_bounded_and_a_value_larger_than_the_cache_is_refused() -> None:
     async def main() -> None:
         cache = MemoryBackend("caches.a", 10_000, 10_000)
         for number in range(1000):

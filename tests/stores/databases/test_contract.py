@@ -82,7 +82,7 @@ def use(url: str, tmp_path: Path) -> Use:
                 pool = database.pool
                 assert pool is not None
                 assert (pool.in_use, pool.waiting) == (0, 0)
-                assert pool.backend.size <= pool.most
+                assert pool.backend.size <= pool.max_size
                 assert await database.fetchval("SELECT 1") == 1
 
         asyncio.run(main())
@@ -238,11 +238,11 @@ def test_the_same_placeholder_twice_and_in_another_order(use: Use) -> None:
 @pytest.mark.parametrize(
     ("query", "args", "named", "said"),
     [
-        ("SELECT $1", (), {}, "the statement has $1, and 0 values were given"),
-        ("SELECT $1", (1, 2), {}, "the statement has $1, and 2 values were given"),
-        ("SELECT $1, $2", (1,), {}, "the statement has $1 to $2, and 1 values were given"),
-        ("SELECT 1", (1,), {}, "the statement has no placeholder, and 1 values were given"),
-        ("SELECT :a, :b", (), {"a": 1}, "no value is given for :b"),
+        ("SELECT $1", (), {}, "the statement has $1, but 0 values were given"),
+        ("SELECT $1", (1, 2), {}, "the statement has $1, but 2 values were given"),
+        ("SELECT $1, $2", (1,), {}, "the statement has $1 to $2, but 1 values were given"),
+        ("SELECT 1", (1,), {}, "the statement has no placeholder, but 1 values were given"),
+        ("SELECT :a, :b", (), {"a": 1}, "no value was given for :b"),
         ("SELECT :a", ({"a": 1, "b": 2},), {}, "the statement has no :b"),
         ("SELECT :a", (5,), {"a": 1}, "both in order and by name"),
     ],
@@ -403,7 +403,7 @@ def test_a_connection_is_for_one_task_and_its_block(use: Use) -> None:
             found = await asyncio.gather(*(connection.fetchval("SELECT 1") for _ in range(3)), return_exceptions=True)
             assert found[0] == 1
             assert {each.code for each in found[1:] if isinstance(each, StoreError)} == {"connection"}
-        with fails("connection", "given back"):
+        with fails("connection", "returned to the pool"):
             await connection.fetchval("SELECT 1")
 
     use(check)

@@ -111,10 +111,10 @@ def test_a_full_disk_is_a_clear_error_and_what_was_acknowledged_stays(tmp_path: 
 @pytest.mark.parametrize(
     ("url", "code", "said"),
     [
-        ("sqlite:///nowhere/app.db", "unavailable", "there is no folder nowhere; create it"),
+        ("sqlite:///nowhere/app.db", "unavailable", "there is no directory nowhere; create it"),
         ("sqlite://app.db", "arguments", "sqlite:///app.db"),
-        ("sqlite:///app.db?mode=nonsense", "arguments", "mode is one of ro, rw, rwc"),
-        ("sqlite:///app.db?cache=shared", "arguments", "no option cache (known: mode, synchronous)"),
+        ("sqlite:///app.db?mode=nonsense", "arguments", "mode must be one of ro, rw, rwc"),
+        ("sqlite:///app.db?cache=shared", "arguments", "unknown option cache (known: mode, synchronous)"),
         ("sqlite:///app.db?mode=rw", "unavailable", "unable to open"),
         ("sqlite:///text.db", "unavailable", "not a database"),
         ("sqlite:///folder", "unavailable", "unable to open"),
