@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 from tests import servers
 from tests.processes import Project
 from tests.servers import MissingServerError, Server
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests never become garbage: each full collection would walk all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -215,8 +215,8 @@ def test_values_of_a_file_are_what_is_written(tmp_path: Path, text: str, value: 
         ("A: b\nTOKEN: 'hunter2", "is not YAML or JSON in line 2"),
         ("TOKEN: \thunter2: x", "is not YAML or JSON in line 1"),
         ("A: b\n--- hunter2", "is not a mapping of names to single values"),
-        ("{A: " * 200_000, "is not a mapping of names to single values"),
-        ("[" * 200_000, "is not a mapping of names to single values"),
+        ("{A: " * 200_000, "is not "),  # PyYAML may refuse such depth by itself
+        ("[" * 200_000, "is not "),
     ],
 )
 def test_a_file_of_another_shape_is_refused_without_a_word_of_it(tmp_path: Path, text: str, said: str) -> None:
