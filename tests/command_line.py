@@ -15,11 +15,14 @@ from typing import IO
 from pywatt_host.cli import execute
 
 
-def called(arguments: Sequence[str], folder: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def called(
+    arguments: Sequence[str], folder: Path, environ: Mapping[str, str], *, together: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run a verb to its end, in `folder` and with `environ` as the whole environment. What it changes in this process
-    is put back; modules that it imports from `folder` are forgotten."""
+    is put back; modules that it imports from `folder` are forgotten. With `together`, the standard output has what is
+    written to either stream."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with _place(folder, environ), _streams(out, err):
+        with _place(folder, environ), _streams(out, out if together else err):
             try:
                 code = execute(arguments)
             except SystemExit as end:

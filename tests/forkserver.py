@@ -1,6 +1,7 @@
-"""Processes of `python -m pywatt_host` that begin with everything imported: forks of a server, one for each process
-that runs tests. They are as real as any other: their own descriptors, environment, folder, signals and exit code. Only
-the 0.4 seconds of processor time that Python needs to import the package are paid once, and not by each of them.
+"""Processes of `python -m pywatt_host` and `python -m pytest` that begin with everything imported: forks of a server,
+one for each process that runs tests. They are as real as any other: their own descriptors, environment, folder, signals
+and exit code. Only the 0.4 seconds of processor time that Python needs to import the package are paid once, and not by
+each of them.
 """
 
 from __future__ import annotations
@@ -24,19 +25,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-# What `run` has imported when it serves.
-_IMPORTED: Final = ("pywatt_host.cli.run", "uvicorn.lifespan.off", "uvicorn.protocols.http.httptools_impl", "uvloop")
+# What `run` has imported when it serves, and pytest.
+_IMPORTED: Final = (
+    "pywatt_host.cli.run",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvloop",
+    "pytest",
+)
 _ROOT: Final = Path(__file__).parent.parent
 _LENGTH: Final = struct.Struct("!I")
 _MOST_DESCRIPTORS: Final = 64
 
 
 def forkable(command: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether a fork can do what the command does: the package's command line, and an interpreter like this one."""
-    ours = list(command[:3]) == [sys.executable, "-m", "pywatt_host"]
+    """Whether a fork can do what the command does: one of the two modules, and an interpreter like this one."""
+    known = list(command[:2]) == [sys.executable, "-m"] and command[2] in ("pywatt_host", "pytest")
     theirs = {name: value for name, value in environ.items() if name.startswith("PYTHON") and name != "PYTHONPATH"}
     alike = all(os.environ.get(name) == value for name, value in theirs.items())
-    return sys.platform == "linux" and ours and alike
+    return sys.platform == "linux" and known and alike
 
 
 class Forked:
@@ -68,7 +75,7 @@ class Forked:
             stdin, stdout = os.open(os.devnull, os.O_RDONLY), os.dup(out.fileno())
         given += [stdin, stdout]
         try:
-            wanted = {"argv": self.args[3:], "folder": str(folder), "environ": dict(environ), "numbers": list(pass_fds)}
+            wanted = {"argv": self.args[2:], "folder": str(folder), "environ": dict(environ), "numbers": list(pass_fds)}
             _server().ask(wanted, [status, stdin, stdout, err, *pass_fds])
         finally:
             for descriptor in given:
@@ -215,7 +222,7 @@ def _become(wanted: Mapping[str, Any], given: Sequence[int]) -> None:
     os.environ.update(wanted["environ"])
     time.tzset()
     sys.path[0] = os.getcwd()
-    sys.argv = ["", *wanted["argv"]]
+    sys.argv = ["", *wanted["argv"][1:]]
     for name in [each for each in sys.modules if each.partition(".")[0] == "tests"]:
         del sys.modules[name]
 
@@ -243,6 +250,6 @@ if __name__ == "__main__":
         __import__(each)
     gc.collect()
     gc.freeze()
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    asked = _serve(socket.socket(fileno=int(sys.argv[1])))
     _measured()
-    runpy.run_module("pywatt_host", run_name="__main__", alter_sys=True)
+    runpy.run_module(asked["argv"][0], run_name="__main__", alter_sys=True)

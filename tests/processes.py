@@ -169,6 +169,20 @@ class Host(Process):
             return connection.request("POST", path, body)
 
 
+class Executed(Host):
+    """A running host that an interpreter of its own has begun."""
+
+    def _started(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        pass_fds: Sequence[int],
+        out: IO[bytes] | None,
+    ) -> Child:
+        return Process._started(self, command, folder, environ, pass_fds, out)
+
+
 class Project:
     """A folder of the user's, and the processes that were started in it."""
 
@@ -194,6 +208,12 @@ class Project:
 
     def start(self, command: Sequence[str], pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> Host:
         host = Host(command, self.folder, environment(self.folder, **(env or {})), pass_fds)
+        self._processes.append(host)
+        return host
+
+    def executed(self, command: Sequence[str]) -> Host:
+        """Start a command by an interpreter of its own, whatever it is."""
+        host = Executed(command, self.folder, environment(self.folder))
         self._processes.append(host)
         return host
 
