@@ -15,6 +15,7 @@ from tests import servers
 from tests.processes import Project
 from tests.servers import MissingServerError, Server
 
+os.environ["PYTHONUNBUFFERED"] = "1"  # what a process prints is seen at once
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -214,21 +214,24 @@ def _become(wanted: Mapping[str, Any], given: Sequence[int]) -> None:
     for descriptor, number in zip(moved, numbers, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    sys.stdin, sys.stdout = (_stream(0, "r"), _stream(1, "w"))
-    sys.stderr = _stream(2, "w", buffering=1, errors="backslashreplace")
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     os.chdir(wanted["folder"])
     os.environ.clear()
     os.environ.update(wanted["environ"])
     time.tzset()
+    sys.stdin, sys.stdout = os.fdopen(0, encoding="utf-8", closefd=False), _writing(1)
+    sys.stderr = _writing(2, line_buffering=True, errors="backslashreplace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     sys.path[0] = os.getcwd()
     sys.argv = ["", *wanted["argv"][1:]]
     for name in [each for each in sys.modules if each.partition(".")[0] == "tests"]:
         del sys.modules[name]
 
 
-def _stream(descriptor: int, mode: str, **options: Any) -> Any:
-    return os.fdopen(descriptor, mode, encoding="utf-8", closefd=False, **options)
+def _writing(descriptor: int, **options: Any) -> Any:
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    if os.environ.get("PYTHONUNBUFFERED"):
+        return io.TextIOWrapper(raw, encoding="utf-8", write_through=True, **options)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", **options)
 
 
 def _above(descriptor: int, number: int) -> int:

@@ -283,7 +283,7 @@ def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = 
         "users",
         connectors,
         **{
-            "shaken": None,
+            "handshake": None,
             "frame_limit": FRAME,
             "handshake_timeout": timeout,
             "heartbeats_missed": 3,
