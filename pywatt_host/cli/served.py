@@ -1,8 +1,8 @@
-"""What `dev` starts: `run`, which tells its parent when it serves, or why it does not.
+"""The process that `dev` starts: `run`, which tells its parent when it serves or why it cannot.
 
-A program of its own, run as `python -m pywatt_host.cli.served HANDED ARGUMENT...`. HANDED is a JSON object: `parent`,
-the descriptor of a socket to the parent; `listening`, those of listening sockets by manifest key; `announces`, whether
-the ready line is to be printed. The arguments are those of `run`.
+It runs as `python -m pywatt_host.cli.served HANDED ARGUMENT...`. HANDED is a JSON object: `parent` is the descriptor of
+a socket to the parent, `listening` has the descriptors of listening sockets by manifest key, and `announces` says
+whether to print the ready line. The arguments are those of `run`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pywatt_host.manifest.values import Address, FdAddress
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.runtime.host import Host
 
-_SAID = 20  # lines of standard error that are kept to tell why it could not start
+_SAID = 20  # lines of standard error that are kept to explain why the process could not start
 _LONGEST_DETAIL = 4000  # characters
-_KEEPING_TEMPLATES = ("flask", "quart", "django")  # in memory, once they are read, unless they are told not to
+_KEEPING_TEMPLATES = ("flask", "quart", "django")  # frameworks that keep templates in memory by default
 
 
 class Told:
-    """The parent, told over a socket: one JSON object a line. When it goes without a word, this process is asked to
-    stop."""
+    """Tells the parent over a socket what happens, with one JSON object per line. If the parent dies, this process
+    stops."""
 
     def __init__(self, handed: Mapping[str, Any]) -> None:
         self.announces = bool(handed["announces"])
@@ -64,7 +64,7 @@ class Told:
         self._failed_with(text, error.exit_code)
 
     def ended(self, code: int, said: str) -> None:
-        """`run` has returned. `said` is the last that was written to standard error."""
+        """Tell the parent that `run` has returned. `said` is the end of the output on standard error."""
         if self._failed:
             return
         if self._served or code == 0:
@@ -80,11 +80,11 @@ class Told:
         try:
             self._sock.sendall(json.dumps(event).encode() + b"\n")
         except OSError:
-            pass  # it has gone; `_follow` sees that as well
+            pass  # the parent is gone; `_follow` notices that as well
 
 
 class Heard:
-    """Standard error, of which the last lines are kept. Log lines go past it, to the descriptor."""
+    """Standard error that keeps its last lines. Log lines bypass it and go directly to the file descriptor."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
