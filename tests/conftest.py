@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 
+from pywatt_host.cli import inspection
 from tests import servers
+from tests.forkserver import popen
 from tests.processes import Project
 from tests.servers import MissingServerError, Server
 
@@ -25,6 +29,15 @@ def pytest_collection_finish() -> None:
     """Thousands of collected tests never become garbage: each full collection would walk all of them."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _applications_are_looked_at_by_forks() -> Iterator[None]:
+    """The child of `validate` and its like is a process all the same; `tests/process/test_verbs.py` has them as they
+    are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ each of them.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import gc
 import io
@@ -25,29 +26,56 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-# What `run` has imported when it serves, and pytest.
+# What `run` has imported when it serves, what looks at applications, and pytest.
 _IMPORTED: Final = (
     "pywatt_host.cli.run",
     "uvicorn.lifespan.off",
     "uvicorn.protocols.http.httptools_impl",
     "uvloop",
+    "pywatt_host.app.route_report",
+    "pywatt_host.decorator.scripts",
     "pytest",
 )
+_MODULES: Final = ("pywatt_host", "pywatt_host.cli.inspection", "pytest")  # that a fork can be
 _ROOT: Final = Path(__file__).parent.parent
 _LENGTH: Final = struct.Struct("!I")
 _MOST_DESCRIPTORS: Final = 64
 
 
-def forkable(command: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether a fork can do what the command does: one of the two modules, and an interpreter like this one."""
-    known = list(command[:2]) == [sys.executable, "-m"] and command[2] in ("pywatt_host", "pytest")
+def popen(
+    command: Sequence[str],
+    *,
+    stdin: int,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    start_new_session: bool,
+) -> Forked | subprocess.Popen[bytes]:
+    """subprocess.Popen, by a fork where one can do what the command does: run one of the modules that the server has
+    imported, in an interpreter like this one."""
+    assert start_new_session
+    environ = os.environ if env is None else env
+    known = list(command[:2]) == [sys.executable, "-m"] and command[2] in _MODULES
     theirs = {name: value for name, value in environ.items() if name.startswith("PYTHON") and name != "PYTHONPATH"}
-    alike = all(os.environ.get(name) == value for name, value in theirs.items())
-    return sys.platform == "linux" and known and alike
+    if sys.platform == "linux" and known and all(os.environ.get(name) == value for name, value in theirs.items()):
+        return Forked(command, cwd or Path.cwd(), environ, pass_fds, stdin, stdout, stderr)
+    return subprocess.Popen(
+        command,
+        bufsize=0,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        env=env,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
 
 
 class Forked:
-    """A fork, with as much of subprocess.Popen as tests use."""
+    """A fork, with as much of subprocess.Popen as is used here."""
 
     def __init__(
         self,
@@ -55,32 +83,36 @@ class Forked:
         folder: Path,
         environ: Mapping[str, str],
         pass_fds: Sequence[int],
-        out: IO[bytes] | None,
+        stdin: int,
+        stdout: IO[bytes] | int,
+        stderr: IO[bytes] | int,
     ) -> None:
-        """Standard error is a pipe; standard input and output are pipes where there is no `out`."""
         self.args = list(command)
         self.returncode: int | None = None
-        self.stdin: IO[bytes] | None = None
-        self.stdout: IO[bytes] | None = None
+        self.stdin, fd0 = self._end(stdin, writing=True)
+        self.stdout, fd1 = self._end(stdout)
+        self.stderr, fd2 = self._end(stderr)
         self._waiting = threading.Lock()
         self._status, status = os.pipe()
-        error, err = os.pipe()
-        self.stderr: IO[bytes] | None = io.FileIO(error)
-        given = [status, err]
-        if out is None:
-            stdin, write = os.pipe()
-            read, stdout = os.pipe()
-            self.stdin, self.stdout = io.FileIO(write, "w"), io.FileIO(read)
-        else:
-            stdin, stdout = os.open(os.devnull, os.O_RDONLY), os.dup(out.fileno())
-        given += [stdin, stdout]
+        given = [status, fd0, fd1, fd2]
+        wanted = {"argv": self.args[2:], "folder": str(folder), "environ": dict(environ), "numbers": list(pass_fds)}
         try:
-            wanted = {"argv": self.args[2:], "folder": str(folder), "environ": dict(environ), "numbers": list(pass_fds)}
-            _server().ask(wanted, [status, stdin, stdout, err, *pass_fds])
+            _server().ask(wanted, [*given, *pass_fds])
         finally:
             for descriptor in given:
                 os.close(descriptor)
         self.pid = self._number()
+
+    @staticmethod
+    def _end(stream: IO[bytes] | int, *, writing: bool = False) -> tuple[IO[bytes] | None, int]:
+        """This end of a pipe, where it is one, and what the fork gets."""
+        if stream == subprocess.DEVNULL:
+            return None, os.open(os.devnull, os.O_RDWR)
+        if not isinstance(stream, int):
+            return None, os.dup(stream.fileno())
+        assert stream == subprocess.PIPE
+        read, write = os.pipe()
+        return (io.FileIO(write, "w"), read) if writing else (io.FileIO(read), write)
 
     def _number(self) -> int:
         """The next number that the server tells: the process id, then its end."""
@@ -98,6 +130,13 @@ class Forked:
                 self.returncode = self._number()
                 os.close(self._status)
             return self.returncode
+
+    def communicate(self, octets: bytes, timeout: float | None = None) -> None:
+        """Write these to its standard input, and wait for its end. Raises subprocess.TimeoutExpired."""
+        assert self.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.stdin:
+            self.stdin.write(octets)
+        self.wait(timeout)
 
     def poll(self) -> int | None:
         try:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from pywatt_host.testing.process import PATIENCE, Child, Process
 from pywatt_host.testing.process import environment as plain_environment
 from tests.command_line import called
-from tests.forkserver import Forked, forkable
+from tests.forkserver import popen
 
 __all__ = ["PATIENCE", "ROOT", "Connection", "Host", "Process", "Project", "Response", "environment"]
 
@@ -143,9 +143,16 @@ class Host(Process):
         pass_fds: Sequence[int],
         out: IO[bytes] | None,
     ) -> Child:
-        if forkable(command, environ):
-            return Forked(command, folder, environ, pass_fds, out)
-        return super()._started(command, folder, environ, pass_fds, out)
+        return popen(
+            command,
+            stdin=subprocess.PIPE if out is None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if out is None else out,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=environ,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
 
     @property
     def ready(self) -> dict[str, Any]:
