@@ -18,7 +18,7 @@ from pywatt_host.testing.process import environment as plain_environment
 from tests.command_line import called
 from tests.forkserver import popen
 
-__all__ = ["PATIENCE", "ROOT", "Connection", "Host", "Process", "Project", "Response", "environment"]
+__all__ = ["PATIENCE", "ROOT", "Connection", "Host", "Process", "Project", "Response", "allowed", "environment"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +27,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """This process's environment, with the checkout importable, without what would change how a host runs."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return plain_environment(folder, PYTHONPATH=path, **more)
+
+
+def allowed(promised: float) -> float:
+    """The bound of a test for what is promised within so many seconds: thrice that, and more where others use the
+    processors as well."""
+    return promised * max(3.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
