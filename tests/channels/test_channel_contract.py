@@ -243,7 +243,7 @@ def test_a_required_channel_that_cannot_connect_ends_the_start_and_leaves_nothin
                 (await foreign.accepted()).abort()
 
         refusing = asyncio.ensure_future(refuse()) if trouble == "refused" else None
-        way = uplink(Connector(place.target, lambda: None, required=True), timeout=0.5)
+        way = uplink(Connector(place.target, lambda: None, required=True), timeout=0.3)
         began = time.monotonic()
         if trouble == "says nothing":  # which is how foreign ones are: connected, after half the time
             async with asyncio.TaskGroup() as tasks, way.running(tasks):
@@ -310,7 +310,7 @@ def test_a_channel_that_need_not_be_there_is_warned_of_and_tried_again(
 
 
 def test_a_foreign_peer_that_need_not_be_there_is_not_warned_of(
-    run: Run, place: Place, caplog: pytest.LogCaptureFixture
+    run: Run, place: Place, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         foreign = Orchestrator(place)
