@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from pywatt_host.supervision.process import LineSplitter, signal_group
 
@@ -27,6 +27,20 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     it keeps its control socket in `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_HOST_VARIABLES)}
     return {**kept, "XDG_RUNTIME_DIR": str(folder), **more}
+
+
+class Child(Protocol):
+    """What a watched process is asked for: a subprocess.Popen has all of it."""
+
+    pid: int
+    returncode: int | Any
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    stderr: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
 
 
 class Process:
@@ -51,22 +65,33 @@ class Process:
         self._changed = threading.Condition()
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `end`
         try:
-            self.child = subprocess.Popen(
-                command,
-                bufsize=0,
-                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipes else self._out,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                env=dict(environ),
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
+            self.child = self._started(command, folder, environ, pass_fds, None if pipes else self._out)
         except BaseException:
             self._out.close()
             raise
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _started(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        pass_fds: Sequence[int],
+        out: IO[bytes] | None,
+    ) -> Child:
+        """Standard error is a pipe; without `out`, standard input and standard output are pipes too."""
+        return subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE if out is None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if out is None else out,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=dict(environ),
+            pass_fds=pass_fds,
+            start_new_session=True,  # so that its children end with it
+        )
 
     def _read(self) -> None:
         assert self.child.stderr is not None

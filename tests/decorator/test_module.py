@@ -715,11 +715,11 @@ def test_a_manifest_argument_that_is_a_file_is_run_and_must_name_the_function(pr
     host.signal(signal.SIGTERM)
     assert host.wait() == 0
     project.manifest(app="users:create_app", config={"greeting": "hi"})
-    done = project.cli("run", "users.py")
+    done = project.cli_process("run", "users.py")
     assert done.returncode == 3
     assert "config.greeting differs" in done.stderr
     project.manifest(app="other:app")
-    done = project.cli("run", "users.py")
+    done = project.cli_process("run", "users.py")
     assert done.returncode == 2
     assert "names other:app as the app" in done.stderr
 
@@ -730,7 +730,7 @@ def test_a_manifest_that_differs_from_the_decorator_does_not_start(project: Proj
     done = project.cli("validate")
     assert done.returncode == 2
     assert "metrics.enabled is true in the decorator and false in the manifest" in done.stdout
-    done = project.cli("run")
+    done = project.cli_process("run")
     assert done.returncode == 3
     assert "the manifest wins: leave it out of the decorator, or write the same value" in done.stderr
 

@@ -17,6 +17,7 @@ from pywatt_host.protocol.messages import GetSecret, RoutedResponse, RouteToModu
 from pywatt_host.protocol.payload import Payload
 from tests.channels.places import Heard, Main, Orchestrator, Place, descriptors, listening, until, uplink
 from tests.hosting import PATIENCE
+from tests.processes import allowed
 
 Run = Callable[[Main], None]
 PEERS = PEER_EXTENSIONS & MODULE_EXTENSIONS
@@ -134,7 +135,7 @@ def test_after_the_peer_died_it_is_connected_anew_soon_and_what_waited_is_answer
             assert caught.value.code == "unavailable"
             await foreign.open()
             link = await foreign.accepted(auth_token="t")
-            assert time.monotonic() - began < 5.0
+            assert time.monotonic() - began < allowed(2.0)
             asked = [(await link.hear("get_secret"))["name"] for _ in waiting]
             assert asked == ["A", "B", "C"]
             for name in reversed(asked):
@@ -168,7 +169,7 @@ def test_the_first_retry_comes_within_the_jitter_of_its_delay(run: Run, place: P
             began = time.monotonic()
             await foreign.accepted()
             took = time.monotonic() - began
-            assert 0.05 <= took < 2.0, took  # 0.1 s, half of it more or less, and a busy machine
+            assert 0.05 <= took < allowed(1.0), took  # 0.1 s, half of it more or less
         await foreign.die()
 
     run(main)
@@ -242,7 +243,7 @@ def test_a_required_channel_that_cannot_connect_ends_the_start_and_leaves_nothin
                 (await foreign.accepted()).abort()
 
         refusing = asyncio.ensure_future(refuse()) if trouble == "refused" else None
-        way = uplink(Connector(place.target, lambda: None, required=True), timeout=0.5)
+        way = uplink(Connector(place.target, lambda: None, required=True), timeout=0.3)
         began = time.monotonic()
         if trouble == "says nothing":  # which is how foreign ones are: connected, after half the time
             async with asyncio.TaskGroup() as tasks, way.running(tasks):
@@ -255,7 +256,7 @@ def test_a_required_channel_that_cannot_connect_ends_the_start_and_leaves_nothin
             assert isinstance(error, ChannelError)
             assert (error.exit_code, error.channel) == (4, place.channel)
             assert "required" in error.message
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < allowed(2.0)
         if refusing is not None:
             refusing.cancel()
             await asyncio.wait([refusing])
@@ -309,7 +310,7 @@ def test_a_channel_that_need_not_be_there_is_warned_of_and_tried_again(
 
 
 def test_a_foreign_peer_that_need_not_be_there_is_not_warned_of(
-    run: Run, place: Place, caplog: pytest.LogCaptureFixture
+    run: Run, place: Place, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         foreign = Orchestrator(place)

@@ -379,7 +379,7 @@ def test_the_orchestrator_is_taken_for_one_only_where_something_says_so(tmp_path
         assert host.wait() == 4
         project.manifest(app={"import_path": "main:app", "interface": "asgi"}, channels={"stdio": "required"})
         assert project.host().wait() == 4
-        assert project.cli("run", "--standalone", "--orchestrated").returncode == 2
+        assert project.cli_process("run", "--standalone", "--orchestrated").returncode == 2
     finally:
         project.end()
 

@@ -112,6 +112,8 @@ def _syntax_problem(exc: yaml.YAMLError, origin: Origin) -> Problem:
         at = began  # the opening quote or bracket is more useful than the end of the file
     mark = Mark(at.line + 1, at.column + 1) if at is not None else Mark(1, 1)
     line = origin.lines[mark.line - 1] if mark.line <= len(origin.lines) else ""
+    if "nesting depth" in problem:  # libyaml has a bound of its own, and reads ahead of what it hands out
+        return problem_at(origin, mark, (), "too-deep", f"nested deeper than {MAX_DEPTH} levels")
     message, hint = problem, ""
     for words, meaning, remedy in _SYNTAX:
         if words in problem:

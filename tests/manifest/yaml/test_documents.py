@@ -82,9 +82,9 @@ def test_depth_is_counted_through_aliases() -> None:
 def test_an_alias_bomb_is_refused_at_once() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{new}: &{new} [{', '.join(['*' + old] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert only("\n".join(lines)).code == "too-large"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
 
 
 def test_the_number_of_aliases_and_bytes_is_bounded() -> None:
@@ -105,9 +105,9 @@ def test_the_number_of_aliases_and_bytes_is_bounded() -> None:
     ids=["values", "ties", "keys", "variables", "nested-defaults", "long-text"],
 )
 def test_many_faults_are_found_in_two_seconds(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     found = problems(text)
-    assert time.perf_counter() - started < 20  # more, for machines that do other things as well
+    assert time.process_time() - started < 10  # more, for slow machines
     assert len(found) <= 201
 
 

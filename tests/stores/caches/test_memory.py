@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pywatt_host.exceptions import StoreError
@@ -30,7 +30,6 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=300)
 @given(steps=st.lists(STEP, max_size=60))
 def test_it_behaves_as_a_mapping_with_ends_and_a_bound(steps: list[tuple[str, str, int | None]]) -> None:
     """The model keeps entries that have ended until somebody looks or room is needed, as the real one does."""
