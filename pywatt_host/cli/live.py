@@ -1,5 +1,8 @@
-"""`validate --live`: what only the world can tell. Addresses that cannot be had, secrets that are not there, channels
-on which nobody answers."""
+"""`validate --live`: the checks that need the environment.
+
+They report addresses that cannot be bound, secrets that are missing, and channels, stores and issuers that do not
+answer.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ _CONNECTING = 5.0  # seconds
 
 
 def tried(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    """Bind, fetch and connect, each for a moment."""
+    """Bind the addresses, fetch the secrets and connect, each for a moment. Returns the problems that were found."""
     return [*_bound(loaded), *asyncio.run(_reached(loaded, env_file))]
 
 
 def _bound(loaded: Loaded) -> Iterator[Problem]:
-    """Whether the addresses can be had right now."""
+    """The addresses that cannot be bound at the moment."""
     manifest = loaded.manifest
     server, ipc, tcp = manifest.server, manifest.channels.ipc, manifest.channels.tcp
     wanted: list[tuple[str, tuple[Address, ...]]] = [("server.listen", server.listen)]
@@ -63,8 +66,8 @@ async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
 
 
 async def _stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
-    """Whether stores can be connected to; those whose secrets are not there, of the orchestrator and private ones are
-    left out."""
+    """The stores that do not accept a connection. Stores with missing secrets, stores of the orchestrator and private
+    servers are not checked."""
     manifest = loaded.manifest
     if not manifest.databases and not manifest.caches:
         return []
@@ -89,7 +92,7 @@ async def _stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Prob
 
 
 async def _nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
-    """Whether a server takes us; one whose secrets are not there, and a private one, are left out."""
+    """The NATS servers that refuse a connection. Servers with missing secrets and private servers are not checked."""
     settings = loaded.manifest.channels.nats
     if settings is None or any(url.startswith(DEV_NATS) for url in settings.servers):
         return []
@@ -114,7 +117,7 @@ async def _nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Proble
 
 
 async def _issuers(loaded: Loaded) -> list[Problem]:
-    """Whether issuers publish their keys."""
+    """The issuers whose keys cannot be fetched."""
     problems = []
     for name, scheme in loaded.manifest.auth.items():
         if scheme.type in ("jwt", "oidc") and scheme.secret is None and scheme.public_key is None:
@@ -128,8 +131,8 @@ async def _issuers(loaded: Loaded) -> list[Problem]:
 
 
 async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem], Mapping[str, str]]:
-    """Whether the sources have the secrets, and those that they have; the orchestrator cannot be asked from here, so
-    that what no other source has is only a warning where it is one."""
+    """The secrets that the sources do not have, and the values of those that they have. The orchestrator cannot be
+    reached from here: if it is one of the sources, a missing secret is only a warning."""
     manifest = loaded.manifest
     if not manifest.secret_keys:
         return [], {}
@@ -145,7 +148,7 @@ async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem]
         problems = []
         for name, why in error.missing or (("", error.message),):
             node, path = node_at(loaded, "secrets.keys", *([name] if name else []))
-            hint = "the orchestrator may have it" if elsewhere else ""
+            hint = "the orchestrator may provide it" if elsewhere else ""
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
         return problems, store.secret_values
@@ -153,7 +156,7 @@ async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem]
 
 
 async def _connected(loaded: Loaded) -> list[Problem]:
-    """Whether somebody answers where channels connect to."""
+    """The addresses of channels that do not answer."""
     channels, resolve = loaded.manifest.channels, loaded.manifest.resolve
     wanted: list[tuple[str, str, str | TcpAddress]] = []
     if channels.ipc is not None and channels.ipc.connect is not None:
@@ -172,7 +175,7 @@ async def _connected(loaded: Loaded) -> list[Problem]:
             number = getattr(error, "errno", None)
             why = os.strerror(number) if number else f"no answer within {_CONNECTING:g}s"
             node, path = node_at(loaded, key)
-            problems.append(node.problem(path, "unreachable", f"nobody answers at {shown}: {why.lower()}"))
+            problems.append(node.problem(path, "unreachable", f"cannot connect to {shown}: {why.lower()}"))
         else:
             writer.close()
     return problems

@@ -1,8 +1,8 @@
-"""The child process of `dev`: it does what `run` does, and tells its parent when it serves, or why it does not.
+"""The process that `dev` starts: `run`, which tells its parent when it serves or why it cannot.
 
-The command is `python -m pywatt_host.cli.served SETUP ARGUMENT...`. SETUP is a JSON object: `parent` is the descriptor
-of a socket to the parent, `listening` has the descriptors of listening sockets by manifest key, `announces` is whether
-to print the ready line. The arguments are those of `run`.
+It runs as `python -m pywatt_host.cli.served SETUP ARGUMENT...`. SETUP is a JSON object: `parent` is the descriptor of
+a socket to the parent, `listening` has the descriptors of listening sockets by manifest key, and `announces` says
+whether to print the ready line. The arguments are those of `run`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pywatt_host.manifest.values import Address, FdAddress
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.runtime.host import Host
 
-_TAIL_LINES = 20  # of standard error, which tell the parent why the host could not start
+_TAIL_LINES = 20  # lines of standard error that are kept to explain why the process could not start
 _MAX_DETAIL = 4000  # characters
 _CACHING_TEMPLATES = ("flask", "quart", "django")  # frameworks that keep templates in memory by default
 
 
 class ParentSocket:
-    """Sends events to the parent over a socket, one JSON object a line. When the parent ends, this process receives
-    SIGTERM."""
+    """Tells the parent over a socket what happens, with one JSON object per line. If the parent dies, this process
+    stops."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self.announces = bool(setup["announces"])
@@ -64,7 +64,7 @@ class ParentSocket:
         self._failed_with(text, error.exit_code)
 
     def ended(self, code: int, stderr_tail: str) -> None:
-        """Tell the parent that `run` has returned. `stderr_tail` has the last lines of standard error."""
+        """Tell the parent that `run` has returned. `stderr_tail` is the end of the output on standard error."""
         if self._failed:
             return
         if self._served or code == 0:
@@ -80,11 +80,11 @@ class ParentSocket:
         try:
             self._sock.sendall(json.dumps(event).encode() + b"\n")
         except OSError:
-            pass  # the parent has ended; `_watch_parent` notices that too
+            pass  # the parent is gone; `_watch_parent` notices that as well
 
 
 class StderrTail:
-    """Replaces sys.stderr and keeps its last lines. Log lines do not pass through it: they go to the descriptor."""
+    """Standard error that keeps its last lines. Log lines bypass it and go directly to the file descriptor."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

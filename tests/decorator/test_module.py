@@ -557,7 +557,7 @@ def test_a_script_that_cannot_be_imported_says_so(project: Project, name: str) -
     project.write(name, MODULE)
     host = project.start([sys.executable, name])
     assert host.wait() == 2
-    assert "run_module)" in "\n".join(host.lines)
+    assert "to run_module" in "\n".join(host.lines)
 
 
 def test_decorating_under_main_alone_says_why_nothing_runs(project: Project) -> None:

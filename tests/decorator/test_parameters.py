@@ -158,7 +158,7 @@ def test_every_parameter_has_its_twin_and_its_row_in_the_documentation() -> None
     [
         ({"enable_database": True, "database_config": {"type": "postgre"}}, 'did you mean "postgres"?'),
         ({"enable_database": True, "database_config": {"type": "mysql", "url": "sqlite:///x"}}, "the type is mysql"),
-        ({"enable_database": True, "database_config": {"url": "nothing"}}, "a URL with its scheme is wanted"),
+        ({"enable_database": True, "database_config": {"url": "nothing"}}, "expected a URL with its scheme"),
         ({"enable_database": True, "database_config": {"uri": "sqlite:///x"}}, 'did you mean "url"?'),
         ({"enable_database": 1}, "True or False is wanted"),
         ({"enable_cache": True, "cache_config": {"type": "redis", "url": "memory://"}}, "the type is redis"),

@@ -82,14 +82,14 @@ def test_the_secret_of_a_token_is_found_in_the_env_file_beside_the_manifest(modu
     [
         ({}, [], 2, "no scheme of `auth` has a secret"),
         ({"sso": {"type": "jwt", "jwks_url": "https://x.example"}}, [], 2, "no scheme of `auth` has a secret"),
-        ({"sso": {"type": "jwt", "jwks_url": "https://x.example"}}, ["--scheme", "sso"], 2, "signed by their issuer"),
+        ({"sso": {"type": "jwt", "jwks_url": "https://x.example"}}, ["--scheme", "sso"], 2, "issuer signs its tokens"),
         (AUTH, ["--scheme", "jtw"], 2, "not a declared scheme (declared: jwt)"),
-        ({**AUTH, "b": {"type": "jwt", "secret": "b" * 40}}, [], 2, "say --scheme jwt or b"),
+        ({**AUTH, "b": {"type": "jwt", "secret": "b" * 40}}, [], 2, "Choose one with --scheme jwt or b"),
         (AUTH, [], 3, "JWT_SECRET: not found"),
-        ({"jwt": {"secret": "${secret:SHORT}"}}, [], 3, "less than 32 octets"),
+        ({"jwt": {"secret": "${secret:SHORT}"}}, [], 3, "less than 32 bytes"),
         (AUTH, ["--claim", "x"], 2, "not KEY=VALUE"),
         (AUTH, ["--expires", "1 day"], 2, "not a duration"),
-        (AUTH, ["--expires", "0s"], 2, "shorter than a second"),
+        (AUTH, ["--expires", "0s"], 2, "between one second and a hundred years"),
     ],
 )
 def test_why_no_token_can_be_made_is_one_line(

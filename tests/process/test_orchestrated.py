@@ -477,6 +477,6 @@ def test_a_host_that_dies_before_it_has_answered_is_one_line_and_exit_code_1(tmp
         host.signal(signal.SIGKILL)
         _, said = asking.communicate(timeout=PATIENCE)
         assert (asking.returncode, said.count(b"\n")) == (1, 1)
-        assert b"the connection broke before the answer" in said
+        assert b"the connection closed before the answer arrived" in said
     finally:
         project.end()

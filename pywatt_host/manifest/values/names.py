@@ -1,4 +1,4 @@
-"""Import paths, prefixes, path templates, methods, proxies."""
+"""Import paths, prefixes, path templates, methods, proxies, and Python files in place of a manifest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _prefix(value: Any) -> str:
     if not _PREFIX.match(text) or any(part in (".", "..") for part in text.split("/")):
         raise fault(
             "path",
-            '"{text}" is not a path prefix (write / or /api: it starts with / and does not end with one)',
+            '"{text}" is not a path prefix (write / or /api, with a slash at the start and none at the end)',
             text=text[:80],
         )
     return str(text)
@@ -67,17 +67,19 @@ def _endpoint_path(value: Any) -> str:
             text,
         )
         raise fault(
-            "path", '"{text}" is written as Flask writes it; here it is "{fixed}"', text=text[:80], fixed=fixed[:80]
+            "path", '"{text}" is in the form that Flask uses (write "{fixed}")', text=text[:80], fixed=fixed[:80]
         )
     if re.search(r"[\s?#\\]", text):
-        raise fault("path", '"{text}" holds white space, "?", "#" or a backslash, which no path does', text=text[:80])
+        raise fault(
+            "path", '"{text}" contains white space, "?", "#" or a backslash, which a path cannot', text=text[:80]
+        )
     segments = text.split("/")[1:]
     names = []
     for number, segment in enumerate(segments):
         if segment in (".", ".."):
-            raise fault("path", '"{text}" holds the dot segment "{segment}"', text=text[:80], segment=segment)
+            raise fault("path", '"{text}" contains the dot segment "{segment}"', text=text[:80], segment=segment)
         if segment == "" and number != len(segments) - 1:
-            raise fault("path", '"{text}" holds an empty segment', text=text[:80])
+            raise fault("path", '"{text}" contains an empty segment', text=text[:80])
         if not _SEGMENT.match(segment):
             raise fault(
                 "path",
@@ -87,9 +89,9 @@ def _endpoint_path(value: Any) -> str:
         if segment.startswith("{"):
             name, _, kind = segment[1:-1].partition(":")
             if kind and number != len(segments) - 1:
-                raise fault("path", '"{segment}" takes the rest of the path, so it stands last', segment=segment)
+                raise fault("path", '"{segment}" matches the rest of the path, so it must come last', segment=segment)
             if name in names:
-                raise fault("path", 'the parameter "{name}" stands twice', name=name)
+                raise fault("path", 'the parameter "{name}" is used twice', name=name)
             names.append(name)
     return str(text)
 
@@ -123,7 +125,7 @@ Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enu
 
 
 def _network_of(text: str) -> str | None:
-    """The network of an address written with a prefix length."""
+    """The network that an address with a prefix length belongs to; None if the text is not such an address."""
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
@@ -139,7 +141,7 @@ def _proxy(value: Any) -> str:
             wider = _network_of(text)
             if wider is not None:
                 raise fault(
-                    "proxy", '"{text}" names one machine; perhaps "{wider}"', text=text[:60], wider=wider
+                    "proxy", '"{text}" is one address, not a network; perhaps "{wider}"', text=text[:60], wider=wider
                 ) from None
             raise fault(
                 "proxy", '"{text}" is not an address, a network or unix ({why})', text=text[:60], why=str(exc)[:120]
@@ -157,7 +159,7 @@ _TARGET = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[^\W\d]\w*))?\Z", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A file, and which of its functions is meant where it has several."""
+    """A Python file, and the name of the function to use if the file has several."""
 
     path: Path
     name: str | None = None
@@ -167,6 +169,6 @@ class Script:
 
 
 def script_of(target: str) -> Script | None:
-    """`FILE.py` or `FILE.py:function`; None for what is neither."""
+    """Parse `FILE.py` or `FILE.py:function`; None if the text is neither."""
     match = _TARGET.match(target)
     return Script(Path(match["path"]), match["name"]) if match is not None else None
