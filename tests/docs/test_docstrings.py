@@ -1,10 +1,11 @@
-"""The examples in docstrings run, and what users import or call has one."""
+"""Every example in a docstring of the package does what it shows, and what users call has one."""
 
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
-from importlib import import_module
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,37 @@ import pytest
 
 import pywatt_host
 from pywatt_host import AppState
-
-HOME = Path(pywatt_host.__file__).parent
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(HOME).with_suffix("").parts
-    return ".".join(("pywatt_host", *(part for part in parts if part != "__init__")))
+from tests.processes import ROOT
 
 
-WITH_EXAMPLES = sorted(
-    module_name(path) for path in HOME.rglob("*.py") if "    >>> " in (text := path.read_text()) or "\n>>> " in text
-)
+def _modules() -> Iterator[str]:
+    """Those with an example. The text decides, so that nothing else is imported for it."""
+    for path in sorted((ROOT / "pywatt_host").rglob("*.py")):
+        if ">>> " in path.read_text(encoding="utf-8"):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
-def test_the_examples_of_a_module_run(name: str) -> None:
-    result = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
-    assert result.attempted > 0
-    assert result.failed == 0
+def _examples() -> list[doctest.DocTest]:
+    finder, found = doctest.DocTestFinder(exclude_empty=True), []
+    for name in _modules():
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "pywatt_host":
+                raise
+            continue  # it is for a package that is not installed
+        found += finder.find(module, name)
+    return found
+
+
+@pytest.mark.parametrize("example", _examples(), ids=lambda example: example.name)
+def test_an_example_does_what_it_shows(
+    example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.REPORT_NDIFF)
+    assert runner.run(example, out=said.append).failed == 0, "".join(said)
 
 
 CALLED = ("AnnouncedEndpoint", "AppState", "Host", "load_manifest", "pywatt_module", "run_module")
@@ -39,7 +52,10 @@ FACES = ("django", "fastapi", "flask", "starlette")
 
 @pytest.mark.parametrize(
     "documented",
-    [*(getattr(pywatt_host, name) for name in CALLED), *(import_module(f"pywatt_host.{name}") for name in FACES)],
+    [
+        *(getattr(pywatt_host, name) for name in CALLED),
+        *(importlib.import_module(f"pywatt_host.{name}") for name in FACES),
+    ],
     ids=[*CALLED, *FACES],
 )
 def test_what_users_call_has_an_example(documented: Any) -> None:
