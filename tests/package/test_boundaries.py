@@ -79,3 +79,77 @@ def test_only_the_command_line_prints_and_only_named_places_end_the_process() ->
     # The schema's own command is a program of its own.
     assert {name for name in printing if not name.startswith("cli/")} == {"manifest/schema/json_schema.py"}
     assert {name for name in ending if not name.startswith("cli/")} == {"runtime/shutdown.py"}
+
+
+def imports(name: str, tree: ast.Module, files: set[str]) -> Iterator[str]:
+    """The files that a file imports: within functions, for annotations and by name (`import_module`) as well. The
+    package itself is left out, which every file imports."""
+    folders = {  # of data files, which are read and not imported
+        argument
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "files"
+        for argument in call.args
+    }
+    for node in ast.walk(tree):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in folders:
+            modules = [node.value]
+        for module in modules:
+            if module.startswith("pywatt_host."):
+                yield from {found for found in [file_of(module, files)] if found not in (None, name)}
+
+
+def file_of(module: str, files: set[str]) -> str | None:
+    """The file of a module, or of the module that has this name in it."""
+    parts = module.split(".")[1:]
+    while parts:
+        path = "/".join(parts)
+        for file in (f"{path}.py", f"{path}/__init__.py"):
+            if file in files:
+                return file
+        parts.pop()
+    return None
+
+
+def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Files that lead to each other: strongly connected components of more than one file (Tarjan)."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        number[name] = lowest[name] = len(number)
+        path.append(name)
+        for other in sorted(arrows.get(name, ())):
+            if other not in number:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in path:
+                lowest[name] = min(lowest[name], number[other])
+        if lowest[name] == number[name]:
+            at = path.index(name)
+            component = set(path[at:])
+            del path[at:]
+            if len(component) > 1:
+                found.append(component)
+
+    for name in arrows:
+        if name not in number:
+            visit(name)
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    trees = {name: tree for name, _, tree in sources()}
+    arrows = {name: set(imports(name, tree, set(trees))) for name, tree in trees.items()}
+    assert [sorted(circle) for circle in circles(arrows)] == []
+
+
+def test_a_circle_of_files_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [{"a", "b", "c"}]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
