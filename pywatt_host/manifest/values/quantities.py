@@ -109,7 +109,7 @@ DurationOrOff: TypeAlias = Annotated[
 
 SIZE_PATTERN = r"^[1-9][0-9]{0,11}(B|KiB|MiB|GiB)$"
 _SIZE = re.compile(r"([1-9][0-9]{0,11})(B|KiB|MiB|GiB)\Z")
-_OCTETS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_UNIT_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
 def parse_size(value: Any) -> int:
@@ -123,7 +123,7 @@ def parse_size(value: Any) -> int:
     match = _SIZE.match(text)
     if match is None:
         raise fault("size", '"{text}" is not a size{hint}', text=text[:40], hint=_size_hint(text))
-    return int(match[1]) * _OCTETS[match[2]]
+    return int(match[1]) * _UNIT_BYTES[match[2]]
 
 
 def _size_hint(text: str) -> str:
@@ -131,14 +131,14 @@ def _size_hint(text: str) -> str:
     return f'; perhaps "{match[1]}{match[2].upper()}iB"' if match else " (write 512B, 64KiB, 10MiB or 1GiB)"
 
 
-def format_size(octets: int | None) -> str:
+def format_size(size: int | None) -> str:
     """The shortest text that `parse_size` converts back to this number of bytes; `off` for None."""
-    if octets is None:
+    if size is None:
         return "off"
     for unit in ("GiB", "MiB", "KiB"):
-        if octets % _OCTETS[unit] == 0:
-            return f"{octets // _OCTETS[unit]}{unit}"
-    return f"{octets}B"
+        if size % _UNIT_BYTES[unit] == 0:
+            return f"{size // _UNIT_BYTES[unit]}{unit}"
+    return f"{size}B"
 
 
 _SIZE_FORMAT = Format("a size", "write 512B, 64KiB, 10MiB or 1GiB")

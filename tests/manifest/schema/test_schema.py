@@ -369,8 +369,8 @@ def test_any_duration_survives_being_printed(parts: list[tuple[Any, str]]) -> No
 
 
 @given(st.integers(1, 10**11))
-def test_sizes_are_read_as_they_are_printed(octets: int) -> None:
-    assert parse_size(format_size(octets)) == octets
+def test_sizes_are_read_as_they_are_printed(size: int) -> None:
+    assert parse_size(format_size(size)) == size
 
 
 @settings(derandomize=True)
