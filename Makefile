@@ -6,9 +6,9 @@ BIN := .venv/bin
 
 venv: $(BIN)/pywatt-host
 
-$(BIN)/pywatt-host: pyproject.toml
+$(BIN)/pywatt-host: pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[check]' -r benchmarks/requirements.txt
+	$(BIN)/pip install -q -c tests/constraints.txt -e '.[check]' -r benchmarks/requirements.txt
 	touch $@
 
 test: venv

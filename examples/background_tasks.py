@@ -1,4 +1,4 @@
-"""Long work beside a Flask application: a queue, and a worker that is started again when it crashes."""
+"""A Flask application with a job queue: a background worker does the jobs, and the host restarts it when it crashes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def create_app(app_state: AppState) -> Flask:
     done = app_state.metrics.counter("jobs", "Jobs done.")
 
     async def work() -> None:
-        """Takes one job after the other; a job that raises is dropped, and the worker started again."""
+        """Do one job after the other. If a job raises an exception, it is dropped, and the host restarts the worker."""
         while True:
             if waiting.empty():
                 await asyncio.sleep(0.01)
                 continue
             job = jobs[waiting.get()]
-            job["state"] = "failed"  # unless it comes to its end
+            job["state"] = "failed"  # until it succeeds
             await asyncio.sleep(app_state.config["seconds"])
             job["result"] = sum(int(number) for number in job["numbers"].split())
             job["state"] = "done"

@@ -1,4 +1,7 @@
-"""A small HTTP API as a decorated function. `python examples/basic_module.py` runs it; so does `pywatt-host run`."""
+"""A small HTTP API as a decorated function.
+
+Run it with `python examples/basic_module.py` or `pywatt-host run examples/basic_module.py`.
+"""
 
 from __future__ import annotations
 

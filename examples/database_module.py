@@ -1,4 +1,4 @@
-"""Notes in a database, looked up through a cache: SQLite and memory here, PostgreSQL and Redis by two lines.
+"""Notes in a database, read through a cache: SQLite and memory here; change two lines for PostgreSQL and Redis.
 
 python examples/database_module.py
 curl -X POST 'http://127.0.0.1:8080/notes?text=milk'

@@ -1,4 +1,4 @@
-"""A module that others find: it offers what things cost, by message and over HTTP. `service_discovery.py` asks it."""
+"""A module that offers prices to other modules, by message and over HTTP. `service_discovery.py` asks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PRICES = {"tea": 3, "coffee": 4}
 
 @dataclass
 class Quote:
-    """What a message of the type `quote` holds; one that does not fit is answered with what is wrong."""
+    """The content of a message of type `quote`. The host answers a message that does not fit with an error."""
 
     article: str
     count: int = 1
@@ -31,7 +31,7 @@ async def create_app(app_state: AppState) -> FastAPI:
     @app.get("/prices/{article}")
     async def price(article: str) -> dict[str, int]:
         if article not in PRICES:
-            raise HTTPException(404, f"nobody sells {article}")
+            raise HTTPException(404, f"there is no price for {article}")
         return {"cents": PRICES[article] * 100}
 
     return app

@@ -1,5 +1,7 @@
-"""A module that finds another one and asks it, by message and over HTTP. With `prices_module.py` beside it:
-`pywatt-host up examples/service_discovery_wattson.yaml`."""
+"""A module that finds another module and asks it, by message and over HTTP.
+
+Run it together with `prices_module.py`: `pywatt-host up examples/service_discovery_wattson.yaml`.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ async def create_app(app_state: AppState) -> FastAPI:
 
     @app.get("/total/{article}/{count}")
     async def total(article: str, count: int) -> dict[str, Any]:
-        """By message, to the module that offers it."""
+        """Ask by message, at the module that offers the service."""
         found = await app_state.discover_services("prices")
         if not found:
-            raise HTTPException(503, "nobody offers prices: is prices_module running?")
+            raise HTTPException(503, "no module offers prices; is prices_module running?")
         message = {"type": "quote", "article": article, "count": count}
         try:
             answer = await app_state.request(found[0].module_id, message, timeout=2)
@@ -43,7 +45,7 @@ async def create_app(app_state: AppState) -> FastAPI:
 
     @app.get("/price/{article}")
     async def price(article: str) -> dict[str, Any]:
-        """Over HTTP, by the name of the service: each process that offers it gets its turn."""
+        """Ask over HTTP, by the name of the service. The processes that offer it take turns."""
         response = await app_state.http.get(f"module://price-list/prices/{article}")
         if response.status_code != 200:
             raise HTTPException(response.status_code, response.json().get("detail"))

@@ -1,4 +1,4 @@
-"""A chat over WebSockets, with its latest lines as server-sent events, which end when the host stops."""
+"""A chat over WebSockets. It also sends new lines as server-sent events; these streams end when the host stops."""
 
 from __future__ import annotations
 

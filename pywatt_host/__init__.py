@@ -1,6 +1,6 @@
 """PyWatt Host: the declarative host for Python applications.
 
-The names here are the public API. Each is loaded when it is first used, so that `import pywatt_host` costs nothing.
+The names here are the public API. Each is loaded when it is first used, so that `import pywatt_host` is fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The same application in any other ASGI server: `granian --interface asgi pywatt_host.asgi:app`.
+"""The module in any other ASGI server: `granian --interface asgi pywatt_host.asgi:app`.
 
-The manifest is PYWATT_MANIFEST (default: ./pywatt.yaml; also a Python file with a decorated function), loaded in the
-lifespan. The keys that such a server owns
-itself are listed once at start.
+The environment variable PYWATT_MANIFEST names the manifest (default: ./pywatt.yaml) or a Python file with a decorated
+function. It is loaded when the server starts the lifespan. A warning then lists the keys of the manifest that have no
+effect, since the server decides about them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pywatt_host.types import Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.host")
 
-SERVER_KEYS = (
+SERVER_KEYS = (  # keys of the manifest that another server decides about
     "server.listen",
     "server.admin",
     "server.control",
@@ -36,7 +36,8 @@ SERVER_KEYS = (
 
 
 class HostedApp:
-    """An ASGI application that is a whole host: it loads its manifest when the server starts its lifespan."""
+    """A whole host as an ASGI application: it loads its manifest and starts when the server starts the lifespan, and
+    stops with it. Requests before that raise RuntimeError."""
 
     def __init__(self) -> None:
         self._surface: Surface | None = None
@@ -74,11 +75,11 @@ class HostedApp:
         )
         for problem in loaded.warnings:
             logger.warning("%s", problem)
-        ours = [key for key in SERVER_KEYS if loaded.origin(key) != "default"]
-        if ours:
-            logger.warning("owned by the server that runs this application, so not used: %s", ", ".join(ours))
+        ignored = [key for key in SERVER_KEYS if loaded.origin(key) != "default"]
+        if ignored:
+            logger.warning("these keys have no effect, since another server serves: %s", ", ".join(ignored))
         if manifest.server.admin is not None:
-            logger.warning("server.admin has no listener here: health and metrics are served nowhere")
+            logger.warning("server.admin has no listener in another server: health and metrics are not served")
         objects = decorated.objects if decorated is not None else {}
         self._surface = await stack.enter_async_context(build(manifest, stream=stream, objects=objects).application())
         if decorated is not None:

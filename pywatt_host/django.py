@@ -1,13 +1,12 @@
-"""Django: the AppState as `request.pywatt`, served over ASGI or WSGI.
+"""Django: the AppState as `request.pywatt`, over ASGI and WSGI.
 
-    MIDDLEWARE = ["pywatt_host.django.PywattMiddleware", ...]
+>>> MIDDLEWARE = ["pywatt_host.django.PywattMiddleware"]
+>>> def root(request):
+...     return JsonResponse({"module_id": request.pywatt.module_id})
 
-    def root(request):
-        return JsonResponse({"module_id": request.pywatt.module_id})
-
-`app_state(request)` is the same without the middleware, and typed; `claims(request)` is what its credential
-says. Where PyWatt Host does not serve the application (`manage.py runserver`, Django's test client), `request.pywatt`
-raises RuntimeError once it is used.
+`app_state(request)` is the same, typed and without the middleware. `claims(request)` are the claims of its credential.
+Where PyWatt Host does not serve the application (`manage.py runserver`, Django's test client), using `request.pywatt`
+raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def app_state(request: Any) -> AppState:
-    """The module's AppState. Raises RuntimeError where PyWatt Host does not serve the application."""
-    scope = getattr(request, "scope", None)  # ASGI; over WSGI there is the environ
+    """The AppState of the module. Raises RuntimeError where PyWatt Host does not serve the application."""
+    scope = getattr(request, "scope", None)  # with ASGI; with WSGI it is in the environ
     state = scope.get("state", {}).get("pywatt") if scope is not None else request.META.get("pywatt.state")
     if state is None:
         raise RuntimeError("there is no AppState: this application is not served by PyWatt Host")
@@ -33,7 +32,7 @@ def app_state(request: Any) -> AppState:
 
 
 def claims(request: Any) -> dict[str, Any]:
-    """What the request's credential says, verified; empty where the endpoint asks for none."""
+    """The verified claims of the request's credential; empty where the endpoint needs no credential."""
     scope = getattr(request, "scope", None)
     found: dict[str, Any] = (scope if scope is not None else request.META).get("pywatt.claims", {})
     return found
@@ -55,5 +54,5 @@ def _middleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return answer_in_thread
 
 
-# Named as Django's own middleware classes are, though it is a function: Django takes either.
+# A function with the name of a class, like Django's own middleware. Django accepts both.
 PywattMiddleware = sync_and_async_middleware(_middleware)

@@ -1,6 +1,14 @@
-"""Every error that this package raises on purpose: one tree, fields first, the text made from the fields.
+"""The exceptions that this package raises on purpose.
 
-No text holds a secret's value, and none of them is a bug of ours: a bug keeps its own exception and its traceback.
+All of them derive from `HostError`. Each one sets its fields first and makes its text from them, so that programs can
+read the fields and people can read the text. No text contains the value of a secret. An exception that is not a
+`HostError` is a bug, in this package or in the application; it reaches you unchanged, with its own traceback.
+
+>>> try:
+...     raise StoreError("databases.default", "timeout", "no answer within 5s (statement_timeout)")
+... except HostError as error:
+...     print(error, error.exit_code)
+databases.default: no answer within 5s (statement_timeout) 3
 """
 
 from __future__ import annotations
@@ -13,13 +21,25 @@ if TYPE_CHECKING:
 
 
 class HostError(Exception):
-    """The root of the tree. `exit_code` is what the command line leaves with when the error reaches it."""
+    """The base class of all exceptions of this package.
+
+    `exit_code` (int) is the exit code of the command line when the error ends it.
+    """
 
     exit_code = 1
 
 
 class ManifestError(HostError):
-    """The manifest, a profile or an override is wrong. Holds every fault found, in the order of the file."""
+    """Raised when the manifest, a profile or an override is invalid.
+
+    `problems` (tuple of `Problem`) holds every problem that was found, in the order of the file. Each one has `file`,
+    `line`, `column`, `path`, `code`, `message`, `hint` and `severity`.
+
+    >>> from pywatt_host.manifest import Problem
+    >>> problem = Problem("pywatt.yaml", 3, 5, "server.prot", "unknown-key", "unknown key", "did you mean port?")
+    >>> print(ManifestError([problem]))
+    pywatt.yaml:3:5: server.prot: unknown key (did you mean port?)
+    """
 
     exit_code = 2
 
@@ -29,12 +49,16 @@ class ManifestError(HostError):
 
 
 class AppLoadError(HostError):
-    """The user's application could not be imported, called or recognised.
+    """Raised when the application cannot be imported, called or recognised, or when its lifespan startup fails.
 
-    `reason` is one of `no-module`, `module-raised`, `no-attribute`, `not-an-app`, `asgi2`, `factory-raised`,
-    `factory-returned-nothing`, `factory-arguments`, `wrong-interface`, `no-directory`, `lifespan-failed`,
-    `decorator-differs`, `not-a-builder`, `state-raised`. Where the user's own code raised, that exception is
-    `__cause__`, its traceback untouched.
+    `import_path` (str) is the application's path as the manifest gives it. `message` (str) says what is wrong, and
+    `hint` (str, may be empty) what to do. `reason` (str) is one of `no-module`, `module-raised`, `no-attribute`,
+    `not-an-app`, `asgi2`, `factory-raised`, `factory-returned-nothing`, `factory-arguments`, `wrong-interface`,
+    `no-directory`, `lifespan-failed`, `decorator-differs`, `not-a-builder` and `state-raised`. If the application's own
+    code raised an exception, it is `__cause__`, with its traceback unchanged.
+
+    >>> print(AppLoadError("main:application", "no-attribute", "main has no application", "did you mean app?"))
+    main:application: main has no application (did you mean app?)
     """
 
     exit_code = 3
@@ -48,7 +72,15 @@ class AppLoadError(HostError):
 
 
 class BindError(HostError):
-    """A listen address cannot be had: in use, not permitted, not an address of this machine, not a socket."""
+    """Raised when the host cannot listen on an address: the address is in use, not permitted, or not an address of this
+    machine, or an inherited descriptor is not a listening socket.
+
+    `address` (str) is the address, `key` (str) the manifest key that gives it, `message` (str) the reason, and `hint`
+    (str, may be empty) what to do.
+
+    >>> print(BindError("127.0.0.1:80", "server.listen", "permission denied"))
+    server.listen: cannot listen on 127.0.0.1:80: permission denied
+    """
 
     exit_code = 3
 
@@ -61,7 +93,14 @@ class BindError(HostError):
 
 
 class ServiceError(HostError):
-    """A service could not start, stopped by itself, or did not stop in time; its own error is `__cause__`."""
+    """Raised when a service of the host cannot start, stops by itself, or does not stop in time.
+
+    `service` (str) is its name, and `message` (str) says what happened. The service's own exception, if there is one,
+    is `__cause__`.
+
+    >>> print(ServiceError("server", "did not stop within 5s"))
+    server: did not stop within 5s
+    """
 
     exit_code = 3
 
@@ -72,9 +111,17 @@ class ServiceError(HostError):
 
 
 class SecretError(HostError):
-    """Secrets are missing or of another type, a source cannot be asked, or a rotation was refused.
+    """Raised when a secret is missing or has the wrong type, a source cannot be read, or a rotation is refused.
 
-    `missing` has, for each secret at fault, its name and why, without a word of its value.
+    `message` (str) is the whole text. `missing` (tuple of pairs of str) names each secret that could not be loaded,
+    with the reason; it is empty if the error is not about single secrets. Neither contains the value of a secret.
+
+    >>> reason = "was not found (looked in: env)"
+    >>> error = SecretError(f"Secret API_KEY {reason}.", missing=[("API_KEY", reason)])
+    >>> print(error)
+    Secret API_KEY was not found (looked in: env).
+    >>> error.missing
+    (('API_KEY', 'was not found (looked in: env)'),)
     """
 
     exit_code = 3
@@ -82,12 +129,19 @@ class SecretError(HostError):
     def __init__(self, message: str, missing: Sequence[tuple[str, str]] = ()) -> None:
         self.missing = tuple(missing)
         self.message = message
-        super().__init__("; ".join([message, *(f"{name}: {why}" for name, why in self.missing)]))
+        super().__init__(message)
 
 
 class AuthError(HostError):
-    """A scheme of `auth` or a client of `clients` has no usable key material: too short, not a key, not readable, not
-    to be had. `key` is the manifest's key; nothing in the text is of a secret's value."""
+    """Raised when a scheme under `auth` or a client under `clients` has no usable key material: it is too short, not a
+    key, not readable, or could not be fetched.
+
+    `key` (str) is the manifest key, `message` (str) says what is wrong, and `hint` (str, may be empty) what to do.
+    Nothing in the text comes from the value of a secret.
+
+    >>> print(AuthError("auth.jwt.secret", "the secret is empty"))
+    auth.jwt.secret: the secret is empty
+    """
 
     exit_code = 3
 
@@ -99,15 +153,30 @@ class AuthError(HostError):
 
 
 class StoreError(HostError):
-    """A database or a cache cannot be used, or refused what was asked. `store` is the manifest's key, such as
-    `databases.default`; `code` says why, the same on every backend:
+    """Raised when a database or a cache cannot be used, or refuses an operation.
 
-    `unavailable` (not reachable, gone in the middle, starting or stopping), `timeout` (no answer within the time that
-    the statement or operation has), `exhausted` (no free connection within `pool.timeout`), `authentication`,
-    `integrity` (unique, foreign key, not null, check), `conflict` (deadlock or serialization failure: run the
-    transaction again), `full` (the disk, or the memory of a cache), `read_only`, `statement` (the server does not
-    accept it), `arguments` (a value or placeholder that does not fit), `connection` (used by two tasks at once, after
-    its end, or after its transaction broke). The driver's own error, where there is one, is `__cause__`.
+    `store` (str) is the manifest key, such as `databases.default`. `message` (str) says what is wrong. `code` (str)
+    says why; the codes are the same for every kind of store:
+
+    - `unavailable`: the server is not reachable, it closed the connection, or it is starting or stopping
+    - `timeout`: there was no answer within the time limit of the statement or operation
+    - `exhausted`: no connection became free within `pool.timeout`
+    - `authentication`: the server refused the credentials or the permission
+    - `integrity`: a unique, foreign key, not null or check constraint was violated
+    - `conflict`: a deadlock or a serialization failure; run the transaction again
+    - `full`: the disk, or the memory of a cache, is full
+    - `read_only`: the server or the file does not accept writes
+    - `statement`: the server does not accept the statement
+    - `arguments`: a value or a placeholder does not fit
+    - `connection`: two tasks used the connection at once, or it was used after its end or after its transaction broke
+
+    The driver's own exception, if there is one, is `__cause__`.
+
+    >>> error = StoreError("caches.default", "unavailable", "connection refused")
+    >>> print(error)
+    caches.default: connection refused
+    >>> error.passing
+    True
     """
 
     exit_code = 3
@@ -120,13 +189,19 @@ class StoreError(HostError):
 
     @property
     def passing(self) -> bool:
-        """Whether it is likely to be over soon, so that a client may ask again: 503 rather than 500."""
+        """Whether the error is likely to pass soon, so that the client may retry: the response is 503 and not 500."""
         return self.code in ("unavailable", "timeout", "exhausted", "authentication", "full")
 
 
 class ProtocolError(HostError):
-    """A peer sent something that is not the protocol. `code` is `json`, `message` (a member is missing or of another
-    type), `too-large`, `format`, `handshake`; nothing in the text is longer than a line."""
+    """Raised when a peer sends something that is not valid in the protocol.
+
+    `code` (str) is `json`, `message` (a member is missing or has the wrong type), `too-large`, `format` or `handshake`.
+    `message` (str) says what is wrong, in one line.
+
+    >>> ProtocolError("json", "the line is not valid JSON").code
+    'json'
+    """
 
     exit_code = 4
 
@@ -137,7 +212,14 @@ class ProtocolError(HostError):
 
 
 class ChannelError(HostError):
-    """A channel cannot be opened, or was lost. `channel` is `stdio`, `ipc` or `tcp`; `address` is the other side's."""
+    """Raised when a channel cannot be opened or is lost.
+
+    `channel` (str) is the kind of channel, such as `stdio`, `ipc` or `tcp`. `address` (str, may be empty) is the peer's
+    address, and `message` (str) says what is wrong.
+
+    >>> print(ChannelError("tcp", "10.0.0.5:7000", "connection refused"))
+    channel tcp (10.0.0.5:7000): connection refused
+    """
 
     exit_code = 4
 
@@ -149,16 +231,28 @@ class ChannelError(HostError):
 
 
 class OrchestratorLostError(HostError):
-    """The orchestrator went away without a word; the host has drained and leaves."""
+    """Raised when the connection to the orchestrator ends without a shutdown message. By then the host has drained its
+    requests; the process exits.
+
+    >>> OrchestratorLostError.exit_code
+    5
+    """
 
     exit_code = 5
 
 
 class MessagingError(HostError):
-    """A message was not answered as it should be. `code` is that of the answer (no_handler, invalid_message,
-    handler_failed, timeout, unknown_target, too_large), or `unavailable` where no channel is there, `lost` where the
-    channel broke before the answer, `refused` where the orchestrator says no, `unsupported` where the other side does
-    not answer such requests at all."""
+    """Raised when a message is not answered, or is answered with an error.
+
+    `target` (str, may be empty) is the module that the message was for, and `message` (str) says what is wrong. `code`
+    (str) is the code of the answer: `no_handler`, `invalid_message`, `handler_failed`, `timeout`, `unknown_target` or
+    `too_large`. Where there is no answer, it is `unavailable` (no channel is open), `lost` (the channel broke before
+    the answer), `refused` (the orchestrator refuses the message) or `unsupported` (the peer does not support this kind
+    of request).
+
+    >>> print(MessagingError("timeout", "no answer within 5s", "billing"))
+    billing: no answer within 5s (timeout)
+    """
 
     def __init__(self, code: str, message: str, target: str = "") -> None:
         self.code = code

@@ -1,17 +1,17 @@
 """FastAPI: the AppState and the claims of a request as dependencies.
 
-    from pywatt_host.fastapi import Claims, State
+>>> from fastapi import FastAPI
+>>> from pywatt_host.fastapi import Claims, State
+>>> app = FastAPI()
+>>> @app.get("/")
+... async def root(state: State) -> dict[str, str]:
+...     return {"module_id": state.module_id}
+>>> @app.get("/me")
+... async def me(claims: Claims) -> str:
+...     return claims["sub"]
 
-    @app.get("/")
-    async def root(state: State) -> dict[str, str]:
-        return {"module_id": state.module_id}
-
-    @app.get("/me")
-    async def me(claims: Claims) -> str:
-        return claims["sub"]
-
-`Depends(pywatt_host.fastapi.app_state)` and `Depends(pywatt_host.fastapi.claims)` are the same, written out. All work
-in WebSocket routes as well.
+`Depends(pywatt_host.fastapi.app_state)` and `Depends(pywatt_host.fastapi.claims)` are the same dependencies. They also
+work in WebSocket routes.
 """
 
 from typing import Annotated, Any
@@ -23,16 +23,16 @@ from pywatt_host.app.state import AppState
 from pywatt_host.starlette import app_state as _of_connection
 from pywatt_host.starlette import claims as _claims_of
 
-# No `from __future__ import annotations`: FastAPI reads these as objects.
+# No `from __future__ import annotations`: FastAPI reads the annotations below as objects.
 
 
-async def app_state(connection: HTTPConnection) -> AppState:  # async, since FastAPI calls others in a thread
-    """The module's AppState. Raises RuntimeError where PyWatt Host does not serve the application."""
+async def app_state(connection: HTTPConnection) -> AppState:  # async, since FastAPI calls a sync function in a thread
+    """The AppState of the module. Raises RuntimeError where PyWatt Host does not serve the application."""
     return _of_connection(connection)
 
 
 async def claims(connection: HTTPConnection) -> dict[str, Any]:
-    """What the request's credential says, verified; empty where the endpoint asks for none."""
+    """The verified claims of the request's credential; empty where the endpoint needs no credential."""
     return _claims_of(connection)
 
 

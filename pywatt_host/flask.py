@@ -1,16 +1,16 @@
-"""Flask: the AppState of the module that answers the current request, and the claims of that request.
+"""Flask: the AppState, and the claims of the current request.
 
-    from pywatt_host.flask import app_state, claims
+>>> from flask import Flask
+>>> from pywatt_host.flask import app_state, claims
+>>> app = Flask(__name__)
+>>> @app.get("/")
+... def root() -> dict[str, str]:
+...     return {"module_id": app_state.module_id}
+>>> @app.get("/me")
+... def me() -> str:
+...     return claims["sub"]
 
-    @app.get("/")
-    def root() -> dict[str, str]:
-        return {"module_id": app_state.module_id}
-
-    @app.get("/me")
-    def me() -> str:
-        return claims["sub"]
-
-Both are there while a request is answered, as `flask.request` is; `app_state` raises RuntimeError where PyWatt Host
+Like `flask.request`, both can be used while a request is handled. `app_state` raises RuntimeError where PyWatt Host
 does not serve the application.
 """
 
@@ -32,7 +32,7 @@ def _current() -> AppState:
     return cast("AppState", state)
 
 
-# A proxy, as flask.request is one: usable within a request only. What waits is under `app_state.sync`.
+# A proxy like flask.request. Methods of the AppState that wait are at `app_state.sync`.
 app_state: AppState = cast("AppState", LocalProxy(_current))
 
 
@@ -41,5 +41,5 @@ def _claims() -> dict[str, Any]:
     return found
 
 
-# What the request's credential says, verified; empty where the endpoint asks for none.
+# The verified claims of the request's credential; empty where the endpoint needs no credential.
 claims: dict[str, Any] = cast("dict[str, Any]", LocalProxy(_claims))

@@ -1,4 +1,4 @@
-"""The one lifecycle: what every long-lived part of a host looks like from outside."""
+"""The lifecycle that every long-lived part of a host has, and the rotation of secrets that parts follow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pywatt_host.exceptions import HostError
 
 
 class Service(Protocol):
-    """Entered in the order of the list, left in reverse.
+    """A part of the host that starts and stops. Services start in order and stop in reverse.
 
-    `running` connects, yields while the service works, and closes; tasks of its own go into `tasks`, where an
-    unexpected fault stops the host.
+    `running` starts the service, yields while it works, and stops it. Tasks of the service go into `tasks`, where an
+    unexpected fault stops the host. `name` is what logs call the service.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Service(Protocol):
 
 
 def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Of a group of errors: a HostError where there is one, else the first leaf."""
+    """The error to report of a group: its first HostError, else its first error."""
     leaves: list[BaseException] = []
     pending: list[BaseException] = [group]
     while pending:
@@ -36,20 +36,21 @@ def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 class Prepared(Protocol):
-    """What a dependant has ready. Exactly one of the two is called, and neither raises."""
+    """What a dependant has prepared for a rotation. Exactly one of the two methods is called, and neither raises."""
 
     def commit(self) -> None:
-        """Use the new values; what hangs on the old ones is drained."""
+        """Use the new values, and drain what uses the old ones."""
 
     def discard(self) -> None:
-        """Stay with the old ones."""
+        """Keep the old values."""
 
 
 class Dependant(Protocol):
-    """A part of the host that `${secret:NAME}` stands in."""
+    """A part of the host that uses the secrets `names`, and follows their rotation."""
 
     name: str
     names: frozenset[str]
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
-        """Get ready beside what is in use. `texts` are all values as they will be. Raises HostError to refuse."""
+        """Prepare for new values beside those in use. `secret_values` has the values of all secrets after the rotation.
+        Raises HostError to refuse the rotation."""

@@ -1,4 +1,11 @@
-"""Starlette, and any other ASGI application: AppState and claims of a request, a WebSocket or a bare scope."""
+"""Starlette and any other ASGI application: the AppState and the claims of a request, a WebSocket or a scope.
+
+>>> from starlette.requests import Request
+>>> from starlette.responses import JSONResponse
+>>> from pywatt_host.starlette import app_state, claims
+>>> async def root(request: Request) -> JSONResponse:
+...     return JSONResponse({"module_id": app_state(request).module_id, "user": claims(request).get("sub")})
+"""
 
 from __future__ import annotations
 
@@ -12,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def app_state(connection: HTTPConnection | Mapping[str, Any]) -> AppState:
-    """The module's AppState; `connection` is a Request, a WebSocket or an ASGI scope. Raises RuntimeError where PyWatt
-    Host does not serve the application."""
+    """The AppState of the module. `connection` is a Request, a WebSocket or an ASGI scope. Raises RuntimeError where
+    PyWatt Host does not serve the application."""
     scope = _scope(connection)
     try:
         state: AppState = scope["state"]["pywatt"]
@@ -23,7 +30,8 @@ def app_state(connection: HTTPConnection | Mapping[str, Any]) -> AppState:
 
 
 def claims(connection: HTTPConnection | Mapping[str, Any]) -> dict[str, Any]:
-    """What the request's credential says (`sub` and the like), verified; empty where the endpoint asks for none."""
+    """The verified claims (`sub` and others) of the request's credential; empty where the endpoint needs no
+    credential."""
     found: dict[str, Any] = _scope(connection).get("pywatt.claims", {})
     return found
 

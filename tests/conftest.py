@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
+from pywatt_host.cli import inspection
 from tests import servers
+from tests.forkserver import popen
 from tests.processes import Project
 from tests.servers import MissingServerError, Server
+
+os.environ["PYTHONUNBUFFERED"] = "1"  # what a process prints is seen at once
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests never become garbage: each full collection would walk all of them."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _applications_are_looked_at_by_forks() -> Iterator[None]:
+    """The child of `validate` and its like is a process all the same; `tests/process/test_verbs.py` has them as they
+    are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
+        yield
 
 
 @pytest.fixture

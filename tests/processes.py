@@ -11,12 +11,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from pywatt_host.testing.process import PATIENCE, Process
+from pywatt_host.testing.process import PATIENCE, Child, Process
 from pywatt_host.testing.process import environment as plain_environment
+from tests.command_line import called
+from tests.forkserver import popen
 
-__all__ = ["PATIENCE", "ROOT", "Connection", "Host", "Process", "Project", "Response", "environment"]
+__all__ = ["PATIENCE", "ROOT", "Connection", "Host", "Process", "Project", "Response", "allowed", "environment"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,6 +27,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """This process's environment, with the checkout importable, without what would change how a host runs."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return plain_environment(folder, PYTHONPATH=path, **more)
+
+
+def allowed(promised: float) -> float:
+    """The bound of a test for what is promised within so many seconds: thrice that, and more where others use the
+    processors as well."""
+    return promised * max(3.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +139,26 @@ class Connection:
 
 
 class Host(Process):
-    """A running host."""
+    """A running host, or another process of the package's command line."""
+
+    def _started(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        pass_fds: Sequence[int],
+        out: IO[bytes] | None,
+    ) -> Child:
+        return popen(
+            command,
+            stdin=subprocess.PIPE if out is None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if out is None else out,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=environ,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
 
     @property
     def ready(self) -> dict[str, Any]:
@@ -153,6 +180,20 @@ class Host(Process):
     def post(self, path: str, body: bytes = b"") -> Response:
         with self.connect() as connection:
             return connection.request("POST", path, body)
+
+
+class Executed(Host):
+    """A running host that an interpreter of its own has begun."""
+
+    def _started(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environ: Mapping[str, str],
+        pass_fds: Sequence[int],
+        out: IO[bytes] | None,
+    ) -> Child:
+        return Process._started(self, command, folder, environ, pass_fds, out)
 
 
 class Project:
@@ -183,8 +224,18 @@ class Project:
         self._processes.append(host)
         return host
 
+    def executed(self, command: Sequence[str]) -> Host:
+        """Start a command by an interpreter of its own, whatever it is."""
+        host = Executed(command, self.folder, environment(self.folder))
+        self._processes.append(host)
+        return host
+
     def cli(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end."""
+        """Run a verb to its end, in this process: a process of its own costs a hundred times as much."""
+        return called(arguments, self.folder, environment(self.folder, **(env or {})))
+
+    def cli_process(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a verb to its end, in a process of its own."""
         return subprocess.run(
             [sys.executable, "-m", "pywatt_host", *arguments],
             stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pywatt_host.testing.conversation import Document
+from pywatt_host.testing.pipes import Document
 from pywatt_host.testing.wattson import Wattson
 from tests.processes import Host, environment
 

@@ -1,5 +1,4 @@
-"""A chat whose lines reach every browser, in whichever process it hangs: WebSockets outside, publish and subscribe
-inside."""
+"""A chat in one or several processes: WebSockets connect the browsers, publish and subscribe connects the processes."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def create_app(state: AppState) -> Starlette:
         for browser in tuple(present):
             try:
                 await browser.send_text(f"{line.who}: {line.text}")
-            except (RuntimeError, WebSocketDisconnect):  # it is just leaving
+            except (RuntimeError, WebSocketDisconnect):  # the browser has disconnected
                 present.discard(browser)
 
     async def browser(websocket: WebSocket) -> None:

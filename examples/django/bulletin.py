@@ -1,4 +1,4 @@
-"""A Django project in one file, as an ASGI and as a WSGI application."""
+"""A Django project in one file, which serves as an ASGI and as a WSGI application."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Item(BaseModel):
 
 
 class Kept(TypedDict):
-    """What the lifespan gives to every request."""
+    """The state that the lifespan gives to every request."""
 
     items: dict[str, Item]
 

@@ -1,4 +1,4 @@
-"""A Flask application made by a factory. The AppState is in the environ of each request."""
+"""A Flask application that a factory creates. The AppState is in the WSGI environ of each request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rooms: what is said on a WebSocket is heard as server-sent events."""
+"""Rooms: clients send text over a WebSocket, and listeners of the room receive it as server-sent events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket
 
 from pywatt_host import AppState
 
-END = "END"  # said in a room, it ends the streams of those who listen
+END = "END"  # as a message in a room, it ends the streams of all listeners
 
 
 def create_app(state: AppState) -> Starlette:
@@ -40,7 +40,7 @@ def create_app(state: AppState) -> Starlette:
                 yield ": listening\n\n"
                 while (text := await queue.get()) != END:
                     yield f"data: {text}\n\n"
-            finally:  # also when the client leaves: the host tells the application
+            finally:  # runs also when the client disconnects: the host tells the application
                 listeners[room].discard(queue)
                 listening.labels(room).dec()
 

@@ -1,4 +1,4 @@
-"""The newer application, which has taken over all but one path of the older one."""
+"""The new application. It has replaced the old one, except for one path."""
 
 from __future__ import annotations
 

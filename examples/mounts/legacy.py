@@ -1,4 +1,4 @@
-"""A WSGI application of the old days, without any framework (PEP 3333)."""
+"""An old WSGI application without a framework (PEP 3333)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ LONGEST_COUNTDOWN = 60
 
 
 class Board:
-    """Notes by number, in memory."""
+    """Notes in memory, by number."""
 
     def __init__(self, state: AppState, capacity: int) -> None:
         self.notes: dict[int, str] = {}
@@ -34,7 +34,7 @@ class Board:
         return self._last
 
     def check(self) -> None:
-        """Healthy while there is room."""
+        """Health check: raise an error when the board is full."""
         if len(self.notes) >= self.capacity:
             raise RuntimeError(f"the board is full ({self.capacity} notes)")
 
@@ -97,13 +97,13 @@ def create_app(state: AppState, capacity: int) -> Starlette:
 
 
 def url(address: object) -> str:
-    """A declared address for curl; `:8080`, every interface, is on this machine as well."""
+    """The URL of a declared address, for curl. `:8080` means every interface, so that localhost reaches it."""
     text = str(address)
     return f"http://localhost{text}" if text.startswith(":") else f"http://{text}"
 
 
 async def countdown(request: Request) -> Response:
-    """Server-sent events, one a second. It ends by itself, so that a host that stops need not cut it."""
+    """Send one event per second. The stream ends by itself, so that the host need not cut it when it stops."""
     try:
         seconds = min(int(request.path_params["seconds"]), LONGEST_COUNTDOWN)
     except ValueError:

@@ -21,7 +21,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-    """What is put into the state here is in the state of every request."""
+    """Set up the state that every request gets."""
     await receive()
     scope["state"]["punctuation"] = "!"
     await send({"type": "lifespan.startup.complete"})

@@ -1,4 +1,4 @@
-"""PyWatt SDK for Python: another name for `pywatt_host`, with the same names in it."""
+"""PyWatt SDK for Python: the package `pywatt_host` under another name, with the same names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pywatt_host
 
 if TYPE_CHECKING:
-    from pywatt_host import *  # noqa: F403  # the one line that says it for type checkers
+    from pywatt_host import *  # noqa: F403  # for type checkers
 else:
     __all__ = pywatt_host.__all__
 

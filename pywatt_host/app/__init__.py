@@ -1,1 +1,1 @@
-"""The user's application: found, imported, started, and given what it asked for."""
+"""The user's application: imported, started, and given its state, hooks and background tasks."""

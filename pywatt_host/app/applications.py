@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from asyncio import TaskGroup
@@ -9,24 +10,30 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from pywatt_host.app.decorated import Decorated, differing
 from pywatt_host.app.introspection import Route, routes_of
 from pywatt_host.app.lifespan import lifespan
 from pywatt_host.app.loading import import_object, load_app
 from pywatt_host.app.state import AppState
+from pywatt_host.app.tasks import Tasks
 from pywatt_host.exceptions import AppLoadError
 from pywatt_host.http.routes import Mount
 from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
 from pywatt_host.manifest.values import SecretTemplate
 
-logger = logging.getLogger("pywatt.app")
+logger = logging.getLogger("pywatt.host")
+
+_STOP_THREADS_GRACE = 0.15  # seconds that WSGI threads get to end, even when the shutdown limit is used up
 
 
 class Application:
-    """One entry of `app` or `mounts`. `routes` (None: cannot be read) are known once it has been loaded; their paths
-    carry the prefix."""
+    """One application of `app` or `mounts`.
+
+    `routes` is known once the application has been loaded: its routes with the mount's prefix, or None where its route
+    table cannot be read.
+    """
 
     def __init__(
         self,
@@ -45,30 +52,30 @@ class Application:
         self.interface = "asgi"
         self.mount: Mount | None = None
         self._manifest = manifest
-        self._texts = secret_values
+        self._secret_values = secret_values
         self._objects = objects
         self._wsgi: Any = None
 
     @property
     def name(self) -> str:
-        """What errors and logs call it: its import path or its folder."""
+        """What errors and logs call the application: its import path or its folder."""
         return self.options.directory if isinstance(self.options, DirectoryMount) else self.options.import_path
 
     @property
     def environment(self) -> Mapping[str, str | SecretTemplate]:
-        """Its `env`, where secrets are still their references."""
+        """Its `env`, with references in place of secrets."""
         return {} if isinstance(self.options, DirectoryMount) else self.options.env
 
     def put_environment(self, secrets: Mapping[str, str]) -> None:
-        """Put its `env` into os.environ; `secrets` are the texts of the secrets in it."""
+        """Put its `env` into os.environ; `secrets` are the values of the secrets that it refers to."""
         for name, value in self.environment.items():
             if not isinstance(value, SecretTemplate):
                 os.environ[name] = value
             elif all(secret in secrets for secret in value.names):  # always, where the host has been started
                 os.environ[name] = value.render(secrets)
 
-    def found(self) -> Any:
-        """What the import path stands for: the application or what makes it. Raises AppLoadError."""
+    def import_target(self) -> Any:
+        """The object that the import path names: the application or its factory. Raises AppLoadError."""
         options = self.options
         assert not isinstance(options, DirectoryMount)
         given = options.import_path in self._objects
@@ -82,13 +89,13 @@ class Application:
         return found
 
     def _compare(self, found: Decorated) -> None:
-        """The manifest is not the decorator's own, so that they may contradict each other. Raises AppLoadError."""
+        """Raise AppLoadError where the manifest, which is not the decorator's own, contradicts the decorator."""
         differences = differing(found, self._manifest)
         if not differences:
             return
-        hint = "the manifest wins: leave it out of the decorator, or say the same"
+        hint = "the manifest wins: leave it out of the decorator, or write the same value"
         if self._manifest.source is None:
-            hint = f"run the file, for what its decorator says: pywatt-host run {found.place.partition(':')[0]}"
+            hint = f"to use the decorator's values, run the file: pywatt-host run {found.place.partition(':')[0]}"
         message = f"the manifest and the decorator differ: {'; '.join(differences)}"
         raise AppLoadError(found.import_path, "decorator-differs", message, hint)
 
@@ -101,7 +108,7 @@ class Application:
             folder = self._manifest.resolve(self.options.directory)
             return static.StaticDirectory(folder, html=self.options.html, cache=self.options.cache)
         options = self.options
-        self.put_environment(self._texts())
+        self.put_environment(self._secret_values())
         loaded = await load_app(
             options.import_path,
             interface=options.interface,
@@ -109,7 +116,7 @@ class Application:
             args=options.args,
             state=state,
             key=self.key,
-            found=self.found(),
+            found=self.import_target(),
         )
         self.framework, self.interface = loaded.framework, loaded.interface
         found = routes_of(loaded.app)
@@ -124,7 +131,7 @@ class Application:
 
     @asynccontextmanager
     async def running(self, state: AppState) -> AsyncIterator[None]:
-        """Loaded and started: `mount` is there."""
+        """Load and start the application, and set `mount`; stop it when the block ends."""
         app = await self.load(state)
         request_state: dict[str, Any] = {"pywatt": state}
         self.mount = Mount(self.prefix, app, self.strict, request_state)
@@ -144,7 +151,8 @@ def _join(prefix: str, path: str) -> str:
 
 
 class Applications:
-    """All of them, as one service: each started in order, unwound on failure."""
+    """All applications of a manifest, as one service: each is started in order, and all are stopped in reverse, also
+    where one of them fails to start."""
 
     name = "app"
 
@@ -152,12 +160,14 @@ class Applications:
         self,
         manifest: Manifest,
         state: AppState,
+        tasks: Tasks,
         secret_values: Callable[[], Mapping[str, str]],
         objects: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`texts` gives the texts of the secrets that `env` refers to, `objects` what import paths stand for that need
-        not be imported."""
+        """`tasks` are the background tasks that the applications spawn. `secret_values` gives the values of the secrets
+        that `env` refers to. `objects` maps import paths to objects that need not be imported."""
         self._state = state
+        self._tasks = tasks
         self.all: list[Application] = []
         if manifest.app is not None:
             self.all.append(Application("app", manifest.app, manifest, secret_values, objects))
@@ -169,14 +179,51 @@ class Applications:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            # An application that fails to start may have spawned tasks. Otherwise they have been stopped before.
+            stack.push_async_callback(self._tasks.stop)
             for application in self.all:
                 await stack.enter_async_context(application.running(self._state))
             yield
 
     def mounts(self) -> list[Mount]:
+        """The started applications under their prefixes."""
         return [application.mount for application in self.all if application.mount is not None]
 
     def at(self, path: str) -> Application | None:
-        """The one that a path belongs to."""
+        """The application that answers a path: of those whose prefix covers it, the one with the longest."""
         covering = [a for a in self.all if a.mount is not None and a.mount.covers(path)]
         return max(covering, key=lambda application: len(application.prefix), default=None)
+
+
+class StopTime(Protocol):
+    """How much time is left for stopping, and what had to be cut."""
+
+    def time_left(self) -> float:
+        """Seconds."""
+
+    def count_cut(self, number: int) -> None:
+        """Count work that was not done in time."""
+
+
+class WsgiThreads:
+    """The threads of all WSGI applications, as a service that stops them. It starts before the applications, so that it
+    stops after them."""
+
+    name = "WSGI threads"
+
+    def __init__(self, applications: Applications, stop_time: StopTime) -> None:
+        self._applications = applications
+        self._stop_time = stop_time
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            timeout = self._stop_time.time_left() + _STOP_THREADS_GRACE
+            applications = self._applications.all
+            left = await asyncio.gather(*(application.stop_threads(timeout) for application in applications))
+            for application, number in zip(applications, left, strict=True):
+                if number:
+                    self._stop_time.count_cut(number)
+                    logger.error("%d WSGI threads of %s still run", number, application.name)

@@ -1,4 +1,4 @@
-"""The blocking face of AppState, for code that is not async: WSGI applications, thread pools, threads of its own."""
+"""The blocking form of AppState, for code that is not async: WSGI applications, thread pools, own threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from pywatt_host.app.tasks import OnFailure, Work, close
 from pywatt_host.clients.http import HttpClients
@@ -18,7 +18,6 @@ from pywatt_host.secrets import Secret, SecretStore
 if TYPE_CHECKING:
     import httpx
 
-    from pywatt_host.app.state import AppState
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.stores.blocking import SyncCache, SyncDatabase
     from pywatt_host.stores.caches.cache import Cache
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WORDS = "app_state.sync blocks, and would block the event loop here: use `await app_state.{name}(...)` in async code"
+_ON_LOOP = "app_state.sync blocks, and would block the event loop here: use `await app_state.{name}(...)` in async code"
 
 
 class Bridge:
-    """From threads to the host's event loop, as long as the host runs."""
+    """Runs coroutines on the host's event loop for threads, while the host runs."""
 
     name = "sync"
 
@@ -50,18 +49,21 @@ class Bridge:
             with self._lock:
                 self._loop = None
                 left = tuple(self._waiting)
-            for future in left:  # nobody would run them any more
+            for future in left:  # the event loop runs no more coroutines
                 future.cancel()
 
     def on_loop(self) -> bool:
-        """Whether this is the thread of the event loop, which must not be blocked."""
+        """Whether the current thread is that of the event loop, which must not be blocked."""
         return threading.get_ident() == self._thread
 
     def call(self, name: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What the coroutine returns or raises. Raises RuntimeError on the event loop's own thread, before the host has
-        started, and once it has stopped, in the middle too."""
+        """Run the coroutine that `make` returns on the event loop, and return its result or raise its exception.
+
+        `name` is the method that errors name. Raises RuntimeError on the thread of the event loop, before the host has
+        started, and when the host stops, also while the call waits.
+        """
         if self.on_loop():
-            raise RuntimeError(_WORDS.format(name=name))
+            raise RuntimeError(_ON_LOOP.format(name=name))
         with self._lock:
             if self._loop is None:
                 raise RuntimeError(
@@ -78,11 +80,67 @@ class Bridge:
                 self._waiting.discard(future)
 
 
-class SyncState:
-    """The methods of AppState that wait, blocking instead: safe from any thread but that of the event loop, where they
-    raise RuntimeError instead of blocking everybody. They raise what those of AppState raise."""
+class AsyncState(Protocol):
+    """The methods of AppState that SyncState calls on the event loop."""
 
-    def __init__(self, state: AppState, bridge: Bridge, store: SecretStore, outbound: HttpClients) -> None:
+    @property
+    def db(self) -> Database: ...
+    @property
+    def databases(self) -> Mapping[str, Database]: ...
+    @property
+    def cache(self) -> Cache: ...
+    @property
+    def caches(self) -> Mapping[str, Cache]: ...
+
+    async def get_secret(self, key: str, type: type[T]) -> Secret[T]: ...
+    async def send_message(
+        self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
+    ) -> None: ...
+    async def request(
+        self,
+        target: str,
+        message: Any,
+        timeout: float = 30.0,
+        authorization: str | None = None,
+        channel: str | None = None,
+    ) -> Any: ...
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None: ...
+    async def register_service(
+        self,
+        name: str,
+        service_type: str,
+        address: str = "auto",
+        version: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> str: ...
+    async def deregister_service(self, service: str) -> None: ...
+    async def discover_services(self, type: str) -> list[Provider]: ...
+    def spawn(self, work: Work, *, name: str | None = None, on_failure: OnFailure = "log") -> asyncio.Task[None]: ...
+
+
+class SyncState:
+    """The methods of AppState for threads, at `app_state.sync`: each blocks its thread until the result is there.
+
+    They are safe from any thread but that of the event loop, where they raise RuntimeError instead of blocking it. Else
+    they raise what the methods of AppState raise.
+
+    >>> import asyncio
+    >>> from pywatt_host import AppState, pywatt_module
+    >>> @pywatt_module(enable_cache=True)
+    ... def create_app(app_state: AppState):
+    ...     async def app(scope, receive, send): ...
+    ...     return app
+    >>> async def main() -> None:
+    ...     async with create_app() as app:
+    ...         def in_a_thread():
+    ...             app.state.sync.cache.set("greeting", "hello")
+    ...             return app.state.sync.cache.get("greeting")
+    ...         print(await asyncio.to_thread(in_a_thread))
+    >>> asyncio.run(main())
+    hello
+    """
+
+    def __init__(self, state: AsyncState, bridge: Bridge, store: SecretStore, outbound: HttpClients) -> None:
         self._state = state
         self._store = store
         self._outbound = outbound
@@ -95,7 +153,8 @@ class SyncState:
     def get_secret(self, key: str, type: type[T]) -> Secret[T]: ...
 
     def get_secret(self, key: str, type: type[Any] = str) -> Secret[Any]:
-        """As AppState.get_secret. A secret that is there already is given on any thread, in a factory too."""
+        """As AppState.get_secret. A secret that has been fetched already is returned on any thread, also in a
+        factory."""
         known = self._store.peek(key, type)
         return (
             known if known is not None else self._bridge.call("get_secret", lambda: self._state.get_secret(key, type))
@@ -190,6 +249,6 @@ class SyncState:
 
     @property
     def http(self) -> httpx.Client:
-        """A blocking httpx client, otherwise as AppState.http; safe from any thread. Its requests raise RuntimeError on
-        the event loop's own."""
+        """As AppState.http, a blocking httpx client. It is safe from any thread; on that of the event loop its requests
+        raise RuntimeError."""
         return self._outbound.blocking()

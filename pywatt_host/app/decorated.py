@@ -1,4 +1,4 @@
-"""What a decorated function is to those who load it: the function, and what its decorator says of the manifest."""
+"""A decorated function with its manifest, as the code that loads applications sees it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ logger = logging.getLogger("pywatt.host")
 
 
 class Decorated:
-    """A factory with a manifest of its own. `data` is what the decorator says, in the forms of the file, and `objects`
-    what import paths in it stand for; `place` is where the decorator stands, as `users.py:12`, in `file`; `directory`
-    is what relative paths are relative to. `implied` is the path of what `data` has without having been said;
-    `random_token` was made up for a TCP channel that had none."""
+    """A factory with a manifest of its own.
+
+    `data` is what the decorator's arguments say, in the form of a manifest file; `objects` maps import paths in it to
+    objects. `place` is where the decorator is, such as `users.py:12`, in `file`. `directory` is what relative paths are
+    relative to. `implied` is the key path of a part of `data` that no argument says. `random_token` was generated for a
+    TCP channel without a token.
+    """
 
     def __init__(
         self,
@@ -62,15 +65,15 @@ class Decorated:
         self.random_token = random_token
 
     def declared(self) -> Source:
-        """What the arguments amount to, as a manifest."""
+        """The decorator's arguments as a manifest."""
         return Source.of_data(self.data, name=self.place, directory=self.directory, script=self.file)
 
     def source(self) -> Source:
-        """The manifest to run: that file which the argument `manifest` names, else what the arguments amount to."""
+        """The manifest to run: the file that the argument `manifest` names, else the arguments."""
         return self.declared() if self.manifest_file is None else Source.file(self.directory / self.manifest_file)
 
-    def claim(self, manifest: Manifest) -> None:
-        """Raises ManifestError where the manifest is for another application than this function."""
+    def check_is_app_of(self, manifest: Manifest) -> None:
+        """Raise ManifestError where the manifest is for another application than this function."""
         named = manifest.app.import_path if manifest.app is not None else "nothing"
         if named != self.import_path:
             message = f"{self.manifest_file or 'an override'} names {named} as the app, and not this function"
@@ -79,9 +82,12 @@ class Decorated:
             )
 
     def keep_token(self, manifest: Manifest) -> None:
-        """Where the decorator opened a TCP channel to other machines and gave it no token, leave the one that was made
-        up where peers of this machine's owner can read it. To be called once the channel listens, so that a second
-        start, which cannot, leaves that of the first alone. Raises ChannelError."""
+        """Write the generated token of the TCP channel to a file that only its owner can read, for other modules of the
+        same user. Does nothing where the channel has a token or listens on this machine only.
+
+        Call it once the channel listens: a second start, which cannot listen, must not replace the token of the first.
+        Raises ChannelError where the file cannot be written.
+        """
         tcp = manifest.channels.tcp
         if self.random_token is None or tcp is None or tcp.token != self.random_token:
             return
@@ -108,12 +114,15 @@ class Decorated:
         )
 
 
-_UNTOLD = "something else"  # in place of a value that may be a secret
+_HIDDEN = "something else"  # shown in place of a value that may be a secret
 
 
 def differing(decorated: Decorated, manifest: Manifest) -> list[str]:
-    """What the decorator says otherwise than a manifest that names its function, key by key. What a profile, a
-    variable, `--set` or an orchestrator has changed in the manifest is not held against it. Raises ManifestError."""
+    """Where the decorator and a manifest that names its function differ, key by key.
+
+    What a profile, an environment variable, `--set` or an orchestrator has changed in the manifest does not count.
+    Raises ManifestError for a fault in the decorator.
+    """
     said = load(decorated.declared(), environ={}).manifest
     return [
         f"{display_path(path)} {_told(mine, other)}"
@@ -141,20 +150,20 @@ def _differences(said: Any, other: Any, path: KeyPath) -> Iterator[tuple[KeyPath
 
 
 def _told(mine: str, other: str) -> str:
-    if mine == _UNTOLD:
+    if mine == _HIDDEN:
         return "is in the decorator and left out in the manifest" if other == "left out" else "differs"
     return f"is {mine} in the decorator and {other} in the manifest"
 
 
 def _plain(value: Any) -> Any:
-    """Endpoints in whatever order they stand."""
+    """A value for comparison: the order of endpoints does not count."""
     if isinstance(value, tuple) and all(isinstance(each, Endpoint) for each in value):
         return sorted((each.model_dump() for each in value), key=lambda each: (each["path"], each["methods"]))
     return value
 
 
 def _shown(value: Any) -> str:
-    """Short, and without a word of what may be a secret."""
+    """The value as text: short, and without anything that may be a secret."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "left out"}[value]
     if isinstance(value, int | float):
@@ -164,4 +173,4 @@ def _shown(value: Any) -> str:
         return f"[{listed}{', ...' if len(value) > 8 else ''}]"
     if isinstance(value, str) and value.startswith("/"):
         return f'"{value[:80]}"'
-    return _UNTOLD
+    return _HIDDEN

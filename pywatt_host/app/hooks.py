@@ -1,4 +1,4 @@
-"""The application's own start-up and shutdown functions, as a service."""
+"""The start-up and shutdown hooks of the application, as a service."""
 
 from __future__ import annotations
 

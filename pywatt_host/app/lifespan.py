@@ -13,15 +13,15 @@ from pywatt_host.types import ASGIApp, Message, Scope
 
 logger = logging.getLogger("pywatt.app")
 
-_STILL_STARTING_EVERY = 10.0  # seconds
-_UNWOUND_WITHIN = 5.0  # seconds to stop in when something after it has failed to start
+_PROGRESS_INTERVAL = 10.0  # seconds between two log lines about an application that is still starting
+_UNWIND_TIMEOUT = 5.0  # seconds in which an application stops where something after it has failed to start
 
 
-class _Conversation:
-    """The two ends of the protocol: what the application asks for and what it tells."""
+class _LifespanProtocol:
+    """`receive` and `send` for the application, and what it has sent."""
 
     def __init__(self) -> None:
-        self.started: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()  # a text: it failed
+        self.started: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()  # a text: why it failed
         self.stopping = asyncio.Event()
         self.stopped: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._asked_start = False
@@ -42,20 +42,20 @@ class _Conversation:
 
 @asynccontextmanager
 async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> AsyncIterator[bool]:
-    """Start the application, yield whether it takes part at all, stop it.
+    """Start the application, yield whether it supports the protocol, and stop it when the block ends.
 
-    `state` is filled by the application; each request gets a copy of it. An application that raises before it has
-    answered declines, as the protocol has it. Raises AppLoadError (`lifespan-failed`) when it says that it failed.
+    The application may fill `state`, of which each request gets a copy. An application that raises before it has
+    answered does not support the protocol. Raises AppLoadError (`lifespan-failed`) where it says that it failed.
     """
-    conversation = _Conversation()
+    protocol = _LifespanProtocol()
     scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
-    running = asyncio.create_task(_run(app, scope, conversation), name=f"lifespan {import_path}")
+    running = asyncio.create_task(_run(app, scope, protocol), name=f"lifespan {import_path}")
     try:
-        await _wait(running, conversation.started, import_path)
-        failure = conversation.started.result() if conversation.started.done() else None
+        await _wait(running, protocol.started, import_path)
+        failure = protocol.started.result() if protocol.started.done() else None
         if failure is not None:
             raise AppLoadError(import_path, "lifespan-failed", f"the application failed to start: {failure.rstrip()}")
-        taking_part = conversation.started.done()
+        taking_part = protocol.started.done()
         if not taking_part:
             error = running.exception() if running.done() and not running.cancelled() else None
             logger.debug("%s has no lifespan (%s)", import_path, error or "it returned", extra={"app": import_path})
@@ -65,44 +65,44 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
             unwinding = False
         finally:
             if taking_part and not running.done():
-                conversation.stopping.set()
-                # A stop in order is bounded by the caller; while a failed start is unwound, nobody else does it.
+                protocol.stopping.set()
+                # The caller bounds an orderly stop, but not the unwinding of a failed start.
                 await asyncio.wait(
-                    (running, conversation.stopped),
-                    timeout=_UNWOUND_WITHIN if unwinding else None,
+                    (running, protocol.stopped),
+                    timeout=_UNWIND_TIMEOUT if unwinding else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             if taking_part:
-                _report_stop(running, conversation, import_path)
+                _report_stop(running, protocol, import_path)
     finally:
         if not running.done():
-            await asyncio.wait((running,), timeout=0.1)  # what it does after having said that it is complete
+            await asyncio.wait((running,), timeout=0.1)  # it may go on for a moment after it has answered
             running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _run(app: ASGIApp, scope: Scope, conversation: _Conversation) -> None:
-    await app(scope, conversation.receive, conversation.send)
+async def _run(app: ASGIApp, scope: Scope, protocol: _LifespanProtocol) -> None:
+    await app(scope, protocol.receive, protocol.send)
 
 
 async def _wait(running: asyncio.Task[Any], started: asyncio.Future[str | None], import_path: str) -> None:
-    """Until the application has answered or ended; says now and then what is being waited for."""
+    """Wait until the application has answered or ended, and log every 10 s that it is still starting."""
     waited = 0.0
     while True:
         done, _ = await asyncio.wait(
-            (running, started), timeout=_STILL_STARTING_EVERY, return_when=asyncio.FIRST_COMPLETED
+            (running, started), timeout=_PROGRESS_INTERVAL, return_when=asyncio.FIRST_COMPLETED
         )
         if done:
             return
-        waited += _STILL_STARTING_EVERY
+        waited += _PROGRESS_INTERVAL
         logger.info("%s is still starting after %.0fs", import_path, waited, extra={"app": import_path})
 
 
-def _report_stop(running: asyncio.Task[Any], conversation: _Conversation, import_path: str) -> None:
+def _report_stop(running: asyncio.Task[Any], protocol: _LifespanProtocol, import_path: str) -> None:
     if running.cancelling():
-        return  # the event loop itself ends, and nobody has waited for the stop
-    if conversation.stopped.done():
-        failure = conversation.stopped.result()
+        return  # the event loop ends, and nothing has waited for the stop
+    if protocol.stopped.done():
+        failure = protocol.stopped.result()
         if failure is not None:
             logger.error("%s failed to stop: %s", import_path, failure.rstrip(), extra={"app": import_path})
     elif running.done() and not running.cancelled() and (error := running.exception()) is not None:

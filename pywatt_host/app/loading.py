@@ -1,7 +1,7 @@
-"""From an import path to the user's application: import it, call it if it is a factory, see what it speaks.
+"""From an import path to the user's application: import it, call it where it is a factory, find out its interface.
 
-Every fault is an `AppLoadError`; where the user's own code raised, that exception is its `__cause__`, with the
-traceback that the user would see without a host: the frames of this module and of importlib in front are taken off.
+Every fault is an `AppLoadError`. Where the user's own code raised, that exception is its `__cause__`, with the
+traceback that the user would see without a host: the frames of this module and of importlib in front are removed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ExceptionT = TypeVar("_ExceptionT", bound=BaseException)
 
 @dataclass(frozen=True, slots=True)
 class LoadedApp:
-    """The application itself (a factory has been called), what it speaks, and its framework if it is one we know."""
+    """The application itself (a factory has been called), its interface, and its framework (empty: unknown)."""
 
     app: Any
     interface: Literal["asgi", "wsgi"]
@@ -52,15 +52,15 @@ async def load_app(
     state: Any,
     key: str,
 ) -> LoadedApp:
-    """From what the import path stands for: a factory is called. `key` is where the manifest says it, such as `app` or
-    `mounts[0]`.
+    """The application that `found`, the object at the import path, is or makes.
 
-    Raises `AppLoadError`. A callable that cannot be recognised is taken for what `interface` declares.
+    `key` is the manifest key of the application, such as `app` or `mounts[0]`. A callable that cannot be recognised has
+    the interface that `interface` declares. Raises `AppLoadError`.
     """
     app, framework = (found.function, found.framework) if isinstance(found, Decorated) else (found, None)
     made = isinstance(found, Decorated) or is_factory(app, factory, args)
     if made and framework_of(app) and not inspect.isroutine(app) and not inspect.isclass(app):
-        message = f"{key}.factory is true, but this is {_described(app)}, an application already"
+        message = f"{key}.factory is true, but this is already an application: {_described(app)}"
         raise AppLoadError(import_path, "factory-arguments", message, f"leave {key}.factory out")
     if made:
         app = await call_factory(app, import_path=import_path, args=args, state=state, key=key)
@@ -70,7 +70,7 @@ async def load_app(
     spoken = interface_of(app)
     if spoken == "asgi2":
         hint = "make it ASGI 3: app = asgiref.compatibility.guarantee_single_callable(app)"
-        raise AppLoadError(import_path, "asgi2", "the application speaks ASGI 2, which no longer has servers", hint)
+        raise AppLoadError(import_path, "asgi2", "the application speaks ASGI 2, which servers no longer support", hint)
     if spoken == "unknown" and (interface == "auto" or not callable(app)):
         subject = "the factory returned" if made else "this is"
         hint = "" if made else _not_an_app_hint(app, import_path, key)
@@ -91,11 +91,11 @@ def _is_of(app: Any, framework: Framework, spoken: str) -> bool:
 
 
 async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], state: Any, key: str) -> Any:
-    """The application that the factory makes, called on this thread, since frameworks may want the main one.
+    """Call the factory, on this thread since frameworks may need the main one, and return the application.
 
-    `args` become keyword arguments once they fit the factory's signature and annotations; the parameter for the
-    AppState (see `introspection.state_parameter`) gets `state`. Raises `AppLoadError`: `factory-arguments` with every
-    fault, `factory-raised`, `factory-returned-nothing`, and `not-an-app` for what cannot be called.
+    `args` are passed as keyword arguments, checked against the factory's signature and annotations; the parameter for
+    the AppState (see `introspection.state_parameter`) gets `state`. Raises `AppLoadError`: `factory-arguments` with
+    every fault, `factory-raised`, `factory-returned-nothing`, and `not-an-app` for an object that cannot be called.
     """
     if not callable(obj):
         message = f"{key}.factory is true, but this is {_described(obj)}, which cannot be called"
@@ -117,7 +117,7 @@ async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], s
 
 
 def import_object(import_path: str, *, working_dir: Path) -> Any:
-    """What `module:attribute` names, `working_dir` being first on `sys.path` from then on.
+    """The object that `module:attribute` names. `working_dir` is first on `sys.path` from then on.
 
     Raises `AppLoadError`: `no-directory`, `no-module`, `module-raised`, `no-attribute`. KeyboardInterrupt passes.
     """
@@ -132,7 +132,7 @@ def import_object(import_path: str, *, working_dir: Path) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ManifestError:
-        raise  # a decorator in it is wrong
+        raise  # by a decorator in the module
     except (Exception, SystemExit) as exc:
         cause = without_our_frames(exc)
         if isinstance(cause, ModuleNotFoundError) and cause.__traceback__ is None:  # no code of the user's ran
@@ -163,14 +163,14 @@ def _attribute(import_path: str, module: ModuleType, attributes: str) -> Any:
 
 
 def _refuse_other_module_of_that_name(import_path: str, module_name: str, directory: str) -> None:
-    """A process holds one module of a name: without this, the second of two `main:app` would be the first again."""
+    """A process has one module of a name: without this check, the second of two `main:app` would be the first again."""
     top = module_name.partition(".")[0]
     spec = PathFinder.find_spec(top, [directory])
     loaded = getattr(sys.modules.get(top), "__file__", None)
     if spec is None or not spec.has_location or spec.origin is None or loaded is None:
         return
     if os.path.realpath(loaded) != os.path.realpath(spec.origin):
-        message = f"the name `{top}` is taken: this process has loaded {loaded}, so that {spec.origin} cannot be"
+        message = f"the name `{top}` is taken: this process has loaded {loaded}, so {spec.origin} cannot be loaded"
         raise AppLoadError(import_path, "no-module", message, "rename one of the two, or run them in two hosts")
 
 
@@ -178,14 +178,14 @@ def _no_module(import_path: str, module_name: str, missing: str, directory: str)
     parent, _, name = missing.rpartition(".")
     package = sys.modules.get(parent)
     if package is not None and not hasattr(package, "__path__"):
-        message = f"`{parent}` is a module ({package.__file__}) and no package, so it has no `{name}`"
-        return AppLoadError(import_path, "no-module", message, f"perhaps {parent}:{name}")
+        message = f"`{parent}` is a module ({package.__file__}) and not a package, so it has no `{name}`"
+        return AppLoadError(import_path, "no-module", message, f"did you mean {parent}:{name}?")
     places = list(package.__path__) if package is not None else [directory]
     near = difflib.get_close_matches(name, _modules_in(places), 1)
     full = f"{parent}.{near[0]}" if near and parent else "".join(near)
     hint = f"did you mean {full}?" if full else ""
     if not full and package is None and name in _modules_in([os.path.join(directory, "src")]):
-        hint = "src/ has it: write working_dir: src"
+        hint = f"src/ has `{name}`: write working_dir: src"
     what = f"there is no module `{missing}`" + (f" (for `{module_name}`)" if missing != module_name else "")
     return AppLoadError(import_path, "no-module", f"{what} in {places[0]}", hint)
 
@@ -193,12 +193,12 @@ def _no_module(import_path: str, module_name: str, missing: str, directory: str)
 def _module_raised(import_path: str, module_name: str, exc: BaseException) -> AppLoadError:
     if isinstance(exc, ModuleNotFoundError) and exc.name:
         missing = exc.name.partition(".")[0]
-        message = f"the module `{module_name}` is there, but `{exc.name}`, which is imported{_place(exc)}, is not"
+        message = f"the module `{module_name}` imports `{exc.name}`{_place(exc)}, which was not found"
         hint = f"pip install {missing}" if missing in _WELL_KNOWN and missing not in sys.modules else ""
         return AppLoadError(import_path, "module-raised", message, hint)
     hint = ""
     if isinstance(exc, SystemExit):
-        hint = 'put what ends the process under if __name__ == "__main__"'
+        hint = 'move the code that ends the process under if __name__ == "__main__"'
     return AppLoadError(import_path, "module-raised", f"importing `{module_name}` raised {summary(exc)}", hint)
 
 
@@ -218,7 +218,7 @@ def _attribute_hint(obj: Any, name: str, done: str, *, separator: str) -> str:
 
 def _not_an_app_hint(app: Any, import_path: str, key: str) -> str:
     if isinstance(app, ModuleType):
-        return f"write {app.__name__}:app, or what the application in it is called"
+        return f"write {app.__name__}:app, or the name of the application in the module"
     if inspect.isroutine(app) or inspect.isclass(app):
         return _factory_hint(app, key)
     return f"write {key}.interface: asgi or wsgi if it is one" if callable(app) else ""
@@ -229,7 +229,7 @@ def _factory_hint(app: Any, key: str) -> str:
 
 
 def _described(obj: Any) -> str:
-    """What it is, by type and name and without its text, which may hold a secret (a URL, a settings object)."""
+    """The object by type and name, without its text, which may contain a secret (a URL, a settings object)."""
     if obj is None or isinstance(obj, bool | int | float):
         return repr(obj)
     if isinstance(obj, ModuleType):
@@ -241,7 +241,7 @@ def _described(obj: Any) -> str:
 
 
 def summary(exc: BaseException) -> str:
-    """Type, text and place of an exception in one line."""
+    """The type, text and place of an exception, in one line."""
     text = " ".join(str(exc).split())[:200]
     if isinstance(exc, SyntaxError):
         return f"{type(exc).__name__}: {text}"
@@ -256,8 +256,8 @@ def _place(exc: BaseException) -> str:
 
 
 def without_our_frames(exc: _ExceptionT, *ours: str) -> _ExceptionT:
-    """The exception itself, its traceback beginning with the first frame that is neither ours (of this file, or of one
-    of those named) nor importlib's."""
+    """The exception with a traceback that begins at the first frame outside of this file, importlib and the files
+    `ours`."""
     frames: TracebackType | None = exc.__traceback__
     while frames is not None and (_is_ours(name := frames.tb_frame.f_code.co_filename) or name in ours):
         frames = frames.tb_next

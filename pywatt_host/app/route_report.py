@@ -1,4 +1,4 @@
-"""What `routes` and `validate` say: the routes that the manifest declares beside those that the applications serve."""
+"""Routes that the manifest declares compared with routes that the applications serve, for `routes` and `validate`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requir
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """One line of the comparison between what is declared and what the application serves.
+    """One route of the comparison.
 
-    `state`: `served` (declared and there, or auto), `missing` (declared, not in the application), `undeclared` (in the
-    application, not declared, hence 404 under a list), `unknown` (the application's table cannot be read).
+    `state` is `served` (declared and served, or served under `endpoints: auto`), `missing` (declared, but not served),
+    `undeclared` (served by the application, but not declared, so the host answers 404) or `unknown` (the application's
+    route table cannot be read).
     """
 
     path: str
@@ -23,12 +24,13 @@ class RouteRow:
     app: str
     state: str
     summary: str = ""
-    auth: str = ""  # who may ask: `jwt`, `jwt or key, scopes admin`; empty for everybody
-    name: str = ""  # what the framework calls the handler; under `endpoints: auto` only
+    auth: str = ""  # the credential it needs: `jwt`, `jwt or key, scopes admin`; empty for none
+    name: str = ""  # the framework's name of the handler; only under `endpoints: auto`
 
 
 def compare(manifest: Manifest, applications: Iterable[Application]) -> list[RouteRow]:
-    """Declared against served. Applications must be loaded; a WebSocket and its path count as one method."""
+    """Compare declared with served routes. The applications must be loaded. A WebSocket counts as one method of its
+    path."""
     applications = list(applications)
     rows: list[RouteRow] = []
     served: Table[str] = Table()
@@ -42,35 +44,35 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
                     continue
     if isinstance(manifest.endpoints, AutoEndpoints):
         summaries = {rule.path: rule.summary or "" for rule in manifest.endpoints.rules}
-        asked = _Asked(manifest.endpoints)
+        required = _RequiredAuth(manifest.endpoints)
         for application in applications:
             for route in application.routes or ():
                 summary = summaries.get(route.path, "")
-                for auth, names in asked.by_method(route.path, route.methods).items():
+                for auth, names in required.by_method(route.path, route.methods).items():
                     rows.append(RouteRow(route.path, names, application.name, "served", summary, auth, route.name))
         return rows
     declared: Table[Endpoint] = Table()
     for endpoint in manifest.endpoints:
         declared.add(endpoint.path, endpoint.methods, endpoint)
-        there = served.match(_sample(endpoint.path))
+        there = served.match(sample_path(endpoint.path))
         present = there is not None and all(_present(there, method) for method in endpoint.methods)
         owner = next(iter(there.values())) if there else ""
         state = "served" if present else "unknown" if _under_opaque(endpoint.path, opaque) else "missing"
-        auth = _said(endpoint.auth)
+        auth = _shown(endpoint.auth)
         rows.append(RouteRow(endpoint.path, endpoint.methods, owner, state, endpoint.summary or "", auth))
     for application in applications:
         if application.framework == "static":
             continue
         for route in application.routes or ():
-            methods = declared.match(_sample(route.path)) or {}
+            methods = declared.match(sample_path(route.path)) or {}
             left = tuple(method for method in route.methods if not _present(methods, method))
             if left:
                 rows.append(RouteRow(route.path, left, application.name, "undeclared"))
     return rows
 
 
-class _Asked:
-    """What routes ask for under the rules of `endpoints`."""
+class _RequiredAuth:
+    """The credentials that routes need under the rules of `endpoints`."""
 
     def __init__(self, endpoints: AutoEndpoints) -> None:
         self._default = endpoints.auth
@@ -79,17 +81,17 @@ class _Asked:
             self._rules.add(rule.path, rule.methods, rule)
 
     def by_method(self, path: str, methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """The methods of a route, by what they ask for."""
-        rules = self._rules.match(_sample(path)) or {}
+        """The methods of a route by the credential that they need."""
+        rules = self._rules.match(sample_path(path)) or {}
         found: dict[str, tuple[str, ...]] = {}
         for method in methods:
             rule = lookup(rules, method) or rules.get("*")
-            auth = _said(rule.auth if rule is not None and rule.auth is not None else self._default)
+            auth = _shown(rule.auth if rule is not None and rule.auth is not None else self._default)
             found[auth] = (*found.get(auth, ()), method)
         return found
 
 
-def _said(requirement: Requirement | None) -> str:
+def _shown(requirement: Requirement | None) -> str:
     if requirement is None or requirement.open:
         return ""
     parts = [" or ".join(requirement.scheme)]
@@ -104,8 +106,8 @@ def _present(methods: Mapping[str, object], method: str) -> bool:
     return bool(methods) if method == "*" else lookup(methods, method) is not None
 
 
-def _sample(template: str) -> str:
-    """A path that a template fits, which no literal segment is likely to fit."""
+def sample_path(template: str) -> str:
+    """A path that the template matches and other templates with literal segments most likely do not."""
     return "/".join("\x00" if segment.startswith("{") else segment for segment in template.split("/"))
 
 

@@ -1,4 +1,7 @@
-"""AppState: all that the user's code sees of the host."""
+"""AppState: what the application sees of its host.
+
+Longer than most files, since every public method has its example beside it.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +46,16 @@ R = TypeVar("R", bound=RotationHook)
 T = TypeVar("T")
 
 REQUEST_TIMEOUT = 30.0  # seconds
-_UNDECLARED = "it is not declared; the manifest needs `{0}: {{default: {1}}}`"
+_UNDECLARED = "it is not declared; the manifest needs `{0}: {{default: {1}}}`"  # messages of StoreError
 
 
 @dataclass(frozen=True, slots=True)
 class InitData:
-    """What a module is told before it starts: by its orchestrator's `init`, or stand-alone by the manifest and the
-    environment. `listen` is `host:port` or the path of a Unix socket; None: the manifest's `server.listen` counts."""
+    """What a module is told before it starts: by its orchestrator's `init`; without an orchestrator, by the manifest
+    and the environment.
+
+    `listen` is `host:port` or the path of a Unix socket; None means that the manifest's `server.listen` is used.
+    """
 
     module_id: str
     orchestrator_api: str | None
@@ -58,9 +64,32 @@ class InitData:
 
 
 class AppState:
-    """Handed to the factory; in requests at `scope["state"]["pywatt"]` (ASGI) and `environ["pywatt.state"]` (WSGI).
+    """The host as the application sees it: its configuration, secrets, stores, messages, hooks and background tasks.
 
-    Lives from before the application's import to the end of the process.
+    The factory gets it as an argument. In requests it is at `scope["state"]["pywatt"]` (ASGI) and at
+    `environ["pywatt.state"]` (WSGI); `pywatt_host.fastapi`, `flask`, `django` and `starlette` give it in the way of
+    their framework. It exists before the application is imported, and until the process ends.
+
+    Attributes: `manifest` is the typed manifest, `init` what the orchestrator said first, `metrics` makes Prometheus
+    metrics, `logger` is the logger `app.MODULE_ID`, `secrets` maps the declared names to secrets, `databases` and
+    `caches` map the names of the manifest to stores, `user_state` is what the manifest's `state` function returned.
+    `draining` is an asyncio.Event that is set when the host begins to stop: the time to end endless streams. `sync` has
+    the same methods for threads, blocking.
+
+    >>> import asyncio
+    >>> from pywatt_host import AppState, pywatt_module
+    >>> @pywatt_module(config={"greeting": "hello"})
+    ... def create_app(app_state: AppState):
+    ...     @app_state.on_message("greet")
+    ...     def greet(message):
+    ...         return f"{app_state.config['greeting']} {message['name']}"
+    ...     async def app(scope, receive, send): ...
+    ...     return app
+    >>> async def main() -> None:
+    ...     async with create_app({"module_id": "users"}) as app:
+    ...         print(await app.state.request("users", {"type": "greet", "name": "Ada"}))
+    >>> asyncio.run(main())
+    hello Ada
     """
 
     def __init__(
@@ -82,9 +111,9 @@ class AppState:
         self.manifest = manifest
         self.init = init
         self.metrics = metrics
-        self.user_state: Any = None  # what `state` made; see the manifest
-        self.draining = asyncio.Event()  # set once the host begins to stop: time to end streams that have no end
-        self.databases: Mapping[str, Database] = MappingProxyType(stores.databases)  # by their names in the manifest
+        self.user_state: Any = None
+        self.draining = asyncio.Event()
+        self.databases: Mapping[str, Database] = MappingProxyType(stores.databases)
         self.caches: Mapping[str, Cache] = MappingProxyType(stores.caches)
         self.sync = SyncState(self, bridge, rotation.store, outbound)
         self.logger = logging.getLogger(f"app.{manifest.module_id}")
@@ -99,12 +128,12 @@ class AppState:
 
     @property
     def module_id(self) -> str:
-        """The module's name: `module.id`, else the name of the manifest's folder."""
+        """The module's name: `module.id`, by default the name of the manifest's folder."""
         return self.manifest.module_id
 
     @property
     def orchestrator_api(self) -> str | None:
-        """The address of the orchestrator's API, as its init has it; None without an orchestrator."""
+        """The address of the orchestrator's API, from its `init`; None without an orchestrator."""
         return self.init.orchestrator_api
 
     @property
@@ -114,21 +143,31 @@ class AppState:
 
     @property
     def claims(self) -> dict[str, Any]:
-        """What the credential of the request or message that is being answered says, verified: `sub` and the like.
-        Empty where none was asked for, and outside of both. A copy each time."""
+        """The verified claims (`sub` and others) of the request or message that is being handled; a new copy each time.
+
+        Empty where the endpoint asks for no credential, and outside of requests and messages.
+        """
         current = current_request.get()
         return current.claims if current is not None else {}
 
     @property
     def message(self) -> MessageInfo | None:
-        """What is known of the message or event that is being handled beside its content: who sent it, who vouches for
-        that, over which channel. None outside of a handler."""
+        """What is known of the message or event that is being handled: its `source`, what vouches for the source
+        (`vouched_by`), and its `channel`. None outside of a handler."""
         return current_message.get()
 
     def health_check(self, name: str) -> Callable[[C], C]:
-        """Decorator: a function, sync or async, that returns when healthy and raises saying why when not.
+        """Decorator: add a health check. The function, sync or async, returns where all is well; where it raises, the
+        check fails, and the exception's text is in the report.
 
-        Raises ValueError where the name is taken.
+        The check runs every `health.interval` and counts for readiness. Raises ValueError where another check has the
+        name.
+
+        >>> def add_checks(app_state: AppState) -> None:
+        ...     @app_state.health_check("payments")
+        ...     async def payments_answer() -> None:
+        ...         response = await app_state.http.get("https://payments.example/health")
+        ...         response.raise_for_status()
         """
 
         def register(function: C) -> C:
@@ -138,44 +177,98 @@ class AppState:
         return register
 
     def on_startup(self, hook: H) -> H:
-        """Decorator: run the function, sync or async, after the application has started and before requests arrive.
+        """Decorator: run a function, sync or async, after the application has started and before requests arrive.
 
-        Hooks run in the order in which they were registered. One that raises stops the start (exit code 3).
+        Hooks run in the order in which they were registered. A hook that raises makes the start fail (exit code 3).
+
+        >>> def add_hooks(app_state: AppState) -> None:
+        ...     @app_state.on_startup
+        ...     async def fill_the_cache() -> None:
+        ...         await app_state.cache.set("ready", True)
         """
         self._hooks.startup.append(hook)
         return hook
 
     def on_shutdown(self, hook: H) -> H:
-        """Decorator: run the function, sync or async, after the last request, before the lifespan ends.
+        """Decorator: run a function, sync or async, after the last request and before the application's lifespan ends.
 
-        Hooks run in reverse order. One that raises is logged; the others still run.
+        Hooks run in the reverse of the order in which they were registered. An exception of a hook is logged, and the
+        other hooks still run.
+
+        >>> import asyncio
+        >>> from pywatt_host import AppState, pywatt_module
+        >>> @pywatt_module()
+        ... def create_app(app_state: AppState):
+        ...     app_state.on_startup(lambda: print("started"))
+        ...     app_state.on_shutdown(lambda: print("stopping"))
+        ...     async def app(scope, receive, send): ...
+        ...     return app
+        >>> async def main() -> None:
+        ...     async with create_app():
+        ...         print("serving")
+        >>> asyncio.run(main())
+        started
+        serving
+        stopping
         """
         self._hooks.shutdown.append(hook)
         return hook
 
     def spawn(self, work: Work, *, name: str | None = None, on_failure: OnFailure = "log") -> asyncio.Task[None]:
-        """Run a coroutine, or a coroutine function without arguments, in the background until it is done or the host
-        has drained; it is cancelled then and waited for, before the shutdown hooks.
+        """Run `work` in the background: a coroutine, or a coroutine function without arguments.
 
-        A crash is logged and counted (`pywatt_task_crashes_total`). `on_failure`: `log` leaves it at that, `restart`
-        calls the function again, after 1 s, then 2 s, up to a minute, `unready` makes readiness and health fail. Call
-        it on the event loop; from threads there is `app_state.sync.spawn`. Raises RuntimeError once the host stops.
+        The task runs until it is done or the host has drained. It is then cancelled and waited for, before the shutdown
+        hooks run. `name` is the task's name in logs and metrics, by default that of the function.
+
+        A crash is logged and counted (`pywatt_task_crashes_total`). With `on_failure="restart"` the function is called
+        again after 1 s, then 2 s, and so on up to a minute; with `"unready"` readiness and health fail.
+
+        Call it on the event loop; in threads there is `app_state.sync.spawn`. Raises RuntimeError once the host stops,
+        TypeError where `work` cannot be run (or restarted, for a coroutine), ValueError for another `on_failure`.
+
+        >>> def start_polling(app_state: AppState) -> None:
+        ...     async def poll() -> None:
+        ...         while True:
+        ...             await app_state.publish("stock.polled", {})
+        ...             await asyncio.sleep(60)
+        ...
+        ...     app_state.spawn(poll, on_failure="restart")
         """
         return self._tasks.spawn(work, name, on_failure)
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """An httpx client that is opened when it is first used and closed with the host. It passes on the id
-        (`X-Request-ID`) and trace (`traceparent`) of the request in whose course it is used, and keeps no cookies.
-        Timeouts: 10 s for each of connecting, writing and waiting for octets, unless the call says otherwise; those,
-        retries and circuit breakers of `resiliency` for its targets. module://NAME/path leads to whoever provides the
-        module or service at the moment; where nobody does, the request raises httpx.ConnectError. Raises RuntimeError
-        on another event loop, and once the host has stopped."""
+        """An httpx client for calls to other services. It is opened when it is first used and closed with the host.
+
+        Each request passes on the id (`X-Request-ID`) and trace (`traceparent`) of the request that is being handled.
+        The client keeps no cookies. Its timeouts are 10 s for each of connecting, writing and waiting for bytes, unless
+        a call says otherwise; targets of `resiliency` have their own timeouts, retries and circuit breakers.
+
+        `module://NAME/path` leads to a module or service of that name; where none is known, the request raises
+        httpx.ConnectError. Raises RuntimeError on another event loop, and once the host has stopped.
+
+        >>> async def invoice(app_state: AppState, number: int) -> dict[str, Any]:
+        ...     response = await app_state.http.get(f"module://billing/invoices/{number}")
+        ...     return response.raise_for_status().json()
+        """
         return self._outbound.client()
 
     @property
     def db(self) -> Database:
-        """The database `default` of the manifest. Raises StoreError where there is none."""
+        """The database `default` of the manifest. Raises StoreError where none is declared.
+
+        >>> import asyncio
+        >>> from pywatt_host import AppState, pywatt_module
+        >>> @pywatt_module(enable_database=True, database_config={"url": "sqlite:///:memory:"})
+        ... def create_app(app_state: AppState):
+        ...     async def app(scope, receive, send): ...
+        ...     return app
+        >>> async def main() -> None:
+        ...     async with create_app() as app:
+        ...         print(await app.state.db.fetchval("SELECT 1 + 1"))
+        >>> asyncio.run(main())
+        2
+        """
         found = self.databases.get("default")
         if found is None:
             raise StoreError("databases.default", "arguments", _UNDECLARED.format("databases", "sqlite:///app.db"))
@@ -183,7 +276,21 @@ class AppState:
 
     @property
     def cache(self) -> Cache:
-        """The cache `default` of the manifest. Raises StoreError where there is none."""
+        """The cache `default` of the manifest. Raises StoreError where none is declared.
+
+        >>> import asyncio
+        >>> from pywatt_host import AppState, pywatt_module
+        >>> @pywatt_module(enable_cache=True)
+        ... def create_app(app_state: AppState):
+        ...     async def app(scope, receive, send): ...
+        ...     return app
+        >>> async def main() -> None:
+        ...     async with create_app() as app:
+        ...         await app.state.cache.set("greeting", "hello")
+        ...         print(await app.state.cache.get("greeting"))
+        >>> asyncio.run(main())
+        hello
+        """
         found = self.caches.get("default")
         if found is None:
             raise StoreError("caches.default", "arguments", _UNDECLARED.format("caches", "memory://"))
@@ -198,18 +305,38 @@ class AppState:
     async def get_secret(self, key: str, type: type[T]) -> Secret[T]: ...
 
     async def get_secret(self, key: str, type: type[Any] = str) -> Secret[Any]:
-        """The present value, as `str`, `int`, `float`, `bool`, `dict` or `list`. A name that the manifest does not
-        declare is fetched from the same sources. Raises SecretError where no source has it, or it is of another type.
+        """The secret `key` with its current value, read as `type`: `str`, `int`, `float`, `bool`, `dict` or `list`.
 
-        After a rotation it gives the new value; `on_rotation` tells when.
+        A name that the manifest does not declare is fetched from the same sources. After a rotation the new value is
+        returned; `on_rotation` tells when that is. Raises SecretError where no source has the secret, or its value is
+        not of the type.
+
+        >>> import asyncio
+        >>> from pywatt_host import AppState, pywatt_module
+        >>> @pywatt_module(secrets=["PIN"])
+        ... async def create_app(app_state: AppState):
+        ...     pin = await app_state.get_secret("PIN", int)
+        ...     print(pin, pin.expose_secret() + 1)
+        ...     async def app(scope, receive, send): ...
+        ...     return app
+        >>> async def main() -> None:
+        ...     async with create_app({"module_id": "users", "env": {"PIN": "12345678"}}):
+        ...         pass
+        >>> asyncio.run(main())
+        *** 12345679
         """
         return await self._rotation.store.get(key, type)
 
     def on_rotation(self, key: str) -> Callable[[R], R]:
-        """Decorator: call the function, sync (in a thread) or async, with the new Secret each time `key` rotates.
+        """Decorator: call a function, async or sync (in a thread), with the new Secret each time `key` rotates.
 
         It is called before the new value is in use. Raising refuses the rotation: everything stays as it was, and hooks
-        that had taken the new value are called with the old one.
+        that had already taken the new value are called again with the old one.
+
+        >>> def follow(app_state: AppState, client: Any) -> None:
+        ...     @app_state.on_rotation("API_KEY")
+        ...     async def use_new_key(key: Secret[str]) -> None:
+        ...         await client.login(key.expose_secret())
         """
 
         def register(hook: R) -> R:
@@ -223,14 +350,20 @@ class AppState:
     async def send_message(
         self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
     ) -> None:
-        """Send `message` to the module `target`, without waiting for what it makes of it; an error that it answers is
-        logged. At most once, unless `channels.nats.delivery` says `at_least_once`: then it returns once the message is
-        kept, and it is delivered until it has been handled.
+        """Send `message` to the module `target` without waiting for its reply. An error that it answers is logged.
 
-        `message` is a dict with a `type`, that JSON can hold, or a pydantic model or dataclass with a field `type`.
-        `authorization`, such as the Authorization header of the request that is being answered, goes along: the other
-        module verifies it with its own schemes, and its handler finds what it says in `claims`. `channel` allows that
-        channel only: ipc, tcp, stdio, http or nats. Raises MessagingError where it cannot be sent."""
+        `message` is a dict with a `type` that can be written as JSON, or a pydantic model or dataclass with a field
+        `type`. It is delivered at most once. With `channels.nats.delivery: at_least_once` the call returns once NATS
+        keeps the message, which is delivered until it has been handled.
+
+        `authorization` is a credential for the other module, such as the Authorization header of the request that is
+        being handled: the other module verifies it with its own schemes, and its handler finds the result in `claims`.
+        `channel` allows one channel only: ipc, tcp, stdio, http or nats. Raises MessagingError where the message cannot
+        be sent.
+
+        >>> async def notify(app_state: AppState) -> None:
+        ...     await app_state.send_message("mailer", {"type": "welcome", "to": "ada@example.com"})
+        """
         await self._messages.send(target, message, authorization=authorization, channel=channel)
 
     async def request(
@@ -241,18 +374,32 @@ class AppState:
         authorization: str | None = None,
         channel: str | None = None,
     ) -> Any:
-        """The reply of the module `target` to `message`. `timeout` in seconds; the deadline travels along, and so does
-        `authorization`, see `send_message`. Raises MessagingError, whose `code` says why: no_handler, handler_failed,
-        timeout, unknown_target, lost, ..., with the other side's own words."""
+        """Send `message` to the module `target` and return its reply.
+
+        `timeout` is in seconds; the other module gets the deadline with the message. `message`, `authorization` and
+        `channel` are those of `send_message`. Raises MessagingError, whose `code` says why (no_handler, handler_failed,
+        timeout, unknown_target, lost and others) and whose `message` is that of the other module.
+
+        >>> async def stock(app_state: AppState, item: str) -> int:
+        ...     return await app_state.request("stock", {"type": "count", "item": item}, timeout=2)
+        """
         return await self._messages.request(target, message, timeout, authorization, channel)
 
     def on_message(self, type: str, *, concurrency: int | None = None) -> Callable[[M], M]:
-        """Decorator: let the function, sync (in a thread) or async, handle messages of a type. What it returns is the
-        reply; what it raises is answered as `handler_failed` with its text. Where its parameter is annotated with a
-        pydantic model or a dataclass it gets one, and what does not fit is answered as `invalid_message`.
+        """Decorator: handle messages of a type with a function, async or sync (in a thread).
 
-        `concurrency`: so many of it run at the same time; left out, as many as `channels.limits.messages` allows.
-        Raises ValueError where the type is taken."""
+        What the function returns is the reply. What it raises is answered as `handler_failed` with the exception's
+        text. Where its parameter is annotated with a pydantic model or a dataclass, it gets an instance of that; a
+        message that does not fit is answered as `invalid_message`.
+
+        `concurrency` is how many calls of this handler may run at the same time, by default as many as
+        `channels.limits.messages` allows. Raises ValueError where another handler has the type.
+
+        >>> def handle_messages(app_state: AppState) -> None:
+        ...     @app_state.on_message("count", concurrency=4)
+        ...     async def count(message: dict[str, Any]) -> int:
+        ...         return await app_state.db.fetchval("SELECT stock FROM items WHERE id = $1", message["item"])
+        """
         names = caller_names(1)
 
         def register(handler: M) -> M:
@@ -262,16 +409,36 @@ class AppState:
         return register
 
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
-        """Tell everyone who subscribed to `topic` (words with dots between them, such as `orders.created`), in this
-        process and in others, over every channel there is or over `channel` alone. At most once. Raises ValueError
-        where it is no topic, MessagingError where no channel is connected."""
+        """Publish an event to all subscribers of `topic`, in this process and in others, each at most once.
+
+        A topic is words with dots between them, such as `orders.created`. The event goes over every channel, or over
+        `channel` only. Raises ValueError for an invalid topic, MessagingError where no channel is connected.
+
+        >>> import asyncio
+        >>> from pywatt_host import AppState, pywatt_module
+        >>> @pywatt_module()
+        ... def create_app(app_state: AppState):
+        ...     @app_state.subscribe("orders.created")
+        ...     def created(order):
+        ...         print("order", order["id"])
+        ...     async def app(scope, receive, send): ...
+        ...     return app
+        >>> async def main() -> None:
+        ...     async with create_app() as app:
+        ...         await app.state.publish("orders.created", {"id": 7})
+        >>> asyncio.run(main())
+        order 7
+        """
         await self._messages.publish(topic, message, channel)
 
     def subscribe(self, topic: str, *, concurrency: int = 1) -> Callable[[M], M]:
-        """Decorator: call the function, sync (in a thread) or async, with what is published on a topic, also by this
-        process itself. In the order in which it came, unless `concurrency` lets several run at the same time. Where
-        more than 1024 wait for it, what comes is dropped and counted. Annotations count as for `on_message`. Raises
-        ValueError where it is no topic."""
+        """Decorator: call a function, async or sync (in a thread), with each event that is published on a topic, also
+        by this process itself. See `publish` for an example.
+
+        Events are handled in the order in which they arrive, unless `concurrency` lets several calls run at the same
+        time. While 1024 events wait for the function, further ones are dropped and counted. The annotation of its
+        parameter is used as in `on_message`. Raises ValueError for an invalid topic.
+        """
         names = caller_names(1)
 
         def register(handler: M) -> M:
@@ -288,20 +455,40 @@ class AppState:
         version: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> str:
-        """Offer a service; gives the provider's id. `address`: `auto` is where this module really listens for HTTP
-        (before it listens the id is empty, and it is registered as soon as it does). Registered again after each
-        reconnect. Raises MessagingError."""
+        """Register a service that this module provides; returns the provider's id.
+
+        `address` is where other modules reach the service; `auto` is the address where this module listens for HTTP.
+        Before it listens, the id is empty, and the service is registered as soon as it does. The service is registered
+        again after each reconnect. Raises MessagingError where it cannot be registered.
+
+        >>> import asyncio
+        >>> from pywatt_host import AppState, pywatt_module
+        >>> @pywatt_module()
+        ... def create_app(app_state: AppState):
+        ...     async def app(scope, receive, send): ...
+        ...     return app
+        >>> async def main() -> None:
+        ...     async with create_app({"module_id": "users"}) as app:
+        ...         await app.state.register_service("users-api", "api", "127.0.0.1:8080")
+        ...         for provider in await app.state.discover_services("api"):
+        ...             print(provider.name, provider.address)
+        >>> asyncio.run(main())
+        users-api 127.0.0.1:8080
+        """
         return await self._discovery.register(name, service_type, address, version, metadata)
 
     async def deregister_service(self, service: str) -> None:
-        """Offer a service no more: by its name, or the id that `register_service` gave. Raises MessagingError where
+        """Withdraw a service, by its name or by the id that `register_service` returned. Raises MessagingError where
         this module has registered no such service."""
         await self._discovery.deregister(service)
 
     async def discover_services(self, type: str) -> list[Provider]:
-        """Who offers services of a type (`database`, `cache` and `jwt` in any case are the protocol's own, `module`
-        are modules), healthy ones first: each with `name`, `address`, `module_id`, `metadata`, `is_healthy`. Raises
-        MessagingError."""
+        """The providers of a type of service, healthy ones first. Each has `name`, `address`, `module_id`, `metadata`
+        and `is_healthy`. See `register_service` for an example.
+
+        `module` finds modules; `database`, `cache` and `jwt`, in upper or lower case, are types of the protocol itself.
+        Raises MessagingError where they cannot be looked up.
+        """
         return await self._discovery.discover(type)
 
     def __repr__(self) -> str:

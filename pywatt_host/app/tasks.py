@@ -1,4 +1,4 @@
-"""Background tasks of the application, supervised: a crash is logged and counted, and does what its policy says."""
+"""Background tasks of the application. A crash is logged and counted, and handled as `on_failure` says."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger("pywatt.tasks")
 Work: TypeAlias = Coroutine[Any, Any, Any] | Callable[[], Awaitable[Any]]
 OnFailure: TypeAlias = Literal["log", "restart", "unready"]
 
-_FIRST_PAUSE = 1.0  # seconds before the first restart; each further one waits twice as long
-_LONGEST_PAUSE = 60.0
-_STEADY = 60.0  # seconds that a task has run after which its crashes are counted anew
-_UNWOUND_WITHIN = 5.0  # seconds to end in when the application that spawned them has failed to start
+_FIRST_RESTART_DELAY = 1.0  # seconds before the first restart; each further restart waits twice as long
+_LONGEST_RESTART_DELAY = 60.0  # seconds
+_STABLE_AFTER = 60.0  # seconds that a task has run after which the delay starts at the first one again
+_UNWIND_TIMEOUT = 5.0  # seconds in which tasks end where the application that spawned them has failed to start
 
 
 class Tasks:
-    """Tasks run from when they are spawned until they are done, or until the host has drained."""
+    """The background tasks, as a service. Each runs until it is done or the host has drained."""
 
     name = "tasks"
 
@@ -49,7 +49,7 @@ class Tasks:
             close(work)
             raise
         label = name or _name_of(work)
-        # It outlives the request that may have spawned it, so that its log lines are not that request's.
+        # A task outlives the request that may have spawned it, so its log lines do not carry the fields of the request.
         task = loop.create_task(self._supervise(work, label, on_failure), name=label, context=contextvars.Context())
         self._spawned = True
         self._running.add(task)
@@ -59,24 +59,24 @@ class Tasks:
 
     def _loop_for(self, work: Work, on_failure: OnFailure) -> asyncio.AbstractEventLoop:
         if on_failure not in get_args(OnFailure):
-            raise ValueError(f"on_failure is log, restart or unready, not {on_failure!r}")
+            raise ValueError(f"on_failure must be log, restart or unready, not {on_failure!r}")
         if inspect.iscoroutine(work):
             if on_failure == "restart":
-                raise TypeError("a coroutine runs once: give spawn the function itself to have it restarted")
+                raise TypeError("a coroutine object cannot be restarted: give spawn the coroutine function")
         elif not callable(work):
             raise TypeError(f"spawn takes a coroutine or a coroutine function, not {type(work).__name__}")
         if self._stopped:
-            raise RuntimeError("the host is stopping, so that no task can begin")
+            raise RuntimeError("the host is stopping: no new task can start")
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             loop = None
         if loop is None or self._loop not in (None, loop):
-            raise RuntimeError("spawn is for the host's event loop: use app_state.sync.spawn in threads")
+            raise RuntimeError("spawn must be called on the host's event loop: use app_state.sync.spawn in threads")
         return loop
 
     async def _supervise(self, work: Work, label: str, on_failure: OnFailure) -> None:
-        pause = _FIRST_PAUSE
+        pause = _FIRST_RESTART_DELAY
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         while True:
@@ -87,16 +87,16 @@ class Tasks:
             except asyncio.CancelledError as error:
                 if task.cancelling():
                     raise
-                self._crashed(label, error, on_failure)  # something that it waited for was cancelled
+                self._crashed(label, error, on_failure)  # the task waited for something that was cancelled
             except (Exception, SystemExit) as error:  # named boundary: a task is the user's code
                 self._crashed(label, error, on_failure)
             if on_failure != "restart" or task.cancelling():
                 return
-            if loop.time() - began >= _STEADY:
-                pause = _FIRST_PAUSE
-            logger.info("the task %s is started again in %gs", label, pause, extra={"task": label})
+            if loop.time() - began >= _STABLE_AFTER:
+                pause = _FIRST_RESTART_DELAY
+            logger.info("the task %s restarts in %g s", label, pause, extra={"task": label})
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _LONGEST_RESTART_DELAY)
 
     def _crashed(self, label: str, error: BaseException, on_failure: OnFailure) -> None:
         self._crashes[label] += 1
@@ -104,7 +104,7 @@ class Tasks:
         logger.error("the task %s crashed", label, exc_info=error.with_traceback(trace), extra={"task": label})
         if on_failure != "unready":
             return
-        # From the crash on: a check for each task that does well would never go away again.
+        # Only from the first crash on: a check cannot be removed, and most tasks never crash.
         known = label in self._failing
         self._failing[label] = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
@@ -123,11 +123,12 @@ class Tasks:
             await self._end(None)
 
     async def stop(self) -> None:
-        """Cancel all and wait for them, for some seconds; what is spawned from now on is refused."""
-        await self._end(_UNWOUND_WITHIN)
+        """Cancel all tasks and wait up to 5 s for them; new tasks are refused from now on."""
+        await self._end(_UNWIND_TIMEOUT)
 
     async def _end(self, within: float | None) -> None:
-        """`within` seconds, or (None) as long as the caller waits; those that do not end are logged."""
+        """Cancel all tasks and wait `within` seconds, or (None) as long as the caller does. Tasks that do not end are
+        logged."""
         self._stopped = True
         for task in self._running:
             task.cancel()
@@ -137,11 +138,11 @@ class Tasks:
         finally:
             for task in [task for task in self._running if not task.done()]:
                 label = task.get_name()
-                logger.error("the task %s was cancelled and does not end", label, extra={"task": label})
+                logger.error("the task %s was cancelled, but does not end", label, extra={"task": label})
             self._running.clear()
 
     def families(self) -> Iterator[Family]:
-        """Metrics, once there has been a task. Safe from any thread."""
+        """The metrics, once a task has been spawned. Safe from any thread."""
         if self._spawned:
             yield Family("gauge", "pywatt_tasks_running", "Background tasks.", (), {(): float(len(self._running))})
         crashes = dict(self._crashes)
@@ -151,7 +152,7 @@ class Tasks:
 
 
 def close(work: Work) -> None:
-    """Close a coroutine that nobody has begun and nobody will."""
+    """Close a coroutine that has not begun and never will."""
     if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
         work.close()
 

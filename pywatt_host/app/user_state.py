@@ -1,4 +1,4 @@
-"""`state`: the application's own state, made by a function of its own before the application is loaded."""
+"""`state`: the application's own state, made by a function of the user's before the application is loaded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from pywatt_host.manifest.model import Manifest
 
 
 class UserState:
-    """Calls the state builder with what the orchestrator said first (stand-alone: the same, from the manifest and the
-    environment) and the secrets, and keeps what it returns in `app_state.user_state`."""
+    """Calls the state builder, as a service that starts before the applications, and keeps what it returns in
+    `app_state.user_state`.
+
+    The builder is called with the orchestrator's `init` (without an orchestrator: the same data from the manifest and
+    the environment) and the secrets.
+    """
 
     name = "state"
 
@@ -27,7 +31,7 @@ class UserState:
         objects: Mapping[str, Any],
         put_environment: Callable[[], None] = lambda: None,
     ) -> None:
-        """`put_environment` puts `app.env` in place: the builder is the application's own code."""
+        """`put_environment` puts `app.env` into os.environ, which the builder may read."""
         self._put_environment = put_environment
         self._manifest = manifest
         self._state = state
@@ -42,7 +46,7 @@ class UserState:
         yield
 
     def builder(self, path: str) -> Callable[..., Any]:
-        """The function. Raises AppLoadError."""
+        """The function that `path` names. Raises AppLoadError where it is not one, or takes other arguments."""
         app = self._manifest.app
         folder = self._manifest.resolve(app.working_dir if app is not None else ".")
         found = self._objects[path] if path in self._objects else import_object(path, working_dir=folder)

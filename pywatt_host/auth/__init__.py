@@ -1,1 +1,2 @@
-"""Who asks, and may they: schemes that verify credentials, and guards that endpoints have."""
+"""Authentication and authorization: schemes verify credentials, and guards decide which requests an endpoint
+accepts."""

@@ -1,4 +1,4 @@
-"""Keys in a header, for programs."""
+"""API keys in a header, for programs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pywatt_host.types import Headers
 
 logger = logging.getLogger("pywatt.auth")
 
-_LONGEST = 4096  # octets
-_SHORT = 16  # octets; shorter keys can be tried out
+_MAX_CREDENTIAL_BYTES = 4096
+_MIN_SAFE_LENGTH = 16  # characters; a shorter key is weak enough to be guessed
 HEADER = "X-API-Key"
 
 
 class ApiKeyScheme:
-    """Keys are kept as digests. `clock` gives seconds since the epoch."""
+    """A scheme of type `api_key`. Keys are kept as digests. `clock` returns seconds since the epoch."""
 
     carrier: Carrier = "api_key"
 
@@ -33,7 +33,7 @@ class ApiKeyScheme:
         self._key = f"auth.{name}.keys"
         self._clock = clock
         self._digest = Digests()
-        self._held: dict[bytes, Identity] = {}
+        self._identities: dict[bytes, Identity] = {}  # by the digest of the key
 
     def presented(self, headers: Headers) -> bytes | None:
         found: bytes | None = None
@@ -44,34 +44,36 @@ class ApiKeyScheme:
                 found = header[1]
         return found
 
-    def takes(self, credential: bytes) -> bool:
+    def accepts(self, credential: bytes) -> bool:
         return self.recall(credential) is not None
 
     def recall(self, credential: bytes) -> Identity | None:
-        if len(credential) > _LONGEST:
+        if len(credential) > _MAX_CREDENTIAL_BYTES:
             return None
         digest = self._digest(credential)
-        # The look-up is by a digest that nobody else can make, so that its time says nothing of the keys.
-        identity = self._held.get(digest)
+        # The lookup is by a digest that only this process can make, so that its duration reveals nothing about the
+        # keys.
+        identity = self._identities.get(digest)
         return identity if identity is not None and self._clock() < identity.until else None
 
     async def verify(self, credential: bytes) -> Identity:
         identity = self.recall(credential)
         if identity is None:
-            raise DeniedError("too_large" if len(credential) > _LONGEST else "credentials")
+            raise DeniedError("too_large" if len(credential) > _MAX_CREDENTIAL_BYTES else "credentials")
         return identity
 
     def challenge(self, realm: str, error: str = "", scope: str = "") -> bytes:
-        """No registered scheme fits; RFC 9110 section 11.6.1 wants a challenge all the same."""
+        """No registered scheme fits, but RFC 9110 section 11.6.1 requires a challenge."""
         return f'ApiKey realm="{realm}", header="{self.header}"'.encode("latin-1", "replace")
 
     def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
         new: dict[bytes, Identity] = {}
         for entry in keys(rendered(self._options.keys, secret_values, self._key), self._key):
-            if len(entry.value) < _SHORT:
+            if len(entry.value) < _MIN_SAFE_LENGTH:
                 logger.warning(
-                    "%s: line %d: a key of less than %d octets can be tried out", self._key, entry.line, _SHORT
-                )
+                    "%s: line %d: the key is shorter than %d characters and can be guessed; use a longer one",
+                    self._key, entry.line, _MIN_SAFE_LENGTH,
+                )  # fmt: skip
             new[self._digest(entry.value.encode())] = Identity(self.name, entry.name, {"sub": entry.name}, inf)
         return _NewKeys(self, new)
 
@@ -80,10 +82,10 @@ class ApiKeyScheme:
         until = now + (self._options.previous or 0.0)
         kept = {
             digest: Identity(old.scheme, old.subject, old.claims, min(old.until, until))
-            for digest, old in self._held.items()
+            for digest, old in self._identities.items()
             if digest not in new and min(old.until, until) > now
         }
-        self._held = {**kept, **new}
+        self._identities = {**kept, **new}
 
 
 class _NewKeys:

@@ -17,23 +17,24 @@ from math import inf
 from typing import Any
 
 from pywatt_host.auth.identity import DeniedError, Identity, UnavailableError
-from pywatt_host.auth.passwords import Digests, rendered, rounds, same, users
+from pywatt_host.auth.passwords import Digests, bcrypt_cost, rendered, same, users
 from pywatt_host.auth.scheme import Carrier, Loaded
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.types import Headers
 
-_LONGEST = 4096  # octets
-_LONGEST_BCRYPT = 72  # octets of a password that bcrypt looks at; what is longer is no password of ours
+_MAX_CREDENTIAL_BYTES = 4096
+_MAX_BCRYPT_BYTES = 72  # of a password; bcrypt ignores the rest, so that longer passwords never match
 _THREADS = 2
-_WAITING = 64  # verifications that run or wait
-_REMEMBERED = 1000  # credentials that held
-_REMEMBERED_FOR = 300.0  # seconds, so that a scraper does not cost a hash each time
+_MAX_PENDING = 64  # verifications that run or wait
+_CACHE_SIZE = 1000  # verified credentials
+_CACHE_TTL = 300.0  # seconds for which a verified credential is not hashed again
 
 
 @dataclass(frozen=True, slots=True)
 class _User:
-    """`digest` of a plain password, or a bcrypt `hash`; `until` is when it stops to hold."""
+    """A user with the `digest` of a plain password or a bcrypt `hash`. `until` is when it expires, in seconds since the
+    epoch."""
 
     identity: Identity
     digest: bytes
@@ -42,7 +43,10 @@ class _User:
 
 
 class BasicScheme:
-    """Hashing runs in threads of its own, a few at a time. `clock` gives seconds since the epoch."""
+    """A scheme of type `basic`. Passwords are hashed in two threads of their own.
+
+    `clock` returns seconds since the epoch.
+    """
 
     carrier: Carrier = "basic"
 
@@ -52,10 +56,10 @@ class BasicScheme:
         self._key = f"auth.{name}.users"
         self._clock = clock
         self._digest = Digests()
-        self._users: dict[str, tuple[_User, ...]] = {}  # the present one, then those that it replaced
-        self._dummy = b""  # a hash that no password has, as costly as those of users
-        self._held: OrderedDict[bytes, Identity] = OrderedDict()
-        self._slowly: dict[bytes, asyncio.Task[Identity | None]] = {}
+        self._users: dict[str, tuple[_User, ...]] = {}  # for each name the current entry, then those that it replaced
+        self._dummy = b""  # a hash that matches no password, as costly as those of users
+        self._verified: OrderedDict[bytes, Identity] = OrderedDict()
+        self._verifying: dict[bytes, asyncio.Task[Identity | None]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._check: Callable[[bytes, bytes], bool] | None = None
 
@@ -70,16 +74,16 @@ class BasicScheme:
             return None
         return found[6:].strip(b" ")
 
-    def takes(self, credential: bytes) -> bool:
+    def accepts(self, credential: bytes) -> bool:
         try:
             return _user_and_password(credential)[0] in self._users
         except DeniedError:
             return False
 
     def recall(self, credential: bytes) -> Identity | None:
-        if not self._held or len(credential) > _LONGEST:
+        if not self._verified or len(credential) > _MAX_CREDENTIAL_BYTES:
             return None
-        identity = self._held.get(self._digest(credential))
+        identity = self._verified.get(self._digest(credential))
         return identity if identity is not None and self._clock() < identity.until else None
 
     async def verify(self, credential: bytes) -> Identity:
@@ -91,39 +95,43 @@ class BasicScheme:
         if not self._dummy:
             found = _plain(candidates, self._digest(password))
         else:
-            found = await self._one_at_a_time(credential, candidates, password)
+            found = await self._verify_shared(credential, candidates, password)
         if found is None:
             raise DeniedError("credentials")
         return found
 
-    async def _one_at_a_time(self, credential: bytes, candidates: list[_User], password: bytes) -> Identity | None:
-        """Hash it in a thread, once for all requests that bring the same."""
+    async def _verify_shared(self, credential: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+        """Verify a credential once for all requests that send it at the same time. Raises UnavailableError."""
         digest = self._digest(credential)
-        task = self._slowly.get(digest)
+        task = self._verifying.get(digest)
         if task is None:
-            if len(self._slowly) >= _WAITING or self._threads is None:
+            if len(self._verifying) >= _MAX_PENDING or self._threads is None:
                 raise UnavailableError("busy")
-            task = asyncio.create_task(self._hashed(digest, candidates, password), name=f"verify for {self._key}")
-            self._slowly[digest] = task
-            task.add_done_callback(lambda _: self._slowly.pop(digest, None))
+            work = self._verify_in_thread(digest, candidates, password)
+            task = asyncio.create_task(work, name=f"verify for {self._key}")
+            self._verifying[digest] = task
+            task.add_done_callback(lambda _: self._verifying.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _hashed(self, digest: bytes, candidates: list[_User], password: bytes) -> Identity | None:
-        held = self._held
+    async def _verify_in_thread(self, digest: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+        verified = self._verified
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
         if found is not None:
-            until = min(found.until, self._clock() + _REMEMBERED_FOR)
+            until = min(found.until, self._clock() + _CACHE_TTL)
             remembered = Identity(self.name, found.identity.subject, found.identity.claims, until)
-            if held is self._held:  # else the passwords have changed meanwhile
-                held[digest] = remembered
-                while len(held) > _REMEMBERED:
-                    held.popitem(last=False)
+            if verified is self._verified:  # else the passwords have changed in the meantime
+                verified[digest] = remembered
+                while len(verified) > _CACHE_SIZE:
+                    verified.popitem(last=False)
             return remembered
         return None
 
     def _matching(self, candidates: list[_User], password: bytes) -> _User | None:
-        """In a thread. Whoever the user is, a hash is made, so that the time does not tell who exists."""
+        """Return the user that the password belongs to. Runs in a thread.
+
+        A hash is computed even for an unknown user, so that the duration does not reveal which users exist.
+        """
         found: _User | None = None
         hashed = False
         digest = self._digest(password)
@@ -140,7 +148,7 @@ class BasicScheme:
 
     def _equals(self, password: bytes, hash: bytes) -> bool:
         assert self._check is not None
-        fits = len(password) <= _LONGEST_BCRYPT and b"\0" not in password
+        fits = len(password) <= _MAX_BCRYPT_BYTES and b"\0" not in password
         return self._check(password if fits else b"-", hash) and fits
 
     def challenge(self, realm: str, error: str = "", scope: str = "") -> bytes:
@@ -150,7 +158,7 @@ class BasicScheme:
 
     def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
         found = users(rendered(self._options.users, secret_values, self._key), self._key)
-        costs = [rounds(entry.value) for entry in found]
+        costs = [bcrypt_cost(entry.value) for entry in found]
         bcrypt = self._bcrypt() if any(costs) else None
         new = {}
         for entry, cost in zip(found, costs, strict=True):
@@ -172,16 +180,16 @@ class BasicScheme:
     def _swap(self, new: dict[str, _User], dummy: bytes) -> None:
         now = self._clock()
         until = now + (self._options.previous or 0.0)
-        held: dict[str, tuple[_User, ...]] = {name: (user,) for name, user in new.items()}
+        valid: dict[str, tuple[_User, ...]] = {name: (user,) for name, user in new.items()}
         for name, old in self._users.items():
             for user in old:
                 ends = min(user.until, until)
                 if ends > now:
                     kept = _User(user.identity, user.digest, user.hash, ends)
-                    held[name] = (*held.get(name, ()), kept)
-        self._users = held
-        self._dummy = dummy or (self._dummy if any(user.hash for users in held.values() for user in users) else b"")
-        self._held = OrderedDict()
+                    valid[name] = (*valid.get(name, ()), kept)
+        self._users = valid
+        self._dummy = dummy or (self._dummy if any(user.hash for users in valid.values() for user in users) else b"")
+        self._verified = OrderedDict()
 
     # As a service ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +217,7 @@ class _NewUsers:
 
 
 def _plain(candidates: list[_User], digest: bytes) -> Identity | None:
-    """Of users with plain passwords alone; a comparison is made also where there is no such user."""
+    """Return the identity for the digest of a plain password. A comparison is made even if there is no such user."""
     found: Identity | None = None
     for user in candidates:
         if same(digest, user.digest):
@@ -221,14 +229,14 @@ def _plain(candidates: list[_User], digest: bytes) -> Identity | None:
 
 
 def _user_and_password(credential: bytes) -> tuple[str, bytes]:
-    """Raises DeniedError for what is no `user:password` in base64 of UTF-8 (RFC 7617 section 2)."""
-    if len(credential) > _LONGEST:
+    """Split a credential, `user:password` as base64 of UTF-8 (RFC 7617 section 2). Raises DeniedError."""
+    if len(credential) > _MAX_CREDENTIAL_BYTES:
         raise DeniedError("too_large")
     try:
-        octets = b64decode(credential, validate=True)
-        name, colon, _ = octets.decode().partition(":")
+        decoded = b64decode(credential, validate=True)
+        name, colon, _ = decoded.decode().partition(":")
     except (binascii.Error, ValueError):
         raise DeniedError("malformed") from None
-    if not colon or any(octet < 0x20 or octet == 0x7F for octet in octets):
+    if not colon or any(byte < 0x20 or byte == 0x7F for byte in decoded):
         raise DeniedError("malformed")
-    return name, octets.partition(b":")[2]
+    return name, decoded.partition(b":")[2]

@@ -1,4 +1,4 @@
-"""JSON documents of issuers, fetched with bounds: on time, on size, on where it may come from."""
+"""Fetches the JSON documents of issuers, with limits on time, size and address."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from authlib.oidc.discovery import get_well_known_url as openid_address
 
 from pywatt_host.manifest.checks.auth import is_plain
 
-PATIENCE: Final = 5.0  # seconds for a whole answer
-MOST_OCTETS: Final = 1024 * 1024
+FETCH_TIMEOUT: Final = 5.0  # seconds for a whole response
+MAX_BYTES: Final = 1024 * 1024  # of a response
 
 
 class FetchError(Exception):
-    """What was asked for cannot be had. The text names the address and why, and holds nothing secret."""
+    """A document could not be fetched. The text has the address and the reason, and nothing secret."""
 
     def __init__(self, url: str, why: str) -> None:
         self.url = url
@@ -29,9 +29,11 @@ class FetchError(Exception):
 
 
 def client() -> httpx.AsyncClient:
-    """A client that follows nobody: an issuer says where it is in the manifest, and nowhere else."""
+    """Return a client that follows no redirects: only the manifest says where an issuer is."""
     return httpx.AsyncClient(
-        timeout=PATIENCE, follow_redirects=False, headers={"accept": "application/json", "user-agent": "pywatt-host"}
+        timeout=FETCH_TIMEOUT,
+        follow_redirects=False,
+        headers={"accept": "application/json", "user-agent": "pywatt-host"},
     )
 
 
@@ -42,11 +44,14 @@ async def fetch(
     content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Any]:
-    """Status and JSON document of an answer; of one that is no success, None where it has no JSON. With `content`, it
-    is a POST. Raises FetchError."""
+    """Send a request, and return the status and the JSON document of the response.
+
+    With `content` it is a POST request, otherwise a GET request. The document is None if the status is not 200 and the
+    response is not JSON. Raises FetchError.
+    """
     try:
         async with (
-            asyncio.timeout(PATIENCE),
+            asyncio.timeout(FETCH_TIMEOUT),
             with_client.stream("GET" if content is None else "POST", url, content=content, headers=headers) as answer,
         ):
             if answer.is_redirect:
@@ -55,11 +60,11 @@ async def fetch(
             length = 0
             async for piece in answer.aiter_bytes():
                 length += len(piece)
-                if length > MOST_OCTETS:
-                    raise FetchError(url, f"the answer is longer than {MOST_OCTETS // 1024} KiB")
+                if length > MAX_BYTES:
+                    raise FetchError(url, f"the response is longer than {MAX_BYTES // 1024} KiB")
                 pieces.append(piece)
     except TimeoutError:
-        raise FetchError(url, f"no whole answer within {PATIENCE:g}s") from None
+        raise FetchError(url, f"no complete response within {FETCH_TIMEOUT:g}s") from None
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise FetchError(url, str(error) or type(error).__name__) from None
     try:
@@ -67,39 +72,43 @@ async def fetch(
     except (ValueError, RecursionError):
         if answer.status_code != 200:
             return answer.status_code, None
-        raise FetchError(url, "the answer is not JSON") from None
+        raise FetchError(url, "the response is not JSON") from None
 
 
 async def metadata(with_client: httpx.AsyncClient, issuer: str) -> OpenIDProviderMetadata:
-    """What an issuer publishes about itself (OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3). Raises
-    FetchError, also where the document is another issuer's."""
+    """Fetch the metadata that an issuer publishes (OpenID Connect Discovery 1.0 section 4, else RFC 8414 section 3).
+
+    Raises FetchError, also if the document is that of another issuer.
+    """
     url = openid_address(issuer, external=True)
     status, document = await fetch(with_client, url)
     if status == 404:
         status, document = await fetch(with_client, oauth_address(issuer, external=True))
     if status != 200:
-        raise FetchError(url, f"the answer is {status}")
+        raise FetchError(url, f"the response has status {status}")
     if not isinstance(document, dict) or document.get("issuer") != issuer:
-        raise FetchError(url, f"the document is not that of the issuer {issuer} (its `issuer` is another text)")
+        raise FetchError(url, f"the document is not from the issuer {issuer} (its `issuer` differs)")
     return OpenIDProviderMetadata(document)
 
 
 def endpoint(found: OpenIDProviderMetadata, name: str, issuer: str, *, allow_http: bool) -> str:
-    """An address in the metadata. Raises FetchError where it is missing or would go without TLS."""
+    """Return an address from the metadata. Raises FetchError if it is missing or does not use TLS."""
     url = found.get(name)
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise FetchError(issuer, f"its metadata have no {name}")
+        raise FetchError(issuer, f"its metadata has no {name}")
     if is_plain(url) and not allow_http:
         raise FetchError(issuer, f"its {name} is not https")
     if not is_plain(issuer) and urlsplit(issuer).scheme == "https" and urlsplit(url).scheme != "https":
-        raise FetchError(issuer, f"its {name} is not https, though the issuer is")
+        raise FetchError(issuer, f"its {name} is not https, but the issuer is")
     return url
 
 
 async def refuse_private(url: str, issuer: str) -> None:
-    """Raises FetchError where an issuer's metadata send to another host, with an address that the public network does
-    not have. The name is looked up again when it is connected to: this keeps honest mistakes and simple attacks out,
-    and not somebody who answers each look-up otherwise."""
+    """Raise FetchError if an issuer's metadata name another host that has a private address.
+
+    The client resolves the name again when it connects. This check therefore stops mistakes and simple attacks, but not
+    a DNS server that answers each query differently.
+    """
     host = urlsplit(url).hostname or ""
     if host == urlsplit(issuer).hostname:
         return
@@ -109,5 +118,5 @@ async def refuse_private(url: str, issuer: str) -> None:
         raise FetchError(url, f"no such host ({error.strerror})") from None
     for entry in found:
         if not ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global:
-            why = f"the metadata of {issuer} send to a private address; allow_private: true lets them"
+            why = f"the metadata of {issuer} names a private address; set allow_private: true to allow it"
             raise FetchError(url, why)

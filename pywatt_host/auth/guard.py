@@ -1,4 +1,5 @@
-"""What an endpoint asks for: a credential of one of its schemes, then scopes and claims."""
+"""Decides whether a request may reach an endpoint: it needs a credential of one of the schemes, then scopes and
+claims."""
 
 from __future__ import annotations
 
@@ -14,19 +15,19 @@ Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requ
 
 
 class Refused:
-    """A request that may not go on. `reason` is for the log: `auth.SCHEME: why`."""
+    """The verdict on a request that is refused. `reason` is for the log: `auth.SCHEME: reason`."""
 
     __slots__ = ("headers", "reason", "status", "subject")
 
     @property
     def claims(self) -> dict[str, Any]:
-        """None."""
+        """Always empty."""
         return {}
 
     def __init__(
         self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = (), subject: str = ""
     ) -> None:
-        """`subject` is there where the credential holds, and does not do here."""
+        """`subject` is set if the credential is valid but does not allow the request."""
         self.subject = subject
         self.status = status
         self.reason = reason
@@ -37,7 +38,11 @@ Verdict: TypeAlias = Identity | Refused
 
 
 class Guard:
-    """Immutable; one for each different requirement of a manifest, so that `is` tells whether two ask for the same."""
+    """Checks the requests of all endpoints that have the same requirement.
+
+    It is immutable. There is one guard for each different requirement of a manifest, so that `is` tells whether two
+    endpoints have the same.
+    """
 
     def __init__(
         self,
@@ -47,7 +52,7 @@ class Guard:
         realms: Mapping[str, str],
         counts: Counts,
     ) -> None:
-        """`realms` has what each scheme's challenge calls the protected space, by the scheme's name."""
+        """`realms` holds the realm of each scheme's challenge, by the scheme's name."""
         self._schemes = tuple(schemes)
         self._only = schemes[0] if len(schemes) == 1 else None
         self._scopes = frozenset(scopes)
@@ -59,11 +64,11 @@ class Guard:
 
     @property
     def schemes(self) -> tuple[str, ...]:
-        """The names of its schemes."""
+        """The names of the guard's schemes."""
         return tuple(scheme.name for scheme in self._schemes)
 
     def recall(self, scope: Scope) -> Verdict | None:
-        """The verdict where nothing has to be verified for it; None where `examine` has to. Never waits."""
+        """Return the verdict if it needs no verification, or None if `examine` must be called. Never waits."""
         if self._only is None:
             return self._recall_one_of(scope["headers"])
         scheme = self._only
@@ -91,7 +96,7 @@ class Guard:
         return None
 
     async def examine(self, scope: Scope) -> Verdict:
-        """The verdict, with all that it takes. Raises nothing."""
+        """Return the verdict, and verify the credential if necessary. Raises nothing."""
         found = self._candidates(scope["headers"])
         if isinstance(found, Refused):
             return found
@@ -114,7 +119,7 @@ class Guard:
         return self._denied(candidates, *denied)
 
     def _candidates(self, headers: Headers) -> tuple[bytes, tuple[Scheme, ...]] | Refused:
-        """What is presented first, in the order of the schemes, and the schemes that it may be for."""
+        """Return the first credential of the request, in the order of the schemes, and the schemes it may belong to."""
         for scheme in self._schemes:
             try:
                 credential = scheme.presented(headers)
@@ -124,7 +129,7 @@ class Guard:
                 continue
             same = tuple(each for each in self._schemes if each.carrier == scheme.carrier)
             if len(same) > 1:
-                same = tuple(each for each in same if each.takes(credential)) or same
+                same = tuple(each for each in same if each.accepts(credential)) or same
             return credential, same
         self._counts[self._schemes[0].name, "missing"] += 1
         return self._missing
@@ -155,7 +160,7 @@ class Guard:
         return Refused(401, f"auth.{scheme.name}: {reason}", headers)
 
     def _challenges(self, schemes: Iterable[Scheme], error: str = "") -> list[tuple[bytes, bytes]]:
-        """One challenge for each carrier (RFC 9110 section 11.6.1)."""
+        """Return one challenge for each carrier (RFC 9110 section 11.6.1)."""
         values: dict[bytes, None] = {}
         seen: set[str] = set()
         for scheme in schemes:
@@ -166,14 +171,14 @@ class Guard:
 
 
 def _holds(claims: Mapping[str, Any], name: str, wanted: Sequence[Any]) -> bool:
-    """Whether a claim has one of the values; of a list, one of its entries."""
+    """Whether a claim has one of the wanted values. For a list, one of its entries must."""
     found = claims[name] if name in claims else _nested(claims, name)
     values = found if isinstance(found, list) else [found]
     return any(_same(value, each) for value in values for each in wanted)
 
 
 def _nested(claims: Mapping[str, Any], path: str) -> Any:
-    """The claim at the end of a path of names between dots; None where there is none."""
+    """Return the claim at a path of names separated by dots, or None if there is none."""
     here: Any = claims
     for part in path.split("."):
         if not isinstance(here, dict) or part not in here:
@@ -183,7 +188,7 @@ def _nested(claims: Mapping[str, Any], path: str) -> Any:
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    """Equal as in JSON, where true is not 1."""
+    """Whether two values are equal in JSON, where true is not 1."""
     if isinstance(value, bool) or isinstance(wanted, bool):
         return value is wanted
     if isinstance(value, str) or isinstance(wanted, str):

@@ -1,4 +1,4 @@
-"""What a verified credential says, and why one was refused."""
+"""The identity that a verified credential stands for, and the reasons for which a credential is refused."""
 
 from __future__ import annotations
 
@@ -6,39 +6,40 @@ import marshal
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-# Why a credential is refused: for the log and for metrics, never for the client. Bounded, so that metrics are.
+# The reason for the log and for metrics; the client does not get it. The list is finite, so that metrics are bounded.
 Reason: TypeAlias = Literal[
-    "missing",  # none of the endpoint's schemes was presented
-    "malformed",  # no token of this kind, or presented twice
+    "missing",  # the request has no credential for any scheme of the endpoint
+    "malformed",  # not a token of this kind, or two credentials
     "too_large",
     "algorithm",  # not one that the scheme allows
     "type",  # `typ` of another kind of token
-    "critical",  # `crit` or `b64`, which nothing here understands
+    "critical",  # `crit` or `b64`, which are not supported
     "key",  # no key that fits
     "signature",
     "claim_missing",  # one of required_claims
-    "claim_type",  # a registered claim of another type than RFC 7519 has it
+    "claim_type",  # a registered claim does not have the type that RFC 7519 requires
     "expired",
     "not_yet_valid",  # nbf or iat in the future
     "issuer",
     "audience",
     "credentials",  # no such key, user or password
-    "scope",  # verified, and without a scope that the endpoint asks for: 403
-    "claim",  # verified, and without a claim that the endpoint asks for: 403
-    "unavailable",  # the keys cannot be had at the moment: 503
+    "scope",  # verified, but without a scope that the endpoint requires: 403
+    "claim",  # verified, but without a claim that the endpoint requires: 403
+    "unavailable",  # the keys could not be fetched: 503
     "busy",  # too many verifications at once: 503
 ]
 
 
 class Identity:
-    """Who a verified credential stands for. Shared by all requests that carry it, so that nothing in it changes.
+    """The identity that a verified credential stands for. All requests with the credential share it; it never changes.
 
-    `until` is when it must be verified anew, in seconds since the epoch; `scopes` are those of `scope` and `scp`.
+    `until` is when the credential must be verified again, in seconds since the epoch. `scopes` are those in the claims
+    `scope` and `scp`.
     """
 
     __slots__ = ("_claims", "_flat", "scheme", "scopes", "subject", "until")
 
-    status = 0  # of a verdict: it may go on
+    status = 0  # as a verdict: the request is allowed
     reason = ""
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
@@ -52,13 +53,13 @@ class Identity:
 
     @property
     def claims(self) -> dict[str, Any]:
-        """The claims, a copy of its own each time: who gets it may change it."""
+        """A new copy of the claims, which the caller may change."""
         claims: dict[str, Any] = self._claims.copy() if self._flat else marshal.loads(self._claims)
         return claims
 
 
 def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
-    """What `scope` (RFC 8693 section 4.2) and `scp` grant: words in a text, or a list of texts."""
+    """Return the scopes in the claims `scope` (RFC 8693 section 4.2) and `scp`: words in a text, or a list of texts."""
     found: set[str] = set()
     for name in ("scope", "scp"):
         value = claims.get(name)
@@ -71,7 +72,7 @@ def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
 
 
 class DeniedError(Exception):
-    """A credential that does not hold. Caught by the guard; nothing of it but `reason` gets out."""
+    """Raised for a credential that is not valid. The guard catches it, and reports nothing but `reason`."""
 
     def __init__(self, reason: Reason) -> None:
         self.reason: Reason = reason
@@ -79,9 +80,9 @@ class DeniedError(Exception):
 
 
 class UnavailableError(Exception):
-    """Whether a credential holds cannot be told at the moment: `reason` is `unavailable` or `busy`."""
+    """Raised if a credential cannot be verified at the moment. `reason` is `unavailable` or `busy`."""
 
     def __init__(self, reason: Reason, wait: float = 1.0) -> None:
         self.reason: Reason = reason
-        self.wait = wait  # seconds after which asking again makes sense
+        self.wait = wait  # seconds after which the client should retry
         super().__init__(reason)

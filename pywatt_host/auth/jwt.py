@@ -1,4 +1,4 @@
-"""Bearer tokens that are JWTs (RFC 6750, RFC 7519), verified as RFC 8725 and RFC 9068 want it."""
+"""Bearer tokens that are JWTs (RFC 6750, RFC 7519), verified as RFC 8725 and RFC 9068 require."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ logger = logging.getLogger("pywatt.auth")
 
 _WITH_SECRET = ("HS256",)
 _WITH_PUBLIC_KEYS = ("RS256", "ES256", "EdDSA")
-_EDWARDS = frozenset(("EdDSA", "Ed25519"))  # two names of one (RFC 9864)
+_EDWARDS = frozenset(("EdDSA", "Ed25519"))  # two names of one algorithm (RFC 9864)
 _TYPES = frozenset((None, "jwt", "at+jwt"))
-_LARGEST = 2.0**53  # seconds; beyond it readers of JSON differ about a number (RFC 8259 section 6)
-_LARGEST_FILE = 1024 * 1024
-_AT_ONCE: Final = 2  # slow verifications that run
-_WAITING: Final = 256  # slow verifications that run or wait
-_REMEMBERED: Final = 600.0  # seconds: so long at the most can a token outlive a key that its issuer has taken back
-_MANY_KEYS = 4  # so many signatures at least are verified off the event loop, whatever the keys are
+_MAX_TIME = 2.0**53  # seconds; JSON parsers differ about larger numbers (RFC 8259 section 6)
+_MAX_FILE_BYTES = 1024 * 1024
+_MAX_CONCURRENT: Final = 2  # slow verifications that run
+_MAX_PENDING: Final = 256  # slow verifications that run or wait
+_CACHE_TTL: Final = 600.0  # seconds; the longest time that a token is accepted after its issuer removed the key
+_MANY_KEYS = 4  # with this many keys to try, verification leaves the event loop, whatever the keys are
 
 
 class JwtScheme:
-    """A scheme of type `jwt` or `oidc`: whatever it makes of a token stands in `options`, nothing in the token."""
+    """A scheme of type `jwt` or `oidc`. How a token is verified depends on `options` only, and on nothing in the
+    token."""
 
     carrier: Carrier = "bearer"
 
@@ -49,8 +50,8 @@ class JwtScheme:
         key: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`directory` is where a relative `public_key` starts; `key` is the manifest's key of the scheme; `clock` gives
-        seconds since the epoch."""
+        """`directory` is the base of a relative `public_key`. `key` is the scheme's key in the manifest. `clock`
+        returns seconds since the epoch."""
         self.name = name
         self._options = options
         self._keys = keys
@@ -64,19 +65,19 @@ class JwtScheme:
         self._audience = None if options.audience is None else frozenset(options.audience)
         self._verified = VerifiedTokens(clock=clock)
         self._generation = keys.generation
-        self._slowly: dict[tuple[int, bytes], asyncio.Task[VerificationKey | None]] = {}
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._verifying: dict[tuple[int, bytes], asyncio.Task[VerificationKey | None]] = {}
+        self._concurrent = asyncio.Semaphore(_MAX_CONCURRENT)
 
     @property
     def keys(self) -> KeySource:
-        """Where its keys come from."""
+        """The source of the scheme's keys."""
         return self._keys
 
-    # Of a request ---------------------------------------------------------------------------------------------------
+    # Requests -------------------------------------------------------------------------------------------------------
 
     def presented(self, headers: Headers) -> bytes | None:
-        """What follows `Bearer` (RFC 6750 section 2.1), whatever it looks like. Raises DeniedError where there are two
-        Authorization headers, or nothing follows."""
+        """Return the text after `Bearer` (RFC 6750 section 2.1), whatever it is. Raises DeniedError if there are two
+        Authorization headers, or no text."""
         value: bytes | None = None
         for name, text in headers:
             if name == b"authorization":
@@ -94,7 +95,7 @@ class JwtScheme:
             raise DeniedError("malformed")
         return None
 
-    def takes(self, credential: bytes) -> bool:
+    def accepts(self, credential: bytes) -> bool:
         try:
             token = Token.parse(credential)
         except DeniedError:
@@ -110,7 +111,7 @@ class JwtScheme:
         return self._verified.get(credential)
 
     def challenge(self, realm: str, error: str = "", scope: str = "") -> bytes:
-        """RFC 6750 section 3."""
+        """Return the challenge of RFC 6750 section 3."""
         parts = [f'realm="{_quoted(realm)}"']
         if error:
             parts.append(f'error="{error}"')
@@ -130,43 +131,43 @@ class JwtScheme:
             raise DeniedError("algorithm")
         if (None if token.typ is None else media_type(token.typ)) not in self._types:
             raise DeniedError("type")
-        keys = self._keys.now(token.alg, token.kid)
+        keys = self._keys.find_now(token.alg, token.kid)
         if keys is None:
-            keys = await self._keys.look(token.alg, token.kid)
+            keys = await self._keys.find(token.alg, token.kid)
         if not keys:
             raise DeniedError("key")
         if len(keys) >= _MANY_KEYS or any(key.slow for key in keys):
-            signer = await self._signer_slowly((generation, credential), token, keys)
+            signer = await self._signer_shared((generation, credential), token, keys)
         else:
             signer = _signer(token, keys)
         if signer is None:
             raise DeniedError("signature")
-        until = min(self._check(token.claims), self._clock() + _REMEMBERED)
+        until = min(self._check(token.claims), self._clock() + _CACHE_TTL)
         identity = Identity(self.name, token.claims.get("sub", ""), token.claims, _earlier(until, signer.until))
-        if generation == self._keys.generation:  # else the keys have changed meanwhile, and the next time tells
+        if generation == self._keys.generation:  # else the keys have changed; the next request verifies again
             self._verified.put(credential, identity)
         return identity
 
-    async def _signer_slowly(
+    async def _signer_shared(
         self, what: tuple[int, bytes], token: Token, keys: Sequence[VerificationKey]
     ) -> VerificationKey | None:
-        """On a thread; once for all requests that wait for the same token and generation of keys. A request that goes
-        away while it waits ends nothing for the others."""
-        task = self._slowly.get(what)
+        """Find the signer in a thread, once for all requests that wait for the same token and generation of keys. A
+        request that is cancelled while it waits does not affect the others."""
+        task = self._verifying.get(what)
         if task is None:
-            if len(self._slowly) >= _WAITING:
+            if len(self._verifying) >= _MAX_PENDING:
                 raise UnavailableError("busy")
-            task = asyncio.create_task(self._on_a_thread(token, keys), name=f"verify a token for {self._key}")
-            self._slowly[what] = task
-            task.add_done_callback(lambda _: self._slowly.pop(what, None))
+            task = asyncio.create_task(self._signer_in_thread(token, keys), name=f"verify a token for {self._key}")
+            self._verifying[what] = task
+            task.add_done_callback(lambda _: self._verifying.pop(what, None))
         return await asyncio.shield(task)
 
-    async def _on_a_thread(self, token: Token, keys: Sequence[VerificationKey]) -> VerificationKey | None:
-        async with self._places:
+    async def _signer_in_thread(self, token: Token, keys: Sequence[VerificationKey]) -> VerificationKey | None:
+        async with self._concurrent:
             return await asyncio.to_thread(_signer, token, keys)
 
     def _check(self, claims: Mapping[str, Any]) -> float:
-        """Until when the claims hold. Raises DeniedError."""
+        """Return when the claims expire, in seconds since the epoch. Raises DeniedError if they are not valid."""
         options = self._options
         expires, begins, issued = (_time(claims, name) for name in ("exp", "nbf", "iat"))
         for name in ("sub", "iss", "jti"):
@@ -178,7 +179,7 @@ class JwtScheme:
                 raise DeniedError("claim_missing")
         if options.issuer is not None and claims.get("iss") != options.issuer:
             raise DeniedError("issuer")
-        # Whoever is none of those that a token is for must not take it (RFC 7519 section 4.1.3).
+        # A host that is not in the audience of a token must reject it (RFC 7519 section 4.1.3).
         if audience is not None if self._audience is None else self._audience.isdisjoint(audience or ()):
             raise DeniedError("audience")
         now = self._clock()
@@ -193,7 +194,7 @@ class JwtScheme:
     # Keys -----------------------------------------------------------------------------------------------------------
 
     def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
-        """Of a scheme whose keys somebody else publishes there is nothing to read."""
+        """Read the secret or the public keys. A scheme whose issuer publishes the keys has nothing to read."""
         options = self._options
         value = options.public_key if options.secret is None else options.secret
         if value is None or not isinstance(self._keys, StaticKeys):
@@ -202,7 +203,8 @@ class JwtScheme:
         try:
             text = value.render(secret_values) if isinstance(value, SecretTemplate) else value
         except KeyError as error:
-            raise AuthError(path, f"the secret {error.args[0]} is not there") from None
+            hint = "set it, or add a source under secrets.sources"
+            raise AuthError(path, f"secret {error.args[0]} has no value", hint) from None
         if options.secret is not None:
             weak = options.allow_weak_secret
             keys = [secret_key(text, self.algorithms, key=path, allow_weak=weak)]
@@ -211,7 +213,8 @@ class JwtScheme:
                 text = _read(self._directory, text, path, str(value))
             keys = public_keys(text, key=path)
         if not any(key.fits(each) for key in keys for each in self._allowed):
-            raise AuthError(path, f"no key of it fits {', '.join(self.algorithms)}", f"see {self._key}.algorithms")
+            hint = f"see {self._key}.algorithms"
+            raise AuthError(path, f"it has no key for the algorithms {', '.join(self.algorithms)}", hint)
         return _NewKeys(self._keys, keys, options.previous or 0.0)
 
 
@@ -237,22 +240,22 @@ class _Nothing:
 
 
 def _signer(token: Token, keys: Sequence[VerificationKey]) -> VerificationKey | None:
-    """The key that the signature is of."""
+    """Return the key that made the signature, or None."""
     for key in keys:
         try:
             if key.verify(token.alg, token.signing_input, token.signature):
                 return key
-        except Exception as error:  # named boundary: a library choked on a hostile signature, so that it is none
-            logger.error("a signature could not be verified: %s", type(error).__name__)
+        except Exception as error:  # named boundary: a library failed on a hostile signature, which is then not valid
+            logger.error("a signature could not be verified; the token is rejected: %s", type(error).__name__)
     return None
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519 section 2)."""
+    """Return a NumericDate (RFC 7519 section 2), or None if there is no such claim. Raises DeniedError."""
     if name not in claims:
         return None
     value = claims[name]
-    if (type(value) is not int and type(value) is not float) or not -_LARGEST < value < _LARGEST:
+    if (type(value) is not int and type(value) is not float) or not -_MAX_TIME < value < _MAX_TIME:
         raise DeniedError("claim_type")
     return value
 
@@ -277,13 +280,13 @@ def _quoted(text: str) -> str:
 
 
 def _read(directory: Path, name: str, key: str, shown: str) -> str:
-    """The text of a file. `shown` is what the manifest calls it, since a path may come from a secret."""
+    """Return the text of a file. `shown` is how the manifest writes the path, because a path may come from a secret."""
     try:
         with (directory / name.strip()).open("rb") as file:
-            return file.read(_LARGEST_FILE).decode("utf-8")
+            return file.read(_MAX_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
-        hint = "PEM or JSON is wanted; openssl turns DER into PEM: openssl pkey -pubin -inform DER -in KEY"
-        raise AuthError(key, f"{shown} is no text", hint) from None
+        hint = "it must be PEM or JSON; convert DER to PEM with: openssl pkey -pubin -inform DER -in KEY"
+        raise AuthError(key, f"{shown} is not text", hint) from None
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no path"
-        raise AuthError(key, f"{shown} cannot be read: {why}", "a path, PEM, a JWK or a JWK set is wanted") from None
+        why = error.strerror if isinstance(error, OSError) else "it is not a path"
+        raise AuthError(key, f"{shown} cannot be read: {why}", "give a path, PEM, a JWK or a JWK set") from None

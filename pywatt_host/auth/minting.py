@@ -1,4 +1,4 @@
-"""Tokens that are made here: by `pywatt-host token`, and for tests."""
+"""Makes tokens, for the command `pywatt-host token` and for tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from pywatt_host.auth.keys import JoseKey, VerificationKey
 
-# The algorithm objects themselves: looking one up through the library's registry warns of EdDSA.
+# The algorithm objects are used directly, because a lookup in the library's registry warns about EdDSA.
 _SIGNERS = {each.name: each for each in JWS_ALGORITHMS}
 _SECRET_BITS = {"HS256": 256, "HS384": 384, "HS512": 512}
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521"}
 
 
 class Signer:
-    """A private key, and what it writes into the header of each token."""
+    """A private key, with the algorithm and the key id that it writes into the header of each token."""
 
     __slots__ = ("_key", "alg", "kid")
 
@@ -30,7 +30,7 @@ class Signer:
         self.kid = kid
 
     def mint(self, claims: Mapping[str, Any], *, typ: str | None = "JWT") -> str:
-        """A token with these claims, as they are: nothing is added. Raises ValueError for what has no JSON form."""
+        """Return a token with exactly these claims. Raises ValueError for a value that JSON cannot represent."""
         header = {"typ": typ, "kid": self.kid}
         return sign(self._key, self.alg, {name: value for name, value in header.items() if value is not None}, claims)
 
@@ -39,24 +39,26 @@ class Signer:
 
 
 def sign(key: JoseKey, alg: str, header: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
-    """A JWS in compact form; `alg` is put into the header. Raises ValueError for what has no JSON form."""
+    """Return a JWS in compact form, with `alg` in its header. Raises ValueError for a value that JSON cannot
+    represent."""
     signing_input = f"{_part({'alg': alg, **header})}.{_part(claims)}".encode()
-    return f"{signing_input.decode()}.{_encoded(_SIGNERS[alg].sign(signing_input, key))}"
+    return f"{signing_input.decode()}.{_base64url(_SIGNERS[alg].sign(signing_input, key))}"
 
 
 def mint(
     secret: str, claims: Mapping[str, Any], *, alg: str = "HS256", kid: str | None = None, typ: str = "JWT"
 ) -> str:
-    """A token signed with a shared secret: `alg` is HS256, HS384 or HS512, else ValueError."""
+    """Return a token signed with a shared secret. Raises ValueError if the secret is empty, or if `alg` is not HS256,
+    HS384 or HS512."""
     if alg not in _SECRET_BITS or not secret:
-        raise ValueError(f"a shared secret signs nothing with {alg}")
-    octets = secret.encode("utf-8", "surrogateescape")
-    return Signer(OctKey(octets, octets), alg, kid).mint(claims, typ=typ)
+        raise ValueError(f"a shared secret cannot sign with {alg}" if secret else "the shared secret is empty")
+    key = secret.encode("utf-8", "surrogateescape")
+    return Signer(OctKey(key, key), alg, kid).mint(claims, typ=typ)
 
 
 def signer_for_tests(algorithms: Sequence[str]) -> tuple[str, Signer, VerificationKey]:
-    """A fresh key of its own for the first of the algorithms, under a `kid` that nobody else has: the algorithm, what
-    signs with it, and what a scheme must trust for that (`StaticKeys.add`)."""
+    """Make a new key for the first of the algorithms, with a unique `kid`. Return the algorithm, the signer, and the
+    key that a scheme must trust (`StaticKeys.add`)."""
     alg = algorithms[0]
     kid = f"test-{token_urlsafe(12)}"
     key: JoseKey
@@ -74,8 +76,8 @@ def signer_for_tests(algorithms: Sequence[str]) -> tuple[str, Signer, Verificati
 
 
 def _part(document: Mapping[str, Any]) -> str:
-    return _encoded(json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
+    return _base64url(json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
 
 
-def _encoded(octets: bytes) -> str:
-    return urlsafe_b64encode(octets).rstrip(b"=").decode()
+def _base64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""The stand-in for `auth` where a manifest declares no schemes."""
+"""The schemes of a manifest that declares none."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.observability.health import Checks
+
 if TYPE_CHECKING:
     from pywatt_host.service import Dependant
 
 
 class NoSchemes:
-    """Nobody is asked who they are."""
+    """Has no schemes: no endpoint requires a credential."""
 
     name = "auth"
 
@@ -24,6 +26,9 @@ class NoSchemes:
         return None
 
     vouch = None
+
+    def add_checks(self, checks: Checks) -> None:
+        return
 
     def dependants(self) -> list[Dependant]:
         return []

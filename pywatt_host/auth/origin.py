@@ -1,4 +1,4 @@
-"""Which server a URL means."""
+"""The origin of a URL."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def origin_of(url: httpx.URL) -> tuple[str, str, int | None]:
-    """Scheme, host and port (RFC 6454 section 4)."""
+    """Return the scheme, host and port of a URL (RFC 6454 section 4)."""
     return url.scheme, url.host.lower(), url.port or _PORTS.get(url.scheme)

@@ -1,4 +1,4 @@
-"""What every kind of scheme can do. Adding one is a file here and a row in `schemes.py`."""
+"""The interface of all schemes. To add a scheme, write a file here and add a row in `schemes.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal, Protocol, TypeAlias
 from pywatt_host.auth.identity import Identity
 from pywatt_host.types import Headers
 
-# What a scheme's credentials come in; of several schemes of one carrier, the one that takes the credential decides.
+# How a request carries the credential. If several schemes have the same carrier, those that accept the credential
+# decide.
 Carrier: TypeAlias = Literal["bearer", "basic", "api_key"]
 
 
@@ -19,31 +20,33 @@ class Scheme(Protocol):
     carrier: Carrier
 
     def presented(self, headers: Headers) -> bytes | None:
-        """The credential among a request's headers (names in lower case) that is for a scheme of this carrier; None
-        where there is none. Raises DeniedError (`malformed`) where it stands there twice."""
+        """Return the credential in a request's headers (names in lower case) that is for a scheme of this carrier, or
+        None if there is none. Raises DeniedError (`malformed`) if there are two."""
 
-    def takes(self, credential: bytes) -> bool:
-        """Whether an unverified credential looks like one of this scheme's and not of another of the same carrier."""
+    def accepts(self, credential: bytes) -> bool:
+        """Whether a credential that is not verified yet looks like one for this scheme, and not for another with the
+        same carrier."""
 
     def recall(self, credential: bytes) -> Identity | None:
-        """The identity of a credential that was verified before and still holds. Quick; never waits."""
+        """Return the identity of a credential that was verified before and is still valid, or None. Never waits."""
 
     async def verify(self, credential: bytes) -> Identity:
-        """The identity of a credential, remembered for `recall`. Raises DeniedError and UnavailableError, and nothing
-        else whatever the credential is."""
+        """Verify a credential, and remember its identity for `recall`. Raises DeniedError and UnavailableError, and no
+        other exception, whatever the credential is."""
 
     def challenge(self, realm: str, error: str = "", scope: str = "") -> bytes:
-        """The value of a WWW-Authenticate header. `error` is empty, `invalid_token` or `insufficient_scope` (RFC 6750
-        section 3.1), which schemes other than bearer ignore."""
+        """Return the value of a WWW-Authenticate header. `error` is empty, `invalid_token` or `insufficient_scope` (RFC
+        6750 section 3.1); schemes other than bearer ignore it."""
 
     def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
-        """Read what secrets hold, beside what is in use. Raises AuthError, which names the key and never the value."""
+        """Parse the values of secrets, without using them yet. Raises AuthError, which names the key, never the
+        value."""
 
 
 class Loaded(Protocol):
-    """Key material that has been read. One of the two is called, and neither raises."""
+    """Key material that has been parsed. Either `commit` or `discard` is called; neither raises."""
 
     def commit(self) -> None:
-        """Use it; what was in use before holds for the scheme's `previous` seconds more."""
+        """Use the new keys. The previous keys stay valid for the scheme's `previous` seconds."""
 
     def discard(self) -> None: ...

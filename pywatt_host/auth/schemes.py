@@ -1,4 +1,4 @@
-"""From the manifest's `auth` to schemes that run, and to the guards of endpoints. Loaded only where there is any."""
+"""Makes the schemes of the manifest's `auth`, and the guards of endpoints. Imported only if there are any schemes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from pywatt_host.auth.scheme import Loaded, Scheme
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.model import AuthScheme, Manifest, Requirement
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.observability.health import Checks
 
 _SECRET_KEYS = ("secret", "public_key", "keys", "users")
 
 
 class Schemes:
-    """All schemes of one manifest, as a service: their keys are read on entering, from the secrets that are in use."""
+    """The service with all schemes of a manifest. When it starts, it reads their keys from the secrets in use."""
 
     name = "auth"
 
     def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]]) -> None:
         self.counts: Counts = Counter()
         self.all: dict[str, Scheme] = {}
-        self._texts = secret_values
+        self._secret_values = secret_values
         self._services: list[Any] = []
         self._dependants: list[SchemeDependant] = []
         self._any: Guard | None = None
@@ -43,7 +44,7 @@ class Schemes:
                 self._dependants.append(SchemeDependant(scheme, names))
 
     def guard(self, requirement: Requirement | None) -> Guard | None:
-        """What stands before an endpoint with this requirement; None where everybody may ask."""
+        """Return the guard for endpoints with this requirement, or None if they need no credential."""
         if requirement is None or requirement.open:
             return None
         key = repr((requirement.scheme, requirement.scopes, sorted(requirement.claims.items())))
@@ -55,21 +56,22 @@ class Schemes:
         return guard
 
     async def vouch(self, authorization: str) -> dict[str, Any]:
-        """The claims of a credential that came with a message, by any of the schemes. Raises MessagingError."""
+        """Verify a credential that came with a message by any of the schemes, and return its claims. Raises
+        MessagingError."""
         if self._any is None:
             self._any = Guard(tuple(self.all.values()), (), {}, self._realms, self.counts)
         verdict = await self._any.examine({"headers": [(b"authorization", authorization.encode("utf-8", "replace"))]})
         if isinstance(verdict, Refused):
-            raise MessagingError("handler_failed", "the credential that came along does not hold here")
+            raise MessagingError("handler_failed", "the credential in the message is not valid for this module")
         return verdict.claims
 
     def dependants(self) -> list[SchemeDependant]:
-        """What follows when a secret rotates."""
+        """Return the schemes whose keys are secrets."""
         return self._dependants
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        loaded = [scheme.prepare(self._texts()) for scheme in self.all.values()]
+        loaded = [scheme.prepare(self._secret_values()) for scheme in self.all.values()]
         for each in loaded:
             each.commit()
         async with AsyncExitStack() as stack:
@@ -78,18 +80,23 @@ class Schemes:
             yield
 
     async def check(self) -> None:
-        """Raises where keys that are fetched cannot be had."""
+        """Raise AuthError if the last fetch of an issuer's keys failed."""
         for service in self._services:
             await service.check()
 
+    def add_checks(self, checks: Checks) -> None:
+        """One health check for all keys that are fetched, where there are any."""
+        if self.fetches:
+            checks.add("auth", self.check, optional=True)
+
     @property
     def fetches(self) -> bool:
-        """Whether any scheme depends on somebody else's answers, so that its health is worth a check."""
+        """Whether any scheme fetches keys from an issuer, so that a health check makes sense."""
         return any(getattr(service, "remote", False) for service in self._services)
 
 
 class SchemeDependant:
-    """A scheme whose keys are secrets: on rotation the new ones hold, and the old ones for a while."""
+    """A scheme whose keys are secrets. After a rotation, the new keys are valid, and for some time the old ones too."""
 
     def __init__(self, scheme: Scheme, names: frozenset[str]) -> None:
         self.name = f"auth.{scheme.name}"
@@ -97,11 +104,11 @@ class SchemeDependant:
         self._scheme = scheme
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Loaded:
-        """Raises AuthError for a value that is no usable key. In a thread: a hash of a password takes its time."""
+        """Parse the new values, in a thread, because hashing a password takes long. Raises AuthError."""
         return await asyncio.to_thread(self._scheme.prepare, secret_values)
 
 
-Made: TypeAlias = tuple[Scheme, list[Any]]  # a scheme, and the services that it needs
+Made: TypeAlias = tuple[Scheme, list[Any]]  # a scheme and the services that it needs
 
 
 def _tokens(name: str, options: AuthScheme, directory: Path) -> Made:
@@ -123,7 +130,7 @@ def _basic(name: str, options: AuthScheme, directory: Path) -> Made:
     return scheme, [scheme]
 
 
-# Type -> what makes a scheme of it. What a type needs is loaded only where one is declared.
+# The function that makes a scheme of each type. The modules that a type needs are imported only if it is declared.
 _MAKERS: Mapping[str, Callable[[str, AuthScheme, Path], Made]] = {
     "jwt": _tokens,
     "oidc": _tokens,

@@ -1,4 +1,4 @@
-"""Credentials that were verified and still hold, so that each is verified once."""
+"""A cache of verified credentials, so that each credential is verified only once."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from pywatt_host.auth.identity import Identity
 
 
 class VerifiedTokens:
-    """Credential -> identity, the oldest out first where there are too many. Only what was verified gets in, so that
-    nobody fills it with guesses. For one thread."""
+    """The identities of verified credentials. If it is full, the oldest is removed first.
 
-    __slots__ = ("_clock", "_held", "_most", "_most_octets", "_octets")
+    It contains only credentials that were verified, so that a client cannot fill it with guesses. For one thread.
+    """
+
+    __slots__ = ("_bytes", "_clock", "_identities", "_max_bytes", "_max_entries")
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.time, most: int = 10_000, most_octets: int = 8 * 1024 * 1024
+        self, *, clock: Callable[[], float] = time.time, max_entries: int = 10_000, max_bytes: int = 8 * 1024 * 1024
     ) -> None:
-        """`clock` gives seconds since the epoch; `most_octets` is what the credentials may have together."""
+        """`clock` returns seconds since the epoch. `max_bytes` is the limit for all credentials together."""
         self._clock = clock
-        self._held: OrderedDict[bytes, Identity] = OrderedDict()
-        self._most = most
-        self._most_octets = most_octets
-        self._octets = 0
+        self._identities: OrderedDict[bytes, Identity] = OrderedDict()
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._bytes = 0
 
     def get(self, credential: bytes) -> Identity | None:
-        """The identity, unless its time is over."""
-        identity = self._held.get(credential)
+        """Return the identity of a credential, or None if it is not known or has expired."""
+        identity = self._identities.get(credential)
         if identity is None or self._clock() < identity.until:
             return identity
         self._forget(credential)
         return None
 
     def put(self, credential: bytes, identity: Identity) -> None:
-        """Remember it until `identity.until`. One that is larger than all together may be is not."""
+        """Remember a credential until `identity.until`, unless it is larger than `max_bytes`."""
         self._forget(credential)
-        if len(credential) > self._most_octets:
+        if len(credential) > self._max_bytes:
             return
-        self._held[credential] = identity
-        self._octets += len(credential)
-        while len(self._held) > self._most or self._octets > self._most_octets:
-            oldest, _ = self._held.popitem(last=False)
-            self._octets -= len(oldest)
+        self._identities[credential] = identity
+        self._bytes += len(credential)
+        while len(self._identities) > self._max_entries or self._bytes > self._max_bytes:
+            oldest, _ = self._identities.popitem(last=False)
+            self._bytes -= len(oldest)
 
     def clear(self) -> None:
-        """Forget all: every credential is verified anew."""
-        self._held.clear()
-        self._octets = 0
+        """Forget all credentials, so that each is verified again."""
+        self._identities.clear()
+        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._identities)
 
     def _forget(self, credential: bytes) -> None:
-        if self._held.pop(credential, None) is not None:
-            self._octets -= len(credential)
+        if self._identities.pop(credential, None) is not None:
+            self._bytes -= len(credential)

@@ -1,22 +1,199 @@
-"""The edge of a host, and the applications behind it."""
+"""The edge of a host and its own paths, made once the applications have started."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import sys
+from asyncio import TaskGroup
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from pywatt_host.http.endpoints import Table
-from pywatt_host.manifest.model import Cors
-from pywatt_host.types import ASGIApp
+from pywatt_host.app.applications import Applications
+from pywatt_host.auth.none import NoSchemes
+from pywatt_host.build.routes import Announced, announced, compile_routes
+from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
+from pywatt_host.http.edge import Answer, Edge, HostPath
+from pywatt_host.http.endpoints import Table, lookup
+from pywatt_host.http.explanation import Explanations
+from pywatt_host.http.forwarding import Forwarding
+from pywatt_host.http.host_paths import HostPathsApp, guarded, reported
+from pywatt_host.http.inprocess import request
+from pywatt_host.http.routes import Routes
+from pywatt_host.manifest.model import Cors, Manifest
+from pywatt_host.observability.app_metrics import AppMetrics
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.logs import LogStream, style_for
+from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
+from pywatt_host.runtime.host import Surface
+from pywatt_host.types import ASGIApp, Scope
+
+if TYPE_CHECKING:
+    from pywatt_host.auth.schemes import Schemes
 
 
-def takes_everything(template: str, prefix: str) -> bool:
-    """Whether it is a catch-all, which says nothing about any one path."""
+class HostEdge:
+    """The edge as a service: it starts after the applications, whose routes it needs. `edge` and `surface` are there
+    from then on."""
+
+    name = "edge"
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        applications: Applications,
+        schemes: Schemes | NoSchemes,
+        checks: Checks,
+        requests: RequestMetrics | NoRequestMetrics,
+        metrics: AppMetrics,
+        messages: ASGIApp | None,
+        environ: Mapping[str, str],
+        stream: LogStream,
+        explain: bool,
+    ) -> None:
+        """`messages` takes messages over HTTP, where `channels.http` declares that. With `explain`, refusals of the
+        host say which manifest key would change them."""
+        self.edge: Edge | None = None
+        self._manifest = manifest
+        self._applications = applications
+        self._schemes = schemes
+        self._checks = checks
+        self._requests = requests
+        self._metrics = metrics
+        self._messages = messages
+        self._environ = environ
+        self._stream = stream
+        self._explain = explain
+        self._routes: Routes | None = None
+        self._surface: Surface | None = None
+
+    @property
+    def surface(self) -> Surface:
+        """The ASGI applications of the started host."""
+        assert self._surface is not None
+        return self._surface
+
+    def running_requests(self) -> int:
+        """How many requests run; 0 before the edge has started."""
+        return self.edge.running if self.edge is not None else 0
+
+    def announced(self) -> Sequence[Announced]:
+        """The endpoints to announce to an orchestrator."""
+        return announced(self._manifest, self._applications.all, self._routes)
+
+    @asynccontextmanager
+    async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        manifest, server = self._manifest, self._manifest.server
+        paths = self._host_paths()
+        health = manifest.health
+        health_of_app = health.enabled and server.admin is None and await self._app_serves(health.path)
+        if health_of_app:
+            paths[health.path] = self._health_beside_app
+            self._checks.add("app", self._check_app)
+        self._routes = compile_routes(
+            manifest, self._applications.all, self._requests, self._schemes.guard, health=health_of_app
+        )
+        http = manifest.channels.http
+        self.edge = Edge(
+            mounts=self._applications.mounts(),
+            routes=self._routes,
+            host_paths={} if server.admin is not None else paths,
+            host_apps={http.path: self._messages} if self._messages is not None and http is not None else {},
+            forwarding=Forwarding(self._trusted_proxies(), guarded=bool(manifest.auth)),
+            access_log=self._access_log(),
+            concurrency=server.limits.concurrency,
+            cors=cors(server.cors) if server.cors is not None else None,
+            explain=Explanations(manifest) if self._explain else None,
+        )
+        self._surface = Surface(self.edge, HostPathsApp(paths) if server.admin is not None else None)
+        yield
+
+    def _trusted_proxies(self) -> list[str]:
+        allowed = self._environ.get("FORWARDED_ALLOW_IPS", "")
+        return [
+            *self._manifest.server.trusted_proxies,
+            *(entry.strip() for entry in allowed.split(",") if entry.strip()),
+        ]
+
+    def _access_log(self) -> AccessLog:
+        logging = self._manifest.logging
+        if not logging.access.enabled:
+            return NoAccessLog()
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        colour = terminal and "NO_COLOR" not in self._environ
+        return LineAccessLog(self._stream, style_for(logging, terminal), logging.access.exclude, colour)
+
+    # The host's own paths -------------------------------------------------------------------------------------------
+
+    def _host_paths(self) -> dict[str, HostPath]:
+        health, metrics = self._manifest.health, self._manifest.metrics
+        paths: dict[str, HostPath] = {}
+        if health.enabled:
+            paths[health.path] = reported(self._checks.report)
+            paths[health.liveness] = reported(self._checks.liveness)
+            paths[health.readiness] = reported(self._checks.readiness)
+        if metrics.enabled:
+            paths[metrics.path] = guarded(self._scrape, self._schemes.guard(metrics.auth))
+        return paths
+
+    async def _scrape(self, scope: Scope) -> Answer:
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+        text, content_type = await asyncio.to_thread(self._render, accept)
+        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(text)).encode())]
+        return 200, headers, text
+
+    def _render(self, accept: str) -> tuple[bytes, str]:
+        exposition = import_module("pywatt_host.observability.exposition")
+        rendered: tuple[bytes, str] = exposition.render(self._metrics.registry, self._manifest.metrics.labels, accept)
+        return rendered
+
+    # Where the application serves the health path itself ------------------------------------------------------------
+
+    async def _app_serves(self, path: str) -> bool:
+        """Whether an application serves a path, by its route table. An application whose table cannot be read is
+        requested; 404 means no."""
+        application = self._applications.at(path)
+        if application is None:
+            return False
+        if application.routes is None:
+            try:
+                return (await self._request_health())[0] != 404
+            except Exception:  # named boundary: the user's application; it serves the path, and fails
+                return True
+        table: Table[bool] = Table()
+        for route in application.routes:
+            for method in route.methods:
+                if not _is_catch_all(route.path, application.prefix):
+                    _add_route(table, route.path, method)
+        methods = table.match(path)
+        return methods is not None and bool(lookup(methods, "GET"))
+
+    async def _request_health(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        path = self._manifest.health.path
+        application = self._applications.at(path)
+        assert application is not None
+        assert application.mount is not None
+        return await request(application.mount, path)
+
+    async def _check_app(self) -> None:
+        status, _, _ = await self._request_health()
+        if status >= 400:
+            raise RuntimeError(f"the application answers {status} on {self._manifest.health.path}")
+
+    async def _health_beside_app(self, scope: Scope) -> Answer | None:
+        """The application answers itself while all other checks pass; else the answer is the host's report."""
+        return None if self._checks.passing(but="app") else await reported(self._checks.report)(scope)
+
+
+def _is_catch_all(template: str, prefix: str) -> bool:
+    """Whether a route takes every path under the prefix, so that it says nothing about a single path."""
     rest = template.removeprefix(prefix.rstrip("/"))
     return rest.count("/") == 1 and rest.endswith(":path}")
 
 
-def add_route(table: Table[bool], path: str, method: str) -> None:
+def _add_route(table: Table[bool], path: str, method: str) -> None:
     try:
         table.add(path, (method,), True)
     except ValueError:
@@ -24,6 +201,8 @@ def add_route(table: Table[bool], path: str, method: str) -> None:
 
 
 def cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:
+    """Starlette's CORS middleware with the settings of `server.cors`."""
+
     def wrap(app: ASGIApp) -> ASGIApp:
         middleware = import_module("starlette.middleware.cors").CORSMiddleware
         wrapped: ASGIApp = middleware(

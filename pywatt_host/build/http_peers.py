@@ -1,4 +1,4 @@
-"""From `services.static` to the HTTP listeners of other modules."""
+"""The HTTP listeners of other modules, from `services.static`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from pywatt_host.manifest.model import Manifest, StaticService
 from pywatt_host.messaging.http_client import HttpPeer, rendered
 from pywatt_host.net.tls import client_context
-from pywatt_host.peers.static import STREAM_SCHEMES, Texts, static_modules
+from pywatt_host.peers.static import STREAM_SCHEMES, SecretValues, static_modules
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-def http_peers(manifest: Manifest, secret_values: Texts) -> list[HttpPeer]:
-    """Raises ChannelError for TLS files that cannot be used."""
+def http_peers(manifest: Manifest, secret_values: SecretValues) -> list[HttpPeer]:
+    """The modules of `services.static` with an HTTP address. Raises ChannelError for TLS files that cannot be used."""
     found = []
     for service in static_modules(manifest):
         if not service.address.startswith(STREAM_SCHEMES):
@@ -22,7 +22,7 @@ def http_peers(manifest: Manifest, secret_values: Texts) -> list[HttpPeer]:
     return found
 
 
-def _http_peer(manifest: Manifest, service: StaticService, secret_values: Texts) -> HttpPeer:
+def _http_peer(manifest: Manifest, service: StaticService, secret_values: SecretValues) -> HttpPeer:
     http = manifest.channels.http
     path = http.path if http is not None else "/_pywatt/messages"
     address = service.address.rstrip("/")

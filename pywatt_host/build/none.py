@@ -1,9 +1,9 @@
-"""The stand-in for channels where a manifest declares none: nothing of the protocol is loaded for it."""
+"""The channels of a host whose manifest declares none: no part of the protocol is loaded for it."""
 
 from __future__ import annotations
 
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -18,32 +18,31 @@ if TYPE_CHECKING:
 
 
 class NoChannels:
-    """Every way leads nowhere."""
+    """No channel leads anywhere; messages reach this process alone."""
 
     name = "channels"
-    orchestrator_api: str | None = None
     fetch: Callable[[str], Awaitable[str]] | None = None
 
     def __init__(self, module_id: str) -> None:
-        self.messages = self.inbox = LocalMessages(module_id)
+        self.messages = LocalMessages(module_id)
         self.discovery = NoDiscovery(module_id)
-        self.late: Service = self
-        self.listening: Service = self
-        self.answering: tuple[Service, ...] = (self.messages.topics,)
+        self.connections: Sequence[Service] = ()
+        self.answering: Sequence[Service] = (self.messages.topics,)
+        self.server: Service | None = None
         self.stores = None
-        self.door = None
+        self.http_server = None
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         yield
 
-    def attend(self, rotated: object, shutdown: object, lost: object) -> None:
+    def on_rotation(self, rotate: object) -> None:
         return
 
-    def open_doors(self) -> None:
+    def bind(self) -> None:
         return
 
-    def close_doors(self) -> None:
+    def close(self) -> None:
         return
 
     def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...], str]]) -> None:

@@ -1,4 +1,4 @@
-"""From the manifest's `endpoints` and the applications' own routes to the table that the edge matches against."""
+"""The table of endpoints that the edge matches against, made from `endpoints` and the applications' own routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import monotonic
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.app.applications import Application
-from pywatt_host.app.route_report import _sample
+from pywatt_host.app.route_report import sample_path
 from pywatt_host.http.ambiguous_paths import AmbiguousPaths
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
@@ -19,18 +19,18 @@ from pywatt_host.manifest.model.endpoints import EndpointOptions
 from pywatt_host.net.limits import Gate, RateLimiter
 from pywatt_host.observability.metrics import UNMATCHED, NoRequestMetrics, RequestMetrics
 
-# What stands before an endpoint that asks for this; None: nothing.
+# The guard of endpoints with this requirement; None where they need no credential.
 Guards: TypeAlias = Callable[[Requirement | None], Guard | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
-    """Makes plans: the options of an endpoint or rule over the defaults of `server`."""
+    """Makes plans from the options of an endpoint or rule and the defaults of `server`."""
 
     manifest: Manifest
     metrics: RequestMetrics | NoRequestMetrics
     guards: Guards
-    default: Guard | None = None  # of what says nothing of its own
+    default: Guard | None = None  # of endpoints without `auth`
 
     def plan(self, route: str, options: EndpointOptions | None = None, key: str = "") -> Plan:
         server = self.manifest.server
@@ -66,8 +66,11 @@ def compile_routes(
     *,
     health: bool = False,
 ) -> Routes:
-    """The table of a running host. `health`: an application serves the health path itself, which is open then, unless
-    an endpoint or a rule for it says otherwise; whoever probes has no credential."""
+    """The table of a running host. The applications must be loaded.
+
+    With `health` an application serves the health path itself. That path needs no credential then, since probes have
+    none, unless an endpoint or a rule for it says otherwise.
+    """
     endpoints = manifest.endpoints
     table: Table[Plan] = Table()
     probed = ("GET",) if health else ()
@@ -77,10 +80,10 @@ def compile_routes(
         for number, endpoint in enumerate(endpoints):
             table.add(endpoint.path, endpoint.methods, planner.plan(endpoint.path, endpoint, f"endpoints[{number}]"))
         if health and lookup(table.match(manifest.health.path) or {}, "GET") is None:
-            table.add(manifest.health.path, probed, unmatched)  # a list need not name what `health` does already
+            table.add(manifest.health.path, probed, unmatched)  # `health` need not be listed again
         templates = [(each.path, each.methods, guards(each.auth)) for each in endpoints]
-        suspects = AmbiguousPaths(table, templates, None) if _mixed(table) else None
-        return Routes(table, True, unmatched, suspects=suspects)
+        ambiguous = AmbiguousPaths(table, templates, None) if _mixed(table) else None
+        return Routes(table, True, unmatched, ambiguous=ambiguous)
     planner = _Planner(manifest, metrics, guards, guards(endpoints.auth))
     unmatched = planner.plan(UNMATCHED)
     if health:
@@ -90,25 +93,25 @@ def compile_routes(
             _add_new(table, route.path, route.methods, planner)
     templates = [(route.path, route.methods, planner.default) for each in applications for route in each.routes or ()]
     if not endpoints.rules:
-        suspects = AmbiguousPaths(table, templates, unmatched) if _mixed(table, unmatched) else None
-        return Routes(table, False, unmatched, suspects=suspects)
+        ambiguous = AmbiguousPaths(table, templates, unmatched) if _mixed(table, unmatched) else None
+        return Routes(table, False, unmatched, ambiguous=ambiguous)
     ruled = _Ruled(planner, endpoints.rules, unmatched)
     templates += [
         (rule.path, rule.methods, guards(rule.auth) if rule.auth is not None else planner.default)
         for rule in endpoints.rules
     ]
     mixed = _mixed(table, unmatched) or len(ruled.guards | {planner.default}) > 1
-    suspects = AmbiguousPaths(table, templates, unmatched, ruled) if mixed else None
-    return Routes(table, False, unmatched, ruled.plan_for, suspects)
+    ambiguous = AmbiguousPaths(table, templates, unmatched, ruled) if mixed else None
+    return Routes(table, False, unmatched, ruled.plan_for, ambiguous)
 
 
 def _mixed(table: Table[Plan], *more: Plan) -> bool:
-    """Whether not all endpoints ask for the same."""
+    """Whether endpoints differ in the credential that they need."""
     return len({plan.guard for plan in (*(plan for methods in table for plan in methods.values()), *more)}) > 1
 
 
 def _add_new(table: Table[Plan], path: str, methods: Iterable[str], planner: _Planner) -> None:
-    """An application may have one path twice; the first that it would serve gives the plan."""
+    """Add a route. Where an application has the path twice, the first one counts, as in the application."""
     for method in methods:
         try:
             table.add(path, (method,), planner.plan(path))
@@ -117,9 +120,9 @@ def _add_new(table: Table[Plan], path: str, methods: Iterable[str], planner: _Pl
 
 
 class _Ruled:
-    """The application's own routes under the manifest's rules: the route names the request, the rule bounds it.
+    """The plans of requests under the manifest's rules: the application's route with the limits of the rule.
 
-    The limits of a rule (its rate, its concurrency) hold for all requests under the rule together.
+    The rate and the concurrency of a rule are shared by all requests under the rule.
     """
 
     def __init__(self, planner: _Planner, rules: Iterable[Rule], unmatched: Plan) -> None:
@@ -135,15 +138,15 @@ class _Ruled:
 
     @property
     def guards(self) -> set[Guard | None]:
-        """Of all rules."""
+        """The guards of all rules."""
         return {plan.guard for methods in self._rules for _, plan in methods.values()}
 
     def guards_at(self, path: str) -> set[Guard | None]:
-        """Of every rule for the path, whatever the method."""
+        """The guards of every rule for the path, for any method."""
         return {plan.guard for _, plan in (self._rules.match(path) or {}).values()}
 
     def is_literal(self, path: str) -> bool:
-        """Whether a rule names the path as it stands."""
+        """Whether a rule without parameters is the path."""
         return self._rules.is_literal(path)
 
     def plan_for(self, found: Plan | None, path: str, method: str) -> Plan:
@@ -166,14 +169,17 @@ class _Ruled:
 
 
 def announced(manifest: Manifest, applications: Iterable[Application], routes: Routes | None) -> list[Announced]:
-    """What an orchestrator is told of: what is declared, else the applications' own routes (one whose routes cannot be
-    read serves everything under its prefix); and the health path, never the metrics. One for each path and what its
-    methods ask for; `routes` are those of the running host."""
+    """The endpoints to announce to an orchestrator: one for each path and the schemes that its methods need.
+
+    These are the declared endpoints, or under `endpoints: auto` the applications' own routes (everything under its
+    prefix, for an application whose route table cannot be read); and the health path, but not that of metrics. `routes`
+    is the table of the running host.
+    """
     found: dict[tuple[str, str], dict[str, None]] = {}
 
     def add(path: str, methods: Iterable[str]) -> None:
         for method in methods:
-            found.setdefault((path, _asked(routes, path, method)), {})[method] = None
+            found.setdefault((path, _schemes(routes, path, method)), {})[method] = None
 
     if isinstance(manifest.endpoints, AutoEndpoints):
         for application in applications:
@@ -192,11 +198,11 @@ def announced(manifest: Manifest, applications: Iterable[Application], routes: R
     return [Announced(path, tuple(methods), auth) for (path, auth), methods in found.items()]
 
 
-def _asked(routes: Routes | None, path: str, method: str) -> str:
-    """The schemes that a template's method asks for, between commas; empty for none."""
+def _schemes(routes: Routes | None, path: str, method: str) -> str:
+    """The names of the schemes that a method of a template needs, separated by commas; empty for none."""
     if routes is None:
         return ""
-    sample = _sample(path)
+    sample = sample_path(path)
     plan = lookup(routes.table.match(sample) or {}, method)
     if routes.plan_for is not None:
         plan = routes.plan_for(plan, sample, method)
@@ -205,11 +211,8 @@ def _asked(routes: Routes | None, path: str, method: str) -> str:
 
 
 class Announced(NamedTuple):
-    """An endpoint as an orchestrator is told of it; `auth` has the names of schemes between commas, or nothing."""
+    """An endpoint to announce; `auth` has the names of the schemes, separated by commas."""
 
     path: str
     methods: tuple[str, ...]
     auth: str = ""
-
-
-# What `routes` and `validate` show ------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""Channels move messages and decide nothing: octets of a pipe, a Unix socket or a TCP connection to messages and back.
+"""Channels turn the bytes of a pipe, a Unix socket or a TCP connection into messages, and messages into bytes.
 
-`wire` is what all of them share; `stdio`, `unix` and `tcp` open one each; `records` keeps hostile peers from filling
-the log; `trace` writes a conversation down.
+`wire` is one connection of any kind; `stdio` and `sockets` open it; `records` bounds what hostile peers can log;
+`trace` writes messages to a file.
 """

@@ -1,9 +1,8 @@
-"""Unix sockets and TCP: connecting, and listening for peers."""
+"""Unix sockets and TCP: connect to a peer, and accept the connections of peers."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ MakeWire: TypeAlias = Callable[[], Wire]
 
 @dataclass(frozen=True, slots=True)
 class UnixTarget:
-    """A Unix socket, by its path."""
+    """A Unix socket at a path."""
 
     path: str
 
@@ -30,14 +29,14 @@ class UnixTarget:
         return f"unix:{self.path}"
 
     async def connect(self, make: MakeWire) -> Wire:
-        """Raises OSError."""
+        """Connect, with a wire from `make`. Raises OSError."""
         _, wire = await asyncio.get_running_loop().create_unix_connection(make, self.path)
         return wire
 
 
 @dataclass(frozen=True, slots=True)
 class TcpTarget:
-    """A TCP address, with TLS where there is a context."""
+    """A TCP address; with TLS where `tls` is given. `server_name` replaces the host in the TLS handshake."""
 
     host: str
     port: int
@@ -50,7 +49,7 @@ class TcpTarget:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     async def connect(self, make: MakeWire) -> Wire:
-        """Raises OSError, of which ssl.SSLError is one."""
+        """Connect, with a wire from `make`. Raises OSError, which includes ssl.SSLError."""
         name = (self.server_name or self.host) if self.tls is not None else None
         transport, wire = await asyncio.get_running_loop().create_connection(
             make, self.host, self.port, ssl=self.tls, server_hostname=name
@@ -63,15 +62,15 @@ Target: TypeAlias = UnixTarget | TcpTarget
 
 
 def parse_target(address: str, tls: SSLContext | None = None, server_name: str | None = None) -> TcpTarget:
-    """`IP:port`, `[::1]:port` or `name:port`. Raises ChannelError."""
+    """Read `IP:port`, `[::1]:port` or `name:port`. Raises ChannelError."""
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ChannelError("tcp", address[:100], "this is not host:port")
+        raise ChannelError("tcp", address[:100], "it is not host:port")
     return TcpTarget(host.strip("[]"), int(port), tls, server_name)
 
 
 def no_delay(transport: asyncio.BaseTransport) -> None:
-    """Small messages leave at once (RFC 896's algorithm off)."""
+    """Send small messages at once: turns off Nagle's algorithm (RFC 896)."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,16 +79,11 @@ def no_delay(transport: asyncio.BaseTransport) -> None:
 async def serve(
     sock: socket.socket, make: MakeWire, tls: SSLContext | None = None, handshake: float | None = None
 ) -> asyncio.AbstractServer:
-    """Take connections on a bound socket, each with a wire of its own. The loop owns the socket from now on. A TLS
-    handshake may take `handshake` seconds."""
+    """Accept connections on a bound socket, each with a wire from `make`. The event loop owns the socket from then on.
+    `handshake` is the timeout of a TLS handshake, in seconds."""
     loop = asyncio.get_running_loop()
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         return await loop.create_unix_server(make, sock=sock, backlog=128)
     timeout = handshake if tls is not None else None
     return await loop.create_server(make, sock=sock, backlog=128, ssl=tls, ssl_handshake_timeout=timeout)
-
-
-def may_connect(path: str) -> bool:
-    """Whether a Unix socket is there at all."""
-    return os.path.exists(path)

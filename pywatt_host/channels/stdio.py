@@ -1,4 +1,4 @@
-"""The orchestrator on standard input and output: descriptors of our own, the handshake, then lines of JSON."""
+"""The orchestrator on standard input and output: private descriptors, the handshake, then lines of JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pywatt_host.exceptions import ChannelError, ProtocolError
 from pywatt_host.protocol.codec import HANDSHAKE_LIMIT, read
 from pywatt_host.protocol.messages import Init
 
-_PIECE = 65536
+_READ_SIZE = 65536  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Where the protocol is read from and written to, once 0 and 1 belong to the application."""
+    """The file descriptors of the protocol, once the application has 0 and 1 for itself."""
 
     reading: int
     writing: int
@@ -27,7 +27,7 @@ class Descriptors:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What the orchestrator said first, and the octets that came with it."""
+    """The orchestrator's init message, and the bytes that arrived behind it."""
 
     init: Init
     rest: bytes
@@ -35,8 +35,8 @@ class Handshake:
 
 
 def private_descriptors() -> Descriptors:
-    """Take descriptors 0 and 1 away from everybody else: what the application, its libraries or its children print goes
-    to standard error, and they read an empty standard input. The descriptors given back are not inherited."""
+    """Move the protocol from the descriptors 0 and 1 to private ones, which child processes do not inherit. Whatever
+    the application, its libraries or its children print goes to standard error then, and standard input is empty."""
     reading, writing = os.dup(0), os.dup(1)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
@@ -46,7 +46,8 @@ def private_descriptors() -> Descriptors:
 
 
 def handshake(descriptors: Descriptors, timeout: float) -> Handshake:
-    """Wait for the init line. Raises ProtocolError: none within `timeout` seconds, longer than 1 MiB, or no init."""
+    """Wait for the init line. Raises ProtocolError where it does not arrive within `timeout` seconds, is longer than
+    1 MiB, or is not an init message."""
     deadline = time.monotonic() + timeout
     pieces: list[bytes] = []
     length = 0
@@ -56,7 +57,7 @@ def handshake(descriptors: Descriptors, timeout: float) -> Handshake:
             raise ProtocolError(
                 "handshake", f"no init from the orchestrator within {timeout:g}s (channels.limits.handshake)"
             )
-        piece = os.read(descriptors.reading, _PIECE)
+        piece = os.read(descriptors.reading, _READ_SIZE)
         if not piece:
             raise ProtocolError("handshake", "standard input ended before the orchestrator's init")
         head, end, rest = piece.partition(b"\n")
@@ -72,22 +73,22 @@ def _init(line: bytes) -> Init:
     try:
         message = read(line)
     except ProtocolError as error:
-        raise ProtocolError("handshake", f"the orchestrator's first line is no init: {error}") from None
+        raise ProtocolError("handshake", f"the orchestrator's first line is not an init message: {error}") from None
     if not isinstance(message, Init):
-        raise ProtocolError("handshake", f"the orchestrator's first line is {message.op[:40]!r} and no init")
+        raise ProtocolError("handshake", f"the orchestrator's first line is {message.op[:40]!r} and not init")
     return message
 
 
 async def open_stdio(handshake: Handshake, wire: Wire) -> None:
-    """The conversation after the handshake. Raises ChannelError where the descriptors are not pipes, sockets or
+    """Connect the wire to the descriptors of the handshake. Raises ChannelError where they are not pipes, sockets or
     terminals."""
     loop = asyncio.get_running_loop()
     descriptors = handshake.descriptors
-    # Looked at first: an event loop that is given a file may end the whole process.
+    # Checked first: an event loop that is given a file may end the whole process.
     for name, descriptor in (("input", descriptors.reading), ("output", descriptors.writing)):
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)):
-            why = f"standard {name} is a file; the protocol wants a pipe, a socket or a terminal"
+            why = f"standard {name} is a file; the protocol needs a pipe, a socket or a terminal"
             raise ChannelError("stdio", "", why)
     try:
         writer, _ = await loop.connect_write_pipe(

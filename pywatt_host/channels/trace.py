@@ -1,4 +1,4 @@
-"""A conversation written down: one JSON line for each message, with every secret masked (`--trace-protocol`)."""
+"""Writes each message of the protocol to a file, as a line of JSON with every secret masked (`--trace-protocol`)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from pywatt_host.observability.logs import Clock, dump_line
 from pywatt_host.protocol.jsontext import loads
 
 _MASK = "***"
-_FRAME_HEADER = 5  # octets
+_FRAME_HEADER = 5  # bytes
 
 
 class TraceFile:
-    """Appends to a file that only its owner can read. `mask` takes secrets out of a text.
+    """Appends to a file that only its owner can read. `mask` removes secrets from a text.
 
-    Shown as `***` whatever they are: tokens, the values of secrets, of `init.env` and of HTTP headers that
-    authenticate; octet lists (bodies and payloads) are shown by their length. A disk that is full ends the trace and
-    nothing else.
+    Tokens, the values of secrets, of `init.env` and of HTTP headers that authenticate are always shown as `***`. Lists
+    of byte numbers (bodies and payloads) are shown by their length. A full disk ends the trace and nothing else.
     """
 
     def __init__(self, path: Path, mask: Callable[[str], str]) -> None:
@@ -40,7 +39,7 @@ class TraceFile:
         try:
             document = _shown(loads(unit), self._mask)
         except ProtocolError as error:
-            document = {"octets": len(unit), "fault": str(error)}
+            document = {"bytes": len(unit), "fault": str(error)}
         line = {
             "time": self._clock(time.time()),
             "channel": channel,
@@ -54,14 +53,14 @@ class TraceFile:
             self.lost = True
 
     def close(self) -> None:
-        """What is said from now on is not written down."""
+        """Close the file; later messages are not written."""
         self.lost = True
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
-_ALWAYS = frozenset({"auth_token", "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
+_ALWAYS_MASKED = frozenset({"auth_token", "authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
 
 
 def _shown(value: Any, mask: Callable[[str], str], member: str = "", op: str = "") -> Any:
@@ -70,7 +69,7 @@ def _shown(value: Any, mask: Callable[[str], str], member: str = "", op: str = "
         return {mask(name): _member(name, item, mask, op) for name, item in value.items()}
     if isinstance(value, list):
         if member in ("body", "data") and all(isinstance(item, int) for item in value):
-            return f"<{len(value)} octets>"
+            return f"<{len(value)} bytes>"
         return [_shown(item, mask, member, op) for item in value]
     return mask(value) if isinstance(value, str) else value
 
@@ -78,7 +77,7 @@ def _shown(value: Any, mask: Callable[[str], str], member: str = "", op: str = "
 def _member(name: str, item: Any, mask: Callable[[str], str], op: str) -> Any:
     if item is None:
         return None
-    if name.lower() in _ALWAYS or (name == "value" and op == "secret"):
+    if name.lower() in _ALWAYS_MASKED or (name == "value" and op == "secret"):
         return _MASK
     if name == "env" and isinstance(item, dict):
         return dict.fromkeys(item, _MASK)

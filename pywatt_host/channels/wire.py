@@ -1,4 +1,4 @@
-"""One connection: octets in, messages out, and back-pressure both ways. The same for pipes, Unix sockets and TCP."""
+"""One connection: bytes in, messages out, and back-pressure both ways. The same for pipes, Unix sockets and TCP."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pywatt_host.protocol.messages import Received
 
 logger = logging.getLogger("pywatt.channels")
 
-_TELLTALE = re.compile(rb"secret|token|passw|\"env\"|authorization", re.IGNORECASE)
-_HIGH_WATER = 1024**2  # octets waiting to be taken at which senders are asked to wait
-MOST_BUFFERED = 64 * 1024**2  # octets that may wait for a peer that does not read
+_SENSITIVE = re.compile(rb"secret|token|passw|\"env\"|authorization", re.IGNORECASE)
+_HIGH_WATER = 1024**2  # bytes in the buffer from which on senders are asked to wait
+MAX_BUFFERED = 64 * 1024**2  # bytes that may wait for a peer that does not read
 
 
 class Trace(Protocol):
-    """Somebody who writes conversations down."""
+    """Records each unit that is sent or received. `direction` is `in` or `out`."""
 
     def __call__(self, channel: str, peer: str, direction: str, unit: bytes) -> None: ...
 
@@ -29,8 +29,9 @@ class Trace(Protocol):
 class Wire(asyncio.Protocol):
     """A connection, from its opening to its end.
 
-    `receive` is called for each message, `ended` once, with why: None where the other side closed in order. A unit that
-    is not the protocol is logged and passed over; a stream that cannot go on closes the connection.
+    `receive` is called for each message. `ended` is called once, with the reason, or None where the other side closed
+    the connection in order. A unit that is not part of the protocol is logged and ignored, or handed to `bad`. A stream
+    that cannot be decoded any further closes the connection.
     """
 
     def __init__(
@@ -54,53 +55,54 @@ class Wire(asyncio.Protocol):
         self._trace = trace
         self._bad = bad
         self.transport: Any = None
-        self._out: Any = None  # a pipe's other direction has a transport of its own
+        self._out: Any = None  # where it is written: two pipes have a transport each
         self._writable = asyncio.Event()
         self._writable.set()
 
     # As a session's outlet ------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send octets, later if need be. Raises MessagingError where the peer has not taken 64 MiB that wait already,
-        ChannelError where the connection is over."""
+        """Send bytes, now or once the peer takes them. Raises MessagingError where 64 MiB wait for the peer already,
+        ChannelError where the connection has ended."""
         out = self._out
         if self.closing:
             raise ChannelError(self.channel, "", "the connection is closed")
-        if not self._writable.is_set() and out.get_write_buffer_size() + len(data) > MOST_BUFFERED:
+        if not self._writable.is_set() and out.get_write_buffer_size() + len(data) > MAX_BUFFERED:
             raise MessagingError("unavailable", "the peer does not read what it is sent", self.peer)
         if self._trace is not None:
             self._trace(self.channel, self.peer, "out", data)
         out.write(data)
 
     async def drained(self) -> None:
+        """Return once the peer has taken enough to send more."""
         if not self._writable.is_set():
             await self._writable.wait()
 
     @property
     def closing(self) -> bool:
-        """Whether nothing can be written any more, also where `ended` has not been told yet."""
-        # TLS transports of asyncio do not say that they are closed, once they are
+        """Whether nothing can be written any more, also where `ended` has not been called yet."""
+        # `is_closing` of asyncio's TLS transports is false again once they are closed.
         return self._ended is None or self._out is None or self._out.is_closing()
 
     @property
     def buffered(self) -> int:
-        """Octets that wait for the peer."""
+        """The number of bytes that wait for the peer."""
         return self._out.get_write_buffer_size() if self._out is not None else 0
 
     # As asyncio's protocol ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
-        if self._ended is None:  # refused before it was open, such as one too many
+        if self._ended is None:  # refused before it was open, for example as one too many
             self._abort()
             return
-        if self._out is None and hasattr(transport, "write"):  # a pipe that is read has none
+        if self._out is None and hasattr(transport, "write"):  # not for the reading end of a pipe
             self.write_to(transport)  # type: ignore[arg-type]  # uvloop registers its own nowhere
         if not self.opened.done():
             self.opened.set_result(None)
 
     def write_to(self, transport: asyncio.WriteTransport) -> None:
-        """Where octets go: by itself where the connection was opened, by hand for pipes."""
+        """Write to this transport. Called by `connection_made`, and by hand for the writing end of a pipe."""
         self._out = transport
         transport.set_write_buffer_limits(high=_HIGH_WATER)
 
@@ -128,11 +130,11 @@ class Wire(asyncio.Protocol):
             self._receive(message)
 
     def eof_received(self) -> None:
-        return None  # closes
+        return None  # which closes the transport
 
     def connection_lost(self, error: Exception | None) -> None:
         self._finish(None if error is None else ChannelError(self.channel, "", str(error)[:200] or "lost"))
-        self.close()  # of two pipes the other one
+        self.close()  # the other one of two pipes
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -143,13 +145,13 @@ class Wire(asyncio.Protocol):
     # Ending ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Send what waits, then close; `ended` is called when that is done."""
+        """Send what waits, then close. `ended` is called when that is done."""
         for transport in (self._out, self.transport):
             if transport is not None and not transport.is_closing():
                 transport.close()
 
     def end(self, why: HostError | None, *, abort: bool = False) -> None:
-        """Close for a reason that `ended` is told at once."""
+        """Call `ended` with the reason, then close, or, with `abort`, drop what waits and close."""
         self._finish(why)
         if abort:
             self._abort()
@@ -161,24 +163,24 @@ class Wire(asyncio.Protocol):
             if transport is not None:
                 try:
                     transport.abort()
-                except (AttributeError, NotImplementedError):  # a pipe that is read has nothing to throw away
+                except (AttributeError, NotImplementedError):  # the reading end of a pipe
                     transport.close()
 
     def _finish(self, why: HostError | None) -> None:
         ended, self._ended = self._ended, None
-        self._writable.set()  # nobody waits for a peer that is gone
-        self.records.summary()
+        self._writable.set()  # wakes those that wait for the peer
+        self.records.connection_ended()
         if ended is not None:
             ended(why)
 
 
 def _may_be_shown(error: ProtocolError, unit: bytes) -> bool:
-    """What is JSON is named by its fault, and what speaks of secrets is not shown even where it is none."""
-    return error.code == "json" and _TELLTALE.search(unit) is None
+    """Whether the log may show the unit: only what is not JSON, and does not seem to contain secrets."""
+    return error.code == "json" and _SENSITIVE.search(unit) is None
 
 
 class PipeEnd(asyncio.Protocol):
-    """The writing side of a pipe: passes on when to wait, and that nobody reads any more."""
+    """The writing end of a pipe: tells the wire when to wait, and when the reading end is closed."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire

@@ -1,4 +1,4 @@
-"""`completion`: shell completion scripts, as click makes them."""
+"""`completion`: shell completion scripts, which click generates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ps`, `logs`, `rotate`, `send` and `stop`: talking to running hosts, and to `up`, over their control sockets."""
+"""`ps`, `logs`, `rotate`, `send` and `stop`: talk to running hosts and to `up` over their control sockets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import click
 from pywatt_host.runtime.control import control_folders
 
 _PATIENCE = 5.0  # seconds for a host to answer on its control socket
-_ROTATION = 60.0  # seconds for a rotation: fetching, and acknowledgements
-_LINES = 1000  # as many as `up` keeps of each module
-_ELSEWHERE = "(pywatt-host ps lists what does; --folder and --control say where else to look)"
+_ROTATION = 60.0  # seconds for a rotation: fetching the secret, and acknowledgements
+_LINES = 1000  # lines that `up` keeps of each module
+_ELSEWHERE = "pywatt-host ps lists what is running. To look elsewhere, use --folder or --control."
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A host, or an `up`, that answered on its control socket."""
+    """A host or an `up` that answered on its control socket."""
 
     socket: Path
     status: dict[str, Any]
@@ -42,12 +42,12 @@ class Running:
 
     @property
     def modules(self) -> list[str]:
-        """The modules of a workspace."""
+        """The ids of the modules of a workspace."""
         return [module["id"] for module in self.status.get("modules", ())]
 
 
 class RefusedError(Exception):
-    """The host answered, and it was a problem (RFC 9457)."""
+    """The host answered with a problem document (RFC 9457)."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -64,7 +64,8 @@ class _UnixConnection(http.client.HTTPConnection):
 def _ask(
     path: Path, method: str, target: str, document: dict[str, Any] | None = None, timeout: float = _PATIENCE
 ) -> dict[str, Any]:
-    """Raises OSError where nobody answers, RefusedError where the answer is a problem."""
+    """The answer of the host at `path`. `timeout` is in seconds. Raises OSError if no host answers, and RefusedError if
+    the answer is a problem document."""
     connection = _UnixConnection(path, timeout)
     try:
         body = json.dumps(document).encode() if document is not None else None
@@ -76,7 +77,7 @@ def _ask(
             raise RefusedError(str(answer.get("detail") or answer.get("title") or response.status))
         return answer
     except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"{path} does not speak the control protocol") from error
+        raise OSError(f"{path} is not a control socket of PyWatt Host") from error
     finally:
         connection.close()
 
@@ -84,12 +85,12 @@ def _ask(
 def _ask_running(
     one: Running, target: str, document: dict[str, Any] | None = None, timeout: float = _PATIENCE
 ) -> dict[str, Any]:
-    """Ask a host that was there a moment ago; one that has gone since ends the command with exit code 1. Raises
-    RefusedError."""
+    """The answer of a host that answered a moment ago. If it has stopped since then, the command ends with exit code 1.
+    Raises RefusedError."""
     try:
         return _ask(one.socket, "POST", target, document, timeout)
     except OSError:
-        click.echo(f"{one.id} ({one.status['pid']}): the connection broke before the answer", err=True)
+        click.echo(f"{one.id} ({one.status['pid']}): the connection closed before the answer arrived", err=True)
         raise click.exceptions.Exit(1) from None
 
 
@@ -102,7 +103,8 @@ def _sockets(folder: Path, explicit: Path | None) -> Iterator[Path]:
 
 
 def _running(folder: Path, explicit: Path | None) -> list[Running]:
-    """All that answer; a host that belongs to an `up` which answers as well is shown and spoken to as its module."""
+    """All hosts that answer. A host that belongs to an `up` which also answers is left out: it is a module of that
+    `up`."""
     found = list(_answering(folder, explicit))
     theirs = {
         replica["pid"] for each in found for module in each.status.get("modules", ()) for replica in module["replicas"]
@@ -116,18 +118,18 @@ def _answering(folder: Path, explicit: Path | None) -> Iterator[Running]:
             yield Running(path, _ask(path, "GET", "/status"))
         except ConnectionRefusedError:
             if explicit is None:
-                path.unlink(missing_ok=True)  # left over by a process that was killed
+                path.unlink(missing_ok=True)  # left behind by a process that was killed
         except (OSError, RefusedError) as error:
             click.echo(f"{path}: {(isinstance(error, OSError) and error.strerror) or error}", err=True)
 
 
 def _only(found: list[Running], what: str) -> Running:
-    """Raises UsageError where there is none, or more than one."""
+    """The only host in `found`. Raises UsageError if there is none or more than one."""
     if not found:
-        raise click.UsageError(f"no {what} runs here {_ELSEWHERE}")
+        raise click.UsageError(f"no {what} is running here. {_ELSEWHERE}")
     if len(found) > 1:
         names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
-        raise click.UsageError(f"several run here, choose one with --control: {names}")
+        raise click.UsageError(f"several are running here: {names}. Choose one with --control.")
     return found[0]
 
 
@@ -135,20 +137,20 @@ _folder = click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Folder of the manifest or wattson.yaml, where no XDG_RUNTIME_DIR is set.",
+    help="Folder of the manifest or wattson.yaml, in which to look when XDG_RUNTIME_DIR is not set.",
 )
 _control = click.option(
-    "--control", type=click.Path(path_type=Path), help="A control socket by its path (server.control)."
+    "--control", type=click.Path(path_type=Path), help="Path of one control socket (server.control)."
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
 @_folder
 @_control
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def ps(folder: Path, control: Path | None, as_json: bool) -> int:
-    """List the hosts that run here, as this user, and each `up` with its modules.
+    """List the hosts that the current user runs, and each `up` with its modules.
 
     \b
     Examples:
@@ -182,7 +184,7 @@ def _replica_rows(module: dict[str, Any]) -> Iterator[tuple[str, str, str, str, 
 
 
 def _plain(text: str) -> str:
-    """Control characters escaped, but for tabs: no module writes to the terminal with more than text."""
+    """`text` with control characters escaped, except tabs, so that a module cannot control the terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -199,8 +201,9 @@ def _since(moment: float) -> str:
 @_folder
 @_control
 def stop(module: str | None, folder: Path, control: Path | None) -> int:
-    """Ask a running host, an `up`, or one module of an `up` to drain and stop: by id, by process id, or the only one
-    there is.
+    """Drain and stop a running host, an `up`, or one module of an `up`.
+
+    The argument is an id or a process id. It can be left out when only one host is running.
 
     \b
     Examples:
@@ -218,10 +221,10 @@ def stop(module: str | None, folder: Path, control: Path | None) -> int:
             return 0
     if not found:
         what = f'host or module named "{module}"' if module else "host"
-        raise click.UsageError(f"no {what} runs here {_ELSEWHERE}")
+        raise click.UsageError(f"no {what} is running here. {_ELSEWHERE}")
     if module is None and len(found) > 1:
         names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
-        raise click.UsageError(f"several hosts run here, name one: {names}")
+        raise click.UsageError(f"several hosts are running here: {names}. Name one of them.")
     for each in found:
         _ask_running(each, "/stop")
         click.echo(f"{each.id} ({each.status['pid']}) is stopping", err=True)
@@ -230,19 +233,19 @@ def stop(module: str | None, folder: Path, control: Path | None) -> int:
 
 @click.command()
 @click.argument("module", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Go on with every further line, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with every new line until Ctrl-C.")
 @click.option(
     "--lines",
     "-n",
     type=click.IntRange(0, _LINES),
     default=_LINES,
-    help="How many of the last lines; all that are kept.",
+    help="Print only the last N lines. Default: all lines that are kept.",
 )
 @_folder
 @_control
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Path | None, as_json: bool) -> int:
-    """Print what the modules of an `up` wrote to standard error: all of them, or one.
+    """Print what the modules of an `up` wrote to standard error: all modules, or one.
 
     \b
     Examples:
@@ -280,8 +283,10 @@ def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Pa
 @_control
 @_as_json
 def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
-    """Fetch a secret anew from its sources and put it to use: in the host that runs here, or in every module of the
-    `up` that runs here. Prints who acknowledged it; exit code 1 where anybody did not.
+    """Fetch a secret again from its sources and put the new value to use: in the running host, or in every module of
+    the running `up`.
+
+    Prints which modules acknowledged the new value. The exit code is 1 if one did not.
 
     \b
     Examples:
@@ -299,7 +304,7 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
         click.echo(json.dumps(report, indent=2))
     else:
         same = report.get("changed") is False
-        click.echo(f"{name} is {'the same as before' if same else 'rotated'} in {one.id}")
+        click.echo(f"{name} {'has not changed' if same else 'is rotated'} in {one.id}")
         for module, outcome in acknowledged.items():
             click.echo(f"  {module}: {_plain(outcome)}")
     return 0 if all(outcome == "success" for outcome in acknowledged.values()) else 1
@@ -309,12 +314,16 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
 @click.argument("module")
 @click.argument("type")
 @click.argument("content", metavar="[JSON]", default="{}")
-@click.option("--timeout", type=click.FloatRange(0.001, 3600), default=30.0, help="Seconds to wait for the reply.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.001, 3600), default=30.0, help="Seconds to wait for the reply. Default: 30."
+)
 @_folder
 @_control
 def send(module: str, type: str, content: str, timeout: float, folder: Path, control: Path | None) -> int:
-    """Send a message to a module and print its reply as JSON; exit code 1 where it is an error. The JSON is an object:
-    the members of the message beside its type.
+    """Send a message to a module and print its reply as JSON.
+
+    TYPE is the type of the message. The JSON argument is an object with the other fields of the message. The exit code
+    is 1 if the reply is an error.
 
     \b
     Examples:
@@ -323,9 +332,9 @@ def send(module: str, type: str, content: str, timeout: float, folder: Path, con
     try:
         document = json.loads(content)
     except ValueError as error:
-        raise click.UsageError(f"the content is not JSON: {error}") from None
+        raise click.UsageError(f"the JSON argument is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise click.UsageError("the content is not a JSON object, such as '{\"user\": 7}'")
+        raise click.UsageError("the JSON argument must be an object, such as '{\"user\": 7}'")
     found = [
         each
         for each in _running(folder.absolute(), control)

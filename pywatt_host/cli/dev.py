@@ -1,4 +1,4 @@
-"""`dev`: run, and start again when a file changes."""
+"""`dev`: serve a manifest and restart when a file changes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, manifest_options, show_problems
-from pywatt_host.dev.changes import watched_by
-from pywatt_host.dev.session import DevRecipe, DevSession
+from pywatt_host.dev.changes import watched_files
+from pywatt_host.dev.session import DevConfig, DevSession
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
-from pywatt_host.supervision.serving_child import SHUTDOWN
-from pywatt_host.supervision.sockets import is_local, wanted_by
+from pywatt_host.supervision.serving_child import SHUTDOWN_TIMEOUT
+from pywatt_host.supervision.sockets import is_local, listen_addresses
 
 
 @click.command()
@@ -29,25 +29,25 @@ from pywatt_host.supervision.sockets import is_local, wanted_by
     "--listen",
     metavar="ADDRESS",
     multiple=True,
-    help="Where to listen instead of server.listen: a loopback address with a port, or unix:PATH. May be repeated.",
+    help="Listen here instead of server.listen: a loopback address with a port, or unix:PATH. Can be repeated.",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level."
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="Override logging.level."
 )
 @click.option(
     "--ignore",
     "ignored",
     metavar="PATTERN",
     multiple=True,
-    help="Files whose changes do not count, such as 'uploads/*'. May be repeated.",
+    help="Ignore changes to these files, such as 'uploads/*'. Can be repeated.",
 )
 def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ignored: tuple[str, ...]) -> int:
-    """Serve a manifest while it is worked on: start again when code, manifest or .env change.
+    """Serve a manifest during development and restart when code, the manifest or .env change.
 
-    Listens on loopback only, logs for people, reads the .env beside the manifest, and answers 404, 400 and the like
-    with the key of the manifest that would change them. A store postgresql+dev:// or redis+dev:// is a private server,
-    whose data are kept in .pywatt. While what was saved does not start, every request is answered
-    503 with the reason. Needs the extra `dev`.
+    `dev` listens on loopback only, writes readable logs, and reads the .env beside the manifest. Its own answers, such
+    as 404 and 400, name the manifest key that would change them. A store with the URL postgresql+dev:// or
+    redis+dev:// is a private server, whose data is kept in .pywatt. While the saved code cannot start, every request is
+    answered with 503 and the reason. Needs the extra `dev`.
 
     \b
     Examples:
@@ -57,19 +57,19 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
       pywatt-host dev --ignore 'uploads/*' --set logging.loggers.sqlalchemy=info
     """
     if find_spec("watchfiles") is None:
-        click.echo("dev needs watchfiles: pip install 'pywatt-host[dev]'", err=True)
+        click.echo("dev needs the package watchfiles. Install it with: pip install 'pywatt-host[dev]'", err=True)
         return 2
     more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
     more += [f"logging.level={log_level}"] if log_level else []
     selection = replace(selection, overrides=(*selection.overrides, *more))
-    cookbook = _Cookbook(selection, bool(listen), ignored)
+    config_reader = _ConfigReader(selection, bool(listen), ignored)
     services: DevServices | None = None
     try:
         folder = selection.source().directory
-        os.environ[DEV_SERVICES] = os.fspath(folder)  # of the child, which may use private servers
+        os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
         services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
-            return runner.run(DevSession(cookbook.look, _say, _show, services.keep).serve())
+            return runner.run(DevSession(config_reader.read, _say, _show, services.keep).serve())
     except ManifestError as error:
         _show(error)
         return error.exit_code
@@ -92,15 +92,17 @@ def _show(error: ManifestError) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cookbook:
-    """From the command line, and the manifest as it is at the moment, to a recipe."""
+class _ConfigReader:
+    """Reads the present manifest, with the options of the command line, for each start."""
 
     selection: Selection
     listen_given: bool
     ignored: tuple[str, ...]
-    described: dict[tuple[int, int], Source] = field(default_factory=dict)  # of a Python file that could be read
+    described: dict[tuple[int, int], Source] = field(
+        default_factory=dict
+    )  # the last version of a Python file that could be read
 
-    def look(self) -> DevRecipe:
+    def read(self) -> DevConfig:
         """Raises ManifestError; click.UsageError for a --listen that others could reach."""
         source = self._source()
         env_file = self.selection.env_file
@@ -116,18 +118,19 @@ class _Cookbook:
         for address in manifest.server.listen if self.listen_given else ():
             if not is_local(address):
                 message = (
-                    f"--listen {address}: dev listens on loopback addresses and Unix sockets only; run does not mind"
+                    f"--listen {address}: dev listens only on loopback addresses and Unix sockets; use run instead"
                 )
                 raise click.UsageError(message)
-        watched = watched_by(manifest, env_file=env_file or beside, ignored=self.ignored)
+        watched = watched_files(manifest, env_file=env_file or beside, ignored=self.ignored)
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
-        return DevRecipe(wanted_by(manifest), watched, tuple(self._arguments(manifest, env_file)))
+        return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)))
 
     def _source(self) -> Source:
-        """A Python file is imported in a process of its own, for where its decorator listens; while that cannot be, it
-        is looked at as it was when it last could, at first as one that says nothing, and the child tells why."""
+        """The source of the manifest. A Python file is imported in a child process to find the addresses of its
+        decorator. While that import fails, the last version that could be imported counts, or at first an empty
+        manifest; the serving child reports the error."""
         script = self.selection.script()
         if script is None:
             return self.selection.source()
@@ -141,7 +144,7 @@ class _Cookbook:
             return source
         except (HostError, OSError):
             for last in self.described.values():
-                return last  # where it listened stays open, and answers 503
+                return last  # its addresses stay open and answer 503
             data = {"app": "module:app"}
             return Source.of_data(data, name=str(script), directory=script.path.parent.absolute())
 
@@ -150,7 +153,7 @@ class _Cookbook:
         arguments = [selection.target] if selection.target else []
         arguments += ["--profile", selection.profile] if selection.profile is not None else []
         arguments += ["--env-file", str(env_file)] if env_file is not None else []
-        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN)
+        shutdown = min(manifest.server.timeouts.shutdown, SHUTDOWN_TIMEOUT)
         settings = [
             *selection.overrides,
             f"server.timeouts.shutdown={int(shutdown * 1000)}ms",

@@ -1,4 +1,4 @@
-"""`export`: files that run a module under systemd, Compose or Kubernetes."""
+"""`export`: writes the files that run a module under systemd, Compose or Kubernetes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import click
 
 from pywatt_host.cli.options import Selection, show_problems
 from pywatt_host.exceptions import AppLoadError, ManifestError
-from pywatt_host.export import Exported, Facts, Wishes, compose, kubernetes, read, systemd
+from pywatt_host.export import Exported, ExportOptions, Facts, compose, kubernetes, read, systemd
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import TcpAddress
 from pywatt_host.scaffold import CannotWriteError, in_the_way, write
 
-_KINDS: Mapping[str, Callable[[Facts, Wishes], Exported]] = {
+_KINDS: Mapping[str, Callable[[Facts, ExportOptions], Exported]] = {
     "systemd": systemd,
     "compose": compose,
     "kubernetes": kubernetes,
 }
-# Options that are not for all of them.
+# Options that only some kinds have.
 _FOR = {
     "image": ("compose", "kubernetes"),
     "secret": ("kubernetes",),
@@ -40,18 +40,35 @@ _QUANTITY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?\Z")
 @click.command()
 @click.argument("kind", metavar="systemd|compose|kubernetes", type=click.Choice(list(_KINDS)))
 @click.argument("target", metavar="[MANIFEST|FOLDER|MODULE:APP|FILE.py]", required=False)
-@click.option("--profile", metavar="NAME", help="Profile of the manifest that will run; PYWATT_PROFILE is the default.")
-@click.option("--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Variables for ${VAR}.")
-@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), help="Write files there; made if need be.")
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
-@click.option("--replicas", metavar="N", type=click.IntRange(1, 1000), default=1, help="How many instances; 1.")
-@click.option("--image", metavar="IMAGE", help="Image with the module; its id and version are the default.")
-@click.option("--secret", metavar="NAME", help="Kubernetes: the Secret to mount; ID-secrets is the default.")
-@click.option("--nats", metavar="URL", help="Address of NATS, in place of the manifest's.")
-@click.option("--cpu", metavar="QUANTITY", help="Kubernetes: requested processor time, such as 250m.")
-@click.option("--memory", metavar="QUANTITY", help="Kubernetes: requested memory and its limit, such as 256Mi.")
-@click.option("--directory", metavar="DIR", help="systemd: the module's folder there; /srv/ID is the default.")
-@click.option("--socket", is_flag=True, help="systemd: a socket unit, so that no connection is refused in between.")
+@click.option("--profile", metavar="NAME", help="Profile that the deployment runs with. Default: PYWATT_PROFILE.")
+@click.option(
+    "--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Read variables for ${VAR} from FILE."
+)
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write the files into DIR and create it if necessary.",
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@click.option(
+    "--replicas", metavar="N", type=click.IntRange(1, 1000), default=1, help="Number of instances. Default: 1."
+)
+@click.option("--image", metavar="IMAGE", help="Image with the module. Default: the module's id and version.")
+@click.option("--secret", metavar="NAME", help="Kubernetes: the Secret to mount. Default: ID-secrets.")
+@click.option("--nats", metavar="URL", help="Address of NATS, instead of the manifest's.")
+@click.option("--cpu", metavar="QUANTITY", help="Kubernetes: requested CPU time, such as 250m.")
+@click.option(
+    "--memory", metavar="QUANTITY", help="Kubernetes: requested memory, which is also the limit, such as 256Mi."
+)
+@click.option(
+    "--directory", metavar="DIR", help="systemd: the module's folder on the target machine. Default: /srv/ID."
+)
+@click.option(
+    "--socket",
+    is_flag=True,
+    help="systemd: also write a socket unit, so that no connection is refused during a restart.",
+)
 def export(
     kind: str,
     target: str | None,
@@ -68,10 +85,10 @@ def export(
     directory: str | None,
     socket: bool,
 ) -> int:
-    """Write files that run a module on one machine or many: with probes, ports, times and secrets as the manifest says.
+    """Write the files that run a module on one or more machines, with the manifest's probes, ports, times and secrets.
 
-    One file goes to standard output; with --output, all of them into a folder. No application is imported. Values of
-    secrets are never written, and PYWATT__ variables of this shell do not count.
+    A single file goes to standard output. With --output, all files go into a folder. `export` imports no application,
+    never writes the value of a secret, and ignores the PYWATT__ variables of the shell.
 
     \b
     Examples:
@@ -79,45 +96,47 @@ def export(
       pywatt-host export compose --output .
       pywatt-host export systemd --socket --output units users/pywatt.yaml
     """
-    wishes = Wishes(replicas, image, secret, nats, cpu, memory, directory, socket)
+    wishes = ExportOptions(replicas, image, secret, nats, cpu, memory, directory, socket)
     _check(kind, wishes)
     if force and output is None:
-        raise click.UsageError("--force goes with --output: it overwrites what is there")
+        raise click.UsageError("--force needs --output: it overwrites the files in that folder")
     facts = _facts(Selection(target, profile, (), env_file))
     if nats is not None and not facts.uses_nats:
-        raise click.UsageError("--nats: the manifest has no channels.nats")
+        raise click.UsageError("--nats: the manifest has no channels.nats. Add it, or leave --nats out.")
     highest = max((each.port for each in facts.manifest.server.listen if isinstance(each, TcpAddress)), default=0)
     if kind != "kubernetes" and highest + replicas - 1 > _HIGHEST_PORT:
-        raise click.UsageError(f"--replicas: each has a port of its own, and there are none after {_HIGHEST_PORT}")
+        raise click.UsageError(
+            f"--replicas: each instance needs a port of its own, and the highest port is {_HIGHEST_PORT}"
+        )
     made = _KINDS[kind](facts, wishes)
     files = made.files
     for note in made.notes:
-        click.echo(f"to know: {note}", err=True)
+        click.echo(f"note: {note}", err=True)
     if output is not None:
         return _written(output, files, force)
     if len(files) > 1:
-        raise click.UsageError(f"these are several files ({', '.join(files)}): say --output DIR")
+        raise click.UsageError(
+            f"export writes several files ({', '.join(files)}). Name a folder for them with --output DIR."
+        )
     click.echo("".join(files.values()), nl=False)
     return 0
 
 
-def _check(kind: str, wishes: Wishes) -> None:
+def _check(kind: str, wishes: ExportOptions) -> None:
     """Raises UsageError for what cannot be meant."""
     for name, kinds in _FOR.items():
         if getattr(wishes, name) and kind not in kinds:
-            raise click.UsageError(f"--{name} is for {' and '.join(kinds)}")
+            raise click.UsageError(f"--{name} applies only to {' and '.join(kinds)}")
     if wishes.image is not None and (not wishes.image.strip() or re.search(r"\s|[^\x21-\x7e]", wishes.image)):
-        raise click.UsageError("--image: that is no name of an image")
+        raise click.UsageError("--image: this is not the name of an image")
     if wishes.secret is not None and not _NAME.match(wishes.secret):
-        raise click.UsageError(
-            "--secret: lower-case letters, digits, dots and dashes are wanted, such as users-secrets"
-        )
+        raise click.UsageError("--secret: use lower-case letters, digits, dots and dashes, such as users-secrets")
     for name in ("cpu", "memory"):
         value = getattr(wishes, name)
         if value is not None and not _QUANTITY.match(value):
-            raise click.UsageError(f"--{name}: a quantity is wanted, such as {'250m' if name == 'cpu' else '256Mi'}")
+            raise click.UsageError(f"--{name}: this is not a quantity, such as {'250m' if name == 'cpu' else '256Mi'}")
     if wishes.directory is not None and (not wishes.directory.startswith("/") or not wishes.directory.isprintable()):
-        raise click.UsageError("--directory: an absolute path is wanted, such as /srv/users")
+        raise click.UsageError("--directory: this is not an absolute path, such as /srv/users")
     if wishes.nats is not None:
         _check_nats(wishes.nats)
 
@@ -128,13 +147,15 @@ def _check_nats(url: str) -> None:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname or not url.isprintable():
-        raise click.UsageError("--nats: nats://HOST:PORT is wanted")
+        raise click.UsageError("--nats: this is not an address of the form nats://HOST:PORT")
     if parts.username is not None or parts.password is not None:
-        raise click.UsageError("--nats: credentials are no part of it, they would be written out: use channels.nats")
+        raise click.UsageError(
+            "--nats: the address must not contain credentials, because the files would show them; use channels.nats"
+        )
 
 
 def _facts(selection: Selection) -> Facts:
-    """What the manifest says; its faults end the command with exit code 2."""
+    """The facts of the manifest. Errors in the manifest end the command with exit code 2."""
     report = Report()
     variables = environment(None, selection.env_file, report)
     try:
@@ -154,7 +175,7 @@ def _facts(selection: Selection) -> Facts:
 
 
 def _command() -> str:
-    """The command line that makes the same again."""
+    """The command line that generates the same files again."""
     context = click.get_current_context()
     words = ["pywatt-host", "export"]
     for parameter in context.command.params:
@@ -167,16 +188,16 @@ def _command() -> str:
 
 
 def _written(folder: Path, files: Mapping[str, str], force: bool) -> int:
-    """All of them, or none; exit code 2 where one is there already."""
+    """Write all files, or none if one exists already; the exit code is then 2."""
     taken = [] if force else in_the_way(folder, files)
     if taken:
         names = ", ".join(click.format_filename(folder / name) for name in taken)
-        are = "is" if len(taken) == 1 else "are"
-        raise click.ClickException(f"nothing was written: {names} {are} there already (--force overwrites)")
+        exist = "exists" if len(taken) == 1 else "exist"
+        raise click.ClickException(f"no file was written: {names} {exist} already. Use --force to overwrite.")
     try:
         write(folder.absolute(), files, replacing=force)
     except CannotWriteError as error:
-        click.echo(f"nothing was written: {error}", err=True)
+        click.echo(f"no file was written: {error}", err=True)
         return error.exit_code
     for name in files:
         click.echo(f"wrote {click.format_filename(folder / name)}", err=True)

@@ -1,4 +1,4 @@
-"""Before a module under an orchestrator loads its manifest: whether it is under one, and what that says first."""
+"""What `run` does before it loads the manifest: decides whether there is an orchestrator, and reads its init."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ if TYPE_CHECKING:
 
 
 def asked_for(orchestrated: bool) -> bool:
-    """Whether the command line or the environment says that there is an orchestrator."""
+    """Whether the command line or the environment says that an orchestrator has started this process."""
     return orchestrated or "PYWATT_MODULE_ID" in os.environ
 
 
 def greet(selection: Selection, *, insist: bool, descriptors: Descriptors | None = None) -> Handshake | None:
-    """The orchestrator's init. From then on descriptors 0 and 1 lead nowhere near the protocol. None where the manifest
-    has `channels.stdio: off`, unless to `insist`. `descriptors` are those of the protocol, where they are private
-    already. Raises ProtocolError.
+    """Do the handshake and return it with the orchestrator's init. Afterwards file descriptors 0 and 1 no longer belong
+    to the protocol. Returns None if the manifest has `channels.stdio: off`, unless `insist` is set. `descriptors` are
+    the protocol's private descriptors, if they exist already. Raises ProtocolError.
 
-    How long to wait is in the manifest, whose variables may come with the init: so it is looked at before and after.
+    The timeout of the handshake is in the manifest, whose variables may come with the init. The manifest is therefore
+    loaded before the handshake and again after it.
     """
     try:
         channels = selection.load(allow_unset=True).manifest.channels
     except ManifestError:
-        channels = Channels()  # its faults are shown once everything is known
+        channels = Channels()  # the errors are shown when the manifest is loaded again, after the handshake
     if channels.stdio == "off" and not insist:
         return None
     stdio = import_module("pywatt_host.channels.stdio")
@@ -39,7 +40,7 @@ def greet(selection: Selection, *, insist: bool, descriptors: Descriptors | None
 
 
 def layer_of(handshake: Handshake | None) -> InitLayer | None:
-    """What the init says of the manifest."""
+    """The layer of the manifest that the init provides."""
     if handshake is None:
         return None
     init = handshake.init

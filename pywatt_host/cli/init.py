@@ -1,4 +1,4 @@
-"""`init`: a new module in a folder, or a manifest around an application that exists."""
+"""`init`: writes a new module into a folder, or a manifest for an existing application."""
 
 from __future__ import annotations
 
@@ -36,29 +36,35 @@ if TYPE_CHECKING:
 @click.option(
     "--framework",
     type=click.Choice(FRAMEWORKS),
-    help="What the new application is written with; fastapi where it is installed, else starlette.",
+    help="Framework of the new application. Default: fastapi if it is installed, else starlette.",
 )
 @click.option(
-    "--from", "import_path", metavar="MODULE:APP", help="No new application: list the routes of this one as endpoints."
+    "--from", "import_path", metavar="MODULE:APP", help="Write a manifest for this application, with its routes."
 )
-@click.option("--build", is_flag=True, help="With --from: call the factory, to see the routes of what it makes.")
+@click.option(
+    "--build",
+    is_flag=True,
+    help="With --from: call the factory and list the routes of the application that it returns.",
+)
 def init(folder: Path, framework: str | None, import_path: str | None, build: bool) -> int:
-    """Write a module that runs: manifest, its schema for the editor, an application of two routes, and a test.
+    """Write a module that runs: a manifest, its schema for the editor, an application with two routes, and a test.
 
-    With --from, the manifest of an application that exists: its routes as endpoints, and a test that asks for each.
-    Nothing that is there is overwritten: either all files are written, or none.
+    With --from, write a manifest for an existing application, with its routes as endpoints, and a test that requests
+    those that need no parameter. `init` overwrites no file: it writes all files or none.
 
     \b
     Examples:
-      pywatt-host init                                  into this folder
+      pywatt-host init                                  write into this folder
       pywatt-host init users --framework flask
-      pywatt-host init --from main:app                  for the application in main.py
+      pywatt-host init --from main:app                  use the application in main.py
       pywatt-host init --from users.api:create_app --build
     """
     if import_path is None and build:
-        raise click.UsageError("--build goes with --from: it calls the factory that is named there")
+        raise click.UsageError("--build needs --from: it calls the factory that --from names")
     if import_path is not None and framework is not None:
-        raise click.UsageError("--framework is for a new application, and --from is for one that exists")
+        raise click.UsageError(
+            "--framework is for a new application and --from for an existing one: use only one of them"
+        )
     if os.path.lexists(folder) and not folder.is_dir():
         raise click.ClickException(f"{click.format_filename(folder)} is not a folder")
     try:
@@ -66,28 +72,28 @@ def init(folder: Path, framework: str | None, import_path: str | None, build: bo
             return _adopted(folder, import_path, build)
         return _started(folder, framework)
     except CannotWriteError as error:
-        click.echo(f"nothing was written: {error}", err=True)
+        click.echo(f"no file was written: {error}", err=True)
         return error.exit_code
 
 
 def _started(folder: Path, framework: str | None) -> int:
     chosen = framework or ("fastapi" if installed("fastapi") else "starlette")
     _write(folder, starter(chosen, module_id_of(_real(folder))))
-    click.echo(f"the framework is {chosen}" + ("" if framework else "; --framework chooses another"))
+    click.echo(f"the framework is {chosen}" + ("" if framework else "; use --framework to choose another one"))
     if not installed(chosen):
-        click.echo(f"{chosen} is not installed: pip install {chosen}")
+        click.echo(f"{chosen} is not installed. Install it with: pip install {chosen}")
     _next(folder)
     return 0
 
 
 def _adopted(folder: Path, import_path: str, build: bool) -> int:
     if re.match(IMPORT_PATTERN, import_path) is None:
-        raise click.UsageError(f'--from: "{import_path}" is not module:attribute, such as main:app')
+        raise click.UsageError(f'--from: "{import_path}" is not of the form module:attribute, such as main:app')
     where = _home_of(import_path, _real(folder))
     found = _inspected(import_path, where, build)
     failure = found.failure or next((_line(seen.fault) for seen in found.apps if seen.fault is not None), "")
     if failure:
-        click.echo(f"nothing was written: {import_path}: {failure}", err=True)
+        click.echo(f"no file was written: {import_path}: {failure}", err=True)
         return 3
     seen = found.apps[0]
     working_dir = os.path.relpath(where, _real(folder))
@@ -95,15 +101,17 @@ def _adopted(folder: Path, import_path: str, build: bool) -> int:
     _write(folder, made.files)
     if made.endpoints:
         number = "one endpoint" if made.endpoints == 1 else f"{made.endpoints} endpoints"
-        click.echo(f"{import_path}: {number}, open to everyone, and nothing else is served")
+        click.echo(f"{import_path}: wrote {number} without authentication; the host serves no other path")
     elif made.unsayable:
-        click.echo(f"{import_path}: endpoints: auto, since a list cannot say its routes ({made.unsayable})")
+        click.echo(f"{import_path}: wrote endpoints: auto, because a list cannot express its routes ({made.unsayable})")
     elif seen.factory:
-        click.echo(f"{import_path}: endpoints: auto, since a factory makes it; with --build it is called and asked")
+        click.echo(
+            f"{import_path}: wrote endpoints: auto, because a factory makes the application; use --build to call it"
+        )
     elif seen.readable:
-        click.echo(f"{import_path}: endpoints: auto, since it has no routes")
+        click.echo(f"{import_path}: wrote endpoints: auto, because the application has no routes")
     else:
-        click.echo(f"{import_path}: endpoints: auto, since its routes cannot be read")
+        click.echo(f"{import_path}: wrote endpoints: auto, because its routes cannot be read")
     for warning in made.warnings:
         click.echo(f"warning: {warning}", err=True)
     _next(folder)
@@ -115,8 +123,8 @@ def _real(folder: Path) -> Path:
 
 
 def _home_of(import_path: str, folder: Path) -> Path:
-    """The folder that has the module: that of the manifest, its `src`, or the current one; a module that is in none of
-    them is installed, or missing, and the manifest's folder is as good as any that is there."""
+    """The folder that has the application's module: the manifest's folder, its `src`, or the current folder. A module
+    that is in none of them is installed or missing; this is then the first of these folders that exists."""
     package = import_path.partition(":")[0].partition(".")[0]
     here = Path.cwd()
     places = [place for place in (folder, folder / "src", here) if place.is_dir()]
@@ -125,7 +133,7 @@ def _home_of(import_path: str, folder: Path) -> Path:
 
 
 def _inspected(import_path: str, where: Path, build: bool) -> Inspection:
-    """Its routes, looked at in a child process. What the environment overrides holds there as well, profiles do not."""
+    """The application's routes, read in a child process. Overrides of the environment apply there; profiles do not."""
     from pywatt_host.cli.inspection import Request, inspect_apps
 
     data = {"app": {"import_path": import_path, "working_dir": os.fspath(where)}}
@@ -141,18 +149,22 @@ def _inspected(import_path: str, where: Path, build: bool) -> Inspection:
 def _line(fault: Fault) -> str:
     hint = fault.hint
     if fault.reason == "factory-arguments":
-        hint = "leave --build out, and write app.args into the manifest that comes"
+        hint = "leave --build out, and add app.args to the manifest that init writes"
     return fault.message + (f" ({hint})" if hint else "")
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:
-    """All of them, or none; exit code 2 where one is there already."""
+    """Write all files, or none if one exists already; the exit code is then 2."""
     taken = in_the_way(folder, files)
     if taken:
         names = ", ".join(click.format_filename(folder / name) for name in taken)
-        hint = " (--from app:app writes a manifest for it)" if "app.py" in taken and "pywatt.yaml" not in taken else ""
-        are = "is" if len(taken) == 1 else "are"
-        raise click.ClickException(f"nothing was written: {names} {are} there already{hint}")
+        hint = (
+            ". To write a manifest for it, use --from app:app."
+            if "app.py" in taken and "pywatt.yaml" not in taken
+            else ""
+        )
+        exist = "exists" if len(taken) == 1 else "exist"
+        raise click.ClickException(f"no file was written: {names} {exist} already{hint}")
     write(_real(folder), files)
     for name in files:
         click.echo(f"wrote {click.format_filename(folder / name)}")
@@ -162,5 +174,5 @@ def _next(folder: Path) -> None:
     name = "" if folder == Path() else f" {shlex.quote(click.format_filename(folder))}"
     click.echo("next:")
     click.echo(f"  pywatt-host run{name}")
-    click.echo(f"  pywatt-host dev{name}    # starts again when a file changes")
+    click.echo(f"  pywatt-host dev{name}    # restarts when a file changes")
     click.echo(f"  pytest{name}" + ("" if installed("pytest") else "    # pip install pytest"))

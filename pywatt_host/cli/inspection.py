@@ -30,6 +30,7 @@ from pywatt_host.manifest import Problem, Source, load
 from pywatt_host.manifest.model import DirectoryMount, Manifest
 from pywatt_host.manifest.values.names import Script, script_of
 from pywatt_host.observability.logs import LogStream
+from pywatt_host.supervision.process import describe_exit, signal_group
 
 _MARK = "pywatt-inspection:"  # before the child's answer, on a descriptor that the user's code does not have
 
@@ -134,24 +135,15 @@ def _asked_child(document: Mapping[str, Any], timeout: float) -> dict[str, Any] 
         except subprocess.TimeoutExpired:
             return f"importing the application took longer than {timeout:g}s"
         finally:
-            _end(child)
+            signal_group(child.pid, signal.SIGKILL)
+            child.wait()
         return _parse(answers.read(), child.returncode)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """The child and whatever it started."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-    child.wait()
 
 
 def _parse(answer: bytes, code: int) -> dict[str, Any] | str:
     text = answer.decode("utf-8", "replace")
     if not text.startswith(_MARK):
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"importing the application ended the process ({how})"
+        return f"importing the application ended the process ({describe_exit(code)})"
     document: dict[str, Any] = json.loads(text[len(_MARK) :])
     return document
 
@@ -165,7 +157,7 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
     try:
         if not isinstance(options, DirectoryMount):
             application.put_environment({})  # secrets are not fetched to look at an application
-            found = application.found()
+            found = application.import_target()
             factory = isinstance(found, Decorated) or is_factory(found, options.factory, options.args)
         if not factory or build_it:
             await application.load(host.state)

@@ -1,5 +1,4 @@
-"""`validate --live`: what only the world can tell. Addresses that cannot be had, secrets that are not there, channels
-on which nobody answers."""
+"""`validate --live`: checks that need the network: listen addresses, secrets, channels, stores and issuers."""
 
 from __future__ import annotations
 
@@ -9,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from pywatt_host.cli.validate import node_at
 from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
@@ -20,16 +18,16 @@ from pywatt_host.net.listeners import bind
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
 
-_CONNECTING = 5.0  # seconds
+_CONNECT_TIMEOUT = 5.0  # seconds
 
 
-def tried(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    """Bind, fetch and connect, each for a moment."""
-    return [*_bound(loaded), *asyncio.run(_reached(loaded, env_file))]
+def live_problems(loaded: Loaded, env_file: Path | None) -> list[Problem]:
+    """Bind the addresses, fetch the secrets and connect, each for a moment, and report what fails."""
+    return [*_check_addresses(loaded), *asyncio.run(_check_services(loaded, env_file))]
 
 
-def _bound(loaded: Loaded) -> Iterator[Problem]:
-    """Whether the addresses can be had right now."""
+def _check_addresses(loaded: Loaded) -> Iterator[Problem]:
+    """Whether the host can listen on its addresses."""
     manifest = loaded.manifest
     server, ipc, tcp = manifest.server, manifest.channels.ipc, manifest.channels.tcp
     wanted: list[tuple[str, tuple[Address, ...]]] = [("server.listen", server.listen)]
@@ -44,27 +42,27 @@ def _bound(loaded: Loaded) -> Iterator[Problem]:
         try:
             bound = bind(addresses, key=key, directory=manifest.directory, backlog=1, environ=environ)
         except BindError as error:
-            node, path = node_at(loaded, key)
+            node, path = loaded.node_at(key)
             yield node.problem(path, "bind", f"cannot listen on {error.address}: {error.message}", error.hint)
         else:
             for listener in bound:
                 listener.close()
 
 
-async def _reached(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    problems, secret_values = await _fetched(loaded, env_file)
+async def _check_services(loaded: Loaded, env_file: Path | None) -> list[Problem]:
+    problems, secret_values = await _check_secrets(loaded, env_file)
     return [
         *problems,
-        *await _connected(loaded),
-        *await _issuers(loaded),
-        *await _stores(loaded, secret_values),
-        *await _nats(loaded, secret_values),
+        *await _check_channels(loaded),
+        *await _check_issuers(loaded),
+        *await _check_stores(loaded, secret_values),
+        *await _check_nats(loaded, secret_values),
     ]
 
 
-async def _stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
-    """Whether stores can be connected to; those whose secrets are not there, of the orchestrator and private ones are
-    left out."""
+async def _check_stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
+    """Whether the stores can be reached. Skips stores whose secrets are missing, and those that are the orchestrator's
+    or private servers."""
     manifest = loaded.manifest
     if not manifest.databases and not manifest.caches:
         return []
@@ -77,19 +75,19 @@ async def _stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Prob
         if not store.names <= secret_values.keys() or store.elsewhere:
             continue
         try:
-            async with asyncio.timeout(_CONNECTING):
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await store.try_once(secret_values)
         except (StoreError, TimeoutError) as error:
-            message = error.message if isinstance(error, StoreError) else f"no answer within {_CONNECTING:g}s"
-            node, path = node_at(loaded, *store.name.split("."), "url")
+            message = error.message if isinstance(error, StoreError) else f"no answer within {_CONNECT_TIMEOUT:g}s"
+            node, path = loaded.node_at((*store.name.split(".", 1), "url"))
             problems.append(node.problem(path, "unreachable", message))
         finally:
             await store.close()
     return problems
 
 
-async def _nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
-    """Whether a server takes us; one whose secrets are not there, and a private one, are left out."""
+async def _check_nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
+    """Whether a NATS server accepts the connection. Skips a channel whose secrets are missing, and a private server."""
     settings = loaded.manifest.channels.nats
     if settings is None or any(url.startswith(DEV_NATS) for url in settings.servers):
         return []
@@ -101,20 +99,20 @@ async def _nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Proble
         "_INBOX",
         secret_values=lambda: secret_values,
         resolve=resolve,
-        timeout=_CONNECTING,
+        timeout=_CONNECT_TIMEOUT,
     )
     if not connection.secrets <= secret_values.keys():
         return []
     try:
         await connections.closed(await connection.open())
     except ChannelError as error:
-        node, path = node_at(loaded, "channels", "nats", "servers")
+        node, path = loaded.node_at("channels.nats.servers")
         return [node.problem(path, "unreachable", f"{error.address}: {error.message}")]
     return []
 
 
-async def _issuers(loaded: Loaded) -> list[Problem]:
-    """Whether issuers publish their keys."""
+async def _check_issuers(loaded: Loaded) -> list[Problem]:
+    """Whether the issuers publish their keys."""
     problems = []
     for name, scheme in loaded.manifest.auth.items():
         if scheme.type in ("jwt", "oidc") and scheme.secret is None and scheme.public_key is None:
@@ -122,14 +120,17 @@ async def _issuers(loaded: Loaded) -> list[Problem]:
             try:
                 await remote.try_once()
             except AuthError as error:
-                node, path = node_at(loaded, "auth", name)
+                node, path = loaded.node_at(("auth", name))
                 problems.append(node.problem(path, "unreachable", error.message))
     return problems
 
 
-async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem], Mapping[str, str]]:
-    """Whether the sources have the secrets, and those that they have; the orchestrator cannot be asked from here, so
-    that what no other source has is only a warning where it is one."""
+async def _check_secrets(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem], Mapping[str, str]]:
+    """Whether the sources have the secrets. Also returns the values that were found.
+
+    The orchestrator is not available here. So a secret that no other source has is only a warning if the orchestrator
+    is a source.
+    """
     manifest = loaded.manifest
     if not manifest.secret_keys:
         return [], {}
@@ -144,16 +145,16 @@ async def _fetched(loaded: Loaded, env_file: Path | None) -> tuple[list[Problem]
     except SecretError as error:
         problems = []
         for name, why in error.missing or (("", error.message),):
-            node, path = node_at(loaded, "secrets.keys", *([name] if name else []))
-            hint = "the orchestrator may have it" if elsewhere else ""
+            node, path = loaded.node_at(("secrets", "keys", name) if name else "secrets.keys")
+            hint = "the orchestrator may provide it" if elsewhere else ""
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
         return problems, store.secret_values
     return [], store.secret_values
 
 
-async def _connected(loaded: Loaded) -> list[Problem]:
-    """Whether somebody answers where channels connect to."""
+async def _check_channels(loaded: Loaded) -> list[Problem]:
+    """Whether the channels that connect to an address can connect."""
     channels, resolve = loaded.manifest.channels, loaded.manifest.resolve
     wanted: list[tuple[str, str, str | TcpAddress]] = []
     if channels.ipc is not None and channels.ipc.connect is not None:
@@ -163,16 +164,16 @@ async def _connected(loaded: Loaded) -> list[Problem]:
     problems = []
     for key, shown, target in wanted:
         try:
-            async with asyncio.timeout(_CONNECTING):
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
                 if isinstance(target, str):
                     _, writer = await asyncio.open_unix_connection(target)
                 else:
                     _, writer = await asyncio.open_connection(target.host, target.port)
         except (OSError, TimeoutError) as error:
             number = getattr(error, "errno", None)
-            why = os.strerror(number) if number else f"no answer within {_CONNECTING:g}s"
-            node, path = node_at(loaded, key)
-            problems.append(node.problem(path, "unreachable", f"nobody answers at {shown}: {why.lower()}"))
+            why = os.strerror(number) if number else f"no answer within {_CONNECT_TIMEOUT:g}s"
+            node, path = loaded.node_at(key)
+            problems.append(node.problem(path, "unreachable", f"cannot connect to {shown}: {why.lower()}"))
         else:
             writer.close()
     return problems

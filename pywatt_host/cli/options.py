@@ -1,4 +1,4 @@
-"""What several verbs share: which manifest, with which overrides, and how its faults are shown."""
+"""What several verbs share: the choice of the manifest, its overrides, and how its errors are shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which manifest a verb works on."""
+    """The manifest that a verb works on."""
 
     target: str | None
     profile: str | None = None
@@ -42,19 +42,19 @@ class Selection:
         return source_of(self.target) if self.decorated is None else self.decorated.source()
 
     def script(self) -> Script | None:
-        """The Python file that the target names, if it does."""
+        """The Python file that the target names, or None if it names something else."""
         return _script(_target(self.target))
 
     def with_function(self, module: Decorated | None = None) -> Selection:
-        """The same with the decorated function at hand, where the target is a Python file: which is imported in this
-        process. Raises AppLoadError, and ManifestError for a decorator that is wrong."""
+        """The same selection with its decorated function. If the target is a Python file, the file is imported in this
+        process. Raises AppLoadError, and ManifestError for an invalid decorator."""
         script = self.script() if module is None else None
         if script is not None:
             module = import_module("pywatt_host.decorator.scripts").load_script(script)
         return replace(self, decorated=module)
 
     def load(self, *, allow_unset: bool = False, init: InitLayer | None = None) -> Loaded:
-        """Raises ManifestError."""
+        """Load the manifest. Raises ManifestError."""
         loaded = load(
             self.source(),
             profile=self.profile,
@@ -64,7 +64,7 @@ class Selection:
             init=init,
         )
         if self.decorated is not None:
-            self.decorated.claim(loaded.manifest)
+            self.decorated.check_is_app_of(loaded.manifest)
         return loaded
 
 
@@ -77,9 +77,9 @@ def _script(target: str) -> Script | None:
 
 
 def source_of(target: str | None) -> Source:
-    """A manifest, a folder with one, `module:app`, or a Python file with a decorated function, which is imported in a
-    child process; left out: PYWATT_MANIFEST, else ./pywatt.yaml. Raises AppLoadError for a file without one, and
-    ManifestError for a decorator that is wrong."""
+    """The source that `target` names: a manifest, a folder with one, `module:app`, or a Python file with a decorated
+    function, which is imported in a child process. Without a target: PYWATT_MANIFEST, else ./pywatt.yaml. Raises
+    AppLoadError for a Python file without a decorated function, and ManifestError for an invalid decorator."""
     target = _target(target)
     script = _script(target)
     if script is not None:
@@ -91,22 +91,22 @@ def source_of(target: str | None) -> Source:
 
 
 def manifest_options(command: F) -> F:
-    """The argument and the options that choose a manifest; the command gets them as one Selection."""
+    """Add the argument and the options that choose a manifest. The command receives them as one Selection."""
 
     @click.argument("target", metavar="[MANIFEST|FOLDER|MODULE:APP|FILE.py]", required=False)
-    @click.option("--profile", metavar="NAME", help="Profile of the manifest; PYWATT_PROFILE is the default.")
+    @click.option("--profile", metavar="NAME", help="Profile of the manifest. Default: PYWATT_PROFILE.")
     @click.option(
         "--set",
         "overrides",
         metavar="KEY=VALUE",
         multiple=True,
-        help="Override a key, such as server.limits.body=1GiB.",
+        help="Override a key, such as server.limits.body=1GiB. Can be repeated.",
     )
     @click.option(
         "--env-file",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="Variables for ${VAR} in the manifest; those of the environment win.",
+        help="Read variables for ${VAR} from FILE; variables of the environment win.",
     )
     @functools.wraps(command)
     def wrapped(
@@ -122,12 +122,12 @@ def coloured(stream: Any) -> bool:
 
 
 def show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
-    """Faults and warnings for people, on standard error."""
+    """Print errors and warnings as readable text on standard error."""
     sys.stderr.write(render_text(problems, color=coloured(sys.stderr)))
 
 
 def loaded_or_exit(selection: Selection, *, as_json_document: bool = False, init: InitLayer | None = None) -> Loaded:
-    """The loaded manifest; its faults end the command with exit code 2."""
+    """The loaded manifest. Errors in the manifest end the command with exit code 2."""
     try:
         return selection.load(init=init)
     except ManifestError as error:

@@ -1,4 +1,4 @@
-"""`run`: the main job."""
+"""`run`: serves a manifest until it is stopped."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.host")
 
-_YOUNG_OBJECTS = 10_000  # container objects made and not yet freed, at which the collector has a look
+_YOUNG_OBJECTS = 10_000  # container objects that are created and not freed before the garbage collector runs
 
 
 class Parent(Protocol):
-    """Whoever has started this process to serve, and follows how it goes. `announces`: the ready line is printed;
-    `sockets`: what it listens on already, by manifest key."""
+    """The process that started this one and follows its progress. `announces`: whether to print the ready line.
+    `sockets`: the listening sockets that it passes on, by manifest key."""
 
     announces: bool
     sockets: Mapping[str, Sequence[Address]]
@@ -52,7 +52,7 @@ class Parent(Protocol):
     def failed(self, error: HostError, stream: LogStream) -> None: ...
 
 
-# Set by `cli.served`; then answers of the host say which key of the manifest would change them.
+# Set by `cli.served`. If it is set, the host's own answers name the manifest key that would change them.
 parent_of_this: ContextVar[Parent | None] = ContextVar("pywatt_parent", default=None)
 
 
@@ -62,19 +62,21 @@ parent_of_this: ContextVar[Parent | None] = ContextVar("pywatt_parent", default=
     "--listen",
     metavar="ADDRESS",
     multiple=True,
-    help="Where to listen instead of server.listen: host:port, :port, unix:PATH, fd:N, systemd. May be repeated.",
+    help="Listen here instead of server.listen: host:port, :port, unix:PATH, fd:N, systemd. Can be repeated.",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level."
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="Override logging.level."
 )
-@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="logging.format.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="Override logging.format.")
 @click.option("--orchestrated", is_flag=True, help="Expect an orchestrator on standard input and output.")
-@click.option("--standalone", is_flag=True, help="Expect none, whatever PYWATT_MODULE_ID or channels.stdio say.")
+@click.option(
+    "--standalone", is_flag=True, help="Expect no orchestrator, whatever PYWATT_MODULE_ID or channels.stdio say."
+)
 @click.option(
     "--trace-protocol",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Append what is said on channels, as JSON lines with secrets masked.",
+    help="Append every message on the channels to FILE, as JSON lines with secrets masked.",
 )
 def run(
     selection: Selection,
@@ -85,13 +87,14 @@ def run(
     standalone: bool,
     trace_protocol: Path | None,
 ) -> int:
-    """Serve a manifest, in the foreground.
+    """Serve a manifest in the foreground.
 
-    Prints one line when ready, with the real address. The first Ctrl-C or SIGTERM drains: what runs is finished,
-    nothing new is taken. The second leaves at once.
+    Prints one line with the real address when the host is ready. The first Ctrl-C or SIGTERM drains: the host finishes
+    running requests and accepts no new ones. The second ends the process at once.
 
-    Under an orchestrator (PYWATT_MODULE_ID is set, --orchestrated, or channels.stdio: required) its init is read from
-    standard input first, and standard output is the protocol's; what the application prints goes to standard error.
+    Under an orchestrator (PYWATT_MODULE_ID is set, --orchestrated, or channels.stdio: required) the host first reads
+    the orchestrator's init from standard input. Standard output then belongs to the protocol, and output of the
+    application goes to standard error.
 
     \b
     Examples:
@@ -113,7 +116,7 @@ def run(
     given = click.get_current_context().obj
     try:
         if greeted and (given is not None or selection.script() is not None):
-            # The file is imported before the handshake, and what it prints is not for the orchestrator.
+            # The file is imported before the handshake, and its output must not reach the orchestrator.
             descriptors = import_module("pywatt_host.channels.stdio").private_descriptors()
         selection = _with_function(selection, given)
         if greeted:
@@ -123,7 +126,7 @@ def run(
             if not standalone and loaded.manifest.channels.stdio == "required":
                 handshake = greet(selection, insist=True)
     except ProtocolError as error:
-        click.echo(f"handshake: {error}", err=True)
+        click.echo(f"the handshake failed: {error}", err=True)
         return error.exit_code
     if handshake is not None or loaded is None:
         loaded = loaded_or_exit(selection, init=layer_of(handshake))
@@ -162,9 +165,9 @@ def serve(
     *,
     returns: bool = False,
 ) -> int:
-    """Run a host until it is stopped; returns the exit code. `environ` (default: the process's) is what the secret
-    source `env` reads. `decorated` is the function that the manifest names, where it is at hand. Where the program
-    `returns` from here to code of its own, nothing ends it any more."""
+    """Run a host until it is stopped, and return the exit code. `environ` (default: the process's) is the environment
+    that the secret source `env` reads. `decorated` is the function that the manifest names, if the caller has it.
+    `returns`: the caller runs code of its own afterwards, so the host must no longer end the process."""
     stream, terminal, colour = standard_error(), sys.stderr.isatty(), coloured(sys.stderr)
     parent = parent_of_this.get()
 
@@ -177,7 +180,7 @@ def serve(
         for problem in warnings:
             logger.warning("%s", problem)
         if trace is not None and handshake is None and manifest.channels.ipc is None and manifest.channels.tcp is None:
-            logger.warning("--trace-protocol: there is no channel to write down")
+            logger.warning("--trace-protocol: the module has no channel, so the file stays empty")
         try:
             objects = decorated.objects if decorated is not None else {}
             host = build(
@@ -203,7 +206,7 @@ def serve(
             failed = False
             try:
                 code = runner.run(host.serve(announce, ends_process=True, sockets=sockets))
-            except HostError as error:  # said before the event loop closes, which a task of the user's may hold up
+            except HostError as error:  # reported before the event loop closes, which a task of the user may delay
                 explain(error)
                 code, failed = error.exit_code, True
         if failed or returns:
@@ -212,8 +215,9 @@ def serve(
 
 
 def _tune_collector() -> None:
-    """What has been imported lives for ever, so the garbage collector need not look at it again; and the objects of the
-    requests in flight alone pass its default threshold, so it would look at all of them again and again."""
+    """Make the garbage collector run less often. Imported modules live as long as the process, so it need not look at
+    them again. The objects of running requests alone exceed its default threshold, so it would look at all of them
+    again and again."""
     gc.freeze()
     young, *older = gc.get_threshold()
     if 0 < young < _YOUNG_OBJECTS:
@@ -229,7 +233,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool) -> None:
-    """The one ready line, whatever the log level."""
+    """Write the ready line, at every log level."""
     if style_for(settings, terminal) == "json":
         document: dict[str, Any] = {
             "time": Clock()(time.time()),
@@ -253,6 +257,6 @@ def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool
 
 
 def _explain(error: HostError) -> None:
-    """Why it could not start: one line of ours; where the user's code raised, their traceback as it is."""
+    """Log why the host could not start: one line, and the unchanged traceback if the user's code raised."""
     cause = error.__cause__ if isinstance(error, AppLoadError) else None
     logger.critical("%s", error, exc_info=cause)

@@ -1,8 +1,8 @@
-"""What `dev` starts: `run`, which tells its parent when it serves, or why it does not.
+"""The child process of `dev`: it does what `run` does, and tells its parent when it serves, or why it does not.
 
-A program of its own, run as `python -m pywatt_host.cli.served HANDED ARGUMENT...`. HANDED is a JSON object: `parent`,
-the descriptor of a socket to the parent; `listening`, those of listening sockets by manifest key; `announces`, whether
-the ready line is to be printed. The arguments are those of `run`.
+The command is `python -m pywatt_host.cli.served SETUP ARGUMENT...`. SETUP is a JSON object: `parent` is the descriptor
+of a socket to the parent, `listening` has the descriptors of listening sockets by manifest key, `announces` is whether
+to print the ready line. The arguments are those of `run`.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from pywatt_host.manifest.values import Address, FdAddress
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.runtime.host import Host
 
-_SAID = 20  # lines of standard error that are kept to tell why it could not start
-_LONGEST_DETAIL = 4000  # characters
-_KEEPING_TEMPLATES = ("flask", "quart", "django")  # in memory, once they are read, unless they are told not to
+_TAIL_LINES = 20  # of standard error, which tell the parent why the host could not start
+_MAX_DETAIL = 4000  # characters
+_CACHING_TEMPLATES = ("flask", "quart", "django")  # frameworks that keep templates in memory by default
 
 
-class Told:
-    """The parent, told over a socket: one JSON object a line. When it goes without a word, this process is asked to
-    stop."""
+class ParentSocket:
+    """Sends events to the parent over a socket, one JSON object a line. When the parent ends, this process receives
+    SIGTERM."""
 
-    def __init__(self, handed: Mapping[str, Any]) -> None:
-        self.announces = bool(handed["announces"])
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self.announces = bool(setup["announces"])
         self.sockets: Mapping[str, Sequence[Address]] = {
-            key: [FdAddress(fd) for fd in listed] for key, listed in handed["listening"].items()
+            key: [FdAddress(fd) for fd in listed] for key, listed in setup["listening"].items()
         }
-        self._sock = socket.socket(fileno=handed["parent"])
+        self._sock = socket.socket(fileno=setup["parent"])
         self._sock.set_inheritable(False)
         self._served = False
         self._failed = False
-        threading.Thread(target=self._follow, name="pywatt dev parent", daemon=True).start()
+        threading.Thread(target=self._watch_parent, name="pywatt dev parent", daemon=True).start()
 
-    def _follow(self) -> None:
+    def _watch_parent(self) -> None:
         try:
             while self._sock.recv(1):
                 pass
@@ -54,41 +54,39 @@ class Told:
 
     def ready(self, host: Host) -> None:
         self._served = True
-        keeping = any(application.framework in _KEEPING_TEMPLATES for application in host.applications.all)
-        self._tell(event="ready", templates=keeping)
+        caches_templates = any(application.framework in _CACHING_TEMPLATES for application in host.applications.all)
+        self._send(event="ready", templates=caches_templates)
 
     def failed(self, error: HostError, stream: LogStream) -> None:
-        text = str(error)
-        if stream.mask is not None:
-            text = stream.mask(text.encode("utf-8", "backslashreplace")).decode()
+        text = stream.masked(str(error).encode("utf-8", "backslashreplace")).decode()
         self._failed_with(text, error.exit_code)
 
-    def ended(self, code: int, said: str) -> None:
-        """`run` has returned. `said` is the last that was written to standard error."""
+    def ended(self, code: int, stderr_tail: str) -> None:
+        """Tell the parent that `run` has returned. `stderr_tail` has the last lines of standard error."""
         if self._failed:
             return
         if self._served or code == 0:
-            self._tell(event="stopped")
+            self._send(event="stopped")
         else:
-            self._failed_with(said or f"the process ended with exit code {code}", code)
+            self._failed_with(stderr_tail or f"the process ended with exit code {code}", code)
 
     def _failed_with(self, detail: str, code: int) -> None:
         self._failed = True
-        self._tell(event="failed", detail=detail[-_LONGEST_DETAIL:], code=code)
+        self._send(event="failed", detail=detail[-_MAX_DETAIL:], code=code)
 
-    def _tell(self, **event: Any) -> None:
+    def _send(self, **event: Any) -> None:
         try:
             self._sock.sendall(json.dumps(event).encode() + b"\n")
         except OSError:
-            pass  # it has gone; `_follow` sees that as well
+            pass  # the parent has ended; `_watch_parent` notices that too
 
 
-class Heard:
-    """Standard error, of which the last lines are kept. Log lines go past it, to the descriptor."""
+class StderrTail:
+    """Replaces sys.stderr and keeps its last lines. Log lines do not pass through it: they go to the descriptor."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lines: deque[str] = deque([""], maxlen=_SAID)
+        self._lines: deque[str] = deque([""], maxlen=_TAIL_LINES)
 
     def write(self, text: str) -> int:
         first, *more = text.split("\n")
@@ -100,17 +98,17 @@ class Heard:
         return getattr(self._stream, name)
 
     @property
-    def last(self) -> str:
+    def text(self) -> str:
         return "\n".join(self._lines).strip()
 
 
 def main(arguments: Sequence[str]) -> int:
-    handed, *rest = arguments
-    told, heard = Told(json.loads(handed)), Heard(sys.stderr)
-    sys.stderr = heard
-    parent_of_this.set(told)
+    setup, *rest = arguments
+    parent, stderr = ParentSocket(json.loads(setup)), StderrTail(sys.stderr)
+    sys.stderr = stderr
+    parent_of_this.set(parent)
     code = execute(["run", *rest])
-    told.ended(code, heard.last)
+    parent.ended(code, stderr.text)
     return code
 
 

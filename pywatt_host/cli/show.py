@@ -1,4 +1,4 @@
-"""`schema`, `config` and `routes`: what is, printed."""
+"""`schema`, `config` and `routes`: print the schema, the effective manifest and the endpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pywatt_host.manifest import dump
 @click.command()
 @click.argument("what", type=click.Choice(["manifest", "workspace"]), default="manifest")
 def schema(what: str) -> int:
-    """Print the JSON schema (draft 2020-12) of the manifest, or that of the workspace (wattson.yaml).
+    """Print the JSON schema (draft 2020-12) of the manifest or of the workspace (wattson.yaml).
 
     \b
     Example, for editors:
@@ -34,8 +34,8 @@ def schema(what: str) -> int:
 
 @click.command()
 @manifest_options
-@click.option("--origins", is_flag=True, help="Where each value came from.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of YAML.")
+@click.option("--origins", is_flag=True, help="Print where each value came from.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def config(selection: Selection, origins: bool, as_json: bool) -> int:
     """Print the effective manifest: file, profile, environment and --set in one, with every default.
 
@@ -67,14 +67,17 @@ def _yaml(document: dict[str, Any]) -> str:
 
 @click.command()
 @manifest_options
-@click.option("--build", is_flag=True, help="Call factories, to see the routes of what they make.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list on standard output.")
+@click.option("--build", is_flag=True, help="Call factories and list the routes of the applications that they return.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def routes(selection: Selection, build: bool, as_json: bool) -> int:
-    """List endpoints: what is declared, what the application serves, and where the two drift apart.
+    """List the declared endpoints and the application's routes, and show where the two differ.
 
     \b
-    States: served; missing (declared, not in the application); undeclared (in the application, not declared, so not
-    served); unknown (the application's routes cannot be read; --build calls factories).
+    States:
+      served      declared, and the application has it
+      missing     declared, but the application does not have it
+      undeclared  the application has it, but it is not declared: not served
+      unknown     the routes cannot be read (--build calls factories)
 
     \b
     Examples:
@@ -116,9 +119,9 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
                 f"{seen.name}: {seen.fault.message}" + (f" ({seen.fault.hint})" if seen.fault.hint else ""), err=True
             )
         elif seen.factory:
-            click.echo(f"{seen.name} is made by a factory: --build calls it to see its routes", err=True)
+            click.echo(f"{seen.name} is made by a factory. Use --build to call it and list its routes.", err=True)
         elif not seen.readable:
-            click.echo(f"{seen.name}: its routes cannot be read; every path is passed to it", err=True)
+            click.echo(f"{seen.name}: its routes cannot be read; the host passes every path to it", err=True)
     return 3 if any(seen.fault is not None for seen in found.apps) else 0
 
 

@@ -1,4 +1,4 @@
-"""`pywatt-host token`: a JWT for a scheme whose secret is a shared one."""
+"""`token`: prints a JSON Web Token for a scheme with a shared secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
 from pywatt_host.exceptions import AuthError, SecretError
 from pywatt_host.manifest import Manifest
-from pywatt_host.manifest.checks.auth import weakest
+from pywatt_host.manifest.checks.auth import min_secret_bytes
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.manifest.problems import Report
@@ -35,18 +35,24 @@ class _Duration(click.ParamType[float]):
         except PydanticCustomError as error:
             self.fail(error.message(), param, ctx)
         if not 1 <= seconds <= _LONGEST:
-            self.fail("it is shorter than a second, or longer than a hundred years", param, ctx)
+            self.fail("it must be between one second and a hundred years", param, ctx)
         return seconds
 
 
 @click.command()
 @manifest_options
-@click.option("--scheme", metavar="NAME", help="Scheme of `auth`; needed where several have a secret.")
-@click.option("--sub", "subject", metavar="TEXT", default="developer", show_default=True, help="Who it is for.")
+@click.option("--scheme", metavar="NAME", help="Scheme of `auth`. Required when several schemes have a secret.")
+@click.option("--sub", "subject", metavar="TEXT", default="developer", show_default=True, help="Subject of the token.")
 @click.option("--scope", metavar="TEXT", help='Scopes, such as "read write".')
-@click.option("--claim", "claims", metavar="KEY=VALUE", multiple=True, help="One more claim; JSON, else a text.")
-@click.option("--expires", type=_Duration(), default="1h", show_default=True, help="How long it holds.")
-@click.option("--json", "as_json", is_flag=True, help="The token and its claims as one JSON object.")
+@click.option(
+    "--claim",
+    "claims",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Add a claim; its value is JSON or else plain text. Can be repeated.",
+)
+@click.option("--expires", type=_Duration(), default="1h", show_default=True, help="How long the token is valid.")
+@click.option("--json", "as_json", is_flag=True, help="Print the token and its claims as one JSON object.")
 def token(
     selection: Selection,
     scheme: str | None,
@@ -56,10 +62,11 @@ def token(
     expires: float,
     as_json: bool,
 ) -> int:
-    """Print a token that the module takes: for a scheme with a `secret`, signed with it.
+    """Print a token that the module accepts, for a scheme with a `secret`. The token is signed with that secret.
 
-    The secret is looked for where the module would look, and in the .env beside the manifest. `iss` and `aud` are those
-    of the scheme. Whoever has the token is who it says until it ends: keep it as you keep a password.
+    `token` looks for the secret where the module would look, and in the .env beside the manifest. The claims `iss` and
+    `aud` are those of the scheme. Anyone who has the token can act as its subject until it expires: protect it like a
+    password.
 
     \b
     Examples:
@@ -90,9 +97,12 @@ def token(
         click.echo(str(error), err=True)
         return error.exit_code
     algorithm = (options.algorithms or ("HS256",))[0]
-    least = weakest(options)
+    least = min_secret_bytes(options)
     if len(secret.encode("utf-8", "surrogateescape")) < least and not options.allow_weak_secret:
-        click.echo(f"auth.{name}.secret: it has less than {least} octets, so that the module would not start", err=True)
+        click.echo(
+            f"auth.{name}.secret: it has less than {least} bytes, so the module would not start. Use a longer secret.",
+            err=True,
+        )
         return AuthError.exit_code
     minted = import_module("pywatt_host.auth.minting").mint(
         secret, document, alg=algorithm, typ=options.typ[0] if options.typ is not None else "JWT"
@@ -109,22 +119,24 @@ def _chosen(manifest: Manifest, asked: str | None) -> str:
         if len(signed) == 1:
             return signed[0]
         if signed:
-            raise click.UsageError(f"several schemes have a secret: say --scheme {' or '.join(signed)}")
-        declared = f" (declared: {', '.join(schemes)})" if schemes else ": auth: {jwt: {secret: ${secret:JWT_SECRET}}}"
+            raise click.UsageError(f"several schemes have a secret. Choose one with --scheme {' or '.join(signed)}.")
+        declared = (
+            f" (declared: {', '.join(schemes)})"
+            if schemes
+            else ". Declare one, such as auth: {jwt: {secret: ${secret:JWT_SECRET}}}"
+        )
         raise click.UsageError(f"no scheme of `auth` has a secret to sign tokens with{declared}")
     if asked not in schemes:
         raise click.UsageError(f"{asked!r} is not a declared scheme (declared: {', '.join(schemes) or 'none'})")
     if asked not in signed:
         kind = schemes[asked].type
-        why = (
-            "its tokens are signed by their issuer" if kind in ("jwt", "oidc") else f"a scheme of type {kind} has none"
-        )
-        raise click.UsageError(f"no token can be made for auth.{asked}: {why}")
+        why = "the issuer signs its tokens" if kind in ("jwt", "oidc") else f"a scheme of type {kind} has no tokens"
+        raise click.UsageError(f"cannot make a token for auth.{asked}: {why}")
     return asked
 
 
 def _claim(text: str) -> tuple[str, Any]:
-    """`role=admin`, `level=3`, `roles=["a","b"]`; `exp=null` takes one out."""
+    """The name and value of a claim: `role=admin`, `level=3`, `roles=["a","b"]`. `exp=null` removes a claim."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--claim")
@@ -135,7 +147,7 @@ def _claim(text: str) -> tuple[str, Any]:
 
 
 async def _secret(manifest: Manifest, options: AuthScheme, env_file: Path | None) -> str:
-    """Raises SecretError."""
+    """The value of the scheme's secret. Raises SecretError."""
     value = options.secret
     if not isinstance(value, SecretTemplate):
         assert value is not None

@@ -1,4 +1,4 @@
-"""`up`: the local Wattson."""
+"""`up`: runs several modules together, as a local orchestrator."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import click
 from pywatt_host.cli.options import coloured, show_problems
 from pywatt_host.cli.run import loop_factory
 from pywatt_host.exceptions import HostError, ManifestError
-from pywatt_host.manifest.load import InitLayer, Source, environment, load
+from pywatt_host.manifest.load import InitLayer, environment, load
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.model.secrets import SecretSource
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import Problem, Report
+from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
 from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
 from pywatt_host.orchestrator.wattson import Up, Wattson
@@ -39,18 +40,20 @@ _DEFAULT_SOURCES = (SecretSource(kind="env"), SecretSource(dotenv=".env"))
     "--env-file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Variables for ${VAR} in wattson.yaml and for the secret source env; those of the environment win.",
+    help="Read variables for ${VAR} in wattson.yaml and for the secret source env from FILE; the environment wins.",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error", "critical"]), help="logging.level of up."
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+    help="Override logging.level of up.",
 )
-@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="logging.format of up.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="Override logging.format of up.")
 def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, log_format: str | None) -> int:
-    """Run several modules together on this machine: ./wattson.yaml, or the manifests that are named.
+    """Run several modules together on this machine: those of ./wattson.yaml, or the manifests that are named.
 
-    Starts them in the order of what they depend on, gives them secrets, passes their messages on, serves them all at
-    one address, and starts again what crashes. The first Ctrl-C or SIGTERM stops them in reverse order; the second
-    kills.
+    `up` starts the modules in the order of their dependencies, gives them secrets, passes on their messages, serves all
+    of them at one address, and restarts a module that crashes. The first Ctrl-C or SIGTERM stops the modules in reverse
+    order; the second kills them.
 
     \b
     Examples:
@@ -71,7 +74,8 @@ def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, l
 
 
 def _workspace(targets: tuple[str, ...], env_file: Path | None) -> LoadedWorkspace:
-    """Raises ManifestError. What is a wattson.yaml is told by its name, or by the folder that holds one."""
+    """The workspace that the arguments name. A wattson.yaml is recognised by its name, or by the folder that has one.
+    Raises ManifestError."""
     if not targets:
         return load_workspace(workspace_source(), env_file=env_file)
     if len(targets) == 1 and _is_workspace(Path(targets[0])):
@@ -86,7 +90,8 @@ def _is_workspace(path: Path) -> bool:
 
 
 def _manifests(workspace: Workspace) -> dict[str, Manifest]:
-    """Those of the modules, as they will load them. Raises ManifestError with every fault of all of them."""
+    """The manifests of the modules, as the modules will load them. Raises ManifestError with all errors of all
+    manifests."""
     manifests: dict[str, Manifest] = {}
     faults: list[Problem] = []
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYWATT_")}
@@ -111,9 +116,9 @@ def _run(
     warnings: tuple[Problem, ...],
     variables: Mapping[str, str],
 ) -> int:
-    """`variables` are what the secret source `env` looks into; modules inherit the plain environment."""
+    """Run the workspace. The secret source `env` reads `variables`; modules inherit the environment of this process."""
     masker, stream = Masker(), standard_error()
-    stream.mask = masker.mask_octets
+    stream.mask_with(masker.mask_bytes)
     terminal, colour = sys.stderr.isatty(), coloured(sys.stderr)
     with configured(settings, stream, terminal=terminal, colour=colour):
         for problem in warnings:
@@ -138,7 +143,7 @@ def _run(
 
 
 def _announce(ready: Up, name: str, style: str, stream: LogStream) -> None:
-    """The one ready line, or for people a small table, whatever the log level."""
+    """Write the ready line, or a small table on a terminal, at every log level."""
     if style == "json":
         document: dict[str, Any] = {
             "time": Clock()(time.time()),
@@ -164,5 +169,5 @@ def _announce(ready: Up, name: str, style: str, stream: LogStream) -> None:
 
 
 def _shown(listen: str) -> str:
-    """An announced address as `run` shows its own."""
+    """An announced address in the form in which `run` shows its own."""
     return f"unix:{listen}" if listen.startswith("/") else f"http://{listen}"

@@ -1,4 +1,4 @@
-"""`validate`: every fault at once, before anything is started."""
+"""`validate`: reports every error of a manifest at once, and starts nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.schema.typing import locate
-from pywatt_host.manifest.yaml.node import Node
 
 if TYPE_CHECKING:
     from pywatt_host.app.route_report import RouteRow
@@ -25,15 +23,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("targets", metavar="[MANIFEST...]", nargs=-1)
-@click.option("--profile", metavar="NAME", help="Profile of the manifest; PYWATT_PROFILE is the default.")
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key.")
-@click.option("--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Variables for ${VAR}.")
+@click.option("--profile", metavar="NAME", help="Profile of the manifest. Default: PYWATT_PROFILE.")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key. Can be repeated.")
+@click.option(
+    "--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Read variables for ${VAR} from FILE."
+)
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
-@click.option("--json", "as_json_list", is_flag=True, help="Short for --format json.")
-@click.option("--no-import", is_flag=True, help="Leave the applications alone: only the manifest itself.")
-@click.option("--live", is_flag=True, help="Also bind listen addresses for a moment, fetch secrets, connect channels.")
-@click.option("--allow-unset", is_flag=True, help="Variables that are not set are warnings.")
-@click.option("--strict", is_flag=True, help="Warnings fail as well.")
+@click.option("--json", "as_json_list", is_flag=True, help="Same as --format json.")
+@click.option("--no-import", is_flag=True, help="Check only the manifest and import no application.")
+@click.option("--live", is_flag=True, help="Also bind the listen addresses for a moment, fetch secrets and connect.")
+@click.option("--allow-unset", is_flag=True, help="Report variables that are not set as warnings.")
+@click.option("--strict", is_flag=True, help="Exit with code 2 on warnings as well.")
 def validate(
     targets: tuple[str, ...],
     profile: str | None,
@@ -46,10 +46,10 @@ def validate(
     allow_unset: bool,
     strict: bool,
 ) -> int:
-    """Check manifests: every fault at once, with its line and what would do.
+    """Check manifests and report every error at once, each with its line and a suggestion.
 
-    Then each application is imported in a child process (factories are not called) and its routes are compared with
-    the declared endpoints. Exit code 0 when there is no error, 2 otherwise.
+    `validate` then imports each application in a child process (it calls no factories) and compares its routes with the
+    declared endpoints. The exit code is 0 if there is no error, else 2.
 
     \b
     Examples:
@@ -65,14 +65,14 @@ def validate(
         except ManifestError as error:
             problems += error.problems
             continue
-        except AppLoadError as error:  # of a Python file, whose decorator would have said the rest
+        except AppLoadError as error:  # of a Python file: its decorator would be the manifest
             problems.append(Problem(error.import_path, 0, 0, "", f"app-{error.reason}", error.message, error.hint))
             continue
         found = list(loaded.warnings)
         if not no_import:
             found += _imported(selection, loaded, allow_unset)
         if live:
-            found += import_module("pywatt_host.cli.live").tried(loaded, env_file)
+            found += import_module("pywatt_host.cli.live").live_problems(loaded, env_file)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
@@ -87,16 +87,8 @@ def validate(
     return 2 if failed else 0
 
 
-def node_at(loaded: Loaded, key: str, *more: str) -> tuple[Node, tuple[str | int, ...]]:
-    parts: list[str | int] = []
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        parts.append(int(part) if part.isdigit() else part)
-    node, written, _ = locate(loaded.document, (*parts, *more))
-    return node, written
-
-
 def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
-    """What looking at the applications brings up."""
+    """The problems that importing the applications brings up."""
     from pywatt_host.cli.inspection import Request, inspect_apps
 
     asked = Request(
@@ -104,13 +96,13 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     )
     found = inspect_apps(asked)
     if found.failure:
-        node, path = node_at(loaded, "app")
+        node, path = loaded.node_at("app")
         return [node.problem(path, "app-unusable", found.failure)]
     problems: list[Problem] = []
     for seen in found.apps:
         fault = seen.fault
         if fault is not None:
-            node, path = node_at(loaded, seen.key, "import_path")
+            node, path = loaded.node_at(f"{seen.key}.import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
             severity: Severity = "warning" if fault.missing_dependency else "error"
             problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
@@ -121,19 +113,27 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
 
 
 def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
-    """Declared but not there, there but not declared; only where endpoints are declared as a list."""
+    """Endpoints that the application does not have, and routes that are not declared. Only for a list of endpoints."""
     problems: list[Problem] = []
     declared = [row for row in rows if row.state in ("served", "missing", "unknown")]
     if isinstance(loaded.manifest.endpoints, AutoEndpoints):
         return []
     for number, row in enumerate(declared):
         if row.state == "missing":
-            node, path = node_at(loaded, f"endpoints[{number}]", "path")
-            message = f"declared, but the application has no {' '.join(row.methods)} {row.path}"
-            problems.append(node.problem(path, "drift-missing", message, "see pywatt-host routes", severity="warning"))
+            node, path = loaded.node_at(("endpoints", number, "path"))
+            message = f"the application has no route for {' '.join(row.methods)} {row.path}"
+            problems.append(
+                node.problem(
+                    path, "drift-missing", message, "run `pywatt-host routes` to see its routes", severity="warning"
+                )
+            )
     for row in rows:
         if row.state == "undeclared":
-            node, path = node_at(loaded, "endpoints")
-            message = f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and so is not served"
-            problems.append(node.problem(path, "drift-undeclared", message, "declare it here", severity="warning"))
+            node, path = loaded.node_at("endpoints")
+            message = (
+                f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and therefore not served"
+            )
+            problems.append(
+                node.problem(path, "drift-undeclared", message, "declare it under endpoints", severity="warning")
+            )
     return problems

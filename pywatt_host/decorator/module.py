@@ -1,4 +1,4 @@
-"""`@pywatt_module`: the manifest in code. Arguments become a manifest's data; the same `build` makes the same Host."""
+"""`@pywatt_module`: the manifest in code. Its arguments become a manifest, of which `build` makes the Host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, overload
 from pywatt_host.app.decorated import Decorated, Framework
 from pywatt_host.app.state import AppState, InitData
 from pywatt_host.build.host import build
-from pywatt_host.decorator.parameters import AnnouncedEndpoint, builder_path_of, import_path_of, said
+from pywatt_host.decorator.parameters import AnnouncedEndpoint, builder_path_of, data_of, import_path_of
 from pywatt_host.decorator.scripts import module_of
 from pywatt_host.exceptions import ProtocolError
 from pywatt_host.manifest import load
@@ -23,12 +23,12 @@ from pywatt_host.manifest.load import OVERRIDE_PREFIX, InitLayer
 from pywatt_host.runtime.host import Host
 from pywatt_host.types import Receive, Scope, Send
 
-_NO_FUNCTION = "@pywatt_module decorates a function, and takes everything else by keyword; this is of type {}"
+_NO_FUNCTION = "@pywatt_module decorates a function, and takes its arguments by keyword; this is of type {}"
 
 
 class ModuleApp:
-    """A started module as an ASGI application, its edge included; nothing listens. It lives until it is closed, or the
-    event loop ends."""
+    """A started module as an ASGI application, with its edge. Nothing listens. It runs until it is closed or the event
+    loop ends. `host` is the Host, `state` the AppState."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -46,7 +46,7 @@ class ModuleApp:
         return self._running is not None and self._running.done()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":  # it has been started already; a server that ends closes it
+        if scope["type"] == "lifespan":  # the module has been started already; a server that stops closes it
             await receive()
             await send({"type": "lifespan.startup.complete"})
             await receive()
@@ -56,7 +56,7 @@ class ModuleApp:
         await self._surface.public(scope, receive, send)
 
     async def start(self) -> None:
-        """Raises HostError where it cannot start; nothing is left behind then."""
+        """Start the module. Raises HostError where it cannot start; everything that had started is stopped then."""
         self._loop = asyncio.get_running_loop()
         started: asyncio.Future[None] = self._loop.create_future()
         self._running = asyncio.create_task(self._run(started), name=f"module {self.state.module_id}")
@@ -69,34 +69,37 @@ class ModuleApp:
             raise
 
     async def _run(self, started: asyncio.Future[None]) -> None:
-        """A task of its own, since what is entered has to be left by the same one."""
+        """Run the host in a task of its own, since one task has to start and stop it."""
         try:
             async with self.host.application(listening=False) as surface:
                 self._surface = surface
                 started.set_result(None)
                 await self._closing.wait()
-        except Exception as error:  # named boundary: why it could not start is for who started it
+        except Exception as error:  # named boundary: the caller of `start` gets the exception
             if started.done():
                 raise
             started.set_exception(error)
 
     async def aclose(self) -> None:
-        """Stop it: hooks, tasks, lifespan. Calling it again does nothing. From another event loop, that of the module
-        has to be running still; where it is only paused, this raises RuntimeError."""
+        """Stop the module: tasks, shutdown hooks, lifespan. A second call does nothing.
+
+        It may be called from another event loop while that of the module runs; where that one is paused, it raises
+        RuntimeError.
+        """
         if self._running is None or self._loop is None or self.closed or self._loop.is_closed():
-            return  # its event loop may have ended, and it with that
+            return  # not started, closed already, or ended together with its event loop
         if self._loop is asyncio.get_running_loop():
             self._closing.set()
             await self._running
         elif self._loop.is_running():
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.aclose(), self._loop))
         else:
-            message = f"the module {self.state.module_id} belongs to another event loop, which is not running: close it"
-            raise RuntimeError(f"{message} there, before that loop stops")
+            message = f"the module {self.state.module_id} belongs to another event loop, which is not running"
+            raise RuntimeError(f"{message}: close the module on that loop, before the loop stops")
 
 
 class Opening:
-    """What calling a decorated function gives: to be awaited, or entered with `async with`, which closes it too."""
+    """The result of calling a decorated function: `await` starts the module; `async with` also closes it."""
 
     def __init__(self, open_it: Callable[[], Awaitable[ModuleApp]]) -> None:
         self._open = open_it
@@ -115,7 +118,7 @@ class Opening:
 
 
 class DecoratedModule(Decorated):
-    """A function with its manifest: what `@pywatt_module` makes of it."""
+    """A function decorated with `@pywatt_module`: a factory with its manifest."""
 
     _apps: tuple[ModuleApp, ...] = ()
 
@@ -126,10 +129,13 @@ class DecoratedModule(Decorated):
     def __call__(self, given: Mapping[str, Any] | None = None, /) -> Opening: ...
 
     def __call__(self, given: AppState | Mapping[str, Any] | None = None, /) -> Any:
-        """With an AppState: what the function returns. With an orchestrator's `init` as a mapping (all of it may be
-        left out): the started module, without listening: `app = await create_app({...})`, or
-        `async with create_app({...}) as app`. Raises ManifestError, ProtocolError for an init that is none, and
-        HostError where it cannot start."""
+        """Called with an AppState, it calls the function. Called with an orchestrator's `init` as a mapping, of which
+        everything may be left out, it starts the module without listening: `app = await create_app({...})` or
+        `async with create_app({...}) as app`.
+
+        Raises ManifestError for a fault in the manifest, ProtocolError for an invalid `init`, and HostError where the
+        module cannot start.
+        """
         if isinstance(given, AppState):
             return self.function(given)
         return Opening(lambda: self._opened({} if given is None else given))
@@ -138,21 +144,21 @@ class DecoratedModule(Decorated):
         init = _init_of(document, self.directory)
         layer = InitLayer(init.listen, document.get("module_id"), init.env)
         manifest = load(self.source(), init=layer).manifest
-        self.claim(manifest)
+        self.check_is_app_of(manifest)
         app = ModuleApp(build(manifest, {**os.environ, **init.env}, objects=self.objects, init=init))
         await app.start()
         self._apps = (*(other for other in self._apps if not other.closed), app)
         return app
 
     async def aclose(self) -> None:
-        """Close everything that calling it has opened, the last first."""
+        """Close every module that calling this function has started, the last one first."""
         apps, self._apps = self._apps, ()
         for app in reversed(apps):
             await app.aclose()
 
 
 def _init_of(document: Mapping[str, Any], directory: Path) -> InitData:
-    """Raises ProtocolError where it is no init as the protocol has it."""
+    """The data of an `init`. Raises ProtocolError where it is invalid."""
     if not isinstance(document, Mapping):
         message = f"an init is a mapping, such as {{'module_id': 'users'}}, not {type(document).__name__}"
         raise ProtocolError("message", message)
@@ -215,12 +221,28 @@ def pywatt_module(
     config: Mapping[str, Any] | None = None,
     manifest: str | Path | Mapping[str, Any] | None = None,
 ) -> Any:
-    """Decorator: make a module of a function that takes the AppState and returns the application, sync or async.
+    """Decorator: make a module of a function, sync or async, that takes the AppState and returns the application.
 
-    Each argument is a key of the manifest (docs/decorator.md has the table); `manifest` is the rest of it, as a mapping
-    in the form of the file, or the path of a file that names this function. What is left out is as in a manifest
-    without that key. In a script that is run, decorating runs the module and ends the process. Raises ManifestError
-    with every fault.
+    Each argument sets a key of the manifest; docs/decorator.md has the table. An argument that is left out is like a
+    missing key. `manifest` has all other keys, as a mapping in the form of a manifest file, or as the path of a file
+    whose `app` is this function.
+
+    In a file that Python runs as a script, the decorator runs the module and ends the process. Otherwise it returns a
+    DecoratedModule: `pywatt-host run file.py`, `run_module(create_app)` and manifests can use it, and calling it starts
+    the module in this process without listening, such as for tests. Raises ManifestError with every fault of the
+    arguments, TypeError where it decorates something else than a function.
+
+    >>> import asyncio
+    >>> from pywatt_host import AnnouncedEndpoint, AppState, pywatt_module
+    >>> @pywatt_module(endpoints=[AnnouncedEndpoint("/hello")], config={"name": "Ada"})
+    ... def create_app(app_state: AppState):
+    ...     async def app(scope, receive, send): ...
+    ...     return app
+    >>> async def main() -> None:
+    ...     async with create_app({"module_id": "greeter"}) as app:
+    ...         print(app.state.module_id, app.state.config["name"], app.state.manifest.endpoints[0].path)
+    >>> asyncio.run(main())
+    greeter Ada /hello
     """
     arguments = {name: value for name, value in locals().items() if name != "function"}
     if function is not None and not inspect.isfunction(function):
@@ -232,7 +254,7 @@ def pywatt_module(
         if not inspect.isfunction(function):
             raise TypeError(_NO_FUNCTION.format(type(function).__name__))
         if _is_script(function):
-            # The way up goes by name: the command line runs the file, and does not come back.
+            # Imported by name, since the command line is above this package. It runs the file and ends the process.
             import_module("pywatt_host").run_script(_names(function)["__file__"])
         return _decorated(function, place, arguments)
 
@@ -241,7 +263,7 @@ def pywatt_module(
 
 def _decorated(function: Callable[..., Any], place: str, arguments: Mapping[str, Any]) -> DecoratedModule:
     directory, name = _home(function)
-    found = said(place, f".pywatt/{name.rpartition('.')[2] or 'module'}.sock", **arguments)
+    found = data_of(place, f".pywatt/{name.rpartition('.')[2] or 'module'}.sock", **arguments)
     import_path = import_path_of(function, name)
     builder = arguments["state_builder"]
     module = DecoratedModule(
@@ -257,14 +279,14 @@ def _decorated(function: Callable[..., Any], place: str, arguments: Mapping[str,
         implied=found.implied,
         random_token=found.random_token,
     )
-    if found.manifest_file is None:  # so that a fault shows where the decorator stands
+    if found.manifest_file is None:  # a fault is raised here, where the decorator is
         environ = {name: value for name, value in os.environ.items() if name.startswith(OVERRIDE_PREFIX)}
         load(module.source(), environ=environ)
     return module
 
 
 def _home(function: Callable[..., Any]) -> tuple[Path, str]:
-    """The folder that the function's module is imported from, and the module's name."""
+    """The folder that the function's module is imported from, and the name of the module."""
     file, name = _names(function).get("__file__"), function.__module__ or "module"
     if file is None:
         return Path.cwd(), name
@@ -273,19 +295,20 @@ def _home(function: Callable[..., Any]) -> tuple[Path, str]:
         folder, name = module_of(path)
     else:
         folder = path.parents[name.count(".") + (path.name == "__init__.py")]
-    while folder.is_file():  # an archive that it was imported from
+    while folder.is_file():  # the module is in an archive
         folder = folder.parent
     return folder, name
 
 
 def _names(function: Callable[..., Any]) -> dict[str, Any]:
-    """The globals of the module that it was written in, other decorators below this one looked through."""
+    """The globals of the module where the function is defined, below other decorators."""
     names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
     return names
 
 
 def _is_script(function: Callable[..., Any]) -> bool:
-    """Whether the function stands in the file that Python runs: no prompt, no notebook, no test run."""
+    """Whether the function is in the file that Python runs as a script; False at a prompt, in a notebook and in a test
+    run."""
     main = sys.modules.get("__main__")
     return (
         main is not None

@@ -17,16 +17,26 @@ from pywatt_host.manifest.problems import Problem, near_miss
 from pywatt_host.manifest.values import SecretReference, SecretTemplate
 from pywatt_host.manifest.values.addresses import is_loopback
 
-JWT, JWT_SECRET = "jwt", "JWT_SECRET"  # the scheme that needs no words, and the secret that it then has
-PORT = 9000  # of the TCP channel, where tcp_config names none
+JWT, JWT_SECRET = "jwt", "JWT_SECRET"  # the scheme that need not be declared, and the secret that it uses then
+PORT = 9000  # the default port of the TCP channel
 _TCP = ("host", "port", "listen", "connect", "token", "tls", "required")
 _IPC = ("path", "listen", "connect", "mode", "required")
 
 
 @dataclass(frozen=True, slots=True)
 class AnnouncedEndpoint:
-    """One of `endpoints`: a path template and its methods. `WEBSOCKET` is a method, `["*"]` is all. What else there is
-    has the names and forms of the manifest: `timeout="5s"`, `body="1MiB"`, `rate_limit="100/s"`."""
+    """An endpoint of a module, for the argument `endpoints` of `@pywatt_module`.
+
+    `path` is a path template, `methods` its methods in upper or lower case: `WEBSOCKET` is one, `["*"]` stands for all.
+    The other fields have the names, forms and units of the manifest's `endpoints`: `auth` is the name of a scheme or a
+    mapping with `scheme`, `scopes` and `claims`; `timeout` is a duration for the response to start, `body` the largest
+    request body, `concurrency` how many requests run at the same time, `rate_limit` a rate for each client. A field
+    that is None has the default of the manifest.
+
+    >>> from pywatt_host import AnnouncedEndpoint
+    >>> AnnouncedEndpoint("/users/{id}", methods=["GET", "PUT"], timeout="5s", body="1MiB", rate_limit="100/s").methods
+    ['GET', 'PUT']
+    """
 
     path: str
     methods: Sequence[str] = ("GET",)
@@ -38,7 +48,7 @@ class AnnouncedEndpoint:
     rate_limit: str | None = None
 
     def data(self) -> dict[str, Any]:
-        """As an entry of the manifest's `endpoints`."""
+        """The endpoint as an entry of the manifest's `endpoints`."""
         entry: dict[str, Any] = {"path": self.path, "methods": self.methods}
         if isinstance(self.methods, Iterable) and not isinstance(self.methods, str):
             entry["methods"] = [str(method).upper() if isinstance(method, str) else method for method in self.methods]
@@ -49,21 +59,21 @@ class AnnouncedEndpoint:
 
 
 @dataclass
-class Said:
-    """What the arguments of one decorator amount to."""
+class DecoratorData:
+    """The manifest's data that the arguments of one decorator amount to."""
 
     place: str
     data: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     manifest_file: Path | None = None
-    implied: tuple[str, ...] = ()  # the path of what no argument says, and what is there all the same
-    random_token: str | None = None  # made up, since the TCP channel can be reached from elsewhere and has none
+    implied: tuple[str, ...] = ()  # the key path of a part that no argument says
+    random_token: str | None = None  # generated for a TCP channel that other machines reach and that has no token
 
     def fault(self, parameter: str, code: str, message: str, hint: str = "") -> None:
         self.problems.append(Problem(self.place, 0, 0, parameter, code, message, hint))
 
     def put(self, parameter: str, key: str, value: Any) -> None:
-        """Set a key of the manifest, unless `manifest` has said it already."""
+        """Set a key of the manifest, unless the argument `manifest` has it."""
         here: Any = self.data
         *sections, last = key.split(".")
         for section in sections:
@@ -71,22 +81,26 @@ class Said:
             if not isinstance(here, dict):
                 break
         if not isinstance(here, dict) or last in here:
-            self.fault(parameter, "conflict", f"`{key}` is in `manifest` already", "say it in one of the two")
+            self.fault(parameter, "conflict", f"`manifest` already has `{key}`", "leave one of the two out")
             return
         here[last] = value
 
 
-def said(place: str, default_socket: str, **given: Any) -> Said:
-    """From arguments to data; those that are None were left out. `default_socket` is where `enable_ipc` listens when
-    nothing else is said. Raises ManifestError with every fault that shows without looking at the whole manifest."""
-    found = Said(place)
+def data_of(place: str, default_socket: str, **given: Any) -> DecoratorData:
+    """Convert the arguments of a decorator to the data of a manifest.
+
+    Arguments that are None are left out. `place` is where the decorator is, for errors. `default_socket` is the Unix
+    socket where `enable_ipc` listens by default. Raises ManifestError with every fault that can be found without the
+    whole manifest.
+    """
+    found = DecoratorData(place)
     given = {name: value for name, value in given.items() if value is not None}
     _manifest(found, given.pop("manifest", None))
     for name, value in given.items():
         _READ[name](found, name, value)
     _implied_jwt(found)
     _enabled(found, given, "tcp", "channels.tcp", _tcp)
-    _enabled(found, given, "ipc", "channels.ipc", lambda said, config: _ipc(said, config, default_socket))
+    _enabled(found, given, "ipc", "channels.ipc", lambda found, config: _ipc(found, config, default_socket))
     _enabled(found, given, "database", "databases.default", _database)
     _enabled(found, given, "cache", "caches.default", _cache)
     if found.problems:
@@ -94,7 +108,7 @@ def said(place: str, default_socket: str, **given: Any) -> Said:
     return found
 
 
-def _manifest(found: Said, value: Any) -> None:
+def _manifest(found: DecoratorData, value: Any) -> None:
     if isinstance(value, str | Path):
         found.manifest_file = Path(value)
     elif isinstance(value, Mapping):
@@ -102,91 +116,92 @@ def _manifest(found: Said, value: Any) -> None:
         if "app" in found.data:
             found.fault("manifest", "conflict", "`app` is the decorated function itself", "leave it out")
     elif value is not None:
-        found.fault("manifest", "type", "a mapping, in the form of a file, or the path of a file is wanted")
+        found.fault("manifest", "type", "expected a mapping in the form of a manifest file, or the path of a file")
 
 
-def _plain(found: Said, parameter: str, value: Any) -> Any:
-    """A copy that a file could hold as well."""
+def _plain(found: DecoratorData, parameter: str, value: Any) -> Any:
+    """A copy of the value as a manifest file would have it."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
-        found.fault(parameter, "type", f"this is nothing that a manifest can hold: {error}")
+        found.fault(parameter, "type", f"a manifest cannot have this value: {error}")
         return None
 
 
-def _endpoints(found: Said, name: str, value: Any) -> None:
+def _endpoints(found: DecoratorData, name: str, value: Any) -> None:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        found.fault(name, "type", "a list of AnnouncedEndpoint is wanted")
+        found.fault(name, "type", "expected a list of AnnouncedEndpoint")
         return
     entries = []
     for number, each in enumerate(value):
         path = f"{name}[{number}]"
         entry = each.data() if isinstance(each, AnnouncedEndpoint) else each
         if not isinstance(entry, Mapping):
-            found.fault(path, "type", f"an AnnouncedEndpoint is wanted, not {type(each).__name__}")
+            found.fault(path, "type", f"expected an AnnouncedEndpoint, not {type(each).__name__}")
         else:
             entries.append(dict(entry))
     found.put(name, "endpoints", entries)
 
 
-def _jwt_secret(found: Said, name: str, value: Any) -> None:
-    """A literal: it may be short, as the first examples have it, which the start then warns of."""
+def _jwt_secret(found: DecoratorData, name: str, value: Any) -> None:
+    """A literal secret. It may be short, as in the original SDK's examples; the start then logs a warning."""
     if not isinstance(value, str) or not value:
-        found.fault(name, "type", "a text is wanted", "or declare auth in manifest=, with a secret of its own")
+        found.fault(name, "type", "expected a string", "or declare auth in manifest=, with a declared secret")
         return
     found.put(name, "auth.jwt", {"type": "jwt", "secret": value, "allow_weak_secret": True})
 
 
-def _implied_jwt(found: Said) -> None:
-    """Endpoints that ask for `jwt` where nothing says what that is: tokens signed with the secret JWT_SECRET."""
+def _implied_jwt(found: DecoratorData) -> None:
+    """Declare the scheme `jwt`, with the secret JWT_SECRET, where endpoints need it and no argument declares it."""
     endpoints, schemes = found.data.get("endpoints"), found.data.setdefault("auth", {})
-    asked = [entry.get("auth") for entry in endpoints if isinstance(entry, dict)] if isinstance(endpoints, list) else []
-    if isinstance(schemes, dict) and JWT not in schemes and any(_asks_for_jwt(each) for each in asked):
+    auths = [entry.get("auth") for entry in endpoints if isinstance(entry, dict)] if isinstance(endpoints, list) else []
+    if isinstance(schemes, dict) and JWT not in schemes and any(_needs_jwt(each) for each in auths):
         schemes[JWT] = {"type": "jwt", "secret": SecretTemplate((SecretReference(JWT_SECRET),))}
         found.implied = ("auth", JWT)
     if schemes == {}:
         del found.data["auth"]
 
 
-def _asks_for_jwt(auth: Any) -> bool:
+def _needs_jwt(auth: Any) -> bool:
     if isinstance(auth, Mapping):
         auth = auth.get("scheme")
     return auth == JWT or (isinstance(auth, Sequence) and not isinstance(auth, str) and JWT in auth)
 
 
-def _secrets(found: Said, name: str, value: Any) -> None:
+def _secrets(found: DecoratorData, name: str, value: Any) -> None:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
-        found.fault(name, "type", "a list of names is wanted", 'secrets=["DATABASE_URL"]; sources go into manifest=')
+        found.fault(name, "type", "expected a list of names", 'secrets=["DATABASE_URL"]; sources go into manifest=')
         return
     if isinstance(found.data.get("secrets"), list):  # the short form of `keys`
-        found.fault(name, "conflict", "`secrets.keys` is in `manifest` already", "say it in one of the two")
+        found.fault(name, "conflict", "`manifest` already has `secrets.keys`", "leave one of the two out")
         return
     found.put(name, "secrets.keys", {each: {} for each in value})
 
 
-def _framework(found: Said, name: str, value: Any) -> None:
+def _framework(found: DecoratorData, name: str, value: Any) -> None:
     if value not in FRAMEWORKS:
         meant = near_miss(str(value), FRAMEWORKS)
         hint = f'did you mean "{meant}"?' if meant else f"one of {', '.join(FRAMEWORKS)}"
-        found.fault(name, "choice", f'"{str(value)[:60]}" is no framework that is known here', hint)
+        found.fault(name, "choice", f'"{str(value)[:60]}" is not a known framework', hint)
 
 
-def _state_builder(found: Said, name: str, value: Any) -> None:
+def _state_builder(found: DecoratorData, name: str, value: Any) -> None:
     if not callable(value):
-        found.fault(name, "type", "a function (init, secrets) is wanted")
+        found.fault(name, "type", "expected a function (init, secrets)")
         return
     found.put(name, "state", builder_path_of(value))
 
 
 def builder_path_of(builder: Callable[..., Any]) -> str:
-    """What stands for a state builder in `state`. Lambdas have no name, so that one may be the application as well."""
+    """The import path for a state builder in `state`. A lambda gets a suffix: it has no name of its own, and the
+    application may be a lambda as well."""
     path = import_path_of(builder)
     return f"{path}_state" if "<lambda>" in getattr(builder, "__qualname__", "") else path
 
 
 def import_path_of(function: Callable[..., Any], module: str | None = None) -> str:
-    """`module:attribute` of a function; of one that stands within another, what it would be if it did not. What no
-    import path can hold is replaced."""
+    """The import path `module:attribute` of a function. For a function within another one it is what it would be
+    outside of it. Characters that an import path cannot have are replaced."""
     module = module or getattr(function, "__module__", None) or "module"
     qualified = getattr(function, "__qualname__", None) or type(function).__qualname__
     name = ".".join(_identifier(part) for part in qualified.split(".") if part.isidentifier()) or "function"
@@ -198,8 +213,8 @@ def _identifier(text: str) -> str:
     return kept if kept.isidentifier() else f"_{kept}"
 
 
-def _put(key: str) -> Callable[[Said, str, Any], None]:
-    def put(found: Said, name: str, value: Any) -> None:
+def _put(key: str) -> Callable[[DecoratorData, str, Any], None]:
+    def put(found: DecoratorData, name: str, value: Any) -> None:
         plain = _plain(found, name, value)
         if plain is not None:
             found.put(name, key, plain)
@@ -207,12 +222,12 @@ def _put(key: str) -> Callable[[Said, str, Any], None]:
     return put
 
 
-def _passed(found: Said, name: str, value: Any) -> None:
-    """Looked at with the others of its kind, see `_enabled`."""
+def _passed(found: DecoratorData, name: str, value: Any) -> None:
+    """Read together with the other arguments of its kind, see `_enabled`."""
 
 
-# Parameter -> how it is read. The table in docs/decorator.md says the same for people.
-_READ: dict[str, Callable[[Said, str, Any], None]] = {
+# How each parameter is read. docs/decorator.md has the same table for users.
+_READ: dict[str, Callable[[DecoratorData, str, Any], None]] = {
     "secrets": _secrets,
     "rotate": _put("secrets.rotate"),
     "endpoints": _endpoints,
@@ -235,25 +250,25 @@ _READ: dict[str, Callable[[Said, str, Any], None]] = {
 
 
 def _enabled(
-    found: Said,
+    found: DecoratorData,
     given: Mapping[str, Any],
     kind: str,
     key: str,
-    made: Callable[[Said, Mapping[str, Any]], dict[str, Any]],
+    made: Callable[[DecoratorData, Mapping[str, Any]], dict[str, Any]],
 ) -> None:
-    """`enable_KIND` and `KIND_config`, which become `key`."""
+    """Read `enable_KIND` and `KIND_config`, and put the result at `key`."""
     enabled, config = given.get(f"enable_{kind}"), given.get(f"{kind}_config")
     if enabled is not None and not isinstance(enabled, bool):
-        found.fault(f"enable_{kind}", "type", "True or False is wanted")
+        found.fault(f"enable_{kind}", "type", "expected True or False")
     elif config is not None and not isinstance(config, Mapping):
-        found.fault(f"{kind}_config", "type", "a mapping is wanted")
+        found.fault(f"{kind}_config", "type", "expected a mapping")
     elif enabled:
         found.put(f"enable_{kind}", key, made(found, config or {}))
     elif config is not None and enabled is None:
-        found.fault(f"{kind}_config", "conflict", f"it says nothing without enable_{kind}=True", "add it")
+        found.fault(f"{kind}_config", "conflict", f"it has no effect without enable_{kind}=True", "add that")
 
 
-def _known(found: Said, parameter: str, config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def _known(found: DecoratorData, parameter: str, config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     for name in config:
         if name not in names:
             meant = near_miss(str(name), names)
@@ -262,17 +277,17 @@ def _known(found: Said, parameter: str, config: Mapping[str, Any], names: Sequen
     return _plain(found, parameter, {name: config[name] for name in names if name in config}) or {}
 
 
-def _tcp(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
+def _tcp(found: DecoratorData, config: Mapping[str, Any]) -> dict[str, Any]:
     known = _known(found, "tcp_config", config, _TCP)
     host, port = known.pop("host", None), known.pop("port", None)
     if host is not None or port is not None:
         if "listen" in known or "connect" in known:
-            message = "host and port say where to listen; so does listen, and connect says to connect instead"
-            found.fault("tcp_config", "conflict", message, "say it in one way")
+            message = "host and port cannot be given together with listen or connect"
+            found.fault("tcp_config", "conflict", message, "leave one of them out")
         if isinstance(port, bool) or not isinstance(port, int | None):
-            found.fault("tcp_config.port", "type", "an integer is wanted")
+            found.fault("tcp_config.port", "type", "expected an integer")
         if not isinstance(host, str | None):
-            found.fault("tcp_config.host", "type", "a text is wanted")
+            found.fault("tcp_config.host", "type", "expected a string")
     if "connect" not in known and "listen" not in known:
         host = "127.0.0.1" if host is None else str(host)
         known["listen"] = f"{f'[{host}]' if ':' in host else host}:{PORT if port is None else port}"
@@ -284,53 +299,55 @@ def _tcp(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _database(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
+def _database(found: DecoratorData, config: Mapping[str, Any]) -> dict[str, Any]:
     embedded = {"sqlite": "sqlite:///app.db", "": "sqlite:///app.db"}
     return _store(found, "database_config", config, DATABASES, embedded, "DATABASE_URL")
 
 
-def _cache(found: Said, config: Mapping[str, Any]) -> dict[str, Any]:
+def _cache(found: DecoratorData, config: Mapping[str, Any]) -> dict[str, Any]:
     return _store(found, "cache_config", config, CACHES, {"memory": "memory://", "": "memory://"}, "CACHE_URL")
 
 
 def _store(
-    found: Said,
+    found: DecoratorData,
     parameter: str,
     config: Mapping[str, Any],
     types: Sequence[str],
     embedded: Mapping[str, str],
     secret: str,
 ) -> dict[str, Any]:
-    """Keys of the manifest, and `type`, which `url` begins with. A url that is left out, or written as `...`, is that
-    of the embedded kind, for the others what the secret has."""
+    """The keys of a store: those of the manifest and `type`, the kind of store.
+
+    Without a `url`, or with `...`, the URL is that of an embedded store, or for other kinds the value of `secret`.
+    """
     rest = {name: value for name, value in config.items() if name not in ("type", "url")}
     known = _plain(found, parameter, rest) or {}
     kind, url = config.get("type", ""), config.get("url", "...")
     if kind and kind not in types:
         meant = near_miss(str(kind), types)
         hint = f'did you mean "{meant}"?' if meant else f"one of {', '.join(types)}"
-        found.fault(f"{parameter}.type", "choice", f'"{str(kind)[:60]}" is no kind of store that is known here', hint)
+        found.fault(f"{parameter}.type", "choice", f'"{str(kind)[:60]}" is not a known kind of store', hint)
     if url in ("...", ...):
         url = embedded.get(kind) or SecretTemplate((SecretReference(secret),))
     elif kind and isinstance(url, str) and not _of_kind(url, kind):
-        message = f"the type is {kind}, and the url begins with {url.partition(':')[0][:40]}:"
-        found.fault(f"{parameter}.url", "conflict", message, "leave type out, or let it say the same")
+        message = f"the type is {kind}, but the url begins with {url.partition(':')[0][:40]}:"
+        found.fault(f"{parameter}.url", "conflict", message, "leave type out, or make it match the url")
     return {"url": url, **known}
 
 
 def _of_kind(url: str, kind: str) -> bool:
-    """Whether a URL is of a type, by its first word: rediss of redis, postgres of postgresql."""
+    """Whether the scheme of a URL belongs to a kind of store: rediss to redis, postgres to postgresql."""
     scheme = url.partition(":")[0].lower()
     aliases = {"postgres": "postgresql", "mariadb": "mysql", "rediss": "redis", "valkeys": "valkey"}
     same = {scheme, aliases.get(scheme, scheme), scheme.partition("+")[0]}
     return kind in same or (kind in ("redis", "valkey") and scheme in ("unix", "redis+unix", "redis", "valkey"))
 
 
-def _ipc(found: Said, config: Mapping[str, Any], default_socket: str) -> dict[str, Any]:
+def _ipc(found: DecoratorData, config: Mapping[str, Any], default_socket: str) -> dict[str, Any]:
     known = _known(found, "ipc_config", config, _IPC)
     path = known.pop("path", None)
     if path is not None and "listen" in known:
-        found.fault("ipc_config", "conflict", "path and listen say the same", "say it in one way")
+        found.fault("ipc_config", "conflict", "path and listen mean the same", "leave one of them out")
     if path is not None:
         known["listen"] = path
     if "connect" not in known:

@@ -1,1 +1,2 @@
-"""What `pywatt-host dev` is made of: which changes matter, the child that serves, and who answers while it is down."""
+"""`pywatt-host dev`: which changes of files count, the session that restarts the serving child, and the 503 while no
+child serves."""

@@ -1,4 +1,4 @@
-"""Which changes of files mean that the host has to be started again."""
+"""Which changes of files restart the host under `dev`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pywatt_host.manifest.model import DirectoryMount
 _IGNORED_FOLDERS = frozenset(
     ("__pycache__", "node_modules", "venv", "site-packages", "logs", "htmlcov")
 )  # and every folder whose name begins with a dot
-# Written by programs that run, by databases, and by editors while they save; `.env` is the one dotted file that counts.
+# Files that running programs, databases and editors write. Of files whose name begins with a dot, only `.env` counts.
 _IGNORED_NAMES = (
     *("*.log", "*.log.*", "*.pid", "*.sock", "*.pyc", "*.pyo", "*.tmp", "*.md", "*.rst"),
     *("*.db", "*.db-*", "*.sqlite", "*.sqlite-*", "*.sqlite3", "*.sqlite3-*", "*.rdb", "*.aof"),
@@ -31,12 +31,12 @@ _STATIC = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What is looked at, all of it absolute.
+class WatchedFiles:
+    """The files whose changes restart the host. All paths are absolute.
 
-    `folders` count with everything below them, `files` whatever they are called; `static` are folders that are served
-    as they are. `ignored` are patterns of the user's, for a name or for a path relative to the folder. With
-    `templates`, templates count too: the framework keeps them in memory.
+    `folders` are watched with everything below them; `files` count whatever their names are. Files below `static` are
+    served as they are, so their changes need no restart. `ignored` has the user's patterns, for a name or for a path
+    relative to the folder. With `templates`, changes of templates count too, since the framework keeps them in memory.
     """
 
     folders: tuple[Path, ...]
@@ -46,18 +46,18 @@ class Watched:
     templates: bool = False
 
     def roots(self) -> tuple[Path, ...]:
-        """The folders and files to watch, none of them below another, all of them there."""
-        there = sorted(
+        """The folders and files to watch. All of them exist, and none is below another."""
+        existing = sorted(
             {path for path in (*self.folders, *self.files) if path.exists()}, key=lambda path: len(path.parts)
         )
         found: list[Path] = []
-        for path in there:
+        for path in existing:
             if not any(path.is_relative_to(root) for root in found):
                 found.append(path)
         return tuple(found)
 
     def restarts(self, path: Path) -> bool:
-        """Whether a change of this file means a restart."""
+        """Whether a change of this file restarts the host."""
         if path in self.files:
             return True
         folders = [folder for folder in self.folders if path.is_relative_to(folder)]
@@ -75,9 +75,9 @@ class Watched:
             return False
         if any(fnmatch(name, pattern) or fnmatch(inside.as_posix(), pattern) for pattern in self.ignored):
             return False
-        return path.suffix == ".py" or not self._served_as_it_is(path, parents)
+        return path.suffix == ".py" or not self._needs_no_restart(path, parents)
 
-    def _served_as_it_is(self, path: Path, parents: Iterable[str]) -> bool:
+    def _needs_no_restart(self, path: Path, parents: Iterable[str]) -> bool:
         if any(path.is_relative_to(folder) for folder in self.static) or "static" in parents:
             return True
         if path.suffix in _TEMPLATES or "templates" in parents:
@@ -85,15 +85,16 @@ class Watched:
         return path.suffix in _STATIC
 
 
-def watched_by(
+def watched_files(
     manifest: Manifest, *, env_file: Path | None = None, ignored: tuple[str, ...] = (), templates: bool = False
-) -> Watched:
-    """What a manifest depends on: its folder, each application's working directory, itself and the dotenv file."""
+) -> WatchedFiles:
+    """The files that a manifest depends on: its folder, each application's working directory, the manifest itself and
+    the dotenv file."""
     applications = [each for each in (manifest.app, *manifest.mounts) if each is not None]
     working = [manifest.resolve(each.working_dir) for each in applications if not isinstance(each, DirectoryMount)]
     static = [manifest.resolve(each.directory) for each in applications if isinstance(each, DirectoryMount)]
     files = [path for path in (manifest.source, env_file) if path is not None]
-    return Watched(
+    return WatchedFiles(
         folders=tuple(dict.fromkeys(_real(path) for path in (manifest.directory, *working))),
         files=frozenset(_real(path) for path in files),
         static=tuple(_real(path) for path in static),
@@ -103,12 +104,14 @@ def watched_by(
 
 
 def _real(path: Path) -> Path:
-    """Absolute and without symbolic links in its folders: changes are reported so. A link itself stays one."""
+    """The path as changes are reported: absolute, without symbolic links in its folders. A file that is itself a link
+    keeps its name."""
     return Path(os.path.realpath(path.parent)) / path.name if not path.is_dir() else Path(os.path.realpath(path))
 
 
 def describe(paths: Iterable[Path], relative_to: Path) -> str:
-    """`main.py`, or `main.py and 2 more`, Python first, as seen from a folder."""
+    """Describe changed files: `main.py`, or `main.py and 2 more`. Python files come first; paths are relative to the
+    folder if they are in it."""
     ordered = sorted(paths, key=lambda path: (path.suffix != ".py", path))
     first = ordered[0]
     shown = first.relative_to(relative_to) if first.is_relative_to(relative_to) else first

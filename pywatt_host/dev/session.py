@@ -1,11 +1,10 @@
-"""One session of `dev`: a child that serves, started again when a file changes, until somebody stops it."""
+"""One session of `dev`: a child process serves, and is replaced when a file changes, until the session is stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -13,170 +12,175 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from pywatt_host.dev.changes import Watched, describe
-from pywatt_host.dev.standin import StandIn
+from pywatt_host.dev.changes import WatchedFiles, describe
+from pywatt_host.dev.unavailable import UnavailableServer
 from pywatt_host.exceptions import BindError, ManifestError, ServiceError
 from pywatt_host.manifest import render_text
-from pywatt_host.supervision.serving_child import Failed, News, Serving, ServingChild, Stopped
-from pywatt_host.supervision.sockets import HeldSockets, Wanted
+from pywatt_host.runtime.signals import StopSignals
+from pywatt_host.supervision.serving_child import ChildEvent, ChildFailed, ChildReady, ChildStopped, ServingChild
+from pywatt_host.supervision.sockets import ListenAddresses, ListenerSet
 
-_SETTLE = 200  # milliseconds that changes are collected for, at most
-_STEP = 50  # milliseconds without a further change after which they are acted on
-_DETAIL_LINES = 20
-_SLOW = 3.0  # seconds of a start after which it is said that it goes on
+_MAX_DEBOUNCE_MS = 200  # changes are collected for so long at most
+_QUIET_MS = 50  # changes are acted on after so long without a further change
+_DETAIL_LINES = 20  # of a failure's text in a response
+_SLOW_START = 3.0  # seconds after which a message says that the child is still starting
 _ADDED = 1  # watchfiles.Change.added
 
 
 @dataclass(frozen=True, slots=True)
-class DevRecipe:
-    """What the manifest says of a run: where it listens, what it depends on, and the arguments of the child, to which
-    those for the sockets are added."""
+class DevConfig:
+    """What the manifest says about one start: where to listen, which files to watch, and the arguments of the child,
+    without those for the sockets."""
 
-    wanted: Wanted
-    watched: Watched
+    addresses: ListenAddresses
+    watched: WatchedFiles
     arguments: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class _FromChild:
     child: ServingChild
-    news: News
+    event: ChildEvent
 
 
-class _Asked:
-    """To stop, by a signal."""
+class _StopRequested:
+    """A signal asks the session to stop."""
 
 
-class _Changed:
-    """Files have changed; which, the session knows."""
+class _FilesChanged:
+    """Files have changed; the session keeps their paths."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Blind:
+class _WatchFailed:
     """Files cannot be watched."""
 
-    why: str
+    reason: str
 
 
 class DevSession:
-    """`look` reads the manifest anew (raises ManifestError); `say` prints a line, `show` the faults of a manifest."""
+    """Serves until a signal or the control socket stops it."""
 
     def __init__(
         self,
-        look: Callable[[], DevRecipe],
-        say: Callable[[str], None],
-        show: Callable[[ManifestError], None],
-        ready: Callable[[], None] = lambda: None,
+        read_config: Callable[[], DevConfig],
+        echo: Callable[[str], None],
+        show_faults: Callable[[ManifestError], None],
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`ready` is called each time the child serves."""
-        self._look = look
-        self._say = say
-        self._show = show
-        self._ready = ready
-        self._doors, self._stand_in = HeldSockets(), StandIn()
-        self._events: asyncio.Queue[_Heard | _Asked | _Changed | _Blind] = asyncio.Queue()
+        """`read_config` reads the manifest again for each start, and may raise ManifestError. `echo` prints a line,
+        `show_faults` prints the faults of a manifest. `on_ready` is called in a thread each time a child serves."""
+        self._read_config = read_config
+        self._echo = echo
+        self._show_faults = show_faults
+        self._on_ready = on_ready
+        self._listeners, self._unavailable = ListenerSet(), UnavailableServer()
+        self._events: asyncio.Queue[_FromChild | _StopRequested | _FilesChanged | _WatchFailed] = asyncio.Queue()
         self._changed: set[Path] = set()
         self._child: ServingChild | None = None
         self._follower: asyncio.Task[None] | None = None
-        self._watched = Watched(())
-        self._roots: tuple[Path, ...] = ()  # that are watched
-        self._other_roots = asyncio.Event()  # others are to be
-        self._asked = False
+        self._watched = WatchedFiles(())
+        self._roots: tuple[Path, ...] = ()  # the folders and files that are watched now
+        self._roots_changed = asyncio.Event()
+        self._stopping = False
         self._announced = False  # the ready line has been printed
-        self._replaced: tuple[str, ...] = ()
-        self._begun: float | None = None  # when the reload began that has not come to an end
+        self._shown_messages: tuple[str, ...] = ()
+        self._reload_began: float | None = None  # monotonic time; None while no reload is under way
 
     async def serve(self) -> int:
-        """Until it is stopped; returns the exit code: 0, or 2 where the first start finds that the command is wrong.
+        """Serve until the session is stopped. Returns the exit code: 0, or 2 if the first start finds that the command
+        is wrong.
 
-        Raises ManifestError and BindError at the first start, ServiceError where files cannot be watched.
+        Raises ManifestError and BindError at the first start, and ServiceError if files cannot be watched.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._asked_to_stop)
-        recipe = self._look()
-        self._doors.open(recipe.wanted)
-        self._watched = recipe.watched
-        watching = loop.create_task(self._watch())
-        try:
-            await asyncio.sleep(0)  # from here on no change is missed
-            await self._start(recipe)
-            return await self._until_stopped()
-        finally:
-            self._asked = True
-            self._other_roots.set()
-            await self._stop_child()
-            await self._stand_in.gone()
-            self._doors.close()
-            await watching
+        with StopSignals(self._request_stop, loop):
+            config = self._read_config()
+            self._listeners.update(config.addresses)
+            self._watched = config.watched
+            watching = loop.create_task(self._watch())
+            try:
+                await asyncio.sleep(0)  # no change is missed from here on
+                await self._start(config)
+                return await self._handle_events()
+            finally:
+                self._stopping = True
+                self._roots_changed.set()
+                await self._stop_child()
+                await self._unavailable.aclose()
+                self._listeners.close()
+                await watching
 
-    def _asked_to_stop(self) -> None:
-        """The second time the child is not waited for."""
-        if self._asked and self._child is not None:
+    def _request_stop(self, signal_name: str) -> None:
+        """Stop; the second request kills the child."""
+        if self._stopping and self._child is not None:
             self._child.kill()
-        self._asked = True
-        self._events.put_nowait(_Asked())
+        self._stopping = True
+        self._events.put_nowait(_StopRequested())
 
-    async def _until_stopped(self) -> int:
+    async def _handle_events(self) -> int:
         while True:
             match await self._events.get():
-                case _Asked():
+                case _StopRequested():
                     return 0
-                case _Blind(why):
-                    raise ServiceError("dev", why)
-                case _Changed():
+                case _WatchFailed(reason):
+                    raise ServiceError("dev", reason)
+                case _FilesChanged():
                     await self._reload()
-                case _Heard(child, news) if child is self._child:
-                    code = await self._heard(news)
+                case _FromChild(child, event) if child is self._child:
+                    code = await self._handle_child_event(event)
                     if code is not None:
                         return code
                 case _:
-                    pass  # of a child that is no more
+                    pass  # an event of an earlier child
 
-    async def _heard(self, news: News) -> int | None:
-        """Act on it; the exit code where that is the end."""
-        if isinstance(news, Stopped):
+    async def _handle_child_event(self, event: ChildEvent) -> int | None:
+        """Returns the exit code if the event ends the session."""
+        if isinstance(event, ChildStopped):
             return 0
-        if isinstance(news, Failed):
-            if news.code == 2 and not self._announced and self._begun is None:
+        if isinstance(event, ChildFailed):
+            if event.exit_code == 2 and not self._announced and self._reload_began is None:
                 return 2
-            if not news.printed:
-                self._say(news.detail)
-            await self._down(news.detail)
+            if not event.printed:
+                self._echo(event.detail)
+            await self._serve_unavailable(event.detail)
             return None
         self._announced = True
-        await asyncio.to_thread(self._ready)
-        self._watched = replace(self._watched, templates=news.templates)
-        if self._begun is not None:
-            self._say(f"reload: ready again in {time.monotonic() - self._begun:.2f} s")
-            self._begun = None
+        await asyncio.to_thread(self._on_ready)
+        self._watched = replace(self._watched, templates=event.caches_templates)
+        if self._reload_began is not None:
+            self._echo(f"reload: ready again in {time.monotonic() - self._reload_began:.2f} s")
+            self._reload_began = None
         return None
 
     # The child ------------------------------------------------------------------------------------------------------
 
-    async def _start(self, recipe: DevRecipe, *, announce: bool = True) -> None:
-        """The child takes over; until it accepts, connections wait."""
-        if recipe.wanted.replaced != self._replaced:
-            self._replaced = recipe.wanted.replaced
-            for line in self._replaced:
-                self._say(line)
-        overrides = [word for override in self._doors.overrides() for word in ("--set", override)]
+    async def _start(self, config: DevConfig, *, announce: bool = True) -> None:
+        """Start a child. Connections wait until it accepts them."""
+        if config.addresses.messages != self._shown_messages:
+            self._shown_messages = config.addresses.messages
+            for line in self._shown_messages:
+                self._echo(line)
+        overrides = [word for override in self._listeners.overrides() for word in ("--set", override)]
         descriptors = {
-            key: [listener.sock.fileno() for listener in listeners] for key, listeners in self._doors.by_key().items()
+            key: [listener.sock.fileno() for listener in listeners]
+            for key, listeners in self._listeners.by_key().items()
         }
-        self._child = child = await ServingChild.start([*recipe.arguments, *overrides], descriptors, announce=announce)
+        self._child = child = await ServingChild.start([*config.arguments, *overrides], descriptors, announce=announce)
         self._follower = asyncio.get_running_loop().create_task(self._follow(child))
 
     async def _follow(self, child: ServingChild) -> None:
         slow = asyncio.get_running_loop().call_later(
-            _SLOW, self._say, f"still starting after {_SLOW:g} s; requests wait until it serves, or a file changes"
+            _SLOW_START,
+            self._echo,
+            f"the process is still starting after {_SLOW_START:g} s; requests wait until it serves or a file changes",
         )
         try:
             while True:
-                news = await child.news()
+                event = await child.next_event()
                 slow.cancel()
-                self._events.put_nowait(_Heard(child, news))
-                if not isinstance(news, Serving):
+                self._events.put_nowait(_FromChild(child, event))
+                if not isinstance(event, ChildReady):
                     return
         finally:
             slow.cancel()
@@ -187,15 +191,15 @@ class DevSession:
         if self._follower is not None:
             self._follower.cancel()
         if await self._child.stop():
-            self._say("the process did not stop in time and was killed")
+            self._echo("the process did not stop in time and was killed")
         self._child = None
 
-    async def _down(self, detail: str) -> None:
-        """Nobody serves: say why to whoever asks."""
+    async def _serve_unavailable(self, detail: str) -> None:
+        """Stop the child, and answer every request with 503 and the reason until a file changes."""
         await self._stop_child()
-        self._say("not serving until a file changes")
+        self._echo("not serving until a file changes")
         lines = detail.strip().splitlines()[:_DETAIL_LINES]
-        await self._stand_in.open(self._doors.all, "\n".join(lines))
+        await self._unavailable.open(self._listeners.all, "\n".join(lines))
 
     # Changes --------------------------------------------------------------------------------------------------------
 
@@ -203,26 +207,26 @@ class DevSession:
         changed = self._take_changed()
         if not changed:
             return
-        self._begun = time.monotonic()
-        self._say(f"reload: {describe(changed, Path.cwd())} changed")
-        self._stand_in.close()
+        self._reload_began = time.monotonic()
+        self._echo(f"reload: {describe(changed, Path.cwd())} changed")
+        self._unavailable.close()
         await self._stop_child()
         _forget_bytecode(changed | self._take_changed())
         try:
-            recipe = self._look()
-            moved = self._doors.open(recipe.wanted)
+            config = self._read_config()
+            moved = self._listeners.update(config.addresses)
         except ManifestError as error:
-            self._show(error)
-            await self._down(render_text(error.problems))
+            self._show_faults(error)
+            await self._serve_unavailable(render_text(error.problems))
             return
         except BindError as error:
-            self._say(str(error))
-            await self._down(str(error))
+            self._echo(str(error))
+            await self._serve_unavailable(str(error))
             return
-        self._watched = replace(recipe.watched, templates=self._watched.templates)
+        self._watched = replace(config.watched, templates=self._watched.templates)
         if self._watched.roots() != self._roots:
-            self._other_roots.set()
-        await self._start(recipe, announce=moved or not self._announced)
+            self._roots_changed.set()
+        await self._start(config, announce=moved or not self._announced)
 
     def _take_changed(self) -> set[Path]:
         changed, self._changed = self._changed, set()
@@ -230,32 +234,32 @@ class DevSession:
 
     async def _watch(self) -> None:
         awatch = import_module("watchfiles").awatch
-        while not self._asked:
-            self._other_roots = stop = asyncio.Event()
+        while not self._stopping:
+            self._roots_changed = stop = asyncio.Event()
             self._roots = self._watched.roots()
             try:
                 async for changes in awatch(
                     *self._roots,
                     watch_filter=None,
-                    debounce=_SETTLE,
-                    step=_STEP,
+                    debounce=_MAX_DEBOUNCE_MS,
+                    step=_QUIET_MS,
                     stop_event=stop,
                     ignore_permission_denied=True,
                 ):
                     self._note(changes)
             except (OSError, RuntimeError) as error:  # watchfiles' own errors are RuntimeErrors
-                self._events.put_nowait(_Blind(f"files cannot be watched: {error}"))
+                self._events.put_nowait(_WatchFailed(f"files cannot be watched: {error}"))
                 return
 
     def _note(self, changes: Iterable[tuple[int, str]]) -> None:
         paths = {path for path in _changed_files(changes) if self._watched.restarts(path)}
         if paths and not self._changed:
-            self._events.put_nowait(_Changed())
+            self._events.put_nowait(_FilesChanged())
         self._changed |= paths
 
 
 def _changed_files(changes: Iterable[tuple[int, str]]) -> Iterator[Path]:
-    """Files, those of a folder that has come with them too, without what was there for a moment only."""
+    """The files that changed, with the files of new folders, without files that existed only for a moment."""
     changes = set(changes)
     added = {name for kind, name in changes if kind == _ADDED}
     for name in {name for _, name in changes}:
@@ -269,7 +273,8 @@ def _changed_files(changes: Iterable[tuple[int, str]]) -> Iterator[Path]:
 
 
 def _forget_bytecode(paths: Iterable[Path]) -> None:
-    """Python tells a changed source by its size and its time in whole seconds: not enough for two saves in one."""
+    """Delete the cached bytecode of changed files. Python compares the size of a source file and its time in whole
+    seconds, and so misses the second of two saves within one second."""
     for path in paths:
         if path.suffix == ".py":
             with suppress(OSError, NotImplementedError):

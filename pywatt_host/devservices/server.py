@@ -1,4 +1,4 @@
-"""One private server: started, found again, asked, stopped."""
+"""One private server: started detached, found again by other processes, and stopped."""
 
 from __future__ import annotations
 
@@ -13,136 +13,144 @@ from pathlib import Path
 from typing import Protocol
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.supervision.process import StopPolicy, signal_process
 
-_STARTING = 60.0  # seconds
-_STOPPING = 10.0  # seconds, then it is killed
-_LOOK = 0.03  # seconds
-_LAST_LINES = 8
-_ATTEMPTS, _AGAIN = 8, 0.5  # seconds between them
-_DETACHED = '"$@" >&2 </dev/null & echo $!'  # the shell ends at once
-LONGEST_SOCKET = 100  # octets of a socket's path; the system's bound is 104 or 108
+_START_TIMEOUT = 60.0  # seconds until the server has to answer
+_POLL_INTERVAL = 0.03  # seconds
+_MAX_ATTEMPTS = 8
+_RETRY_DELAY = 0.5  # seconds between attempts
+_LOG_LINES = 8  # of the server's log in the text of an error
+_START_DETACHED = '"$@" >&2 </dev/null & echo $!'  # the shell prints the process id and ends at once
+MAX_SOCKET_PATH = 100  # bytes; systems allow 104 or 108
 
 
-class Kind(Protocol):
-    """What differs between servers. Everything blocks, and raises StoreError."""
+class ServerKind(Protocol):
+    """What differs between servers. Every method blocks, and may raise StoreError and OSError."""
 
     name: str
-    folder: Path  # of its data, its log and what is known of it
-    stop_signal: signal.Signals
+    folder: Path  # of its data, its log and the record of its process
+    stop_policy: StopPolicy
 
     def prepare(self) -> None:
-        """Before each start: data that is not there yet, settings, a port."""
+        """Create missing data, settings and a port. Called before each start."""
 
     def command(self) -> Sequence[str]: ...
 
-    def account(self) -> dict[str, object]:
-        """As whom it runs: keywords of subprocess."""
+    def user_options(self) -> dict[str, object]:
+        """The keyword arguments of `subprocess` that choose the user as which the server runs."""
 
-    def ready(self) -> bool:
-        """Whether it answers, to us."""
+    def is_ready(self) -> bool:
+        """Whether the server answers, with our credentials."""
 
     def url(self, name: str) -> str:
-        """For a name, which is made where it is not there."""
+        """The URL of the database `name`, which is created if it does not exist."""
 
 
-def failure(kind: str, message: str) -> StoreError:
+def server_error(kind: str, message: str) -> StoreError:
+    """An error about the private server of a kind."""
     return StoreError(f"{kind}+dev", "arguments", message)
 
 
-def arguments_of(pid: int) -> str:
-    """The arguments of a process; of one that is gone, or whose end nobody has taken note of, nothing that is ours."""
+def command_line(pid: int) -> str:
+    """The command and arguments of a process. For a process that has ended, an empty text or the name of a zombie
+    process, which has no path of ours in it."""
     command = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 class PrivateServer:
-    """The process of a kind; its number is kept in `server.json`, so that whoever comes later finds it."""
+    """The process of a server. Its process id is kept in `server.json`, so that other processes find it."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: ServerKind) -> None:
         self.kind = kind
         self._record = kind.folder / "server.json"
         self._log = kind.folder / "server.log"
 
     def running(self) -> int | None:
-        """The number of its process; None where there is none. A number that another program has now is none."""
+        """The process id of the server, or None if it does not run. A process id that another program has taken over
+        does not count."""
         try:
             pid = int(json.loads(self._record.read_text(encoding="utf-8"))["pid"])
             os.kill(pid, 0)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return pid if str(self.kind.folder) in arguments_of(pid) else None
+        return pid if str(self.kind.folder) in command_line(pid) else None
 
     def start(self) -> bool:
-        """False where it ran already. Raises StoreError."""
+        """Start the server and wait until it answers. Returns False if it ran already. Raises StoreError and
+        OSError."""
         if self.running() is not None:
-            self._until_ready()
+            self._wait_until_ready()
             return False
         self.kind.prepare()
-        for attempt in range(_ATTEMPTS):
-            if attempt:  # parts of one that was killed may still be on their way out
-                time.sleep(_AGAIN)
+        for attempt in range(_MAX_ATTEMPTS):
+            if attempt:  # processes of a server that was killed may not have ended yet
+                time.sleep(_RETRY_DELAY)
             self._launch()
-            if self._until_ready():
+            if self._wait_until_ready():
                 return True
-        raise failure(self.kind.name, f"the private server ended at once: {self._said()}")
+        raise server_error(self.kind.name, f"the private server ended as soon as it was started: {self._last_log()}")
 
     def _launch(self) -> None:
         with self._log.open("ab") as log:
-            # No child of ours: others may go on using it, and Ctrl-C is for us alone.
+            # Not as our child: other processes may still use it when we end. In a session of its own: Ctrl-C is not
+            # for it.
             done = subprocess.run(
-                ["sh", "-c", _DETACHED, "sh", *self.kind.command()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=log, cwd="/", start_new_session=True, check=True,
-                **self.kind.account(),  # type: ignore[call-overload]
+                ["sh", "-c", _START_DETACHED, "sh", *self.kind.command()], stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=log, cwd="/", start_new_session=True, check=True,
+                **self.kind.user_options(),  # type: ignore[call-overload]
             )  # fmt: skip
         self._record.write_text(json.dumps({"pid": int(done.stdout)}), encoding="utf-8")
 
-    def _until_ready(self) -> bool:
-        """False where it has ended."""
-        deadline = time.monotonic() + _STARTING
-        while not self.kind.ready():
+    def _wait_until_ready(self) -> bool:
+        """Returns False if the server has ended."""
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self.kind.is_ready():
             if self.running() is None:
                 self._record.unlink(missing_ok=True)
                 return False
             if time.monotonic() > deadline:
-                raise failure(self.kind.name, f"the private server does not answer: {self._said()}")
-            time.sleep(_LOOK)
+                message = f"the private server did not answer within {_START_TIMEOUT:g} s: {self._last_log()}"
+                raise server_error(self.kind.name, message)
+            time.sleep(_POLL_INTERVAL)
         return True
 
-    def _said(self) -> str:
+    def _last_log(self) -> str:
         try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         except OSError:
             lines = []
-        return f"{' | '.join(line.strip() for line in lines) or 'it said nothing'} (log: {self._log})"
+        return f"{' | '.join(line.strip() for line in lines) or 'it logged nothing'} (log: {self._log})"
 
     def stop(self) -> None:
-        """Wait until it is gone; killed after a while."""
+        """Stop the server as its kind says, and wait until it has ended."""
         pid = self.running()
         if pid is not None:
-            for number, patience in ((self.kind.stop_signal, _STOPPING), (signal.SIGKILL, _STOPPING)):
-                os.kill(pid, number)
-                if self._gone(pid, patience):
+            for number in (self.kind.stop_policy.signal, signal.SIGKILL):
+                signal_process(pid, number)
+                if self._ends_within(self.kind.stop_policy.grace):
                     break
         self._record.unlink(missing_ok=True)
 
-    def _gone(self, pid: int, patience: float) -> bool:
-        deadline = time.monotonic() + patience
+    def _ends_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.running() is None:
                 return True
-            time.sleep(_LOOK)
+            time.sleep(_POLL_INTERVAL)
         return False
 
 
 def free_port(last: Path) -> int:
-    """A free port of the loopback address; the one that was written last, where it still is."""
+    """A free port of the loopback address: the port that the file `last` holds, if it is still free. Raises OSError if
+    no port is free."""
     try:
         wanted = int(last.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         wanted = 0
     for port in (wanted, 0):
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections that have ended
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
@@ -152,7 +160,7 @@ def free_port(last: Path) -> int:
 
 
 def write_private(path: Path, text: str) -> None:
-    """For us alone."""
+    """Write a file that only this user can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""The private servers of one folder, as those who use them see them."""
+"""The private servers of one folder: started when a store asks for one, stopped with their last user."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pywatt_host.devservices.nats import Nats
-from pywatt_host.devservices.place import Place
 from pywatt_host.devservices.postgresql import Postgresql
-from pywatt_host.devservices.server import Kind, PrivateServer, failure
+from pywatt_host.devservices.server import PrivateServer, ServerKind, server_error
+from pywatt_host.devservices.shared_folder import SharedFolder
 from pywatt_host.devservices.valkey import Valkey
 
 logger = logging.getLogger("pywatt.dev")
 
 
 class DevServices:
-    """Started when they are first asked for, shared by every process that uses the same folder, stopped with the last
-    of them. As a service: leaves when it is left."""
+    """Starts a private server when it is first asked for. All processes that use the same folder share its servers; the
+    last of them stops the servers. As a Service, it calls `close` at its end."""
 
     name = "dev services"
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self._place = Place(folder)
-        self._kinds: dict[str, Callable[[], Kind]] = {
-            "postgresql": lambda: Postgresql(self._place.root, environ),
-            "redis": lambda: Valkey(self._place.root),
-            "nats": lambda: Nats(self._place.root),
+        self._folder = SharedFolder(folder)
+        self._kinds: dict[str, Callable[[], ServerKind]] = {
+            "postgresql": lambda: Postgresql(self._folder.root, environ),
+            "redis": lambda: Valkey(self._folder.root),
+            "nats": lambda: Nats(self._folder.root),
         }
         self._servers: dict[str, PrivateServer] = {}
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def url(self, kind: str, name: str) -> str:
-        """Of a server of this kind, `postgresql`, `redis` or `nats`, for a name of its own. Raises StoreError."""
-        async with self._one_at_a_time:
+        """The URL of the database `name` on the server of a kind: `postgresql`, `redis` or `nats`. Starts the server if
+        it does not run. Raises StoreError."""
+        async with self._lock:
             return await asyncio.to_thread(self._url, kind, name)
 
     def _url(self, kind: str, name: str) -> str:
         try:
-            self._place.make()
-            with self._place.deciding():
-                self._place.join()
+            self._folder.create()
+            with self._folder.locked():
+                self._folder.join()
                 server = self._servers.get(kind)
                 if server is None:
                     server = self._servers[kind] = PrivateServer(self._kinds[kind]())
@@ -52,23 +53,24 @@ class DevServices:
                 if server.running() is None:
                     logger.info("starting a private %s server in %s", kind, server.kind.folder)
                 if server.start():
-                    logger.info("the private %s server answers (%.1f s)", kind, time.monotonic() - began)
+                    logger.info("the private %s server answers after %.1f s", kind, time.monotonic() - began)
                 return server.kind.url(name)
         except OSError as error:
-            raise failure(kind, f"no private server: {error}") from error
+            raise server_error(kind, f"the private server cannot be started: {error}") from error
 
     def keep(self) -> None:
-        """Be one of the users of what others have started here, where anything has been."""
-        if self._place.used:
-            with self._place.deciding():
-                self._place.join()
+        """Become a user of the servers that child processes have started here, so that they go on running between two
+        children."""
+        if self._folder.exists:
+            with self._folder.locked():
+                self._folder.join()
 
     def close(self) -> None:
-        """Leave; the last one stops every server of the folder."""
-        if not self._place.used:
+        """Stop being a user of the servers. The last user stops every server of the folder."""
+        if not self._folder.exists:
             return
-        with self._place.deciding():
-            if not self._place.leave():
+        with self._folder.locked():
+            if not self._folder.leave():
                 return
             for kind, make in self._kinds.items():
                 server = self._servers.get(kind) or PrivateServer(make())

@@ -154,9 +154,9 @@ class Discovery:
             self._deregister_at_orchestrator(orchestrator, own.wanted.name)
 
     def _deregister_at_orchestrator(self, provider_id: str, name: str) -> None:
-        for connection in self._orchestrator.conversations():
+        for connection in self._orchestrator.connections():
             if "deregister" in connection.session.extensions:
-                connection.reply(Deregister(provider_id))
+                connection.send(Deregister(provider_id))
                 return
         logger.warning(
             "the orchestrator does not support deregistering: %s stays registered until this module ends", name

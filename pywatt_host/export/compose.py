@@ -1,32 +1,32 @@
-"""Compose: one service, its secrets as files, and a NATS server where the manifest has that channel."""
+"""Compose: one service, its secrets as files, and a NATS server if the manifest uses a local one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pywatt_host.export.container import SCRATCH, Container, container
-from pywatt_host.export.facts import Exported, Facts, SecretMount, Wishes
+from pywatt_host.export.facts import Exported, ExportOptions, Facts, SecretMount
 from pywatt_host.export.text import document, head
 
 FILE = "compose.yaml"
-_SECRETS = "/run/secrets"  # where Compose puts them
+_SECRETS = "/run/secrets"  # the folder in which Compose mounts secrets
 _NATS_URL = "nats://nats:4222"
 
 
-def compose(facts: Facts, wishes: Wishes) -> Exported:
-    """One file."""
-    own_nats = facts.nats_is_local and wishes.nats is None
-    nats = _NATS_URL if own_nats else wishes.nats
-    several = wishes.replicas > 1
+def compose(facts: Facts, options: ExportOptions) -> Exported:
+    """The file compose.yaml for a module."""
+    own_nats = facts.nats_is_local and options.nats is None
+    nats = _NATS_URL if own_nats else options.nats
+    several = options.replicas > 1
     inside = container(facts, balanced=several, nats=nats)
     mount = facts.secret_mount(_SECRETS)
-    notes = facts.notes(container=True, replicas=wishes.replicas)
+    notes = facts.notes(container=True, replicas=options.replicas)
     if facts.manifest.secret_keys and mount is None:
-        notes.append("no secrets are mounted: secrets.sources of the manifest has places of its own")
+        notes.append("no secrets are mounted; the module reads them from secrets.sources of the manifest")
     if mount is not None:
         names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
-        notes.append(f"secrets are files in ./secrets that the user of the container may read: {names}")
-    services: dict[str, Any] = {facts.name: _service(facts, wishes, inside, mount)}
+        notes.append(f"put each secret into a file in ./secrets that the user of the container can read: {names}")
+    services: dict[str, Any] = {facts.name: _service(facts, options, inside, mount)}
     volumes: dict[str, Any] = {}
     if own_nats:
         services[facts.name]["depends_on"] = ["nats"]
@@ -39,21 +39,21 @@ def compose(facts: Facts, wishes: Wishes) -> Exported:
     return Exported({FILE: head(facts.name, facts.command, notes) + document(data)}, tuple(notes))
 
 
-def _service(facts: Facts, wishes: Wishes, inside: Container, mount: SecretMount | None) -> dict[str, Any]:
-    several = wishes.replicas > 1
+def _service(facts: Facts, options: ExportOptions, inside: Container, mount: SecretMount | None) -> dict[str, Any]:
+    several = options.replicas > 1
     variables = inside.variables | (mount.variables if mount is not None else {})
-    found: dict[str, Any] = {} if wishes.image is not None else {"build": "."}
-    found["image"] = wishes.image or f"{facts.name}:{facts.version}"
+    found: dict[str, Any] = {} if options.image is not None else {"build": "."}
+    found["image"] = options.image or f"{facts.name}:{facts.version}"
     found[
-        "# Compose cannot tell exit codes apart: an invalid manifest (2) is tried again as well, ever more slowly."
+        "# Compose does not look at exit codes: it also restarts after an invalid manifest (2), with growing delays."
     ] = None
     found["restart"] = "on-failure"
-    found["# longer than drain_delay and shutdown together"] = None
+    found["# longer than server.timeouts drain_delay and shutdown together"] = None
     found["stop_grace_period"] = f"{facts.grace(balanced=several)}s"
     found["environment"] = {name: _plain(value) for name, value in variables.items()} | {
         name: f"${{{name}:?the manifest reads it}}" for name in facts.variables
     }
-    found["ports"] = [_published(port, inside, wishes.replicas) for port in (*inside.http, *_channel(inside))]
+    found["ports"] = [_published(port, inside, options.replicas) for port in (*inside.http, *_channel(inside))]
     found["healthcheck"] = _health(facts, inside)
     found |= {
         "read_only": True,
@@ -64,12 +64,12 @@ def _service(facts: Facts, wishes: Wishes, inside: Container, mount: SecretMount
     if mount is not None and facts.required_secrets:
         found["secrets"] = [_mounted(name, mount) for name in facts.required_secrets]
     if several:
-        found["deploy"] = {"replicas": wishes.replicas}
+        found["deploy"] = {"replicas": options.replicas}
     return found
 
 
 def _plain(text: str) -> str:
-    """Compose interpolates what it reads."""
+    """Escape the text, since Compose replaces variables in values."""
     return text.replace("$", "$$")
 
 
@@ -78,8 +78,8 @@ def _channel(inside: Container) -> tuple[int, ...]:
 
 
 def _published(port: int, inside: Container, replicas: int) -> dict[str, Any]:
-    """Published to this machine alone where the manifest listens for it alone. Several containers share a range of
-    ports, each takes one of them."""
+    """The port on the machine. Only this machine can reach it if the manifest listens on local addresses only. Several
+    containers share a range of ports, and each of them takes one."""
     found: dict[str, Any] = {
         "target": port,
         "published": f"{port}-{port + replicas - 1}" if replicas > 1 else port,
@@ -92,13 +92,13 @@ def _mounted(name: str, mount: SecretMount) -> Any:
 
 
 def _health(facts: Facts, inside: Container) -> dict[str, Any]:
-    """Asked with what every image with the host has: Python. `depends_on` waits for it, so it is readiness that is
-    asked for."""
+    """The health check runs Python, which every image with the host has. It checks readiness, since `depends_on` waits
+    for it."""
     health, probed = facts.manifest.health, inside.probed
     if health.enabled:
         url = f"{probed.scheme.lower()}://127.0.0.1:{probed.port}{health.readiness}"
         code = f"from urllib.request import urlopen; urlopen({url!r}, timeout=2)"
-        if probed.scheme == "HTTPS":  # the certificate is another name's
+        if probed.scheme == "HTTPS":  # the certificate is not for 127.0.0.1
             code = f"import ssl; {code[:-1]}, context=ssl._create_unverified_context())"
     else:
         code = f"import socket; socket.create_connection(('127.0.0.1', {inside.http[0]}), 2)"
@@ -114,7 +114,7 @@ def _health(facts: Facts, inside: Container) -> dict[str, Any]:
 def _secrets(facts: Facts) -> dict[str, Any]:
     found: dict[str, Any] = {name: {"file": f"./secrets/{name}"} for name in facts.required_secrets}
     for name in facts.optional_secrets:
-        found[f"# {name}: {{file: ./secrets/{name}}} # not required; list it in the service as well"] = None
+        found[f"# {name}: {{file: ./secrets/{name}}} # not required; to use it, also list it in the service"] = None
     if not facts.required_secrets:
         return dict.fromkeys(found)
     return {"secrets": found}

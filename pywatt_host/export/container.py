@@ -1,4 +1,4 @@
-"""What a manifest becomes in a container: every listener on a port that others reach, nothing written to disk."""
+"""A manifest in a container: every listener has a port that others can reach, and nothing is written to disk."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pywatt_host.manifest.values import Address, TcpAddress
 from pywatt_host.manifest.values.addresses import is_loopback
 
 _EVERYWHERE = ("", "0.0.0.0")
-_PRIVILEGED = 1024  # ports below want a privilege
-SCRATCH = "/tmp"  # the one folder that can be written
+_PRIVILEGED_PORTS_END = 1024  # ports below need a privilege
+SCRATCH = "/tmp"  # the only folder that can be written to
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """Where probes ask: the port and the scheme, as Kubernetes writes it."""
+    """The port of the probes, and the scheme as Kubernetes writes it."""
 
     port: int
     scheme: str
@@ -24,8 +24,9 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The listeners of one container. `admin` is None where health is on the first of `http`, `channel` that of
-    `channels.tcp`. `local`: the manifest lets nobody else than its machine connect. `variables` make it so."""
+    """The ports of one container. `admin` is None if the first port of `http` answers the health checks; `channel` is
+    the port of `channels.tcp`. `local`: the manifest listens on local addresses only. `variables` are the environment
+    variables that set these ports."""
 
     http: tuple[int, ...]
     admin: int | None
@@ -36,17 +37,17 @@ class Container:
 
     @property
     def probed(self) -> Probed:
-        """The admin listener speaks plain HTTP."""
+        """Where the probes connect. The admin listener uses plain HTTP."""
         if self.admin is not None:
             return Probed(self.admin, "HTTP")
         return Probed(self.http[0], "HTTPS" if self.tls else "HTTP")
 
 
 def container(facts: Facts, *, balanced: bool, nats: str | None) -> Container:
-    """The container for a manifest."""
+    """The container for a manifest. `balanced`: a load balancer chooses between containers."""
     server = facts.manifest.server
     variables = facts.settings(balanced=balanced, nats=nats)
-    # An image may have a profile of its own; what is written here is of this one.
+    # The image may set another profile; these files are made for this one.
     variables = {"PYWATT_PROFILE": facts.profile, **variables}
     http = _reached(server.listen, ())
     if http is None:
@@ -59,7 +60,7 @@ def container(facts: Facts, *, balanced: bool, nats: str | None) -> Container:
         if not kept:
             variables["PYWATT__SERVER__ADMIN__LISTEN"] = f":{admin}"
     if server.control != "off":
-        # For `pywatt-host ps` inside of the container.
+        # So that `pywatt-host ps` works inside the container.
         variables["XDG_RUNTIME_DIR"] = SCRATCH
         if server.control != "auto":
             variables["PYWATT__SERVER__CONTROL"] = "auto"
@@ -71,20 +72,20 @@ def container(facts: Facts, *, balanced: bool, nats: str | None) -> Container:
 
 
 def _reached(addresses: Sequence[Address], taken: Collection[int]) -> tuple[int, ...] | None:
-    """The ports, where all of them are reached from without as they are; else None."""
+    """The ports of the addresses, if other machines can reach all of them unchanged; else None."""
     ports: list[int] = []
     for address in addresses:
         if not isinstance(address, TcpAddress) or address.host not in _EVERYWHERE:
             return None
-        if address.port < _PRIVILEGED or address.port in taken:
+        if address.port < _PRIVILEGED_PORTS_END or address.port in taken:
             return None
         ports.append(address.port)
     return tuple(dict.fromkeys(ports))
 
 
 def _free(addresses: Sequence[Address], usual: int, taken: Collection[int]) -> int:
-    """The first port that the manifest has and a container may use, else the usual one."""
-    named = [each.port for each in addresses if isinstance(each, TcpAddress) and each.port >= _PRIVILEGED]
+    """The first port of the manifest that a container may use, else the usual port, or the next free one after it."""
+    named = [each.port for each in addresses if isinstance(each, TcpAddress) and each.port >= _PRIVILEGED_PORTS_END]
     port = next((port for port in (*named, usual) if port not in taken), usual)
     while port in taken:
         port += 1

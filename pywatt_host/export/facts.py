@@ -1,5 +1,5 @@
-"""What a deployment has to know of a manifest, whatever it is written for. No value of a secret is among it: a manifest
-has none but by reference, and sources that may hold one are left where they are."""
+"""What a deployment of any kind needs to know about a manifest. It contains no value of a secret: a manifest only
+refers to secrets, and secret sources whose settings may be secret are not written out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from pywatt_host.manifest.model.stores import scheme_of
 from pywatt_host.manifest.values import format_duration
 from pywatt_host.manifest.values.addresses import is_loopback
 
-DRAIN_DELAY = 5.0  # seconds that a load balancer is given to notice that an instance goes
-_MARGIN = 5  # seconds between the host's own limit and the kill
-_LONGEST_NAME = 40  # a DNS label has 63, of which suffixes take some
+DRAIN_DELAY = 5.0  # seconds for a load balancer to notice that an instance stops
+_KILL_MARGIN = 5  # seconds between the end of the host's own timeouts and SIGKILL
+_MAX_NAME = 40  # characters; a DNS label may have 63, and suffixes need some of them
 _NATS = "PYWATT__CHANNELS__NATS__SERVERS"
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the manifest does not say. `directory` is the module's folder on a machine of systemd's."""
+class ExportOptions:
+    """What the manifest does not say about a deployment. `cpu` and `memory` are quantities of Kubernetes; `directory`
+    is the module's folder on a machine with systemd."""
 
     replicas: int = 1
     image: str | None = None
@@ -40,7 +41,7 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """File name to text, and what to know before they are used: a line each."""
+    """The generated files by name, and notes for the reader, one line each."""
 
     files: Mapping[str, str]
     notes: tuple[str, ...]
@@ -48,7 +49,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class SecretMount:
-    """Where secrets are as files, and the variables that make the host look there."""
+    """The folder that has the secrets as files, and the environment variables that make the host read it."""
 
     path: str
     variables: dict[str, str] = field(default_factory=dict)
@@ -56,8 +57,8 @@ class SecretMount:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One manifest. `target` is what `run` is given in the module's folder, `variables` are those that the manifest
-    reads and that have to be set, `command` is how the files are made again."""
+    """What a deployment needs to know about one manifest. `target` is the argument of `run` in the module's folder,
+    `variables` are the environment variables that the manifest reads, `command` generates the files again."""
 
     manifest: Manifest
     target: str
@@ -67,14 +68,14 @@ class Facts:
 
     @property
     def name(self) -> str:
-        """The module's id as a DNS label (RFC 1035), which is a name to all three."""
+        """The module's id as a DNS label (RFC 1035), which is a valid name in all three kinds of deployment."""
         plain = re.sub(r"[^a-z0-9]+", "-", self.manifest.module_id.lower()).strip("-")
         plain = plain if plain[:1].isalpha() else f"module-{plain}"
-        return plain[:_LONGEST_NAME].rstrip("-")
+        return plain[:_MAX_NAME].rstrip("-")
 
     @property
     def version(self) -> str:
-        """The module's version as the tag of an image; `latest` without one."""
+        """The module's version as the tag of an image; `latest` if it has none."""
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", self.manifest.module.version or "").lstrip("-.")
         return plain[:60].rstrip("-._") or "latest"
 
@@ -87,18 +88,19 @@ class Facts:
         return [name for name, key in self.manifest.secret_keys.items() if not key.required]
 
     def drain_delay(self, *, balanced: bool) -> float:
-        """Seconds; `balanced`: somebody chooses between instances and must notice that one goes."""
+        """The drain delay in seconds. `balanced`: a load balancer chooses between instances, and needs time to notice
+        that one stops."""
         declared = self.manifest.server.timeouts.drain_delay
         return max(declared, DRAIN_DELAY) if balanced else declared
 
     def grace(self, *, balanced: bool) -> int:
-        """Seconds until a kill: what draining may take, and a margin."""
-        return math.ceil(self.drain_delay(balanced=balanced) + self.manifest.server.timeouts.shutdown) + _MARGIN
+        """The seconds from the stop signal to SIGKILL: the longest time that draining takes, and a margin."""
+        return math.ceil(self.drain_delay(balanced=balanced) + self.manifest.server.timeouts.shutdown) + _KILL_MARGIN
 
     def settings(self, *, balanced: bool, nats: str | None) -> dict[str, str]:
-        """The overrides that every kind of deployment needs."""
+        """The environment variables that override the manifest in every kind of deployment."""
         found: dict[str, str] = {}
-        if self.manifest.module.id is None:  # it is the folder's name, which may be another one there
+        if self.manifest.module.id is None:  # the id is the folder's name, which may differ in the deployment
             found["PYWATT__MODULE__ID"] = self.manifest.module_id
         delay = self.drain_delay(balanced=balanced)
         if delay != self.manifest.server.timeouts.drain_delay:
@@ -113,15 +115,15 @@ class Facts:
 
     @property
     def nats_is_local(self) -> bool:
-        """Whether the manifest's NATS is on the machine that runs it."""
+        """Whether the manifest uses a NATS server on its own machine."""
         nats = self.manifest.channels.nats
         servers = nats.servers if nats is not None else ()
         return any(url.startswith(DEV_NATS) or is_loopback(urlsplit(url).hostname or "") for url in servers)
 
     def secret_mount(self, usual: str, *, anywhere: bool = True) -> SecretMount | None:
-        """Where to mount the secrets: at the folder that the manifest looks in, else at `usual`, which is put before
-        the sources that it has. None where there are no secrets, or where they come from sources that may not be
-        written out, since what stands in them may be secret itself. Not `anywhere`: only `usual` can be mounted."""
+        """Where to mount the secrets: in the folder that the manifest reads, else in `usual`, which becomes the first
+        of the sources. Without `anywhere`, only `usual` can be mounted. None if there are no secrets, or if a source is
+        not written out because its settings may be secret."""
         if not self.manifest.secret_keys:
             return None
         declared = self.manifest.secrets.sources
@@ -138,32 +140,32 @@ class Facts:
         return SecretMount(usual, {"PYWATT__SECRETS__SOURCES": json.dumps([{"directory": usual}, *sources])})
 
     def notes(self, *, container: bool, replicas: int) -> list[str]:
-        """What to know before it is used: a line each."""
+        """Notes for the reader of the files, one line each."""
         return list(self._notes(container, replicas))
 
     def _notes(self, container: bool, replicas: int) -> Iterator[str]:
         manifest = self.manifest
         if self.variables:
-            yield f"the manifest reads variables that must be set there: {', '.join(self.variables)}"
+            yield f"set the variables that the manifest reads: {', '.join(self.variables)}"
         for kind in ("databases", "caches"):
             for name, store in getattr(manifest, kind).items():
                 scheme = scheme_of(store.url)
                 if scheme is not None and scheme.endswith("+dev"):
-                    yield f"{kind}.{name}: {scheme}:// is for dev and up only; give it another url in a profile"
+                    yield f"{kind}.{name}: {scheme}:// works under dev and up only; set another url in a profile"
                 elif scheme == "sqlite" and container:
-                    yield f"{kind}.{name}: a file in a container goes with it; mount a volume, and name that in the url"
+                    yield f"{kind}.{name}: the database file is lost with its container; set a url on a mounted volume"
                 elif scheme == "sqlite" and replicas > 1:
-                    yield f"{kind}.{name}: each instance has a file of its own"
+                    yield f"{kind}.{name}: each instance has its own database file"
         ipc = manifest.channels.ipc
         if ipc is not None and ipc.listen is not None and container:
-            yield f"channels.ipc.listen: {ipc.listen} must be in a folder that can be written; mount one"
+            yield f"channels.ipc.listen: {ipc.listen} needs a folder that can be written to; mount one"
         if not manifest.health.enabled:
-            yield "health is off: whether an instance is ready can only be told by its port"
+            yield "health is off: the probes only check whether the port accepts connections"
         tls = getattr(manifest.server, "tls", None)
         if getattr(tls, "client_ca", None) is not None and manifest.server.admin is None:
-            yield "server.tls.client_ca: probes have no certificate; give them a server.admin"
+            yield "server.tls.client_ca: probes have no client certificate; add server.admin for them"
         if "unix" in manifest.server.trusted_proxies and container:
-            yield "server.trusted_proxies: a container listens on TCP; name the network of the proxy in place of unix"
+            yield "server.trusted_proxies: a container listens on TCP; replace unix by the network of the proxy"
 
 
 def _written(source: SecretSource) -> Any:

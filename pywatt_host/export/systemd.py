@@ -1,5 +1,6 @@
-"""systemd: a service that says when it is ready, and whose exit code says whether to try again; with `--socket` its
-sockets, which outlive it; for several instances a template, and a target that starts all of them."""
+"""systemd: a service that reports when it is ready, and that systemd restarts depending on its exit code. With
+`--socket`, also a socket unit, which stays open while the service restarts. For several instances, a template and a
+target that starts all of them."""
 
 from __future__ import annotations
 
@@ -9,23 +10,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from pywatt_host.export.facts import Exported, Facts, Wishes
+from pywatt_host.export.facts import Exported, ExportOptions, Facts
 from pywatt_host.export.text import head
 from pywatt_host.export.units import HARDENED, assignment, command, unit
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import dump_address
 
-_PRIVILEGED = 1024
+_PRIVILEGED_PORTS_END = 1024  # ports below need a privilege
 _VARIABLE = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Where it all is. `own` is the name of its folders, with the instance in it where there are several; `listen` and
-    `admin` are the addresses there; `socket`: systemd listens."""
+    """What goes into the units. `own` is the name of the service's folders, which contains the instance if there are
+    several; `listen` and `admin` are its addresses; `instances` are the names of the instances; `socket`: systemd holds
+    the sockets."""
 
     facts: Facts
-    wishes: Wishes
+    options: ExportOptions
     own: str
     listen: tuple[Address, ...]
     admin: tuple[Address, ...]
@@ -38,24 +40,26 @@ class _Plan:
     @property
     def socket(self) -> bool:
         handed = any(isinstance(each, SystemdAddress | FdAddress) for each in self.facts.manifest.server.listen)
-        return self.wishes.socket or handed
+        return self.options.socket or handed
 
     @property
     def folder(self) -> str:
-        return self.wishes.directory or f"/srv/{self.facts.name}"
+        return self.options.directory or f"/srv/{self.facts.name}"
 
 
-def systemd(facts: Facts, wishes: Wishes) -> Exported:
-    """A service, and what goes with it."""
-    plan = _planned(facts, wishes)
-    notes = facts.notes(container=False, replicas=wishes.replicas)
+def systemd(facts: Facts, options: ExportOptions) -> Exported:
+    """The systemd units for a module."""
+    plan = _planned(facts, options)
+    notes = facts.notes(container=False, replicas=options.replicas)
     if facts.manifest.secret_keys and facts.secret_mount("%d", anywhere=False) is None:
-        notes.append("no credentials are loaded: secrets.sources of the manifest has places of its own")
+        notes.append("no credentials are loaded; the module reads them from secrets.sources of the manifest")
     elif facts.manifest.secret_keys:
         names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
-        notes.append(f"secrets are files in /etc/{facts.name}/secrets, for root alone (0600): {names}")
+        notes.append(
+            f"put each secret into a file in /etc/{facts.name}/secrets that only root can read (0600): {names}"
+        )
     if plan.instances and len(facts.manifest.server.listen) > 1:
-        notes.append("server.listen: instances have one address each, made from the first")
+        notes.append("server.listen: each instance has one address, derived from the first")
     files = {f"{plan.unit}.service": head(facts.name, facts.command, notes) + _service(plan)}
     if plan.socket:
         files[f"{plan.unit}.socket"] = head(facts.name, facts.command, []) + _socket(plan)
@@ -64,25 +68,25 @@ def systemd(facts: Facts, wishes: Wishes) -> Exported:
     return Exported(files, tuple(notes))
 
 
-def _planned(facts: Facts, wishes: Wishes) -> _Plan:
-    server, several = facts.manifest.server, wishes.replicas > 1
+def _planned(facts: Facts, options: ExportOptions) -> _Plan:
+    server, several = facts.manifest.server, options.replicas > 1
     own = f"{facts.name}-%i" if several else facts.name
     listen = tuple(_placed(each, own, 8080, "http.sock") for each in server.listen)
     admin = tuple(_placed(each, own, 9090, "admin.sock") for each in server.admin.listen) if server.admin else ()
     instances: tuple[int, ...] = ()
     if several:
-        # One address for each instance: its number is the port, or the number in the name of its folder.
+        # One address for each instance: the name of the instance is its port, or the number in the name of its folder.
         first = listen[0]
         start = first.port if isinstance(first, TcpAddress) else 1
-        instances = tuple(range(start, start + wishes.replicas))
+        instances = tuple(range(start, start + options.replicas))
         listen = (first,)
         if any(isinstance(each, TcpAddress) for each in admin):
             admin = (UnixAddress(f"/run/{own}/admin.sock"),)
-    return _Plan(facts, wishes, own, listen, admin, instances)
+    return _Plan(facts, options, own, listen, admin, instances)
 
 
 def _placed(address: Address, own: str, port: int, name: str) -> Address:
-    """An address that the service can have: sockets are in its folder in /run, ports are fixed."""
+    """The address of the service: Unix sockets move to its folder in /run, and a port 0 becomes the default port."""
     if isinstance(address, UnixAddress):
         path = PurePosixPath(address.path)
         kept = str(path.parent) == f"/run/{own}"
@@ -93,7 +97,7 @@ def _placed(address: Address, own: str, port: int, name: str) -> Address:
 
 
 def _written(address: Address, plan: _Plan) -> str | dict[str, str]:
-    """As the manifest writes it, in a unit: `%` stands for specifiers."""
+    """An address in the form of the manifest, for a unit. `%` begins a specifier."""
     if isinstance(address, TcpAddress) and plan.instances:
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"{host}:%i"
@@ -101,11 +105,11 @@ def _written(address: Address, plan: _Plan) -> str | dict[str, str]:
 
 
 def _environment(plan: _Plan) -> dict[str, str]:
-    """Values with specifiers."""
+    """The environment variables of the service. `%` begins a specifier."""
     facts, server = plan.facts, plan.facts.manifest.server
     several = bool(plan.instances)
     found = {"PYWATT_PROFILE": facts.profile} if facts.profile else {}
-    found |= facts.settings(balanced=several, nats=plan.wishes.nats)
+    found |= facts.settings(balanced=several, nats=plan.options.nats)
     found = {name: value.replace("%", "%%") for name, value in found.items()}
     if plan.socket:
         if server.listen != (SystemdAddress(),):
@@ -130,8 +134,8 @@ def _listed(addresses: Iterable[str | dict[str, str]]) -> str:
 
 
 def _files(plan: _Plan) -> dict[str, str]:
-    """Databases and sockets that are files beside the manifest, where nothing can be written: they are in the folders
-    of the service here."""
+    """Variables that move the files beside the manifest (databases and sockets) to the folders of the service, since it
+    cannot write beside the manifest."""
     found: dict[str, str] = {}
     ipc = plan.facts.manifest.channels.ipc
     if ipc is not None and ipc.listen is not None and not ipc.listen.startswith("/"):
@@ -164,17 +168,17 @@ def _service(plan: _Plan) -> str:
         command("ExecStart", arguments),
         f"WorkingDirectory={plan.folder.replace('%', '%%')}",
         *(assignment(name, value) for name, value in _environment(plan).items()),
-        f"# Variables that the manifest reads: {', '.join(facts.variables) or 'none now'}",
+        f"# Variables that the manifest reads: {', '.join(facts.variables) or 'none at present'}",
         f"EnvironmentFile={'' if facts.variables else '-'}/etc/{facts.name}/env",
         *_credentials(facts),
         "",
-        "# An invalid manifest (2) does not get better by itself.",
+        "# No restart after an invalid manifest (2): a restart does not repair it.",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
         "RestartSec=5s",
-        "# fed by the event loop: one that hangs is found",
+        "# systemd restarts the service if its event loop hangs",
         "WatchdogSec=30s",
-        "# longer than drain_delay and shutdown together",
+        "# longer than server.timeouts drain_delay and shutdown together",
         f"TimeoutStopSec={facts.grace(balanced=several)}s",
         "KillMode=mixed",
         "",
@@ -196,14 +200,14 @@ def _target_of(plan: _Plan) -> str:
 def _credentials(facts: Facts) -> list[str]:
     if facts.secret_mount("%d", anywhere=False) is None:
         return []
-    lines = ["# Read when the service starts, and not again: what has changed is seen after a restart."]
+    lines = ["# Credentials are read when the service starts; a changed secret needs a restart."]
     lines += [f"LoadCredential={name}:/etc/{facts.name}/secrets/{name}" for name in facts.required_secrets]
-    # One that is named but is not there would keep the service from starting.
+    # The service does not start if a credential is listed and its file is missing.
     return lines + [f"#LoadCredential={name}:/etc/{facts.name}/secrets/{name}" for name in facts.optional_secrets]
 
 
 def _groups(plan: _Plan) -> list[str]:
-    """A socket can be given to a group that its owner is in."""
+    """The groups of the Unix sockets: the service must be a member of a group to give it a socket."""
     if plan.socket:
         return []
     groups = {each.group for each in (*plan.listen, *plan.admin) if isinstance(each, UnixAddress) and each.group}
@@ -213,7 +217,7 @@ def _groups(plan: _Plan) -> list[str]:
 def _hardening(plan: _Plan) -> list[str]:
     found = dict(HARDENED)
     bound = [each for each in (*(() if plan.socket else plan.listen), *plan.admin) if isinstance(each, TcpAddress)]
-    if any(each.port < _PRIVILEGED for each in bound):
+    if any(each.port < _PRIVILEGED_PORTS_END for each in bound):
         found |= {"AmbientCapabilities": "CAP_NET_BIND_SERVICE", "CapabilityBoundingSet": "CAP_NET_BIND_SERVICE"}
     if plan.folder.startswith(("/home/", "/root/", "/run/user/")):
         found["ProtectHome"] = "read-only"
@@ -221,12 +225,12 @@ def _hardening(plan: _Plan) -> list[str]:
 
 
 def _socket(plan: _Plan) -> str:
-    """Connections wait in the kernel while the service starts again."""
+    """The socket unit. Connections wait in the kernel while the service restarts."""
     facts = plan.facts
     lines: list[str] = []
     for number, address in enumerate(plan.listen):
         if isinstance(address, UnixAddress):
-            # Not in the service's folder in /run, which goes with the service.
+            # Not in the service's folder in /run, which is removed with the service.
             path = f"/run/{plan.own}{f'-{number}' if number else ''}.sock"
             lines += [f"ListenStream={path}", f"SocketMode={address.mode:04o}"]
             lines += [f"SocketGroup={address.group}"] if address.group else []
@@ -242,7 +246,7 @@ def _socket(plan: _Plan) -> str:
 
 
 def _target(plan: _Plan) -> str:
-    """Starts, stops and enables all instances as one."""
+    """The target, which starts, stops and enables all instances together."""
     kinds = ("socket", "service") if plan.socket else ("service",)
     wants = [f"Wants={plan.unit}{number}.{kind}" for kind in kinds for number in plan.instances]
     about = [f"Description=All instances of {plan.facts.name}", *wants]

@@ -1,4 +1,4 @@
-"""YAML with comments: a key that begins with `#` is one."""
+"""YAML with comments: a key that begins with `#` becomes a comment."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import yaml
 from pywatt_host.manifest.problems import printable
 
 _COMMENT = re.compile(r"^( *)'(# (?:[^']|'')*)': null$", re.MULTILINE)
-_WIDE = 100_000
+_LINE_WIDTH = 100_000  # characters: lines are never broken
 
 
 class _Dumper(yaml.SafeDumper):
-    """No anchors; items of lists further in than their key."""
+    """Writes no anchors, and indents the items of a list below its key."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -25,21 +25,21 @@ class _Dumper(yaml.SafeDumper):
 
 
 def document(data: Any) -> str:
-    """The data as YAML. In mappings, `"# why": None` is the comment `# why`; it may not be the first key of an item of
-    a list."""
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_WIDE)
+    """The data as YAML. In a mapping, `"# why": None` becomes the comment `# why`. It must not be the first key of an
+    item of a list."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LINE_WIDTH)
     return _COMMENT.sub(lambda match: match[1] + match[2].replace("''", "'"), text)
 
 
 def comment(lines: Iterable[str]) -> str:
-    """Lines as comments, for the head of a file. The same in YAML and in a unit of systemd."""
+    """Comment lines, for YAML and for systemd units."""
     return "".join(f"# {printable(line)}".rstrip() + "\n" for line in lines)
 
 
 def head(name: str, command: str, notes: Iterable[str]) -> str:
-    """What a file is, how it was made, and what is to be known of it."""
-    lines = [f"{name}: made from its manifest by", f"  {command}", "Make it again when the manifest changes."]
+    """The comment at the top of a file: what it is, the command that generates it, and the notes."""
+    lines = [f"{name}: generated from its manifest by", f"  {command}", "Generate it again when the manifest changes."]
     notes = list(notes)
     if notes:
-        lines += ["", "To know:", *(f"- {note}" for note in notes)]
+        lines += ["", "Notes:", *(f"- {note}" for note in notes)]
     return comment(lines)

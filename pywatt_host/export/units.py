@@ -1,4 +1,4 @@
-"""How units of systemd are written (systemd.syntax(7), systemd.exec(5))."""
+"""The syntax of systemd units (systemd.syntax(7), systemd.exec(5))."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pywatt_host.manifest.problems import printable
 
-# What the host and most applications can do without; the rest is theirs to add.
+# Restrictions that the host and most applications can work with. Users may add more.
 HARDENED = {
     "CapabilityBoundingSet": "",
     "LockPersonality": "yes",
@@ -36,24 +36,24 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:@%=,+-]*\Z")
 
 
 def quoted(text: str) -> str:
-    """A word as it must stand in a list of words; `%` is left to specifiers."""
+    """Quote a word for a list of words. `%` stays as it is, for specifiers."""
     if text and _PLAIN.match(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 def assignment(name: str, value: str) -> str:
-    """`Environment=`, for a value in which `%` stands for specifiers."""
+    """An `Environment=` line. `%` in the value begins a specifier."""
     return f"Environment={quoted(f'{name}={value}')}"
 
 
 def command(key: str, arguments: Sequence[str]) -> str:
-    """`ExecStart=` and the like, for arguments in which nothing stands for anything else."""
+    """An `ExecStart=` line, or a similar one, with literal arguments: `%` and `$` are escaped."""
     return f"{key}={' '.join(quoted(each.replace('%', '%%').replace('$', '$$')) for each in arguments)}"
 
 
 def unit(sections: Mapping[str, Sequence[str]], wanted_by: str) -> str:
-    """The text of a unit. Nothing in it breaks its line."""
+    """The text of a unit. Line breaks in values are escaped."""
     written = dict(sections) | {"Install": [f"WantedBy={wanted_by}"]}
     parts = [f"[{name}]\n" + "".join(printable(line) + "\n" for line in lines) for name, lines in written.items()]
     return "\n" + "\n".join(parts)

@@ -1,4 +1,4 @@
-"""One line per request."""
+"""The access log: one line for each request."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import orjson
 from pywatt_host.http.exchange import HttpExchange
 from pywatt_host.observability.logs import Clock, LogStream
 
-_LONGEST_SUBJECT = 200  # characters; it comes out of a token
+_LONGEST_SUBJECT = 200  # characters of a subject, which comes from a token, that are logged
 _PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch  # ASCII without quotes, backslashes and control characters
 
 
 class AccessLog(Protocol):
-    """Where the edge reports finished requests, those of one turn of the event loop together."""
+    """Takes finished requests from the edge: those of one turn of the event loop together."""
 
     def write(self, exchanges: Iterable[HttpExchange]) -> None: ...
 
 
 class NoAccessLog:
-    """The access log switched off."""
+    """Takes requests where the access log is off."""
 
     def write(self, exchanges: Iterable[HttpExchange]) -> None:
         return
 
 
 class LineAccessLog:
-    """JSON or console lines. The query is left out: it is where clients put what should not be logged."""
+    """Writes JSON or console lines. The query string is left out, since clients put credentials into it."""
 
     def __init__(
         self, stream: LogStream, style: Literal["json", "console"], exclude: Sequence[str], colour: bool = False
@@ -56,7 +56,7 @@ class LineAccessLog:
 
     @staticmethod
     def _line(when: str, exchange: HttpExchange) -> str:
-        # Written by hand, since it is written for every request: all but the path is known to need no escaping.
+        # Not made with a JSON library, since it is made for every request: only path and subject may need escaping.
         path, method, status = exchange.path, exchange.method, exchange.status
         if _PLAIN(path) is None:
             path = _json(path)
@@ -67,7 +67,7 @@ class LineAccessLog:
         return (
             f'{{"time":"{when}","level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
             f'"method":"{method}","path":"{path}","route":"{exchange.plan.route}","status":{status},'
-            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.octets},"client":"{exchange.client}",'
+            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.body_bytes},"client":"{exchange.client}",'
             f'"request_id":"{exchange.request_id.decode()}{trace}{subject}{reason}"}}\n'
         )
 
@@ -85,7 +85,7 @@ class LineAccessLog:
 
 
 def _json(text: str) -> str:
-    """As the inside of a JSON text."""
+    """The text escaped as within a JSON string."""
     return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
 
 

@@ -1,9 +1,9 @@
-"""Requests that an application may read otherwise than the edge does, where that would get round a guard.
+"""Requests whose path an application may read differently from the edge, which would get around a guard.
 
-The edge matches one reading of a path and one method. An application behind it may fold case, strip parameters, resolve
-what was encoded twice, or answer any method as if it were GET. Where all endpoints ask for the same, that changes
-nothing. Where they do not, a request that some application may take for one to an endpoint that asks for something
-else is refused: the right way to that endpoint is its own path.
+The edge matches one reading of a path and one method. An application may ignore case, strip path parameters, decode a
+path twice, or answer any method as if it were GET. That changes nothing where all endpoints need the same credential.
+Where they do not, a request is refused when an application may take it for one to an endpoint that needs another
+credential. A client reaches that endpoint by its own path.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from pywatt_host.observability.metrics import KNOWN_METHODS
 
 
 class Rules(Protocol):
-    """What bounds requests by path, over what the application's own routes say."""
+    """The rules of the manifest, which give the limits and guards of requests by path."""
 
     def plan_for(self, found: Plan | None, path: str, method: str) -> Plan: ...
 
     def guards_at(self, path: str) -> set[Guard | None]:
-        """Of every rule for the path, whatever the method."""
+        """The guards of every rule for the path, for any method."""
 
     def is_literal(self, path: str) -> bool: ...
 
 
 class AmbiguousPaths:
-    """`templates` are all that are declared, each with the methods and the guard that it has for them; `unmatched` is
-    the plan of what no template fits, None where such a request goes nowhere."""
+    """Finds requests that could get around a guard.
+
+    `templates` are all declared templates, each with its methods and its guard. `unmatched` is the plan of requests
+    that match no template; None where such requests are refused.
+    """
 
     def __init__(
         self,
@@ -50,14 +53,14 @@ class AmbiguousPaths:
         for template, declared in folded.items():
             self._folded.add(template, ("*",), declared)
 
-    def path(self, path: str, method: str, plan: Plan) -> bool:
-        """Whether a reading of the path leads to an endpoint that asks for something else than `plan` does. A path that
-        is declared as it stands is nobody else's."""
+    def path_is_ambiguous(self, path: str, method: str, plan: Plan) -> bool:
+        """Whether another reading of the path leads to an endpoint that needs another credential than `plan` does.
+        False for a path that is declared literally."""
         if self._table.is_literal(path) or (self._rules is not None and self._rules.is_literal(path)):
             return False
         if _differ(self._in_another_case(path, method), plan) or (len(path) > LONGEST and not is_plain(path)):
             return True
-        # Without its last slash a path is the same one, unless an endpoint says otherwise.
+        # A path without its last slash is the same path, unless an endpoint is declared for it.
         bare = path.rstrip("/")
         return any(
             _differ(self._in_another_case(reading, method), plan)
@@ -65,8 +68,8 @@ class AmbiguousPaths:
             for reading in readings(path)
         )
 
-    def method(self, path: str, method: str, methods: Mapping[str, Plan]) -> bool:
-        """Whether endpoints at the path, none of which has the method, ask for different things."""
+    def method_is_ambiguous(self, path: str, method: str, methods: Mapping[str, Plan]) -> bool:
+        """Whether endpoints at the path, none of which has the method, need different credentials."""
         guards = {plan.guard for plan in methods.values()}
         if self._rules is not None:
             guards = {self._rules.plan_for(plan, path, name).guard for name, plan in methods.items()}
@@ -76,7 +79,7 @@ class AmbiguousPaths:
         return len(guards) > 1
 
     def _in_another_case(self, path: str, method: str) -> set[Guard | None]:
-        """Of endpoints that the path is for where upper and lower case are the same, and not otherwise."""
+        """The guards of endpoints that match the path only where case is ignored."""
         methods = self._folded.match(path.casefold())
         if methods is None:
             return set()
@@ -85,8 +88,8 @@ class AmbiguousPaths:
         return same or {each.guard for each in others}
 
     def _at(self, path: str, method: str, *, declared: bool) -> set[Guard | None]:
-        """Of the endpoint at the path; of all methods there, where it has not this one. With `declared`, of none where
-        neither a template nor a rule fits."""
+        """The guards of the endpoint at the path for the method, or for all methods where it does not have this one.
+        With `declared`, none where neither a template nor a rule matches."""
         methods = self._table.match(path) or {}
         plan = lookup(methods, method)
         if declared and not methods and (self._rules is None or not self._rules.guards_at(path)):
@@ -102,7 +105,7 @@ class AmbiguousPaths:
 
 
 class _Declared(NamedTuple):
-    """A template with its guard for some methods."""
+    """A template with its methods and their guard."""
 
     template: str
     methods: frozenset[str]
@@ -125,7 +128,8 @@ def _shape(template: str) -> str:
 
 
 def _fits(template: str, path: str) -> bool:
-    """Whether the literal segments of a template, which fits the path but for case, are in the path as they stand."""
+    """Whether the literal segments of the template are in the path with the same case. The template matches the path
+    where case is ignored."""
     return all(
         wanted.startswith("{") or wanted == given
         for wanted, given in zip(template.split("/"), path.split("/"), strict=False)

@@ -1,7 +1,8 @@
 """The edge: one pass over each request, before and after the application.
 
-Reading of the path, request id, trace, forwarding headers, the host's own paths, endpoint, limits, then the
-application; on the way back status, metrics and the access log. One match, one wrapped `send`.
+On the way in: request id, trace, forwarding headers, the host's own paths, the path, the endpoint, the credential, the
+limits; then the application. On the way back: status, metrics and the access log. Each request is matched once, and its
+`send` is wrapped once.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -21,13 +20,13 @@ from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.endpoints import allowed, lookup
 from pywatt_host.http.exchange import HttpExchange, Plan
 from pywatt_host.http.explanation import Explain, explaining
-from pywatt_host.http.forwarding import FORGEABLE, Forwarding
+from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.guard import Verdict, take_bearer
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
+from pywatt_host.http.request_head import NO_LENGTH, RequestHead
 from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.http.server.cycle import CYCLE
-from pywatt_host.observability.context import current_request, parse_traceparent
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
@@ -35,31 +34,20 @@ from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 logger = logging.getLogger("pywatt.edge")
 app_logger = logging.getLogger("pywatt.app")
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
-_STREAMED = -1  # the length of a body that tells none
-_WATCHED = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
-_IN_CORS = "pywatt.cors"
-_COME_BACK = ((b"retry-after", b"1"), (b"connection", b"close"))  # with what is cut when the host stops
-_IDS_AT_ONCE = 256
-# The headers of nearly every request, in which the edge takes no interest: passed over at one look-up each.
-_INDIFFERENT = frozenset(
-    (
-        b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language", b"authorization", b"cache-control",
-        b"connection", b"content-type", b"cookie", b"if-modified-since", b"if-none-match", b"origin", b"referer",
-        b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site",
-    )
-)  # fmt: skip
-_CLIENT_CLOSED = 499  # what the log says where a client left before anything was answered
-CLAIMS = "pywatt.claims"  # where a scope carries what the credential of its request says
+_IN_CORS = "pywatt.cors"  # where a scope carries its exchange and body length through the CORS middleware
+_RETRY = ((b"retry-after", b"1"), (b"connection", b"close"))  # headers of requests that are cut when the host stops
+_CLIENT_CLOSED = 499  # the status in the log where a client left before the response began
+CLAIMS = "pywatt.claims"  # where a scope carries the claims of the request's credential
 _TWO_READINGS = "The path can be read in more than one way."
-_TOLD_EVERY = 1.0  # seconds between two warnings about the same limit
+_WARN_INTERVAL = 1.0  # seconds between two warnings about the same limit
 
 Answer: TypeAlias = tuple[int, Headers, bytes]
 HostPath: TypeAlias = Callable[[Scope], Awaitable[Answer | None]]
 
 
 class Refusal(NamedTuple):
-    """Why a request goes nowhere: the answer's status and headers; `reason` is for the log, `detail` for the client."""
+    """The response to a request that does not reach an application. `reason` is for the log, `detail` for the
+    client."""
 
     status: int
     reason: str
@@ -75,29 +63,31 @@ class _Pending(NamedTuple):
 
 
 class Edge:
-    """An ASGI application around all of a host's applications."""
+    """An ASGI application around all applications of a host."""
 
     def __init__(
         self,
         *,
         mounts: list[Mount],
         routes: Routes,
-        own: Mapping[str, HostPath],
-        doors: Mapping[str, ASGIApp] = MappingProxyType({}),
+        host_paths: Mapping[str, HostPath],
+        host_apps: Mapping[str, ASGIApp] = MappingProxyType({}),
         forwarding: Forwarding,
         access_log: AccessLog,
         concurrency: int,
         cors: Callable[[ASGIApp], ASGIApp] | None = None,
         explain: Explain | None = None,
     ) -> None:
+        """`host_paths` are answered by the host with GET, `host_apps` by an application of the host with any method.
+        `concurrency` is how many requests may run at the same time. `explain` makes the detail of refusals."""
         self._mounts = sorted(mounts, key=lambda mount: len(mount.prefix), reverse=True)
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
         self._table, self._closed = routes.table, routes.closed
         self._plan_for, self._unmatched = routes.plan_for, routes.unmatched
-        self._suspects = routes.suspects
-        self._own = {**own, **dict.fromkeys(doors, _nothing)}
-        self._doors = doors
-        self._forwarding = forwarding
+        self._ambiguous = routes.ambiguous
+        self._host_paths = {**host_paths, **dict.fromkeys(host_apps, _not_answered)}
+        self._host_apps = host_apps
+        self._read_head = RequestHead(forwarding).read
         self._log = access_log
         silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
         self._observe = None if silent else self._finished
@@ -105,15 +95,14 @@ class Edge:
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._explain = explain
         self._exchange = HttpExchange if explain is None else explaining(explain)
-        self._told: dict[str, float] = {}
-        self._ids: list[bytes] = []
-        self._done: list[HttpExchange] = []
+        self._warned: dict[str, float] = {}  # when each limit was last warned of
+        self._done: list[HttpExchange] = []  # finished, and not yet counted and logged
         self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._exchange(scope, send, self._unmatched, self._observe)
         length = self._read_head(scope, exchange)
-        cycle = scope.pop(CYCLE, None)  # of a connection of ours, which watches the response for us
+        cycle = scope.pop(CYCLE, None)  # of a connection of our server, which tells us about the response
         if scope["type"] != "http":
             await self._websocket(scope, receive, send, exchange)
             return
@@ -123,10 +112,10 @@ class Edge:
             if self._cors is not None:
                 scope[_IN_CORS] = (exchange, length)
                 await self._cors(scope, receive, exchange.send)
-            elif exchange.path in self._own and await self._answered(scope, receive, exchange):
+            elif exchange.path in self._host_paths and await self._answered(scope, receive, exchange):
                 return
             else:
-                # The way of nearly every request: decide, then hand over. `_inside_cors` does the same under CORS.
+                # The path of nearly every request. `_inside_cors` does the same under CORS.
                 target = self._decide(scope, exchange, length, cycle is not None and cycle.plain)
                 if target.__class__ is not Mount or exchange.special:
                     await self._carry_out(target, scope, receive, exchange)
@@ -134,7 +123,7 @@ class Edge:
                     await target.app(scope, receive, exchange.outlet or exchange.send)
         except asyncio.CancelledError as error:
             if exchange.status == 0 and CUT in error.args:
-                await exchange.refuse(503, "server.timeouts.shutdown", headers=_COME_BACK)
+                await exchange.refuse(503, "server.timeouts.shutdown", headers=_RETRY)
             raise
         except Exception as error:  # named boundary: the user's application
             if exchange.unavailable and isinstance(error, HostError):
@@ -142,7 +131,7 @@ class Edge:
             else:
                 app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
             if exchange.status == 0 and exchange.unavailable:
-                await exchange.stand_in()
+                await exchange.answer_unavailable()
             elif exchange.status == 0:
                 await exchange.refuse(500, "application raised", request_id=exchange.request_id.decode())
             elif not exchange.finished:
@@ -151,71 +140,31 @@ class Edge:
         finally:
             self._leave(exchange)
             if cycle is not None:
-                cycle.exchange = None  # they know each other; left so, only the garbage collector would free them
+                cycle.exchange = None  # otherwise only the garbage collector could free the two
             if not exchange.finished:
                 exchange.status = exchange.status or _CLIENT_CLOSED
                 exchange.reason = exchange.reason or "not completed"
                 exchange.finish()
 
-    def _read_head(self, scope: Scope, exchange: HttpExchange) -> int:
-        """One look at the headers. Returns the body's declared length, 0 without a body, _STREAMED without a length."""
-        length, foreign_id, forwarded, headers = 0, False, False, scope["headers"]
-        for name, value in headers:
-            if name in _INDIFFERENT:
-                continue
-            if name in _WATCHED:
-                if name == b"content-length":
-                    length = int(value) if value.isdigit() and len(value) < 20 else _STREAMED
-                elif name == b"transfer-encoding":
-                    length = _STREAMED
-                elif name == b"x-request-id":
-                    exchange.request_id = value if _SANE_ID.match(value) and not foreign_id else b""
-                    foreign_id = True
-                elif name == b"traceparent":
-                    exchange.trace = parse_traceparent(value) or exchange.trace
-                else:
-                    forwarded = True
-            elif name[:12] == b"x-forwarded-":
-                forwarded = True
-        if forwarded:
-            self._forwarding.apply(scope)
-            headers = scope["headers"]
-        if not exchange.request_id:
-            if foreign_id:  # none, several or unfit: the application sees ours only
-                scope["headers"] = headers = [header for header in headers if header[0] != b"x-request-id"]
-            exchange.request_id = self._ids.pop() if self._ids else self._new_id()
-            headers.append((b"x-request-id", exchange.request_id))
-        client = scope.get("client")
-        if client is not None:
-            exchange.client = client[0]
-        current_request.set(exchange)
-        return length
-
-    def _new_id(self) -> bytes:
-        """A request id of 128 random bits; makes a stock of them."""
-        digits = os.urandom(16 * _IDS_AT_ONCE).hex().encode()
-        self._ids = [digits[start : start + 32] for start in range(0, len(digits), 32)]
-        return self._ids.pop()
-
     async def _inside_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What is no preflight: `send` adds the CORS headers and then is the exchange's own."""
+        """Handle what is not a preflight request. `send` adds the CORS headers, then calls that of the exchange."""
         exchange, length = scope.pop(_IN_CORS)
         exchange.outlet = send
-        if exchange.path not in self._own or not await self._answered(scope, receive, exchange):
+        if exchange.path not in self._host_paths or not await self._answered(scope, receive, exchange):
             await self._carry_out(self._decide(scope, exchange, length), scope, receive, exchange)
 
     async def _answered(self, scope: Scope, receive: Receive, exchange: HttpExchange) -> bool:
-        """Health, metrics, messages: answered by the host, neither logged nor counted. False: the application answers
-        it."""
+        """Answer a path of the host: health, metrics, messages. Such requests are neither logged nor counted. Returns
+        False where the application is to answer."""
         exchange.quiet = True
-        door = self._doors.get(exchange.path)
-        if door is not None:
-            await door(scope, receive, exchange.outlet or exchange.send)
+        app = self._host_apps.get(exchange.path)
+        if app is not None:
+            await app(scope, receive, exchange.outlet or exchange.send)
             return True
         if exchange.method not in ("GET", "HEAD"):
             await exchange.refuse(405, "a path of the host", headers=[(b"allow", b"GET, HEAD")])
             return True
-        answer = await self._own[exchange.path](scope)
+        answer = await self._host_paths[exchange.path](scope)
         if answer is not None:
             await exchange.answer(*answer)
         return answer is not None
@@ -223,9 +172,10 @@ class Edge:
     def _decide(
         self, scope: Scope, exchange: HttpExchange, length: int, plain: bool = False
     ) -> Mount | Refusal | _Pending:
-        """Where a request goes, or why it goes nowhere. One that goes somewhere counts as running from here on.
+        """The application that a request goes to, or its refusal. A request that is let through counts as running from
+        here on.
 
-        `plain`: the connection has seen already that the path has one reading only.
+        `plain` says that the connection has already seen that the path has one reading only.
         """
         target = self._find(scope, exchange, plain)
         if isinstance(target, Refusal):
@@ -245,7 +195,7 @@ class Edge:
         return self._admit(scope, exchange, length, target)
 
     def _find(self, scope: Scope, exchange: HttpExchange, plain: bool) -> Mount | Refusal:
-        """The application and the plan of a request."""
+        """The application of a request, or a refusal; sets the plan of the exchange."""
         path = exchange.path
         mount = self._only or self._mount(path)
         if not plain and (mount is None or mount.strict):
@@ -259,21 +209,23 @@ class Edge:
         if plan is None:
             if self._closed:
                 return _no_endpoint(exchange, methods)
-            if self._suspects is not None and self._suspects.method(path, exchange.method, methods or {}):
+            if self._ambiguous is not None and self._ambiguous.method_is_ambiguous(
+                path, exchange.method, methods or {}
+            ):
                 return Refusal(405, "no such method here (endpoints)")
             if methods:
-                plan = next(iter(methods.values()))  # the application says itself what it makes of the method
+                plan = next(iter(methods.values()))  # the application decides about the method
         if self._plan_for is not None:
             plan = self._plan_for(plan, path, exchange.method)
         exchange.plan = plan = plan or self._unmatched
         if mount is None:
             return Refusal(404, "no application under this path")
-        if self._suspects is not None and self._suspects.path(path, exchange.method, plan):
+        if self._ambiguous is not None and self._ambiguous.path_is_ambiguous(path, exchange.method, plan):
             return Refusal(400, "another endpoint's path in other words (auth)", _TWO_READINGS)
         return mount
 
     async def _examined(self, pending: _Pending, scope: Scope, exchange: HttpExchange) -> Mount | Refusal:
-        """As `_decide`, where the credential has to be verified."""
+        """Verify the credential of a request, and decide."""
         guard = exchange.plan.guard
         assert guard is not None
         verdict = await guard.examine(scope)
@@ -284,7 +236,7 @@ class Edge:
         return self._admit(scope, exchange, pending.length, pending.mount)
 
     def _denied(self, exchange: HttpExchange, verdict: Verdict) -> Refusal:
-        """Who is refused counts against the limit of the client's address, so that guessing is slow."""
+        """A refused credential counts against the rate limit of the client's address, which slows guessing down."""
         rate = exchange.plan.rate
         if rate is not None and (wait := rate.wait_for(f"@{exchange.client}")) > 0:
             return self._over(exchange, 429, "rate", _retry_after(wait))
@@ -292,7 +244,7 @@ class Edge:
         return Refusal(verdict.status, verdict.reason, headers=verdict.headers)
 
     def _admit(self, scope: Scope, exchange: HttpExchange, length: int, mount: Mount) -> Mount | Refusal:
-        """Within the limits, or why not."""
+        """The application where the request is within all limits, else a refusal."""
         plan = exchange.plan
         if plan.rate is not None:
             wait = plan.rate.wait_for(f"={exchange.subject}" if exchange.subject else f"@{exchange.client}")
@@ -301,12 +253,12 @@ class Edge:
         if length:
             if plan.body is not None and length > plan.body:
                 return self._over(exchange, 413, "body", (b"connection", b"close"))
-            exchange.special = length == _STREAMED
+            exchange.special = length == NO_LENGTH
         if plan.timeout is not None:
             exchange.special = True
         if plan.gate is not None and plan.gate.full():
             return self._over(exchange, 503, "concurrency", (b"retry-after", b"1"))
-        if exchange.method != "WEBSOCKET":  # of which there may be many: they idle
+        if exchange.method != "WEBSOCKET":  # WebSockets mostly idle, and do not count
             if self.running >= self._concurrency:
                 return self._over(exchange, 503, "", (b"retry-after", b"1"))
             self.running += 1
@@ -330,11 +282,11 @@ class Edge:
         return None
 
     def _over(self, exchange: HttpExchange, status: int, limit: str, header: tuple[bytes, bytes]) -> Refusal:
-        """Over a limit: the answer, and now and then a warning that names the manifest's key."""
+        """The refusal of a request over a limit. Logs a warning with the manifest key, at most one a second."""
         key = exchange.plan.keys.get(limit, "server.limits.concurrency")
         now = time.monotonic()
-        if now - self._told.get(key, -math.inf) >= _TOLD_EVERY:
-            self._told[key] = now
+        if now - self._warned.get(key, -math.inf) >= _WARN_INTERVAL:
+            self._warned[key] = now
             logger.warning(
                 "%d for %s %s: over %s", status, exchange.method, exchange.plan.route, key, extra={"key": key}
             )
@@ -343,7 +295,7 @@ class Edge:
     async def _carry_out(
         self, target: Mount | Refusal | _Pending, scope: Scope, receive: Receive, exchange: HttpExchange
     ) -> None:
-        """Refuse, or hand over with all that an exchange may need on its way."""
+        """Refuse the request, or call the application within the limits of the plan."""
         if isinstance(target, _Pending):
             target = await self._examined(target, scope, exchange)
         if isinstance(target, Refusal):
@@ -355,7 +307,7 @@ class Edge:
         if plan.timeout is None:
             await target.app(scope, receive, send)
             return
-        deadline = asyncio.timeout(plan.timeout)  # until the response starts; then the application is cancelled
+        deadline = asyncio.timeout(plan.timeout)  # for the response to start; else the application is cancelled
         try:
             async with deadline as exchange.deadline:
                 await target.app(scope, receive, send)
@@ -368,7 +320,7 @@ class Edge:
         await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
 
     def _finished(self, exchange: HttpExchange) -> None:
-        """Taken down now, counted and logged at the end of the loop's turn together with others: that is cheaper."""
+        """Count and log an exchange at the end of the event loop's turn, together with others, which is cheaper."""
         if exchange.quiet:
             return
         if not self._done:
@@ -376,7 +328,7 @@ class Edge:
         self._done.append(exchange)
 
     def report(self) -> None:
-        """Count and log what has finished."""
+        """Count and log the exchanges that have finished."""
         done, self._done = self._done, []
         for exchange in done:
             if exchange.method != "WEBSOCKET":
@@ -384,10 +336,10 @@ class Edge:
         self._log.write(done)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: HttpExchange) -> None:
-        """A WebSocket is logged when it ends; in the histogram of request durations it would say nothing."""
+        """Handle a WebSocket. It is logged when it ends, and is not in the histogram of request durations."""
         try:
             target: Mount | Refusal | _Pending = Refusal(404, "a path of the host")
-            if exchange.path not in self._own:
+            if exchange.path not in self._host_paths:
                 target = self._decide(scope, exchange, 0)
             if isinstance(target, _Pending):
                 target = await self._examined(target, scope, exchange)
@@ -401,7 +353,7 @@ class Edge:
                 return
             exchange.status = 403  # unless the application accepts
             await target.app(scope, receive, exchange.send_websocket)
-        except OSError:  # the server's way to say that the client has gone
+        except OSError:  # the server says in this way that the client has gone
             exchange.reason = "client gone"
         except Exception as error:  # named boundary: the user's application
             app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
@@ -412,8 +364,8 @@ class Edge:
             exchange.finish()
 
 
-async def _nothing(scope: Scope) -> Answer | None:
-    """What the host answers on the paths of its doors, which answer themselves."""
+async def _not_answered(scope: Scope) -> Answer | None:
+    """Stands for a path that an application of the host answers."""
     return None
 
 
@@ -422,7 +374,7 @@ def _retry_after(wait: float) -> tuple[bytes, bytes]:
 
 
 def _no_endpoint(exchange: HttpExchange, methods: dict[str, Plan] | None) -> Refusal:
-    """404 for a path that is not declared, 405 for a method that is not (for a WebSocket 404 as well)."""
+    """404 for a path that is not declared, 405 for a method that is not declared (404 for a WebSocket)."""
     if methods is None or exchange.method == "WEBSOCKET":
         return Refusal(404, "no such endpoint (endpoints)")
     exchange.plan = next(iter(methods.values()))

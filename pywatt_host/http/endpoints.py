@@ -1,4 +1,4 @@
-"""The table of endpoints: path templates compiled once, each request matched once."""
+"""The table of endpoints: path templates, compiled once, that match request paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Node(Generic[T]):
-    """What may follow one segment: literal segments, one parameter, or the rest of the path."""
+    """What may follow a segment: literal segments, a parameter, or the rest of the path."""
 
     literals: dict[str, _Node[T]] = field(default_factory=dict)
     parameter: _Node[T] | None = None
@@ -20,11 +20,11 @@ class _Node(Generic[T]):
 
 
 class Table(Generic[T]):
-    """Templates and methods to values.
+    """Maps path templates and methods to values.
 
-    Precedence, segment by segment: literal, then `{x}`, then `{x:path}`. The path decides before the method: a path
-    whose best template lacks the method is not looked up elsewhere, so that a laxer template never takes over what a
-    stricter one left out. A `{x:path}` matches the empty rest as well.
+    A literal segment is preferred to `{x}`, and `{x}` to `{x:path}`, segment by segment. The path is matched before the
+    method: where the best template does not have the method, no other template is tried, so that a less strict template
+    never answers for a stricter one. `{x:path}` also matches an empty rest.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Table(Generic[T]):
         self._literal: dict[str, dict[str, T]] = {}
 
     def add(self, template: str, methods: Iterable[str], value: T) -> None:
-        """Raises ValueError where another template of the same shape has one of the methods already."""
+        """Add a template. Raises ValueError where another template of the same shape has one of the methods."""
         node, segments = self._root, template.split("/")[1:]
         slot: dict[str, T] | None = None
         for segment in segments:
@@ -56,11 +56,11 @@ class Table(Generic[T]):
         methods = tuple(methods)
         taken = [method for method in methods if method in slot]
         if taken:
-            raise ValueError(f"{template} [{taken[0]}] is there twice")
+            raise ValueError(f"{template} [{taken[0]}] is declared twice")
         slot.update(dict.fromkeys(methods, value))
 
     def match(self, path: str) -> dict[str, T] | None:
-        """Method to value of the best template for a path; None where no template fits."""
+        """The methods and values of the best template for a path; None where no template matches."""
         found = self._literal.get(path)
         if found is not None:
             return found
@@ -99,7 +99,8 @@ def _slots(node: _Node[T]) -> Iterator[dict[str, T]]:
 
 
 def lookup(methods: Mapping[str, T], method: str) -> T | None:
-    """The value for a method: its own, GET's for HEAD, else that of `*` (which covers all of HTTP, not WebSockets)."""
+    """The value for a method: its own, for HEAD that of GET, else that of `*`. `*` stands for all HTTP methods, but not
+    for WebSockets."""
     found = methods.get(method)
     if found is None and method == "HEAD":
         found = methods.get("GET")
@@ -109,7 +110,7 @@ def lookup(methods: Mapping[str, T], method: str) -> T | None:
 
 
 def allowed(methods: Iterable[str]) -> str:
-    """The value of an Allow header (RFC 9110 section 10.2.1)."""
+    """The value of the Allow header (RFC 9110 section 10.2.1)."""
     names = {method for method in methods if method not in ("WEBSOCKET", "*")}
     if "GET" in names:
         names.add("HEAD")

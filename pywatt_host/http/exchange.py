@@ -1,4 +1,4 @@
-"""One request and its response, as the edge sees them go by."""
+"""One request and its response, as the edge sees them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pywatt_host.types import Message, Receive, Scope, Send
 
 @dataclass(slots=True)
 class Plan:
-    """What the edge does for the requests of one endpoint, made once.
+    """The limits and the guard of one endpoint, made once and used for each of its requests.
 
-    Times are in seconds, sizes in octets; None is no limit.
+    Times are in seconds, sizes in bytes; None means no limit.
     """
 
     route: str
@@ -29,36 +29,36 @@ class Plan:
     body: int | None = None
     gate: Gate | None = None
     rate: RateLimiter | None = None
-    guard: Guard | None = None  # who may ask; None: everybody
-    keys: dict[str, str] = field(default_factory=dict)  # limit -> the manifest key that it came from
+    guard: Guard | None = None  # None: no credential is needed
+    keys: dict[str, str] = field(default_factory=dict)  # limit -> the manifest key that sets it
 
 
 class HttpExchange:
-    """Everything that the edge wants to know of a request or do to it.
+    """The state of one request in the edge.
 
-    It sees the response go by in `send`, which wraps the server's; a server of ours reports to `started` and `finish`
-    by itself, and its own `send` is then the `outlet`.
+    The edge sees the response in `send`, which wraps the `send` of the server. Our own server reports to `started` and
+    `finish` itself, and its `send` is the `outlet`.
 
-    What most requests leave as it is, is an attribute of the class: making one costs as little as possible.
+    Defaults are attributes of the class, so that making an exchange costs as little as possible.
     """
 
     status = 0  # 0: the response has not started
-    octets = 0  # of the response's body
+    body_bytes = 0  # sent of the response's body
     seconds = 0.0
     trace: TraceContext | None = None
     client = ""
-    unavailable = ""  # a store that could not be had: a 500 of the application becomes 503
-    reason = ""  # the manifest key or the rule because of which the host answered by itself
-    identity: Verdict | None = None  # who asks, where the endpoint wanted to know
-    bearer = False  # a WebSocket that brought its token as a subprotocol, and wants `bearer` for an answer
+    unavailable = ""  # a store that was not available: a 500 of the application becomes 503
+    reason = ""  # for the log: the manifest key or the rule because of which the host answered itself
+    identity: Verdict | None = None  # of the credential, where the endpoint needs one
+    bearer = False  # a WebSocket whose token came as a subprotocol, which expects `bearer` as the selected one
     quiet = False  # neither logged nor counted
     finished = False
     running = False  # counted as running by the edge
-    special = False  # needs more than to be handed over: a bound on a streamed body, a time limit
+    special = False  # has a streamed body to bound or a time limit, so that it cannot simply be passed on
     taken = False  # the host has answered; what the application sends is dropped
     deadline: asyncio.Timeout | None = None
-    body_left = 0
-    outlet: Send | None = None  # where the response goes in, when something stands before `send`
+    body_left = 0  # bytes of the request's body that may still arrive, where its length was not declared
+    outlet: Send | None = None  # the `send` to use in place of `self.send`, where there is another one in front
     receive: Receive
 
     def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[HttpExchange], None] | None) -> None:
@@ -72,26 +72,26 @@ class HttpExchange:
 
     @property
     def subject(self) -> str:
-        """Who asks; empty where that is not known."""
+        """The subject of the credential; empty where it is not known."""
         return self.identity.subject if self.identity is not None else ""
 
     @property
     def claims(self) -> dict[str, Any]:
-        """What the credential says, a copy; empty where none was asked for."""
+        """A copy of the claims of the credential; empty where none was needed."""
         return self.identity.claims if self.identity is not None else {}
 
     def send(self, message: Message) -> Awaitable[None]:
-        """What the application sends. Gives the server's own coroutine, which spares one for each message."""
+        """Take a message of the application. Returns the coroutine of the server, which saves one for each message."""
         if self.taken:
             return _nothing()
         kind = message["type"]
         if kind == "http.response.body":
-            self.octets += len(message.get("body", b""))
+            self.body_bytes += len(message.get("body", b""))
             if not message.get("more_body", False):
                 self.finish()
         elif kind == "http.response.start":
             if self.unavailable and message["status"] == 500:
-                return self.stand_in()
+                return self.answer_unavailable()
             self.started(message["status"])
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.request_id))
@@ -104,50 +104,52 @@ class HttpExchange:
         if self.deadline is not None:
             self.deadline.reschedule(None)
 
-    def lost(self, message: Message) -> None:
-        """What the application sends to a client that has gone: nobody gets it, and the log has it all the same."""
+    def sent_after_disconnect(self, message: Message) -> None:
+        """Take a message of the application to a client that has disconnected, for the log alone."""
         if message["type"] == "http.response.start":
             self.started(message["status"])
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.finish()
 
     def send_websocket(self, message: Message) -> Awaitable[None]:
-        """What the application sends on a WebSocket."""
+        """Take a message of the application on a WebSocket."""
         if message["type"] == "websocket.accept":
             self.status = 101
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
             if self.bearer and not message.get("subprotocol"):
-                message["subprotocol"] = "bearer"  # browsers end a connection that selects none of what they offered
+                message["subprotocol"] = (
+                    "bearer"  # browsers close a connection where none of the offered subprotocols is selected
+                )
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
         return self._send(message)
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer in place of the application. Nothing that it sends from here on reaches the client."""
+        """Answer in place of the application. What the application sends from here on is dropped."""
         send = self.outlet or self.send
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         self.taken = True
 
-    async def stand_in(self) -> None:
-        """Answer 503 where the application says 500, because a store could not be had: a client may come back."""
+    async def answer_unavailable(self) -> None:
+        """Answer 503 with Retry-After in place of the application's 500, since a store was not available."""
         await self.refuse(503, f"{self.unavailable} is not available", headers=[(b"retry-after", b"1")])
 
     async def refuse(
         self, status: int, reason: str, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = (), **members: Any
     ) -> None:
-        """Answer with a problem (RFC 9457); `reason` goes into the log only."""
+        """Answer with a problem document (RFC 9457); `reason` is for the log only."""
         self.reason = reason
         body = problem_body(status, detail, **members)
         await self.answer(status, problem_headers(body, headers), body)
 
-    def bound_body(self, receive: Receive, octets: int) -> Receive:
-        """`receive` for a body of unknown length, of which `octets` are allowed."""
-        self.receive, self.body_left = receive, octets
+    def bound_body(self, receive: Receive, limit: int) -> Receive:
+        """A `receive` for a body of unknown length, of which `limit` bytes are allowed."""
+        self.receive, self.body_left = receive, limit
         return self._bounded_receive
 
     async def _bounded_receive(self) -> Message:
-        """Past the limit the client gets 413, the application a disconnect."""
+        """Over the limit, the client gets 413 and the application a disconnect."""
         if self.taken:
             return {"type": "http.disconnect"}
         message = await self.receive()
@@ -163,7 +165,7 @@ class HttpExchange:
         return message
 
     def finish(self) -> None:
-        """The response is complete, or never will be: report it, once."""
+        """Report the exchange to the edge, once: the response is complete, or never will be."""
         if not self.finished:
             self.finished = True
             if self._observe is not None:

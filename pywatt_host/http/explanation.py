@@ -1,4 +1,4 @@
-"""What the host's own refusals say under `dev`: the rule that refused, and the manifest key that would change it."""
+"""Details of the host's refusals under `dev`: the rule that refused, and the manifest key that would change it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _LIMITS = {
     503: "more requests at the same time than {limit}",
     504: "no response began within {limit}",
 }
-_WHAT_BREAKS = {  # rules of http/paths
-    "not-a-path": "the request target is no path",
-    "bad-escape": "the path has a percent sign that escapes nothing",
+_BROKEN_RULES = {  # the rules of http/paths.py
+    "not-a-path": "the request target is not a path",
+    "bad-escape": "the path has a percent sign without two hexadecimal digits",
     "encoded-slash": "the path has an encoded slash",
     "backslash": "the path has a backslash",
     "nul": "the path has a NUL",
@@ -26,37 +26,37 @@ _WHAT_BREAKS = {  # rules of http/paths
     "empty-segment": "the path has an empty segment",
     "not-utf8": "the path is not UTF-8",
     "double-encoding": "the path is percent-encoded twice",
-    "look-alike": "the path has a character that others read as a slash, a dot or the like",
+    "look-alike": "the path has a character that some software reads as a slash, a dot or another special character",
 }
 
-_WHY_NOT = {  # reasons of auth/identity
+_AUTH_REASONS = {  # the reasons of auth.identity
     "missing": "no credential was presented",
-    "malformed": "the credential cannot be read as one",
+    "malformed": "the credential has the wrong form",
     "too_large": "the credential is too long",
     "algorithm": "the token is signed with an algorithm that is not allowed (algorithms)",
-    "type": "the token is of another type (typ)",
-    "critical": "the token has header members that nothing here understands (crit, b64)",
-    "key": "no key fits the token",
-    "signature": "the signature is not that of the key",
-    "claim_missing": "the token lacks a claim (required_claims)",
-    "claim_type": "a claim of the token has another type than RFC 7519 says",
+    "type": "the token has another type (typ)",
+    "critical": "the token has header parameters that are not supported (crit, b64)",
+    "key": "no key matches the token",
+    "signature": "the signature does not match the key",
+    "claim_missing": "the token does not have a required claim (required_claims)",
+    "claim_type": "a claim of the token has a type that RFC 7519 does not allow",
     "expired": "the token has expired",
     "not_yet_valid": "the token is not valid yet",
-    "issuer": "the token is of another issuer (issuer)",
+    "issuer": "the token has another issuer (issuer)",
     "audience": "the token is for another audience (audience)",
-    "credentials": "there is no such key, user or password",
-    "scope": "the credential lacks a scope that the endpoint asks for (scopes)",
-    "claim": "the credential lacks a claim that the endpoint asks for (claims)",
-    "unavailable": "the issuer's keys cannot be had at the moment",
+    "credentials": "the key, user or password is wrong",
+    "scope": "the credential does not have a scope that the endpoint needs (scopes)",
+    "claim": "the credential does not have a claim that the endpoint needs (claims)",
+    "unavailable": "the issuer's keys are not available at the moment",
     "busy": "too many credentials are being verified at once",
 }
 
-# (exchange, status, reason for the log) -> detail for the client; empty where there is nothing to add
+# (exchange, status, reason for the log) -> detail for the client; empty for none
 Explain = Callable[[HttpExchange, int, str], str]
 
 
 def explaining(explain: Explain) -> type[HttpExchange]:
-    """The class of exchanges whose refusals carry an explanation."""
+    """A class of exchanges whose refusals have an explanation."""
 
     class Explained(HttpExchange):
         async def refuse(
@@ -73,18 +73,19 @@ def explaining(explain: Explain) -> type[HttpExchange]:
 
 
 class Explanations:
-    """Explains refusals by the manifest that is in effect."""
+    """Explains refusals with the keys and values of the manifest in use."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._file = manifest.source.name if manifest.source is not None else "the manifest"
-        self._written: dict[str, Any] | None = None
+        self._values: dict[str, Any] | None = None
 
     def __call__(self, exchange: HttpExchange, status: int, reason: str) -> str:
         method, path = printable(exchange.method[:20]), printable(exchange.path[:200])
         if status == 400 and reason.endswith("(server.paths)"):
-            broken = _WHAT_BREAKS.get(reason.partition(" ")[0], "the path can be read in two ways")
-            return f"{broken}; server.paths: lenient in {self._file} passes it on, as does `paths: lenient` of a mount"
+            broken = _BROKEN_RULES.get(reason.partition(" ")[0], "the path can be read in more than one way")
+            hint = f"write server.paths: lenient in {self._file}, or `paths: lenient` in a mount"
+            return f"{broken}; to pass such paths to the application, {hint}"
         if reason == "no such endpoint (endpoints)":
             return f"no endpoint is declared for {method} {path}: add it to endpoints in {self._file}"
         if reason == "no such method here (endpoints)":
@@ -94,24 +95,24 @@ class Explanations:
             return f"no application is mounted at {path}: see app.route_prefix and mounts in {self._file}"
         if reason == "a path of the host":
             key = self._own_path_key(exchange.path)
-            return f"{path} is a path of the host ({key} in {self._file}), which takes GET and HEAD only"
+            return f"{path} is a path of the host ({key} in {self._file}), which accepts GET and HEAD only"
         if reason == "server.timeouts.shutdown":
-            return "the host stopped before this was answered: ask again"
+            return "the host stopped before the request was answered: send it again"
         if reason.startswith("auth."):
             scheme, _, why = reason.partition(": ")
-            return f"{_WHY_NOT.get(why, why)}; see {scheme} in {self._file}"
+            return f"{_AUTH_REASONS.get(why, why)}; see {scheme} in {self._file}"
         if reason == "another endpoint's path in other words (auth)":
-            return "an application may take this path for that of an endpoint which asks for another credential"
+            return "an application may read this path as that of an endpoint which needs another credential"
         if status in _LIMITS:
             return self._over_limit(status, reason)
         return ""
 
     def _over_limit(self, status: int, key: str) -> str:
-        if self._written is None:
-            self._written = dict(_leaves(dump(self._manifest, masked=True), ()))
-        if key not in self._written:
+        if self._values is None:
+            self._values = dict(_leaves(dump(self._manifest, masked=True), ()))
+        if key not in self._values:
             return ""
-        return _LIMITS[status].format(limit=f"{key} in {self._file}, which is {self._written[key]}")
+        return _LIMITS[status].format(limit=f"{key} in {self._file}, which is {self._values[key]}")
 
     def _own_path_key(self, path: str) -> str:
         health = self._manifest.health

@@ -1,4 +1,4 @@
-"""Forwarding headers: believed from trusted proxies, removed from everyone else."""
+"""Forwarding headers: used where a trusted proxy sends them, removed where any other client does."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ logger = logging.getLogger("pywatt.edge")
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Removed from untrusted peers: each of them makes some framework or proxy believe something about the request.
+# Removed from requests of untrusted peers: each of these makes some framework or proxy change the request.
 FORGEABLE = frozenset(
     (
         b"forwarded", b"x-real-ip", b"x-original-url", b"x-rewrite-url",
         b"x-http-method-override", b"x-http-method", b"x-method-override",
     )
 )  # fmt: skip
-# What proxies pass on as clients wrote it, and what makes a request another one than the edge has looked at.
+# Proxies pass these on from clients, and they make the application see another path or method than the edge does.
 _REWRITING = FORGEABLE - {b"forwarded", b"x-real-ip"}
-_REMEMBERED_PEERS = 4096
+_REMEMBERED_PEERS = 4096  # addresses whose trust is cached
 
 
 def is_forgeable(name: bytes) -> bool:
@@ -30,11 +30,10 @@ def is_forgeable(name: bytes) -> bool:
 
 
 class Forwarding:
-    """Decides for one listener's requests whose forwarding headers count.
+    """Applies the forwarding headers of trusted proxies.
 
-    `trusted` holds addresses, networks (RFC 4632) and `unix`; `*` (as FORWARDED_ALLOW_IPS has it) trusts everyone.
-    Where endpoints are `guarded`, nobody is trusted with headers that put another path or method in the place of the
-    one that was looked at.
+    `trusted` has addresses, networks (RFC 4632) and `unix`; `*` (from FORWARDED_ALLOW_IPS) trusts every peer. Where
+    endpoints are `guarded`, headers that replace the path or the method are removed for every peer.
     """
 
     def __init__(self, trusted: Iterable[str], *, guarded: bool = False) -> None:
@@ -66,10 +65,10 @@ class Forwarding:
         return any(candidate in network for network in self._networks for candidate in (address, mapped) if candidate)
 
     def apply(self, scope: Scope) -> None:
-        """Called for a request that has at least one such header: believe them or take them out."""
+        """Use the forwarding headers of a request, or remove them. Called only where there is at least one."""
         client = scope.get("client")
         if self._unix or self._everyone if client is None else self._trusts_address(client[0]):
-            self._believe(scope)
+            self._use(scope)
         else:
             self._remove(scope, client)
 
@@ -81,13 +80,13 @@ class Forwarding:
                 self._warned.clear()
             self._warned.add(peer)
             logger.warning(
-                "X-Forwarded-Proto from %s is ignored, since it is not a trusted proxy (server.trusted_proxies)",
+                "X-Forwarded-Proto from %s is ignored: it is not a trusted proxy (server.trusted_proxies)",
                 peer,
                 extra={"peer": peer, "key": "server.trusted_proxies"},
             )
         scope["headers"] = [header for header in headers if not is_forgeable(header[0])]
 
-    def _believe(self, scope: Scope) -> None:
+    def _use(self, scope: Scope) -> None:
         if self._guarded:
             scope["headers"] = [header for header in scope["headers"] if header[0] not in _REWRITING]
         forwarded: list[str] = []
@@ -101,7 +100,7 @@ class Forwarding:
             secure = proto in ("https", "wss")
             plain = "ws" if scope["type"] == "websocket" else "http"
             scope["scheme"] = plain + ("s" if secure else "")
-        # The right-most address that is no trusted proxy is the client; what stands left of it anyone may have written.
+        # The right-most address that is not a trusted proxy is the client; addresses to its left may be forged.
         for number, entry in enumerate(reversed(forwarded), 1):
             host = _host(entry)
             if host is None:
@@ -112,7 +111,7 @@ class Forwarding:
 
 
 def _host(entry: str) -> str | None:
-    """The address in one X-Forwarded-For entry, which may carry a port; None where it is no address."""
+    """The address in one X-Forwarded-For entry, which may have a port; None where it is not an address."""
     text = entry[1:].partition("]")[0] if entry.startswith("[") else entry
     if text.count(":") == 1:
         text = text.partition(":")[0]

@@ -1,4 +1,4 @@
-"""What the edge wants of whoever says who may ask; it is made elsewhere and handed in."""
+"""The guard of an endpoint, as the edge uses it. `auth/guard.py` implements it."""
 
 from __future__ import annotations
 
@@ -10,44 +10,45 @@ _PROTOCOLS = b"sec-websocket-protocol"
 
 
 class Verdict(Protocol):
-    """`status` is 0 where a request may go on, else that of the answer: 401, 403 or 503."""
+    """Whether a request may go on. `status` is 0 where it may, else that of the response: 401, 403 or 503."""
 
     @property
     def status(self) -> int: ...
     @property
     def reason(self) -> str:
-        """For the log, `auth.SCHEME: why`; it needs no escaping."""
+        """The reason for the log, as `auth.SCHEME: REASON`; it needs no escaping."""
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Of the refusal: challenges."""
+        """Headers of the refusal, such as challenges."""
 
     @property
     def subject(self) -> str:
-        """Who asks; empty where that is not known."""
+        """The subject of the credential; empty where it is not known."""
 
     @property
     def claims(self) -> dict[str, Any]:
-        """What the credential says, for the application: a copy of its own. Empty where it does not hold."""
+        """A copy of the claims of the credential for the application; empty where the credential is not valid."""
 
 
 class Guard(Protocol):
-    """Two endpoints that ask for the same have the same one."""
+    """Checks the credentials of requests. Endpoints that need the same credential share one guard."""
 
     @property
     def schemes(self) -> tuple[str, ...]: ...
 
     def recall(self, scope: Scope) -> Verdict | None:
-        """The verdict, or None where it takes waiting."""
+        """The verdict, or None where it is only known after waiting."""
 
-    async def examine(self, scope: Scope) -> Verdict: ...
+    async def examine(self, scope: Scope) -> Verdict:
+        """Verify the credential of a request."""
 
 
 def take_bearer(scope: Scope) -> bool:
-    """Of a WebSocket that offers the subprotocols `bearer, TOKEN`, as browsers can: the token becomes its
-    Authorization header, and the application sees neither of the two among what is offered. Whether it was so.
+    """Take the token of a WebSocket from its subprotocols `bearer, TOKEN`, which is how browsers can send one.
 
-    The token is never taken from the query, which ends up in logs and histories.
+    The token becomes the Authorization header, and the two subprotocols are removed. Returns whether there was a token.
+    A token is never taken from the query string, which ends up in logs and browser histories.
     """
     offered = list(scope.get("subprotocols", ()))
     if "bearer" not in offered[:-1]:

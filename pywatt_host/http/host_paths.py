@@ -1,4 +1,4 @@
-"""What the host answers by itself: health and metrics."""
+"""The paths that the host answers itself: health and metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywatt_host.types import Receive, Scope, Send
 
 
 def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> HostPath:
-    """A path that answers with a status and a JSON document."""
+    """A path that answers with the status and the JSON document that `report` returns."""
 
     async def answer(scope: Scope) -> Answer:
         status, document = report()
@@ -29,7 +29,7 @@ def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> HostPath:
 
 
 def guarded(path: HostPath, guard: Guard | None) -> HostPath:
-    """The same for those only who the guard lets through."""
+    """The path, for requests that the guard lets through; others are refused."""
     if guard is None:
         return path
 
@@ -44,7 +44,7 @@ def guarded(path: HostPath, guard: Guard | None) -> HostPath:
 
 
 class HostPathsApp:
-    """The host's own paths as an application of their own: what the admin listener serves."""
+    """The host's own paths as an ASGI application, for the admin listener."""
 
     def __init__(self, own: Mapping[str, HostPath]) -> None:
         self._own = own

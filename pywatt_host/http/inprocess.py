@@ -10,7 +10,7 @@ from pywatt_host.types import ASGIApp, Message, Scope
 
 
 class TooLargeError(Exception):
-    """The response is longer than the caller is ready to hold."""
+    """The response is longer than the caller accepts."""
 
 
 async def request(
@@ -23,8 +23,11 @@ async def request(
     body: bytes = b"",
     most: int = 1 << 20,
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Status, headers, body. `path` is as in a request line, percent-encoded. Raises TooLargeError for a body of more
-    than `most` octets, after ending the application's work on it; what the application raises is passed on."""
+    """Send a request to the application; returns status, headers and body.
+
+    `path` is percent-encoded, as in a request line. Raises TooLargeError for a response of more than `most` bytes, and
+    cancels the application's work on it. Exceptions of the application are raised as they are.
+    """
     sent = False
     over = asyncio.Event()
     too_large: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -71,9 +74,9 @@ async def request(
             running.cancel()
             await asyncio.wait((running,))
         if not running.cancelled():
-            running.exception()  # taken, also where who asked has been cancelled and nobody raises it
+            running.exception()  # retrieved, since nothing raises it where the caller has been cancelled
     if too_large.done():
-        raise TooLargeError(f"the response is longer than {most} octets")
+        raise TooLargeError(f"the response is longer than {most} bytes")
     running.result()
     return status, received, b"".join(chunks)
 

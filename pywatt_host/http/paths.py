@@ -1,8 +1,8 @@
-"""One canonical reading of a request's path, and a name for every way in which a path can be read twice.
+"""Rules for paths that can be read in more than one way.
 
-`scope["path"]` is percent-decoded once (ASGI); `raw_path` is what the client sent. Where servers, proxies and
-frameworks are known to disagree on what such a pair means, a rule here names it, and the strict edge refuses it before
-any application sees it (OWASP ASVS 5 chapter 2; RFC 3986 section 6).
+`scope["path"]` is percent-decoded once (ASGI); `raw_path` is what the client sent. Each rule names a kind of path that
+servers, proxies and frameworks are known to read differently. The strict edge refuses such a path before an application
+sees it (OWASP ASVS 5 chapter 2; RFC 3986 section 6).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from unicodedata import normalize
 
-# Segments of characters that mean themselves wherever they stand (RFC 3986 section 3.3, pchar without the percent
-# sign), none of them empty or beginning with a dot or semicolon: nothing that could be read twice.
+# Segments of characters without a special meaning (RFC 3986 section 3.3, pchar without the percent sign), none of them
+# empty or beginning with a dot or semicolon: such a path has one reading only.
 _PLAIN = re.compile(rb"(?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?").fullmatch
 _ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _DOUBLE = re.compile(rb"%25(2[eEfF]|5[cC]|00)")
@@ -22,12 +22,12 @@ _SPECIAL = frozenset("/\\%;?#")
 
 
 def ambiguity(path: str, raw_path: bytes | None) -> str | None:
-    """The rule that a path breaks, or None for a path that has one reading only.
+    """The rule that a path breaks; None for a path that has one reading only.
 
     Rules: `not-a-path`, `bad-escape`, `encoded-slash`, `backslash`, `nul`, `control-character`, `dot-segment`,
     `empty-segment`, `not-utf8`, `double-encoding`, `look-alike`.
     """
-    if raw_path is None:  # the server does not tell: decide on the decoded path alone
+    if raw_path is None:  # the server does not provide it: decide by the decoded path alone
         return _broken_rule(path, path.encode("utf-8", "surrogatepass"))
     if raw_path and _PLAIN(raw_path) is not None and len(raw_path) == len(path):
         return None  # nearly every path
@@ -57,13 +57,13 @@ def _broken_rule(path: str, raw: bytes) -> str | None:
     if not path.isascii() and any(_looks_special(char) for char in set(path) - _ASCII):
         return "look-alike"
     if "�" in path and b"%ef%bf%bd" not in lowered and "�".encode() not in raw:
-        return "not-utf8"  # the server replaced octets that are not UTF-8
+        return "not-utf8"  # the server replaced bytes that are not UTF-8
     if _DOUBLE.search(raw):
         return "double-encoding"
     return None
 
 
 def _looks_special(char: str) -> bool:
-    """Fullwidth and other forms of what divides a path, which become the character itself when they are normalised."""
+    """Whether the character becomes one that divides a path when it is normalised, such as a full-width slash."""
     usual = normalize("NFKC", char)
     return usual in (".", "..") or not _SPECIAL.isdisjoint(usual)

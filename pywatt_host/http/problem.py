@@ -1,4 +1,4 @@
-"""Answers that the host gives by itself: problem details for HTTP APIs (RFC 9457)."""
+"""Error responses of the host: problem details for HTTP APIs (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from pywatt_host.types import Headers, Send
 
-# Codes that http.HTTPStatus names differently from one Python to the next, by their names in RFC 9110.
+# The names in RFC 9110 of codes that http.HTTPStatus names differently in different Python versions.
 _TITLES = {413: "Content Too Large", 431: "Request Header Fields Too Large", 422: "Unprocessable Content"}
 
 
@@ -18,7 +18,7 @@ def title(status: int) -> str:
 
 
 def problem_body(status: int, detail: str = "", **members: object) -> bytes:
-    """The JSON object of one problem. `detail` never holds what would help an attacker."""
+    """The JSON object of a problem. `detail` must not help an attacker."""
     document: dict[str, object] = {"type": "about:blank", "title": title(status), "status": status}
     if detail:
         document["detail"] = detail
@@ -37,7 +37,7 @@ def problem_headers(body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) ->
 async def send_problem(
     send: Send, status: int, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = (), **members: object
 ) -> None:
-    """Answer an HTTP request with a problem."""
+    """Answer an HTTP request with a problem document."""
     body = problem_body(status, detail, **members)
     await send({"type": "http.response.start", "status": status, "headers": problem_headers(body, headers)})
     await send({"type": "http.response.body", "body": body})
@@ -46,8 +46,8 @@ async def send_problem(
 async def refuse_websocket(
     send: Send, extensions: object, status: int, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
-    """Refuse a WebSocket before it is accepted: with the status where the server can (the ASGI extension
-    websocket.http.response), else with its plain 403."""
+    """Refuse a WebSocket before it is accepted. The response has the status where the server supports that (the ASGI
+    extension websocket.http.response), else it is 403."""
     if isinstance(extensions, dict) and "websocket.http.response" in extensions:
         body = problem_body(status, detail)
         await send(

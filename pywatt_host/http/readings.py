@@ -1,5 +1,5 @@
-"""The other ways in which an application may read a path that the edge has read: what frameworks, servers and file
-systems are known to do to paths, one by one and one after the other.
+"""Other ways in which an application may read a path: the changes that frameworks, servers and file systems are known
+to make to paths, alone and in combination.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
-LONGEST = 2048  # characters; of a longer path with anything odd in it nobody need ask how it may be read
-_MOST = 24
+LONGEST = 2048  # characters; a longer path with anything unusual in it is refused without looking at its readings
+_MOST_READINGS = 24
 
-# Segments in which nobody finds anything to change, no trailing slash. Upper case is looked at elsewhere.
+# Segments that nothing changes, without a trailing slash. Upper and lower case are handled elsewhere.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~!$&'()*+,=:@-]+(?:\.[A-Za-z0-9_~!$&'()*+,=:@-]+)*)*\Z").match
 _SLASHES = re.compile("/{2,}")
 _CUT = re.compile("[?#\0]")
@@ -22,20 +22,20 @@ _PARAMETERS = re.compile(";[^/]*")
 
 
 def is_plain(path: str) -> bool:
-    """Whether there is one reading only, upper and lower case apart."""
+    """Whether the path has one reading only, except for upper and lower case."""
     return _PLAIN(path) is not None
 
 
 def readings(path: str) -> list[str]:
-    """Other readings of a path that has been percent-decoded once: each different from it, at most 24, the nearest
-    first. None for nearly every path."""
+    """Other readings of a path that has been percent-decoded once: at most 24 different ones, those with the fewest
+    changes first. The list is empty for nearly every path."""
     if is_plain(path):
         return []
     found: dict[str, None] = {path: None}
     waiting = [path]
-    while waiting and len(found) <= _MOST:
+    while waiting and len(found) <= _MOST_READINGS:
         for other in _once(waiting.pop(0)):
-            if other not in found and len(found) <= _MOST:
+            if other not in found and len(found) <= _MOST_READINGS:
                 found[other] = None
                 waiting.append(other)
     return list(found)[1:]
@@ -65,7 +65,7 @@ def _without_dots(path: str) -> str:
     return "/" + "/".join(kept)
 
 
-# What is most often done comes first.
+# The most common changes come first.
 _CHANGES: tuple[Callable[[str], str], ...] = (
     lambda path: path.rstrip("/") if len(path) > 1 else path,
     lambda path: unquote(path) if "%" in path else path,

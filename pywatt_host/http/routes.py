@@ -1,4 +1,4 @@
-"""What the edge finds: the applications by their prefixes, and the endpoints with their plans."""
+"""The mounted applications and the table of endpoints, as the edge uses them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pywatt_host.types import ASGIApp, Receive, Scope, Send
 
 
 class Mount:
-    """One application under its prefix: `root_path` is set, the path keeps the prefix (ASGI), the state is its own.
+    """An application under its prefix. Its requests get the prefix as `root_path` and keep it in the path (ASGI), and
+    they get a copy of the application's state.
 
-    `strict` says what happens to a path that can be read in two ways.
+    With `strict`, paths that can be read in more than one way are refused.
     """
 
     __slots__ = ("_root", "_state", "app", "prefix", "strict")
@@ -31,7 +32,7 @@ class Mount:
         return not self._root or path == self._root or path.startswith(self._root + "/")
 
     def enter(self, scope: Scope) -> None:
-        """Make a scope this application's own."""
+        """Set the state and the `root_path` of a scope for this application."""
         scope["state"] = self._state.copy()
         if self._root:
             scope["root_path"] = scope.get("root_path", "") + self._root
@@ -43,15 +44,15 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Which endpoints there are.
+    """The endpoints of a host.
 
-    `closed`: what no template fits is 404, an other method 405; else such requests go to the application, under
-    `unmatched`. `plan_for`, where there are rules, gives the plan for what the table found (None: nothing), a path and
-    a method. `suspects` is None where all endpoints ask for the same.
+    Where `closed`, a path that no template matches is answered with 404 and another method with 405; else such requests
+    go to the application with the plan `unmatched`. `plan_for`, where there are rules, gives the plan for the result of
+    the table (None: no match), a path and a method. `ambiguous` is None where all endpoints need the same credential.
     """
 
     table: Table[Plan]
     closed: bool
     unmatched: Plan
     plan_for: Callable[[Plan | None, str, str], Plan] | None = None
-    suspects: AmbiguousPaths | None = None
+    ambiguous: AmbiguousPaths | None = None

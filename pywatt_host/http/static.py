@@ -1,6 +1,6 @@
-"""Folders of static files: Starlette's StaticFiles, with a Cache-Control and answers in the host's form.
+"""Folders of static files: Starlette's StaticFiles with a Cache-Control header and the host's error responses.
 
-Loaded when a manifest mounts a directory.
+Loaded only where a manifest mounts a directory.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class _Files(StaticFiles):
 
 
 class StaticDirectory:
-    """An ASGI application that serves the files below `directory`: entity tags, ranges, no listing, no way out.
+    """An ASGI application that serves the files below `directory`, with entity tags and ranges. It never lists a
+    folder, and never serves a file outside of the directory.
 
-    `cache` is the Cache-Control max-age in seconds; None sends none.
+    `cache` is the max-age of Cache-Control in seconds; None sends no such header.
     """
 
     def __init__(self, directory: Path, *, html: bool, cache: float | None) -> None:

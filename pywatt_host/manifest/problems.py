@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, and how that is shown: as text with a caret, as JSON, as GitHub annotations."""
+"""Problems of a manifest, and how they are shown: as text with a caret, as JSON, as GitHub annotations."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
 Severity: TypeAlias = Literal["error", "warning"]
+KeyPath: TypeAlias = tuple[str | int, ...]  # the keys and list positions that lead to a value
 
-_SHOWN = 60  # characters of a value that a message shows
-_PATH = 200  # characters of a path
-_WINDOW = 110  # characters of a source line that are shown around the caret
+_MAX_VALUE_CHARACTERS = 60  # of a value in a message
+_MAX_PATH_CHARACTERS = 200  # of a path in a message
+_LINE_CHARACTERS = 110  # of a source line around the caret
 
 
 def printable(text: str) -> str:
-    """The text with unprintable characters escaped, so that a file cannot drive a terminal."""
+    """Escape unprintable characters, so that the text of a file cannot control the terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def quote(value: object) -> str:
-    """A value as a message shows it: texts in double quotes, everything as YAML spells it, cut where it is long."""
+    """Show a value in a message: strings in double quotes, other scalars as in YAML, long values shortened."""
     if isinstance(value, str):
-        return f'"{printable(value[:_SHOWN])}{"..." if len(value) > _SHOWN else ""}"'
+        return f'"{printable(value[:_MAX_VALUE_CHARACTERS])}{"..." if len(value) > _MAX_VALUE_CHARACTERS else ""}"'
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, dict):
@@ -34,13 +35,13 @@ def quote(value: object) -> str:
     if isinstance(value, list | tuple):
         return "a list"
     text = repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else text[:_MAX_VALUE_CHARACTERS] + "..."
 
 
 def near_miss(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that was probably meant, if any."""
+    """The candidate that `word` was probably meant to be; None if no candidate is similar."""
     plain = {_folded(candidate): candidate for candidate in candidates}
-    found = get_close_matches(_folded(word[:_SHOWN]), plain, n=1, cutoff=0.66)
+    found = get_close_matches(_folded(word[:_MAX_VALUE_CHARACTERS]), plain, n=1, cutoff=0.66)
     return plain[found[0]] if found else None
 
 
@@ -49,24 +50,28 @@ def _folded(word: str) -> str:
 
 
 def display_path(path: Sequence[str | int]) -> str:
-    """`endpoints[1].methods`; a key that is not a plain word stands in brackets and quotes."""
+    """Show a path as `endpoints[1].methods`. A key that is not a plain word is put in brackets and quotes."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif len(part) <= _SHOWN and part.replace("-", "_").isidentifier():
+        elif len(part) <= _MAX_VALUE_CHARACTERS and part.replace("-", "_").isidentifier():
             text += f".{part}" if text else part
         else:
             text += f"[{quote(part)}]"
-    return text if len(text) <= _PATH else text[: _PATH // 2] + "..." + text[-_PATH // 2 :]
+    return (
+        text
+        if len(text) <= _MAX_PATH_CHARACTERS
+        else text[: _MAX_PATH_CHARACTERS // 2] + "..." + text[-_MAX_PATH_CHARACTERS // 2 :]
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault or warning, and where it stands.
+    """One fault or warning, and its place.
 
-    `line` and `column` count from 1, columns in characters; both are 0 where the problem has no place in a file:
-    `file` is then `--set` or the name of an environment variable. `code` is stable and documented in docs/errors.md.
+    `line` and `column` count from 1, columns in characters. Both are 0 if the problem has no place in a file; `file` is
+    then `--set` or the name of an environment variable. `code` is stable and documented in docs/errors.md.
     """
 
     file: str
@@ -85,48 +90,50 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """`pywatt.yaml:14:12: `, or `PYWATT__SERVER__LISTEN: ` and `--set ` where there is no line."""
+        """The start of the line: `pywatt.yaml:14:12: `; without a line, `PYWATT__SERVER__LISTEN: ` or `--set `."""
         if self.line:
             return f"{printable(self.file)}:{self.line}:{self.column}: "
         return f"{self.file} " if self.file == "--set" else f"{printable(self.file)}: "
 
     @property
     def what(self) -> str:
-        """Everything but the place."""
+        """The problem without its place."""
         label = "warning: " if self.severity == "warning" else ""
-        # The name of a variable says the path already.
+        # The name of the variable contains the path already.
         repeated = not self.line and self.file.lower() == "pywatt__" + self.path.lower().replace(".", "__")
         path = f"{self.path}: " if self.path and not repeated else ""
         return f"{label}{path}{self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
 class Report:
-    """The problems found so far in one manifest.
+    """Collects the problems of one manifest.
 
-    Errors beyond `limit` are only counted: the reader of a file with that many is not helped by more, and a hostile
-    file cannot make the search for near misses run for minutes.
+    Problems above `limit` are only counted. Nobody reads that many, and a hostile file cannot make the search for
+    similar names run for minutes.
     """
 
     def __init__(self, limit: int = 200) -> None:
         self.problems: list[Problem] = []
         self.left_out = 0
-        self.secrets: frozenset[str] = frozenset()  # written out in the manifest; no line that is shown has them
+        self.secrets: frozenset[str] = (
+            frozenset()
+        )  # in plain text in the manifest; they are masked in every source line
         self._limit = limit
 
     @property
     def full(self) -> bool:
-        """Whether a further problem would only be counted."""
+        """Whether a further problem is only counted."""
         return len(self.problems) >= self._limit
 
     def add(self, problem: Problem) -> None:
-        """Keep the problem, once."""
+        """Add a problem, unless it is there already."""
         if self.full:
             self.left_out += 1
         elif problem not in self.problems:
             self.problems.append(problem)
 
     def errors(self) -> list[Problem]:
-        """Every error and warning, if there is an error: in the order of the file, with the count of those left out."""
+        """All problems in the order of the file, and a note if some are not shown. Empty if all are warnings."""
         if all(problem.severity == "warning" for problem in self.problems):
             return []
         found = self.ordered()
@@ -140,27 +147,27 @@ class Report:
         return found
 
     def ordered(self) -> list[Problem]:
-        """All problems in the order of the file, overrides after it."""
-        shown = [_without(problem, self.secrets) for problem in self.problems]
+        """All problems in the order of the file. Problems of overrides come last."""
+        shown = [_masked(problem, self.secrets) for problem in self.problems]
         return sorted(shown, key=lambda problem: (not problem.line, problem.line, problem.column))
 
 
-_LONG_ENOUGH = 8  # characters of a secret that is looked for in messages, which have words as well
+_MIN_SECRET_CHARACTERS = 8  # a shorter secret is not masked in messages, because it may match other words
 
 
-def _without(problem: Problem, secrets: frozenset[str]) -> Problem:
-    """With asterisks in the place of secrets, as many as they have characters, so that the caret stays below."""
+def _masked(problem: Problem, secrets: frozenset[str]) -> Problem:
+    """Mask secrets. In the source line, a secret keeps its length, so that the caret stays in place."""
     line, message = problem.source_line, problem.message
     for secret in sorted(secrets, key=len, reverse=True):
         line = line.replace(secret, "*" * len(secret))
-        message = message.replace(secret, "***") if len(secret) >= _LONG_ENOUGH else message
+        message = message.replace(secret, "***") if len(secret) >= _MIN_SECRET_CHARACTERS else message
     if line == problem.source_line and message == problem.message:
         return problem
     return replace(problem, source_line=line, message=message)
 
 
 def render_text(problems: Sequence[Problem], *, color: bool = False) -> str:
-    """For people: each problem, its line with a caret, and the count at the end."""
+    """Show problems to people: each problem, its line with a caret, and the count at the end."""
     lines: list[str] = []
     for problem in problems:
         if color:
@@ -181,9 +188,11 @@ def count(problems: Sequence[Problem]) -> str:
 
 
 def _caret(problem: Problem) -> list[str]:
-    start = max(0, problem.column - 1 - _WINDOW // 2) if problem.column > _WINDOW - 10 else 0
-    # One character for one, so that the caret stays below its place.
-    shown = "".join(char if char.isprintable() else " " for char in problem.source_line[start : start + _WINDOW])
+    start = max(0, problem.column - 1 - _LINE_CHARACTERS // 2) if problem.column > _LINE_CHARACTERS - 10 else 0
+    # Each character is replaced by one character, so that the caret stays in place.
+    shown = "".join(
+        char if char.isprintable() else " " for char in problem.source_line[start : start + _LINE_CHARACTERS]
+    )
     before = shown[: problem.column - 1 - start]
     indent = " " * sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in before)
     width = max(1, min(problem.end_column or problem.column + 1, start + len(shown) + 1) - problem.column)
@@ -191,7 +200,7 @@ def _caret(problem: Problem) -> list[str]:
 
 
 def as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The stable JSON form. `line` and `column` are null where the problem is not in a file."""
+    """The stable JSON form. `line` and `column` are null if the problem is not in a file."""
     return [
         {
             "file": problem.file,
@@ -208,7 +217,7 @@ def as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
 
 
 def render_github(problems: Sequence[Problem]) -> str:
-    """Workflow commands of GitHub Actions, which show the problems beside the lines of a pull request."""
+    """Workflow commands for GitHub Actions, which shows the problems next to the lines of a pull request."""
     lines = []
     for problem in problems:
         place = f"file={_property(problem.file)},line={problem.line},col={problem.column}," if problem.line else ""

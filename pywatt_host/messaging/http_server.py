@@ -57,7 +57,7 @@ class HttpMessages:
             await send_problem(send, 405, headers=[(b"allow", b"POST")])
         elif not self._is_authorized(scope):
             self.refused += 1
-            self._refusals.add("refused: the token is missing or wrong (channels.http.token)")
+            self._refusals.refused("the token is missing or wrong (channels.http.token)")
             await send_problem(send, 401, headers=_CHALLENGE)
         else:
             await self._take(receive, send)

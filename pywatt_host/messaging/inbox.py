@@ -43,11 +43,12 @@ class Inbox:
 
     name = "inbox"
 
-    def __init__(self, module_id: str, most: int, rate: Rate | None = None) -> None:
+    def __init__(self, module_id: str, most: int, rate: Rate | None = None, vouch: Vouch | None = None) -> None:
+        """`vouch` verifies the credentials that come with messages; without it they are not looked at."""
         self.module_id = module_id
         self.handlers = Handlers()
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
-        self.vouch: Vouch | None = None  # None: credentials of messages are not verified
+        self.vouch = vouch
         self._most = most
         self._rate = rate
         self._limiter = RateLimiter(rate, time.monotonic) if rate is not None else None

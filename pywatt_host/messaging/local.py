@@ -27,7 +27,6 @@ class LocalMessages:
         self.handlers = Handlers()
         self.counts: Counter[tuple[str, str]] = Counter()
         self.topics = Subscriptions(self.counts)
-        self.vouch: object = None
         self._module_id = module_id
         self._sending: set[asyncio.Task[None]] = set()
 

@@ -48,13 +48,12 @@ class _Subscription:
 
 class Subscriptions:
     """Delivers events to handlers, each at most once. Events that arrive while a handler's queue is full are dropped,
-    counted and logged. The functions in `added` are called with each topic that gets its first handler, so that
-    publishers can be told."""
+    counted and logged."""
 
     name = "subscriptions"
 
     def __init__(self, counts: Counter[tuple[str, str]]) -> None:
-        self.added: list[Callable[[str], None]] = []
+        self._on_new_topic: list[Callable[[str], None]] = []
         self._by_topic: dict[str, list[_Subscription]] = {}
         self._counts = counts
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -65,6 +64,10 @@ class Subscriptions:
         """Every topic that has a handler."""
         return tuple(self._by_topic)
 
+    def on_new_topic(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with each topic that gets its first handler, such as to subscribe to it on a channel."""
+        self._on_new_topic.append(tell)
+
     def on(
         self, topic: str, handler: Handler, concurrency: int | None = None, names: Mapping[str, Any] | None = None
     ) -> None:
@@ -73,7 +76,7 @@ class Subscriptions:
         fresh = check_topic(topic) not in self._by_topic
         self._by_topic.setdefault(topic, []).append(_Subscription(topic, registered, concurrency or 1))
         if fresh:
-            for tell in self.added:
+            for tell in self._on_new_topic:
                 tell(topic)
 
     def deliver(

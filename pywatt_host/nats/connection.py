@@ -39,6 +39,8 @@ class NatsConnection:
     """One NATS client for everything. The functions in `on_connected` are called with each new client, to subscribe;
     those in `on_reconnected` each time a client has reconnected to a server, which may have lost its state."""
 
+    name = "nats"
+
     def __init__(
         self,
         module_id: str,

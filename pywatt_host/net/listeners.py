@@ -1,5 +1,8 @@
-"""Listening sockets: bound by us before anything else starts, so that the real address is known and a taken one is an
-error and not a half-started host."""
+"""Listening sockets.
+
+The host binds them before anything else starts. The real address is then known, and an address that is in use is an
+error before the host has started in part.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,13 @@ from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpA
 
 _FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_MAX_UNIX_PATH = 100  # bytes; sun_path has 108 on Linux and 104 on macOS
 
 
 @dataclass(slots=True)
 class Listener:
-    """A bound socket and how it came to be. `owned`: nobody else accepts from it, and its Unix path is ours."""
+    """A bound socket. `owned` says that the host bound it: no other process accepts from it, and its Unix path may be
+    removed."""
 
     sock: socket.socket
     owned: bool
@@ -33,7 +38,7 @@ class Listener:
 
     @property
     def address(self) -> str:
-        """Where a client finds it, with the port really bound: `http://HOST:PORT` or `unix:PATH`."""
+        """The address for clients, with the port that was really bound: `http://HOST:PORT` or `unix:PATH`."""
         name = self.sock.getsockname()
         if self.sock.family == socket.AF_UNIX:
             return f"unix:{name.decode() if isinstance(name, bytes) else name}"
@@ -41,10 +46,11 @@ class Listener:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def refuse_new(self) -> None:
-        """Let the kernel complete no further connection, while those that are complete can still be accepted.
+        """Make the kernel complete no new connections; connections that are complete can still be accepted.
 
-        Linux and TCP: a filter drops SYNs, so that a client tries again and then meets a closed port. Unix: the path
-        goes. Elsewhere nothing is done, and the listener closes right after its queue was found empty.
+        For TCP on Linux, a filter drops SYN packets, so that a client retries and then finds a closed port. For Unix
+        sockets, the path is removed. Elsewhere nothing happens, and the listener must be closed right after its queue
+        is empty.
         """
         self.remove_path()
         if self.owned and self.sock.family != socket.AF_UNIX and sys.platform == "linux":
@@ -52,7 +58,7 @@ class Listener:
 
     def _drop_syn(self) -> None:
         program = [  # classic BPF over the TCP header: drop where SYN is set and ACK is not
-            (0x30, 0, 0, 13),  # A = octet 13, the flags
+            (0x30, 0, 0, 13),  # A = byte 13, the flags
             (0x54, 0, 0, 0x12),  # A &= SYN | ACK
             (0x15, 0, 1, 0x02),  # if A == SYN ...
             (0x06, 0, 0, 0),  # ... drop
@@ -63,10 +69,10 @@ class Listener:
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
         except OSError:
-            return  # a kernel or sandbox without it: the listener closes right after its queue was found empty
+            return  # the kernel or sandbox does not support it: the listener closes right after its queue is empty
 
     def remove_path(self) -> None:
-        """Remove the Unix path, where it still is the socket that we made."""
+        """Remove the Unix path, if it still is the socket that the host made."""
         if self.path is None or self._identity is None:
             return
         try:
@@ -74,7 +80,7 @@ class Listener:
             if (status.st_dev, status.st_ino) == self._identity:
                 self.path.unlink()
         except OSError:
-            pass  # gone already, or not ours to remove any more
+            pass  # it is gone already, or the host may no longer remove it
         self._identity = None
 
     def close(self) -> None:
@@ -85,9 +91,9 @@ class Listener:
 def bind(
     addresses: Iterable[Address], *, key: str, directory: Path, backlog: int, environ: dict[str, str] | None = None
 ) -> list[Listener]:
-    """Bind all of `addresses`, or none. Nothing is accepted before `listen()` is called on the sockets.
+    """Bind all of `addresses`, or none. The sockets accept no connection before `listen()` is called on them.
 
-    `key` is the manifest key that errors name; `directory` is what Unix paths are relative to. Raises BindError.
+    `key` is the manifest key for errors. Unix paths are relative to `directory`. Raises BindError.
     """
     listeners: list[Listener] = []
     try:
@@ -121,7 +127,7 @@ def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
         if address.host:
             raise BindError(str(address), key, f"no such host ({error.strerror})") from error
         found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("0.0.0.0", address.port))]
-    # One socket a family, also for every interface: a client's address is then never an IPv4 one in IPv6 clothes.
+    # One socket for each family, so that the address of a client is never an IPv4 address mapped to IPv6.
     families = {entry[0]: entry[4] for entry in reversed(found)}
     listeners: list[Listener] = []
     port = address.port
@@ -135,7 +141,7 @@ def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
         except OSError as error:
             sock.close()
             if listeners and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue  # a name with addresses of two families, one of which this machine does not have
+                continue  # the name has addresses of two families, and this machine supports only one
             for listener in listeners:
                 listener.close()
             raise _tcp_error(address, key, error) from error
@@ -147,21 +153,21 @@ def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
 
 def _tcp_error(address: TcpAddress, key: str, error: OSError) -> BindError:
     if error.errno == errno.EADDRINUSE:
-        return BindError(str(address), key, "the address is in use", "another process listens there; port 0 takes any")
+        hint = "another process listens there; port 0 takes a free port"
+        return BindError(str(address), key, "the address is in use", hint)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return BindError(
-            str(address), key, "not permitted", "ports below 1024 need a privilege, or a socket of systemd"
-        )
+        hint = "ports below 1024 need a privilege, or a socket from systemd"
+        return BindError(str(address), key, "permission denied", hint)
     if error.errno == errno.EADDRNOTAVAIL:
-        return BindError(str(address), key, "not an address of this machine")
+        return BindError(str(address), key, "it is not an address of this machine")
     return BindError(str(address), key, error.strerror or str(error))
 
 
 def _bind_unix(address: UnixAddress, key: str, directory: Path) -> Listener:
     path = directory / address.path
     shown = f"unix:{path}"
-    if len(os.fsencode(path)) > 100:  # sun_path is 108 octets on Linux, 104 on macOS
-        raise BindError(shown, key, "the path is too long for a Unix socket (at most 100 octets)")
+    if len(os.fsencode(path)) > _MAX_UNIX_PATH:
+        raise BindError(shown, key, f"the path is too long for a Unix socket (at most {_MAX_UNIX_PATH} bytes)")
     try:
         group = grp.getgrnam(address.group).gr_gid if address.group is not None else -1
     except KeyError:
@@ -169,7 +175,7 @@ def _bind_unix(address: UnixAddress, key: str, directory: Path) -> Listener:
     _remove_stale(path, shown, key)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        mask = os.umask(0o177)  # nobody else may connect before mode and group are what was asked for
+        mask = os.umask(0o177)  # no other user may connect before the mode and the group are set
         try:
             sock.bind(os.fspath(path))
         finally:
@@ -182,14 +188,14 @@ def _bind_unix(address: UnixAddress, key: str, directory: Path) -> Listener:
         sock.close()
         if error.errno != errno.EADDRINUSE:
             path.unlink(missing_ok=True)
-        hint = "the folder does not exist" if error.errno == errno.ENOENT else ""
+        hint = "the directory does not exist" if error.errno == errno.ENOENT else ""
         raise BindError(shown, key, error.strerror or str(error), hint) from error
     sock.setblocking(False)
     return Listener(sock, owned=True, path=path, _identity=(status.st_dev, status.st_ino))
 
 
 def _remove_stale(path: Path, shown: str, key: str) -> None:
-    """Remove a socket that nobody answers on; one that lives, and what is no socket, is never touched."""
+    """Remove a socket on which no process listens. A socket in use, and a file that is not a socket, are errors."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -197,7 +203,7 @@ def _remove_stale(path: Path, shown: str, key: str) -> None:
     except OSError as error:
         raise BindError(shown, key, error.strerror or str(error)) from error
     if not stat.S_ISSOCK(status.st_mode):
-        raise BindError(shown, key, "there is something else than a socket", "remove it, or choose another path")
+        raise BindError(shown, key, "the path exists and is not a socket", "remove it, or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -206,7 +212,8 @@ def _remove_stale(path: Path, shown: str, key: str) -> None:
             path.unlink(missing_ok=True)
             return
         except OSError as error:
-            raise BindError(shown, key, f"cannot tell whether it is in use: {error.strerror or error}") from error
+            message = f"could not find out whether the socket is in use: {error.strerror or error}"
+            raise BindError(shown, key, message) from error
     raise BindError(shown, key, "the socket is in use", "another process listens there")
 
 
@@ -214,17 +221,17 @@ def _inherit(fd: int, shown: str, key: str) -> Listener:
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
-        raise BindError(shown, key, f"descriptor {fd} is no socket ({error.strerror})") from error
+        raise BindError(shown, key, f"descriptor {fd} is not a socket ({error.strerror})") from error
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.detach()
         raise BindError(shown, key, f"descriptor {fd} is not a listening stream socket")
     sock.setblocking(False)
-    sock.set_inheritable(False)  # what the application starts must not keep the address
+    sock.set_inheritable(False)  # processes that the application starts must not keep the address
     return Listener(sock, owned=False)
 
 
 def _from_systemd(key: str, environ: dict[str, str]) -> list[Listener]:
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit() or int(count) == 0:
-        raise BindError("systemd", key, "systemd handed over no socket", "a .socket unit must start this process")
+        raise BindError("systemd", key, "systemd passed no socket", "a .socket unit must start this process")
     return [_inherit(fd, "systemd", key) for fd in range(_FIRST_SYSTEMD_FD, _FIRST_SYSTEMD_FD + int(count))]

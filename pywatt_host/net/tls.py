@@ -1,4 +1,4 @@
-"""TLS for channels: contexts from files, with what is wrong with them said by key."""
+"""TLS contexts for channels, made from files. Errors name the manifest key."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def server_context(tls: ChannelTls, resolve: Callable[[str], Path]) -> SSLContext:
-    """For listening: our certificate, and with `client_ca` only clients that have one of theirs (TLS 1.2 or newer).
-    Raises ChannelError naming the key."""
+    """Return the context for a listener, with its certificate (TLS 1.2 or newer). With `client_ca`, clients need a
+    certificate of that authority. Raises ChannelError, which names the key."""
     ssl = import_module("ssl")
     context: SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -30,7 +30,8 @@ def server_context(tls: ChannelTls, resolve: Callable[[str], Path]) -> SSLContex
 def client_context(
     tls: ClientTls | None, resolve: Callable[[str], Path], channel: str = "tcp", key: str = "channels.tcp.tls"
 ) -> SSLContext:
-    """For connecting: the server's certificate is always verified, its name too. Raises ChannelError naming the key."""
+    """Return the context for a client. The server's certificate and its name are always verified. Raises ChannelError,
+    which names the key."""
     ssl = import_module("ssl")
     context: SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -50,7 +51,7 @@ def _own_certificate(
         return
     try:
         context.load_cert_chain(resolve(tls.cert), resolve(tls.key), password=lambda: "")
-    except OSError as error:  # of which SSLError is one
+    except OSError as error:  # SSLError is one
         reason = error.strerror or str(error)
         raise ChannelError(channel, "", f"{key}.cert and key cannot be used: {reason}") from error
 

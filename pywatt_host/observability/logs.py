@@ -37,20 +37,27 @@ _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", 
 
 
 class LogStream:
-    """Writes whole lines to a file descriptor. `mask`, where it is set, masks secrets. Safe from any thread."""
+    """Writes whole lines to a file descriptor, each masked by `mask` where there is one. Safe from any thread."""
 
     def __init__(self, fd: int, mask: Callable[[bytes], bytes] | None = None) -> None:
-        self.mask = mask
+        self._mask = mask
         self._fd = fd
         self._lock = threading.RLock()  # a signal handler may log while this thread is writing
         self.lost = 0
 
+    def mask_with(self, mask: Callable[[bytes], bytes]) -> None:
+        """Mask what is written from now on. The stream exists before the secrets of a host are known."""
+        self._mask = mask
+
+    def masked(self, data: bytes) -> bytes:
+        """The data as this stream would write it, with secrets masked."""
+        return data if self._mask is None else self._mask(data)
+
     def write(self, data: bytes, lines: int = 1) -> None:
         """Write data of so many whole `lines`. Lines that could not be written are counted in `lost`."""
-        if self.mask is not None:
-            data = self.mask(data)
+        masked = self.masked(data)
         with self._lock:
-            self._write(data, lines)
+            self._write(masked, lines)
 
     def _write(self, data: bytes, lines: int) -> None:
         view = memoryview(data)

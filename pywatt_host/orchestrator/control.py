@@ -1,4 +1,4 @@
-"""The control socket of `up`: what that of a single host answers, and the modules one by one."""
+"""The control socket of `up`: what the socket of a single host answers, and the modules one by one."""
 
 from __future__ import annotations
 
@@ -6,37 +6,54 @@ import asyncio
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.orchestrator.acceptor import NAME
+from pywatt_host.orchestrator.module import Module
+from pywatt_host.orchestrator.registry import ServiceRegistry
+from pywatt_host.orchestrator.rotations import Rotations
+from pywatt_host.orchestrator.router import Router
 from pywatt_host.protocol.messages import Message, RoutedResponse
 from pywatt_host.protocol.payload import Envelope
 from pywatt_host.runtime.control import ControlApp, answer_rotate, answer_send, body_of, send_json
-from pywatt_host.supervision.output import KEPT, Line
+from pywatt_host.supervision.output import TAIL_LINES, Output, OutputLine
 from pywatt_host.types import Receive, Scope, Send
 
-if TYPE_CHECKING:
-    from pywatt_host.orchestrator.wattson import Wattson
+_DEADLINE_MARGIN = 1.0  # seconds from the target's deadline to ours
 
-_LAST_WORD = 1.0  # seconds that the target's own deadline is before ours
+
+class Orchestrator(Protocol):
+    """The parts of the local Wattson that are controlled."""
+
+    modules: dict[str, Module]
+    output: Output
+    registry: ServiceRegistry
+    rotations: Rotations
+    router: Router
+
+    def status(self) -> dict[str, Any]: ...
+
+    def asked_to_stop(self) -> None: ...
+
+    async def stop_module(self, id: str) -> None: ...
 
 
 class WorkspaceControl:
     """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /stop`
-    (with `{"module"}`: that one alone)."""
+    (with `{"module"}`, that module alone)."""
 
-    def __init__(self, wattson: Wattson) -> None:
+    def __init__(self, wattson: Orchestrator) -> None:
         self._wattson = wattson
         self._host = ControlApp(wattson.status, lambda why: wattson.asked_to_stop())
         self._closing = asyncio.Event()
         self._stopping: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
-        """Let go of those who follow logs."""
+        """End the responses that follow logs."""
         self._closing.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,13 +91,13 @@ class WorkspaceControl:
             await send_json(send, 202, {"status": "stopping"})
 
     async def _deliver(self, module: str, type: str, content: Mapping[str, Any], timeout: float) -> Any:
-        """Raises MessagingError with the code that the message was answered with."""
-        asker = _Asker()
+        """Send a message and return its answer. Raises MessagingError, with the code of an error that was answered."""
+        sender = _Sender()
         message = {**content, "type": type}
-        self._wattson.router.ask(NAME, module, str(uuid4()), message, timeout, asker)
+        self._wattson.router.ask(NAME, module, str(uuid4()), message, timeout, sender)
         try:
-            async with asyncio.timeout(timeout + _LAST_WORD):
-                response = await asker.answer
+            async with asyncio.timeout(timeout + _DEADLINE_MARGIN):
+                response = await sender.answer
             reply = Envelope.open(response.payload.document()).content
         except TimeoutError:
             raise MessagingError("timeout", f"no answer within {timeout:g}s", module) from None
@@ -93,10 +110,10 @@ class WorkspaceControl:
     # Logs -----------------------------------------------------------------------------------------------------------
 
     async def _logs(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lines as JSON, one a line: the last of them; with `follow=1` all further ones, until the client leaves."""
+        """The last lines as JSON, one a line; with `follow=1` also all further lines, until the client leaves."""
         asked = parse_qs(scope["query_string"].decode("latin-1"))
         id = asked.get("module", [""])[0] or None
-        number = asked.get("lines", [str(KEPT)])[0]
+        number = asked.get("lines", [str(TAIL_LINES)])[0]
         if (id is not None and id not in self._wattson.modules) or not number.isascii() or not number.isdigit():
             await send_problem(send, 404, f"There is no module {id}.")
             return
@@ -110,7 +127,7 @@ class WorkspaceControl:
                 await self._follow(id, lines, receive, send)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _follow(self, id: str | None, lines: asyncio.Queue[Line], receive: Receive, send: Send) -> None:
+    async def _follow(self, id: str | None, lines: asyncio.Queue[OutputLine], receive: Receive, send: Send) -> None:
         leaving = [asyncio.create_task(_gone(receive)), asyncio.create_task(_set(self._closing))]
         try:
             while not any(task.done() for task in leaving):
@@ -127,20 +144,20 @@ class WorkspaceControl:
                 task.cancel()
 
 
-class _Asker:
-    """Takes the answer to a message of the command line."""
+class _Sender:
+    """Takes the answer to a message that the command line sent."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[RoutedResponse] = asyncio.get_running_loop().create_future()
 
     def send(self, message: Message) -> bool:
-        with suppress(asyncio.InvalidStateError):  # nobody waits any more
+        with suppress(asyncio.InvalidStateError):  # the request has ended
             assert isinstance(message, RoutedResponse)
             self.answer.set_result(message)
         return True
 
 
-def _wire(line: Line) -> bytes:
+def _wire(line: OutputLine) -> bytes:
     document = {"time": line.time, "module": line.module, "replica": line.replica, "text": line.text}
     return json.dumps(document).encode() + b"\n"
 

@@ -1,4 +1,4 @@
-"""What modules ask for, and who answers it."""
+"""What modules may ask for, and what answers it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pywatt_host.exceptions import SecretError
 from pywatt_host.manifest.values import SECRET_NAME
-from pywatt_host.orchestrator.link import Duties, Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import ServiceRegistry
@@ -19,6 +18,7 @@ from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
+from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.messages import (
     Announce,
     Deregister,
@@ -43,14 +43,14 @@ from pywatt_host.secrets import SecretStore
 logger = logging.getLogger("pywatt.wattson")
 
 _BEFORE_ANNOUNCE = frozenset({"request_id", "error"})
-_MOST_FETCHES = 256  # secrets that may be on their way to one process
+_MAX_FETCHES = 256  # secrets that are fetched for one process at the same time
 _NAME = re.compile(SECRET_NAME).fullmatch
 
 M = TypeVar("M")
 
 
-class Answers:
-    """The table of duties, the same for every link."""
+class ModuleRequests:
+    """The handlers for the messages of modules: `dispatch` is the same for every connection."""
 
     def __init__(
         self,
@@ -68,17 +68,19 @@ class Answers:
         self._topics = topics
         self._stores = stores
         self._fetching: dict[Replica, set[asyncio.Task[None]]] = {}
-        self.duties: Duties = {
+        self.dispatch: Dispatch = {
             RouteToModule: router.route,
             HeartbeatAck: _of_replica(lambda message, replica: replica.beaten(message)),
             Announce: _of_replica(lambda message, replica: replica.announced(message)),
             Draining: _of_replica(lambda message, replica: replica.drains()),
             RotationAck: _of_replica(rotations.acknowledged),
             GetSecret: self._secret,
-            Register: lambda message, link: _reply(message, link, registry.register(message, _owner(link))),
+            Register: lambda message, connection: _reply(
+                message, connection, registry.register(message, _owner(connection))
+            ),
             Deregister: _of_replica(registry.deregister),
-            Discover: lambda message, link: _reply(message, link, registry.discover(message)),
-            PortRequest: lambda message, link: link.send(ports.answer(message, _owner(link))),
+            Discover: lambda message, connection: _reply(message, connection, registry.discover(message)),
+            PortRequest: lambda message, connection: connection.send(ports.answer(message, _owner(connection))),
             ServiceRequest: stores.connect,
             ServiceOperation: self._operation,
             Publish: _of_replica(lambda message, replica: topics.publish(message, replica.module)),
@@ -87,85 +89,91 @@ class Answers:
         }
 
     def gone(self, replica: Replica) -> None:
+        """Stop fetching secrets for a process that has ended."""
         for task in self._fetching.pop(replica, ()):
             task.cancel()
 
     # Secrets --------------------------------------------------------------------------------------------------------
 
-    def _secret(self, message: GetSecret, link: Link) -> None:
-        replica = _owner(link)
+    def _secret(self, message: GetSecret, connection: PeerConnection) -> None:
+        replica = _owner(connection)
         allowed = self._modules[replica.module].declared.secrets
         if _NAME(message.name) is None or (allowed is not None and message.name not in allowed):
             logger.warning(
-                "%s asked for the secret %s, which it may not have", replica.label, cut(message.name, 60),
+                "%s asked for the secret %s, which it may not read", replica.label, cut(message.name, 60),
                 extra={"peer": replica.label},
             )  # fmt: skip
-            self._unknown(message, link)
+            self._unknown(message, connection)
         elif message.name in self._store.secret_values:
-            self._give(message, link, replica)
+            self._give(message, connection, replica)
         else:
             fetching = self._fetching.setdefault(replica, set())
-            if len(fetching) >= _MOST_FETCHES:
-                self._unknown(message, link)
+            if len(fetching) >= _MAX_FETCHES:
+                self._unknown(message, connection)
                 return
-            task = asyncio.get_running_loop().create_task(self._fetch(message, link, replica))
+            task = asyncio.get_running_loop().create_task(self._fetch(message, connection, replica))
             fetching.add(task)
             task.add_done_callback(fetching.discard)
 
-    async def _fetch(self, message: GetSecret, link: Link, replica: Replica) -> None:
+    async def _fetch(self, message: GetSecret, connection: PeerConnection, replica: Replica) -> None:
         try:
             await self._store.get(message.name)
         except SecretError as error:
             logger.warning("%s: %s", replica.label, error, extra={"peer": replica.label})
-            self._unknown(message, link)
+            self._unknown(message, connection)
         else:
-            self._give(message, link, replica)
+            self._give(message, connection, replica)
 
-    def _give(self, message: GetSecret, link: Link, replica: Replica) -> None:
+    def _give(self, message: GetSecret, connection: PeerConnection, replica: Replica) -> None:
         replica.fetched.add(message.name)
         _reply(
-            message, link, SecretValue(message.name, self._store.secret_values[message.name], None, message.request_id)
+            message,
+            connection,
+            SecretValue(message.name, self._store.secret_values[message.name], None, message.request_id),
         )
 
     @staticmethod
-    def _unknown(message: GetSecret, link: Link) -> None:
-        """An error where the peer knows errors. For any other there is no shape that says no: like the original's, it
-        waits until its own timeout."""
-        _learn(message, link)
+    def _unknown(message: GetSecret, connection: PeerConnection) -> None:
+        """Answer with an error, where the module knows errors. The original protocol has no negative answer: without
+        errors, the module waits until its own timeout."""
+        _learn_extensions(message, connection)
         text = f"there is no secret {cut(message.name, 60)} for it"
-        error = refusal(message, "unknown_secret", text, link.session.extensions)
+        error = refusal(message, "unknown_secret", text, connection.session.extensions)
         if error is not None:
-            link.send(error)
+            connection.send(error)
 
-    def _operation(self, message: ServiceOperation, link: Link) -> None:
-        _learn(message, link)
-        self._stores.operate(message, link)
+    def _operation(self, message: ServiceOperation, connection: PeerConnection) -> None:
+        _learn_extensions(message, connection)
+        self._stores.operate(message, connection)
 
-    def _subscribe(self, message: Subscribe, link: Link) -> None:
-        why = self._topics.subscribe(message.topic, _owner(link))
-        error = refusal(message, "refused", why, link.session.extensions) if why is not None else None
+    def _subscribe(self, message: Subscribe, connection: PeerConnection) -> None:
+        why = self._topics.subscribe(message.topic, _owner(connection))
+        error = refusal(message, "refused", why, connection.session.extensions) if why is not None else None
         if error is not None:
-            link.send(error)
+            connection.send(error)
 
 
-def _owner(link: Link) -> Replica:
-    assert link.replica is not None
-    return link.replica
+def _owner(connection: PeerConnection) -> Replica:
+    replica: Replica = connection.owner
+    return replica
 
 
-def _reply(message: Any, link: Link, answer: Any) -> None:
-    _learn(message, link)
-    link.send(answer)
+def _reply(message: Any, connection: PeerConnection, answer: Any) -> None:
+    _learn_extensions(message, connection)
+    connection.send(answer)
 
 
-def _learn(message: Any, link: Link) -> None:
-    """Who has not announced what it uses, and uses an id that we offered, wants it back; and knows errors."""
-    if message.request_id is not None and not link.session.extensions:
-        link.session.extensions = _BEFORE_ANNOUNCE
+def _learn_extensions(message: Any, connection: PeerConnection) -> None:
+    """Assume the extensions `request_id` and `error` of a module that has not announced its extensions yet, and uses
+    the first of them."""
+    if message.request_id is not None and not connection.session.extensions:
+        connection.session.extensions = _BEFORE_ANNOUNCE
 
 
-def _of_replica(duty: Callable[[M, Replica], object]) -> Callable[[M, Link], None]:
-    def run(message: M, link: Link) -> None:
-        duty(message, _owner(link))
+def _of_replica(call: Callable[[M, Replica], object]) -> Callable[[M, PeerConnection], None]:
+    """A handler that calls with the message and the process that sent it."""
 
-    return run
+    def handle(message: M, connection: PeerConnection) -> None:
+        call(message, connection.owner)
+
+    return handle

@@ -1,4 +1,4 @@
-"""One HTTP listener in front of all modules: `/{module}/...` and what they announced, streamed both ways."""
+"""One HTTP listener in front of all modules: `/{module}/...` and the paths that they announce, streamed both ways."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ access_logger = logging.getLogger("pywatt.access")
 
 _RETRY_AFTER = [(b"retry-after", b"1")]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWN = frozenset({"/health", "/livez", "/readyz"})
-_FRAME_SHARE, _FRAME_REST = 4, 64 * 1024  # of a frame, for a body in one message (PROTOCOL: byte numbers)
+_OWN_PATHS = frozenset({"/health", "/livez", "/readyz"})
+# Bytes of a frame for each byte of a body (PROTOCOL: byte numbers), and for the rest of the message.
+_FRAME_SHARE, _FRAME_REST = 4, 64 * 1024
 
 
 class Gateway:
-    """An ASGI application. A request goes to a replica in turn; one that refuses the connection is passed over, since
-    nothing was sent yet. A module that nobody can connect to is asked over its channel, one message each way."""
+    """An ASGI application. Replicas take requests in turn; a replica that refuses the connection is skipped, since
+    nothing was sent yet. A module without a listener is asked over its channel, with one message each way."""
 
     def __init__(self, modules: Mapping[str, Module], workspace: Workspace, own: Iterable[str] = ()) -> None:
-        """`own`: where the gateway itself listens. A module that announces that would turn a request round for ever."""
+        """`own` are the addresses of the gateway itself: a request to a module that announces one would never end."""
         self._modules = modules
         self._own = frozenset(Address.parse(address) for address in own)
         self._paths = Paths(modules)
@@ -52,13 +53,13 @@ class Gateway:
         access = workspace.logging.access
         self._logs = access.enabled
         self._unlogged = tuple(f"{path.rstrip('/')}/" for path in access.exclude)
-        self._most = max(0, workspace.limits.frame // _FRAME_SHARE - _FRAME_REST)
+        self._max_body = max(0, workspace.limits.frame // _FRAME_SHARE - _FRAME_REST)
 
     async def close(self) -> None:
         self._pool.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in _OWN:
+        if scope["type"] == "http" and scope["path"] in _OWN_PATHS:
             await self._health(scope, send)
             return
         found = self._find(scope)
@@ -107,18 +108,18 @@ class Gateway:
                     logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
                     await send_problem(send, 502, "The module did not answer as it should.")
                     return
-                # It closed a connection that it had kept, just then: RFC 9112, section 9.3.1.
-                again = await self._connect(replica, fresh=True)
-                if again is None:
+                # The module closed an idle connection just then (RFC 9112, section 9.3.1).
+                fresh = await self._connect(replica, fresh=True)
+                if fresh is None:
                     continue
                 try:
-                    await self._pass_on(again, scope, target, (headers, body), receive, send)
+                    await self._pass_on(fresh, scope, target, (headers, body), receive, send)
                 except BrokenError as error:
                     logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
                     await send_problem(send, 502, "The module did not answer as it should.")
             return
         for replica in candidates:
-            if not replica.listener_answered and replica.link() is not None:
+            if not replica.listener_answered and replica.connection() is not None:
                 await self._unary(replica, scope, target, headers, receive, send)
                 return
         await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
@@ -128,14 +129,14 @@ class Gateway:
         return None if address in self._own else address
 
     async def _connect(self, replica: Replica, *, fresh: bool) -> UpstreamConnection | None:
-        """None where nobody takes the connection."""
+        """Connect to a replica; None where that fails."""
         address = self._address(replica)
         if address is None:
             return None
         try:
             connection = await self._pool.take(address, fresh=fresh)
         except (OSError, TimeoutError) as error:
-            logger.debug("%s takes no connection: %s", replica.label, error)
+            logger.debug("%s accepts no connection: %s", replica.label, error)
             return None
         replica.listener_answered = True
         return connection
@@ -149,7 +150,8 @@ class Gateway:
         receive: Receive,
         send: Send,
     ) -> None:
-        """Raises BrokenError where no response has begun, ResponseCutError where one broke off."""
+        """Pass a request and its response on. Raises BrokenError where the connection broke before the response,
+        ResponseCutError where it broke in the middle of it."""
         headers, body = request
         begun = False
         feeding: asyncio.Task[None] | None = None
@@ -165,7 +167,7 @@ class Gateway:
         except BrokenError as error:
             connection.close()
             if feeding is not None and feeding.done():
-                return  # it is the client that has left
+                return  # the client has left
             if not begun:
                 raise
             raise ResponseCutError from error
@@ -189,19 +191,19 @@ class Gateway:
         receive: Receive,
         send: Send,
     ) -> None:
-        body = await _whole(receive, self._most)
+        body = await _read_body(receive, self._max_body)
         if body is None:
-            await self._refuse(scope, receive, send, 413, f"The body is longer than {self._most} octets.")
+            await self._refuse(scope, receive, send, 413, f"The body is longer than {self._max_body} bytes.")
             return
-        link = replica.link()
+        connection = replica.connection()
         headers = [header for header in headers if header[0] != b"transfer-encoding"]
         message = HttpRequest(
             str(uuid4()), scope["method"], target.decode("latin-1"), as_message(headers), body or None
         )
         try:
-            if link is None:
+            if connection is None:
                 raise MessagingError("unavailable", "it is not running", replica.label)
-            response: HttpResponse = await link.session.request(message, self._timeout)
+            response: HttpResponse = await connection.session.request(message, self._timeout)
             if response.status_code not in FINAL:
                 raise MessagingError("invalid", f"its status is {response.status_code}", replica.label)
         except HostError as error:
@@ -209,12 +211,12 @@ class Gateway:
             logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
             await send_problem(send, 504 if late else 502, "The module did not answer.")
             return
-        octets = response.body or b""
+        content = response.body or b""
         bodiless = scope["method"] == "HEAD" or response.status_code in BODILESS
-        length = [] if response.status_code in BODILESS else [(b"content-length", str(len(octets)).encode())]
+        length = [] if response.status_code in BODILESS else [(b"content-length", str(len(content)).encode())]
         given = [*of_message(response.headers), *length]
         await send({"type": "http.response.start", "status": response.status_code, "headers": given})
-        await send({"type": "http.response.body", "body": b"" if bodiless else octets})
+        await send({"type": "http.response.body", "body": b"" if bodiless else content})
 
     # WebSockets -----------------------------------------------------------------------------------------------------
 
@@ -228,7 +230,7 @@ class Gateway:
             try:
                 await tunnel(address, target.decode("latin-1"), headers, scope, receive, send)
             except OSError as error:
-                logger.debug("%s takes no connection: %s", replica.label, error)
+                logger.debug("%s accepts no connection: %s", replica.label, error)
                 continue
             return
         await self._refuse(scope, receive, send, 503)
@@ -242,7 +244,7 @@ class Gateway:
         detail: str = "",
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
-        """Answer in place of a module. Modules log their own requests; this is the line for one that reached none."""
+        """Answer in place of a module, and log the request: modules log those that reach them."""
         method, path = scope.get("method", "WEBSOCKET"), scope["path"]
         if self._logs and not f"{path}/".startswith(self._unlogged):
             client = scope["client"][0] if scope.get("client") else ""
@@ -261,7 +263,7 @@ def _health_of(module: Module) -> str:
 
 
 async def _feed(connection: UpstreamConnection, receive: Receive, body: bool) -> None:
-    """The request's body to the module; then wait for the client to leave, and end the connection with it."""
+    """Send the request's body to the module, then close the connection when the client leaves."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -272,11 +274,11 @@ async def _feed(connection: UpstreamConnection, receive: Receive, body: bool) ->
             try:
                 await connection.send(message.get("body", b""), more=body)
             except BrokenError:
-                body = False  # it may have answered without reading all of it; the response tells
+                body = False  # the module may have answered without reading all of it
 
 
-async def _whole(receive: Receive, most: int) -> bytes | None:
-    """The body; None where it is longer."""
+async def _read_body(receive: Receive, limit: int) -> bytes | None:
+    """The whole body; None where it is longer than `limit` bytes."""
     pieces: list[bytes] = []
     length = 0
     while True:
@@ -285,7 +287,7 @@ async def _whole(receive: Receive, most: int) -> bytes | None:
             return b""
         piece = message.get("body", b"")
         length += len(piece)
-        if length > most:
+        if length > limit:
             return None
         pieces.append(piece)
         if not message.get("more_body", False):

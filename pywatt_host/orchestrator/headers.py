@@ -1,4 +1,4 @@
-"""What of a request's and a response's head goes through the gateway."""
+"""Which headers of requests and responses go through the gateway."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from pywatt_host.http.forwarding import is_forgeable
 from pywatt_host.types import Headers, Scope
 
-# RFC 9110, section 7.6.1: these are a connection's own; `expect` is answered by whoever takes the body.
+# RFC 9110, section 7.6.1: these belong to one connection. `expect` is answered by the server that takes the body.
 _HOP_BY_HOP = frozenset(
     (
         b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
         b"trailer", b"transfer-encoding", b"upgrade", b"expect",
     )
 )  # fmt: skip
-# RFC 9110, section 7.2: a name or an address, and perhaps a port. What else stands there may be read as a user, a path
-# or a query by whoever makes a URL of it.
+# RFC 9110, section 7.2: a name or an address, and perhaps a port. An application that makes a URL of anything else may
+# read it as a user, a path or a query.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?").fullmatch
 BODILESS = frozenset({204, 304})
 
 
 def names_one_host(headers: Headers) -> bool:
-    """Whether `Host` stands there once at most, and is one (RFC 9112, section 3.2)."""
+    """Whether there is at most one `Host`, and it is valid (RFC 9112, section 3.2)."""
     hosts = [value for name, value in headers if name == b"host"]
     return len(hosts) < 2 and all(_HOST(host) is not None for host in hosts)
 
 
 def end_to_end(headers: Headers) -> Headers:
-    """Without those of the connection, and those that `Connection` names."""
+    """The headers without those of the connection, and without those that `Connection` names."""
     named = {
         token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
     }
@@ -37,7 +37,7 @@ def end_to_end(headers: Headers) -> Headers:
 
 
 def request_headers(scope: Scope, prefix: str) -> Headers:
-    """What a module is sent: `Host` as the client had it, what was forwarded in our words alone."""
+    """The headers that a module gets: `Host` as the client sent it, and only our own forwarding headers."""
     given: Headers = scope["headers"]
     host = next((value for name, value in given if name == b"host"), b"localhost")
     kept = [(name, value) for name, value in end_to_end(given) if name != b"host" and not is_forgeable(name)]
@@ -50,7 +50,7 @@ def request_headers(scope: Scope, prefix: str) -> Headers:
 
 
 def framed(headers: Headers, scope: Scope) -> tuple[Headers, bool]:
-    """The headers with the length of the body as the client had it; whether there is a body."""
+    """The headers with the body's framing as the client sent it, and whether there is a body."""
     names = {name: value for name, value in scope["headers"] if name in (b"transfer-encoding", b"content-length")}
     headers = [header for header in headers if header[0] != b"content-length"]
     if b"transfer-encoding" in names:
@@ -61,16 +61,16 @@ def framed(headers: Headers, scope: Scope) -> tuple[Headers, bool]:
 
 
 def response_headers(status: int, headers: Headers) -> Headers:
-    """What the client is sent; the server adds `Date` by itself, and a framing where there is no length: there is none
-    with a transfer coding (RFC 9112, section 6.3), or where no body follows."""
-    unlike = {b"date"}
+    """The headers that the client gets. The server adds `Date`, and a framing where there is no length. The length is
+    left out with a transfer coding (RFC 9112, section 6.3), and where no body follows."""
+    dropped = {b"date"}
     if status in BODILESS or any(name.lower() == b"transfer-encoding" for name, _ in headers):
-        unlike.add(b"content-length")
-    return [(name, value) for name, value in end_to_end(headers) if name.lower() not in unlike]
+        dropped.add(b"content-length")
+    return [(name, value) for name, value in end_to_end(headers) if name.lower() not in dropped]
 
 
 def of_message(headers: Mapping[str, str]) -> Headers:
-    """Headers of a unary response; a Set-Cookie may hold several, one a line. What no header can hold is dropped."""
+    """The headers of an `http_response`, where Set-Cookie may hold several, one a line. Invalid ones are dropped."""
     found: Headers = []
     for name, joined in headers.items():
         folded = name.lower()
@@ -83,7 +83,7 @@ def of_message(headers: Mapping[str, str]) -> Headers:
 
 
 def as_message(headers: Headers) -> dict[str, str]:
-    """Headers of a request as one object: each name once (RFC 9110, section 5.3)."""
+    """The headers of an `http_request`: each name once, with its values joined (RFC 9110, section 5.3)."""
     joined: dict[str, str] = {}
     for name, value in headers:
         key, text = name.decode("latin-1"), value.decode("latin-1")

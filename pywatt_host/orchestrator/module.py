@@ -1,4 +1,4 @@
-"""A module: its replicas, and which of them is next."""
+"""A module: its replicas, and which of them takes the next request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Condition: TypeAlias = Literal["service_started", "service_healthy"]
 
 
 class Module:
-    """`hidden` are its paths that the gateway never passes on: health, metrics, messages."""
+    """The replicas of one module. `hidden` are the paths that the gateway never passes on, such as health."""
 
     def __init__(
         self, id: str, declared: WorkspaceModule, replicas: Sequence[Replica], hidden: frozenset[str] = frozenset()
@@ -21,35 +21,35 @@ class Module:
         self.declared = declared
         self.replicas = tuple(replicas)
         self.hidden = hidden
-        self._turn = 0
+        self._next = 0
 
     def candidates(self) -> list[Replica]:
-        """Those that take traffic, in turn: the healthy ones; where none is, all that run, since something that a
-        module depends on may fail without everything failing."""
+        """The replicas that take traffic, the next one first: the healthy ones, or all that run where none is healthy,
+        since a module that fails one of its checks can often still answer."""
         running = [replica for replica in self.replicas if replica.running]
         if len(running) > 1:
             running = [replica for replica in running if replica.healthy] or running
-            self._turn += 1
-            turn = self._turn % len(running)
-            return running[turn:] + running[:turn]
+            self._next += 1
+            first = self._next % len(running)
+            return running[first:] + running[:first]
         return running
 
     def meets(self, condition: Condition) -> bool:
-        """Whether those that depend on it may start."""
+        """Whether the modules that depend on this one may start."""
         if condition == "service_started":
             return any(replica.running for replica in self.replicas)
         return any(replica.healthy for replica in self.replicas)
 
     @property
     def settled(self) -> bool:
-        """Whether its start has come to something: it runs, has failed once, or is over."""
+        """Whether its start is over: each replica runs, has failed at least once, or has ended for good."""
         return all(
             replica.running or replica.restarts > 0 or replica.over or replica.state == "stopping"
             for replica in self.replicas
         )
 
     def status(self) -> dict[str, Any]:
-        """For `ps` and the ready line."""
+        """What `ps` and the ready line show."""
         up = sum(replica.running for replica in self.replicas)
         healthy = sum(replica.healthy for replica in self.replicas)
         if healthy == len(self.replicas):

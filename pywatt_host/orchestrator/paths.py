@@ -1,4 +1,4 @@
-"""Which module a path of the gateway belongs to, and whether the module serves it."""
+"""Which module serves a path of the gateway."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pywatt_host.protocol.session import cut
 logger = logging.getLogger("pywatt.gateway")
 
 MESSAGES_PREFIX = "/_pywatt"
-_USUAL = frozenset({"/health", "/livez", "/readyz", "/metrics"})
-# Other notations of parameters than ours: `:id`, `<id>`, `*rest`, `{*rest}`.
+_DEFAULT_HIDDEN = frozenset({"/health", "/livez", "/readyz", "/metrics"})
+# Parameters as other frameworks write them: `:id`, `<id>`, `*rest`, `{*rest}`.
 _OTHER_REST = re.compile(r"^(?:\*(\w*)|\{\*(\w+)\}|<path:(\w+)>)$")
 _OTHER_PARAMETER = re.compile(r"^(?::(\w+)|<(?:\w+:)?(\w+)>)$")
 
 
 def hidden_paths(manifest: Manifest | None) -> frozenset[str]:
-    """The module's own health and metrics, and where it takes messages; a foreign program's go by the usual names."""
+    """The paths of a module's health, metrics and messages; the usual ones for a program without a manifest."""
     if manifest is None:
-        return _USUAL
+        return _DEFAULT_HIDDEN
     messages = {manifest.channels.http.path} if manifest.channels.http is not None else set()
     if manifest.server.admin is not None:
-        return frozenset(messages)  # the others are elsewhere, and the paths are the application's
+        return frozenset(messages)  # the others are on the admin listener
     health, metrics = manifest.health, manifest.metrics
     found = {health.path, health.liveness, health.readiness} if health.enabled else set()
     return frozenset(found | messages | ({metrics.path} if metrics.enabled else set()))
@@ -36,7 +36,7 @@ def hidden_paths(manifest: Manifest | None) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a request goes: the module, the path there (decoded, and as the client wrote it), what was before it."""
+    """Where a request goes: the module, the path there (decoded, and as the client sent it), the prefix before it."""
 
     module: Module
     path: str
@@ -46,26 +46,26 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class NoPlace:
-    """Why it goes nowhere: 404 or 405, and what is allowed."""
+    """No module serves the request: the status 404 or 405, and the allowed methods."""
 
     status: int
     allow: str = ""
 
 
 class Paths:
-    """`/{module}/...`, then what modules have announced. Follows their announces; what a module announced last stays
-    while it is started again."""
+    """Finds the module of a path: by its name in `/{module}/...`, then by the paths that modules have announced. The
+    last announce of a module counts, also while it is started again."""
 
     def __init__(self, modules: Mapping[str, Module]) -> None:
         self._modules = modules
         self._seen: list[Announce | None] = []
-        self._own: dict[str, Table[Module]] = {}  # by module; without one, it serves every path
+        self._own: dict[str, Table[Module]] = {}  # by module; a module without a table serves every path
         self._announced: Table[Module] = Table()
         self._endpoints: dict[str, tuple[AnnouncedEndpoint, ...]] = {}
         self._warned: set[str] = set()
 
     def find(self, path: str, raw: bytes, method: str, preflight: bool) -> Place | NoPlace:
-        """`preflight`: an OPTIONS request for another method's sake, which is let through where the path is."""
+        """`preflight` is a CORS preflight request, which goes to the module for any method."""
         self._follow()
         first, _, rest = path[1:].partition("/")
         module = self._modules.get(first)
@@ -99,25 +99,25 @@ class Paths:
         for id, endpoints in self._endpoints.items():
             if endpoints:
                 self._own[id] = self._table(id, endpoints, Table())
-        for id in self._modules:  # in the order of the file: the first that announced a path has it
+        for id in self._modules:  # in the order of the file: the first module that announced a path gets it
             self._table(id, self._endpoints.get(id, ()), self._announced)
 
     def _table(self, id: str, endpoints: tuple[AnnouncedEndpoint, ...], table: Table[Module]) -> Table[Module]:
         for endpoint in endpoints:
             template = _template(endpoint.path)
             if template is None:
-                self._warn(f"{id} announced {cut(endpoint.path)}, which is no path")
+                self._warn(f"{id} announced {cut(endpoint.path)}, which is not a path")
                 continue
             if table is self._announced and template.count("/") == 1 and template.endswith(":path}"):
-                continue  # a module that serves everything does so below its name, and not for all others
+                continue  # served only below the name of the module, or it would take every path
             for method in dict.fromkeys(method.upper() for method in endpoint.methods) or {"GET": None}:
                 try:
                     table.add(template, (method,), self._modules[id])
                 except ValueError:
                     if table is self._announced and not _is_hidden(Place(self._modules[id], template, b"")):
                         self._warn(
-                            f"{id} announced {method} {cut(endpoint.path)}, which another module has; it is at /{id}"
-                            f"{cut(endpoint.path)} alone"
+                            f"{id} announced {method} {cut(endpoint.path)}, which another module has already; it is"
+                            f" only at /{id}{cut(endpoint.path)}"
                         )
         return table
 
@@ -138,7 +138,7 @@ def _is_hidden(place: Place) -> bool:
 
 
 def _template(path: str) -> str | None:
-    """An announced path in our notation; None where it is none."""
+    """An announced path as a template of ours; None where it is not a path."""
     if not path.startswith("/") or len(path) > 1024:
         return None
     segments: list[str] = []

@@ -1,4 +1,4 @@
-"""Free ports for modules: each handed out to one process only, as long as that lives."""
+"""Free ports for modules: each is given to one process, for as long as that process lives."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import socket
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.protocol.messages import PortRequest, PortResponse
 
-MOST = 64  # ports of one process
+MAX_PORTS = 64  # of one process
 _ATTEMPTS = 50
 
 
 class Ports:
-    """A port is free when it can be bound on every interface and nobody else has been given it."""
+    """A port is free when it can be bound on every interface and no other process has been given it."""
 
     def __init__(self) -> None:
         self._given: dict[int, Replica] = {}
 
     def answer(self, message: PortRequest, replica: Replica) -> PortResponse:
-        if sum(owner is replica for owner in self._given.values()) >= MOST:
-            return PortResponse(message.request_id, False, None, f"this module has {MOST} ports already")
+        """Answer `port_request`: the specific port that is asked for, or any free one."""
+        if sum(owner is replica for owner in self._given.values()) >= MAX_PORTS:
+            return PortResponse(message.request_id, False, None, f"this module has {MAX_PORTS} ports already")
         wanted = message.specific_port or 0
         if wanted:
             free = self._given.get(wanted, replica) is replica and _can_bind(wanted) == wanted
@@ -33,7 +34,7 @@ class Ports:
         return PortResponse(message.request_id, True, port)
 
     def free(self, replica: Replica) -> int | None:
-        """Any port for that process; None where there is none."""
+        """Give the process any free port; None where there is none."""
         for _ in range(_ATTEMPTS):
             port = _can_bind(0)
             if port is not None and port not in self._given:
@@ -42,6 +43,7 @@ class Ports:
         return None
 
     def gone(self, replica: Replica) -> None:
+        """Take back the ports of a process that has ended."""
         for port in [port for port, owner in self._given.items() if owner is replica]:
             del self._given[port]
 

@@ -1,4 +1,4 @@
-"""The registry of services: who offers what, as long as the process lives."""
+"""The registry of services: what each process offers, for as long as the process lives."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.protocol.messages import Deregister, Discover, Discovered, Provider, Register, Registered
 
 MODULE, NAMED = "module", "module:"
-MOST = 1000  # providers of one process
-_LONGEST = 1024  # characters of a name or an address
-_MOST_METADATA = 16 * 1024  # characters of all that is told about a provider beside these
+MAX_PROVIDERS = 1000  # of one process
+_MAX_TEXT_LENGTH = 1024  # characters of a name or an address
+_MAX_METADATA_LENGTH = 16 * 1024  # characters of the version and the metadata of a provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class _Entry:
 
 
 class ServiceRegistry:
-    """Providers by id. The same service registered again by the same process keeps its id."""
+    """Providers by id. A service that the same process registers again keeps its id."""
 
     def __init__(
         self,
@@ -35,12 +35,15 @@ class ServiceRegistry:
         self._healthy = healthy
 
     def register(self, message: Register, replica: Replica) -> Registered:
+        """Answer `register_service_provider`."""
         own = [entry.provider for entry in self._entries.values() if entry.replica is replica]
-        if max(len(message.name), len(message.address), len(message.service_type)) > _LONGEST:
-            return Registered(False, None, f"a name or an address is longer than {_LONGEST}", message.request_id)
+        if max(len(message.name), len(message.address), len(message.service_type)) > _MAX_TEXT_LENGTH:
+            why = f"a name or an address is longer than {_MAX_TEXT_LENGTH} characters"
+            return Registered(False, None, why, message.request_id)
         metadata = message.metadata or {}
-        if len(message.version or "") + sum(len(name) + len(text) for name, text in metadata.items()) > _MOST_METADATA:
-            why = f"version and metadata are longer than {_MOST_METADATA} characters"
+        length = len(message.version or "") + sum(len(name) + len(text) for name, text in metadata.items())
+        if length > _MAX_METADATA_LENGTH:
+            why = f"version and metadata are longer than {_MAX_METADATA_LENGTH} characters"
             return Registered(False, None, why, message.request_id)
         known = next(
             (
@@ -50,8 +53,9 @@ class ServiceRegistry:
             ),
             None,
         )
-        if known is None and len(own) >= MOST:
-            return Registered(False, None, f"{MOST} services of this module are registered already", message.request_id)
+        if known is None and len(own) >= MAX_PROVIDERS:
+            why = f"{MAX_PROVIDERS} services of this module are registered already"
+            return Registered(False, None, why, message.request_id)
         provider_id = known or str(uuid4())
         provider = Provider(
             provider_id,
@@ -66,29 +70,30 @@ class ServiceRegistry:
         return Registered(True, provider_id, None, message.request_id)
 
     def deregister(self, message: Deregister, replica: Replica) -> None:
-        """Forget a service, where that process has registered it."""
+        """Forget a service, where this process has registered it."""
         entry = self._entries.get(message.provider_id)
         if entry is not None and entry.replica is replica:
             del self._entries[message.provider_id]
 
     def discover(self, message: Discover) -> Discovered:
-        """The first that is healthy; all of them, healthy ones first, where that was asked for. `module` has every
-        module with where it listens, `module:NAME` what goes by that name."""
+        """Answer `discover_service_providers`: the first healthy provider, or all of them, the healthy ones first. The
+        service type `module` means every module, at the address where it listens; `module:NAME` means the module and
+        the services with that name."""
         kind = message.service_type
         if kind.startswith(NAMED):
             name = kind.removeprefix(NAMED).lower()  # from a URL, whose hosts have no case
-            found = [each for each in self._there() if each.module_id.lower() == name]
+            found = [each for each in self._listening() if each.module_id.lower() == name]
             found += [each for each in self.all() if name == each.name.lower()]
         else:
             found = [each for each in self.all() if each.service_type == kind]
-            found += self._there() if kind == MODULE else []
+            found += self._listening() if kind == MODULE else []
         found.sort(key=lambda provider: not provider.is_healthy)
         if not message.all_providers:
             found = [provider for provider in found if provider.is_healthy][:1]
         return Discovered(True, tuple(found), None, message.request_id)
 
-    def _there(self) -> list[Provider]:
-        """The processes of modules that have announced where they listen."""
+    def _listening(self) -> list[Provider]:
+        """The processes that have announced where they listen, as providers."""
         return [
             Provider(
                 replica.label, replica.module, MODULE, replica.module, None, _listening_at(replica.announce.listen),
@@ -99,14 +104,15 @@ class ServiceRegistry:
         ]  # fmt: skip
 
     def gone(self, replica: Replica) -> None:
-        """Forget what a process had registered."""
+        """Forget what a process that has ended had registered."""
         for provider_id in [id for id, entry in self._entries.items() if entry.replica is replica]:
             del self._entries[provider_id]
 
     def all(self) -> list[Provider]:
+        """Every registered provider, with its present health."""
         return [replace(entry.provider, is_healthy=self._healthy(entry.replica)) for entry in self._entries.values()]
 
 
 def _listening_at(listen: str) -> str:
-    """What a module has announced, as an address with its scheme."""
+    """An announced address, with its scheme."""
     return f"unix:{listen}" if listen.startswith("/") else f"http://{listen}"

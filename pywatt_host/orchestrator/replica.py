@@ -1,4 +1,4 @@
-"""One of a module's processes: started, kept an eye on, started again."""
+"""One process of a module: started, watched, and started again."""
 
 from __future__ import annotations
 
@@ -12,59 +12,62 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.exceptions import ChannelError, HostError
-from pywatt_host.orchestrator.link import Duties, Link
+from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import EXTENSIONS, Announce, Heartbeat, HeartbeatAck, Init, Shutdown
 from pywatt_host.protocol.session import agreed
-from pywatt_host.supervision.child import Child, start
+from pywatt_host.supervision.child import Child
 from pywatt_host.supervision.launch import Launch
-from pywatt_host.supervision.restarts import Backoff, Ending, Policy, again
+from pywatt_host.supervision.protocol_child import start_protocol_child
+from pywatt_host.supervision.restarts import Ending, RestartBackoff, RestartPolicy, should_restart
 
 logger = logging.getLogger("pywatt.wattson")
 
-_AFTER_TERM = 2.0  # seconds between SIGTERM and SIGKILL
-_AFTER_EOF = 1.0  # seconds for a process whose standard output ended to end as well
-_EARLY_HEARTBEAT = 0.5  # seconds between heartbeats until the module is healthy
-_SLOWER = 1.4  # then each interval is so much longer than the one before: a module must not take it for silence
-_MOST_ROUTES = 10_000  # paths with their methods of one announce: more would hold up the gateway for whole seconds
-_MOST_FRAME_LINKS = 2  # a module that connects anew may let the old connection run out
+_KILL_DELAY = 2.0  # seconds between SIGTERM and SIGKILL
+_EXIT_DELAY = 1.0  # seconds in which a process has to end after it has closed its standard output
+_EARLY_HEARTBEAT_INTERVAL = 0.5  # seconds between heartbeats until the module is healthy
+_INTERVAL_GROWTH = (
+    1.4  # then each interval is longer than the one before by this factor: a module must not take it for silence
+)
+_MAX_ROUTES = 10_000  # paths with their methods of one announce: more would hold up the gateway for whole seconds
+_MAX_FRAME_CHANNELS = 2  # a module that connects again may let the old connection finish its requests
 
 State: TypeAlias = Literal["waiting", "starting", "running", "draining", "stopping", "backoff", "ended", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is the same for all replicas of a module. Times in seconds, `frame` in octets."""
+    """The settings that all replicas of a module share. Times in seconds, `frame` in bytes."""
 
     module: str
-    policy: Policy
+    policy: RestartPolicy
     start: float
     stop: float
     heartbeat: float
     heartbeats_missed: int
     frame: int
     launch: Callable[[], Launch]
-    mask: Callable[[str], str] | None = None  # takes secrets out of what it prints
+    mask: Callable[[str], str] | None = None  # removes secrets from what it prints
 
 
 class Surroundings(Protocol):
     """What a replica needs of the workspace."""
 
-    def duties(self) -> Duties: ...
+    def dispatch(self) -> Dispatch: ...
 
     def init(self, replica: Replica) -> Init: ...
 
-    def line(self, replica: Replica, octets: bytes) -> None: ...
+    def line(self, replica: Replica, data: bytes) -> None: ...
 
     def changed(self) -> None:
-        """Something that others may wait for is another way now."""
+        """The state of a replica has changed, and others may wait for that."""
 
     def gone(self, replica: Replica) -> None:
-        """Its process has ended, and nothing that was asked of it will be answered."""
+        """The process of a replica has ended, and will answer nothing any more."""
 
 
 class Replica:
-    """`live` runs one process after the other; everything else tells how the present one does."""
+    """Runs one process after the other, and knows the state of the present one."""
 
     def __init__(self, terms: Terms, number: int, label: str, around: Surroundings) -> None:
         self.terms = terms
@@ -78,15 +81,15 @@ class Replica:
         self.restarts = 0
         self.ending: Ending | None = None
         self.announce: Announce | None = None
-        self.fetched: set[str] = set()  # secrets that the present process has asked for
+        self.fetched: set[str] = set()  # the secrets that the present process has asked for
         self.health: Mapping[str, Any] | None = None
         self.acknowledged = False
-        self.listener_answered = False  # whether anybody has answered at the announced address
-        self.cut = False  # whether it had to be killed at the end
+        self.listener_answered = False  # whether anything has accepted a connection at the announced address
+        self.cut = False  # whether work was cut short when it was stopped
         self._around = around
         self._child: Child | None = None
-        self._stdio: Link | None = None
-        self._frames: list[Link] = []
+        self._stdio: PeerConnection | None = None
+        self._frames: list[PeerConnection] = []
         self._doom: asyncio.Future[str] | None = None
         self._asked_at: float | None = None  # when the oldest unanswered heartbeat was sent
         self._living = False
@@ -94,7 +97,7 @@ class Replica:
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
 
-    # How it does ----------------------------------------------------------------------------------------------------
+    # State ------------------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -103,7 +106,7 @@ class Replica:
 
     @property
     def healthy(self) -> bool:
-        """Running; and its own checks pass, or, where it tells nothing of them, it has answered a heartbeat."""
+        """Running, and its own checks pass; a module that reports no checks has to have answered a heartbeat."""
         if not self.running or not self.acknowledged:
             return False
         return self.health is None or self.health.get("status") in ("healthy", "degraded")
@@ -113,20 +116,20 @@ class Replica:
         """Whether it will not be started again."""
         return self.state in ("ended", "failed")
 
-    def link(self) -> Link | None:
-        """Where to send what does not answer anything: the frame channel, else standard input."""
+    def connection(self) -> PeerConnection | None:
+        """The connection for what does not answer a request: the newest frame channel, else standard input."""
         for found in reversed(self._frames):
             if found.open:
                 return found
         return self._stdio if self._stdio is not None and self._stdio.open else None
 
     def status(self) -> dict[str, Any]:
-        """For `ps`."""
+        """What `ps` shows."""
         document: dict[str, Any] = {"replica": self.number, "state": self.state, "healthy": self.healthy}
         document |= {"pid": self.pid, "restarts": self.restarts, "since": self.since}
         document["listen"] = self.announce.listen if self.announce is not None else None
-        link = self.link()
-        document["channel"] = link.channel if link is not None else None
+        connection = self.connection()
+        document["channel"] = connection.channel if connection is not None else None
         if self.health is not None:
             document["checks"] = self.health.get("checks", {})
         if self.ending is not None:
@@ -139,18 +142,18 @@ class Replica:
             self.since = time.time()
         self._around.changed()
 
-    # Its lives ------------------------------------------------------------------------------------------------------
+    # Processes --------------------------------------------------------------------------------------------------------
 
     async def live(self) -> None:
-        """Until it is asked to stop, or its policy says that it is over."""
-        backoff = Backoff()
+        """Run processes until the replica is asked to stop, or its restart policy starts no further one."""
+        backoff = RestartBackoff()
         self._living = True
         try:
             while not self._stopping.is_set():
                 self.ending = await self._life()
                 if self._stopping.is_set():
                     break
-                if not again(self.terms.policy, self.ending):
+                if not should_restart(self.terms.policy, self.ending):
                     logger.log(
                         logging.ERROR if self.ending.failed else logging.INFO,
                         "%s has ended (%s) and is not started again (restart: %s)",
@@ -158,9 +161,9 @@ class Replica:
                     )  # fmt: skip
                     self._set("failed" if self.ending.failed else "ended")
                     return
-                delay = backoff.after(self.ending)
+                delay = backoff.delay_after(self.ending)
                 logger.warning(
-                    "%s has ended (%s); started again in %.1fs", self.label, self.ending, delay,
+                    "%s has ended (%s); it is started again in %.1fs", self.label, self.ending, delay,
                     extra={"peer": self.label},
                 )  # fmt: skip
                 self._set("backoff")
@@ -172,8 +175,8 @@ class Replica:
                     pass
             self._set("ended")
         finally:
-            if self._child is not None:  # cancelled: nothing stays behind
-                self._child.signal(signal.SIGKILL)
+            if self._child is not None:  # cancelled
+                self._child.kill()
             self._ended.set()
 
     async def _life(self) -> Ending:
@@ -185,17 +188,20 @@ class Replica:
         self.fetched = set()
         self._doom = doom = loop.create_future()
         frame = self.terms.frame
-        self._stdio = Link(
-            "stdio", self.label, Lines(frame), line, self._around.duties(), self._link_ended, frame, self.terms.mask
-        )
-        self._stdio.replica = self
+        self._stdio = PeerConnection(
+            "stdio", self.label, Lines(frame), line, self._around.dispatch(), self._connection_ended,
+            limit=frame, mask=self.terms.mask,
+        )  # fmt: skip
+        self._stdio.owner = self
         self._set("starting")
         why = ""
         try:
-            child = await start(self.terms.launch(), self._stdio.wire, lambda octets: self._around.line(self, octets))
+            child = await start_protocol_child(
+                self.terms.launch(), self._stdio.wire, lambda data: self._around.line(self, data)
+            )
         except OSError as error:
-            self._close_links()
-            return Ending(127, False, 0.0, f"cannot be started: {error.strerror or error}")
+            self._close_connections()
+            return Ending(127, False, 0.0, f"it cannot be started: {error.strerror or error}")
         self._child, self.pid = child, child.pid
         exited = loop.create_task(child.wait())
         watching = loop.create_task(self._watch(began))
@@ -208,40 +214,40 @@ class Replica:
                 why = doom.result()
                 if not self._stopping.is_set():
                     logger.error("%s is killed: %s", self.label, why, extra={"peer": self.label})
-                child.signal(signal.SIGKILL)
+                child.kill()
             code = await exited
             self._asked_in_life = self._stopping.is_set()
         finally:
             watching.cancel()
             if not exited.done():
-                child.signal(signal.SIGKILL)
+                child.kill()
                 exited.cancel()
             announced = self.announce is not None
             self._child, self.pid = None, None
-            self._close_links()
+            self._close_connections()
             self._around.gone(self)
         return Ending(code, announced, loop.time() - began, why)
 
-    def _close_links(self) -> None:
+    def _close_connections(self) -> None:
         for each in [*self._frames, *([self._stdio] if self._stdio is not None else [])]:
-            each.end(ChannelError(each.channel, "", f"{self.label} has ended"))
+            each.abort(ChannelError(each.channel, "", f"{self.label} has ended"))
         self._frames.clear()
         self._stdio = None
         self.announce = None
 
     def kill(self, why: str) -> None:
-        """End the present process at once; its policy decides what comes then."""
+        """Kill the present process; the restart policy decides what follows."""
         if self._doom is not None and not self._doom.done():
             self._doom.set_result(why)
 
-    # What it says ---------------------------------------------------------------------------------------------------
+    # Messages of the process ------------------------------------------------------------------------------------------
 
     def announced(self, message: Announce) -> None:
-        """The module serves; a second announce (another address, other endpoints) replaces the first."""
+        """The process serves. A second announce (another address, other endpoints) replaces the first."""
         first = self.announce is None
-        if sum(1 + len(endpoint.methods) for endpoint in message.endpoints) > 2 * _MOST_ROUTES:
+        if sum(1 + len(endpoint.methods) for endpoint in message.endpoints) > 2 * _MAX_ROUTES:
             logger.error(
-                "%s announced more than %d paths; it is reached as if it had announced none", self.label, _MOST_ROUTES,
+                "%s announced more than %d paths; all of them are ignored", self.label, _MAX_ROUTES,
                 extra={"peer": self.label},
             )  # fmt: skip
             message = replace(message, endpoints=())
@@ -256,7 +262,7 @@ class Replica:
             self._around.changed()
 
     def beaten(self, message: HeartbeatAck) -> None:
-        """A heartbeat was answered."""
+        """The process has answered a heartbeat."""
         before = self.healthy
         self.acknowledged, self._asked_at = True, None
         self.health = message.health
@@ -268,42 +274,42 @@ class Replica:
             self._around.changed()
 
     def drains(self) -> None:
-        """It takes nothing new any more."""
+        """The process takes nothing new any more."""
         if self.state == "running":
             self._set("draining")
 
-    def adopt(self, link: Link) -> None:
-        """A frame channel that has identified itself as the present process."""
-        link.replica = self
-        self._frames.append(link)
-        while len(self._frames) > _MOST_FRAME_LINKS:
-            self._frames.pop(0).end()
+    def adopt(self, connection: PeerConnection) -> None:
+        """Use a frame channel that has identified itself as the present process."""
+        connection.owner = self
+        self._frames.append(connection)
+        while len(self._frames) > _MAX_FRAME_CHANNELS:
+            self._frames.pop(0).abort()
 
-    def _link_ended(self, link: Link, why: HostError | None) -> None:
-        if link is not self._stdio:
-            self.forget(link)
+    def _connection_ended(self, connection: PeerConnection, why: HostError | None) -> None:
+        if connection is not self._stdio:
+            self.forget(connection)
         elif why is not None:
             self.kill(f"its standard output cannot be read: {why}")
         else:
             asyncio.get_running_loop().call_later(
-                _AFTER_EOF, self._after_eof, self._doom, "it closed its standard output and did not end"
+                _EXIT_DELAY, self._after_eof, self._doom, "it closed its standard output and did not end"
             )
 
     def _after_eof(self, doom: asyncio.Future[str] | None, why: str) -> None:
         if doom is not None and doom is self._doom and self._child is not None and not self._stopping.is_set():
             self.kill(why)
 
-    def forget(self, link: Link) -> None:
+    def forget(self, connection: PeerConnection) -> None:
         """A frame channel is lost; standard input and output go on."""
-        if link in self._frames:
-            self._frames.remove(link)
+        if connection in self._frames:
+            self._frames.remove(connection)
 
-    # Watching -------------------------------------------------------------------------------------------------------
+    # Watching ---------------------------------------------------------------------------------------------------------
 
     async def _watch(self, began: float) -> None:
-        """The announce in time, then heartbeats."""
+        """Kill the process where its announce, or later its answers to heartbeats, do not arrive in time."""
         terms, loop = self.terms, asyncio.get_running_loop()
-        interval = min(_EARLY_HEARTBEAT, terms.heartbeat)
+        interval = min(_EARLY_HEARTBEAT_INTERVAL, terms.heartbeat)
         while self.announce is None:
             left = began + terms.start - loop.time()
             if left <= 0:
@@ -313,7 +319,7 @@ class Replica:
         while True:
             await asyncio.sleep(interval)
             if self.healthy:
-                interval = min(interval * _SLOWER, terms.heartbeat)
+                interval = min(interval * _INTERVAL_GROWTH, terms.heartbeat)
             patience = terms.heartbeat * terms.heartbeats_missed
             if self._asked_at is not None and loop.time() - self._asked_at >= patience:
                 self.kill(f"no answer to {terms.heartbeats_missed} heartbeats (limits.heartbeat_missed)")
@@ -321,15 +327,15 @@ class Replica:
             self._beat()
 
     def _beat(self) -> None:
-        link = self.link()
-        if link is not None and link.send(Heartbeat()) and self._asked_at is None:
+        connection = self.connection()
+        if connection is not None and connection.send(Heartbeat()) and self._asked_at is None:
             self._asked_at = asyncio.get_running_loop().time()
 
-    # Stopping -------------------------------------------------------------------------------------------------------
+    # Stopping ---------------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """`shutdown`, then SIGTERM, then SIGKILL; returns when it is over for good. `cut` is set where it had to be
-        killed, or said by its exit code that work was cut."""
+        """Send `shutdown`, then SIGTERM, then SIGKILL, and return once the process has ended for good. Sets `cut` where
+        a signal was needed, or where the exit code says that work was cut short."""
         self._stopping.set()
         if self.over:
             return
@@ -341,13 +347,13 @@ class Replica:
             self._stdio.send(Shutdown())
         if not await self._ends_within(self.terms.stop):
             logger.error(
-                "%s did not end within %gs of shutdown (timeouts.stop): SIGTERM", self.label, self.terms.stop,
+                "%s did not end within %gs of shutdown (timeouts.stop); it gets SIGTERM", self.label, self.terms.stop,
                 extra={"peer": self.label},
             )  # fmt: skip
             self.cut = True
             if self._child is not None:
                 self._child.signal(signal.SIGTERM)
-            if not await self._ends_within(_AFTER_TERM):
+            if not await self._ends_within(_KILL_DELAY):
                 self.kill("it did not end after SIGTERM")
                 await self._ended.wait()
         if self._asked_in_life and self.ending is not None and self.ending.failed:

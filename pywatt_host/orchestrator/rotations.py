@@ -1,4 +1,4 @@
-"""Rotation: new values from the sources, told to every process that has asked for them, acknowledged by each."""
+"""Rotation of secrets: fetches new values, tells every process that uses them, and collects the acknowledgements."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pywatt_host.service import Dependant, Prepared
 
 logger = logging.getLogger("pywatt.secrets")
 
-PATIENCE = 10.0  # seconds for all acknowledgements of one rotation
+ACKNOWLEDGE_TIMEOUT = 10.0  # seconds for all acknowledgements of one rotation
 
 
 class Rotations:
-    """One after the other, so that no process is told a newer value before an older one."""
+    """Runs one rotation at a time, so that no process hears of a newer value before an older one."""
 
     def __init__(self, store: SecretStore, replicas: Callable[[], Iterable[Replica]]) -> None:
         self._store = store
         self._replicas = replicas
         self._one_at_a_time = asyncio.Lock()
-        self.dependants: list[Dependant] = []  # what of our own has secrets in it
+        self.dependants: list[Dependant] = []  # the parts of the orchestrator that use secrets
         self._waiting: dict[str, dict[Replica, asyncio.Future[RotationAck]]] = {}
 
     async def rotate(self, names: Iterable[str], why: str) -> dict[str, Any]:
-        """Fetch these anew and tell everyone concerned; every value is rotated, whether it is another one or not.
-        Returns `{"rotation_id", "keys", "acknowledged": {label: "success" | "error: ..." | "no answer"}}`. Raises
-        SecretError where a value cannot be had: then all stays as it was."""
+        """Fetch these secrets again and tell every process that uses them, also where a value has not changed. Returns
+        `{"rotation_id", "keys", "acknowledged": {label: "success" | "error: ..." | "no answer"}}`. Raises SecretError
+        where a value cannot be fetched; then all values stay as they were."""
         names = tuple(dict.fromkeys(names))
         unknown = [name for name in names if name not in self._store.names()]
         if unknown:
@@ -47,13 +47,13 @@ class Rotations:
             try:
                 for replica in self._replicas():
                     keys = tuple(name for name in names if name in replica.fetched)
-                    link = replica.link()
-                    if keys and link is not None:
+                    connection = replica.connection()
+                    if keys and connection is not None:
                         waiting[replica] = loop.create_future()
-                        if not link.send(Rotated(keys, rotation_id)):
+                        if not connection.send(Rotated(keys, rotation_id)):
                             waiting[replica].cancel()
                 if waiting:
-                    await asyncio.wait(waiting.values(), timeout=PATIENCE)
+                    await asyncio.wait(waiting.values(), timeout=ACKNOWLEDGE_TIMEOUT)
             finally:
                 del self._waiting[rotation_id]
         acknowledged = {replica.label: _outcome(answer) for replica, answer in waiting.items()}
@@ -63,7 +63,7 @@ class Rotations:
         return {"rotation_id": rotation_id, "keys": list(names), "acknowledged": acknowledged}
 
     async def _swap(self, refreshed: Refreshed) -> None:
-        """Use the new values, here first: where that cannot be, nobody is told. Raises SecretError."""
+        """Use the new values in the orchestrator first. Raises SecretError where that fails; then no process knows."""
         changed = frozenset(refreshed.changed)
         prepared: list[Prepared] = []
         try:
@@ -81,19 +81,20 @@ class Rotations:
             each.commit()
 
     def acknowledged(self, message: RotationAck, replica: Replica) -> None:
+        """Take the `rotation_ack` of a process."""
         answer = self._waiting.get(message.rotation_id, {}).get(replica)
         if answer is not None and not answer.done():
             answer.set_result(message)
 
     def gone(self, replica: Replica) -> None:
-        """It will not answer; the next process asks for the new values by itself."""
+        """Stop waiting for a process that has ended; the next one asks for the new values by itself."""
         for waiting in self._waiting.values():
             answer = waiting.get(replica)
             if answer is not None:
                 answer.cancel()
 
     async def watch(self, interval: float) -> None:
-        """Rotate by itself what has changed in a source, as long as it is awaited."""
+        """Rotate every secret that changes in its source, for as long as this is awaited. `interval` is in seconds."""
         async for names in self._store.watch(interval):
             try:
                 await self.rotate(sorted(names), "a changed source")
@@ -109,5 +110,5 @@ def _outcome(answer: asyncio.Future[RotationAck]) -> str:
 
 
 def refused(report: Mapping[str, Any]) -> bool:
-    """Whether a rotation was not taken by everyone who was told."""
+    """Whether any process that was told of a rotation did not take it."""
     return any(outcome != "success" for outcome in report["acknowledged"].values())

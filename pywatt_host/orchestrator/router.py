@@ -1,4 +1,4 @@
-"""Messages between modules: each goes to one process of its target, and is answered exactly once."""
+"""Messages between modules: each goes to one process of its target, and gets exactly one answer."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
-from pywatt_host.orchestrator.link import Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import Message, RoutedMessage, RoutedResponse, RouteToModule
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
 
 logger = logging.getLogger("pywatt.wattson")
 
-MOST_OPEN = 65536  # messages that wait for the answer of one process
-_REMEMBERED = 4096  # answered ones of each process that are known for a second answer
-_LOOK = 0.25  # seconds between two looks at what is overdue
-_MOST_PARKED = 256  # messages, and octets, that may wait for a module that is not there
-_MOST_PARKED_OCTETS = 16 * 1024**2
-_LONGEST_NAME = 1024  # characters of a request id or an endpoint: they are kept until there is an answer
+MAX_PENDING = 65536  # messages that wait for the answer of one process
+_REMEMBERED = 4096  # answered messages of each process, by which a second answer is recognised
+_EXPIRY_INTERVAL = 0.25  # seconds between two looks for overdue messages
+_MAX_PARKED = 256  # messages that wait for a module that is not running
+_MAX_PARKED_BYTES = 16 * 1024**2  # of those messages
+_MAX_NAME_LENGTH = 1024  # characters of a request id or an endpoint: they are kept until there is an answer
 
-_Key: TypeAlias = tuple[str, str]  # who asked (a module id), and its request id
+_Key: TypeAlias = tuple[str, str]  # the module id of the sender, and its request id
 
 
-class Asker(Protocol):
-    """Who is told the answer."""
+class Sender(Protocol):
+    """The sender of a message, who gets the answer."""
 
     def send(self, message: Message) -> bool: ...
 
@@ -40,7 +40,7 @@ class Asker(Protocol):
 class _Open:
     """A message without an answer yet. `expires` is on the clock of time.time."""
 
-    asker: Asker
+    sender: Sender
     source: str
     target: str
     endpoint: str
@@ -49,7 +49,7 @@ class _Open:
 
 
 class _Traffic:
-    """What one process has been given: open, and lately answered."""
+    """The messages that one process was given: the open ones, and those that it has answered lately."""
 
     __slots__ = ("_order", "open", "settled")
 
@@ -66,22 +66,21 @@ class _Traffic:
 
 
 class Router:
-    """Without a task for each message: what comes in goes out in the same turn of the event loop."""
+    """Passes a message on in the same turn of the event loop in which it arrives, without a task for each."""
 
     def __init__(self, modules: Mapping[str, Module], timeout: float) -> None:
-        self.counts: Counter[str] = Counter()  # by what became of it
+        self.counts: Counter[str] = Counter()  # of messages, by result
         self._modules = modules
         self._timeout = timeout
         self._traffic: defaultdict[Replica, _Traffic] = defaultdict(_Traffic)
         self._parked: defaultdict[str, deque[tuple[_Open, Payload, int]]] = defaultdict(deque)
 
-    def route(self, message: RouteToModule, link: Link) -> None:
-        """What a module sent: the answer to a message that it was given, or a new one."""
-        replica = link.replica
-        assert replica is not None
-        if max(len(message.request_id), len(message.target_endpoint), len(message.target_module_id)) > _LONGEST_NAME:
-            refused = _Open(link, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
-            self._refuse(refused, "invalid_message", f"a name or an id is longer than {_LONGEST_NAME} characters")
+    def route(self, message: RouteToModule, connection: PeerConnection) -> None:
+        """Take what a module sends: the answer to a message that it was given, or a new message."""
+        replica: Replica = connection.owner
+        if max(len(message.request_id), len(message.target_endpoint), len(message.target_module_id)) > _MAX_NAME_LENGTH:
+            refused = _Open(connection, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
+            self._refuse(refused, "invalid_message", f"a name or an id is longer than {_MAX_NAME_LENGTH} characters")
             return
         key = (message.target_module_id, message.request_id)
         traffic = self._traffic[replica]
@@ -92,20 +91,25 @@ class Router:
         elif key in traffic.settled:
             self.counts["answered_twice_or_late"] += 1
         else:
-            expires = self._expiry(message.payload, "inline_payload" in link.session.extensions)
+            expires = self._expiry(message.payload, "inline_payload" in connection.session.extensions)
             opened = _Open(
-                link, replica.module, message.target_module_id, message.target_endpoint, message.request_id, expires
+                connection,
+                replica.module,
+                message.target_module_id,
+                message.target_endpoint,
+                message.request_id,
+                expires,
             )
             self._deliver(opened, message.payload)
 
-    def ask(self, source: str, target: str, request_id: str, content: object, timeout: float, asker: Asker) -> None:
-        """A message of our own."""
-        opened = _Open(asker, source, target, "", request_id, time.time() + timeout)
+    def ask(self, source: str, target: str, request_id: str, content: object, timeout: float, sender: Sender) -> None:
+        """Send a message of the orchestrator. `timeout` is in seconds."""
+        opened = _Open(sender, source, target, "", request_id, time.time() + timeout)
         self._deliver(opened, Payload.of(Envelope(content, {"deadline": round(opened.expires, 3)}).seal()))
 
     def _expiry(self, payload: Payload, inline: bool) -> float:
-        """Our own limit, or the deadline in the envelope where that is sooner. It is read where it costs nothing, or
-        where the text speaks of one."""
+        """When a message expires: after the router's own limit, or at the deadline in the envelope if that is sooner.
+        The payload is only decoded where that is cheap, or where it contains the word."""
         latest = time.time() + self._timeout
         try:
             if inline or (payload.format in ("Json", "Auto") and b'"deadline"' in payload.to_bytes()):
@@ -113,7 +117,7 @@ class Router:
                 if deadline is not None:
                     return min(latest, deadline)
         except ProtocolError:
-            pass  # the target will say so
+            pass  # the target refuses it
         return latest
 
     # Delivering -----------------------------------------------------------------------------------------------------
@@ -130,25 +134,25 @@ class Router:
         message = RoutedMessage(opened.source, opened.request_id, payload, opened.endpoint or None)
         failure: HostError | None = None
         for replica in module.candidates():
-            link, traffic = replica.link(), self._traffic[replica]
-            if link is None:
+            connection, traffic = replica.connection(), self._traffic[replica]
+            if connection is None:
                 continue
             if key in traffic.open:
                 self._refuse(opened, "invalid_message", "a message with this request id waits for its answer")
                 return
             try:
-                if len(traffic.open) >= MOST_OPEN:
-                    raise MessagingError("unavailable", f"{MOST_OPEN} messages wait for its answers", replica.label)
-                link.session.send(message)
+                if len(traffic.open) >= MAX_PENDING:
+                    raise MessagingError("unavailable", f"{MAX_PENDING} messages wait for its answers", replica.label)
+                connection.session.send(message)
             except HostError as error:
                 failure = error
                 continue
             traffic.open[key] = opened
             self.counts["delivered"] += 1
             return
-        self._could_not(opened, payload, failure)
+        self._not_delivered(opened, payload, failure)
 
-    def _could_not(self, opened: _Open, payload: Payload, failure: HostError | None) -> None:
+    def _not_delivered(self, opened: _Open, payload: Payload, failure: HostError | None) -> None:
         if isinstance(failure, ProtocolError):
             self._refuse(opened, "invalid_message", str(failure))
         elif isinstance(failure, MessagingError):
@@ -158,20 +162,21 @@ class Router:
             self._refuse(opened, "handler_failed", f"{opened.target} is not running")
 
     def _park(self, opened: _Open, payload: Payload) -> bool:
-        """Keep it until the target is (back) there, or its time is over; False where too much waits already."""
+        """Keep a message until its target runs (again), or it expires; False where too many wait already."""
         if all(replica.over for replica in self._modules[opened.target].replicas):
             return False
         waiting = self._parked[opened.target]
-        octets = payload.size
-        if len(waiting) >= _MOST_PARKED or sum(each[2] for each in waiting) + octets > _MOST_PARKED_OCTETS:
+        size = payload.size
+        if len(waiting) >= _MAX_PARKED or sum(each[2] for each in waiting) + size > _MAX_PARKED_BYTES:
             return False
-        waiting.append((opened, payload, octets))
+        waiting.append((opened, payload, size))
         self.counts["parked"] += 1
         return True
 
     def flush(self) -> None:
-        """Deliver what waits for modules that are there now."""
-        # Each target once: what cannot be delivered after all, as where a process has just closed its end, waits on.
+        """Deliver the messages that wait for modules which run now."""
+        # Each target once: a message that cannot be delivered after all waits on, for example where a process has just
+        # closed its connection.
         for target in [target for target, waiting in self._parked.items() if waiting]:
             if self._modules[target].candidates():
                 waiting, self._parked[target] = self._parked[target], deque()
@@ -183,31 +188,35 @@ class Router:
     def _answer(self, opened: _Open, payload: Payload) -> None:
         self.counts["answered"] += 1
         response = RoutedResponse(opened.target, opened.request_id, payload)
-        if isinstance(opened.asker, Link):
+        if isinstance(opened.sender, PeerConnection):
             try:
-                opened.asker.session.send(response)
+                opened.sender.session.send(response)
             except MessagingError as error:
                 code = "too_large" if error.code == "too_large" else "handler_failed"
                 self._refuse(opened, code, f"the answer cannot be passed on: {error.message}")
             except HostError as error:
-                logger.debug("an answer of %s finds nobody: %s", opened.target, error)
+                logger.debug(
+                    "an answer of %s was not delivered, since the sender of the message has left: %s",
+                    opened.target,
+                    error,
+                )
         else:
-            opened.asker.send(response)
+            opened.sender.send(response)
 
     def _refuse(self, opened: _Open, code: str, text: str) -> None:
         self.counts[code] += 1
         content = {"type": "error", "code": code, "message": text}
-        opened.asker.send(RoutedResponse(opened.target, opened.request_id, Payload.of(content)))
+        opened.sender.send(RoutedResponse(opened.target, opened.request_id, Payload.of(content)))
 
     def gone(self, replica: Replica) -> None:
-        """A process has ended: what it was given has no answer but this."""
+        """Answer the open messages of a process that has ended in its place."""
         traffic = self._traffic.pop(replica, None)
         if traffic is not None:
             for opened in traffic.open.values():
                 self._refuse(opened, "handler_failed", f"{replica.label} ended before it answered")
 
     def expire(self, now: float) -> None:
-        """Answer what is overdue; `now` is on the clock of time.time."""
+        """Answer overdue messages with a timeout. `now` is on the clock of time.time."""
         for replica, traffic in self._traffic.items():
             late = [key for key, opened in traffic.open.items() if opened.expires <= now]
             for key in late:
@@ -220,7 +229,7 @@ class Router:
                 self._refuse(entry[0], "timeout", f"{target} is not running")
 
     async def watch(self) -> None:
-        """Look at what is overdue, as long as it is awaited."""
+        """Expire overdue messages for as long as this is awaited."""
         while True:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_EXPIRY_INTERVAL)
             self.expire(time.time())

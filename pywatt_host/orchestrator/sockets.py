@@ -1,4 +1,4 @@
-"""Where the sockets of a workspace are: the control socket and the frame channels, in a private folder."""
+"""The sockets of the frame channels of a workspace, in a private folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.runtime.control import control_folders
 
 _SUFFIX = ".ipc"
-_LONGEST = 100  # octets of the path of a Unix socket
+_MAX_PATH_LENGTH = 100  # bytes of the path of a Unix socket
 
 
 def bind_channels(
     kinds: frozenset[str], name: str, directory: Path, environ: Mapping[str, str]
 ) -> dict[str, list[Listener]]:
-    """The listeners of the frame channels that modules use. Raises BindError."""
+    """Bind the listeners of the frame channels in `kinds`, by channel. Raises BindError; nothing stays bound then."""
     found: dict[str, list[Listener]] = {}
     try:
         if "ipc" in kinds:
@@ -38,10 +38,10 @@ def bind_channels(
 
 
 def _folder(directory: Path, environ: Mapping[str, str], name: str) -> Path:
-    """The folder of the control sockets; where its path is too long for a socket, one of this user's in the folder for
-    temporary files. Sockets that were left over in it are removed."""
+    """The folder of the control sockets, or, where its path is too long for a socket, a folder of this user among the
+    temporary files. Sockets of processes that were killed are removed from it."""
     folder = control_folders(directory, environ)[0]
-    if len(os.fsencode(folder / f"{name}-{os.getpid()}{_SUFFIX}")) > _LONGEST:
+    if len(os.fsencode(folder / f"{name}-{os.getpid()}{_SUFFIX}")) > _MAX_PATH_LENGTH:
         folder = Path(tempfile.gettempdir()) / f"pywatt-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,14 +49,19 @@ def _folder(directory: Path, environ: Mapping[str, str], name: str) -> Path:
     except OSError as error:
         raise BindError(f"unix:{folder}", "channel: ipc", error.strerror or str(error)) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise BindError(f"unix:{folder}", "channel: ipc", "others may write to this folder", "it must be ours, 0700")
+        raise BindError(
+            f"unix:{folder}",
+            "channel: ipc",
+            "other users may write to this folder",
+            "it must belong to this user, with mode 0700",
+        )
     for left_over in _dead(folder):
         left_over.unlink(missing_ok=True)
     return folder
 
 
 def _dead(folder: Path) -> Iterator[Path]:
-    """Sockets that nobody listens on any more, since their process was killed."""
+    """The sockets in a folder that no process listens on any more."""
     for path in folder.glob(f"*{_SUFFIX}"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)

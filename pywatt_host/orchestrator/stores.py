@@ -1,4 +1,4 @@
-"""The stores of a workspace: opened once, served to modules operation by operation."""
+"""The stores of a workspace: opened once, and used by modules one operation at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from pywatt_host.exceptions import HostError, MessagingError, StoreError
-from pywatt_host.orchestrator.link import Link
 from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import (
     ServiceOperation,
     ServiceOperationResult,
@@ -26,9 +26,9 @@ from pywatt_host.stores.service import Datastores
 
 logger = logging.getLogger("pywatt.wattson")
 
-_MOST_CONNECTIONS = 256  # of one process
-_MOST_WAITING = 1024  # operations of one process that have not been answered
-_CLOSING = 5.0  # seconds for what a process that is gone had open
+_MAX_CONNECTIONS = 256  # of one process
+_MAX_WAITING = 1024  # operations of one process that are not answered yet
+_CLOSE_TIMEOUT = 5.0  # seconds for the open operations of a process that has ended
 
 
 class Served(Protocol):
@@ -40,7 +40,7 @@ class Served(Protocol):
 
 
 class _Connection:
-    """Operations run one after the other, in the order in which they came; the last one closes."""
+    """Runs operations one after the other, in the order in which they arrive."""
 
     def __init__(self, served: Served, kind: str, replica: Replica) -> None:
         self.served = served
@@ -63,25 +63,26 @@ class _Connection:
         return task
 
     async def close(self) -> None:
-        """What runs and what waits is cancelled, what is open is rolled back."""
+        """Cancel the operations that run or wait, and roll back what is open."""
         pending = tuple(self._pending)
         for task in pending:
             task.cancel()
         if pending:
-            await asyncio.wait(pending, timeout=_CLOSING)
+            await asyncio.wait(pending, timeout=_CLOSE_TIMEOUT)
         await self.served.close()
 
 
 class Stores:
-    """Who has which connection, and what is answered. As a service: the stores themselves."""
+    """Serves the connections of modules to stores. As a service: opens and closes the stores themselves."""
 
     name = "stores"
 
     def __init__(self, datastores: Datastores | None) -> None:
-        """None: the workspace declares no stores."""
+        """`datastores` is None where the workspace declares no stores."""
         self._datastores = datastores
         self._connections: dict[str, _Connection] = {}
-        self._answers: dict[Link, asyncio.Task[None]] = {}  # the last one on its way, where order is all there is
+        # Of peers that are answered in order: the last answer that is on its way.
+        self._answers: dict[PeerConnection, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._waiting: dict[Replica, int] = {}
 
@@ -101,17 +102,17 @@ class Stores:
 
     # Requests -------------------------------------------------------------------------------------------------------
 
-    def connect(self, message: ServiceRequest, link: Link) -> None:
+    def connect(self, message: ServiceRequest, peer: PeerConnection) -> None:
         """Answer `service_request`."""
-        assert link.replica is not None
+        replica: Replica = peer.owner
         try:
-            served = self._served(message, link.replica)
+            served = self._served(message, replica)
         except StoreError as error:
-            link.send(ServiceResponse(message.id, message.service_type, False, error_text(error)))
+            peer.send(ServiceResponse(message.id, message.service_type, False, error_text(error)))
             return
         connection = str(uuid4())
-        self._connections[connection] = _Connection(served, message.service_type, link.replica)
-        link.send(ServiceResponse(message.id, message.service_type, True, None, connection))
+        self._connections[connection] = _Connection(served, message.service_type, replica)
+        peer.send(ServiceResponse(message.id, message.service_type, True, None, connection))
 
     def _served(self, message: ServiceRequest, replica: Replica) -> Served:
         kind = message.service_type
@@ -124,41 +125,40 @@ class Stores:
             there = f"declared: {', '.join(declared)}" if declared else "the workspace declares none"
             message_text = f"there is no store {cut(str(name), 60)!r} of the type {cut(kind, 60)} ({there})"
             raise StoreError(f"{kind.lower()}s", "arguments", message_text)
-        if sum(each.replica is replica for each in self._connections.values()) >= _MOST_CONNECTIONS:
-            raise StoreError(name, "exhausted", f"a process has {_MOST_CONNECTIONS} connections at most")
+        if sum(each.replica is replica for each in self._connections.values()) >= _MAX_CONNECTIONS:
+            raise StoreError(name, "exhausted", f"a process has {_MAX_CONNECTIONS} connections at most")
         if kind == "Database":
             return ServedDatabase(databases[name])
         cache = caches[name]
         return ServedCache(f"caches.{name}", lambda: cache.backend)
 
-    def operate(self, message: ServiceOperation, link: Link) -> None:
-        """Answer `service_operation`; one without an id in the order in which it was asked."""
-        replica = link.replica
-        assert replica is not None
+    def operate(self, message: ServiceOperation, peer: PeerConnection) -> None:
+        """Answer `service_operation`; operations without a request id in the order in which they arrive."""
+        replica: Replica = peer.owner
         connection = self._connections.get(message.connection_id)
         waiting = self._waiting.get(replica, 0)
         if connection is None or connection.replica is not replica or connection.kind != message.service_type:
-            self._refuse(message, link, "connection: there is no such connection")
-        elif waiting >= _MOST_WAITING:
-            self._refuse(message, link, f"exhausted: {_MOST_WAITING} operations wait already")
+            self._refuse(message, peer, "connection: there is no such connection")
+        elif waiting >= _MAX_WAITING:
+            self._refuse(message, peer, f"exhausted: {_MAX_WAITING} operations wait already")
         elif message.operation == "close":
             del self._connections[message.connection_id]
-            self._answer(message, link, _task(self._closed(connection, message)))
+            self._answer(message, peer, _task(self._closed(connection, message)))
         else:
             self._waiting[replica] = waiting + 1
             task = connection.run(lambda: self._result(connection, message))
             task.add_done_callback(lambda done: self._ended(replica))
-            self._answer(message, link, task)
+            self._answer(message, peer, task)
 
     def _ended(self, replica: Replica) -> None:
         if self._waiting.get(replica, 0) > 0:
             self._waiting[replica] -= 1
 
-    def _refuse(self, message: ServiceOperation, link: Link, why: str) -> None:
+    def _refuse(self, message: ServiceOperation, peer: PeerConnection, why: str) -> None:
         async def refused() -> ServiceOperationResult:
             return ServiceOperationResult(False, None, why, message.request_id)
 
-        self._answer(message, link, _task(refused()))
+        self._answer(message, peer, _task(refused()))
 
     async def _result(self, connection: _Connection, message: ServiceOperation) -> ServiceOperationResult:
         params = message.params if isinstance(message.params, dict) else {}
@@ -172,33 +172,33 @@ class Stores:
         await connection.close()
         return ServiceOperationResult(True, None, None, message.request_id)
 
-    def _answer(self, message: ServiceOperation, link: Link, result: asyncio.Task[Any]) -> None:
-        before = self._answers.get(link) if message.request_id is None else None
+    def _answer(self, message: ServiceOperation, peer: PeerConnection, result: asyncio.Task[Any]) -> None:
+        before = self._answers.get(peer) if message.request_id is None else None
 
         async def send() -> None:
             await asyncio.wait([result] if before is None else [result, before])
             fault = None if result.cancelled() else result.exception()
             if fault is not None:
-                logger.error("%s: an operation on a store failed", link.session.peer, exc_info=fault)
+                logger.error("%s: an operation on a store failed", peer.peer, exc_info=fault)
             if fault is not None or result.cancelled():
                 why = "unavailable: the operation failed" if fault else "unavailable: the connection was closed"
-                _send(link, ServiceOperationResult(False, None, why, message.request_id))
+                _send(peer, ServiceOperationResult(False, None, why, message.request_id))
             else:
-                _send(link, result.result())
+                _send(peer, result.result())
 
         task = _task(send())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         if message.request_id is None:
-            self._answers[link] = task
-            task.add_done_callback(lambda done: self._answered(link, done))
+            self._answers[peer] = task
+            task.add_done_callback(lambda done: self._answered(peer, done))
 
-    def _answered(self, link: Link, task: asyncio.Task[Any]) -> None:
-        if self._answers.get(link) is task:
-            del self._answers[link]
+    def _answered(self, peer: PeerConnection, task: asyncio.Task[Any]) -> None:
+        if self._answers.get(peer) is task:
+            del self._answers[peer]
 
     def gone(self, replica: Replica) -> None:
-        """What a process that has ended had open is rolled back."""
+        """Roll back and close what a process that has ended had open."""
         self._waiting.pop(replica, None)
         for name, connection in tuple(self._connections.items()):
             if connection.replica is replica:
@@ -212,12 +212,12 @@ def _task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return asyncio.get_running_loop().create_task(work)
 
 
-def _send(link: Link, answer: ServiceOperationResult) -> None:
-    """A result that is larger than a message may be becomes an error; a peer that is gone needs none."""
+def _send(peer: PeerConnection, answer: ServiceOperationResult) -> None:
+    """Send an answer, or an error where the result is larger than a message may be."""
     try:
-        link.session.send(answer)
+        peer.session.send(answer)
     except MessagingError:
         why = "arguments: the result is larger than a message may be (limits.frame); read it with iterate"
-        link.send(ServiceOperationResult(False, None, why, answer.request_id))
+        peer.send(ServiceOperationResult(False, None, why, answer.request_id))
     except HostError as error:
-        logger.debug("%s: the result of an operation was not sent: %s", link.session.peer, error)
+        logger.debug("%s: the result of an operation was not sent: %s", peer.peer, error)

@@ -1,4 +1,4 @@
-"""A WebSocket through the gateway: message by message, both ways."""
+"""WebSockets through the gateway: each message is passed on, both ways."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pywatt_host.http.problem import refuse_websocket
 from pywatt_host.orchestrator.upstream import Address
 from pywatt_host.types import Headers, Receive, Scope, Send
 
-_LARGEST = 16 * 1024**2  # octets of a message, as the server's own
-_OPEN = 10.0  # seconds for the module's handshake
-_CLOSE = 2.0
-_UNUSUAL = 1011  # close code where the module went away without one (RFC 6455, section 7.4.1)
-_NOT_FOR_CLOSE = frozenset({1005, 1006, 1015})
+_MAX_MESSAGE_SIZE = 16 * 1024**2  # bytes, as in the server
+_OPEN_TIMEOUT = 10.0  # seconds for the module's handshake
+_CLOSE_TIMEOUT = 2.0  # seconds
+_INTERNAL_ERROR = 1011  # close code where the module sent none (RFC 6455, section 7.4.1)
+_RESERVED_CODES = frozenset({1005, 1006, 1015})
 
 
 async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
-    """Connect to the module, accept what it accepts, and pass messages on until one side closes. Raises OSError where
-    nobody takes the connection; the client has heard nothing then."""
+    """Connect to the module, accept the WebSocket if the module does, and pass messages on until one side closes.
+    Raises OSError where the module accepts no connection; nothing was sent to the client then."""
     exceptions = import_module("websockets.exceptions")
     refusal: int
     try:
@@ -61,10 +61,10 @@ async def _connected(address: Address, target: str, headers: Headers, subprotoco
         subprotocols=subprotocols or None,
         compression=None,
         proxy=None,
-        open_timeout=_OPEN,
-        close_timeout=_CLOSE,
+        open_timeout=_OPEN_TIMEOUT,
+        close_timeout=_CLOSE_TIMEOUT,
         ping_interval=None,
-        max_size=_LARGEST,
+        max_size=_MAX_MESSAGE_SIZE,
         max_queue=4,
         **place,
     )
@@ -75,14 +75,14 @@ async def _connected(address: Address, target: str, headers: Headers, subprotoco
 
 
 async def _pump(module: Any, receive: Receive, send: Send) -> None:
-    """Until one side closes; the other is told the same code."""
+    """Pass messages on until one side closes; the other side is closed with the same code."""
     outward = asyncio.create_task(_from_client(module, receive))
     inward = asyncio.create_task(_to_client(module, send))
     try:
         await asyncio.wait((outward, inward), return_when=asyncio.FIRST_COMPLETED)
         if inward.done() and not outward.done():
-            code, reason = module.close_code or _UNUSUAL, module.close_reason or ""
-            code = _UNUSUAL if code in _NOT_FOR_CLOSE and code != 1005 else code
+            code, reason = module.close_code or _INTERNAL_ERROR, module.close_reason or ""
+            code = _INTERNAL_ERROR if code in _RESERVED_CODES and code != 1005 else code
             await send({"type": "websocket.close", "code": 1000 if code == 1005 else code, "reason": reason})
     finally:
         for task in (outward, inward):
@@ -96,7 +96,7 @@ async def _from_client(module: Any, receive: Receive) -> None:
         message = await receive()
         if message["type"] == "websocket.disconnect":
             code = message.get("code") or 1005
-            if code in _NOT_FOR_CLOSE:
+            if code in _RESERVED_CODES:
                 await module.close()
             else:
                 await module.close(code, message.get("reason") or "")

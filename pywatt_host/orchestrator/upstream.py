@@ -1,4 +1,4 @@
-"""The gateway's HTTP/1.1 client: to one address, streaming both ways, connections kept for the next request."""
+"""The gateway's HTTP/1.1 client: streams both ways, and keeps connections for the next request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 
 from pywatt_host.types import Headers
 
-_CONNECT = 2.0  # seconds
-_IDLE = 2.0  # seconds that a connection is kept: well below what servers keep them, so that none is on its way out
-_MOST_IDLE = 64  # connections to one address
-_PIECE = 65536
-_HEAD = 65536  # most octets of a response head
+_CONNECT_TIMEOUT = 2.0  # seconds
+_IDLE_TIMEOUT = (
+    2.0  # seconds that a connection is kept: well below what servers use, so that they do not close it first
+)
+_MAX_IDLE = 64  # connections to one address
+_READ_SIZE = 65536  # bytes
+_MAX_HEAD_SIZE = 65536  # bytes of a response head
 FINAL = range(200, 600)  # statuses that a response may end with (RFC 9110, section 15)
 
 
@@ -30,7 +32,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address | None:
-        """As `announce` has it: `IP:port` or an absolute path. None for what nobody can listen on."""
+        """Read an announced address: `IP:port` or an absolute path. None where nothing can listen there."""
         text = text.removeprefix("http://").removeprefix("unix:")
         if text.startswith("/"):
             return cls(text)
@@ -42,8 +44,8 @@ class Address:
 
 
 class BrokenError(Exception):
-    """The module closed the connection before its response was complete, or answered what is not HTTP. `silent`: it
-    had not answered anything, on a connection that was used before."""
+    """The module closed the connection before its response was complete, or its answer is not HTTP. `silent` means that
+    it had not answered anything, on a connection that was used before."""
 
     def __init__(self, why: str, *, silent: bool = False) -> None:
         self.silent = silent
@@ -58,27 +60,27 @@ class UpstreamConnection:
         self._h11: Any = import_module("h11")
         self._reader = reader
         self._writer = writer
-        self._state: Any = self._h11.Connection(self._h11.CLIENT, max_incomplete_event_size=_HEAD)
+        self._state: Any = self._h11.Connection(self._h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_SIZE)
         self._used = 0
-        self._heard = False
+        self._answered = False
         self.idle_since = 0.0
 
     @property
     def usable(self) -> bool:
-        """Whether nothing has happened to it while it was idle: what came unasked is not the next one's answer."""
-        fresh = time.monotonic() - self.idle_since < _IDLE
+        """Whether nothing arrived while it was idle: that would be taken for the next response."""
+        fresh = time.monotonic() - self.idle_since < _IDLE_TIMEOUT
         return fresh and not self._unread and not self._reader.at_eof() and not self._writer.transport.is_closing()
 
     @property
     def _unread(self) -> bool:
-        """Whether more has come than the response."""
+        """Whether more has arrived than the response."""
         waiting: bytes | bytearray = getattr(self._reader, "_buffer", b"")
         return bool(waiting) or bool(self._state.trailing_data[0])
 
     def begin(self, method: str, target: bytes, headers: Headers, *, body: bool) -> None:
-        """Send the head, and with it the end where there is no body. Raises BrokenError for a head that is none."""
+        """Send the head of a request, and its end where there is no body. Raises BrokenError for an invalid head."""
         self._used += 1
-        self._heard = False
+        self._answered = False
         try:
             data = self._state.send(self._h11.Request(method=method, target=target, headers=headers))
             if not body:
@@ -88,7 +90,7 @@ class UpstreamConnection:
         self._writer.write(data)
 
     async def send(self, piece: bytes, *, more: bool) -> None:
-        """Some of the body. Raises BrokenError, also where it is not as long as its head says."""
+        """Send a piece of the body. Raises BrokenError, also where the body is not as long as its head says."""
         try:
             if piece:
                 self._writer.write(self._state.send(self._h11.Data(data=piece)))
@@ -99,15 +101,15 @@ class UpstreamConnection:
             raise BrokenError(str(error)) from error
 
     async def head(self) -> tuple[int, Headers]:
-        """Status and headers of the response. Raises BrokenError."""
+        """Wait for the status and the headers of the response. Raises BrokenError."""
         while True:
             event = await self._next()
             if isinstance(event, self._h11.Response):
                 if event.status_code not in FINAL:
-                    raise BrokenError(f"what it answered is not HTTP: the status {event.status_code}")
+                    raise BrokenError(f"its answer is not HTTP: the status is {event.status_code}")
                 return event.status_code, [(bytes(name), bytes(value)) for name, value in event.headers]
             if not isinstance(event, self._h11.InformationalResponse):
-                raise BrokenError("it closed the connection", silent=not self._heard and self._used > 1)
+                raise BrokenError("it closed the connection", silent=not self._answered and self._used > 1)
 
     async def body(self) -> AsyncIterator[bytes]:
         """The pieces of the response. Raises BrokenError where it breaks off."""
@@ -123,20 +125,20 @@ class UpstreamConnection:
     async def _next(self) -> Any:
         try:
             while (event := self._state.next_event()) is self._h11.NEED_DATA:
-                data = await self._reader.read(_PIECE)
-                self._heard = self._heard or bool(data)
+                data = await self._reader.read(_READ_SIZE)
+                self._answered = self._answered or bool(data)
                 self._state.receive_data(data)
         except self._h11.RemoteProtocolError as error:
-            silent = not self._heard and self._used > 1
-            raise BrokenError(f"what it answered is not HTTP: {error}", silent=silent) from error
+            silent = not self._answered and self._used > 1
+            raise BrokenError(f"its answer is not HTTP: {error}", silent=silent) from error
         except OSError as error:
-            silent = not self._heard and self._used > 1
+            silent = not self._answered and self._used > 1
             raise BrokenError((error.strerror or "lost").lower(), silent=silent) from error
         return event
 
-    def again(self) -> bool:
-        """Get ready for another request; False where that cannot be. More than the response (a body for HEAD, or a
-        second response) would be taken for the answer to whoever is next."""
+    def reset(self) -> bool:
+        """Get ready for another request; False where that is not possible. Anything beyond the response (a body for
+        HEAD, or a second response) would be taken for the next response."""
         h11 = self._h11
         if self._unread:
             return False
@@ -151,29 +153,30 @@ class UpstreamConnection:
 
 
 class UpstreamPool:
-    """Idle connections by address."""
+    """The idle connections, by address."""
 
     def __init__(self) -> None:
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
 
     async def take(self, address: Address, *, fresh: bool) -> UpstreamConnection:
-        """A connection; with `fresh` one that nobody has used. Raises OSError and TimeoutError: nothing was sent."""
+        """Take an idle connection, or open one; with `fresh`, always open one. Raises OSError and TimeoutError."""
         idle = self._idle[address]
         while idle and not fresh:
             connection = idle.pop()
             if connection.usable:
                 return connection
             connection.close()
-        async with asyncio.timeout(_CONNECT):
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
             if address.path is not None:
-                reader, writer = await asyncio.open_unix_connection(address.path, limit=_PIECE)
+                reader, writer = await asyncio.open_unix_connection(address.path, limit=_READ_SIZE)
             else:
-                reader, writer = await asyncio.open_connection(address.host, address.port, limit=_PIECE)
+                reader, writer = await asyncio.open_connection(address.host, address.port, limit=_READ_SIZE)
         return UpstreamConnection(address, reader, writer)
 
     def give_back(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for the next request, or close it."""
         idle = self._idle[connection.address]
-        if len(idle) < _MOST_IDLE and connection.again():
+        if len(idle) < _MAX_IDLE and connection.reset():
             idle.append(connection)
         else:
             connection.close()

@@ -1,11 +1,10 @@
-"""All of it together: from a workspace to running modules, and back to nothing."""
+"""The local Wattson: starts the modules of a workspace, runs them, and stops them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import signal
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -22,9 +21,9 @@ from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.orchestrator.acceptor import ModuleAcceptor
 from pywatt_host.orchestrator.control import WorkspaceControl
-from pywatt_host.orchestrator.dispatch import Answers
+from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.gateway import Gateway
-from pywatt_host.orchestrator.link import Duties
+from pywatt_host.orchestrator.launch import module_launch
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
 from pywatt_host.orchestrator.ports import Ports
@@ -35,34 +34,35 @@ from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
+from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
+from pywatt_host.runtime.signals import StopSignals
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
 from pywatt_host.stores.service import Datastores
-from pywatt_host.supervision.launch import Launch, launch_of
-from pywatt_host.supervision.news import Changes
+from pywatt_host.supervision.condition import LoopCondition
+from pywatt_host.supervision.launch import Launch
 from pywatt_host.supervision.output import Output
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.wattson")
 
-_BOUNDS = Bounds(64 * 1024, 10.0, 5.0, 2048)  # of the gateway and the control socket: as a manifest's defaults
-_CONTROL_DRAIN = 1.0  # seconds for answers on the control socket at the end
-_CANCELLED = 2.0  # seconds for a process that was killed to be gone
+_BOUNDS = Bounds(64 * 1024, 10.0, 5.0, 2048)  # of the gateway and the control socket: the defaults of a manifest
+_CONTROL_DRAIN = 1.0  # seconds for the last answers on the control socket
 
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """What there is to say once everything has started, or has failed to."""
+    """What is reported once every module has started, or has failed to."""
 
     gateway: tuple[str, ...]
     modules: tuple[dict[str, Any], ...]
 
 
 class Wattson:
-    """A workspace, ready to run, once. `manifests` are those of its modules, loaded."""
+    """A workspace that is ready to run, once. `manifests` are the loaded manifests of its modules."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class Wattson:
         self._topics = EventRouter()
         self._dev = DevServices(workspace.directory, environ)
         self.stores = self._make_stores()
-        self._answers = Answers(
+        self._requests = ModuleRequests(
             self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
         )
-        self._news = Changes()
+        self._changes = LoopCondition()
         self._drain = Drain()
         self._stopping = False
-        self._opening: asyncio.Task[Any] | None = None  # while stores are waited for
+        self._opening: asyncio.Task[Any] | None = None  # while the stores open
         self._secret_names = {*workspace.secret_keys}
         for manifest in manifests.values():
             self._secret_names |= set(manifest.secret_keys)
@@ -133,21 +133,21 @@ class Wattson:
         )  # fmt: skip
 
     def _launch(self, id: str) -> Launch:
-        # What is declared as a secret is in nobody's environment. Not what some module has asked for besides: it could
-        # take PATH from all others.
-        return launch_of(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
+        # No module gets a declared secret in its environment. Other names that a module has asked for stay there:
+        # otherwise it could take PATH from all others.
+        return module_launch(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
 
     def _replicas(self) -> list[Replica]:
         return [replica for module in self.modules.values() for replica in module.replicas]
 
     # What replicas need ---------------------------------------------------------------------------------------------
 
-    def duties(self) -> Duties:
-        return self._answers.duties
+    def dispatch(self) -> Dispatch:
+        return self._requests.dispatch
 
     def init(self, replica: Replica) -> Init:
-        """What a process is told first. Its port: any for ours, which announce the real one; for others a free one,
-        since they may announce what they were told."""
+        """The first message to a process. A module with a manifest gets port 0, and announces the real one; a command
+        gets a free port, since it may announce what it was told."""
         declared = self.workspace.modules[replica.module]
         ipc, tcp = self._channels.get("ipc"), self._channels.get("tcp")
         port = 0 if declared.manifest is not None else self._ports.free(replica) or 0
@@ -165,12 +165,12 @@ class Wattson:
             tuple(sorted(EXTENSIONS)),
         )
 
-    def line(self, replica: Replica, octets: bytes) -> None:
-        self.output.write(replica.module, replica.number, octets)
+    def line(self, replica: Replica, data: bytes) -> None:
+        self.output.write(replica.module, replica.number, data)
 
     def changed(self) -> None:
         self.router.flush()
-        self._news.tell()
+        self._changes.notify_all()
 
     def gone(self, replica: Replica) -> None:
         self.router.gone(replica)
@@ -178,17 +178,17 @@ class Wattson:
         self.rotations.gone(replica)
         self._topics.gone(replica)
         self._ports.gone(replica)
-        self._answers.gone(replica)
+        self._requests.gone(replica)
         self.stores.gone(replica)
 
     # Running --------------------------------------------------------------------------------------------------------
 
     async def serve(self, on_up: Callable[[Up], None] = lambda up: None) -> int:
-        """Run until stopped by a signal, `stop()` or the control socket, or until no module is left. Returns the exit
-        code: 0 where everything ended as asked, 1 where work was cut or a module failed for good. Raises HostError
-        where it cannot start; nothing is left behind then."""
+        """Run until a signal, `stop()` or the control socket ends it, or no module is left. Returns the exit code: 0
+        where everything ended as asked, 1 where work was cut short or a module failed for good. Raises HostError where
+        it cannot start; nothing is left behind then."""
         bound: list[Listener] = []
-        with _Signals(self.stop):
+        with StopSignals(self.stop, asyncio.get_running_loop()):
             try:
                 workspace = self.workspace
                 gateway = bind(
@@ -208,7 +208,7 @@ class Wattson:
                     listener.close()
 
     async def _open_and_run(self, *arguments: Any) -> int:
-        """Open the stores, then run. Asked to stop while they are waited for, give up."""
+        """Open the stores, then run. A request to stop cancels the opening."""
         self._opening = asyncio.current_task()
         try:
             async with TaskGroup() as tasks, self._dev.running(tasks), self.stores.running(tasks):
@@ -224,8 +224,7 @@ class Wattson:
             return 0
 
     async def _run(self, gateway: list[Listener], control: list[Listener], on_up: Callable[[Up], None]) -> int:
-        doors = ModuleAcceptor(self._channels, self.modules, self.workspace.limits.frame)
-        doors.duties = self._answers.duties
+        acceptor = ModuleAcceptor(self._channels, self.modules, self.dispatch(), self.workspace.limits.frame)
         ended = Drain()
         async with TaskGroup() as tasks:
             watching = [
@@ -237,13 +236,13 @@ class Wattson:
                     app = WorkspaceControl(self)
                     await stack.enter_async_context(_served("control", app, control, ended, tasks))
                     stack.callback(app.close)
-                await stack.enter_async_context(doors.running(tasks))
+                await stack.enter_async_context(acceptor.running(tasks))
                 await stack.enter_async_context(self._living(tasks))
                 served = Gateway(self.modules, self.workspace, self._gateway_address)
                 stack.push_async_callback(served.close)
                 await stack.enter_async_context(_served("gateway", served, gateway, self._drain, tasks))
                 tasks.create_task(self._tell(on_up), name="ready")
-                await self._news.until(lambda: self._stopping or self._all_over())
+                await self._changes.wait_for(lambda: self._stopping or self._all_over())
                 if not self._stopping:
                     self.stop("no module is left")
                 ended.deadline = time.monotonic() + self.workspace.timeouts.stop + _CONTROL_DRAIN
@@ -258,7 +257,7 @@ class Wattson:
 
     @asynccontextmanager
     async def _living(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        """Every module, started in the order of what it depends on and stopped the other way round."""
+        """Start every module after those it depends on, and stop it before them."""
         living = {
             id: tasks.create_task(self._bring_up(module), name=f"module {id}") for id, module in self.modules.items()
         }
@@ -271,45 +270,47 @@ class Wattson:
     async def _bring_up(self, module: Module) -> None:
         for id, dependency in module.declared.depends_on.items():
             other, condition = self.modules[id], dependency.condition
-            await self._news.until(lambda other=other, condition=condition: self._stopping or other.meets(condition))  # type: ignore[misc]
+            await self._changes.wait_for(
+                lambda other=other, condition=condition: self._stopping or other.meets(condition)  # type: ignore[misc]
+            )
         if not self._stopping:
             await asyncio.gather(*(replica.live() for replica in module.replicas))
 
     async def _bring_down(self, module: Module) -> None:
-        """Once everything that depends on it is gone."""
+        """Stop a module, once every module that depends on it has ended."""
         dependants = [other for other in self.modules.values() if module.id in other.declared.depends_on]
-        await self._news.until(lambda: all(replica.over for other in dependants for replica in other.replicas))
+        await self._changes.wait_for(lambda: all(replica.over for other in dependants for replica in other.replicas))
         await self.stop_module(module.id)
-        self._news.tell()
+        self._changes.notify_all()
 
     async def stop_module(self, id: str) -> None:
-        """Stop all processes of one module for good. Raises KeyError."""
+        """Stop all processes of one module for good. Raises KeyError for an unknown module."""
         await asyncio.gather(*(replica.stop() for replica in self.modules[id].replicas))
 
     async def _tell(self, on_up: Callable[[Up], None]) -> None:
-        await self._news.until(lambda: self._stopping or self._settled())
+        await self._changes.wait_for(lambda: self._stopping or self._settled())
         if not self._stopping:
-            await asyncio.to_thread(self._dev.keep)  # a module that is started again finds what it used
+            await asyncio.to_thread(self._dev.keep)  # so that a module that is started again finds its data
             on_up(Up(self._gateway_address, tuple(module.status() for module in self.modules.values())))
 
     def _settled(self) -> bool:
-        """Whether every module runs, has failed, or waits for one that has."""
-        held: set[str] = set()  # settled without being there
+        """Whether every module runs, has failed, or waits for one that has failed."""
+        blocked: set[str] = set()  # they have failed, or wait for one that has
         for _ in self.modules:
             for id, module in self.modules.items():
                 waits = all(replica.state == "waiting" for replica in module.replicas)
                 if waits:
                     needed = module.declared.depends_on
                     if any(
-                        other in held and not self.modules[other].meets(needed[other].condition) for other in needed
+                        other in blocked and not self.modules[other].meets(needed[other].condition) for other in needed
                     ):
-                        held.add(id)
+                        blocked.add(id)
                 elif module.settled and not any(replica.running for replica in module.replicas):
-                    held.add(id)
-        return all(id in held or module.settled for id, module in self.modules.items())
+                    blocked.add(id)
+        return all(id in blocked or module.settled for id, module in self.modules.items())
 
     def _bind_control(self) -> list[Listener]:
-        """Without a control socket in the usual place there is a warning, without one asked for an error."""
+        """Bind the control socket. A default one that cannot be bound is a warning, a declared one an error."""
         setting, directory = self.workspace.control, self.workspace.directory
         try:
             path = control_path(setting, self.name, directory, self._environ)
@@ -325,7 +326,7 @@ class Wattson:
     # Telling and stopping -------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """For `ps`, in the shape that single hosts answer in."""
+        """What `ps` shows, in the form in which single hosts answer."""
         modules = [module.status() for module in self.modules.values()]
         healthy = all(module["status"] == "healthy" for module in modules)
         return {
@@ -340,9 +341,9 @@ class Wattson:
         }
 
     def stop(self, why: str) -> None:
-        """Begin to stop; a second call forces: everything that still runs is killed."""
+        """Begin to stop. A second call kills everything that still runs."""
         if self._stopping:
-            logger.error("forced to stop: every module is killed")
+            logger.error("forced to stop; every module is killed")
             self._drain.deadline = time.monotonic()
             for replica in self._replicas():
                 replica.cut = replica.cut or replica.pid is not None
@@ -353,10 +354,10 @@ class Wattson:
             self._opening.cancel()
         self._drain.deadline = time.monotonic() + self.workspace.timeouts.stop
         logger.info("stopping: %s", why)
-        self._news.tell()
+        self._changes.notify_all()
 
     def asked_to_stop(self) -> None:
-        """By the control socket, where asking twice does not force."""
+        """Begin to stop. A second call changes nothing."""
         if not self._stopping:
             self.stop("asked over the control socket")
 
@@ -367,20 +368,3 @@ async def _served(
 ) -> AsyncIterator[None]:
     async with HttpServer(name, app, listeners, _BOUNDS, drain).running(tasks):
         yield
-
-
-class _Signals:
-    """SIGTERM and SIGINT ask to stop."""
-
-    def __init__(self, stop: Callable[[str], None]) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

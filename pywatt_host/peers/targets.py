@@ -1,9 +1,8 @@
-"""From the manifest's `channels` and an init message to what this module connects to and listens on."""
+"""From the manifest's `channels` and an init message to the connections that this module opens and accepts."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
 from pywatt_host.exceptions import ChannelError
@@ -11,17 +10,16 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.net.tls import client_context, server_context
-from pywatt_host.peers.client import Connector
-from pywatt_host.peers.server import PeerListener, PeerServer
+from pywatt_host.peers.acceptor import PeerListener
+from pywatt_host.peers.reconnecting import Connector
+from pywatt_host.peers.server import PeerServer
 from pywatt_host.peers.token import ChannelToken
 from pywatt_host.protocol.messages import Init
 
-if TYPE_CHECKING:
-    pass
-
 
 def connectors(manifest: Manifest, init: Init | None, token: ChannelToken) -> list[Connector]:
-    """Whom to connect to: what init offers, and what the manifest says where it says more. Raises ChannelError."""
+    """The channels to the orchestrator: those that init offers, with what the manifest says about them, and those that
+    only the manifest names. Raises ChannelError."""
     ipc, tcp = manifest.channels.ipc, manifest.channels.tcp
     found: list[Connector] = []
     offered_ipc = init.ipc_channel if init is not None else None
@@ -47,26 +45,27 @@ def connectors(manifest: Manifest, init: Init | None, token: ChannelToken) -> li
         required = (address is not None and tcp is not None and tcp.required) or bool(
             offered_tcp is not None and offered_tcp.required
         )
-        found.append(Connector(target, token.own, required, late=bool(token.names)))
+        found.append(Connector(target, token.own, required, needs_secrets=bool(token.names)))
     return found
 
 
-def open_doors(manifest: Manifest, listening: PeerServer, token: ChannelToken) -> None:
-    """Bind what `channels` listens on. Raises BindError and ChannelError; nothing stays bound then."""
+def bind_listeners(manifest: Manifest, server: PeerServer, token: ChannelToken) -> None:
+    """Bind the addresses in `channels` where peers connect. Raises BindError and ChannelError; nothing stays bound
+    then."""
     ipc, tcp, directory = manifest.channels.ipc, manifest.channels.tcp, manifest.directory
     try:
         if ipc is not None and ipc.listen is not None:
             own = directory / ".pywatt"  # where a decorator listens that names no path
             if own in (directory / ipc.listen).parents:
-                with suppress(OSError):  # binding says why
+                with suppress(OSError):  # binding reports the reason
                     own.mkdir(mode=0o700, exist_ok=True)
             address = UnixAddress(ipc.listen, int(ipc.mode, 8))
             for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
-                listening.doors.append(PeerListener("ipc", listener, tuple))
+                server.listeners.append(PeerListener("ipc", listener))
         if tcp is not None and tcp.listen is not None:
             context = server_context(tcp.tls, manifest.resolve) if tcp.tls is not None else None
             for listener in bind([tcp.listen], key="channels.tcp.listen", directory=directory, backlog=128):
-                listening.doors.append(PeerListener("tcp", listener, token.accepted, context))
+                server.listeners.append(PeerListener("tcp", listener, token.accepted, context))
     except BaseException:
-        listening.close()
+        server.close()
         raise

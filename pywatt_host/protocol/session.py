@@ -295,6 +295,7 @@ _ANSWERS: dict[type[Any], Callable[[Any], tuple[Key, bool]]] = {
     ServiceOperationResult: lambda message: ((ServiceOperation.op,), False),
     HeartbeatAck: lambda message: ((Heartbeat.op,), False),
 }
+ANSWERS = frozenset((*_ANSWERS, Error))  # what `answered` takes
 
 
 def refusal(message: Received, code: str, text: str, extensions: Extensions) -> Error | None:

@@ -1,1 +1,1 @@
-"""The running host: started, served, drained and stopped; its signals, its control socket, systemd."""
+"""The running host: its start, serving, drain and stop, with signals, the control socket and systemd."""

@@ -1,6 +1,6 @@
-"""The private control socket of a running host: who it is, how it does, and a way to stop it.
+"""The control socket of a running host: its status, and requests to stop, to rotate secrets and to handle messages.
 
-HTTP over a Unix socket with permissions 0600, so that only the same user and root can speak to it. The verbs `ps`,
+It is HTTP over a Unix socket with permissions 0600, so that only the same user and root can use it. The commands `ps`,
 `stop`, `rotate` and `send` are its clients.
 """
 
@@ -16,19 +16,21 @@ from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.types import Receive, Scope, Send
 
-MOST_BODY = 16 * 1024**2  # octets of a request
-TIMEOUT = 30.0  # seconds for the answer to a message, where none was asked for
+MAX_BODY = 16 * 1024**2  # bytes of a request
+MESSAGE_TIMEOUT = 30.0  # seconds for the answer to a message, where the request has none
+_LONGEST_TIMEOUT = 3600  # seconds that a request may ask for
 
 Rotate = Callable[[str], Awaitable[dict[str, Any]]]
 SendMessage = Callable[[str, Mapping[str, Any], float], Awaitable[Any]]
 
 
 class ControlApp:
-    """`GET /status` answers with `status()`; `POST /stop` calls `stop()` and answers 202.
+    """The application of the control socket.
 
-    `POST /rotate {"name"}` answers with what `rotate(name)` gives. `POST /send {"type", "content", "timeout"}` answers
-    `{"reply": ...}` with what `send(type, content, timeout)` gives, or `{"error": {"code", "message"}}`. Without these
-    functions there are no such paths.
+    `GET /status` answers with the result of `status()`. `POST /stop` answers 202 and calls `stop()`. `POST /rotate
+    {"name"}` answers with the result of `rotate(name)`. `POST /send {"type", "content", "timeout"}` answers with the
+    result of `send(type, content, timeout)` as `{"reply": ...}`, or with `{"error": {"code", "message"}}`. Without
+    `rotate` or `send`, their paths are 404.
     """
 
     def __init__(
@@ -68,11 +70,11 @@ class ControlApp:
 
 
 async def answer_rotate(receive: Receive, send: Send, rotate: Rotate) -> None:
-    """409 where the secret cannot be had, or is refused."""
+    """Answer with the result of a rotation; 409 where it fails."""
     asked = await body_of(receive)
     name = asked.get("name") if asked is not None else None
     if not isinstance(name, str):
-        await send_problem(send, 400, 'The body is {"name": text}.')
+        await send_problem(send, 400, 'The body must be {"name": string}.')
         return
     try:
         report = await rotate(name)
@@ -85,19 +87,19 @@ async def answer_rotate(receive: Receive, send: Send, rotate: Rotate) -> None:
 async def answer_send(
     receive: Receive, send: Send, deliver: Callable[[str, str, Mapping[str, Any], float], Awaitable[Any]]
 ) -> None:
-    """A message's reply, or the error that it was answered with."""
+    """Answer with the reply to a message, or with its error."""
     asked = await body_of(receive) or {}
     module, type, content = asked.get("module", ""), asked.get("type"), asked.get("content", {})
-    timeout = asked.get("timeout", TIMEOUT)
+    timeout = asked.get("timeout", MESSAGE_TIMEOUT)
     if (
         not isinstance(type, str)
         or not isinstance(module, str)
         or not isinstance(content, dict)
         or isinstance(timeout, bool)
         or not isinstance(timeout, int | float)
-        or not 0 < timeout <= 3600
+        or not 0 < timeout <= _LONGEST_TIMEOUT
     ):
-        await send_problem(send, 400, 'The body is {"module", "type", "content": {...}, "timeout": seconds}.')
+        await send_problem(send, 400, 'The body must be {"module", "type", "content": {...}, "timeout": seconds}.')
         return
     try:
         reply = await deliver(module, type, content, timeout)
@@ -108,7 +110,7 @@ async def answer_send(
 
 
 async def body_of(receive: Receive) -> dict[str, Any] | None:
-    """The request's JSON object; None where it has none."""
+    """The request's JSON object; None where its body is something else."""
     pieces: list[bytes] = []
     length = 0
     while True:
@@ -117,7 +119,7 @@ async def body_of(receive: Receive) -> dict[str, Any] | None:
             return None
         pieces.append(message.get("body", b""))
         length += len(pieces[-1])
-        if length > MOST_BODY:
+        if length > MAX_BODY:
             return None
         if not message.get("more_body", False):
             break
@@ -136,13 +138,14 @@ async def send_json(send: Send, status: int, document: Any) -> None:
 
 
 def control_folders(directory: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Where control sockets are: $XDG_RUNTIME_DIR/pywatt where it is set, else .pywatt beside the manifest."""
+    """The folders of control sockets: $XDG_RUNTIME_DIR/pywatt where that variable is set, else .pywatt beside the
+    manifest."""
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     return [Path(runtime) / "pywatt"] if runtime and Path(runtime).is_dir() else [directory / ".pywatt"]
 
 
 def control_path(setting: str, module_id: str, directory: Path, environ: Mapping[str, str]) -> Path | None:
-    """Where this process's control socket goes; None where it is off. Makes the private folder for `auto`.
+    """The path of this process's control socket; None where `setting` is off. For `auto` it makes the private folder.
 
     Raises OSError where the folder cannot be made.
     """

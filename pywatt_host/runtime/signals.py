@@ -1,20 +1,21 @@
-"""Signals that ask the process to stop, and the thread that ends it when stopping takes too long."""
+"""Signals that ask the process to stop, and the thread that ends it if stopping takes too long."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 class ShutdownWatch(threading.Thread):
-    """Calls `overdue` so many seconds after `begin`, whatever the event loop does; a thread that stands ready, since
-    a signal handler must not start one. A daemon: what hangs after the loop's end must not hold the process either."""
+    """Calls `overdue` a number of seconds after `begin`, even if the event loop hangs.
+
+    The thread is started beforehand, since a signal handler must not start one. It is a daemon thread, so that a hang
+    after the end of the event loop does not keep the process alive either.
+    """
 
     def __init__(self, overdue: Callable[[], None]) -> None:
         super().__init__(name="pywatt shutdown watch", daemon=True)
@@ -24,11 +25,12 @@ class ShutdownWatch(threading.Thread):
         self._seconds = 0.0
 
     def begin(self, seconds: float) -> None:
+        """Call `overdue` in so many seconds, unless `release` is called before."""
         self._seconds = seconds
         self._begun.set()
 
     def release(self) -> None:
-        """Nothing is watched any more."""
+        """Never call `overdue`, and end the thread."""
         self._released.set()
         self._begun.set()
 
@@ -38,21 +40,31 @@ class ShutdownWatch(threading.Thread):
             self._overdue()
 
 
-class Signals:
-    """SIGTERM and SIGINT ask to stop. Plain handlers, which run even when the event loop hangs."""
+class StopSignals:
+    """Calls `stop` with the signal's name for each SIGTERM and SIGINT; leaving restores the previous handlers.
 
-    def __init__(self, stop: Callable[[str], None]) -> None:
+    With `loop`, `stop` runs on that event loop. Without it, `stop` runs in the signal handler itself, even if the event
+    loop hangs, and has to be safe there. In another thread than the main thread this does nothing, since Python handles
+    signals in the main thread only.
+    """
+
+    def __init__(self, stop: Callable[[str], None], loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._stop = stop
-        self._before: dict[int, Any] = {}
+        self._loop = loop
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+                self._previous[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._stop(signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if self._loop is None:
+            self._stop(name)
+        else:
+            self._loop.call_soon_threadsafe(self._stop, name)
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Telling systemd how the service does (sd_notify(3)): ready, stopping, alive."""
+"""Notifications to systemd (sd_notify(3)): ready, stopping, alive."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ logger = logging.getLogger("pywatt.host")
 
 
 class Notifier:
-    """Entered last and left first: READY=1 when everything runs, STOPPING=1 before anything stops. The watchdog is fed
-    from the event loop at half its interval, so a loop that hangs is found."""
+    """The service that starts last and stops first: it sends READY=1 when everything runs, and STOPPING=1 before
+    anything stops. `watchdog` is the interval in seconds; the event loop sends WATCHDOG=1 twice in it, so that systemd
+    notices an event loop that hangs."""
 
     name = "systemd"
 
@@ -26,18 +27,21 @@ class Notifier:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         self._tell(f"READY=1\nMAINPID={os.getpid()}")
-        feeding = tasks.create_task(self._feed(self._watchdog), name="systemd watchdog") if self._watchdog else None
+        keeping_alive = (
+            tasks.create_task(self._keep_alive(self._watchdog), name="systemd watchdog") if self._watchdog else None
+        )
         try:
             yield
         finally:
             self._tell("STOPPING=1")
-            if feeding is not None:
-                feeding.cancel()
+            if keeping_alive is not None:
+                keeping_alive.cancel()
 
     def stopping(self) -> None:
+        """Say that the host drains, before any service stops."""
         self._tell("STOPPING=1")
 
-    async def _feed(self, seconds: float) -> None:
+    async def _keep_alive(self, seconds: float) -> None:
         while True:
             self._tell("WATCHDOG=1")
             await asyncio.sleep(seconds / 2)
@@ -48,11 +52,11 @@ class Notifier:
                 sock.setblocking(False)
                 sock.sendto(state.encode(), self._address)
         except OSError as error:
-            logger.warning("cannot tell systemd %s: %s", state.partition("\n")[0], error)
+            logger.warning("systemd was not told %s: %s", state.partition("\n")[0], error)
 
 
 def notifier(environ: Mapping[str, str]) -> Notifier | None:
-    """The notifier for this process, where systemd asked for one."""
+    """The notifier for this process; None where systemd does not expect notifications from it."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return None

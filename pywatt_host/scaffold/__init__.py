@@ -1,5 +1,5 @@
-"""What `pywatt-host init` writes: a new module, or a manifest around an application that exists. The texts are the
-templates beside this file, with `$name` replaced."""
+"""What `pywatt-host init` writes: a new module, or a manifest for an existing application. The templates are beside
+this file; `$name` in them is replaced."""
 
 from pywatt_host.scaffold.adopted import Adopted, adopt
 from pywatt_host.scaffold.starter import FRAMEWORKS, installed, module_id_of, starter

@@ -1,4 +1,4 @@
-"""A manifest around an application that exists: its routes as endpoints."""
+"""A manifest for an existing application, with its routes as endpoints."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values.names import METHODS
 from pywatt_host.scaffold.templates import render, schema_text, yaml_text
 
-_LONGEST_SUMMARY = 80
-_LISTED = "endpoints: # these and nothing else: any other path is 404 before the app"
-_AUTO = "endpoints: auto # the app's own routes, open to everyone; a list of paths would be these and nothing else"
+_MAX_SUMMARY = 80  # characters
+_LISTED = "endpoints: # only these are served; other paths get 404, and the app does not see them"
+_AUTO = "endpoints: auto # all routes of the app, without authentication; list paths here to serve only those"
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """File name to text; how many endpoints the manifest lists (0: `endpoints: auto`), and why it lists none although
-    there are routes; what is to be known of the manifest beforehand."""
+    """The files by name. `endpoints` is how many endpoints the manifest lists; 0 means `endpoints: auto`. `unsayable`
+    is the reason why the manifest lists none although the application has routes. `warnings` are those of the
+    manifest."""
 
     files: Mapping[str, str]
     endpoints: int
@@ -36,7 +37,7 @@ class _Endpoint:
     summaries: list[str] = field(default_factory=list)
 
     def add(self, row: RouteRow) -> None:
-        # A method that no manifest can name is among all of them.
+        # `*` includes methods that a manifest cannot name.
         self.methods |= set(row.methods) if set(row.methods) <= set(METHODS) else {"*"}
         summary = _sentence(row.name)
         if summary and summary not in self.summaries:
@@ -48,19 +49,20 @@ class _Endpoint:
         if methods != ["GET"]:
             keys.append(f"methods: [{', '.join(yaml_text(method) for method in methods)}]")
         summary = "; ".join(self.summaries)
-        if 0 < len(summary) <= _LONGEST_SUMMARY:
+        if 0 < len(summary) <= _MAX_SUMMARY:
             keys.append(f"summary: {yaml_text(summary)}")
-        return f"  - {{{', '.join(keys)}}} # open to everyone"
+        return f"  - {{{', '.join(keys)}}} # no authentication"
 
     def _written(self) -> list[str]:
-        """Without those that others bring along: all of HTTP is in `*`, HEAD comes with GET."""
+        """The methods to write: `*` includes all HTTP methods, and GET includes HEAD."""
         kept = self.methods & {"*", "WEBSOCKET"} if "*" in self.methods else self.methods
         return [method for method in METHODS if method in kept and not (method == "HEAD" and "GET" in kept)]
 
 
 def adopt(import_path: str, working_dir: str, module_id: str, rows: Sequence[RouteRow]) -> Adopted:
-    """A manifest that lists the application's routes, with schema and test. `working_dir` is relative to the folder of
-    the manifest. Without rows, or where no manifest can say one of them, it leaves the routes to the application."""
+    """A manifest that lists the application's routes, with its schema and a test. `working_dir` is relative to the
+    folder of the manifest. The manifest has `endpoints: auto` if there are no rows, or if a manifest cannot express one
+    of them."""
     endpoints = _endpoints(rows)
     listed = "\n".join([_LISTED, *(each.line() for each in endpoints)]) if endpoints else _AUTO
     unsayable = ""
@@ -72,7 +74,7 @@ def adopt(import_path: str, working_dir: str, module_id: str, rows: Sequence[Rou
         unsayable, endpoints, listed = error.problems[0].message, [], _AUTO
     app = f"app: {import_path} # module:attribute"
     if working_dir != ".":
-        place = f"  working_dir: {yaml_text(working_dir)} # the folder that has the module"
+        place = f"  working_dir: {yaml_text(working_dir)} # the folder of the Python module"
         app = f"app:\n  import_path: {import_path} # module:attribute\n{place}"
     files = {
         "pywatt.yaml": render("common", "adopted.yaml", id=yaml_text(module_id), app=app, endpoints=listed),
@@ -83,7 +85,8 @@ def adopt(import_path: str, working_dir: str, module_id: str, rows: Sequence[Rou
 
 
 def _endpoints(rows: Iterable[RouteRow]) -> list[_Endpoint]:
-    """One for each shape of path: templates that differ in the names of their parameters fit the same requests."""
+    """One endpoint for each shape of path: two paths that differ only in the names of parameters match the same
+    requests."""
     found: dict[str, _Endpoint] = {}
     for row in rows:
         shape = re.sub(r"\{\w+(:path)?\}", r"{\1}", row.path)
@@ -92,13 +95,13 @@ def _endpoints(rows: Iterable[RouteRow]) -> list[_Endpoint]:
 
 
 def _paths(endpoints: Iterable[_Endpoint]) -> str:
-    """What the test asks for; the root where nothing else is known to answer to GET."""
+    """The paths that the test requests; the root path if no path is known to answer GET."""
     found = [each.path for each in endpoints if "{" not in each.path and {"GET", "*"} & set(each.methods)]
     return "\n".join(f"    {json.dumps(path, ensure_ascii=False)}," for path in found or ["/"])
 
 
 def _sentence(name: str) -> str:
-    """The name of a handler as a summary: `users.read_item` is "Read item"."""
+    """The name of a handler as a summary: "Read item" for `users.read_item`."""
     words = re.split(r"[.:]", name)[-1].replace("_", " ").replace("-", " ").split()
     text = " ".join(words)
     return text[:1].upper() + text[1:] if re.fullmatch(r"[\w ]+", text) else ""

@@ -1,4 +1,4 @@
-"""A new module: manifest, schema, application and test, by framework."""
+"""A new module: manifest, schema, application and test, for a framework."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRAMEWORKS = ("fastapi", "flask", "starlette", "django")
 
 
 def starter(framework: str, module_id: str) -> Mapping[str, str]:
-    """File name to text of a module that runs, and whose test passes, as it is."""
+    """The files of a module, by name. The module runs and its test passes without changes."""
     return {
         "pywatt.yaml": render(framework, "pywatt.yaml", id=yaml_text(module_id)),
         "pywatt.schema.json": schema_text(),
@@ -24,13 +24,13 @@ def starter(framework: str, module_id: str) -> Mapping[str, str]:
 
 
 def installed(package: str) -> bool:
-    """Whether it can be imported here; a folder that happens to have its name does not count."""
+    """Whether a package can be imported. A folder of the same name in the working directory does not count."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
 
 
 def module_id_of(folder: Path) -> str:
-    """The folder's name, made to fit `module.id`."""
+    """The folder's name, changed so that it is valid as `module.id`."""
     plain = normalize("NFKD", folder.name).encode("ascii", "ignore").decode()
     fitting = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).lstrip("._-")[:63]
     return fitting.rstrip("._-") or "module"

@@ -1,4 +1,4 @@
-"""The templates, and how texts stand in YAML."""
+"""The templates, and texts as YAML scalars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_TEXT = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "
 
 
 def render(framework: str, name: str, **values: str) -> str:
-    """The framework's own template of that name, else the common one."""
+    """Fill in a template: the framework's own template if it has one of that name, else the common one."""
     folder = files("pywatt_host.scaffold")
     own = folder / framework / f"{name}.txt"
     template = own if own.is_file() else folder / "common" / f"{name}.txt"
@@ -22,12 +22,12 @@ def render(framework: str, name: str, **values: str) -> str:
 
 
 def schema_text() -> str:
-    """As `pywatt-host schema` prints it."""
+    """The JSON schema of manifests, as `pywatt-host schema` prints it."""
     return json.dumps(manifest_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def yaml_text(text: str) -> str:
-    """A text as one scalar of a flow mapping, quoted where it would be anything else, and never interpolated."""
+    """A text as a scalar in a YAML flow mapping: quoted if necessary, and escaped so that `${` is not interpolated."""
     if _PLAIN.match(text) and text.lower() not in _NOT_TEXT:
         return text
     return json.dumps(text.replace("${", "$${"), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""All files, or none of them; nothing that is there is touched."""
+"""Writes all files or none, and replaces existing files only when asked to."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from pywatt_host.exceptions import HostError
 
 
 class CannotWriteError(HostError):
-    """A line that says what cannot be written and why. Nothing was left behind."""
+    """A file could not be written; the text says which and why. New files have been removed again."""
 
 
 def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
-    """Those of the names that the folder has, broken links included."""
+    """The names that already exist in the folder, including broken symbolic links."""
     return [name for name in names if os.path.lexists(folder / name)]
 
 
 def write(folder: Path, files: Mapping[str, str], *, replacing: bool = False) -> None:
-    """Write the texts into the folder, which is made where there is none, under other names first, so that a file is
-    whole as soon as it can be seen. Only when `replacing` may one take another's place. Raises CannotWriteError, after
-    removing all that was made; what has been replaced by then stays so."""
+    """Write files into a folder, which is created if it does not exist. Each file is written under a temporary name and
+    then renamed, so that it is complete as soon as it is visible. With `replacing`, existing files are replaced.
+
+    Raises CannotWriteError after removing the new files and folders. Files that were replaced by then stay replaced.
+    """
     made: list[Path] = []
     current = folder
     try:
@@ -40,7 +42,7 @@ def write(folder: Path, files: Mapping[str, str], *, replacing: bool = False) ->
             current = folder / name
             there = os.path.lexists(current)
             if there and not replacing:
-                raise FileExistsError(0, "it has just been made by something else")
+                raise FileExistsError(0, "another process has just created it")
             _temporary(current).rename(current)
             if not there:
                 made.append(current)
@@ -57,7 +59,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _remove(made: Iterable[Path]) -> None:
-    """Newest first. What cannot be removed stays: why nothing was written is what is told."""
+    """Remove files and folders, the newest first. Errors are ignored: the user sees the error of writing instead."""
     for path in reversed(list(made)):
         try:
             if path.is_dir():

@@ -1,4 +1,4 @@
-"""Secrets: values that never show themselves, the sources they come from, and the store that keeps them together."""
+"""Secrets: values that do not show themselves, the sources that hold them, and the store that loads and keeps them."""
 
 from pywatt_host.secrets.masking import Masker
 from pywatt_host.secrets.secret import Secret

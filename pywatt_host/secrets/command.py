@@ -1,4 +1,4 @@
-"""Secrets that a program prints, such as the command line of a password store."""
+"""Secrets that a program prints, such as the command-line client of a password store."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pywatt_host.exceptions import SecretError
-from pywatt_host.secrets.source import MOST_OCTETS, without_last_newline
+from pywatt_host.secrets.source import MAX_BYTES, without_last_newline
 
-_TIMEOUT = 10.0  # seconds
-_LAST_WORDS = 1.0  # seconds that a killed program has for its pipe to close
-_AT_ONCE = 4
+_TIMEOUT = 10.0  # seconds that the program has to print the secret and exit
+_PIPE_CLOSE_TIMEOUT = 1.0  # seconds to wait for the output pipe of a killed program to close
+_MAX_CONCURRENT_RUNS = 4
 
 
 class CommandSource:
-    """`${name}` in an argument is the secret's name. No shell; what it writes to standard error is not shown, since it
-    may hold the secret."""
+    """Runs a program for each secret and reads the secret from its standard output.
+
+    `${name}` in an argument is replaced by the secret's name. No shell is involved. The program's standard error is not
+    shown, because it may contain the secret.
+    """
 
     watched = False
 
@@ -27,18 +30,21 @@ class CommandSource:
         self._arguments = tuple(arguments)
         self._directory = directory
         self._environ = {name: value for name, value in environ.items() if not name.startswith("PYWATT_")}
-        self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._gate = asyncio.Semaphore(_MAX_CONCURRENT_RUNS)
 
     async def get(self, name: str) -> str | None:
-        """What it prints, without the last line end; None for an empty output with exit code 0. Raises SecretError for
-        any other exit code, since a locked store must not pass for one that has no such secret."""
+        """Return the program's output without the last line end, or None if the output is empty and the exit code 0.
+
+        Raises SecretError for any other exit code, because a locked password store must not look like one that does not
+        have the secret.
+        """
         arguments = [argument.replace("${name}", name) for argument in self._arguments]
         async with self._gate:
-            octets = await self._output(arguments)
+            output = await self._output(arguments)
         try:
-            return without_last_newline(octets.decode()) if octets else None
+            return without_last_newline(output.decode()) if output else None
         except UnicodeDecodeError:
-            raise SecretError(f"{self.label}: what it printed for {name} is not UTF-8 text") from None
+            raise SecretError(f"{self.label}: its output for {name} is not UTF-8 text") from None
 
     def identity(self) -> object:
         return None
@@ -55,40 +61,40 @@ class CommandSource:
                 start_new_session=True,
             )
         except OSError as error:
-            raise SecretError(f"{self.label} cannot be run: {(error.strerror or str(error)).lower()}") from error
+            raise SecretError(f"{self.label} could not be run: {(error.strerror or str(error)).lower()}") from error
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_TIMEOUT):
-                octets = await process.stdout.read(MOST_OCTETS + 1)
-                while octets and len(octets) <= MOST_OCTETS:
-                    more = await process.stdout.read(MOST_OCTETS + 1 - len(octets))
+                output = await process.stdout.read(MAX_BYTES + 1)
+                while output and len(output) <= MAX_BYTES:
+                    more = await process.stdout.read(MAX_BYTES + 1 - len(output))
                     if not more:
                         break
-                    octets += more
-                if len(octets) > MOST_OCTETS:
+                    output += more
+                if len(output) > MAX_BYTES:
                     raise SecretError(f"{self.label} printed more than 1 MiB")
                 code = await process.wait()
         except BaseException as error:
-            await _killed(process)
+            await _kill(process)
             if isinstance(error, TimeoutError):
-                raise SecretError(f"{self.label} did not end within {_TIMEOUT:g}s") from None
+                raise SecretError(f"{self.label} did not exit within {_TIMEOUT:g}s") from None
             raise
         if code != 0:
-            raise SecretError(f"{self.label} ended with exit code {code}; run it by hand to see why")
-        return octets
+            raise SecretError(f"{self.label} exited with code {code}; run it by hand to see why")
+        return output
 
 
-async def _killed(process: asyncio.subprocess.Process) -> None:
-    """End it and all that it started, though it may have ended itself: a child of its own can hold the pipe."""
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill the process and every process that it started. It may have exited already: a child can hold the pipe."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # nobody is left in the group
+    except (ProcessLookupError, PermissionError):  # the process group is empty
         pass
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(_LAST_WORDS):
-            while await process.stdout.read(65536):  # the pipe is closed only once it is empty
+        async with asyncio.timeout(_PIPE_CLOSE_TIMEOUT):
+            while await process.stdout.read(65536):  # the pipe closes only once it is empty
                 pass
             await process.wait()
     except TimeoutError:
-        pass  # a grandchild with a session of its own holds the pipe
+        pass  # a grandchild in a session of its own holds the pipe

@@ -1,4 +1,4 @@
-"""Secrets in the environment and in dotenv files."""
+"""Secrets in environment variables and in dotenv files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pywatt_host.secrets.source import stat_of
 
 
 class EnvironmentSource:
-    """The environment as it was at start, with the orchestrator's `init.env` over it."""
+    """Reads environment variables as they were at start, overridden by the orchestrator's `init.env`."""
 
     label = "env"
     watched = False
@@ -28,7 +28,7 @@ class EnvironmentSource:
 
 
 class DotenvSource:
-    """A dotenv file, which may be missing."""
+    """Reads a dotenv file. A file that does not exist has no secrets; that is not an error."""
 
     watched = True
 
@@ -48,7 +48,7 @@ class DotenvSource:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise SecretError(f"{self.label} cannot be read: {(error.strerror or str(error)).lower()}") from error
+            raise SecretError(f"{self.label} could not be read: {(error.strerror or str(error)).lower()}") from error
         except UnicodeDecodeError:
             raise SecretError(f"{self.label} is not UTF-8 text") from None
         return values

@@ -1,4 +1,4 @@
-"""Secrets in files: a folder with one file for each, as Kubernetes and Docker mount them, and one file with many."""
+"""Secrets in files: a directory with one file per secret, as Kubernetes mounts them, or one file with many secrets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from pywatt_host.exceptions import SecretError
 from pywatt_host.secrets.source import read_text, stat_of, without_last_newline
 
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-_MOST_FILES = 10_000  # that are looked at for changes
+_MAX_WATCHED_FILES = 10_000
 
 
 class DirectorySource:
-    """One file for each secret, named as it is. Links are followed: Kubernetes swaps all files at once by one link."""
+    """Reads one file per secret; the file's name is the secret's name.
+
+    Symbolic links are followed, because Kubernetes replaces all files at once by changing one link.
+    """
 
     watched = True
 
@@ -32,12 +35,12 @@ class DirectorySource:
 
     def _get(self, name: str) -> str | None:
         if name.startswith(".") or "/" in name or "\0" in name:
-            raise SecretError(f"{name[:60]!r} is not the name of a file in {self.label}")
+            raise SecretError(f"{name[:60]!r} is not a valid file name in {self.label}")
         text = read_text(self._path / name, f"{self.label}/{name}")
         return None if text is None else without_last_newline(text)
 
     def identity(self) -> object:
-        """The folder, Kubernetes' `..data` link and every file."""
+        """The state of every file in the directory, and of the `..data` link that Kubernetes makes."""
         try:
             with os.scandir(self._path) as entries:
                 names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
@@ -45,13 +48,15 @@ class DirectorySource:
             return None
         return (
             stat_of(self._path / "..data"),
-            tuple((name, stat_of(self._path / name)) for name in names[:_MOST_FILES]),
+            tuple((name, stat_of(self._path / name)) for name in names[:_MAX_WATCHED_FILES]),
         )
 
 
 class FileSource:
-    """A mapping of names and values as YAML or JSON, which nobody but its owner may read. Every value is a text, as it
-    is written: `0123` and `no` stay what they are."""
+    """Reads a YAML or JSON file that maps names to values. Only the file's owner may have access to it.
+
+    Every value is text, exactly as the file spells it: `0123` and `no` stay as they are.
+    """
 
     watched = True
 
@@ -80,7 +85,7 @@ class FileSource:
             raise SecretError(f"{self.label} {error}") from None
 
 
-_SHAPE = "is not a mapping of names to single values"
+_WRONG_SHAPE = "is not a mapping of names to single values"
 
 
 def _mapping(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -93,31 +98,38 @@ def _mapping(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON, duplicates and all."""
+    """The members of a JSON object, duplicates included."""
 
 
 def _json_pairs(text: str) -> list[tuple[str, str]] | None:
-    """None where it is no JSON: it may be YAML still, which takes braces as well."""
+    """Return the members, or None if the text is not JSON: it may still be YAML, which allows braces too.
+
+    Raises ValueError if a value is not a single value.
+    """
     try:
         found = json.loads(text, object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError):
         return None
     words = {True: "true", False: "false", None: "null"}
     if any(isinstance(value, list) for _, value in found):
-        raise ValueError(_SHAPE)
+        raise ValueError(_WRONG_SHAPE)
     return [(name, value if isinstance(value, str) else words[value]) for name, value in found]
 
 
 def _yaml_pairs(text: str) -> list[tuple[str, str]]:
-    """Events and no tree: whatever nests, or is to be followed, ends it at once. Raises YAMLError and ValueError."""
-    secret_values: list[str] = []
+    """Return the members of a flat mapping.
+
+    The parser's events are read without building a tree, so that nested values and aliases are refused as soon as they
+    appear. Raises YAMLError and ValueError.
+    """
+    scalars: list[str] = []
     began, documents = False, 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.MappingStartEvent) and not began:
             began = True
         elif isinstance(event, yaml.ScalarEvent) and (began or not event.value):  # an empty file is an empty scalar
-            secret_values.append(event.value)
+            scalars.append(event.value)
         elif isinstance(event, yaml.NodeEvent) or documents > 1:
-            raise ValueError(_SHAPE)
+            raise ValueError(_WRONG_SHAPE)
         documents += isinstance(event, yaml.DocumentStartEvent)
-    return list(zip(secret_values[::2], secret_values[1::2], strict=True)) if began else []
+    return list(zip(scalars[::2], scalars[1::2], strict=True)) if began else []

@@ -1,4 +1,4 @@
-"""What a secret's text spells: `str`, `int`, `float`, `bool` or `json`."""
+"""The types of secrets: how the text of a secret becomes a `str`, `int`, `float`, `bool` or JSON value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = {str: "str", int: "int", float: "float", bool: "bool", dict: "json", li
 
 
 def typed(name: str, text: str, kind: str) -> Any:
-    """Raises SecretError, without the text."""
+    """Return the value that `text` spells as the type `kind`. Raises SecretError, which does not contain the text."""
     try:
         match kind:
             case "int":
@@ -29,22 +29,27 @@ def typed(name: str, text: str, kind: str) -> Any:
             case "json":
                 return json.loads(text)
     except (ValueError, KeyError, RecursionError):
-        raise SecretError(f"the secret {name} is not of the type {kind}") from None
+        raise _wrong_type(name, kind) from None
     return text
 
 
 def typed_as(name: str, text: str, wanted: type[Any]) -> Any:
-    """As a class of Python. Raises SecretError."""
+    """Return the value that `text` spells as the Python class `wanted`. Raises SecretError."""
     if wanted not in _KINDS:
-        raise SecretError(f"a secret is str, int, float, bool, dict or list, and not {wanted.__name__}")
+        raise SecretError(f"a secret can be str, int, float, bool, dict or list, not {wanted.__name__}")
     value = typed(name, text, _KINDS[wanted])
     if not isinstance(value, wanted):
-        raise SecretError(f"the secret {name} is not of the type {wanted.__name__}")
+        raise _wrong_type(name, wanted.__name__)
     return value
 
 
+def _wrong_type(name: str, kind: str) -> SecretError:
+    why = f"is not of type {kind}"
+    return SecretError(f"Secret {name} {why}", [(name, why)])
+
+
 def default_text(key: SecretKey) -> str | None:
-    """The text that would spell the default; None where there is none."""
+    """Return the text that spells the default of `key`, or None if it has no default."""
     if key.default is None or (isinstance(key.default, str) and key.type != "json"):
         return key.default
     return json.dumps(key.default)

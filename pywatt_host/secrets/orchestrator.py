@@ -1,4 +1,4 @@
-"""Secrets of the orchestrator."""
+"""Secrets that the orchestrator holds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ _ABSENT = frozenset({"unknown_secret", "not_found", "unsupported"})
 
 
 class OrchestratorSource:
-    """Asks over whatever channel there is. `fetch` raises MessagingError, `unknown_secret` where it has none."""
+    """Fetches secrets from the orchestrator, over any channel that is open.
+
+    `fetch` returns the text of a secret. It raises MessagingError, with the code `unknown_secret` if the orchestrator
+    does not have the secret.
+    """
 
     label = "orchestrator"
-    watched = False  # it says so when a secret rotates
+    watched = False  # the orchestrator sends a message when a secret rotates
 
     def __init__(self, fetch: Callable[[str], Awaitable[str]]) -> None:
         self._fetch = fetch
@@ -24,7 +28,7 @@ class OrchestratorSource:
         except MessagingError as error:
             if error.code in _ABSENT:
                 return None
-            raise SecretError(f"the orchestrator did not give {name}: {error.message}") from error
+            raise SecretError(f"the orchestrator did not send secret {name}: {error.message}") from error
 
     def identity(self) -> object:
         return None

@@ -1,7 +1,7 @@
-"""Secrets of a running host: fetched before anything else starts, and swapped as a set when they rotate.
+"""Secrets of a running host: loaded before anything else starts, and replaced as a set when they rotate.
 
-A rotation fetches the new values beside the old ones and lets everything that depends on them prepare for it. Only when
-all of them have done so are the values swapped; where one refuses, everything stays as it was, and that is said.
+A rotation fetches the new values beside the old ones and lets every dependant prepare for them. The values are replaced
+only when all dependants are prepared. If one of them refuses, everything stays as it was, and the refusal is logged.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ logger = logging.getLogger("pywatt.secrets")
 
 Hook: TypeAlias = Callable[[Any], Awaitable[Any] | Any]
 
-_REMEMBERED = 256  # rotations whose acknowledgement is given again where the same one is asked for again
-_PREPARING = 30.0  # seconds that dependants and hooks have together
+_REMEMBERED_ROTATIONS = 256  # a repeated request for one of these gets the same acknowledgement
+_PREPARE_TIMEOUT = 30.0  # seconds that all dependants and hooks have together
+_ROTATION_OFF = "rotation is off in this module (secrets.rotate: false)"
 
 
 class Rotation:
-    """As a service: fetches on entering; with `rotate`, watches until it is left."""
+    """The service that loads secrets when it starts and, with `rotate`, watches their sources until it stops."""
 
     name = "secrets"
 
     def __init__(self, store: SecretStore, *, rotate: bool, interval: float) -> None:
         self.store = store
-        self.dependants: list[Dependant] = []
-        self.counts: Counter[str] = Counter()  # rotations by result
+        self._dependants: list[Dependant] = []
+        self.counts: Counter[str] = Counter()  # number of rotations by result
         self._rotate = rotate
         self._interval = interval
         self._hooks: dict[str, list[Hook]] = defaultdict(list)
@@ -44,8 +45,13 @@ class Rotation:
         self._failed = ""
 
     def on(self, name: str, hook: Hook) -> None:
-        """Call `hook` with the new Secret on each rotation of `name`, before the swap; raising refuses it."""
+        """Call `hook` with the new Secret before each rotation of `name` takes effect. If it raises, the rotation
+        fails."""
         self._hooks[name].append(hook)
+
+    def register(self, *dependants: Dependant) -> None:
+        """Let these parts prepare for each rotation of a secret that they use; each may refuse it."""
+        self._dependants += dependants
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
@@ -58,61 +64,67 @@ class Rotation:
                 watching.cancel()
 
     async def check(self) -> None:
-        """Raises SecretError while the last rotation has failed: what is in use is older than what was announced."""
+        """Raise SecretError if the last rotation failed: the values in use are older than those announced."""
         if self._failed:
             raise SecretError(f"the last rotation failed: {self._failed}")
 
-    # Why it rotates -------------------------------------------------------------------------------------------------
+    # What starts a rotation -----------------------------------------------------------------------------------------
 
     async def rotated(self, rotation_id: str, keys: Iterable[str]) -> str:
-        """By the orchestrator's word. What to acknowledge: nothing where the new values are in use, else why not. A
-        rotation that is asked for again has the same answer."""
+        """Rotate the secrets `keys` because the orchestrator says so, and return what to acknowledge.
+
+        The result is empty if the new values are in use, else the reason why not. A repeated request for the same
+        rotation gets the same result.
+        """
         if rotation_id in self._done:
             return self._done[rotation_id]
         try:
             if not self._rotate:
-                raise SecretError("rotation is off in this module (secrets.rotate: false)")
+                raise SecretError(_ROTATION_OFF)
             await self.rotate(keys, "the orchestrator")
             answer = ""
         except HostError as error:
             answer = str(error)[:300] or "refused"
         self._done[rotation_id] = answer
-        if len(self._done) > _REMEMBERED:
+        if len(self._done) > _REMEMBERED_ROTATIONS:
             self._done.popitem(last=False)
         return answer
 
     async def rotate_by_hand(self, name: str) -> tuple[str, ...]:
-        """By an operator's word; gives what changed. Raises SecretError."""
+        """Rotate one secret because an operator asks for it; return the names that changed. Raises SecretError."""
         if not self._rotate:
-            raise SecretError("rotation is off in this module (secrets.rotate: false)")
+            raise SecretError(_ROTATION_OFF)
         if name not in self.store.names():
-            raise SecretError(f"no such secret is used here (used: {', '.join(self.store.names()) or 'none'})")
-        return await self.rotate([name], "asked over the control socket")
+            raise SecretError(f"this module uses no such secret (used: {', '.join(self.store.names()) or 'none'})")
+        return await self.rotate([name], "requested over the control socket")
 
     async def _watch(self) -> None:
         async for names in self.store.watch(self._interval):
             try:
                 await self.rotate(names, "a changed source")
             except HostError:
-                continue  # logged, counted, and in the health report; the source is looked at again when it changes
+                continue  # logged, counted and in the health report; the source is read again when it changes
 
     async def rotate(self, names: Iterable[str], why: str) -> tuple[str, ...]:
-        """Fetch these anew and swap; returns those that changed. Raises HostError, with everything as it was, where a
-        value cannot be had or a dependant refuses it."""
+        """Fetch the secrets `names` again and put the new values to use; return the names that changed.
+
+        `why` is for the log. Raises SecretError if a value cannot be fetched or a dependant refuses it; everything then
+        stays as it was.
+        """
         async with self._one_at_a_time:
             wanted = [name for name in dict.fromkeys(names) if name in self.store.names()]
             try:
-                async with asyncio.timeout(_PREPARING):
+                async with asyncio.timeout(_PREPARE_TIMEOUT):
                     refreshed = await self.store.refresh(wanted)
                     await self._swap(refreshed)
             except (HostError, TimeoutError) as error:
-                self._failed = str(error) if isinstance(error, HostError) else f"not ready within {_PREPARING:g}s"
+                self._failed = str(error) if isinstance(error, HostError) else f"not ready within {_PREPARE_TIMEOUT:g}s"
                 self.counts["error"] += 1
-                logger.error("rotation of %s (%s) failed: %s", ", ".join(wanted), why, self._failed)
+                logger.error("the rotation of %s (%s) failed: %s", ", ".join(wanted), why, self._failed)
                 raise SecretError(self._failed) from error
             self._failed = ""
             self.counts["success"] += 1
-            logger.info("rotated %s (%s)", ", ".join(wanted) or "nothing that is used here", why)
+            logger.info("rotated %s (%s)", ", ".join(wanted) or "no secret of this module", why)
             return tuple(refreshed.changed)
 
     async def _swap(self, refreshed: Refreshed) -> None:
@@ -123,7 +135,7 @@ class Rotation:
         prepared: list[Prepared] = []
         called: list[tuple[Hook, str]] = []
         try:
-            for dependant in self.dependants:
+            for dependant in self._dependants:
                 if dependant.names & changed:
                     prepared.append(await dependant.prepare(secret_values))
             for name in refreshed.changed:
@@ -133,7 +145,7 @@ class Rotation:
         except BaseException:
             for each in prepared:
                 each.discard()
-            await self._take_back(called)
+            await self._restore(called)
             raise
         self.store.install(refreshed)
         for each in prepared:
@@ -146,21 +158,21 @@ class Rotation:
                 await result
         except HostError:
             raise
-        except Exception as error:  # named boundary: a hook is the user's code; raising refuses the rotation
+        except Exception as error:  # named boundary: a hook is the user's code; if it raises, the rotation fails
             logger.exception("the rotation hook for %s raised", name)
             raise SecretError(f"the rotation hook for {name} raised {type(error).__name__}") from error
 
-    async def _take_back(self, called: Sequence[tuple[Hook, str]]) -> None:
-        """Hooks that had taken a value get the old one again."""
+    async def _restore(self, called: Sequence[tuple[Hook, str]]) -> None:
+        """Call the hooks that accepted the new value again, with the old value."""
         for hook, name in reversed(called):
             try:
                 await self._call(hook, name, self.store.current(name))
             except HostError as error:
-                logger.error("%s, given the old value again", error)
+                logger.error("%s when it was called with the old value again", error)
 
 
 class EnvironmentDependant:
-    """`app.env`: what is in os.environ follows, for applications that read it later."""
+    """Updates the variables of `app.env` in os.environ, for applications that read them after a rotation."""
 
     def __init__(self, name: str, names: Iterable[str], put: Callable[[Mapping[str, str]], None]) -> None:
         self.name = name
@@ -168,16 +180,16 @@ class EnvironmentDependant:
         self._put = put
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
-        return _Put(self._put, secret_values)
+        return _NewEnvironment(self._put, secret_values)
 
 
-class _Put:
+class _NewEnvironment:
     def __init__(self, put: Callable[[Mapping[str, str]], None], secret_values: Mapping[str, str]) -> None:
         self._put = put
-        self._texts = secret_values
+        self._secret_values = secret_values
 
     def commit(self) -> None:
-        self._put(self._texts)
+        self._put(self._secret_values)
 
     def discard(self) -> None:
         return

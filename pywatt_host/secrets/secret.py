@@ -1,4 +1,4 @@
-"""One value that shows itself only to who asks for it by name: `expose_secret()`."""
+"""The value of a secret, which only `expose_secret()` shows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,35 @@ _MASK = "***"
 
 
 def _guarded(value: T) -> Callable[[], T]:
-    """The value within a closure, where neither `vars`, `dataclasses` nor an encoder finds it."""
+    """Hide the value in a closure, where `vars`, `dataclasses` and encoders do not find it."""
     return lambda: value
 
 
 class Secret(Generic[T]):
-    """A secret as it was at one moment; after a rotation, `get_secret` gives another one.
+    """The value of a secret, protected against being shown or sent by accident.
 
-    Text forms show `***`. JSON, pickle, copies and everything that walks over attributes raise TypeError.
+    `str`, `repr` and `format` show `***`. JSON encoders, pickle, copies and everything that iterates over attributes
+    raise TypeError. Two secrets are equal if their values are equal; texts are compared in constant time. A Secret has
+    no hash. It is true unless its value is empty.
+
+    A Secret never changes. After a rotation, `get_secret` returns a new one.
+
+    Parameters:
+        name: the name of the secret, shown by `repr`
+        value: the value: a str, or for other types an int, float, bool, dict or list
+
+    >>> secret = Secret("DATABASE_PASSWORD", "correct horse")
+    >>> print(secret, repr(secret), f"password={secret}")
+    *** Secret('DATABASE_PASSWORD', ***) password=***
+    >>> secret.expose_secret()
+    'correct horse'
+    >>> secret == Secret("OTHER", "correct horse")
+    True
+    >>> import json
+    >>> json.dumps({"password": secret})
+    Traceback (most recent call last):
+    ...
+    TypeError: Object of type Secret is not JSON serializable
     """
 
     __slots__ = ("__reveal", "name")
@@ -29,7 +50,11 @@ class Secret(Generic[T]):
         self.__reveal = _guarded(value)
 
     def expose_secret(self) -> T:
-        """The value itself. Do not keep it longer than needed."""
+        """Return the value itself. Do not keep it longer than you need it.
+
+        >>> Secret("PORT", 5432).expose_secret()
+        5432
+        """
         return self.__reveal()
 
     def __repr__(self) -> str:
@@ -42,7 +67,7 @@ class Secret(Generic[T]):
         return format(_MASK, spec)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both hold the same value, compared in constant time for texts."""
+        """Whether both secrets have the same value. Texts are compared in constant time."""
         if not isinstance(other, Secret):
             return NotImplemented
         mine, theirs = self.expose_secret(), other.expose_secret()
@@ -50,27 +75,27 @@ class Secret(Generic[T]):
             return hmac.compare_digest(mine.encode("utf-8", "surrogatepass"), theirs.encode("utf-8", "surrogatepass"))
         return bool(mine == theirs)
 
-    __hash__ = None  # type: ignore[assignment]  # a hash would tell about the value
+    __hash__ = None  # type: ignore[assignment]  # a hash would reveal something about the value
 
     def __bool__(self) -> bool:
-        """Whether there is anything in it: an empty text is false."""
+        """Whether the value is true; an empty text is false."""
         return bool(self.expose_secret())
 
     def __dir__(self) -> list[str]:
         return ["expose_secret", "name"]
 
     def _refuse(self, *_: Any) -> NoReturn:
-        raise TypeError(f"the secret {self.name} is not to be stored or sent; call expose_secret() where it is needed")
+        raise TypeError(f"Secret {self.name} cannot be stored or sent. Call expose_secret() where you need its value.")
 
     __reduce_ex__ = __reduce__ = __getstate__ = __copy__ = __deepcopy__ = __iter__ = _refuse
 
     @property
-    def __dict__(self) -> Any:  # type: ignore[override]  # encoders that fall back to vars(object) are refused
+    def __dict__(self) -> Any:  # type: ignore[override]  # refuses encoders that fall back to vars(object)
         self._refuse()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """In pydantic models: taken as it is; serialising refuses."""
+        """In pydantic models, validation accepts a Secret unchanged, and serialization raises TypeError."""
         from pydantic_core import core_schema
 
         def refuse(value: Secret[Any]) -> NoReturn:

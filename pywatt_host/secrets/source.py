@@ -1,4 +1,4 @@
-"""What every source of secrets looks like, and what several of them share."""
+"""The interface of all sources of secrets, and the functions that several of them share."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from typing import Protocol
 
 from pywatt_host.exceptions import SecretError
 
-MOST_OCTETS = 1024**2  # of one secret, and of a file with many
+MAX_BYTES = 1024**2  # of one secret, and of a file with many secrets
 
 
 class SecretSource(Protocol):
-    """`label` names it in errors, such as `directory /run/secrets`. `watched`: its values may change by themselves, and
-    `identity` tells cheaply whether they may have."""
+    """Something that holds secrets.
+
+    `label` names the source in errors, such as `directory /run/secrets`. `watched` is true if the values may change by
+    themselves; `identity` then tells cheaply whether they may have changed.
+    """
 
     label: str
     watched: bool
 
     async def get(self, name: str) -> str | None:
-        """The value; None where it has none of that name. Raises SecretError where it cannot be asked."""
+        """Return the value of the secret `name`, or None if the source does not have it. Raises SecretError if the
+        source cannot be read."""
 
     def identity(self) -> object:
-        """Something that is equal as long as nothing has changed; a float where only asking can tell, which is done
-        each `secrets.interval`. Called in a thread."""
+        """Return an object that is equal as long as nothing has changed. Called in a thread.
+
+        A float means that only reading the source can tell, which the store then does every `secrets.interval`.
+        """
 
 
 def stat_of(path: Path) -> tuple[int, ...] | None:
-    """What changes with a file's content: device, inode, time of change and size; None where it is not there."""
+    """Return what changes with a file's content: device, inode, times and size. None if the file does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -37,25 +43,28 @@ def stat_of(path: Path) -> tuple[int, ...] | None:
 
 
 def read_text(path: Path, label: str, *, private: bool = False) -> str | None:
-    """A small file of text; links are followed. None where there is no such file. `private`: refused unless it belongs
-    to this user or root and nobody else may read it. Raises SecretError."""
+    """Return the text of a small file, or None if there is no such file. Symbolic links are followed.
+
+    With `private`, the file is refused unless it belongs to this user or to root and no other user has access to it.
+    Raises SecretError; `label` names the file in it.
+    """
     try:
-        # Without O_NONBLOCK, a named pipe that nobody writes to would stop the start for good.
+        # Without O_NONBLOCK, opening a named pipe that has no writer would block the start for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _check(os.fstat(descriptor), label, private)
             with open(descriptor, "rb", closefd=False) as file:
-                octets = file.read(MOST_OCTETS + 1)
+                data = file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SecretError(f"{label} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if len(octets) > MOST_OCTETS:
-        raise SecretError(f"{label} has more than 1 MiB")
+        raise SecretError(f"{label} could not be read: {(error.strerror or str(error)).lower()}") from error
+    if len(data) > MAX_BYTES:
+        raise SecretError(f"{label} is larger than 1 MiB")
     try:
-        return octets.decode()
+        return data.decode()
     except UnicodeDecodeError:
         raise SecretError(f"{label} is not UTF-8 text") from None
 
@@ -69,9 +78,9 @@ def _check(status: os.stat_result, label: str, private: bool) -> None:
         raise SecretError(f"{label} belongs to another user")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise SecretError(f"{label} has the mode {mode:04o}, so that others can use it: chmod 600 it")
+        raise SecretError(f"{label} has mode {mode:04o}, which lets other users access it; run chmod 600 on it")
 
 
 def without_last_newline(text: str) -> str:
-    """Editors and `echo` put one at the end, which is no part of the secret."""
+    """Remove one line end from the end of the text. Editors and `echo` add it; it is not part of the secret."""
     return text.removesuffix("\n").removesuffix("\r")

@@ -1,4 +1,4 @@
-"""The table of sources: what `secrets.sources` declares to what is asked."""
+"""Makes the sources that `secrets.sources` declares."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ def make_sources(
     fetch: Fetch | None,
     dotenv: bool = False,
 ) -> list[SecretSource]:
-    """The sources in order. Left out, they are the orchestrator (where there is one: `fetch`) and the environment, and
-    with `dotenv` the file .env as well. A declared orchestrator that is not there is passed over."""
+    """Return the sources in the order in which they are searched.
+
+    If `declared` is None, they are the orchestrator (if `fetch` is given), the environment, and with `dotenv` the file
+    .env. A declared orchestrator source is left out if there is no orchestrator, which means that `fetch` is None.
+    """
     if declared is None:
         declared = [Declared(kind="orchestrator"), Declared(kind="env")]
         declared += [Declared(dotenv=".env")] if dotenv else []

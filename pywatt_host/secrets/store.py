@@ -1,4 +1,4 @@
-"""All secrets of one host: found in the order of the sources, typed, and swapped as a set."""
+"""All secrets of one host: searched for in the order of the sources, converted to their type, replaced as a set."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from pywatt_host.exceptions import SecretError
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.manifest.values import SECRET_NAME
 from pywatt_host.secrets.kinds import default_text, typed, typed_as
-from pywatt_host.secrets.masking import SHORTEST, Masker
+from pywatt_host.secrets.masking import MIN_BYTES, Masker
 from pywatt_host.secrets.secret import Secret
 from pywatt_host.secrets.source import SecretSource
 
 logger = logging.getLogger("pywatt.secrets")
 
-_LOOK = 0.25  # seconds between two looks at what can be looked at cheaply
-_SETTLE = 0.2  # seconds that a change is left alone, so that a file that is being written is not read half
-_AGAIN = 1.0  # seconds until what could not be read is looked at again
-_READINGS = 3  # of a set, where files change while they are read
+_FILE_POLL_INTERVAL = 0.25  # seconds between two checks whether a file has changed
+_DEBOUNCE = 0.2  # seconds for which a file must not change before it is read: it may still be being written
+_RETRY_DELAY = 1.0  # seconds until a source that could not be read is read again
+_MAX_READS = 3  # of a set of secrets, if files change while they are read
 _UNDECLARED = SecretKey()
 _NAME = re.compile(SECRET_NAME.removesuffix("$") + r"\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """Values that were fetched and are not in use yet: `texts` are all of the store as they will be, `changed` the
-    names whose text is another one."""
+    """Values that were fetched and are not in use yet.
+
+    `secret_values` and `values` hold all secrets of the store as they will be. `changed` holds the names of those whose
+    text differs from the one in use.
+    """
 
     secret_values: Mapping[str, str]
     values: Mapping[str, Any]
@@ -42,62 +45,67 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class _Values:
-    """What is in use; replaced as a whole."""
+    """The values in use. The object is replaced as a whole."""
 
     secret_values: Mapping[str, str]
     values: Mapping[str, Any]
 
 
 class SecretStore:
-    """`keys` are those that are declared; others are fetched when they are asked for."""
+    """Loads, keeps and replaces the secrets of a host.
+
+    `keys` are the declared secrets. Any other secret is fetched when the application first gets it.
+    """
 
     def __init__(self, keys: Mapping[str, SecretKey], sources: Sequence[SecretSource], masker: Masker) -> None:
         self._keys = dict(keys)
         self._sources = tuple(sources)
         self._masker = masker
         self._now = _Values({}, {})
-        self._found_in: dict[str, int] = {}  # the place in `sources` of the one that had it
-        self._told: set[str] = set()  # what was warned of: once is enough
+        self._found_in: dict[str, int] = {}  # for each name, the position in `sources` of the source that had it
+        self._warned: set[str] = set()  # warnings that were logged and are not repeated
 
     # Reading --------------------------------------------------------------------------------------------------------
 
     def names(self) -> tuple[str, ...]:
-        """Declared, or fetched since."""
+        """Return the names that are declared or were fetched since."""
         return tuple(self._keys)
 
     @property
     def secret_values(self) -> Mapping[str, str]:
-        """The text of each secret that has one. For rendering `${secret:NAME}`; never for output."""
+        """The text of each secret that has a value. For rendering `${secret:NAME}`; never for output."""
         return self._now.secret_values
 
     def current(self, name: str) -> Secret[Any]:
-        """The present value. Raises SecretError where there is none."""
+        """Return the value in use. Raises SecretError if there is none."""
         values = self._now.values
         if name not in values:
-            raise SecretError(f"there is no secret {name}", [(name, self._asked())])
+            raise _not_loaded([(name, self._not_found())])
         return Secret(name, values[name])
 
     def peek(self, name: str, type: type[Any] = str) -> Secret[Any] | None:
-        """As `get`, of what is there already; None where it would have to be fetched. Raises SecretError."""
+        """Return the value in use as `type`, or None if the secret would have to be fetched. Raises SecretError."""
         text = self._now.secret_values.get(name)
         if text is None:
             return None
         return Secret(name, text if type is str else typed_as(name, text, type))
 
     async def get(self, name: str, type: type[Any] = str) -> Secret[Any]:
-        """The present value as `type`; a name that was not declared is fetched. Raises SecretError."""
+        """Return the value in use as `type`. A secret that is not declared is fetched first. Raises SecretError."""
         if name not in self._now.secret_values:
-            await self._learn(name)
+            await self._fetch_undeclared(name)
         secret = self.peek(name, type)
         assert secret is not None
         return secret
 
-    async def _learn(self, name: str) -> None:
+    async def _fetch_undeclared(self, name: str) -> None:
         if not _NAME.match(name):
-            raise SecretError(f"{name[:60]!r} is not the name of a secret: letters, digits, _ . - and no digit first")
+            raise SecretError(
+                f"{name[:60]!r} is not a valid secret name: use letters, digits, _ . and -, and no digit first"
+            )
         text = await self._find(name)
         if text is None:
-            raise SecretError(f"there is no secret {name}", [(name, self._asked())])
+            raise _not_loaded([(name, self._not_found())])
         self._remember(name, text)
         value = typed(name, text, self._keys.setdefault(name, _UNDECLARED).type)
         now = self._now
@@ -106,27 +114,28 @@ class SecretStore:
     # Fetching -------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Fetch all that are declared. Raises SecretError with every one that is missing or of another type."""
-        self.install(await self._fetched(self._keys))
+        """Fetch all declared secrets. Raises SecretError with every secret that is missing or has the wrong type."""
+        self.install(await self._fetch(self._keys))
 
     async def refresh(self, names: Iterable[str]) -> Refreshed:
-        """Fetch these anew, beside what is in use. Raises SecretError."""
-        return await self._fetched({name: self._keys[name] for name in names if name in self._keys})
+        """Fetch the secrets `names` again and return them, without using them yet. Raises SecretError."""
+        return await self._fetch({name: self._keys[name] for name in names if name in self._keys})
 
     def install(self, refreshed: Refreshed) -> None:
-        """Use what was fetched, all of it from one moment on."""
+        """Put the fetched values to use, all at once."""
         now = self._now
         secret_values = {**now.secret_values, **{name: refreshed.secret_values[name] for name in refreshed.changed}}
         values = {**now.values, **{name: refreshed.values[name] for name in refreshed.changed}}
         self._now = _Values({**refreshed.secret_values, **secret_values}, {**refreshed.values, **values})
 
-    async def _fetched(self, keys: Mapping[str, SecretKey]) -> Refreshed:
+    async def _fetch(self, keys: Mapping[str, SecretKey]) -> Refreshed:
         found = await self._read(keys)
         now = self._now
-        secret_values, values, faults = dict(now.secret_values), dict(now.values), []
+        secret_values, values = dict(now.secret_values), dict(now.values)
+        faults: list[tuple[str, str]] = []
         for (name, key), text in zip(keys.items(), found, strict=True):
             if isinstance(text, SecretError):
-                faults.append((name, text.message))
+                faults.append((name, f"could not be read: {text.message}"))
             elif isinstance(text, BaseException):
                 raise text
             elif text is not None:
@@ -134,27 +143,24 @@ class SecretStore:
                     self._remember(name, text)
                     secret_values[name], values[name] = text, typed(name, text, key.type)
                 except SecretError as error:
-                    faults.append((name, error.message))
+                    faults += error.missing
             elif key.required:
-                why = f"not found; {self._asked()}" + (f" ({key.description})" if key.description else "")
-                faults.append((name, why))
+                faults.append((name, self._not_found(key.description)))
             elif (default := default_text(key)) is not None:
                 secret_values[name], values[name] = default, key.default
             else:
                 secret_values.pop(name, None)
                 values.pop(name, None)
         if faults:
-            raise SecretError(
-                "1 secret cannot be had" if len(faults) == 1 else f"{len(faults)} secrets cannot be had", faults
-            )
+            raise _not_loaded(faults)
         changed = tuple(name for name in secret_values if secret_values[name] != now.secret_values.get(name))
         return Refreshed(secret_values, values, changed)
 
     async def _read(self, names: Iterable[str]) -> list[str | BaseException | None]:
-        """The texts, all of one moment: where a file has changed meanwhile, they are read again."""
+        """Return the texts as they were at one moment: if a file changes in the meantime, they are read again."""
         names = tuple(names)
         watched = [source for source in self._sources if source.watched]
-        for left in reversed(range(_READINGS)):
+        for left in reversed(range(_MAX_READS)):
             before = await asyncio.to_thread(_identities, watched)
             found = await asyncio.gather(*(self._find(name) for name in names), return_exceptions=True)
             if not left or not _files_differ(before, await asyncio.to_thread(_identities, watched)):
@@ -162,82 +168,89 @@ class SecretStore:
         return found
 
     async def _find(self, name: str) -> str | None:
-        """In order; a source that cannot be asked is not passed over, since one below may hold an older value.
+        """Search the sources in order and return the text, or None if no source has it. Raises SecretError.
 
-        A watched source that had the value and has it no more, or has nothing but emptiness in its place, is most often
-        being written: the value stays, and none is taken from below.
+        A source that cannot be read is an error and is not skipped, because a later source may hold an older value.
+        If a watched source had the value and now has none or an empty one, the file is most likely being written. The
+        value in use then stays, and later sources are not searched.
         """
         known = self._now.secret_values.get(name)
         for place, source in enumerate(self._sources):
             text = await source.get(name)
             had = known is not None and source.watched and self._found_in.get(name) == place
             if had and known and not text:
-                self._warn(f"{name} is gone from {source.label}; its last value stays in use", once=f"gone {name}")
+                message = f"Secret {name} is no longer in {source.label}; its last value stays in use"
+                self._warn(message, once=f"gone {name}")
                 return known
             if text is not None:
                 self._found_in[name] = place
-                self._told.discard(f"gone {name}")
+                self._warned.discard(f"gone {name}")
                 return text
         return None
 
-    def _asked(self) -> str:
-        return (
-            f"asked: {', '.join(source.label for source in self._sources)}" if self._sources else "there is no source"
-        )
+    def _not_found(self, description: str | None = None) -> str:
+        """Return what is wrong with a secret that no source has, as the part of a sentence after its name."""
+        labels = ", ".join(source.label for source in self._sources)
+        where = f"looked in: {labels}" if labels else "there is no source to look in"
+        return f"was not found ({where}{f'; description: {description}' if description else ''})"
 
     def _remember(self, name: str, text: str) -> None:
-        """Mask it from now on, in use or not. What is in use counts as new as well, so that it is not forgotten."""
+        """Mask `text` from now on, whether it is in use or not.
+
+        The value in use is added to the masker again, so that refused values never push it out.
+        """
         used = self._now.secret_values.get(name)
         if used is not None and used != default_text(self._keys.get(name, _UNDECLARED)):
             self._masker.add(name, used)
         if not self._masker.add(name, text):
-            why = f"{name} is shorter than {SHORTEST} octets, so that it cannot be masked in logs"
-            self._warn(why, once=f"short {name}")
+            message = f"Secret {name} is shorter than {MIN_BYTES} bytes; it is not masked in logs"
+            self._warn(message, once=f"short {name}")
 
     def _warn(self, message: str, once: str) -> None:
-        if once not in self._told:
-            self._told.add(once)
+        if once not in self._warned:
+            self._warned.add(once)
             logger.warning("%s", message)
 
     # Watching -------------------------------------------------------------------------------------------------------
 
     async def watch(self, interval: float) -> AsyncIterator[frozenset[str]]:
-        """The names whose text has changed in a source that may change by itself, whenever that happens.
+        """Yield the names of secrets whose text has changed in a watched source, whenever that happens.
 
-        Files are looked at every quarter of a second, Vault every `interval` seconds. What cannot be read, has another
-        type or is gone has not changed. Names that the caller does not install are given again with the next change.
+        Files are checked every 0.25 seconds, Vault every `interval` seconds. A value that cannot be read, has the wrong
+        type or is gone does not count as changed. Names that the caller does not install are yielded again with the
+        next change.
         """
         watched = [source for source in self._sources if source.watched]
         if not watched:
             return
         loop = asyncio.get_running_loop()
-        asked = loop.time()
-        seen: tuple[object, ...] | None = None  # what changed since `load` is found by the first look
+        last_read = loop.time()
+        seen: tuple[object, ...] | None = None  # None: read at once, to find what changed since `load`
         while True:
-            looked = await asyncio.to_thread(_identities, watched)
-            due = seen is None or loop.time() - asked >= interval
-            if seen is None or _files_differ(looked, seen) or (due and looked != seen):
-                if seen is not None and _files_differ(looked, seen):
-                    await asyncio.sleep(_SETTLE)
-                    if _files_differ(looked, await asyncio.to_thread(_identities, watched)):
-                        continue  # it is being written
-                seen, asked = looked, loop.time()
+            present = await asyncio.to_thread(_identities, watched)
+            due = seen is None or loop.time() - last_read >= interval
+            if seen is None or _files_differ(present, seen) or (due and present != seen):
+                if seen is not None and _files_differ(present, seen):
+                    await asyncio.sleep(_DEBOUNCE)
+                    if _files_differ(present, await asyncio.to_thread(_identities, watched)):
+                        continue  # the file is still being written
+                seen, last_read = present, loop.time()
                 changed, faults = await self._changed()
                 for fault in faults:
-                    self._warn(f"{fault}; the value in use stays", once=f"look {fault}")
-                self._told -= {each for each in self._told if each.startswith("look ") and each[5:] not in faults}
+                    self._warn(f"{fault}; the value in use stays", once=f"watch {fault}")
+                self._warned -= {each for each in self._warned if each.startswith("watch ") and each[6:] not in faults}
                 if changed:
                     yield changed
                 if faults:
-                    await asyncio.sleep(min(interval, _AGAIN))
-                    seen = None  # it may become right without another change
-            await asyncio.sleep(_LOOK)
+                    await asyncio.sleep(min(interval, _RETRY_DELAY))
+                    seen = None  # the fault may go away without another change
+            await asyncio.sleep(_FILE_POLL_INTERVAL)
 
     async def _changed(self) -> tuple[frozenset[str], set[str]]:
-        """The names whose text is another one in watched sources, and what is wrong with others."""
+        """Return the names whose text in a watched source differs from the one in use, and the faults of the others."""
         changed, faults = set(), set()
         keys, now = tuple(self._keys.items()), self._now.secret_values
-        found = await asyncio.gather(*(self._look(name) for name, _ in keys), return_exceptions=True)
+        found = await asyncio.gather(*(self._find_watched(name) for name, _ in keys), return_exceptions=True)
         for (name, key), text in zip(keys, found, strict=True):
             try:
                 if isinstance(text, BaseException):
@@ -249,8 +262,8 @@ class SecretStore:
                 faults.add(error.message)
         return frozenset(changed), faults
 
-    async def _look(self, name: str) -> str | None:
-        """As `_find`, with nobody asked who is not watched: those have what they had."""
+    async def _find_watched(self, name: str) -> str | None:
+        """Like `_find`, but reads watched sources only: the others still have what they had."""
         place = self._found_in.get(name, len(self._sources))
         for at, source in enumerate(self._sources):
             if source.watched:
@@ -267,12 +280,21 @@ def _identities(sources: Sequence[SecretSource]) -> tuple[object, ...]:
 
 
 def _files_differ(now: tuple[object, ...], seen: tuple[object, ...]) -> bool:
-    """Whether a file has changed; a float is only the time, which always has."""
+    """Whether a file has changed. A float is only the time, which always differs."""
     return any(a != b and not isinstance(a, float) for a, b in zip(now, seen, strict=True))
 
 
+def _not_loaded(faults: Sequence[tuple[str, str]]) -> SecretError:
+    """Make the error for these secrets, each with what is wrong as the part of a sentence after its name."""
+    text = "; ".join(f"{name} {why}" for name, why in faults)
+    text = f"Secret {text}." if len(faults) == 1 else f"{len(faults)} secrets could not be loaded: {text}."
+    if any(why.startswith("was not found") for _, why in faults):
+        text += f" Set {'it' if len(faults) == 1 else 'them'}, or add a source under secrets.sources."
+    return SecretError(text, faults)
+
+
 class SecretsView(Mapping[str, Secret[Any]]):
-    """`app_state.secrets`: the present values by name."""
+    """`app_state.secrets`: a read-only mapping of names to the values in use. A missing name raises KeyError."""
 
     def __init__(self, store: SecretStore) -> None:
         self._store = store

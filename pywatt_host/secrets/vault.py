@@ -1,4 +1,4 @@
-"""Secrets in HashiCorp Vault or OpenBao: secrets engine KV version 2, by hvac (extra `vault`)."""
+"""Secrets in HashiCorp Vault or OpenBao, in the secrets engine KV version 2. Uses the package hvac (extra `vault`)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from pywatt_host.manifest.model.secrets import Vault
 from pywatt_host.secrets.source import read_text, without_last_newline
 
 _TIMEOUT = 5.0  # seconds
-_FRESH = 1.0  # seconds in which what was read serves for further names
+_CACHE_TTL = 1.0  # seconds for which one response of Vault is used for further names
 
 
 class VaultSource:
-    """The members of one secret in Vault are the secrets here. The token is the setting's, VAULT_TOKEN, or that in
-    `token_file`, which is read anew each time since agents renew it."""
+    """Reads one secret in Vault; its members are the secrets of this host.
+
+    The token comes from the setting `token`, from `token_file`, or from VAULT_TOKEN. The file is read again for each
+    request, because agents renew it.
+    """
 
     watched = True
 
@@ -33,11 +36,11 @@ class VaultSource:
 
     async def get(self, name: str) -> str | None:
         async with self._lock:
-            if self._read is None or time.monotonic() - self._read[0] > _FRESH:
+            if self._read is None or time.monotonic() - self._read[0] > _CACHE_TTL:
                 try:
                     found: dict[str, str] | SecretError = await asyncio.to_thread(self._load)
                 except SecretError as error:
-                    found = error  # for the other names too: each would wait for a server that does not answer
+                    found = error  # for the other names too, or each of them would wait for a server that is down
                 self._read = (time.monotonic(), found)
             found = self._read[1]
         if isinstance(found, SecretError):
@@ -45,24 +48,24 @@ class VaultSource:
         return found.get(name)
 
     def identity(self) -> object:
-        """There is no cheap sign of a change: the time makes every look a reading."""
+        """The time, because there is no cheap way to see a change: every check reads the secret."""
         return time.monotonic()
 
     def _load(self) -> dict[str, str]:
         try:
             hvac = import_module("hvac")
         except ImportError:
-            raise SecretError(f"{self.label} needs the extra: pip install 'pywatt-host[vault]'") from None
+            raise SecretError(f"{self.label} needs an extra: pip install 'pywatt-host[vault]'") from None
         settings = self._settings
         mount, _, path = settings.path.strip("/").partition("/")
         if not path:
-            raise SecretError(f"{self.label}: write the mount and the path in it, such as secret/users")
+            raise SecretError(f"{self.label}: the path needs the mount and the path in it, such as secret/users")
         token = self._token()
         if not token:
             raise SecretError(f"{self.label}: there is no token; set VAULT_TOKEN, or token or token_file of the source")
         verify = str(self._directory / settings.ca) if settings.ca is not None else True
         if isinstance(verify, str) and not Path(verify).is_file():
-            raise SecretError(f"{self.label}: there is no file {settings.ca} with certificates")
+            raise SecretError(f"{self.label}: there is no certificate file {settings.ca}")
         client = hvac.Client(
             url=settings.address, token=token, namespace=settings.namespace, timeout=_TIMEOUT, verify=verify
         )
@@ -73,18 +76,18 @@ class VaultSource:
         except hvac.exceptions.InvalidPath:
             return {}
         except hvac.exceptions.Forbidden:
-            raise SecretError(f"{self.label}: the token may not read it (403)") from None
+            raise SecretError(f"{self.label}: the token has no permission to read it (403)") from None
         except hvac.exceptions.VaultError as error:
             raise SecretError(f"{self.label}: Vault answered {type(error).__name__}") from None
-        except OSError as error:  # all that requests raises is one
-            raise SecretError(f"{self.label}: {settings.address} cannot be reached ({type(error).__name__})") from None
+        except OSError as error:  # every exception of requests is one
+            raise SecretError(f"{self.label}: {settings.address} is not reachable ({type(error).__name__})") from None
         finally:
             client.adapter.close()
         try:
             values = answer["data"]["data"]
             return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-        except (AttributeError, KeyError, TypeError):  # something else listens there
-            raise SecretError(f"{self.label}: the answer is not that of KV version 2") from None
+        except (AttributeError, KeyError, TypeError):  # another server listens at the address
+            raise SecretError(f"{self.label}: the answer does not have the format of KV version 2") from None
 
     def _token(self) -> str | None:
         if self._settings.token is not None:

@@ -1,5 +1,5 @@
-"""Data stores: databases and caches behind one seam each, one backend a file.
+"""Data stores: databases and caches.
 
-`database.Database` and `cache.Cache` are what users see. A backend turns a `StoreUrl` into connections or operations;
-`kinds` has a row for each.
+Applications use `databases.database.Database` and `caches.cache.Cache`. Behind each of them is a backend, one file for
+each kind of store, which turns a `StoreUrl` into connections or operations. `kinds` chooses the backend for a URL.
 """

@@ -1,4 +1,5 @@
-"""Which backend a URL stands for: a row for each scheme, imported when it is declared."""
+"""Chooses the backend for the URL of a store. A backend is imported only if the manifest declares a store of its
+kind."""
 
 from __future__ import annotations
 
@@ -13,21 +14,26 @@ from pywatt_host.exceptions import StoreError
 from pywatt_host.manifest.model import Cache as CacheOptions
 from pywatt_host.manifest.model import Database as DatabaseOptions
 from pywatt_host.manifest.model.stores import ORCHESTRATOR
-from pywatt_host.stores.caches.cache import CacheBackend
+from pywatt_host.stores.caches.backend import CacheBackend
 from pywatt_host.stores.databases.backend import Backend
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.proxy.remote import Remote
 from pywatt_host.stores.url import StoreUrl
 
-_DEV = "+dev"
-_MOST = 50  # connections to the server of a cache
-_MOST_ENTRIES, _MOST_BYTES = 10_000, 64 * 1024**2  # of a cache in memory
+_DEV_SUFFIX = "+dev"  # of the scheme of a URL that asks for a private server
+_MAX_CACHE_CONNECTIONS = 50  # to one server
+_DEFAULT_MAX_ENTRIES = 10_000  # of a cache in memory
+_DEFAULT_MAX_BYTES = 64 * 1024**2  # of a cache in memory
 
 
 @dataclass(frozen=True, slots=True)
 class StoreContext:
-    """What stores need of the host. `remote`: the orchestrator's stores; None where there is no orchestrator. `dev`:
-    the URL of a private server of a kind, for a name; None outside of `dev` and `up`."""
+    """What stores need from the host.
+
+    `directory` is the base of relative paths. `remote` reaches the orchestrator's stores; it is None if there is no
+    orchestrator. `dev` returns the URL of a private server, for a kind of server and a name; it is None outside of the
+    commands `dev` and `up`.
+    """
 
     directory: Path
     module_id: str
@@ -35,74 +41,80 @@ class StoreContext:
     dev: Callable[[str, str], Awaitable[str]] | None = None
 
 
-async def database_pool(store: str, text: str, options: DatabaseOptions, around: StoreContext) -> ConnectionPool:
-    """The pool of a URL, connected to nothing yet. Raises StoreError (`arguments`)."""
-    least, most = options.pool.min, options.pool.max
+async def database_pool(store: str, text: str, options: DatabaseOptions, context: StoreContext) -> ConnectionPool:
+    """Make the pool for the URL `text`, without connecting. Raises StoreError (`arguments`)."""
+    min_size, max_size = options.pool.min, options.pool.max
     if text.startswith(f"{ORCHESTRATOR}:"):
         name = text.partition(":")[2]
-        remote = _remote(store, around)
+        remote = _remote(store, context)
         backend: Backend = _load(store, "proxy.proxied", "").ProxiedDatabase(
             store, name, remote, options.statement_timeout
         )
-        return ConnectionPool(store, text, backend, least=least, most=most)
-    text, url = await _url(store, text, around)
+        return ConnectionPool(store, text, backend, min_size=min_size, max_size=max_size)
+    text, url = await _url(store, text, context)
     if url.scheme == "sqlite":
-        backend = _load(store, "databases.sqlite", "").SqliteBackend(store, url, around.directory, options.pool.timeout)
+        backend = _load(store, "databases.sqlite", "").SqliteBackend(
+            store, url, context.directory, options.pool.timeout
+        )
         if getattr(backend, "in_memory", False):
-            least = most = 1  # each connection would be a database of its own
+            min_size = max_size = 1  # each connection would be a database of its own
     elif url.scheme in ("postgresql", "postgres"):
         backend = _load(store, "databases.postgresql", "postgresql").PostgresqlBackend(
-            store, url, text, most=most, statement_timeout=options.statement_timeout
+            store, url, text, max_size=max_size, statement_timeout=options.statement_timeout
         )
     elif url.scheme in ("mysql", "mariadb"):
         backend = _load(store, "databases.mysql", "mysql").MysqlBackend(
-            store, url, most=most, statement_timeout=options.statement_timeout
+            store, url, max_size=max_size, statement_timeout=options.statement_timeout
         )
     else:
         _unknown(store, url)
-    return ConnectionPool(store, str(url), backend, least=least, most=most)
+    return ConnectionPool(store, str(url), backend, min_size=min_size, max_size=max_size)
 
 
-async def cache_backend(store: str, text: str, options: CacheOptions, around: StoreContext) -> CacheBackend:
-    """The backend of a URL, not open yet. Raises StoreError (`arguments`)."""
+async def cache_backend(store: str, text: str, options: CacheOptions, context: StoreContext) -> CacheBackend:
+    """Make the backend for the URL `text`, without connecting. Raises StoreError (`arguments`)."""
     backend: CacheBackend
     if text.startswith(f"{ORCHESTRATOR}:"):
         name = text.partition(":")[2]
-        backend = _load(store, "proxy.proxied", "").ProxiedCache(store, name, _remote(store, around), options.timeout)
+        backend = _load(store, "proxy.proxied", "").ProxiedCache(store, name, _remote(store, context), options.timeout)
         return backend
-    _, url = await _url(store, text, around)
+    _, url = await _url(store, text, context)
     if url.scheme == "memory":
         backend = _load(store, "caches.memory", "").MemoryBackend(
-            store, options.max_entries or _MOST_ENTRIES, options.max_bytes or _MOST_BYTES
+            store, options.max_entries or _DEFAULT_MAX_ENTRIES, options.max_bytes or _DEFAULT_MAX_BYTES
         )
     elif url.scheme in ("redis", "rediss", "valkey", "valkeys", "unix", "redis+unix"):
-        backend = _load(store, "caches.redis", "redis").RedisBackend(store, url, timeout=options.timeout, most=_MOST)
+        backend = _load(store, "caches.redis", "redis").RedisBackend(
+            store, url, timeout=options.timeout, max_connections=_MAX_CACHE_CONNECTIONS
+        )
     elif url.scheme == "memcached":
-        backend = _load(store, "caches.memcached", "memcached").MemcachedBackend(store, url, most=_MOST)
+        backend = _load(store, "caches.memcached", "memcached").MemcachedBackend(
+            store, url, max_connections=_MAX_CACHE_CONNECTIONS
+        )
     else:
         _unknown(store, url)
     return backend
 
 
-async def _url(store: str, text: str, around: StoreContext) -> tuple[str, StoreUrl]:
-    """The URL itself, or that of a private server which it asks for."""
+async def _url(store: str, text: str, context: StoreContext) -> tuple[str, StoreUrl]:
+    """Return the URL, or the URL of the private server that it asks for."""
     url = StoreUrl.parse(text, store)
-    if not url.scheme.endswith(_DEV):
+    if not url.scheme.endswith(_DEV_SUFFIX):
         return text, url
-    if around.dev is None:
-        message = f"{url.scheme}:// is a private server for development, under `pywatt-host dev` and `up`"
-        raise StoreError(store, "arguments", f"{message}; here give the URL of a real one")
+    if context.dev is None:
+        message = f"url: {url.scheme}:// asks for a private server, which only `pywatt-host dev` and `up` start"
+        raise StoreError(store, "arguments", f"{message}; set the URL of a real server")
     key = store.partition(".")[2]
-    name = url.host or url.path or (around.module_id if key == "default" else f"{around.module_id}-{key}")
-    text = await around.dev(url.scheme.removesuffix(_DEV), name)
+    name = url.host or url.path or (context.module_id if key == "default" else f"{context.module_id}-{key}")
+    text = await context.dev(url.scheme.removesuffix(_DEV_SUFFIX), name)
     return text, StoreUrl.parse(text, store)
 
 
-def _remote(store: str, around: StoreContext) -> Remote:
-    if around.remote is None:
-        message = "url: orchestrator:NAME is a store of the orchestrator, and there is none here"
-        raise StoreError(store, "arguments", f"{message}; run the module under one, or give the URL of a real store")
-    return around.remote
+def _remote(store: str, context: StoreContext) -> Remote:
+    if context.remote is None:
+        message = "url: orchestrator:NAME is a store of the orchestrator, and this host has no orchestrator"
+        raise StoreError(store, "arguments", f"{message}; run the module under one, or set the URL of a real store")
+    return context.remote
 
 
 def _load(store: str, name: str, extra: str) -> ModuleType | Any:
@@ -116,4 +128,4 @@ def _load(store: str, name: str, extra: str) -> ModuleType | Any:
 
 
 def _unknown(store: str, url: StoreUrl) -> NoReturn:
-    raise StoreError(store, "arguments", f"url: {url.scheme}:// is no kind of store that is known here")
+    raise StoreError(store, "arguments", f"url: {url.scheme}:// is not a known kind of store")

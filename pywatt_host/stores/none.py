@@ -1,4 +1,4 @@
-"""The stand-in for stores where a manifest declares neither databases nor caches."""
+"""The stores of a manifest that declares neither databases nor caches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 
 if TYPE_CHECKING:
@@ -14,13 +15,16 @@ if TYPE_CHECKING:
 
 
 class NoStores:
-    """Neither databases nor caches."""
+    """Has no databases and no caches, and does nothing when it starts."""
 
     name = "stores"
 
     def __init__(self) -> None:
         self.databases: dict[str, Any] = {}
         self.caches: dict[str, Any] = {}
+
+    def add_checks(self, checks: Checks) -> None:
+        return
 
     def dependants(self) -> list[Dependant]:
         return []

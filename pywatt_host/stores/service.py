@@ -1,5 +1,7 @@
-"""The databases and caches of a manifest or a workspace as one service: opened at the start, swapped when their secrets
-rotate."""
+"""The databases and caches of a manifest or a workspace, as one service.
+
+It opens them when the host starts, and opens them again with a new URL when their secrets rotate.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family, Histogram
-from pywatt_host.stores.caches.cache import Cache, CacheBackend
+from pywatt_host.stores.caches.backend import CacheBackend
+from pywatt_host.stores.caches.cache import Cache
 from pywatt_host.stores.databases.database import Database
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.kinds import StoreContext, cache_backend, database_pool
@@ -24,16 +27,16 @@ from pywatt_host.stores.stats import BUCKETS, Stats
 
 logger = logging.getLogger("pywatt.stores")
 
-_FIRST, _LONGEST = 0.1, 1.0  # seconds between attempts to reach a store at the start
-_OPTIONAL = 2.0  # seconds that the start waits for a store that is optional
-_TOLD = 3.0  # seconds between lines that say what is waited for
-_CLOSING = 3.0  # seconds that what is in use gets at the end: requests have been answered by then
+_RETRY_DELAY, _MAX_RETRY_DELAY = 0.1, 1.0  # seconds between attempts to connect at the start; doubled each time
+_OPTIONAL_WAIT = 2.0  # seconds that the start waits for an optional store
+_LOG_INTERVAL = 3.0  # seconds between two log lines that say which store the start waits for
+_CLOSE_TIMEOUT = 3.0  # seconds that connections in use get at the end; all requests have been answered by then
 
 
 class DatabaseStore:
     """One entry of `databases`."""
 
-    def __init__(self, key: str, options: DatabaseOptions, around: StoreContext, *, rotates: bool) -> None:
+    def __init__(self, key: str, options: DatabaseOptions, context: StoreContext, *, rotates: bool) -> None:
         self.name = f"databases.{key}"
         self.optional = options.optional
         self.names = names_of(options.url)
@@ -41,15 +44,15 @@ class DatabaseStore:
         self._options = options
 
         async def make(url: str) -> ConnectionPool:
-            return await database_pool(self.name, url, options, around)
+            return await database_pool(self.name, url, options, context)
 
         self.database = Database(
             key,
             make,
             acquire_timeout=options.pool.timeout,
             statement_timeout=options.statement_timeout,
-            init=around.directory / options.init if options.init is not None else None,
-            init_key=f"{around.module_id}:{options.init}",
+            init=context.directory / options.init if options.init is not None else None,
+            init_key=f"{context.module_id}:{options.init}",
             rotates=rotates and bool(self.names),
             stats=self.stats,
         )
@@ -65,7 +68,7 @@ class DatabaseStore:
         return elsewhere(self._options.url)
 
     async def try_once(self, secret_values: Mapping[str, str]) -> None:
-        """Connect, and change nothing. Raises StoreError."""
+        """Connect, without changing anything on the server. Raises StoreError."""
         await self.open(self.url(secret_values))
         assert self.database.pool is not None
         await self.database.pool.warm(self._options.pool.timeout)
@@ -79,7 +82,7 @@ class DatabaseStore:
         )
 
     async def close(self) -> None:
-        await self.database.close(_CLOSING)
+        await self.database.close(_CLOSE_TIMEOUT)
 
     def url(self, secret_values: Mapping[str, str]) -> str:
         return rendered(self.name, self._options.url, secret_values)
@@ -100,22 +103,22 @@ class _NewPool:
 class CacheStore:
     """One entry of `caches`."""
 
-    def __init__(self, key: str, options: CacheOptions, around: StoreContext) -> None:
+    def __init__(self, key: str, options: CacheOptions, context: StoreContext) -> None:
         self.name = f"caches.{key}"
         self.optional = options.optional
         self.names = names_of(options.url)
         self.stats = Stats()
         self._options = options
-        self._around = around
+        self._context = context
         self._closing: dict[asyncio.Task[None], CacheBackend] = {}
-        namespace = around.module_id if options.namespace is None else options.namespace
+        namespace = context.module_id if options.namespace is None else options.namespace
         self.cache = Cache(
             key, ttl=options.ttl, namespace=namespace, on_error=options.on_error, timeout=options.timeout,
             stats=self.stats,
         )  # fmt: skip
 
     async def open(self, url: str) -> None:
-        self.cache.replace(await cache_backend(self.name, url, self._options, self._around))
+        self.cache.replace(await cache_backend(self.name, url, self._options, self._context))
 
     async def connect(self) -> None:
         await self.cache.backend.open()
@@ -125,7 +128,7 @@ class CacheStore:
         return elsewhere(self._options.url)
 
     async def try_once(self, secret_values: Mapping[str, str]) -> None:
-        """Connect, and change nothing. Raises StoreError."""
+        """Connect, without changing anything on the server. Raises StoreError."""
         await self.open(self.url(secret_values))
         await self.connect()
 
@@ -133,7 +136,7 @@ class CacheStore:
         await self.cache.ping()
 
     async def prepare(self, secret_values: Mapping[str, str]) -> _NewBackend:
-        backend = await cache_backend(self.name, self.url(secret_values), self._options, self._around)
+        backend = await cache_backend(self.name, self.url(secret_values), self._options, self._context)
         try:
             await backend.open()
         except BaseException:
@@ -142,13 +145,13 @@ class CacheStore:
         return _NewBackend(self, backend)
 
     def drop(self, backend: CacheBackend) -> None:
-        """Close it once what is under way on it has ended."""
+        """Close the backend in the background, after the operations that still run on it have ended."""
 
-        async def later() -> None:
+        async def close_later() -> None:
             await asyncio.sleep(self._options.timeout)
             await backend.close()
 
-        task = asyncio.get_running_loop().create_task(later(), name=f"drain {self.name}")
+        task = asyncio.get_running_loop().create_task(close_later(), name=f"drain {self.name}")
         self._closing[task] = backend
         task.add_done_callback(lambda done: self._closing.pop(done, None))
 
@@ -179,7 +182,10 @@ class _NewBackend:
 
 
 class Datastores:
-    """All of them. Entering opens them beside each other, and waits for those that are not optional."""
+    """The service with all databases and caches.
+
+    When it starts, it opens all of them at the same time and waits for those that are not optional.
+    """
 
     name = "stores"
 
@@ -188,22 +194,23 @@ class Datastores:
         databases: Mapping[str, DatabaseOptions],
         caches: Mapping[str, CacheOptions],
         secret_values: Callable[[], Mapping[str, str]],
-        around: StoreContext,
+        context: StoreContext,
         *,
         start_period: float,
         rotates: bool,
     ) -> None:
-        """`texts` are the secrets; `start_period`: seconds that the start waits for a store."""
-        self._texts = secret_values
+        """`secret_values` returns the texts of the secrets. `start_period` is how long the start waits for a store, in
+        seconds. `rotates` says whether secrets may rotate."""
+        self._secret_values = secret_values
         self._period = start_period
-        self._databases = [DatabaseStore(key, options, around, rotates=rotates) for key, options in databases.items()]
-        self._caches = [CacheStore(key, options, around) for key, options in caches.items()]
+        self._databases = [DatabaseStore(key, options, context, rotates=rotates) for key, options in databases.items()]
+        self._caches = [CacheStore(key, options, context) for key, options in caches.items()]
         self._all: list[DatabaseStore | CacheStore] = [*self._databases, *self._caches]
         self.databases = {store.name.partition(".")[2]: store.database for store in self._databases}
         self.caches = {store.name.partition(".")[2]: store.cache for store in self._caches}
 
     def dependants(self) -> list[DatabaseStore | CacheStore]:
-        """What follows when a secret rotates."""
+        """Return the stores whose URL contains a secret."""
         return [store for store in self._all if store.names]
 
     def add_checks(self, checks: Checks) -> None:
@@ -219,7 +226,7 @@ class Datastores:
             await asyncio.gather(*(store.close() for store in self._all))
 
     async def _start(self) -> None:
-        starting = [asyncio.ensure_future(self._opened(store)) for store in self._all]
+        starting = [asyncio.ensure_future(self._open(store)) for store in self._all]
         try:
             await asyncio.gather(*starting)
         finally:
@@ -227,36 +234,38 @@ class Datastores:
                 each.cancel()
             await asyncio.gather(*starting, return_exceptions=True)
 
-    async def _opened(self, store: DatabaseStore | CacheStore) -> None:
+    async def _open(self, store: DatabaseStore | CacheStore) -> None:
+        """Connect, and retry until the start period is over. Raises StoreError, for an optional store only if the error
+        is not likely to pass."""
         loop = asyncio.get_running_loop()
-        period = _OPTIONAL if store.optional else self._period
+        period = _OPTIONAL_WAIT if store.optional else self._period
         deadline = loop.time() + period
-        delay, told = _FIRST, 0.0
+        delay, last_logged = _RETRY_DELAY, 0.0
         error: StoreError | None = None
-        await store.open(store.url(self._texts()))
+        await store.open(store.url(self._secret_values()))
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
                     await store.connect()
                 return
             except TimeoutError:
-                error = error or StoreError(store.name, "unavailable", "it does not answer")
+                error = error or StoreError(store.name, "unavailable", "the server does not answer")
             except StoreError as raised:
                 error = raised
             if not error.passing or loop.time() + delay > deadline:
                 break
-            if loop.time() - told > _TOLD:
-                told = loop.time()
+            if loop.time() - last_logged > _LOG_INTERVAL:
+                last_logged = loop.time()
                 logger.warning("waiting for %s", error, extra={"store": store.name})
             await asyncio.sleep(delay)
-            delay = min(2 * delay, _LONGEST)
+            delay = min(2 * delay, _MAX_RETRY_DELAY)
         if store.optional and error.passing:
             logger.warning("starting without %s", error, extra={"store": store.name})
             return
         waited = f" (waited {period:g}s: health.start_period)" if error.passing else ""
         raise StoreError(store.name, error.code, f"{error.message}{waited}") from error.__cause__
 
-    # What is counted ------------------------------------------------------------------------------------------------
+    # Metrics --------------------------------------------------------------------------------------------------------
 
     def families(self) -> Iterator[Family | Histogram]:
         if self._databases:
@@ -266,7 +275,7 @@ class Datastores:
 
     def _database_families(self) -> Iterator[Family | Histogram]:
         states: dict[tuple[str, ...], float] = {}
-        most: dict[tuple[str, ...], float] = {}
+        max_sizes: dict[tuple[str, ...], float] = {}
         waiting: dict[tuple[str, ...], float] = {}
         errors: dict[tuple[str, ...], float] = {}
         for store in self._databases:
@@ -274,15 +283,16 @@ class Datastores:
             if pool is not None:
                 states[key, "used"] = pool.in_use
                 states[key, "idle"] = pool.backend.idle
-                most[key,] = pool.most
+                max_sizes[key,] = pool.max_size
                 waiting[key,] = pool.waiting
             errors |= {(key, code): float(count) for code, count in store.stats.counts.items()}
         names = ("database",)
         yield Family("gauge", "pywatt_database_connections", "Open connections.", (*names, "state"), states)
-        yield Family("gauge", "pywatt_database_connections_max", "Most connections that may be open.", names, most)
+        doc = "Maximum number of open connections."
+        yield Family("gauge", "pywatt_database_connections_max", doc, names, max_sizes)
         doc = "Tasks that wait for a connection."
         yield Family("gauge", "pywatt_database_connections_waiting", doc, names, waiting)
-        doc = "Statements and acquisitions that failed, by the code of the error."
+        doc = "Statements and acquisitions that failed, by error code."
         yield Family("counter", "pywatt_database_errors", doc, (*names, "code"), errors)
         doc = "Duration of operations on a database, without the wait for a connection."
         name = "pywatt_database_operation_duration_seconds"
@@ -291,7 +301,7 @@ class Datastores:
     def _cache_families(self) -> Iterator[Family | Histogram]:
         names = ("cache",)
         keys = {store.name.partition(".")[2]: store for store in self._caches}
-        for count, doc in (("hits", "Keys that were there."), ("misses", "Keys that were not there."),
+        for count, doc in (("hits", "Keys that were found."), ("misses", "Keys that were not found."),
                            ("errors", "Operations that failed.")):  # fmt: skip
             values: dict[tuple[str, ...], float] = {(key,): store.stats.counts[count] for key, store in keys.items()}
             yield Family("counter", f"pywatt_cache_{count}", doc, names, values)
@@ -299,7 +309,7 @@ class Datastores:
         for key, store in keys.items():
             if store.cache.opened:
                 sizes |= {(key, name): value for name, value in store.cache.backend.sizes().items()}
-        doc = "What a cache has: entries and octets in memory, connections to a server."
+        doc = "Size of a cache: entries and bytes in memory, connections to a server."
         yield Family("gauge", "pywatt_cache_size", doc, (*names, "of"), sizes)
         doc = "Duration of operations on a cache."
         name = "pywatt_cache_operation_duration_seconds"
@@ -315,7 +325,7 @@ def _durations(stores: list[DatabaseStore] | list[CacheStore]) -> dict[tuple[str
 
 
 def elsewhere(url: str | SecretTemplate) -> bool:
-    """Whether only the orchestrator, or `dev` and `up`, can say where it is."""
+    """Whether only the orchestrator, or the commands `dev` and `up`, know where the store is."""
     scheme = scheme_of(url) or ""
     return scheme == ORCHESTRATOR or scheme.endswith("+dev")
 
@@ -325,10 +335,11 @@ def names_of(url: str | SecretTemplate) -> frozenset[str]:
 
 
 def rendered(store: str, url: str | SecretTemplate, secret_values: Mapping[str, str]) -> str:
-    """The URL with its secrets. Raises StoreError (`arguments`)."""
+    """Return the URL with its secrets filled in. Raises StoreError (`arguments`)."""
     if isinstance(url, str):
         return url
     try:
         return url.render(secret_values)
     except KeyError as error:
-        raise StoreError(store, "arguments", f"url: the secret {error.args[0]} is not there") from None
+        message = f"url: secret {error.args[0]} has no value; set it, or add a source under secrets.sources"
+        raise StoreError(store, "arguments", message) from None

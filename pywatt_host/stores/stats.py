@@ -1,22 +1,24 @@
-"""What a store counts of itself: plain cells, made into samples only when somebody scrapes."""
+"""The counts and durations that a store keeps. They become metric samples only when metrics are scraped."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
 
-# Seconds. Caches answer in microseconds, reports take a minute.
+# Seconds. A cache answers in microseconds; a report may take a minute.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Stats:
-    """Durations by operation, and counts by name. Operations are methods of ours, never texts of a user: the number of
-    series is bounded."""
+    """Durations by operation, and counts by name.
+
+    Operations are names of our methods, never texts of a user, so that the number of time series is bounded.
+    """
 
     __slots__ = ("counts", "durations")
 
     def __init__(self) -> None:
-        # Operation -> how often each bucket, then beyond all of them, then the sum in seconds.
+        # Operation -> the count of each bucket, the count beyond the last bucket, and the sum in seconds.
         self.durations: dict[str, list[float]] = {}
         self.counts: Counter[str] = Counter()
 

@@ -1,4 +1,4 @@
-"""The URL of a store: `scheme://user:password@host:port/path?option=value` (RFC 3986), taken apart once."""
+"""The URL of a store, `scheme://user:password@host:port/path?option=value` (RFC 3986), in its parts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ _SECRET_OPTIONS = frozenset({"password", "passwd", "pwd", "secret", "token", "ss
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """Its parts, percent-decoded. `path` is without its first slash: the name of a database, the number of a Redis
-    database, the path of a file or socket. `str()` and repr show no password."""
+    """The parts of a URL, percent-decoded.
+
+    `path` has no first slash. It is the name of a database, the number of a Redis database, or the path of a file or
+    socket. `str` and `repr` show no password.
+    """
 
     scheme: str
     user: str | None = None
@@ -27,19 +30,20 @@ class StoreUrl:
 
     @classmethod
     def parse(cls, text: str, store: str) -> StoreUrl:
-        """Raises StoreError (`arguments`), which names the store and never the text: it may hold a password."""
+        """Split the URL of the store with the key `store`. Raises StoreError (`arguments`), which never shows the text,
+        because it may contain a password."""
         if "#" in text:
             hint = "write # in a password as %23, or let ${secret:NAME} encode it"
-            raise StoreError(store, "arguments", f"url: it has a fragment (#...), which no store knows; {hint}")
+            raise StoreError(store, "arguments", f"url: it has a fragment (#...), which no store accepts; {hint}")
         try:
             parts = urlsplit(text)
             port = parts.port
             host = parts.hostname
         except ValueError as error:
             what = "port" if "port" in str(error).lower() else "address"
-            raise StoreError(store, "arguments", f"url: its {what} cannot be read") from None
+            raise StoreError(store, "arguments", f"url: its {what} is not valid") from None
         if not parts.scheme or "://" not in text:
-            raise StoreError(store, "arguments", "url: it has no scheme, such as postgresql://")
+            raise StoreError(store, "arguments", "url: it has no scheme; write one, such as postgresql://")
         path = unquote(parts.path)
         return cls(
             parts.scheme.lower(),
@@ -52,7 +56,7 @@ class StoreUrl:
         )
 
     def __str__(self) -> str:
-        """As it may be shown: `***` for the password."""
+        """The URL with `***` instead of the password."""
         user = quote(self.user, safe="") if self.user is not None else ""
         password = ":***" if self.password is not None else ""
         at = "@" if self.user is not None or self.password is not None else ""

@@ -1,101 +1,77 @@
-"""One process: started in a session of its own, with pipes for the protocol, its standard error read line by line."""
+"""A child process that the event loop runs."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
 
-from pywatt_host.channels.wire import PipeEnd, Wire
-from pywatt_host.supervision.launch import Launch
+from pywatt_host.supervision.process import LineSplitter, StopPolicy, signal_group
 
-LONGEST_LINE = 64 * 1024  # octets of a log line; the rest of a longer one is dropped
-_LAST_LINES = 0.5  # seconds for what a process that has ended has still in its pipe
+_LAST_LINES_TIMEOUT = 0.5  # seconds to read what is left in the pipe after the process has ended
+_READ_BYTES = 64 * 1024
 
 
 class Child:
-    """A running process. Its session is its own: a Ctrl-C at the terminal reaches `up` alone, and a signal reaches
-    whatever the process started as well."""
+    """A running child process with a session of its own."""
 
-    def __init__(self, process: Process, errors: _ErrorLines) -> None:
+    def __init__(self, process: Process) -> None:
         self.pid = process.pid
         self._process = process
-        self._errors = errors
+        self._reading: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, command: Sequence[str], **options: Any) -> Child:
+        """Start `command`. `options` are those of `asyncio.create_subprocess_exec`. Raises OSError."""
+        return cls(await asyncio.create_subprocess_exec(*command, start_new_session=True, **options))
+
+    def read_lines(self, pipe: BinaryIO, on_line: Callable[[bytes], None]) -> None:
+        """Pass each line that the child writes to a pipe, up to 64 KiB of it, to `on_line` until the child ends."""
+        self._reading = asyncio.get_running_loop().create_task(_read_lines(pipe, on_line))
 
     async def wait(self) -> int:
-        """Its exit code, negative for a signal; every line that it wrote has been passed on then."""
+        """Wait until the process has ended, and kill what it left in its group. Returns the exit code, negative for a
+        signal. By then every line has been passed on."""
         code = await self._process.wait()
-        self.signal(signal.SIGKILL)  # what it left behind in its group
-        await asyncio.wait((self._errors.ended,), timeout=_LAST_LINES)
-        self._errors.close()
+        self.kill()
+        if self._reading is not None:
+            await asyncio.wait((self._reading,), timeout=_LAST_LINES_TIMEOUT)
+            self._reading.cancel()
         return code
 
     def signal(self, number: int) -> None:
-        """To the process and its descendants, as far as they stayed in its group."""
+        """Send a signal to the process and its group."""
+        signal_group(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process and its group at once."""
+        self.signal(signal.SIGKILL)
+
+    async def stop(self, policy: StopPolicy) -> bool:
+        """Stop the process, and kill its group after that. Only the process itself receives the signal of `policy`.
+        Returns whether the process had to be killed."""
         try:
-            os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody is left
+            if self._process.returncode is None:
+                self._process.send_signal(policy.signal)
+            async with asyncio.timeout(policy.grace):
+                await self._process.wait()
+            return False
+        except TimeoutError:
+            return True
+        finally:
+            self.kill()
+            await self._process.wait()
 
 
-async def start(launch: Launch, wire: Wire, line: Callable[[bytes], None]) -> Child:
-    """Start a process; `wire` reads its standard output and writes its standard input, `line` gets each line of its
-    standard error. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    open_fds: set[int] = set()
+async def _read_lines(pipe: BinaryIO, on_line: Callable[[bytes], None]) -> None:
+    stream, lines = asyncio.StreamReader(), LineSplitter(on_line)
+    protocol = asyncio.StreamReaderProtocol(stream)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
     try:
-        (child_in, ours_in), (ours_out, child_out), (ours_err, child_err) = os.pipe(), os.pipe(), os.pipe()
-        open_fds |= {child_in, ours_in, ours_out, child_out, ours_err, child_err}
-        process = await asyncio.create_subprocess_exec(
-            *launch.argv(),
-            stdin=child_in,
-            stdout=child_out,
-            stderr=child_err,
-            cwd=launch.directory,
-            env=dict(launch.environ),
-            start_new_session=True,
-        )
-        for fd in (child_in, child_out, child_err):
-            os.close(fd)
-            open_fds.discard(fd)
-        errors = _ErrorLines(line)
-        open_fds -= {ours_in, ours_out, ours_err}  # the transports close them from now on
-        writer, _ = await loop.connect_write_pipe(lambda: PipeEnd(wire), os.fdopen(ours_in, "wb", buffering=0))
-        wire.write_to(writer)
-        await loop.connect_read_pipe(lambda: errors, os.fdopen(ours_err, "rb", buffering=0))
-        await loop.connect_read_pipe(lambda: wire, os.fdopen(ours_out, "rb", buffering=0))
+        while data := await stream.read(_READ_BYTES):
+            lines.feed(data)
     finally:
-        for fd in open_fds:
-            os.close(fd)
-    return Child(process, errors)
-
-
-class _ErrorLines(asyncio.Protocol):
-    """Standard error, line by line, each of them bounded."""
-
-    def __init__(self, line: Callable[[bytes], None]) -> None:
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line = line
-        self._rest = b""
-        self._transport: asyncio.BaseTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        *whole, rest = (self._rest + data).split(b"\n")
-        for line in whole:
-            self._line(line[:LONGEST_LINE])
-        self._rest = rest[: LONGEST_LINE + 1]
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._rest:
-            self._line(self._rest[:LONGEST_LINE])
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        lines.end()
+        transport.close()

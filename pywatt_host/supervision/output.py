@@ -1,4 +1,4 @@
-"""What modules write to standard error: named, masked, shown, and the last of it kept."""
+"""The lines that modules write to standard error: named, masked, printed, and the newest of them kept."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pywatt_host.exceptions import ProtocolError
 from pywatt_host.observability.logs import Clock, LogStream, dump_line
 from pywatt_host.protocol.jsontext import loads
 
-KEPT = 1000  # lines of each module
-KEPT_CHARACTERS = 1024**2  # of these together; the newest line is kept in any case
-_WAITING = 1000  # lines that may wait for somebody who follows
-_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR; one for each module, in the order of the file
+TAIL_LINES = 1000  # kept for each module
+TAIL_CHARACTERS = 1024**2  # kept for each module; the newest line is kept even if it is longer
+_FOLLOWER_LINES = 1000  # that wait for one follower
+_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR codes; one for each module, in the order of the workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a module, masked; `time` is when it was read, RFC 3339."""
+class OutputLine:
+    """One line of a module, with secrets masked. `time` is when the line was read, as in RFC 3339."""
 
     time: str
     module: str
@@ -31,10 +31,10 @@ class Line:
 
 
 class Output:
-    """The one place where lines of modules go: standard error, the tails, and whoever follows them.
+    """Prints the lines of all modules on standard error, keeps the newest, and passes them to followers.
 
-    On a terminal a line is `users.1 | text`; where `up` logs JSON, a line that is a JSON object gets a `module`, and
-    any other becomes one.
+    In the console style a line is printed as `users.1 | text`. In the JSON style, a line that is a JSON object gets the
+    member `module`; any other line becomes the `message` of such an object.
     """
 
     def __init__(
@@ -46,26 +46,26 @@ class Output:
         self.mask = mask
         self._clock = Clock()
         self._width = 0
-        self._tails: dict[str, deque[Line]] = {}
+        self._tails: dict[str, deque[OutputLine]] = {}
         self._kept: dict[str, int] = {}  # characters in each tail
         self._replicas: dict[str, int] = {}
-        self._followers: set[asyncio.Queue[Line]] = set()
+        self._followers: set[asyncio.Queue[OutputLine]] = set()
 
     def declare(self, module: str, replicas: int) -> None:
-        """A module that will write; the names of all are padded to the longest."""
+        """Register a module before its first line. Printed names are padded to the longest name."""
         self._tails[module] = deque()
         self._kept[module] = 0
         self._replicas[module] = replicas
         self._width = max(self._width, len(self.label(module, replicas)))
 
     def label(self, module: str, replica: int) -> str:
-        """`users`, or `users.2` where there are several."""
+        """The printed name of a replica: `users`, or `users.2` if the module has several replicas."""
         return module if self._replicas.get(module, 1) == 1 else f"{module}.{replica}"
 
-    def write(self, module: str, replica: int, octets: bytes) -> None:
-        """A line of a module."""
-        text = self.mask(octets.rstrip(b"\r").decode("utf-8", "backslashreplace"))
-        line = Line(self._clock(time.time()), module, replica, text)
+    def write(self, module: str, replica: int, data: bytes) -> None:
+        """Take one line of a module, without its newline."""
+        text = self.mask(data.rstrip(b"\r").decode("utf-8", "backslashreplace"))
+        line = OutputLine(self._clock(time.time()), module, replica, text)
         self._keep(line)
         for queue in self._followers:
             if queue.full():
@@ -73,15 +73,15 @@ class Output:
             queue.put_nowait(line)
         self._stream.write(self._json(line) if self._style == "json" else self._console(line))
 
-    def _keep(self, line: Line) -> None:
+    def _keep(self, line: OutputLine) -> None:
         tail, kept = self._tails[line.module], self._kept[line.module] + len(line.text)
         tail.append(line)
-        while len(tail) > KEPT or (kept > KEPT_CHARACTERS and len(tail) > 1):
+        while len(tail) > TAIL_LINES or (kept > TAIL_CHARACTERS and len(tail) > 1):
             kept -= len(tail.popleft().text)
         self._kept[line.module] = kept
 
-    def tail(self, module: str | None, most: int) -> list[Line]:
-        """The newest lines of a module, or of all of them, in order."""
+    def tail(self, module: str | None, most: int) -> list[OutputLine]:
+        """The newest `most` lines of a module, or of all modules if `module` is None, the oldest first."""
         if module is not None:
             found = list(self._tails[module])
         else:
@@ -89,16 +89,17 @@ class Output:
         return found[-most:] if most else []
 
     @contextmanager
-    def following(self) -> Iterator[asyncio.Queue[Line]]:
-        """Every line from now on; the oldest are dropped where nobody takes them."""
-        queue: asyncio.Queue[Line] = asyncio.Queue(_WAITING)
+    def following(self) -> Iterator[asyncio.Queue[OutputLine]]:
+        """A queue that receives every new line while the block runs. The oldest lines are dropped if the follower takes
+        them too slowly."""
+        queue: asyncio.Queue[OutputLine] = asyncio.Queue(_FOLLOWER_LINES)
         self._followers.add(queue)
         try:
             yield queue
         finally:
             self._followers.discard(queue)
 
-    def _json(self, line: Line) -> bytes:
+    def _json(self, line: OutputLine) -> bytes:
         document = _object(line.text)
         if document is None:
             document = {"time": line.time, "level": "info", "logger": "output", "message": line.text}
@@ -107,7 +108,7 @@ class Output:
             document["replica"] = line.replica
         return dump_line(document)
 
-    def _console(self, line: Line) -> bytes:
+    def _console(self, line: OutputLine) -> bytes:
         name = self.label(line.module, line.replica).ljust(self._width)
         if self._colour:
             number = list(self._tails).index(line.module)
@@ -122,13 +123,13 @@ def _object(text: str) -> dict[str, Any] | None:
         return None
     try:
         document = loads(text.encode("utf-8", "surrogatepass"))
-    except ProtocolError:  # also what nests so deep that it could not be written again
+    except ProtocolError:  # also if it nests too deeply to be written again
         return None
     return document if isinstance(document, dict) else None
 
 
 def _record(document: dict[str, Any]) -> str:
-    """A log record of ours for people."""
+    """A JSON log record as text for people."""
     shown_already = ("time", "level", "logger", "message", "module")
     fields = {name: value for name, value in document.items() if name not in shown_already}
     when = str(document.get("time", ""))[11:23]
@@ -137,7 +138,7 @@ def _record(document: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Control characters escaped, but for tabs: no module writes to the terminal with more than text."""
+    """Escape control characters except tabs, so that no module can control the terminal."""
     if text.isprintable():
         return text
     return "".join(

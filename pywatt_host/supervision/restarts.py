@@ -1,24 +1,25 @@
-"""Whether a module that ended is started again, and when."""
+"""Whether a process that has ended is started again, and after how many seconds."""
 
 from __future__ import annotations
 
 import random
-import signal
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Policy: TypeAlias = Literal["always", "on-failure", "no"]
+from pywatt_host.supervision.process import describe_exit
 
-_QUICK = 0.1  # seconds: the first restart of a module that had run
-_FIRST, _LAST = 1.0, 30.0  # seconds
-_LONG_LIFE = 60.0  # seconds of life after which earlier crashes are forgotten
-_JITTER = 0.2
+RestartPolicy: TypeAlias = Literal["always", "on-failure", "no"]
+
+_QUICK_DELAY = 0.1  # seconds before the first restart of a process that had announced itself
+_MIN_DELAY, _MAX_DELAY = 1.0, 30.0  # seconds
+_STABLE_AFTER = 60.0  # seconds of running after which earlier failures no longer count
+_JITTER = 0.2  # the part by which a delay is made longer or shorter at random
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a process ended: its exit code (negative: the signal, as subprocess has it), whether it had announced itself,
-    how many seconds it lived, and why we ended it, where we did."""
+    """How a process ended: its exit code (negative for a signal, as `subprocess` reports it), whether it had announced
+    itself, how many seconds it ran, and, if we killed it, the reason."""
 
     code: int
     announced: bool
@@ -30,34 +31,30 @@ class Ending:
         return self.code != 0 or bool(self.why)
 
     def __str__(self) -> str:
-        if self.code < 0:
-            try:
-                how = f"killed by {signal.Signals(-self.code).name}"
-            except ValueError:
-                how = f"killed by signal {-self.code}"
-        else:
-            how = f"exit code {self.code}"
+        how = describe_exit(self.code)
         return f"{self.why}; {how}" if self.why else how
 
 
-def again(policy: Policy, ending: Ending) -> bool:
-    """Whether the policy wants another life."""
+def should_restart(policy: RestartPolicy, ending: Ending) -> bool:
+    """Whether the policy starts the process again after this ending."""
     return policy == "always" or (policy == "on-failure" and ending.failed)
 
 
-class Backoff:
-    """Seconds before the next start: 0.1 for the first crash of what had run, then 1 doubling to 30, with jitter."""
+class RestartBackoff:
+    """The delays between restarts: 0.1 s after the first failure of a process that had announced itself, then 1 s,
+    doubling up to 30 s, each with 20 % jitter. After a run of 60 s or more the delays begin again."""
 
     def __init__(self) -> None:
-        self._next = _FIRST
+        self._next = _MIN_DELAY
         self._quick = True
 
-    def after(self, ending: Ending) -> float:
-        if ending.lived >= _LONG_LIFE:
-            self._next, self._quick = _FIRST, True
+    def delay_after(self, ending: Ending) -> float:
+        """The seconds to wait before the next start."""
+        if ending.lived >= _STABLE_AFTER:
+            self._next, self._quick = _MIN_DELAY, True
         if self._quick and ending.announced:
             self._quick = False
-            return _QUICK
+            return _QUICK_DELAY
         delay = self._next * random.uniform(1 - _JITTER, 1 + _JITTER)
-        self._next = min(self._next * 2, _LAST)
+        self._next = min(self._next * 2, _MAX_DELAY)
         return delay

@@ -1,4 +1,4 @@
-"""The process that serves under `dev`, as its parent sees it: started, heard of, stopped with a deadline."""
+"""The process that serves under `dev`, as its parent sees it."""
 
 from __future__ import annotations
 
@@ -9,119 +9,97 @@ import signal
 import socket
 import sys
 from asyncio import StreamReader, StreamWriter
-from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pywatt_host.supervision.child import Child
+from pywatt_host.supervision.process import StopPolicy, describe_exit
+
 PROGRAM = "pywatt_host.cli.served"
-SHUTDOWN = 2.0  # seconds that running requests get; what is left is cut
-_GRACE = 1.5  # seconds beyond it until the process is killed
-_LONGEST_NEWS = 64 * 1024  # octets
+SHUTDOWN_TIMEOUT = 2.0  # seconds that running requests have; the child cuts those that still run
+_STOP = StopPolicy(signal.SIGTERM, SHUTDOWN_TIMEOUT + 1.5)
+_MAX_EVENT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """It serves. `templates`: its framework keeps templates in memory."""
+class ChildReady:
+    """The child serves requests. `caches_templates`: its framework keeps templates in memory."""
 
-    templates: bool = False
+    caches_templates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """It could not start, or has ended by itself: why, and its exit code. `printed`: it has said so itself."""
+class ChildFailed:
+    """The child could not start, or it ended by itself. `printed`: it has printed `detail` itself."""
 
     detail: str
-    code: int
+    exit_code: int
     printed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    """It was asked to stop by somebody else, over its control socket."""
+class ChildStopped:
+    """The child stopped because its control socket was asked to."""
 
 
-News = Serving | Failed | Stopped
+ChildEvent = ChildReady | ChildFailed | ChildStopped
 
 
 class ServingChild:
-    """A running process of PROGRAM. Its session is its own: a Ctrl-C at the terminal reaches the parent alone. When the
-    parent goes without a word, it goes too: it sees the end of the socket that both of them hold."""
+    """A running process of PROGRAM and the socket on which it reports its events. The child stops by itself when its
+    parent ends, since its end of the socket is closed then."""
 
-    def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter) -> None:
-        self.pid = process.pid
-        self._process = process
+    def __init__(self, child: Child, reader: StreamReader, writer: StreamWriter) -> None:
+        self._child = child
         self._reader = reader
         self._writer = writer
-        self._last: Failed | None = None
+        self._failure: ChildFailed | None = None
 
     @classmethod
     async def start(
         cls, arguments: Sequence[str], descriptors: Mapping[str, Sequence[int]], *, announce: bool = True
     ) -> ServingChild:
-        """Start PROGRAM with the arguments of `run`. It inherits `descriptors` of listening sockets, by manifest key,
-        and standard input, output and error; with `announce`, it prints the ready line."""
+        """Start PROGRAM with the arguments of `run`. The child inherits standard input, output and error, and the
+        `descriptors` of listening sockets by manifest key. With `announce` it prints the ready line."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *_as_we_were_started(),
-                "-m",
-                PROGRAM,
-                json.dumps({"parent": theirs.fileno(), "announces": announce, "listening": descriptors}),
-                *arguments,
+            setup = {"parent": theirs.fileno(), "announces": announce, "listening": descriptors}
+            child = await Child.start(
+                [sys.executable, *_path_options(), "-m", PROGRAM, json.dumps(setup), *arguments],
                 pass_fds=(theirs.fileno(), *(fd for each in descriptors.values() for fd in each)),
-                start_new_session=True,
             )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_NEWS)
-        return cls(process, reader, writer)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_EVENT_BYTES)
+        return cls(child, reader, writer)
 
-    async def news(self) -> News:
-        """What it says next; Failed once it has ended."""
+    async def next_event(self) -> ChildEvent:
+        """Wait for the next event of the child; ChildFailed once the child has ended."""
         while True:
             try:
                 line = await self._reader.readline()
             except (ConnectionError, ValueError):
                 line = b""
             if not line:
-                code = await self._process.wait()
-                return self._last or Failed(_how_it_ended(code), code, printed=False)
-            said = json.loads(line)
-            if said["event"] == "ready":
-                return Serving(bool(said["templates"]))
-            if said["event"] == "stopped":
-                return Stopped()
-            self._last = Failed(str(said["detail"]), int(said["code"]))
+                code = await self._child.wait()
+                return self._failure or ChildFailed(f"the process ended: {describe_exit(code)}", code, printed=False)
+            event = json.loads(line)
+            if event["event"] == "ready":
+                return ChildReady(bool(event["templates"]))
+            if event["event"] == "stopped":
+                return ChildStopped()
+            self._failure = ChildFailed(str(event["detail"]), int(event["code"]))
 
     def kill(self) -> None:
-        """With all that it has started."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # nobody is left
+        """Kill the child and its group at once."""
+        self._child.kill()
 
     async def stop(self) -> bool:
-        """Ask it to stop, and kill it when it takes longer than it may; whether it had to be killed."""
-        killed = False
-        try:
-            if self._process.returncode is None:
-                self._process.terminate()
-            async with asyncio.timeout(SHUTDOWN + _GRACE):
-                await self._process.wait()
-        except TimeoutError:
-            killed = True
-        finally:
-            self.kill()
-        await self._process.wait()
+        """Stop the child, and kill it if it takes too long. Returns whether it had to be killed."""
+        killed = await self._child.stop(_STOP)
         self._writer.close()
         return killed
 
 
-def _as_we_were_started() -> list[str]:
-    """`python -m pywatt_host` has the working directory on its path, the script `pywatt-host` has not."""
+def _path_options() -> list[str]:
+    """Give the child the same import path: `python -m pywatt_host` has the working directory on it, the script
+    `pywatt-host` has not."""
     return [] if sys.path[:1] in ([""], [os.getcwd()]) else ["-P"]
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"the process was ended by {signal.Signals(-code).name}"
-    return f"the process ended with exit code {code}"

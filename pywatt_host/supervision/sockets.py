@@ -1,4 +1,4 @@
-"""The listening sockets of `dev`: bound once, on loopback only, and handed to one child after the other."""
+"""The listening sockets of `dev`: bound once, on loopback addresses only, and inherited by one child after another."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.net.listeners import Listener, bind
 
-_HOST, _PORT = "127.0.0.1", 8080
+_LOOPBACK_HOST = "127.0.0.1"
+_DEFAULT_PORT = 8080  # in place of an inherited socket, which names no port
 
 
 def is_local(address: Address) -> bool:
-    """Whether nobody but this machine reaches it. Sockets that were handed down are not looked into: no."""
+    """Whether only this machine can connect to an address. Inherited sockets count as not local, since their address is
+    not known here."""
     if isinstance(address, UnixAddress):
         return True
     if not isinstance(address, TcpAddress):
@@ -29,97 +31,101 @@ def is_local(address: Address) -> bool:
         return False
 
 
-def localised(addresses: Iterable[Address], key: str) -> tuple[tuple[Address, ...], list[str]]:
-    """The addresses with every one that is not local replaced by 127.0.0.1 and its port; and a line for each."""
+def make_local(addresses: Iterable[Address], key: str) -> tuple[tuple[Address, ...], list[str]]:
+    """Replace every address that is not local by 127.0.0.1 with the same port. `key` is the manifest key of the
+    addresses. Returns the addresses, and a message for each address that was replaced."""
     found: list[Address] = []
-    said: list[str] = []
+    messages: list[str] = []
     for address in addresses:
         local = address
         if not is_local(address):
-            local = TcpAddress(_HOST, address.port if isinstance(address, TcpAddress) else _PORT)
-            said.append(f"{key}: {address} is not a loopback address; dev listens on {local}")
+            local = TcpAddress(_LOOPBACK_HOST, address.port if isinstance(address, TcpAddress) else _DEFAULT_PORT)
+            messages.append(f"{key}: {address} is not a loopback address; dev listens on {local}")
         if local not in found or (isinstance(local, TcpAddress) and local.port == 0):
             found.append(local)
-    return tuple(found), said
+    return tuple(found), messages
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Where a manifest wants `dev` to listen, made local; `replaced` has a line for each address that was not."""
+class ListenAddresses:
+    """The local addresses on which `dev` listens for a manifest. `messages` has a line for each address of the manifest
+    that was replaced, since it is not local."""
 
     public: tuple[Address, ...]
     admin: tuple[Address, ...]
     directory: Path
     backlog: int
-    replaced: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
-def wanted_by(manifest: Manifest) -> Wanted:
+def listen_addresses(manifest: Manifest) -> ListenAddresses:
+    """The addresses on which `dev` listens for a manifest."""
     server = manifest.server
-    public, said = localised(server.listen, "server.listen")
-    admin, more = localised(server.admin.listen if server.admin is not None else (), "server.admin.listen")
-    return Wanted(public, admin, manifest.directory, server.limits.backlog, (*said, *more))
+    public, messages = make_local(server.listen, "server.listen")
+    admin, more = make_local(server.admin.listen if server.admin is not None else (), "server.admin.listen")
+    return ListenAddresses(public, admin, manifest.directory, server.limits.backlog, (*messages, *more))
 
 
-class HeldSockets:
-    """Bound and listening sockets; what connects waits in their queues until somebody accepts. An address stays bound
-    as long as it is wanted."""
+class ListenerSet:
+    """Bound and listening sockets. An address stays bound as long as each manifest asks for it. New connections wait in
+    the queue of their socket until a process accepts them."""
 
     def __init__(self) -> None:
-        self._held: dict[_Place, list[Listener]] = {}
+        self._listeners: dict[_Slot, list[Listener]] = {}
 
-    def open(self, wanted: Wanted) -> bool:
-        """Listen where it is wanted, and nowhere else; whether anything has changed. Raises BindError, with everything
-        as it was."""
-        places = [*_places("server.listen", wanted.public), *_places("server.admin.listen", wanted.admin)]
-        bound: dict[_Place, list[Listener]] = {}
+    def update(self, addresses: ListenAddresses) -> bool:
+        """Listen on these addresses and on no others. Returns whether anything has changed. Raises BindError; then
+        nothing has changed."""
+        slots = [*_slots("server.listen", addresses.public), *_slots("server.admin.listen", addresses.admin)]
+        bound: dict[_Slot, list[Listener]] = {}
         try:
-            for place in places:
-                if place not in self._held:
-                    key, address, _ = place
-                    bound[place] = bind([address], key=key, directory=wanted.directory, backlog=wanted.backlog)
-                    for listener in bound[place]:
-                        listener.sock.listen(wanted.backlog)
+            for slot in slots:
+                if slot not in self._listeners:
+                    key, address, _ = slot
+                    bound[slot] = bind([address], key=key, directory=addresses.directory, backlog=addresses.backlog)
+                    for listener in bound[slot]:
+                        listener.sock.listen(addresses.backlog)
         except BaseException:
             _close(bound)
             raise
-        left = {place: listeners for place, listeners in self._held.items() if place not in places}
-        _close(left)
-        self._held = {place: self._held.get(place) or bound[place] for place in places}
-        return bool(bound or left)
+        dropped = {slot: listeners for slot, listeners in self._listeners.items() if slot not in slots}
+        _close(dropped)
+        self._listeners = {slot: self._listeners.get(slot) or bound[slot] for slot in slots}
+        return bool(bound or dropped)
 
     @property
     def all(self) -> list[Listener]:
-        return [listener for listeners in self._held.values() for listener in listeners]
+        return [listener for listeners in self._listeners.values() for listener in listeners]
 
     def by_key(self) -> dict[str, list[Listener]]:
-        """The manifest's key to the sockets that belong to it."""
+        """The sockets by the manifest key of their addresses."""
         found: dict[str, list[Listener]] = {}
-        for (key, _, _), listeners in self._held.items():
+        for (key, _, _), listeners in self._listeners.items():
             found.setdefault(key, []).extend(listeners)
         return found
 
     def overrides(self) -> list[str]:
-        """What `--set` says so that an application sees where it is served, with real ports."""
+        """The values for `--set` that tell the child its addresses, with the real ports."""
         return [
             f"{key}={json.dumps([listener.address.removeprefix('http://') for listener in listeners])}"
             for key, listeners in self.by_key().items()
         ]
 
     def close(self) -> None:
-        _close(self._held)
-        self._held = {}
+        """Close every socket."""
+        _close(self._listeners)
+        self._listeners = {}
 
 
-# The manifest's key, the address, and which of those that are alike (port 0 may stand there several times).
-_Place = tuple[str, Address, int]
+# The manifest key, the address, and a number that tells equal addresses apart: a manifest may list port 0 twice.
+_Slot = tuple[str, Address, int]
 
 
-def _places(key: str, addresses: Sequence[Address]) -> list[_Place]:
+def _slots(key: str, addresses: Sequence[Address]) -> list[_Slot]:
     return [(key, address, addresses[:number].count(address)) for number, address in enumerate(addresses)]
 
 
-def _close(held: Mapping[_Place, Iterable[Listener]]) -> None:
-    for listeners in held.values():
+def _close(listeners_by_slot: Mapping[_Slot, Iterable[Listener]]) -> None:
+    for listeners in listeners_by_slot.values():
         for listener in listeners:
             listener.close()

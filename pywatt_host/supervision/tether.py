@@ -1,7 +1,8 @@
-"""Become another program, which the kernel ends together with its parent (Linux, prctl(2), PR_SET_PDEATHSIG).
+"""Become another program that the kernel kills when its parent ends (Linux, prctl(2), PR_SET_PDEATHSIG).
 
-A program of its own, run as `python -I -S tether.py PARENT COMMAND...`: between fork and exec of a process with threads
-nothing may be done, so it is done after an exec. The signal is SIGKILL: one that can be ignored would leave orphans.
+This runs as a program of its own, `python -I -S tether.py PARENT COMMAND...`, because a process with threads must not
+run Python code between fork and exec. The signal is SIGKILL, since a program could ignore any other and outlive its
+parent.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-NOT_FOUND = 127  # exit code where there is no such program, as shells have it
+NOT_FOUND = 127  # the exit code if the program does not exist, as in a shell
 
 
 def become(parent: int, command: list[str]) -> None:
-    """Does not return."""
+    """Execute `command` in place of this program. Does not return."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it has gone already, and its signal with it
+    if os.getppid() != parent:  # the parent ended before the call: no signal will come
         raise SystemExit(1)
     try:
         os.execvp(command[0], command)

@@ -1,6 +1,7 @@
-"""The test kit: a pytest plugin with the fixtures `pywatt_module` and `wattson`; docs/testing.md shows them.
+"""The test kit: a pytest plugin with the fixtures `pywatt_module` and `wattson`. docs/testing.md has a guide.
 
-pytest imports this in every run, so that it imports nothing but pytest; the rest comes with the first use of a fixture.
+pytest loads this plugin in every run. Therefore it imports nothing but pytest; the first use of a fixture imports the
+rest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pywatt_host.testing.client import AsyncModuleClient, ModuleClient
-    from pywatt_host.testing.isolation import Imported
+    from pywatt_host.testing.isolation import ImportedModules
     from pywatt_host.testing.modules import PywattModule
     from pywatt_host.testing.wattson import Announced, Answer, StartWattson, Wattson
     from pywatt_host.testing.websocket import WebSocket, WebSocketClosedError, WebSocketRefusedError
@@ -56,19 +57,26 @@ def __getattr__(name: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def _pywatt_imported() -> Imported:
-    """What the modules of earlier tests have imported."""
-    from pywatt_host.testing.isolation import Imported
+def _pywatt_imported() -> ImportedModules:
+    """The Python modules that the tests so far have imported."""
+    from pywatt_host.testing.isolation import ImportedModules
 
-    return Imported()
+    return ImportedModules()
 
 
 @pytest.fixture
-def pywatt_module(request: pytest.FixtureRequest, tmp_path: Path, _pywatt_imported: Imported) -> Iterator[PywattModule]:
-    """Start a module in this process: `client = pywatt_module(what, secrets=..., overrides=...)`.
+def pywatt_module(
+    request: pytest.FixtureRequest, tmp_path: Path, _pywatt_imported: ImportedModules
+) -> Iterator[PywattModule]:
+    """Start a module in the test's process, and talk to it with an httpx client that needs no socket.
 
-    `what` is a manifest or its folder, `module:app`, a mapping, a decorated function or an application. Every module
-    that was started stops with the test, and what failed in its background fails the test.
+    Call the fixture with a manifest or its folder, an import path such as `main:app`, a mapping, a decorated function
+    or an application; see PywattModule for the other arguments. Every module stops at the end of the test. An error in
+    a module's background fails the test.
+
+        def test_users(pywatt_module):
+            client = pywatt_module("pywatt.yaml", secrets={"KEY": "of-the-test"})
+            assert client.get("/users").status_code == 200
     """
     from pywatt_host.testing.modules import PywattModule
 
@@ -79,14 +87,19 @@ def pywatt_module(request: pytest.FixtureRequest, tmp_path: Path, _pywatt_import
 
 @pytest.fixture
 def wattson(request: pytest.FixtureRequest) -> Iterator[StartWattson]:
-    """Start a module as a process under an orchestrator that does what the test says: `module = wattson(target)`.
+    """Start a module as a real process, and act as its orchestrator.
 
-    `target` is a command, a manifest or its folder, `module:app` or a `.py` file. The process and its children end with
-    the test.
+    Call the fixture with a manifest or its folder, an import path such as `main:app`, a `.py` file, or a command as a
+    list; see StartWattson for the other arguments. The process and its children end at the end of the test.
+
+        def test_shutdown(wattson):
+            module = wattson("pywatt.yaml")
+            module.announced()
+            assert module.shutdown() == 0
     """
     from pywatt_host.testing.wattson import StartWattson
 
-    with tempfile.TemporaryDirectory(prefix="pywatt") as folder:  # short enough for the paths of sockets
+    with tempfile.TemporaryDirectory(prefix="pywatt") as folder:  # short, since the paths of sockets have a limit
         start = StartWattson((request.path.parent, request.config.rootpath), Path(folder))
         try:
             yield start

@@ -1,4 +1,4 @@
-"""Clients of a module that runs in this process: httpx without a socket, and what only a test may ask."""
+"""The httpx clients of a module that runs in the test's process, without a socket."""
 
 from __future__ import annotations
 
@@ -12,53 +12,57 @@ import httpx
 from pywatt_host.app.state import AppState
 from pywatt_host.runtime.host import Host
 from pywatt_host.testing.exchange import ClientExchange
-from pywatt_host.testing.running import Running
-from pywatt_host.testing.started import Started
+from pywatt_host.testing.running import BackgroundContext
+from pywatt_host.testing.started_module import StartedModule
 from pywatt_host.testing.websocket import WebSocket
 
 R = TypeVar("R")
 
 BASE_URL = "http://module.test"
 _HTTP = {"http_version": b"HTTP/1.1"}
-_WHOLE = "pywatt.whole"  # among the extensions of a request: its response is read to the end
-_TICKS = 3  # turns of the loop after which everything that has finished is logged
+_READ_WHOLE = "pywatt.read_whole"  # the extension of a request whose response is read to its end
+_LOOP_TURNS = 3  # after these turns of the event loop, everything that has finished is in the log
 
 
-class _Patience:
-    """How long to wait for the pieces of a body: `timeout` seconds for each, and for all of them together where the
-    response is read to its end, which a stream without one never comes to."""
+class _BodyTimeout:
+    """How long to wait for a body: `timeout` seconds for each chunk, and for the whole body if the response is read to
+    its end, since a stream may never end."""
 
     def __init__(self, request: httpx.Request, timeout: float) -> None:
         self.timeout = timeout
-        self._deadline = time.monotonic() + timeout if _WHOLE in request.extensions else None
+        self._deadline = time.monotonic() + timeout if _READ_WHOLE in request.extensions else None
 
     def check(self) -> None:
         """Raises httpx.ReadTimeout."""
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            message = f"the response had no end within {self.timeout:g}s; read one that has none with client.stream()"
+            message = (
+                f"the response did not end within {self.timeout:g} s; read an endless response with client.stream()"
+            )
             raise httpx.ReadTimeout(message)
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, exchange: ClientExchange, running: Running[Started], patience: _Patience) -> None:
+    def __init__(
+        self, exchange: ClientExchange, running: BackgroundContext[StartedModule], timeout: _BodyTimeout
+    ) -> None:
         self._exchange = exchange
         self._running = running
-        self._patience = patience
+        self._timeout = timeout
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            while (piece := self._running.run(self._exchange.piece(), self._patience.timeout)) is not None:
-                self._patience.check()
-                yield piece
+            while (chunk := self._running.run(self._exchange.next_chunk(), self._timeout.timeout)) is not None:
+                self._timeout.check()
+                yield chunk
         except TimeoutError as error:
             raise httpx.ReadTimeout(str(error)) from None
 
     def close(self) -> None:
-        self._running.call(self._exchange.leave)
+        self._running.call(self._exchange.disconnect)
 
 
 class _Transport(httpx.BaseTransport):
-    def __init__(self, running: Running[Started], module: Started, timeout: float) -> None:
+    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
         self._running = running
         self._module = module
         self._timeout = timeout
@@ -72,79 +76,89 @@ class _Transport(httpx.BaseTransport):
         try:
             status, headers = self._running.run(exchange.head(), timeout)
         except BaseException as error:
-            self._running.call(exchange.leave)
+            self._running.call(exchange.disconnect)
             if isinstance(error, TimeoutError):
                 raise httpx.ReadTimeout(str(error), request=request) from None
             raise
-        body = _Body(exchange, self._running, _Patience(request, timeout))
+        body = _Body(exchange, self._running, _BodyTimeout(request, timeout))
         return httpx.Response(status, headers=headers, stream=body, extensions=_HTTP)
 
 
 class _AsyncBody(httpx.AsyncByteStream):
-    def __init__(self, exchange: ClientExchange, running: Running[Started], patience: _Patience) -> None:
+    def __init__(
+        self, exchange: ClientExchange, running: BackgroundContext[StartedModule], timeout: _BodyTimeout
+    ) -> None:
         self._exchange = exchange
         self._running = running
-        self._patience = patience
+        self._timeout = timeout
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while (piece := await _in_time(self._exchange.piece(), self._running, self._patience.timeout)) is not None:
-            self._patience.check()
-            yield piece
+        while (chunk := await _in_time(self._exchange.next_chunk(), self._running, self._timeout.timeout)) is not None:
+            self._timeout.check()
+            yield chunk
 
     async def aclose(self) -> None:
-        self._exchange.leave()
+        self._exchange.disconnect()
 
 
 class _AsyncTransport(httpx.AsyncBaseTransport):
-    def __init__(self, running: Running[Started], module: Started, timeout: float) -> None:
+    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
         self._running = running
         self._module = module
         self._timeout = timeout
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        pieces = [piece async for piece in request.stream] or [b""]
-        exchange = await self._module.exchange(request.url, request.method, request.headers.raw, pieces)
+        chunks = [chunk async for chunk in request.stream] or [b""]
+        exchange = await self._module.exchange(request.url, request.method, request.headers.raw, chunks)
         wanted = request.extensions.get("timeout", {}).get("read")
         timeout = self._timeout if wanted is None else wanted
         try:
             status, headers = await _in_time(exchange.head(), self._running, timeout)
         except BaseException:
-            exchange.leave()
+            exchange.disconnect()
             raise
-        body = _AsyncBody(exchange, self._running, _Patience(request, timeout))
+        body = _AsyncBody(exchange, self._running, _BodyTimeout(request, timeout))
         return httpx.Response(status, headers=headers, stream=body, extensions=_HTTP)
 
 
-async def _in_time(coroutine: Coroutine[Any, Any, R], running: Running[Started], timeout: float) -> R:
+async def _in_time(coroutine: Coroutine[Any, Any, R], running: BackgroundContext[StartedModule], timeout: float) -> R:
     try:
         async with asyncio.timeout(timeout):
             return await coroutine
     except TimeoutError:
-        raise httpx.ReadTimeout(str(running.too_late("had no answer", timeout))) from None
+        raise httpx.ReadTimeout(str(running.timeout_error("did not answer", timeout))) from None
 
 
-class _Module:
-    """What a test sees of the module behind a client."""
+class _ModuleAccess:
+    """The host and the state of the module behind a client."""
 
-    _module: Started
+    _module: StartedModule
 
     @property
     def host(self) -> Host:
-        """The running host."""
+        """The running host of the module."""
         return self._module.host
 
     @property
     def state(self) -> AppState:
-        """The module's AppState. What is async in it belongs to the module's event loop."""
+        """The AppState of the module. Run its async methods on the module's event loop, with `run`."""
         return self._module.host.state
 
 
-class ModuleClient(_Module, httpx.Client):
-    """An `httpx.Client` of the module: every method of that, without a socket, redirects not followed. Each wait is
-    bounded by the `timeout` of the request, else of the module; but for `stream`, so is the whole response."""
+class ModuleClient(_ModuleAccess, httpx.Client):
+    """An `httpx.Client` for one module, without a socket. It does not follow redirects.
 
-    def __init__(self, running: Running[Started], module: Started, timeout: float) -> None:
+    A wait takes as long as the read timeout of the request or else the `timeout` of `pywatt_module`, in seconds. Except
+    with `stream`, this also limits the time for the whole response. A wait that takes too long raises
+    httpx.ReadTimeout.
+
+        client = pywatt_module("pywatt.yaml")
+        assert client.post("/users", json={"name": "Ada"}).status_code == 201
+        assert client.logs[-1]["status"] == 201
+    """
+
+    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
         super().__init__(
             transport=_Transport(running, module, timeout), base_url=BASE_URL, timeout=timeout, trust_env=False
         )
@@ -153,9 +167,9 @@ class ModuleClient(_Module, httpx.Client):
         self._patience = timeout
 
     def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
-        """As httpx has it."""
+        """Send a request, as `send` of the httpx client does."""
         if not stream:
-            request.extensions = {**request.extensions, _WHOLE: True}
+            request.extensions = {**request.extensions, _READ_WHOLE: True}
         return super().send(request, stream=stream, **more)
 
     def websocket(
@@ -166,7 +180,9 @@ class ModuleClient(_Module, httpx.Client):
         subprotocols: Sequence[str] = (),
         timeout: float | None = None,
     ) -> WebSocket:
-        """An open WebSocket, to be used in `with`. Raises WebSocketRefusedError with the status of the refusal."""
+        """Open a WebSocket. Use it in a `with` block, which closes it. `timeout` is the longest time that each wait may
+        take, in seconds; the default is that of the module. Raises WebSocketRefusedError if the module refuses the
+        handshake."""
         patience = self._patience if timeout is None else timeout
         all_headers = httpx.Headers(self.headers)
         all_headers.update(headers)
@@ -181,9 +197,14 @@ class ModuleClient(_Module, httpx.Client):
         return WebSocket(session, self._running.run, patience)
 
     def with_claims(self, *, scheme: str | None = None, **claims: Any) -> ModuleClient:
-        """A client of the same module whose requests and WebSockets carry a token that says this, for a scheme of type
-        jwt or oidc (left out: the first), over `sub="test"` and what the scheme asks for; None takes a claim out.
-        Raises ValueError where no scheme takes tokens."""
+        """A client of the same module that sends a bearer token with these claims.
+
+        The token has `sub` "test", the issuer and the first audience of the scheme, and is valid for one hour. `claims`
+        replace these; None leaves a claim out. `scheme` names a scheme of type jwt or oidc; the default is the first
+        one. Raises ValueError if there is no such scheme.
+
+            assert client.with_claims(sub="alice", scope="read").get("/reports").status_code == 200
+        """
         token = self.run(self._module.token(scheme, claims))
         client = ModuleClient(self._running, self._module, self._patience)
         client.headers = self.headers.copy()
@@ -192,32 +213,36 @@ class ModuleClient(_Module, httpx.Client):
 
     @property
     def logs(self) -> list[dict[str, Any]]:
-        """What the module has logged so far, access log included: one dict a line, as in JSON, secrets masked."""
+        """The log of the module so far, including the access log: one dict for each record, as in JSON, with secrets
+        masked."""
         if self._running.failure is None:
-            self._running.run(_turns(), self._patience)
-        return self._module.recipe.logs.records()
+            self._running.run(_let_tasks_finish(), self._patience)
+        return self._module.setup.logs.records()
 
     def run(self, coroutine: Coroutine[Any, Any, R], timeout: float | None = None) -> R:
-        """Run a coroutine on the module's event loop and wait for it: `client.run(client.state.get_secret("A"))`."""
+        """Run a coroutine on the module's event loop and return its result: `client.run(client.state.get_secret("A"))`.
+        Raises its error, or TimeoutError after `timeout` seconds (default: the timeout of the module)."""
         return self._running.run(coroutine, self._patience if timeout is None else timeout)
 
     def deliver(self, type: str, message: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
-        """Hand a message to the handler for `type` (`@on_message`) and give its reply. Raises MessagingError where
-        there is none, or it fails."""
+        """Deliver a message to the handler for `type` (`@on_message`), and return its reply. `timeout` is in seconds.
+        Raises MessagingError if there is no such handler, or if the handler fails."""
         patience = self._patience if timeout is None else timeout
-        handlers = self._module.host.links.messages.handlers
+        handlers = self._module.host.channels.messages.handlers
         return self.run(handlers.deliver(type, message or {}, patience), patience + 1)
 
     def rotate(self, **secrets: str) -> None:
-        """Rotate secrets that were given at the start, all of them at once, as the orchestrator does. Raises
-        SecretError where a hook refuses, or `secrets.rotate` is off; the old values stay in use then."""
+        """Give secrets new values, all at once, as the orchestrator does. The module must have been started with
+        `secrets`. Raises SecretError if a rotation hook refuses the values or `secrets.rotate` is off; the old values
+        stay in use."""
         self.run(self._module.rotate(secrets))
 
 
-class AsyncModuleClient(_Module, httpx.AsyncClient):
-    """An `httpx.AsyncClient` of a module on the test's own event loop."""
+class AsyncModuleClient(_ModuleAccess, httpx.AsyncClient):
+    """An `httpx.AsyncClient` for one module that runs on the test's event loop, from `pywatt_module.client(...)`.
+    Timeouts are those of ModuleClient."""
 
-    def __init__(self, running: Running[Started], module: Started, timeout: float) -> None:
+    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
         super().__init__(
             transport=_AsyncTransport(running, module, timeout), base_url=BASE_URL, timeout=timeout, trust_env=False
         )
@@ -226,13 +251,13 @@ class AsyncModuleClient(_Module, httpx.AsyncClient):
         self._patience = timeout
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **more: Any) -> httpx.Response:
-        """As httpx has it."""
+        """Send a request, as `send` of the httpx client does."""
         if not stream:
-            request.extensions = {**request.extensions, _WHOLE: True}
+            request.extensions = {**request.extensions, _READ_WHOLE: True}
         return await super().send(request, stream=stream, **more)
 
     async def with_claims(self, *, scheme: str | None = None, **claims: Any) -> AsyncModuleClient:
-        """As ModuleClient.with_claims."""
+        """See ModuleClient.with_claims."""
         token = await self._module.token(scheme, claims)
         client = AsyncModuleClient(self._running, self._module, self._patience)
         client.headers = self.headers.copy()
@@ -241,19 +266,19 @@ class AsyncModuleClient(_Module, httpx.AsyncClient):
 
     @property
     def logs(self) -> list[dict[str, Any]]:
-        """What the module has logged so far; a request is in it a turn of the loop after its response."""
-        return self._module.recipe.logs.records()
+        """The log of the module so far. The access log has a request one turn of the event loop after its response."""
+        return self._module.setup.logs.records()
 
     async def deliver(self, type: str, message: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
-        """As ModuleClient.deliver."""
+        """See ModuleClient.deliver."""
         patience = self._patience if timeout is None else timeout
-        return await self._module.host.links.messages.handlers.deliver(type, message or {}, patience)
+        return await self._module.host.channels.messages.handlers.deliver(type, message or {}, patience)
 
     async def rotate(self, **secrets: str) -> None:
-        """As ModuleClient.rotate."""
+        """See ModuleClient.rotate."""
         await self._module.rotate(secrets)
 
 
-async def _turns() -> None:
-    for _ in range(_TICKS):
+async def _let_tasks_finish() -> None:
+    for _ in range(_LOOP_TURNS):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What a module that runs in the tests' process leaves behind there, and how the next test is kept free of it."""
+"""Keeps tests independent of what a module leaves behind in their common process: imports, sys.path, environment."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from types import ModuleType
 
 
-class Imported:
-    """Python modules that earlier tests' modules imported from their own folders. They stay imported, as all that is
-    costly to import should, until a module from another folder wants one of their names."""
+class ImportedModules:
+    """The Python modules that the tests so far have imported from the folders of their modules. They stay imported,
+    which saves time, until a module in another folder has a Python module of the same name."""
 
     def __init__(self) -> None:
         self._by_folder: dict[str, set[str]] = {}
         self._running: list[str] = []
 
     @contextmanager
-    def keeping(self, folders: Sequence[Path]) -> Iterator[None]:
-        """Note what is imported from `folders` in the block. Afterwards sys.path is as it was before."""
+    def tracking(self, folders: Sequence[Path]) -> Iterator[None]:
+        """Note what is imported from `folders` while the block runs, and restore sys.path after it."""
         wanted = [os.path.realpath(folder) for folder in folders]
-        self._make_way(wanted)
+        self._forget_clashes(wanted)
         before, path = set(sys.modules), sys.path[:]
         self._running += wanted
         try:
@@ -34,29 +34,31 @@ class Imported:
                 self._running.remove(folder)
             sys.path[:] = path
             for name in set(sys.modules) - before:
-                home = _home(sys.modules[name], wanted)
+                home = _folder_of(sys.modules[name], wanted)
                 if home is not None:
                     self._by_folder.setdefault(home, set()).add(name)
 
-    def _make_way(self, wanted: Sequence[str]) -> None:
-        """Forget what was imported from a folder where one of its names means something else in those wanted now."""
+    def _forget_clashes(self, wanted: Sequence[str]) -> None:
+        """Forget the modules of an earlier folder if one of their names means another module in the folders wanted
+        now."""
         importlib.invalidate_caches()
         for folder in [each for each in self._by_folder if each not in self._running]:
             tops = {name.partition(".")[0] for name in self._by_folder[folder]}
-            if any(_is_another(top, wanted) for top in tops):
+            if any(_is_other_module(top, wanted) for top in tops):
                 for name in self._by_folder.pop(folder):
                     sys.modules.pop(name, None)
 
 
-def _home(module: ModuleType, folders: Sequence[str]) -> str | None:
-    """The innermost of the folders that it was imported from, unless it belongs to an environment in there."""
+def _folder_of(module: ModuleType, folders: Sequence[str]) -> str | None:
+    """The innermost of the folders that a module was imported from. None if there is none, or if the module belongs to
+    an environment (`site-packages`) in that folder."""
     file = getattr(module, "__file__", None)
     real = os.path.realpath(file) if file else ""
     found = max((each for each in folders if real.startswith(each + os.sep)), key=len, default=None)
     return None if found is None or "site-packages" in real[len(found) :].split(os.sep) else found
 
 
-def _is_another(name: str, folders: Sequence[str]) -> bool:
+def _is_other_module(name: str, folders: Sequence[str]) -> bool:
     spec, loaded = PathFinder.find_spec(name, folders), sys.modules.get(name)
     if spec is None or loaded is None:
         return False
@@ -67,8 +69,8 @@ def _is_another(name: str, folders: Sequence[str]) -> bool:
 
 
 @contextmanager
-def environment_kept(names: Collection[str]) -> Iterator[None]:
-    """Afterwards these variables are as they were before."""
+def environment_restored(names: Collection[str]) -> Iterator[None]:
+    """Restore these environment variables after the block."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

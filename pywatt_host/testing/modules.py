@@ -1,4 +1,4 @@
-"""The fixture `pywatt_module`: from whatever a test has of a module to the module, started."""
+"""The object behind the fixture `pywatt_module`: it starts modules in the test's process."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.manifest.values.names import script_of
 from pywatt_host.testing.client import AsyncModuleClient, ModuleClient
-from pywatt_host.testing.finding import base_of
-from pywatt_host.testing.isolation import Imported
-from pywatt_host.testing.logs import KeptLogs
-from pywatt_host.testing.running import Running
-from pywatt_host.testing.started import Recipe, Started, started
+from pywatt_host.testing.isolation import ImportedModules
+from pywatt_host.testing.logs import CapturedLogs
+from pywatt_host.testing.paths import base_folder
+from pywatt_host.testing.running import BackgroundContext
+from pywatt_host.testing.started_module import ModuleSetup, StartedModule, started_module
 
-TIMEOUT = 30.0  # seconds for each wait, unless the test says otherwise
-__tracebackhide__ = True  # pytest shows the test's line, and not how it came from there to the fault
-
+TIMEOUT = 30.0  # seconds for each wait
+__tracebackhide__ = True  # pytest shows the line of the test, and no lines of this file
 
 What: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Decorated | Callable[..., Any]
 
 
 class PywattModule:
-    """Starts modules in this process, and stops all of them at the end of the test.
+    """Starts modules in the test's process: the value of the fixture `pywatt_module`. All modules stop at the end of
+    the test.
 
-    Paths are relative to the folder of the test, where they are there, else to pytest's root directory; those in a
-    mapping are relative to the test's `tmp_path`.
+    A relative path is relative to the folder of the test if it exists there, else to pytest's root folder. A path in a
+    mapping is relative to the test's `tmp_path`.
     """
 
-    def __init__(self, places: Sequence[Path], folder: Path, imported: Imported) -> None:
-        self._places = places
-        self._folder = folder
+    def __init__(self, folders: Sequence[Path], tmp_path: Path, imported: ImportedModules) -> None:
+        """`folders` are those for relative paths, in their order; `tmp_path` is the folder of a mapping."""
+        self._folders = folders
+        self._tmp_path = tmp_path
         self._imported = imported
-        self._running: list[tuple[Running[Started], ModuleClient, float]] = []
+        self._running: list[tuple[BackgroundContext[StartedModule], ModuleClient, float]] = []
 
     def __call__(
         self,
@@ -53,24 +54,28 @@ class PywattModule:
         profile: str | None = None,
         timeout: float = TIMEOUT,
     ) -> ModuleClient:
-        """Start a module and give a client of it.
+        """Start a module and return a client for it.
 
-        `what` is a manifest or its folder, `module:app`, a mapping (a manifest as the file has it; `app` may also be
-        the application or factory itself), a decorated function, or an application or factory.
-        `secrets` are all the secrets there are: no other source is asked; left out, the manifest's own sources are.
-        `overrides` are as after `--set`: {"server.limits.body": "1KiB"}.
-        `environ` is what the module sees of the environment for `${VAR}`, `PYWATT__...` and the secret source `env`:
-        nothing, unless given. `timeout` bounds each wait, in seconds.
+            client = pywatt_module({"app": create_app, "secrets": ["KEY"]}, secrets={"KEY": "of-the-test"})
 
-        Raises what keeps the module from starting, such as ManifestError, AppLoadError or SecretError.
+        `what` is one of these: the path of a manifest or of its folder; an import path such as `main:app`; a mapping
+        with the content of a manifest, in which `app` may be the application or factory itself; a decorated function;
+        an application or a factory. `secrets` are the only secrets that the module finds. Without it, the module uses
+        the sources of its manifest. `overrides` replace manifest values as `--set` does: {"server.limits.body":
+        "1KiB"}. `environ` is the environment that `${VAR}`, `PYWATT__...` and the secret source `env` see. The default
+        is empty. `profile` is the profile of the manifest. `timeout` is the longest time that each wait may take, in
+        seconds.
+
+        The module runs until the end of the test. Raises the error that keeps the module from starting, such as
+        ManifestError, AppLoadError or SecretError.
         """
         try:
-            recipe = self._recipe(what, secrets, overrides, environ, profile, threading.get_ident())
-            running = Running(started(recipe), recipe.manifest.module_id, recipe.logs.tail)
+            setup = self._setup(what, secrets, overrides, environ, profile, threading.get_ident())
+            running = BackgroundContext(started_module(setup), setup.manifest.module_id, setup.logs.tail)
             client = ModuleClient(running, running.start(timeout), timeout)
         except HostError as error:
             raise error.with_traceback(None) from error.__cause__
-        self._running.append((running, client, recipe.manifest.server.timeouts.shutdown + timeout))
+        self._running.append((running, client, setup.manifest.server.timeouts.shutdown + timeout))
         return client
 
     @asynccontextmanager
@@ -84,10 +89,15 @@ class PywattModule:
         profile: str | None = None,
         timeout: float = TIMEOUT,
     ) -> AsyncIterator[AsyncModuleClient]:
-        """The same for an async test: on its own event loop, for as long as the block runs."""
+        """Start a module on the event loop of an async test, and return an async client for it. The arguments are the
+        same; the module stops at the end of the block.
+
+            async with pywatt_module.client("main:app") as client:
+                response = await client.get("/users")
+        """
         try:
-            recipe = self._recipe(what, secrets, overrides, environ, profile, None)
-            running = Running(started(recipe), recipe.manifest.module_id, recipe.logs.tail)
+            setup = self._setup(what, secrets, overrides, environ, profile, None)
+            running = BackgroundContext(started_module(setup), setup.manifest.module_id, setup.logs.tail)
             module = await running.start_here(timeout)
         except HostError as error:
             raise error.with_traceback(None) from error.__cause__
@@ -95,10 +105,10 @@ class PywattModule:
             async with AsyncModuleClient(running, module, timeout) as client:
                 yield client
         finally:
-            await running.stop_here(recipe.manifest.server.timeouts.shutdown + timeout)
+            await running.stop_here(setup.manifest.server.timeouts.shutdown + timeout)
 
     def stop(self) -> None:
-        """Stop all, the newest first. Raises the first thing that failed in the background or while stopping."""
+        """Stop every module, the newest first. Raises the first error of a module's background or while stopping."""
         failures: list[BaseException] = []
         while self._running:
             running, client, timeout = self._running.pop()
@@ -110,7 +120,7 @@ class PywattModule:
         if failures:
             raise failures[0]
 
-    def _recipe(
+    def _setup(
         self,
         what: What,
         secrets: Mapping[str, str] | None,
@@ -118,7 +128,7 @@ class PywattModule:
         environ: Mapping[str, str] | None,
         profile: str | None,
         thread: int | None,
-    ) -> Recipe:
+    ) -> ModuleSetup:
         source, objects = self._source(what)
         settings = ["logging.format=json"]
         settings += [f"{key}={_written(value)}" for key, value in (overrides or {}).items()]
@@ -127,9 +137,9 @@ class PywattModule:
         given = dict(environ or {})
         manifest = load(source, profile=profile, overrides=settings, environ=given).manifest
         if isinstance(what, Decorated):
-            what.claim(manifest)
-        return Recipe(
-            manifest, objects, {**given, **(secrets or {})}, secrets is not None, KeptLogs(thread), self._imported
+            what.check_is_app_of(manifest)
+        return ModuleSetup(
+            manifest, objects, {**given, **(secrets or {})}, secrets is not None, CapturedLogs(thread), self._imported
         )
 
     def _source(self, what: What) -> tuple[Source, Mapping[str, Any]]:
@@ -141,19 +151,23 @@ class PywattModule:
             return what.source(), what.objects
         if callable(what):
             return self._of_mapping({"app": what})
-        raise TypeError(f"a module is a manifest, a mapping, a function or an application, not {type(what).__name__}")
+        raise TypeError(
+            f"pywatt_module takes a manifest, a mapping, a function or an application, not {type(what).__name__}"
+        )
 
     def _named(self, target: str) -> Source:
-        base = base_of(target, self._places)
+        base = base_folder(target, self._folders)
         path = base / target
         if script_of(target) is not None:
-            raise ValueError(f'"{target}" is no manifest: import the decorated function of it, and give that')
+            raise ValueError(
+                f'"{target}" is not a manifest. Import its decorated function and pass that to pywatt_module'
+            )
         if re.match(IMPORT_PATTERN, target) and not path.exists():
             return Source.of_data({"app": target}, name=target, directory=base)
         return Source.file(path)
 
     def _of_mapping(self, data: Mapping[str, Any]) -> tuple[Source, Mapping[str, Any]]:
-        """As the text of a file, so that everything in it means what it means there."""
+        """The mapping as the text of a manifest file, so that interpolation and checks work as in a file."""
         objects: dict[str, Any] = {}
 
         def plain(value: Any) -> Any:
@@ -163,12 +177,12 @@ class PywattModule:
                 path = f"in_the_test:object_{len(objects) + 1}"
                 objects[path] = value
                 return path
-            raise TypeError(f"a manifest holds no {type(value).__name__}")
+            raise TypeError(f"a manifest cannot hold a value of type {type(value).__name__}")
 
         text = json.dumps(dict(data), default=plain, ensure_ascii=False)
-        return Source.of_text(text, name="the test's manifest", directory=self._folder), objects
+        return Source.of_text(text, name="the test's manifest", directory=self._tmp_path), objects
 
 
 def _written(value: Any) -> str:
-    """As it stands after the `=` of `--set`."""
+    """A value as `--set` takes it after the `=`."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,5 +1,4 @@
-"""Something that runs on an event loop beside a test: entered and left in one task, in a thread of its own or on the
-test's loop."""
+"""An async context manager that runs beside a test, in a thread of its own or on the test's event loop."""
 
 from __future__ import annotations
 
@@ -15,50 +14,54 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Running(Generic[T]):
-    """An async context manager between `start` and `stop`. `failure` is what ended it by itself.
+class BackgroundContext(Generic[T]):
+    """Enters an async context manager in `start` and leaves it in `stop`, both in one task.
 
-    `name` is what errors call it; `said` gives what to show of it where a wait is over.
+    `failure` is the error that ended it before `stop`. `name` names it in errors; `log_tail` returns the text that the
+    error of a timeout shows.
     """
 
-    def __init__(self, context: AbstractAsyncContextManager[T], name: str, said: Callable[[], str]) -> None:
+    def __init__(self, context: AbstractAsyncContextManager[T], name: str, log_tail: Callable[[], str]) -> None:
         self.failure: BaseException | None = None
         self.name = name
         self._context = context
-        self._said = said
-        self._inside: Context | None = None  # in which everything of it runs
+        self._log_tail = log_tail
+        self._inside: Context | None = None  # the contextvars of everything that runs in it
         self._entered: Future[T] = Future()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
-        self._enough: asyncio.Event | None = None
+        self._stop_requested: asyncio.Event | None = None
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._main = asyncio.current_task()
-        self._enough = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         try:
             async with self._context as value:
                 self._inside = copy_context()
                 self._entered.set_result(value)
-                await self._enough.wait()
-        except BaseException as error:  # named boundary: raised in the test's own thread, by who starts or stops it
+                await self._stop_requested.wait()
+        except BaseException as error:  # named boundary: `start` or `stop` raises it in the test's thread
             self.failure = error
             if not self._entered.done():
                 self._entered.set_exception(error)
         finally:
             self._ended.set()
 
-    def too_late(self, what: str, timeout: float) -> TimeoutError:
-        """The error of a wait of `timeout` seconds."""
-        said = self._said()
-        return TimeoutError(f"{self.name} {what} within {timeout:g}s" + (f"; it logged:\n{said}" if said else ""))
+    def timeout_error(self, what: str, timeout: float) -> TimeoutError:
+        """The error of a wait that took `timeout` seconds. `what` has not happened, such as "did not start"."""
+        log = self._log_tail()
+        return TimeoutError(
+            f"{self.name} {what} within {timeout:g} s" + (f"; its log ends with:\n{log}" if log else "")
+        )
 
     # In a thread ----------------------------------------------------------------------------------------------------
 
     def start(self, timeout: float) -> T:
-        """Enter it on a loop in a thread. Raises what entering raises, and TimeoutError, with all of it unwound."""
+        """Enter the context manager on an event loop in a new thread. Raises the error of entering, or TimeoutError
+        after `timeout` seconds; nothing runs any more then."""
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._run()), name=f"pywatt {self.name}", daemon=True
         )
@@ -66,95 +69,97 @@ class Running(Generic[T]):
         try:
             return self._entered.result(timeout)
         except BaseException as error:
-            late = not self._entered.done()
-            if late and self._loop is not None and self._main is not None:
+            timed_out = not self._entered.done()
+            if timed_out and self._loop is not None and self._main is not None:
                 self._loop.call_soon_threadsafe(self._main.cancel)
             self._thread.join(timeout)
-            if late and isinstance(error, TimeoutError):
-                raise self.too_late("did not start", timeout) from None
+            if timed_out and isinstance(error, TimeoutError):
+                raise self.timeout_error("did not start", timeout) from None
             raise
 
     def run(self, coroutine: Coroutine[Any, Any, R], timeout: float) -> R:
-        """Run a coroutine on the loop and wait for its end. Raises what it raises, and TimeoutError."""
+        """Run a coroutine on the event loop and return its result. Raises its error, or TimeoutError after `timeout`
+        seconds."""
         assert self._loop is not None
         assert self._inside is not None
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise RuntimeError(f"{self.name} cannot wait for its own event loop; await instead")
+            raise RuntimeError(f"code on the event loop of {self.name} cannot wait for that loop; use await instead")
         if self._ended.is_set():
             coroutine.close()
-            raise self._over() from self.failure
+            raise self._ended_error() from self.failure
         try:
-            # In its context, so that what is logged counts as logged by it.
+            # In its context, so that what the coroutine logs belongs to the module.
             inside = self._inside.copy()
             future: Future[R] = inside.run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
-        except RuntimeError:  # the loop was closed in this moment
+        except RuntimeError:  # the loop has just been closed
             coroutine.close()
-            raise self._over() from self.failure
+            raise self._ended_error() from self.failure
         try:
             return future.result(timeout)
         except TimeoutError:
             if future.done() and not future.cancelled():
                 raise
             future.cancel()
-            raise self.too_late("had no answer", timeout) from None
+            raise self.timeout_error("did not answer", timeout) from None
         except BaseException:
             future.cancel()
             if self._ended.is_set():
-                raise self._over() from self.failure
+                raise self._ended_error() from self.failure
             raise
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function on the loop, soon, unless that has ended."""
+        """Call a function on the event loop soon. Does nothing if the loop has ended."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:
             return
 
-    def _over(self) -> RuntimeError:
+    def _ended_error(self) -> RuntimeError:
         why = f": {self.failure}" if self.failure is not None else ""
-        return RuntimeError(f"{self.name} does not run any more{why}")
+        return RuntimeError(f"{self.name} has stopped{why}")
 
     def stop(self, timeout: float) -> None:
-        """Leave it. Raises what it failed with in the background or while leaving, and TimeoutError."""
+        """Leave the context manager. Raises the error that it failed with in the background or while leaving, or
+        TimeoutError after `timeout` seconds."""
         assert self._loop is not None
-        assert self._enough is not None
+        assert self._stop_requested is not None
         assert self._thread is not None
         try:
-            self._loop.call_soon_threadsafe(self._enough.set)
+            self._loop.call_soon_threadsafe(self._stop_requested.set)
         except RuntimeError:  # the loop is closed
             pass
         self._thread.join(timeout)
         if self._thread.is_alive():
-            raise self.too_late("did not stop", timeout)
+            raise self.timeout_error("did not stop", timeout)
         if self.failure is not None:
             raise self.failure
 
     # On the loop of the caller --------------------------------------------------------------------------------------
 
     async def start_here(self, timeout: float) -> T:
-        """As `start`, in a task beside the caller's."""
+        """Like `start`, in a new task on the caller's event loop."""
         task = asyncio.create_task(self._run())
         try:
             async with asyncio.timeout(timeout):
                 return await asyncio.wrap_future(self._entered)
         except BaseException as error:
-            late = isinstance(error, TimeoutError) and not task.done()
+            timed_out = isinstance(error, TimeoutError) and not task.done()
             task.cancel()
             await asyncio.wait((task,), timeout=timeout)
-            if late:
-                raise self.too_late("did not start", timeout) from None
+            if timed_out:
+                raise self.timeout_error("did not start", timeout) from None
             raise
 
     async def stop_here(self, timeout: float) -> None:
-        """As `stop`."""
+        """Like `stop`, after `start_here`."""
         assert self._main is not None
-        assert self._enough is not None
-        self._enough.set()
+        assert self._stop_requested is not None
+        self._stop_requested.set()
         await asyncio.wait((self._main,), timeout=timeout)
         if not self._main.done():
             self._main.cancel()
-            raise self.too_late("did not stop", timeout)
+            raise self.timeout_error("did not stop", timeout)
         if self.failure is not None:
             raise self.failure

@@ -1,4 +1,4 @@
-"""WSGI applications (PEP 3333) served as ASGI ones, each request in a thread."""
+"""Runs WSGI applications (PEP 3333) as ASGI applications, with each request in a thread."""
 
 from pywatt_host.wsgi.app import WsgiApp
 

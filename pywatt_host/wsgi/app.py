@@ -1,7 +1,7 @@
-"""`WsgiApp`: a WSGI application behind the face of an ASGI one.
+"""`WsgiApp`: an ASGI application that runs a WSGI application.
 
-loop:    scope ── admission ── first octets ──┐                     ┌── send, send
-thread:                                       └── environ ── app ── ┘
+loop:    scope ── admission ── first bytes ──┐                     ┌── send, send
+thread:                                      └── environ ── app ── ┘
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from pywatt_host.wsgi.threads import Threads
 
 log = logging.getLogger("pywatt.wsgi")
 
+_WARN_INTERVAL = 1.0  # seconds between two warnings about refused requests
 _REFUSAL = json.dumps(
     {
         "type": "about:blank",
         "title": "Service Unavailable",
         "status": 503,
-        "detail": "The application is too busy to take the request, or is stopping.",
+        "detail": "The application is too busy to accept the request, or is stopping.",
     }
 ).encode()
 
 
 class WsgiApp:
-    """An ASGI 3 application, for `http` and `websocket` scopes, which runs `app` in threads of its own.
+    """An ASGI 3 application for `http` and `websocket` scopes, which runs the WSGI application `app` in threads.
 
-    At most `threads` requests run at a time and `admission` are in, running and waiting together; what comes on top is
-    answered 503. What the application raises is raised by the call. A WebSocket is refused before it is accepted.
+    At most `threads` requests run at a time, and at most `admission` requests run or wait; further requests get 503. An
+    exception of the application is raised by the call. A WebSocket is refused before it is accepted.
     """
 
     def __init__(self, app: WSGIApp, *, threads: int = 16, admission: int = 1024, name: str = "app") -> None:
@@ -45,16 +46,16 @@ class WsgiApp:
         self._threads: Threads[WsgiExchange] = Threads(threads, name)
         self._outbox: Outbox | None = None
         self._closed = False
-        self._warned = -1.0
+        self._last_warning = -_WARN_INTERVAL  # time.monotonic
 
     @property
     def running(self) -> int:
-        """Threads in the application's code, those included whose request was given up."""
+        """Number of threads in the application's code, including those whose request was abandoned."""
         return self._threads.running
 
     @property
     def waiting(self) -> int:
-        """Admitted requests that no thread has taken yet."""
+        """Number of admitted requests that no thread has taken yet."""
         return self._threads.waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,15 +64,15 @@ class WsgiApp:
             await send({"type": "websocket.close", "code": 1000})
             return
         if scope["type"] != "http":
-            raise ValueError(f"a WSGI application knows nothing of the scope type {scope['type']}")
+            raise ValueError(f"a WSGI application does not support the scope type {scope['type']}")
         if self._full():
             await self._refuse(scope, send)
             return
 
         first, uploaded = b"", not _has_body(scope)
         if not uploaded and not _expects_continue(scope):
-            # Taken here it is no hop, and most bodies are whole in their first message. But asking for it is what makes
-            # a server send 100 Continue, and that is for the application to bring about, by reading.
+            # Receiving the body here saves a change of threads, and most bodies are complete in their first message.
+            # But receiving also makes a server send 100 Continue, which only the application may cause, by reading.
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
@@ -92,9 +93,10 @@ class WsgiApp:
             raise
 
     async def aclose(self, timeout: float) -> int:
-        """Take no more work, refuse what waits, and give the running threads `timeout` seconds to get done.
+        """Accept no more requests, refuse those that wait, and wait up to `timeout` seconds for those that run.
 
-        Returns how many still run. They are left to themselves; being daemons they do not hold the process at its exit.
+        Return how many still run. Nothing stops them, but their threads are daemons and do not delay the exit of the
+        process.
         """
         self._closed = True
         for waiting in self._threads.close():
@@ -102,7 +104,7 @@ class WsgiApp:
         return await self._threads.wait(timeout)
 
     def _respond(self, context: Context, scope: Scope, first: bytes, uploaded: bool, exchange: WsgiExchange) -> None:
-        """In the thread."""
+        """Run the application. Called in a thread."""
         errors = ErrorLog()
         environ = build_environ(scope, RequestBody(first, uploaded, exchange.pull), errors)
         response = Response(exchange, head_only=scope["method"] == "HEAD")
@@ -122,10 +124,10 @@ class WsgiApp:
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         now = time.monotonic()
-        if not self._closed and now - self._warned >= 1.0:
-            self._warned = now
+        if not self._closed and now - self._last_warning >= _WARN_INTERVAL:
+            self._last_warning = now
             log.warning(
-                "refused with 503: %d requests run and %d wait, which is all that is admitted; "
+                "request refused with 503: %d requests run and %d wait, which is the maximum; "
                 "app.threads sets how many run at a time",
                 self.running,
                 self.waiting,
@@ -140,7 +142,7 @@ class WsgiApp:
 
 
 def _has_body(scope: Scope) -> bool:
-    """Whether a body may follow (RFC 9112 section 6.3); HTTP/2 and 3 need not announce one."""
+    """Whether the request may have a body (RFC 9112 section 6.3). HTTP/2 and HTTP/3 need not announce one."""
     for name, value in scope["headers"]:
         if name == b"transfer-encoding":
             return True

@@ -1,4 +1,4 @@
-"""`wsgi.input`: the request body as the file-like object of PEP 3333, filled while the application reads."""
+"""`wsgi.input`: the request body as the file-like object of PEP 3333, received while the application reads it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class RequestBody:
-    """Reads like `io.BytesIO` over the whole body; a read waits until it can be answered or the body ends.
+    """Reads like an `io.BytesIO` with the whole body. A read waits until it has enough bytes or the body ends.
 
-    `pull` gives the next octets, waiting for them in the application's thread; `b""` means the body is at its end.
-    It raises ConnectionError when the client went away, and so do the reads. One thread at a time may read.
+    `pull` returns the next bytes, and waits for them in the application's thread; `b""` means the end of the body. It
+    raises ConnectionError if the client has disconnected, and so do the reads. One thread at a time may read.
     """
 
     __slots__ = ("_buffer", "_ended", "_pull")
@@ -42,7 +42,7 @@ class RequestBody:
                 return self._take(searched)
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """All the lines left, or as many as it takes to reach `hint` octets."""
+        """Return all remaining lines, or with `hint` as many as it takes to reach that number of bytes."""
         lines: list[bytes] = []
         total = 0
         for line in self:
@@ -67,10 +67,10 @@ class RequestBody:
         return taken
 
     def _more(self) -> bool:
-        """Put more octets into the buffer; False when there are none to come."""
+        """Add the next bytes to the buffer. Return False at the end of the body."""
         if self._ended:
             return False
-        octets = self._pull()
-        self._ended = not octets
-        self._buffer += octets
+        data = self._pull()
+        self._ended = not data
+        self._buffer += data
         return not self._ended

@@ -1,6 +1,6 @@
-"""From an ASGI scope to the environ of PEP 3333: the keys of a2wsgi's `build_environ`, with its faults mended.
+"""Makes the environ of PEP 3333 from an ASGI scope. It has the same keys as a2wsgi's `build_environ`, without its bugs.
 
-What differs from a2wsgi, and why, is listed and held in place by `tests/wsgi/test_environ.py`.
+`tests/wsgi/test_environ.py` lists and tests the differences from a2wsgi, with the reason for each.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pywatt_host.types import Environ, Scope
 
 log = logging.getLogger("pywatt.wsgi")
 
-_LONGEST_LINE = 8192
+_MAX_LINE_LENGTH = 8192  # characters; a longer line becomes several log records
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 
 
 def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
-    """The environ of one HTTP request, in which every CGI value is a native string of latin-1 characters.
+    """Return the environ of one HTTP request. Every CGI value is a native string of latin-1 characters.
 
-    `scope["path"]` is the full path, prefix included, as ASGI 3 has it; a server that leaves the prefix out is
-    understood too. Nothing is read from the environment of the process.
+    `scope["path"]` is the full path with its prefix, as ASGI 3 requires; a path without the prefix works too. Nothing
+    is read from the environment of the process.
     """
     script_name, path_info = _split_path(scope.get("root_path", ""), scope["path"])
     scheme = scope.get("scheme", "http")
@@ -46,7 +46,7 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
     server = scope.get("server")
     if server and server[1] is not None:
         environ["SERVER_NAME"], environ["SERVER_PORT"] = server[0] or "localhost", str(server[1])
-    else:  # a Unix socket, whose path is no host name; PEP 3333 wants both all the same
+    else:  # a Unix socket: its path is not a host name, but PEP 3333 requires both values
         environ["SERVER_NAME"], environ["SERVER_PORT"] = "localhost", _DEFAULT_PORTS.get(scheme, "80")
     client = scope.get("client")
     if client:
@@ -54,15 +54,15 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
     else:
         environ["REMOTE_ADDR"] = ""
 
-    for name, octets in scope["headers"]:
+    for name, raw in scope["headers"]:
         key = _environ_key(name)
         if key is None:
             continue
-        value = octets.decode("latin-1")
+        value = raw.decode("latin-1")
         if key in environ:
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + value
         environ[key] = value
-    if "HTTP_TRANSFER_ENCODING" in environ:  # RFC 9112 section 6.3: it overrides Content-Length
+    if "HTTP_TRANSFER_ENCODING" in environ:  # RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length
         environ.pop("CONTENT_LENGTH", None)
 
     state = scope.get("state")
@@ -74,23 +74,24 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
 
 
 def _split_path(root_path: str, path: str) -> tuple[str, str]:
-    """SCRIPT_NAME and PATH_INFO: `/app` is a prefix of `/app` and `/app/x`, and not of `/application`."""
+    """Return SCRIPT_NAME and PATH_INFO. `/app` is a prefix of `/app` and `/app/x`, but not of `/application`."""
     root = root_path.rstrip("/")
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         path = path[len(root) :]
-    return _octets_as_text(root), _octets_as_text(path)
+    return _as_latin1(root), _as_latin1(path)
 
 
-def _octets_as_text(text: str) -> str:
+def _as_latin1(text: str) -> str:
+    """Return the UTF-8 bytes of the text as latin-1 characters."""
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 @lru_cache(maxsize=1024)
 def _environ_key(name: bytes) -> str | None:
-    """The environ's key for a header, None for one that must not get in.
+    """Return the environ's key for a header, or None for a header that is left out.
 
-    `X_User` would land on the key of `X-User`, so a client could forge what a proxy sets; `Proxy` would land on
-    HTTP_PROXY, which CGI-minded HTTP clients take for their proxy (CVE-2016-5385, "httpoxy").
+    `X_User` would have the same key as `X-User`, so that a client could forge a header of a proxy. `Proxy` would have
+    the key HTTP_PROXY, which HTTP clients written for CGI use as their proxy (CVE-2016-5385, "httpoxy").
     """
     lower = name.lower()
     if b"_" in lower or lower == b"proxy":
@@ -100,7 +101,7 @@ def _environ_key(name: bytes) -> str | None:
 
 
 class ErrorLog:
-    """`wsgi.errors` of one request: a text stream, each non-blank line of which is one log record of level error."""
+    """`wsgi.errors` of one request: a text stream. Each line that is not blank becomes a log record of level error."""
 
     __slots__ = ("_rest",)
 
@@ -109,11 +110,11 @@ class ErrorLog:
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
-            raise TypeError(f"wsgi.errors is a text stream: str wanted, not {type(text).__name__}")
+            raise TypeError(f"wsgi.errors is a text stream: write str, not {type(text).__name__}")
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self._emit(line)
-        if len(self._rest) > _LONGEST_LINE:
+        if len(self._rest) > _MAX_LINE_LENGTH:
             self.flush()
         return len(text)
 

@@ -1,4 +1,4 @@
-"""The server's half of PEP 3333 for one response: start_response, write and the iterable, run in the thread."""
+"""The server's side of PEP 3333 for one response: start_response, write and the iterable. It runs in the thread."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pywatt.wsgi")
 
-# A list of chunks up to this size goes out as one; what is larger keeps its pieces, and so the memory they share.
-_JOIN_OCTETS = 64 * 1024
+_MAX_JOINED_BYTES = 64 * 1024  # a list of chunks up to this size is sent as one; larger ones are not copied
 
 _STATUS = re.compile(r"([2-5][0-9]{2})( [^\x00-\x08\x0a-\x1f\x7f]*)?\Z")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-# RFC 9110 section 7.6.1: they belong to the connection, which is the server's (PEP 3333, "Other HTTP Features").
+# Headers of the connection (RFC 9110 section 7.6.1), which only the server sets (PEP 3333, "Other HTTP Features").
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -36,12 +35,12 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# RFC 9110 section 8.6 forbids a 204 its Content-Length; a 304 may do without, and servers count what they announce.
-_NEVER_A_BODY = frozenset((204, 304))
+# RFC 9110 section 8.6 forbids Content-Length in a 204. A 304 may omit it, and servers check the length they announce.
+_WITHOUT_BODY = frozenset((204, 304))
 
 
 class Response:
-    """Turns what the application does into what the exchange hands on. Serves one request, in one thread."""
+    """Passes the response of the application to the exchange. Serves one request, in one thread."""
 
     __slots__ = ("_bodiless", "_declared", "_enough", "_exchange", "_head", "_head_only", "_sent", "_started")
 
@@ -49,20 +48,20 @@ class Response:
         self._exchange = exchange
         self._head_only = head_only
         self._bodiless = head_only
-        self._head: Message | None = None  # stored until the first octets of the body
-        self._started = False  # the head is on its way
+        self._head: Message | None = None  # stored until the first bytes of the body
+        self._started = False  # the head has been passed to the exchange
         self._declared: int | None = None  # Content-Length
         self._sent = 0
-        self._enough = False  # the response is whole
+        self._enough = False  # the response is complete
 
     def run(self, app: WSGIApp, environ: Environ) -> None:
-        """Call the application and hand on its response; what it raises, comes out."""
+        """Call the application and pass its response on. An exception of the application is raised."""
         iterable = app(environ, self.start_response)
         try:
             if type(iterable) is list or type(iterable) is tuple:
-                self._hand_on_known(iterable)
+                self._send_all(iterable)
             else:
-                self._hand_on(iterable)
+                self._send_each(iterable)
         finally:
             close = getattr(iterable, "close", None)
             if close is not None:
@@ -76,40 +75,41 @@ class Response:
                 if self._started:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # PEP 3333: it leads back to this frame
+                exc_info = None  # PEP 3333: its traceback refers to this frame
         elif self._head is not None or self._started:
             raise AssertionError("start_response was called a second time without exc_info")
         code = _status_code(status)
         encoded, self._declared = _encode_headers(headers)
-        if code in _NEVER_A_BODY:
+        if code in _WITHOUT_BODY:
             encoded = [(name, value) for name, value in encoded if name != b"content-length"]
-        self._bodiless = self._head_only or code in _NEVER_A_BODY
+        self._bodiless = self._head_only or code in _WITHOUT_BODY
         self._head = {"type": "http.response.start", "status": code, "headers": encoded}
         return self.write
 
     def write(self, chunk: bytes) -> None:
-        """PEP 3333's imperative way: the head goes out with the first call, whatever it holds."""
+        """Send a piece of the body (PEP 3333). The first call sends the head, even if the piece is empty."""
         if not isinstance(chunk, bytes):
             raise TypeError(f"write() takes bytes, not {type(chunk).__name__}")
         if self._declared is not None and not self._bodiless and self._sent + len(chunk) > self._declared:
-            raise AssertionError(f"write() goes past the Content-Length of {self._declared}")
+            raise AssertionError(f"write() exceeds the Content-Length of {self._declared}")
         self._put(chunk)
 
-    def _hand_on_known(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
-        """A response that is all there, so that its length is known and it can go out at once."""
+    def _send_all(self, chunks: list[bytes] | tuple[bytes, ...]) -> None:
+        """Send a response that is complete, so that its length is known and it can be sent at once."""
         for chunk in chunks:
             if not isinstance(chunk, bytes):
                 raise _not_bytes(chunk)
         total = sum(map(len, chunks))
         if not self._started and self._declared is None and (total or not self._head_only):
             self._declare(total)
-        if self._started or (total > _JOIN_OCTETS and len(chunks) > 1):
-            self._hand_on(chunks)
+        if self._started or (total > _MAX_JOINED_BYTES and len(chunks) > 1):
+            self._send_each(chunks)
         else:
             self._put(chunks[0] if len(chunks) == 1 else b"".join(chunks), last=True)
             self._check_length()
 
-    def _hand_on(self, iterable: Iterable[bytes]) -> None:
+    def _send_each(self, iterable: Iterable[bytes]) -> None:
+        """Send each piece of the body when the application yields it."""
         exchange = self._exchange
         single = isinstance(iterable, Sized) and len(iterable) == 1
         for chunk in iterable:
@@ -118,13 +118,13 @@ class Response:
             if not isinstance(chunk, bytes):
                 raise _not_bytes(chunk)
             if self._enough:
-                # PEP 3333: stop when enough has been sent. Not earlier than here, so that the code behind the last
-                # yield of a well-behaved generator is run.
+                # PEP 3333: stop when enough has been sent. Not earlier, so that the code after the last yield of a
+                # correct generator runs.
                 if chunk and not self._bodiless:
-                    log.warning("the application went on past its Content-Length; the rest was cut off")
+                    log.warning("the application sent more than its Content-Length; the rest was dropped")
                 return
             if not chunk:
-                exchange.watch()  # it waits for something, perhaps for ever
+                exchange.watch()  # the application waits for something, perhaps for ever
                 continue
             if single and not self._started and self._declared is None:
                 self._declare(len(chunk))
@@ -138,10 +138,11 @@ class Response:
             exchange.end()
 
     def _put(self, chunk: bytes, *, last: bool = False) -> None:
-        """Hand on a piece, with the head if that is still here; the last one when it fills the Content-Length."""
+        """Pass a piece to the exchange, with the head if it was not passed yet. The piece that completes the
+        Content-Length is the last one."""
         head, self._head = self._head, None
         if head is None and not self._started:
-            raise AssertionError("start_response was not called before the first octets of the body")
+            raise AssertionError("start_response was not called before the first bytes of the body")
         self._started = True
         if self._bodiless:
             chunk = b""
@@ -149,7 +150,8 @@ class Response:
         elif self._declared is not None:
             left = self._declared - self._sent
             if len(chunk) > left:
-                log.warning("the application went past its Content-Length of %d; the rest was cut off", self._declared)
+                message = "the application sent more than its Content-Length of %d; the rest was dropped"
+                log.warning(message, self._declared)
                 chunk = chunk[:left]
             last = len(chunk) == left
         self._sent += len(chunk)
@@ -158,24 +160,24 @@ class Response:
             self._exchange.put(head, chunk, complete=last)
 
     def _declare(self, length: int) -> None:
-        if self._head is not None and self._head["status"] not in _NEVER_A_BODY:
+        if self._head is not None and self._head["status"] not in _WITHOUT_BODY:
             self._declared = length
             self._head["headers"].append((b"content-length", b"%d" % length))
 
     def _check_length(self) -> None:
         if self._declared is not None and not self._bodiless and self._sent < self._declared:
-            raise RuntimeError(f"the application sent {self._sent} of the {self._declared} octets it declared")
+            raise RuntimeError(f"the application sent {self._sent} of the {self._declared} bytes it declared")
 
 
 def _not_bytes(chunk: object) -> TypeError:
-    return TypeError(f"the application's iterable holds {type(chunk).__name__}, and PEP 3333 wants bytes")
+    return TypeError(f"the application's iterable yields {type(chunk).__name__}, but PEP 3333 requires bytes")
 
 
 @lru_cache(maxsize=256)
 def _status_code(status: str) -> int:
-    """`200 OK` or `200`. Raises TypeError or ValueError for what is no final status."""
+    """Return the code of `200 OK` or `200`. Raises TypeError or ValueError if it is not a final status."""
     if not isinstance(status, str):
-        raise TypeError(f"the status is a str, not {type(status).__name__}")
+        raise TypeError(f"the status must be a str, not {type(status).__name__}")
     match = _STATUS.match(status)
     if match is None:
         raise ValueError(f"{status!r} is not a final HTTP status such as '200 OK'")
@@ -184,31 +186,31 @@ def _status_code(status: str) -> int:
 
 @lru_cache(maxsize=512)
 def _header_name(name: str) -> bytes | None:
-    """The name as ASGI wants it; None for one that is dropped. Raises TypeError or ValueError."""
+    """Return the name in ASGI's form, or None for a header that is dropped. Raises TypeError or ValueError."""
     if not isinstance(name, str):
-        raise TypeError(f"a header's name is a str, not {type(name).__name__}")
+        raise TypeError(f"a header's name must be a str, not {type(name).__name__}")
     if not _TOKEN.match(name):
-        raise ValueError(f"{name!r} is not the name of a header")
+        raise ValueError(f"{name!r} is not a valid header name")
     lower = name.lower()
     return None if lower in _HOP_BY_HOP else lower.encode("ascii")
 
 
 def _encode_headers(headers: list[tuple[str, str]]) -> tuple[Headers, int | None]:
-    """The headers for ASGI, and the Content-Length if they hold one."""
+    """Return the headers for ASGI, and their Content-Length if there is one."""
     encoded: Headers = []
     length = None
     for name, value in headers:
-        octets = _header_name(name)
+        raw_name = _header_name(name)
         if not isinstance(value, str):
-            raise TypeError(f"the value of the header {name} is a str, not {type(value).__name__}")
+            raise TypeError(f"the value of the header {name} must be a str, not {type(value).__name__}")
         if _CONTROL.search(value):
-            raise ValueError(f"the value of the header {name} holds a control character")
-        if octets is None:
+            raise ValueError(f"the value of the header {name} contains a control character")
+        if raw_name is None:
             continue
         stripped = value.strip(" \t")
-        if octets == b"content-length":
+        if raw_name == b"content-length":
             if not (stripped.isascii() and stripped.isdigit()):
-                raise ValueError(f"{value!r} is not a Content-Length")
+                raise ValueError(f"{value!r} is not a valid Content-Length")
             length = int(stripped)
-        encoded.append((octets, stripped.encode("latin-1")))
+        encoded.append((raw_name, stripped.encode("latin-1")))
     return encoded, length

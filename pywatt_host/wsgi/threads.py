@@ -1,8 +1,9 @@
-"""The threads that run WSGI applications: few, warm and never in the way of the process's exit.
+"""The threads that run WSGI applications.
 
-Not a `ThreadPoolExecutor`, for three reasons. Its threads are joined at exit, so one wedged request would hold the
-process. It takes the thread that waited longest, the coldest one. And it wakes a thread for every job, where with the
-GIL only one can run: the others wake up to queue for the GIL, and each of those switches costs more than a request.
+A `ThreadPoolExecutor` does not fit, for three reasons. Its threads are joined at exit, so that one request that hangs
+would keep the process alive. It uses the thread that has been idle for longest, whose caches are cold. And it wakes a
+thread for every job, but with the GIL only one can run: the others wake up to wait for the GIL, and each of these
+switches costs more than a request.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ log = logging.getLogger("pywatt.wsgi")
 
 class Job(Protocol):
     def run(self) -> None:
-        """Do the work, in a thread."""
+        """Do the work. Called in a thread."""
 
     def settle(self) -> None:
-        """Tell that it is done; called after `run`, when the job counts as running no more."""
+        """Report that the job is done. Called after `run`, when the job no longer counts as running."""
 
 
 J = TypeVar("J", bound=Job)
@@ -32,20 +33,21 @@ class _Worker(threading.Thread):
     def __init__(self, threads: Threads[J], name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._threads = threads
-        # Held while the thread sleeps; released once by whoever calls it.
-        self.call = threading.Lock()
-        self.call.acquire()
+        # Held while the thread is idle; released once by the thread that wakes it.
+        self.wake = threading.Lock()
+        self.wake.acquire()
 
     def run(self) -> None:
         self._threads.work(self)
 
 
 class Threads(Generic[J]):
-    """Up to `limit` daemon threads, started when first needed; the one that slept last is called first.
+    """Up to `limit` daemon threads, which start when they are first needed. The thread that became idle last is woken
+    first.
 
-    At most one called thread is on its way to the queue at any time; on arrival it takes a job and calls the next
-    thread if jobs are left. So while one thread keeps the GIL the others sleep on, and as soon as it waits for
-    something (and lets the GIL go) the next is there to take over.
+    At most one thread at a time is being woken. When it runs, it takes a job, and wakes the next thread if jobs are
+    left. While one thread holds the GIL, the others stay asleep; as soon as it waits for something and releases the
+    GIL, the next one takes over.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -54,9 +56,9 @@ class Threads(Generic[J]):
         self._name = name
         self._lock = threading.Lock()
         self._queue: deque[J] = deque()
-        self._asleep: list[_Worker] = []
+        self._idle: list[_Worker] = []
         self._started = 0
-        self._coming = False
+        self._waking = False  # whether a thread has been woken that does not run yet
         self._closed = False
         self._all_done: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -65,21 +67,21 @@ class Threads(Generic[J]):
         return len(self._queue)
 
     def load(self) -> int:
-        """Jobs running and waiting."""
+        """Return the number of jobs that run or wait."""
         with self._lock:
             return self.running + len(self._queue)
 
     def submit(self, job: J) -> None:
-        """Queue a job. Raises RuntimeError when the system gives not even one thread."""
+        """Queue a job. Raises RuntimeError if the system cannot start a single thread."""
         with self._lock:
             self._queue.append(job)
-            called = self._next()
-        if called is not None and not self._call(called) and not self._started:
+            worker = self._next()
+        if worker is not None and not self._wake(worker) and not self._started:
             self.withdraw(job)
             raise RuntimeError("the system would not start a thread")
 
     def withdraw(self, job: J) -> bool:
-        """Take a job back; False when a thread has it already, or had it."""
+        """Remove a job from the queue. Return False if a thread has taken it already."""
         with self._lock:
             try:
                 self._queue.remove(job)
@@ -88,18 +90,18 @@ class Threads(Generic[J]):
             return True
 
     def close(self) -> list[J]:
-        """Send the threads home, each when its job is done. Returns the jobs that were still waiting."""
+        """End the threads, each after its job. Return the jobs that were still waiting."""
         with self._lock:
             self._closed = True
             waiting = list(self._queue)
             self._queue.clear()
-            asleep, self._asleep = self._asleep, []
-        for worker in asleep:
-            worker.call.release()
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.wake.release()
         return waiting
 
     async def wait(self, timeout: float) -> int:
-        """Wait until the running jobs are done, `timeout` seconds at most; how many still run. After `close`."""
+        """Wait up to `timeout` seconds for the running jobs, and return how many still run. Call `close` first."""
         done = asyncio.Event()
         with self._lock:
             if not self.running:
@@ -115,14 +117,14 @@ class Threads(Generic[J]):
         return self.running
 
     def work(self, worker: _Worker) -> None:
-        """The life of one thread."""
+        """Run jobs until the threads are closed. Called in the worker's thread."""
         job: J | None = None
-        arriving = True
+        woken = True
         while True:
-            called = None
+            next_worker = None
             with self._lock:
-                if arriving:
-                    arriving = self._coming = False
+                if woken:
+                    woken = self._waking = False
                 done = job
                 if done is not None:
                     self.running -= 1
@@ -131,14 +133,14 @@ class Threads(Generic[J]):
                 if self._queue:
                     job = self._queue.popleft()
                     self.running += 1
-                    called = self._next()
+                    next_worker = self._next()
                 else:
                     job = None
                     if not self._closed:
-                        self._asleep.append(worker)
+                        self._idle.append(worker)
                 closed = self._closed
-            if called is not None:
-                self._call(called)
+            if next_worker is not None:
+                self._wake(next_worker)
             if done is not None:
                 _guarded(done.settle)
                 done = None
@@ -147,33 +149,35 @@ class Threads(Generic[J]):
                 continue
             if closed:
                 return
-            worker.call.acquire()
-            arriving = True
+            worker.wake.acquire()
+            woken = True
 
     def _next(self) -> _Worker | None:
-        """The thread to call for the queue's first job; None when one is coming, or all are at work. Under the lock."""
-        if not self._queue or self._coming:
+        """Return the thread to wake for the first job in the queue. None if a thread is being woken already, or if all
+        threads are busy. The caller holds the lock."""
+        if not self._queue or self._waking:
             return None
-        if self._asleep:
-            self._coming = True
-            return self._asleep.pop()
+        if self._idle:
+            self._waking = True
+            return self._idle.pop()
         if self._started < self._limit:
-            self._coming = True
+            self._waking = True
             self._started += 1
             return _Worker(self, f"wsgi-{self._name}-{self._started}")
         return None
 
-    def _call(self, worker: _Worker) -> bool:
+    def _wake(self, worker: _Worker) -> bool:
+        """Wake or start a thread. Return False if the system cannot start it."""
         if worker.ident is not None:
-            worker.call.release()
+            worker.wake.release()
             return True
         try:
             worker.start()
         except RuntimeError:
             with self._lock:
-                self._coming = False
+                self._waking = False
                 self._started -= 1
-            log.warning("could not start thread %s; %d are at work", worker.name, self._started)
+            log.warning("could not start thread %s; %d threads run", worker.name, self._started)
             return False
         return True
 
@@ -182,11 +186,11 @@ class Threads(Generic[J]):
         try:
             loop.call_soon_threadsafe(event.set)
         except RuntimeError:
-            log.debug("the event loop closed before the last WSGI thread was done")
+            log.debug("the event loop closed before the last WSGI thread ended")
 
 
 def _guarded(step: Callable[[], None]) -> None:
     try:
         step()
-    except BaseException:  # named boundary: a job hands on its application's faults, so this one is ours
-        log.critical("the WSGI bridge failed; its thread goes on", exc_info=True)
+    except BaseException:  # named boundary: a job keeps its application's exceptions, so this one is a bug here
+        log.critical("the WSGI bridge failed; its thread continues", exc_info=True)

@@ -71,7 +71,7 @@ def test_a_thread_gets_secrets_declared_or_not_and_of_the_type_it_asks_for() -> 
             sync = host.state.sync
             assert (await in_thread(lambda: sync.get_secret("DECLARED"))).expose_secret() == "five"
             assert (await in_thread(lambda: sync.get_secret("LIMIT", int))).expose_secret() == 5
-            with pytest.raises(SecretError, match="there is no secret ABSENT"):
+            with pytest.raises(SecretError, match="Secret ABSENT was not found"):
                 await in_thread(lambda: sync.get_secret("ABSENT"))
             with pytest.raises(SecretError, match="DECLARED"):
                 await in_thread(lambda: sync.get_secret("DECLARED", int))

@@ -50,7 +50,7 @@ def heard() -> Iterator[Heard]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousandths of seconds for what are seconds."""
-    for name in ("_FIRST_PAUSE", "_LONGEST_PAUSE"):
+    for name in ("_FIRST_RESTART_DELAY", "_LONGEST_RESTART_DELAY"):
         monkeypatch.setattr(tasks, name, getattr(tasks, name) / 1000)
 
 
@@ -109,8 +109,8 @@ def test_what_makes_an_awaitable_will_do_as_well() -> None:
 @pytest.mark.parametrize(
     ("work", "on_failure", "error", "says"),
     [
-        (forever, "restart", TypeError, "a coroutine runs once: give spawn the function itself to have it restarted"),
-        (forever, "ignore", ValueError, "on_failure is log, restart or unready, not 'ignore'"),
+        (forever, "restart", TypeError, "a coroutine object cannot be restarted: give spawn the coroutine function"),
+        (forever, "ignore", ValueError, "on_failure must be log, restart or unready, not 'ignore'"),
         (lambda: 42, "log", TypeError, "spawn takes a coroutine or a coroutine function, not int"),
     ],
 )
@@ -298,7 +298,8 @@ def flaky(times: int, runs: list[int]) -> Callable[[], Awaitable[None]]:
 
 def pauses(heard: Heard) -> list[str]:
     """As they would be, without `quick`."""
-    return [f"{float(line.rpartition(' ')[2][:-1]) * 1000:g}s" for line in heard.messages if "started again" in line]
+    restarts = [line for line in heard.messages if " restarts in " in line]
+    return [f"{float(line.rpartition(' in ')[2].removesuffix(' s')) * 1000:g}s" for line in restarts]
 
 
 def test_a_task_is_started_again_after_longer_and_longer_pauses_until_it_ends_by_itself(heard: Heard) -> None:
@@ -308,14 +309,14 @@ def test_a_task_is_started_again_after_longer_and_longer_pauses_until_it_ends_by
             await host.state.spawn(flaky(8, runs), name="flaky", on_failure="restart")
             assert len(runs) == 9
             assert 'pywatt_task_crashes_total{task="flaky"} 8.0' in await metrics(host)
-        assert heard.messages[:2] == ["the task flaky crashed", "the task flaky is started again in 0.001s"]
+        assert heard.messages[:2] == ["the task flaky crashed", "the task flaky restarts in 0.001 s"]
         assert pauses(heard) == ["1s", "2s", "4s", "8s", "16s", "32s", "60s", "60s"]
 
     run(main)
 
 
 def test_after_a_run_that_was_long_enough_the_pauses_begin_anew(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_STEADY", 0.0)
+    monkeypatch.setattr(tasks, "_STABLE_AFTER", 0.0)
 
     async def main() -> None:
         async with hosted(app=hello) as host:
@@ -349,12 +350,12 @@ def test_a_task_that_crashes_while_it_is_cancelled_is_not_started_again(heard: H
 def test_a_task_that_waits_to_be_started_again_ends_with_the_host(
     heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr(tasks, "_FIRST_RESTART_DELAY", 3600.0)
 
     async def main() -> None:
         async with hosted(app=hello) as host:
             task = host.state.spawn(crash, on_failure="restart")
-            await heard.until("the task crash is started again in 3600s")
+            await heard.until("the task crash restarts in 3600 s")
         assert task.cancelled()
 
     run(main)
@@ -450,7 +451,7 @@ def test_the_host_cancels_what_runs_waits_for_it_and_runs_the_shutdown_hooks_aft
             @host.state.on_shutdown
             async def hook() -> None:
                 events.append("hook")
-                with pytest.raises(RuntimeError, match="the host is stopping, so that no task can begin"):
+                with pytest.raises(RuntimeError, match="the host is stopping: no new task can start"):
                     host.state.spawn(forever())
 
             host.state.spawn(work)
@@ -525,7 +526,7 @@ def test_a_task_that_ignores_its_cancellation_is_named_and_not_waited_for_beyond
             task = host.state.spawn(stubborn(release))
             await host.get("/x")
         assert not task.done()
-        assert heard.messages == ["the task ignores_it was cancelled and does not end", "tasks did not stop in time"]
+        assert heard.messages == ["the task ignores_it was cancelled, but does not end", "tasks did not stop in time"]
         release.set()
         await task
 
@@ -533,7 +534,7 @@ def test_a_task_that_ignores_its_cancellation_is_named_and_not_waited_for_beyond
 
 
 def test_nor_is_one_whose_application_has_failed_to_start(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_UNWOUND_WITHIN", 0.01)
+    monkeypatch.setattr(tasks, "_UNWIND_TIMEOUT", 0.01)
 
     async def main() -> None:
         release = asyncio.Event()
@@ -547,7 +548,7 @@ def test_nor_is_one_whose_application_has_failed_to_start(heard: Heard, monkeypa
         with pytest.raises(AppLoadError, match="the factory raised LookupError"):
             async with hosted(app=create_app):
                 pass
-        assert heard.messages == ["the task ignores_it was cancelled and does not end"]
+        assert heard.messages == ["the task ignores_it was cancelled, but does not end"]
         release.set()
         await spawned[0]
 

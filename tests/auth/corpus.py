@@ -67,7 +67,7 @@ class Case:
         """Whether HTTP can carry the token after `Bearer `, and gives it back as it is: visible ASCII and nothing else,
         and not too much of it for a client."""
         token = self.token
-        return len(token) < 60_000 and all(0x21 <= octet <= 0x7E for octet in token)
+        return len(token) < 60_000 and all(0x21 <= byte <= 0x7E for byte in token)
 
 
 @cache
@@ -152,7 +152,7 @@ def _signing_key(name: str) -> JoseKey:
     if not rest and kind != "text":
         return key_of(name)
     key = key_of(rest) if kind != "text" else None
-    octets = rest.encode()
+    data = rest.encode()
     if key is not None:
         assert not isinstance(key, OctKey)
         forms: dict[str, Callable[[], bytes]] = {
@@ -162,8 +162,8 @@ def _signing_key(name: str) -> JoseKey:
             "jwk": lambda: _public(rest, "jwk").encode(),
             "n": lambda: str(key.as_dict(private=False)["n"]).encode(),
         }
-        octets = forms[kind]()
-    return OctKey(octets or b"\0", octets or b"\0")  # HMAC pads with zeros: this is the empty key
+        data = forms[kind]()
+    return OctKey(data or b"\0", data or b"\0")  # HMAC pads with zeros: this is the empty key
 
 
 # Tokens ---------------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _values(given: Any, now: float) -> Any:
 
 
 def _text(text: Any, document: Mapping[str, Any], now: float) -> bytes:
-    """The JSON of a part, or the text that stands in its place: each character of it is one octet."""
+    """The JSON of a part, or the text that stands in its place: each character of it is one byte."""
     if text is None:
         return json.dumps(document, separators=(",", ":")).encode()
     pieces = _values(text, now)
@@ -260,13 +260,13 @@ def _edit(edit: list[Any], parts: list[bytes], token: bytes) -> bytes:
 
 
 def _flip(part: bytes, index: int) -> bytes:
-    octets = bytearray(part)
-    octets[index] = ord("A") if octets[index] != ord("A") else ord("B")
-    return bytes(octets)
+    data = bytearray(part)
+    data[index] = ord("A") if data[index] != ord("A") else ord("B")
+    return bytes(data)
 
 
 def _trailing_bits(part: bytes) -> bytes:
-    """The same octets in another spelling: a bit of the last character that stands for none of them."""
+    """The same bytes in another spelling: a bit of the last character that stands for none of them."""
     assert len(part) % 4, "every bit of the last character counts"
     alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return part[:-1] + bytes((alphabet[alphabet.index(part[-1]) + 1],))
@@ -277,8 +277,8 @@ def _der(part: bytes) -> bytes:
     numbers = [int.from_bytes(half, "big") for half in (raw[: len(raw) // 2], raw[len(raw) // 2 :])]
     content = b""
     for number in numbers:
-        octets = number.to_bytes(number.bit_length() // 8 + 1, "big")
-        content += bytes((2, len(octets))) + octets
+        data = number.to_bytes(number.bit_length() // 8 + 1, "big")
+        content += bytes((2, len(data))) + data
     return _encode(bytes((0x30, len(content))) + content)
 
 
@@ -296,13 +296,13 @@ _EDITS: Mapping[str, Callable[..., bytes]] = {
     "flip": _flip,
     "trailing bits": _trailing_bits,
     "standard alphabet": lambda part: part.replace(b"-", b"+").replace(b"_", b"/"),
-    "octets": lambda part, *secret_values: _encode(bytes.fromhex("".join(secret_values))),
+    "bytes": lambda part, *secret_values: _encode(bytes.fromhex("".join(secret_values))),
     "zeros": lambda part: _encode(bytes(len(_decode(part)))),
     "ones": lambda part: _encode(b"\xff" * len(_decode(part))),
     "orders": lambda part: _encode(_ORDER.to_bytes(32, "big") * 2),
-    "add octet": lambda part: _encode(_decode(part) + b"\0"),
-    "add octet before": lambda part: _encode(b"\0" + _decode(part)),
-    "drop octet": lambda part: _encode(_decode(part)[:-1]),
+    "add byte": lambda part: _encode(_decode(part) + b"\0"),
+    "add byte before": lambda part: _encode(b"\0" + _decode(part)),
+    "drop byte": lambda part: _encode(_decode(part)[:-1]),
     "half": lambda part: _encode(_decode(part)[: len(_decode(part)) // 2]),
     "der": _der,
     "other half": _other_half,
@@ -310,8 +310,8 @@ _EDITS: Mapping[str, Callable[..., bytes]] = {
 }
 
 
-def _encode(octets: bytes) -> bytes:
-    return urlsafe_b64encode(octets).rstrip(b"=")
+def _encode(data: bytes) -> bytes:
+    return urlsafe_b64encode(data).rstrip(b"=")
 
 
 def _decode(part: bytes) -> bytes:

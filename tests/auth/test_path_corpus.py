@@ -52,7 +52,7 @@ UPGRADE = {
 }
 
 
-def octets(case: dict[str, Any], token: str) -> bytes:
+def request_bytes(case: dict[str, Any], token: str) -> bytes:
     if "raw" in case:
         return str(case["raw"]).encode("latin-1")
     headers = {"Host": "module.example", **case.get("headers", {})}
@@ -90,7 +90,7 @@ def test_nobody_gets_round_a_guard(project: Project, shape: str, interface: str)
     token = signed()
     wrong: list[str] = []
     for case in CASES:
-        received = answers(host, octets(case, token))
+        received = answers(host, request_bytes(case, token))
         statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3})", received)]
         reached = b"protected" in received
         fine = bool(statuses) or "raw" in case or case["target"] in ("", None)

@@ -14,7 +14,7 @@ import pytest
 
 from pywatt_host.auth.identity import DeniedError, UnavailableError
 from pywatt_host.auth.jwt import JwtScheme
-from pywatt_host.auth.remote import COOL_DOWN, FRESH, RemoteKeys
+from pywatt_host.auth.remote import CACHE_TTL, MIN_FETCH_INTERVAL, RemoteKeys
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
 from tests.auth.issuer import ISSUER, Clock, Issuer
@@ -94,7 +94,7 @@ def test_a_kid_that_nobody_knows_is_asked_for_once_in_a_while() -> None:
                 with pytest.raises(DeniedError, match="key"):
                     await it.scheme.verify(token)
             assert it.issuer.asked == ["/jwks"]  # the first fetch was just now
-            it.clock.now += COOL_DOWN
+            it.clock.now += MIN_FETCH_INTERVAL
             for _ in range(100):
                 with pytest.raises(DeniedError, match="key"):
                     await it.scheme.verify(token)
@@ -108,17 +108,17 @@ def test_a_new_key_is_taken_up_and_one_that_has_gone_is_refused_with_what_it_sig
         async with side() as it:
             assert await it.told("one") == "alice"
             it.issuer.publish("one", "two")
-            it.clock.now += COOL_DOWN
+            it.clock.now += MIN_FETCH_INTERVAL
             assert await it.told("two") == "alice"
             token = it.issuer.signed("one", sub="alice", exp=int(time.time()) + 600)
             assert (await it.scheme.verify(token)).subject == "alice"
             assert it.scheme.recall(token) is not None
             it.issuer.keys["gone"] = it.issuer.keys.pop("one")
             it.issuer.publish("two")
-            it.clock.now += FRESH
+            it.clock.now += CACHE_TTL
             assert await it.told("two", jti="new") == "alice"  # which has it fetched, beside
-            assert it.keys._flight is not None
-            await it.keys._flight
+            assert it.keys._fetching is not None
+            await it.keys._fetching
             assert it.scheme.recall(token) is None
             with pytest.raises(DeniedError, match="key"):
                 await it.scheme.verify(token)
@@ -132,17 +132,17 @@ def test_an_issuer_that_is_down_takes_no_keys_away() -> None:
             assert await it.told("one") == "alice"
             it.issuer.down = True
             for _ in range(3):
-                it.clock.now += FRESH
+                it.clock.now += CACHE_TTL
                 assert await it.told("one", jti=str(it.clock.now)) == "alice"
-                assert it.keys._flight is not None
-                await it.keys._flight
+                assert it.keys._fetching is not None
+                await it.keys._fetching
             with pytest.raises(AuthError, match="connection refused"):
                 await it.keys.check()
             it.issuer.down = False
-            it.clock.now += FRESH
+            it.clock.now += CACHE_TTL
             assert await it.told("one", jti="last") == "alice"
-            assert it.keys._flight is not None
-            await it.keys._flight
+            assert it.keys._fetching is not None
+            await it.keys._fetching
             await it.keys.check()
 
     case(main)
@@ -163,7 +163,7 @@ def test_without_any_keys_tokens_are_put_off_and_the_issuer_is_not_hammered(capl
             assert await it.told("one") == "alice"
 
     case(main)
-    assert caplog.text.count("cannot be had") == 1
+    assert caplog.text.count("could not be fetched") == 1
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_without_any_keys_tokens_are_put_off_and_the_issuer_is_not_hammered(capl
         (httpx.Response(200, json={"keys": []}), "no usable key"),
         (httpx.Response(200, json={"keys": [{"kty": "oct", "k": "AAAA"}]}), "no usable key"),
         (httpx.Response(200, json=["keys"]), "no usable key"),
-        (httpx.Response(500, text="oops"), "the answer is 500"),
+        (httpx.Response(500, text="oops"), "the response has status 500"),
     ],
 )
 def test_an_answer_that_is_no_key_set_is_said_once_and_keeps_what_is_there(
@@ -185,10 +185,10 @@ def test_an_answer_that_is_no_key_set_is_said_once_and_keeps_what_is_there(
         async with side() as it:
             assert await it.told("one") == "alice"
             it.issuer.answers["/jwks"] = answer
-            it.clock.now += FRESH
+            it.clock.now += CACHE_TTL
             assert await it.told("one", jti="2") == "alice"
-            assert it.keys._flight is not None
-            await it.keys._flight
+            assert it.keys._fetching is not None
+            await it.keys._fetching
             with pytest.raises(AuthError, match=said):
                 await it.keys.check()
             assert it.issuer.asked == ["/jwks", "/jwks"]
@@ -200,12 +200,12 @@ def test_an_answer_that_is_no_key_set_is_said_once_and_keeps_what_is_there(
 @pytest.mark.parametrize(
     ("change", "options", "said"),
     [
-        ({"issuer": ISSUER + "/"}, {}, "not that of the issuer"),
-        ({"issuer": "https://evil.example"}, {}, "not that of the issuer"),
+        ({"issuer": ISSUER + "/"}, {}, "not from the issuer"),
+        ({"issuer": "https://evil.example"}, {}, "not from the issuer"),
         ({"jwks_uri": "http://id.example/jwks"}, {}, "not https"),
         ({"jwks_uri": "http://127.0.0.1/jwks"}, {}, "not https"),
-        ({"jwks_uri": "file:///etc/passwd"}, {}, "have no jwks_uri"),
-        ({"jwks_uri": None}, {}, "have no jwks_uri"),
+        ({"jwks_uri": "file:///etc/passwd"}, {}, "has no jwks_uri"),
+        ({"jwks_uri": None}, {}, "has no jwks_uri"),
         ({"jwks_uri": "https://127.0.0.1/jwks"}, {}, "private address"),
         ({"jwks_uri": "https://[::1]/jwks"}, {}, "private address"),
         ({"jwks_uri": "https://169.254.169.254/jwks"}, {}, "private address"),
@@ -258,6 +258,6 @@ def test_leaving_while_an_issuer_is_asked_ends_it() -> None:
         it = Side(issuer, JWKS)
         async with asyncio.TaskGroup() as tasks, it.keys.running(tasks):
             await asyncio.sleep(0)
-        assert it.keys._flight is None
+        assert it.keys._fetching is None
 
     case(main)

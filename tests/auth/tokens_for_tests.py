@@ -8,7 +8,7 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-SECRET = "a secret of more than thirty-two octets"
+SECRET = "a secret of more than thirty-two bytes"
 
 
 def signed(secret: str = SECRET, **claims: Any) -> str:

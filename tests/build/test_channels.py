@@ -51,7 +51,7 @@ class Peer:
 
 
 async def peer(host: Hosted, token: str | None = None) -> Peer:
-    address = host.host.links.listening.doors[0].listener.sock.getsockname()  # type: ignore[attr-defined]
+    address = host.host.channels.server.listeners[0].listener.sock.getsockname()  # type: ignore[attr-defined]
     if isinstance(address, str):
         made = Peer(*await asyncio.open_unix_connection(address))
     else:

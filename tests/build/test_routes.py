@@ -43,7 +43,7 @@ def test_a_template_with_a_method_twice_is_refused_whatever_its_parameters_are_c
     table: Table[int] = Table()
     table.add("/users/{id}", ["GET"], 1)
     table.add("/users/{name}", ["PUT"], 2)
-    with pytest.raises(ValueError, match=r"^/users/\{other\} \[GET\] is there twice$"):
+    with pytest.raises(ValueError, match=r"^/users/\{other\} \[GET\] is declared twice$"):
         table.add("/users/{other}", ["POST", "GET"], 3)
     assert table.match("/users/7") == {"GET": 1, "PUT": 2}
 

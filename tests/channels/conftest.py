@@ -40,4 +40,4 @@ def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[Place]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Foreign peers never answer identify: do not wait a second for each."""
-    monkeypatch.setattr("pywatt_host.peers.client._ANSWER_TO_IDENTIFY", 0.05)
+    monkeypatch.setattr("pywatt_host.peers.reconnecting._IDENTIFY_ANSWER_TIMEOUT", 0.05)

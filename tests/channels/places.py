@@ -23,9 +23,11 @@ from pywatt_host.manifest.model.channels import ChannelTls
 from pywatt_host.manifest.values import TcpAddress, UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.net.tls import client_context, server_context
-from pywatt_host.peers.client import Connector, PeerClient, PeerHandlers
+from pywatt_host.peers.acceptor import PeerListener
+from pywatt_host.peers.client import PeerClient, PeerHandlers
 from pywatt_host.peers.connection import PeerConnection
-from pywatt_host.peers.server import PeerListener, PeerServer
+from pywatt_host.peers.reconnecting import Connector
+from pywatt_host.peers.server import PeerServer
 from pywatt_host.protocol.messages import HttpRequest, HttpResponse, RoutedMessage, RouteToModule
 from tests.hosting import PATIENCE
 
@@ -267,11 +269,11 @@ class Heard:
         self.rotations.append((rotation_id, keys))
         return ""
 
-    def duties(self) -> PeerHandlers:
+    def handlers(self) -> PeerHandlers:
         return PeerHandlers(
             health=lambda: {"status": "healthy", "checks": {}},
             http=self.http,
-            message=lambda message, conversation: self.messages.append((message, conversation)),
+            message=lambda message, connection: self.messages.append((message, connection)),
             rotated=self.rotated,
             shutdown=self.shutdowns.append,
             lost=self.losses.append,
@@ -279,31 +281,30 @@ class Heard:
 
 
 def uplink(*connectors: Connector, heard: Heard | None = None, timeout: float = PATIENCE, **more: Any) -> PeerClient:
-    way = PeerClient(
+    return PeerClient(
         "users",
         connectors,
         **{
-            "shaken": None,
+            "handshake": None,
             "frame_limit": FRAME,
             "handshake_timeout": timeout,
             "heartbeats_missed": 3,
+            "handlers": (heard or Heard()).handlers(),
             **more,
         },
     )
-    way.duties = (heard or Heard()).duties()
-    return way
 
 
 def listening(*doors: PeerListener, timeout: float = PATIENCE, message: Any = None, frame: int = FRAME) -> PeerServer:
     """Answers messages with nothing, unless `message` does."""
 
-    def ignore(message: RouteToModule, conversation: PeerConnection) -> None:
+    def ignore(message: RouteToModule, connection: PeerConnection) -> None:
         return
 
     peers = PeerServer(
         "users", frame_limit=frame, handshake_timeout=timeout, message=message or ignore, health=lambda: {"status": "x"}
     )
-    peers.doors += doors
+    peers.listeners += doors
     return peers
 
 

@@ -22,21 +22,21 @@ def test_without_watchfiles_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dev, "find_spec", nothing)
     result = CliRunner().invoke(cli, ["dev"], standalone_mode=False)
     assert result.return_value == 2
-    assert result.output == "dev needs watchfiles: pip install 'pywatt-host[dev]'\n"
+    assert result.output == "dev needs the package watchfiles. Install it with: pip install 'pywatt-host[dev]'\n"
 
 
 @pytest.mark.parametrize("address", [":8080", "0.0.0.0:0", "[::]:0", "fd:3", "systemd", "192.0.2.1:80"])
 def test_to_listen_beyond_loopback_is_wrong_usage(project: Project, address: str) -> None:
     done = project.cli("dev", "--listen", address, "main:app")
     assert done.returncode == 2
-    assert f"--listen {address}: dev listens on loopback addresses and Unix sockets only" in done.stderr
+    assert f"--listen {address}: dev listens only on loopback addresses and Unix sockets" in done.stderr
     assert done.stdout == ""
 
 
 def test_a_manifest_that_is_not_there_is_exit_code_2(project: Project) -> None:
     done = project.cli("dev")
     assert done.returncode == 2
-    assert "pywatt.yaml: there is no such file" in done.stderr
+    assert "pywatt.yaml: the file does not exist" in done.stderr
 
 
 def test_an_invalid_manifest_is_exit_code_2_at_the_first_start(project: Project) -> None:

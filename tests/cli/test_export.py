@@ -55,7 +55,10 @@ def test_one_file_goes_to_standard_output_and_says_how_it_was_made(folder: Path)
 def test_several_files_need_a_folder(folder: Path) -> None:
     done = export("systemd", "--socket")
     assert done.exit_code == 2
-    assert "these are several files (users.service, users.socket): say --output DIR" in done.stderr
+    assert (
+        "export writes several files (users.service, users.socket). Name a folder for them with --output DIR."
+        in done.stderr
+    )
     done = export("systemd", "--socket", "--output", "new/units")
     assert (done.exit_code, done.stdout) == (0, "")
     assert "wrote new/units/users.socket" in done.stderr
@@ -66,7 +69,7 @@ def test_nothing_is_overwritten_unasked_and_all_of_it_when_asked(folder: Path) -
     (folder / "users.socket").write_text("mine")
     done = export("systemd", "--socket", "--output", ".")
     assert done.exit_code == 2
-    assert "nothing was written: users.socket is there already (--force overwrites)" in done.stderr
+    assert "no file was written: users.socket exists already. Use --force to overwrite." in done.stderr
     assert (folder / "users.socket").read_text() == "mine"
     assert not (folder / "users.service").exists()
     done = export("systemd", "--socket", "--output", ".", "--force")
@@ -80,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
     for where in ("pywatt.yaml", "."):
         done = export("kubernetes", "--output", where, "--force")
         assert done.exit_code == 1
-        assert "nothing was written" in done.stderr
+        assert "no file was written" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,24 +91,24 @@ def test_a_folder_that_cannot_be_written_is_said(folder: Path) -> None:
     [
         (["helm"], "'helm' is not one of 'systemd', 'compose', 'kubernetes'"),
         ([], "Missing argument"),
-        (["systemd", "--image", "u"], "--image is for compose and kubernetes"),
-        (["compose", "--secret", "u"], "--secret is for kubernetes"),
-        (["compose", "--memory", "1Gi"], "--memory is for kubernetes"),
-        (["kubernetes", "--socket"], "--socket is for systemd"),
-        (["kubernetes", "--directory", "/x"], "--directory is for systemd"),
+        (["systemd", "--image", "u"], "--image applies only to compose and kubernetes"),
+        (["compose", "--secret", "u"], "--secret applies only to kubernetes"),
+        (["compose", "--memory", "1Gi"], "--memory applies only to kubernetes"),
+        (["kubernetes", "--socket"], "--socket applies only to systemd"),
+        (["kubernetes", "--directory", "/x"], "--directory applies only to systemd"),
         (["systemd", "--directory", "x"], "an absolute path"),
-        (["kubernetes", "--secret", "No_Name"], "--secret: lower-case"),
-        (["kubernetes", "--cpu", "much"], "--cpu: a quantity is wanted"),
-        (["kubernetes", "--image", "a b"], "--image: that is no name"),
+        (["kubernetes", "--secret", "No_Name"], "--secret: use lower-case"),
+        (["kubernetes", "--cpu", "much"], "--cpu: this is not a quantity"),
+        (["kubernetes", "--image", "a b"], "--image: this is not the name"),
         (["kubernetes", "--replicas", "0"], "0 is not in the range"),
-        (["kubernetes", "--nats", "http://x"], "nats://HOST:PORT is wanted"),
-        (["kubernetes", "--nats", "nats://[x"], "nats://HOST:PORT is wanted"),
-        (["kubernetes", "--nats", "nats://u:password@x"], "credentials are no part of it"),
+        (["kubernetes", "--nats", "http://x"], "of the form nats://HOST:PORT"),
+        (["kubernetes", "--nats", "nats://[x"], "of the form nats://HOST:PORT"),
+        (["kubernetes", "--nats", "nats://u:password@x"], "must not contain credentials"),
         (["kubernetes", "--nats", "nats://x:4222"], "the manifest has no channels.nats"),
         (["compose", "--set", "a=b"], "No such option"),
-        (["systemd", "--replicas", "3", "--profile", "top"], "there are none after 65535"),
-        (["kubernetes", "--force"], "--force goes with --output"),
-        (["kubernetes", "nowhere.yaml"], "there is no such file"),
+        (["systemd", "--replicas", "3", "--profile", "top"], "the highest port is 65535"),
+        (["kubernetes", "--force"], "--force needs --output"),
+        (["kubernetes", "nowhere.yaml"], "the file does not exist"),
         (["kubernetes", "--profile", "nope"], "nope"),
         (["kubernetes", "--env-file", "nope"], "the env file cannot be read"),
     ],
@@ -129,7 +132,7 @@ def test_variables_that_are_not_set_are_warnings_and_are_asked_for(folder: Path)
     written(folder, config={"region": "${A_REGION_OF_MINE}"})
     done = export("kubernetes")
     assert done.exit_code == 0
-    assert "warning: config.region: the variable A_REGION_OF_MINE is not set" in done.stderr
+    assert "warning: config.region: the environment variable A_REGION_OF_MINE is not set" in done.stderr
     assert "--from-literal=A_REGION_OF_MINE=..." in done.stdout
     (folder / "vars").write_text("A_REGION_OF_MINE=a-value-that-stays-here\n")
     done = export("kubernetes", "--env-file", "vars")

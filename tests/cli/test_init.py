@@ -21,7 +21,7 @@ from tests.processes import PATIENCE, Project, environment
 
 STARTER = ["app.py", "pywatt.schema.json", "pywatt.yaml", "test_app.py"]
 ADOPTED = ["pywatt.schema.json", "pywatt.yaml", "test_pywatt.py"]
-OPEN = "# open to everyone"
+OPEN = "# no authentication"
 
 APPS = {
     "fastapi": """
@@ -170,7 +170,7 @@ def test_the_framework_is_the_one_that_is_installed(
     monkeypatch.setattr("pywatt_host.cli.init.installed", lambda name: name in {"starlette", "pytest"} | there)
     code, output = said("x")
     assert code == 0
-    assert f"the framework is {chosen}; --framework chooses another\n" in output
+    assert f"the framework is {chosen}; use --framework to choose another one\n" in output
     assert chosen in (here.folder / "x" / "app.py").read_text()
 
 
@@ -178,7 +178,7 @@ def test_what_is_not_installed_is_said_and_written_all_the_same(here: Project, m
     monkeypatch.setattr("pywatt_host.cli.init.installed", lambda name: False)
     code, output = said("x", "--framework", "django")
     assert (code, names(here.folder / "x")) == (0, STARTER)
-    assert "django is not installed: pip install django\n" in output
+    assert "django is not installed. Install it with: pip install django\n" in output
     assert "pytest x    # pip install pytest\n" in output
 
 
@@ -211,7 +211,7 @@ def test_the_routes_of_an_application_are_the_endpoints_each_said_to_be_open(her
     pytest.importorskip(framework)
     here.write("main.py", APPS[framework])
     code, output = said("--from", "main:app")
-    assert (code, "main:app: 2 endpoints, open to everyone" in output) == (0, True), output
+    assert (code, "main:app: wrote 2 endpoints without authentication" in output) == (0, True), output
     assert names(here.folder) == sorted(["main.py", *ADOPTED])
     views = framework == "django"
     assert endpoints(here.folder) == [
@@ -235,7 +235,7 @@ def test_a_factory_is_called_with_build_only(here: Project) -> None:
     here.write("main.py", FACTORY)
     code, output = said("plain", "--from", "main:create_app")
     assert code == 0
-    assert "endpoints: auto, since a factory makes it; with --build it is called and asked" in output
+    assert "endpoints: auto, because a factory makes the application; use --build to call it" in output
     assert is_auto(here.folder / "plain")
     assert not (here.folder / "called").exists()
     code, _ = said("built", "--from", "main:create_app", "--build")
@@ -247,7 +247,7 @@ def test_routes_that_cannot_be_read_are_left_to_the_application(here: Project) -
     here.write("main.py", FACTORY)
     code, output = said("--from", "main:opaque")
     assert (code, is_auto(here.folder)) == (0, True)
-    assert "endpoints: auto, since its routes cannot be read" in output
+    assert "endpoints: auto, because its routes cannot be read" in output
     assert _paths((here.folder / "test_pywatt.py").read_text()) == ["/"]
 
 
@@ -255,7 +255,7 @@ def test_an_application_without_routes_gets_no_empty_list(here: Project) -> None
     here.write("main.py", "from starlette.applications import Starlette\napp = Starlette()\n")
     code, output = said("--from", "main:app")
     assert (code, is_auto(here.folder)) == (0, True)
-    assert "since it has no routes" in output
+    assert "because the application has no routes" in output
 
 
 ODD = """
@@ -297,7 +297,7 @@ def test_routes_that_no_list_can_say_are_left_to_the_application(here: Project) 
     here.write("main.py", ODD.replace("/a:b,c", r"/a\x80b"))
     code, output = said("--from", "main:app")
     assert (code, is_auto(here.folder)) == (0, True)
-    assert "endpoints: auto, since a list cannot say its routes" in output
+    assert "endpoints: auto, because a list cannot express its routes" in output
 
 
 def test_a_path_that_the_host_takes_is_warned_of(here: Project) -> None:
@@ -348,7 +348,7 @@ def test_an_application_that_cannot_be_imported_is_exit_code_3_and_nothing_is_wr
     before = names(here.folder)
     code, output = said("new", "--from", import_path)
     assert code == 3
-    assert output.startswith(f"nothing was written: {import_path}: ")
+    assert output.startswith(f"no file was written: {import_path}: ")
     assert (words in output, output.count("\n")) == (True, 1)
     assert [name for name in names(here.folder) if name != "__pycache__"] == before
 
@@ -357,7 +357,7 @@ def test_a_factory_that_wants_arguments_says_where_they_go(here: Project) -> Non
     here.write("main.py", FACTORY)
     code, output = said("--from", "main:needy", "--build")
     assert code == 3
-    assert "leave --build out, and write app.args into the manifest that comes" in output
+    assert "leave --build out, and add app.args to the manifest that init writes" in output
 
 
 def test_a_profile_that_is_chosen_elsewhere_does_not_matter(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_what_is_there_is_named_and_nothing_is_written(here: Project, name: str)
     code, output = said("--framework", "starlette")
     assert (code, names(here.folder)) == (2, [name])
     assert (here.folder / name).read_text() == "mine"
-    assert output.startswith(f"nothing was written: {name} is there already")
+    assert output.startswith(f"no file was written: {name} exists already")
     assert ("--from app:app" in output) == (name == "app.py")
 
 
@@ -393,7 +393,7 @@ def test_a_link_that_leads_nowhere_is_there_and_so_are_the_files_of_another_mani
     for name in ("pywatt.yaml", "test_pywatt.py"):
         (here.folder / name).symlink_to("nowhere")
     code, output = said("--from", "main:app")
-    assert (code, output) == (2, "nothing was written: pywatt.yaml, test_pywatt.py are there already")
+    assert (code, output) == (2, "no file was written: pywatt.yaml, test_pywatt.py exist already")
     assert not (here.folder / "nowhere").exists()
 
 
@@ -401,9 +401,9 @@ def test_a_link_that_leads_nowhere_is_there_and_so_are_the_files_of_another_mani
     ("arguments", "words"),
     [
         (("file",), "file is not a folder"),
-        (("--build",), "--build goes with --from"),
+        (("--build",), "--build needs --from"),
         (("--from", "main:app", "--framework", "flask"), "--framework is for a new application"),
-        (("--from", "main"), '"main" is not module:attribute, such as main:app'),
+        (("--from", "main"), '"main" is not of the form module:attribute, such as main:app'),
         (("--framework", "rails"), "'rails' is not one of 'fastapi', 'flask', 'starlette', 'django'"),
     ],
 )
@@ -421,7 +421,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_leaves_nothing(here: Proje
     here.write("file", "")
     code, output = said(folder, "--framework", "starlette")
     assert (code, output.count("\n")) == (1, 1)
-    assert output.startswith("nothing was written: ")
+    assert output.startswith("no file was written: ")
     assert names(here.folder) == ["file"]
 
 
@@ -440,7 +440,7 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing(project: Projec
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"nothing was written: {project.folder}/new/users/pywatt.schema.json: file too large\n"
+    assert done.stderr == f"no file was written: {project.folder}/new/users/pywatt.schema.json: file too large\n"
     assert names(project.folder) == []
 
 
@@ -452,7 +452,7 @@ def test_files_that_appear_in_the_meantime_are_kept(tmp_path: Path, monkeypatch:
         return first(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(CannotWriteError, match="second: it has just been made by something else"):
+    with pytest.raises(CannotWriteError, match="second: another process has just created it"):
         write(tmp_path, {"first": "1", "second": "2"})
     assert names(tmp_path) == ["second"]
     assert (tmp_path / "second").read_text() == "mine"

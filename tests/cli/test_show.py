@@ -75,7 +75,7 @@ def test_config_of_a_faulty_manifest_is_exit_code_2_and_nothing_on_stdout(projec
 def test_routes_of_a_factory_need_build(factory: Project) -> None:
     done = factory.cli("routes", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert "main:create_app is made by a factory: --build calls it" in done.stderr
+    assert "main:create_app is made by a factory. Use --build to call it" in done.stderr
     done = factory.cli("routes", "--build", "--json")
     assert [(row["path"], row["methods"], row["state"]) for row in json.loads(done.stdout)] == [
         ("/users/{id}", ["GET"], "served")

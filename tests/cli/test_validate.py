@@ -169,7 +169,7 @@ def test_drift_is_a_warning_at_the_endpoint_in_both_directions(project: Project)
         ("raise SystemExit(0)\n", "SystemExit"),
         ("exit()\n", "SystemExit"),
         ("import os\nos._exit(0)\n", "ended the process (exit code 0)"),
-        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "ended the process (signal 9)"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "ended the process (killed by SIGKILL)"),
         ("import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n" + ASGI, ""),
         ("import sys\nsys.stdin.read()\n" + ASGI, ""),
     ],

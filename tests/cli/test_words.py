@@ -55,7 +55,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     ("word", "hint"),
-    [("rnu", 'did you mean "run"?'), ("validat", 'did you mean "validate"?'), ("zzz", "there are: run")],
+    [("rnu", 'did you mean "run"?'), ("validat", 'did you mean "validate"?'), ("zzz", "available: run")],
 )
 def test_an_unknown_verb_is_wrong_usage_with_a_suggestion(
     word: str, hint: str, capsys: pytest.CaptureFixture[str]

@@ -175,7 +175,7 @@ def test_both_wait_ten_seconds_and_as_long_as_the_call_says() -> None:
         async with upstream() as server, hosted(app=hello) as host:
             assert host.state.http.timeout == host.state.sync.http.timeout == httpx.Timeout(10.0)
             with pytest.raises(httpx.ReadTimeout):
-                await host.state.http.get(f"{server.url}silent", timeout=0.01)
+                await host.state.http.get(f"{server.url}silent", timeout=httpx.Timeout(PATIENCE, read=0.01))
 
     run(main)
 

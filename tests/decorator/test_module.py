@@ -432,9 +432,9 @@ def test_the_one_decorated_function_of_a_file_is_found(loaded: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [
-        (IMPORT + ONE + TWO, None, "several functions in it are decorated: one, two"),
-        (IMPORT + ONE, "other", "`other` is no function that is decorated"),
-        ("app = 5\n", None, 'to serve an app in it, write "written:app"'),
+        (IMPORT + ONE + TWO, None, "several functions in the file are decorated: one, two"),
+        (IMPORT + ONE, "other", "`other` is not a function decorated"),
+        ("app = 5\n", None, 'to serve an app in the file, write "written:app"'),
     ],
 )
 def test_a_file_without_one_such_function_is_a_fault(loaded: Any, text: str, name: str | None, said: str) -> None:
@@ -451,7 +451,7 @@ def test_a_file_that_cannot_be_imported_by_its_name_is_a_fault(tmp_path: Path, n
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text(IMPORT + ONE)
-    with pytest.raises(ManifestError, match=rf"a file of the name {file.name} cannot be imported \(rename it"):
+    with pytest.raises(ManifestError, match=rf"a file named {file.name} cannot be imported \(rename it"):
         load_script(Script(file))
 
 
@@ -557,7 +557,7 @@ def test_a_script_that_cannot_be_imported_says_so(project: Project, name: str) -
     project.write(name, MODULE)
     host = project.start([sys.executable, name])
     assert host.wait() == 2
-    assert "run_module)" in "\n".join(host.lines)
+    assert "to run_module" in "\n".join(host.lines)
 
 
 def test_decorating_under_main_alone_says_why_nothing_runs(project: Project) -> None:
@@ -614,7 +614,7 @@ def test_a_script_with_a_fault_shows_no_traceback_of_ours(project: Project) -> N
     project.write("users.py", MODULE.replace("metrics=True", 'jwt_secret=""'))
     host = project.start([sys.executable, "users.py"])
     assert host.wait() == 2
-    assert "jwt_secret: a text is wanted" in "\n".join(host.lines)
+    assert "jwt_secret: expected a string" in "\n".join(host.lines)
     assert "Traceback" not in "\n".join(host.lines)
 
 
@@ -715,11 +715,11 @@ def test_a_manifest_argument_that_is_a_file_is_run_and_must_name_the_function(pr
     host.signal(signal.SIGTERM)
     assert host.wait() == 0
     project.manifest(app="users:create_app", config={"greeting": "hi"})
-    done = project.cli("run", "users.py")
+    done = project.cli_process("run", "users.py")
     assert done.returncode == 3
     assert "config.greeting differs" in done.stderr
     project.manifest(app="other:app")
-    done = project.cli("run", "users.py")
+    done = project.cli_process("run", "users.py")
     assert done.returncode == 2
     assert "names other:app as the app" in done.stderr
 
@@ -730,9 +730,9 @@ def test_a_manifest_that_differs_from_the_decorator_does_not_start(project: Proj
     done = project.cli("validate")
     assert done.returncode == 2
     assert "metrics.enabled is true in the decorator and false in the manifest" in done.stdout
-    done = project.cli("run")
+    done = project.cli_process("run")
     assert done.returncode == 3
-    assert "the manifest wins: leave it out of the decorator, or say the same" in done.stderr
+    assert "the manifest wins: leave it out of the decorator, or write the same value" in done.stderr
 
 
 def test_what_a_script_prints_while_it_is_imported_stays_out_of_the_protocol(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def decorated(**arguments: Any) -> DecoratedModule:
 def faults(**arguments: Any) -> list[str]:
     with pytest.raises(ManifestError) as caught:
         decorated(**arguments)
-    assert all(re.fullmatch(r"tests/test_parameters\.py:\d+", problem.file) for problem in caught.value.problems)
+    place = r"tests/decorator/test_parameters\.py:\d+"
+    assert all(re.fullmatch(place, problem.file) for problem in caught.value.problems)
     return [problem.what for problem in caught.value.problems]
 
 
@@ -158,11 +159,11 @@ def test_every_parameter_has_its_twin_and_its_row_in_the_documentation() -> None
     [
         ({"enable_database": True, "database_config": {"type": "postgre"}}, 'did you mean "postgres"?'),
         ({"enable_database": True, "database_config": {"type": "mysql", "url": "sqlite:///x"}}, "the type is mysql"),
-        ({"enable_database": True, "database_config": {"url": "nothing"}}, "a URL with its scheme is wanted"),
+        ({"enable_database": True, "database_config": {"url": "nothing"}}, "expected a URL with its scheme"),
         ({"enable_database": True, "database_config": {"uri": "sqlite:///x"}}, 'did you mean "url"?'),
-        ({"enable_database": 1}, "True or False is wanted"),
+        ({"enable_database": 1}, "expected True or False"),
         ({"enable_cache": True, "cache_config": {"type": "redis", "url": "memory://"}}, "the type is redis"),
-        ({"cache_config": {"type": "redis"}}, "it says nothing without enable_cache=True"),
+        ({"cache_config": {"type": "redis"}}, "it has no effect without enable_cache=True"),
     ],
 )
 def test_stores_that_cannot_be_are_said(arguments: dict[str, Any], said: str) -> None:
@@ -180,39 +181,39 @@ def test_every_fault_is_reported_at_once_with_the_line_of_the_decorator() -> Non
         tcp_config={"prt": 1, "port": "9000"},
     )
     assert found == [
-        'secrets: a list of names is wanted (secrets=["DATABASE_URL"]; sources go into manifest=)',
-        "endpoints[1]: an AnnouncedEndpoint is wanted, not str",
-        'framework: "flsk" is no framework that is known here (did you mean "flask"?)',
-        "jwt_secret: a text is wanted (or declare auth in manifest=, with a secret of its own)",
+        'secrets: expected a list of names (secrets=["DATABASE_URL"]; sources go into manifest=)',
+        "endpoints[1]: expected an AnnouncedEndpoint, not str",
+        'framework: "flsk" is not a known framework (did you mean "flask"?)',
+        "jwt_secret: expected a string (or declare auth in manifest=, with a declared secret)",
         'tcp_config.prt: unknown key (did you mean "port"?)',
-        "tcp_config.port: an integer is wanted",
+        "tcp_config.port: expected an integer",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"metrics": True, "manifest": {"metrics": False}}, "`metrics` is in `manifest` already"),
-        ({"secrets": ["A"], "manifest": {"secrets": ["B"]}}, "`secrets.keys` is in `manifest` already"),
-        ({"rotate": True, "manifest": {"secrets": {"rotate": False}}}, "`secrets.rotate` is in `manifest` already"),
-        ({"jwt_secret": "x", "manifest": {"auth": {"jwt": {"secret": "y"}}}}, "`auth.jwt` is in `manifest` already"),
+        ({"metrics": True, "manifest": {"metrics": False}}, "`manifest` already has `metrics`"),
+        ({"secrets": ["A"], "manifest": {"secrets": ["B"]}}, "`manifest` already has `secrets.keys`"),
+        ({"rotate": True, "manifest": {"secrets": {"rotate": False}}}, "`manifest` already has `secrets.rotate`"),
+        ({"jwt_secret": "x", "manifest": {"auth": {"jwt": {"secret": "y"}}}}, "`manifest` already has `auth.jwt`"),
         ({"endpoints": [AnnouncedEndpoint("/a", auth="jwtt")]}, '"jwtt" is not a declared scheme'),
         ({"manifest": {"app": "x:y"}}, "`app` is the decorated function itself"),
-        ({"manifest": 5}, "a mapping, in the form of a file"),
-        ({"config": {"x": object()}}, "nothing that a manifest can hold"),
-        ({"config": {"x": float("nan")}}, "nothing that a manifest can hold"),
+        ({"manifest": 5}, "expected a mapping in the form of a manifest file"),
+        ({"config": {"x": object()}}, "a manifest cannot have this value"),
+        ({"config": {"x": float("nan")}}, "a manifest cannot have this value"),
         ({"tcp_config": {"port": 1}}, "without enable_tcp=True"),
-        ({"enable_ipc": "yes"}, "True or False is wanted"),
-        ({"enable_tcp": True, "tcp_config": "x"}, "a mapping is wanted"),
-        ({"enable_tcp": True, "tcp_config": {"port": 1, "listen": ":2"}}, "say it in one way"),
-        ({"enable_ipc": True, "ipc_config": {"path": "a", "listen": "b"}}, "say it in one way"),
-        ({"enable_tcp": True, "tcp_config": {"host": 5}}, "tcp_config.host: a text is wanted"),
+        ({"enable_ipc": "yes"}, "expected True or False"),
+        ({"enable_tcp": True, "tcp_config": "x"}, "expected a mapping"),
+        ({"enable_tcp": True, "tcp_config": {"port": 1, "listen": ":2"}}, "leave one of them out"),
+        ({"enable_ipc": True, "ipc_config": {"path": "a", "listen": "b"}}, "leave one of them out"),
+        ({"enable_tcp": True, "tcp_config": {"host": 5}}, "tcp_config.host: expected a string"),
         ({"endpoints": [AnnouncedEndpoint("/a", 5)]}, "endpoints[0].methods"),  # type: ignore[arg-type]
-        ({"endpoints": [AnnouncedEndpoint("/a", None)]}, "endpoints[0].methods: has no value"),  # type: ignore[arg-type]
-        ({"state_builder": 5}, "a function (init, secrets) is wanted"),
+        ({"endpoints": [AnnouncedEndpoint("/a", None)]}, "endpoints[0].methods: the key has no value"),  # type: ignore[arg-type]
+        ({"state_builder": 5}, "expected a function (init, secrets)"),
         ({"health": "healthz"}, '"healthz" is not a path prefix'),
         ({"manifest": {"sevrer": {}}}, 'did you mean "server"?'),
-        ({"endpoints": [AnnouncedEndpoint("/a"), AnnouncedEndpoint("/a")]}, "fits the same requests"),
+        ({"endpoints": [AnnouncedEndpoint("/a"), AnnouncedEndpoint("/a")]}, "matches the same requests"),
     ],
 )
 def test_arguments_that_cannot_be_are_faults(arguments: dict[str, Any], said: str) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pywatt_host.dev.changes import Watched, describe, watched_by
+from pywatt_host.dev.changes import WatchedFiles, describe, watched_files
 from pywatt_host.manifest import Source, load
 
 HOME = Path("/project")
-WATCHED = Watched(
+WATCHED = WatchedFiles(
     folders=(HOME, Path("/elsewhere/src")),
     files=frozenset((HOME / "pywatt.yaml", HOME / ".env", Path("/etc/module/vars"))),
     static=(HOME / "public",),
@@ -51,14 +51,14 @@ def test_static_files_never_do(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["templates/page.html", "templates/mail.txt", "page.jinja2"])
 def test_templates_do_where_the_framework_keeps_them_in_memory(path: str) -> None:
-    kept = Watched(WATCHED.folders, static=WATCHED.static, templates=True)
+    kept = WatchedFiles(WATCHED.folders, static=WATCHED.static, templates=True)
     assert kept.restarts(HOME / path)
     assert not WATCHED.restarts(HOME / path)
     assert not kept.restarts(HOME / "public" / path)
 
 
 def test_a_project_may_lie_below_a_folder_that_would_not_count() -> None:
-    hidden = Watched((Path("/home/me/.work/node_modules/x"),))
+    hidden = WatchedFiles((Path("/home/me/.work/node_modules/x"),))
     assert hidden.restarts(Path("/home/me/.work/node_modules/x/main.py"))
 
 
@@ -75,7 +75,7 @@ def test_a_manifest_is_watched_with_its_folder_its_working_directories_and_its_d
     )
     manifest = load(Source.file(path), environ={}).manifest
     home = tmp_path.resolve()
-    watched = watched_by(manifest, env_file=home / "deploy" / ".env")
+    watched = watched_files(manifest, env_file=home / "deploy" / ".env")
     assert watched.folders == (home / "deploy", home / "src", home / "legacy")
     assert watched.static == (home / "site",)
     assert watched.files == {home / "deploy" / "pywatt.yaml", home / "deploy" / ".env"}
@@ -86,7 +86,7 @@ def test_a_manifest_is_watched_with_its_folder_its_working_directories_and_its_d
 def test_nothing_is_watched_twice_and_what_is_not_there_is_not_watched(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "file").touch()
-    watched = Watched((tmp_path, tmp_path / "src", tmp_path / "missing"), frozenset((tmp_path / "file",)))
+    watched = WatchedFiles((tmp_path, tmp_path / "src", tmp_path / "missing"), frozenset((tmp_path / "file",)))
     assert watched.roots() == (tmp_path,)
 
 

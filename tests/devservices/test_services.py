@@ -1,4 +1,4 @@
-"""Private servers: started once for all who use a folder, kept with their data, stopped with the last."""
+"""Private servers: one for all processes that use a folder, stopped with the last of them, with data that are kept."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ KINDS = ["postgresql", "redis"]
 
 @pytest.fixture
 def folder(project: Project) -> Iterator[Path]:
-    """One whose path is short enough for sockets; what is left running in it ends with the test."""
-    project.folder.chmod(0o755)  # PostgreSQL runs as somebody else where we are root
+    """A folder with a path that is short enough for sockets. Servers that still run in it end with the test."""
+    project.folder.chmod(0o755)  # under root, PostgreSQL runs as another user
     yield project.folder
     root = project.folder / ".pywatt" / "dev"
     for kind in (Postgresql(root, os.environ), Valkey(root)):
@@ -72,12 +72,12 @@ def other_process(folder: Path, kind: str) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
-def over(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
     process.communicate("\n", timeout=30)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_server_for_all_who_use_the_folder_until_the_last_leaves(folder: Path, kind: str) -> None:
+def test_all_processes_share_one_server_until_the_last_leaves(folder: Path, kind: str) -> None:
     used = services(folder)
     mine = url(used, kind)
     pid = server_of(folder, kind)
@@ -86,13 +86,13 @@ def test_one_server_for_all_who_use_the_folder_until_the_last_leaves(folder: Pat
     assert server_of(folder, kind) == pid is not None
     used.close()
     assert server_of(folder, kind) == pid
-    over(other)
+    end(other)
     assert server_of(folder, kind) is None
-    used.close()  # once more does no harm
+    used.close()  # closing again does no harm
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_whose_starter_was_killed_is_taken_over_and_never_doubled(folder: Path, kind: str) -> None:
+def test_a_server_whose_starter_was_killed_is_used_further(folder: Path, kind: str) -> None:
     other, theirs = other_process(folder, kind)
     pid = server_of(folder, kind)
     other.send_signal(signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_a_server_whose_starter_was_killed_is_taken_over_and_never_doubled(folde
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_known_of_a_server_that_is_gone_is_forgotten(folder: Path, kind: str) -> None:
+def test_a_server_that_has_ended_is_started_again(folder: Path, kind: str) -> None:
     used = services(folder)
     first = url(used, kind)
     pid = server_of(folder, kind)
@@ -114,7 +114,7 @@ def test_what_is_known_of_a_server_that_is_gone_is_forgotten(folder: Path, kind:
     assert url(used, kind) == first
     assert server_of(folder, kind) not in (pid, None)
     used.close()
-    # A number that another program has meanwhile is not ours to stop.
+    # A process id that another program has taken over is not the server.
     record = (
         Postgresql(folder / ".pywatt" / "dev", os.environ)
         if kind == "postgresql"
@@ -124,7 +124,7 @@ def test_what_is_known_of_a_server_that_is_gone_is_forgotten(folder: Path, kind:
     assert server_of(folder, kind) is None
 
 
-def test_data_are_kept_and_each_name_has_a_database_of_its_own(folder: Path) -> None:
+def test_data_are_kept_and_each_name_has_its_own_database(folder: Path) -> None:
     async def write(text: str) -> None:
         async with opened(text, folder) as database:
             await database.execute("CREATE TABLE t (v INTEGER)")
@@ -145,8 +145,8 @@ def test_data_are_kept_and_each_name_has_a_database_of_its_own(folder: Path) -> 
     used.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
-def test_where_nobody_can_reach_the_folder_postgresql_has_one_that_nobody_can(folder: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only under root")
+def test_postgresql_has_another_folder_if_the_user_nobody_cannot_reach_this_one(folder: Path) -> None:
     folder.chmod(0o700)
     used = services(folder)
     text = url(used, "postgresql")
@@ -167,7 +167,7 @@ def test_no_password_is_in_the_arguments_of_a_process(folder: Path) -> None:
     assert set(modes.values()) == {0}
 
 
-def test_an_initdb_that_was_cut_short_is_done_again(folder: Path) -> None:
+def test_an_initdb_that_did_not_finish_is_done_again(folder: Path) -> None:
     used = services(folder)
     url(used, "postgresql")
     used.close()
@@ -178,13 +178,13 @@ def test_an_initdb_that_was_cut_short_is_done_again(folder: Path) -> None:
     used.close()
 
 
-def test_data_of_a_release_that_is_not_there_are_not_touched(folder: Path) -> None:
+def test_data_of_another_postgresql_version_are_not_touched(folder: Path) -> None:
     used = services(folder)
     url(used, "postgresql")
     used.close()
     data = Postgresql(folder / ".pywatt" / "dev", os.environ).folder / "data"
     (data / "PG_VERSION").write_text("9\n")
-    with pytest.raises(StoreError, match=r"is of PostgreSQL 9, and there is .*; remove the folder"):
+    with pytest.raises(StoreError, match=r"are of PostgreSQL 9, but the package has .*; remove the folder"):
         url(used, "postgresql")
     assert data.is_dir()
 
@@ -267,8 +267,10 @@ def test_dev_and_up_start_them_share_them_and_stop_them(project: Project, folder
     assert server_of(folder, "redis") is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
-def test_programs_that_nobody_can_reach_are_copied_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only under root")
+def test_programs_that_the_user_nobody_cannot_reach_are_copied_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reachable = Postgresql._reachable
     monkeypatch.setattr(
         Postgresql, "_reachable", lambda self, path: "pginstall" not in str(path) and reachable(self, path)

@@ -58,7 +58,7 @@ def test_what_a_lone_module_registers_it_finds_itself() -> None:
         offers = [{"name": "users-api", "type": "api", "version": "2"}]
         async with hosted({"services": {"register": offers}}, hello) as host:
             provider = await host.state.register_service("more", "api", "10.0.0.1:1")
-            host.host.links.announce("http://127.0.0.1:8080", [])
+            host.host.channels.announce("http://127.0.0.1:8080", [])
             found = await host.state.discover_services("api")
             assert {(each.name, each.address, each.version) for each in found} == {
                 ("users-api", "http://127.0.0.1:8080", "2"),
@@ -116,9 +116,9 @@ def test_a_name_is_resolved_in_any_case_and_one_that_nobody_has_is_said() -> Non
             {"name": "Billing", "type": "module", "address": "tcp://10.0.0.1:9000", "token": "x"},
         ]
         async with hosted({"services": {"static": static}}, hello) as host:
-            assert await host.host.links.discovery.locate("billing") == [("http://10.0.0.1:80", False)]
+            assert await host.host.channels.discovery.locate("billing") == [("http://10.0.0.1:80", False)]
             with pytest.raises(MessagingError, match="has an HTTP address") as raised:
-                await host.host.links.discovery.locate("nobody")
+                await host.host.channels.discovery.locate("nobody")
             assert raised.value.code == "unknown_target"
 
     run(main)

@@ -18,6 +18,7 @@ import yaml
 
 from pywatt_host.manifest import Source, load, load_manifest
 from pywatt_host.manifest.workspace import load_workspace
+from tests.command_line import called
 from tests.docs.pages import PAGES, Block, anchors, blocks, links
 from tests.docs.running_host import command_environment, started
 from tests.processes import PATIENCE, ROOT, Host
@@ -151,17 +152,7 @@ class Session:
                 self._host = None
 
     def command(self, arguments: list[str]) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pywatt_host", *arguments],
-            cwd=self._folder,
-            env=command_environment(self._home),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = called(arguments, self._folder, command_environment(self._home), together=True)
         return done.returncode, done.stdout
 
     def run(self, arguments: list[str]) -> str:

@@ -57,6 +57,8 @@ def test_the_page_of_the_workspace_has_every_key_of_it_and_no_other_with_its_def
 def test_the_workspaces_that_are_shown_are_right(tmp_path: Path) -> None:
     shown = [block for block in blocks(WORKSPACE_PAGE) if block.info == "workspace"]
     (tmp_path / "legacy").mkdir()
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "pywatt.yaml").write_text("app: main:app\n")
     for block in shown:
         load_workspace(Source.of_text(block.text, name="wattson.yaml", directory=tmp_path), environ={})
     assert shown
@@ -151,7 +153,7 @@ def _said_otherwise(text: str, key: str) -> bool:
     name = key.rpartition(".")[2]
     # Writing the section at all switches metrics on.
     return key == "metrics.enabled" or any(
-        re.match(rf" *(- )?{name}: .*# left out: ", line) for line in text.splitlines()
+        re.match(rf" *(- )?{name}: .*# if omitted: ", line) for line in text.splitlines()
     )
 
 

@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 import yaml
 
-from pywatt_host.export import Facts, Wishes, compose
+from pywatt_host.export import ExportOptions, Facts, compose
 from pywatt_host.export.compose import FILE
 from tests.export.modules import APP, MANIFESTS, facts, facts_of, manifest
 from tests.processes import PATIENCE, Project
 
 
-def text(found: Facts, **wishes: Any) -> str:
-    files = compose(found, Wishes(**wishes)).files
+def text(found: Facts, **options: Any) -> str:
+    files = compose(found, ExportOptions(**options)).files
     assert list(files) == [FILE]
     assert "'#" not in files[FILE]
     return files[FILE]
 
 
-def document(found: Facts, **wishes: Any) -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load(text(found, **wishes))
+def document(found: Facts, **options: Any) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(text(found, **options))
     return read
 
 
-def service(found: Facts, **wishes: Any) -> dict[str, Any]:
-    read: dict[str, Any] = document(found, **wishes)["services"][found.name]
+def service(found: Facts, **options: Any) -> dict[str, Any]:
+    read: dict[str, Any] = document(found, **options)["services"][found.name]
     return read
 
 
@@ -99,7 +99,7 @@ def test_variables_are_those_of_who_starts_it_and_nothing_else_is_interpolated()
 
 
 @pytest.mark.parametrize("name", ["smallest", "admin-loopback", "health-elsewhere", "health-off"])
-def test_the_health_check_passes_where_the_host_is_ready_and_fails_where_nobody_is(project: Project, name: str) -> None:
+def test_the_health_check_passes_on_a_ready_host_and_fails_without_one(project: Project, name: str) -> None:
     project.write("main.py", APP)
     data = manifest(name)
     if "admin" in data.get("server", {}):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.export import Wishes, compose, kubernetes, read, systemd
+from pywatt_host.export import ExportOptions, compose, kubernetes, read, systemd
 from pywatt_host.manifest import Source
 from tests.export.modules import COMMAND, ENVIRON, MANIFESTS, SECRETS, facts, facts_of, manifest
 
@@ -92,15 +92,15 @@ def test_sources_that_may_hold_a_secret_themselves_are_left_alone(source: Any) -
     found = facts_of(data)
     assert found.secret_mount("/usual") is None
     for kind in KINDS.values():
-        assert "secrets.sources of the manifest" in "".join(kind(found, Wishes()).files.values())
+        assert "secrets.sources of the manifest" in "".join(kind(found, ExportOptions()).files.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_what_is_written_is_the_same_each_time_and_has_every_secret_by_name_alone(kind: str, name: str) -> None:
-    for wishes in (Wishes(), Wishes(replicas=3)):
-        files = KINDS[kind](facts(name), wishes).files
-        assert KINDS[kind](facts(name), wishes).files == files
+    for options in (ExportOptions(), ExportOptions(replicas=3)):
+        files = KINDS[kind](facts(name), options).files
+        assert KINDS[kind](facts(name), options).files == files
         whole = "".join(files.values())
         assert ENVIRON["TOKEN"] not in whole
         assert COMMAND in whole
@@ -114,15 +114,15 @@ def test_what_is_written_is_the_same_each_time_and_has_every_secret_by_name_alon
 def test_literals_for_the_application_stay_in_the_manifest(kind: str) -> None:
     """Only what has to differ is written: `app.env` and `config` are not."""
     data = {"app": {"import_path": "main:app", "env": {"KEY": "a-literal-value"}}, "config": {"key": "a-literal-value"}}
-    assert "a-literal-value" not in "".join(KINDS[kind](facts_of(data), Wishes(replicas=2)).files.values())
+    assert "a-literal-value" not in "".join(KINDS[kind](facts_of(data), ExportOptions(replicas=2)).files.values())
 
 
 @pytest.mark.parametrize(
     ("data", "container", "note"),
     [
-        (manifest("sqlite"), True, "databases.default: a file in a container goes with it"),
-        (manifest("sqlite"), False, "databases.default: each instance has a file of its own"),
-        ({"app": "a:b", "databases": {"default": "postgresql+dev://"}}, True, "is for dev and up only"),
+        (manifest("sqlite"), True, "databases.default: the database file is lost with its container"),
+        (manifest("sqlite"), False, "databases.default: each instance has its own database file"),
+        ({"app": "a:b", "databases": {"default": "postgresql+dev://"}}, True, "works under dev and up only"),
         ({"app": "a:b", "channels": {"ipc": {"listen": "x.sock"}}}, True, "channels.ipc.listen: x.sock"),
         (manifest("health-off"), False, "health is off"),
         (manifest("unix"), True, "server.trusted_proxies"),

@@ -1,4 +1,4 @@
-"""Kubernetes: valid by its schemas, and a host that runs with what the Deployment says is ready where it is probed."""
+"""Kubernetes: valid by its schemas; a host with the variables of the Deployment is ready on the probed port."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 import yaml
 
-from pywatt_host.export import Facts, Wishes, kubernetes
+from pywatt_host.export import ExportOptions, Facts, kubernetes
 from tests.export.modules import APP, MANIFESTS, facts, facts_of, manifest
 from tests.processes import Project
 
 VERSIONS = ("1.29", "1.33")  # of Kubernetes: the oldest that is in use, and a new one
 
 
-def objects(found: Facts, **wishes: Any) -> dict[str, Any]:
+def objects(found: Facts, **options: Any) -> dict[str, Any]:
     """Kind to object."""
-    (text,) = kubernetes(found, Wishes(**wishes)).files.values()
+    (text,) = kubernetes(found, ExportOptions(**options)).files.values()
     assert "'#" not in text
     assert "\n? " not in text
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
 
 
-def pod(found: Facts, **wishes: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = objects(found, **wishes)["Deployment"]["spec"]["template"]["spec"]
+def pod(found: Facts, **options: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = objects(found, **options)["Deployment"]["spec"]["template"]["spec"]
     return spec
 
 
@@ -37,8 +37,8 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_every_object_is_valid_by_the_schemas_of_kubernetes(name: str, version: str) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="its schemas come with the extra `test`")
-    wishes = {"cpu": "250m", "memory": "256Mi", "secret": "other.secret", "image": "registry.example/users:2"}
-    for found in (objects(facts(name)), objects(facts(name), replicas=3, **wishes)):
+    options = {"cpu": "250m", "memory": "256Mi", "secret": "other.secret", "image": "registry.example/users:2"}
+    for found in (objects(facts(name)), objects(facts(name), replicas=3, **options)):
         for document in found.values():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
@@ -104,7 +104,9 @@ def test_ports_and_probes_name_each_other(name: str) -> None:
         ("admin-same-port", ":8080", ":9090"),
     ],
 )
-def test_listeners_that_nobody_would_reach_are_moved(name: str, listen: str | None, admin: str | None) -> None:
+def test_listeners_that_no_other_machine_would_reach_are_moved(
+    name: str, listen: str | None, admin: str | None
+) -> None:
     found = variables(pod(facts(name))["containers"][0])
     assert found.get("PYWATT__SERVER__LISTEN") == listen
     assert found.get("PYWATT__SERVER__ADMIN__LISTEN") == admin
@@ -124,10 +126,10 @@ def test_more_than_one_instance_is_spread_and_kept() -> None:
 
 
 def test_secrets_are_a_folder_that_others_make() -> None:
-    (text,) = kubernetes(facts("secrets"), Wishes(secret="vault-of-users")).files.values()
+    (text,) = kubernetes(facts("secrets"), ExportOptions(secret="vault-of-users")).files.values()
     assert "kubectl create secret generic vault-of-users" in text
     assert "--from-file=DATABASE_URL" in text
-    assert "left out may be: PAGE_TOKEN" in text
+    assert "These secrets are not required: PAGE_TOKEN" in text
     spec = pod(facts("secrets"))
     assert spec["volumes"][1]["secret"] == {"secretName": "users-secrets", "defaultMode": 0o440}
     mounted = spec["containers"][0]["volumeMounts"][1]

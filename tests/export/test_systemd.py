@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.export import Wishes, systemd
+from pywatt_host.export import ExportOptions, systemd
 from tests.export.modules import APP, MANIFESTS, facts, facts_of, manifest
 from tests.processes import PATIENCE, Project
 
 
-def units(name: str, **wishes: Any) -> dict[str, str]:
-    return dict(systemd(facts(name), Wishes(**wishes)).files)
+def units(name: str, **options: Any) -> dict[str, str]:
+    return dict(systemd(facts(name), ExportOptions(**options)).files)
 
 
 def values(unit: str, key: str) -> list[str]:
@@ -30,9 +30,9 @@ def variables(unit: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-@pytest.mark.parametrize("wishes", [{}, {"socket": True}, {"replicas": 3}, {"replicas": 2, "socket": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"socket": True}, {"replicas": 3}, {"replicas": 2, "socket": True}], ids=str)
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_the_units_are_taken_without_a_word(name: str, wishes: dict[str, Any], tmp_path: Path) -> None:
+def test_the_units_are_taken_without_a_word(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     checker = shutil.which("systemd-analyze")
     if checker is None:
         pytest.skip("systemd-analyze is not on this machine")
@@ -40,7 +40,7 @@ def test_the_units_are_taken_without_a_word(name: str, wishes: dict[str, Any], t
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    files = units(name, directory=str(tmp_path / "module"), **wishes)
+    files = units(name, directory=str(tmp_path / "module"), **options)
     instances = values(next((text for file, text in files.items() if file.endswith(".target")), ""), "Wants")
     (tmp_path / "units").mkdir()
     for file, text in files.items():
@@ -100,7 +100,7 @@ def test_files_are_where_the_service_may_write() -> None:
     assert variables(unix)["PYWATT__SERVER__LISTEN"] == listen
     assert variables(unix)["PYWATT__SERVER__CONTROL"] == "auto"
     assert values(unix, "SupplementaryGroups") == ["www-data"]
-    channel = systemd(facts_of({"app": "main:app", "channels": {"ipc": {"listen": "run/p.sock"}}}), Wishes())
+    channel = systemd(facts_of({"app": "main:app", "channels": {"ipc": {"listen": "run/p.sock"}}}), ExportOptions())
     assert variables(channel.files["users.service"])["PYWATT__CHANNELS__IPC__LISTEN"] == "/run/users/p.sock"
     assert "XDG_RUNTIME_DIR" not in variables(units("admin-unix")["users.service"])
 
@@ -137,7 +137,7 @@ def test_a_socket_unit_listens_where_the_manifest_does(name: str, streams: list[
 
 
 @pytest.mark.parametrize(
-    ("name", "wishes", "wanted", "listen", "admin"),
+    ("name", "options", "wanted", "listen", "admin"),
     [
         ("smallest", {}, ["users@8080.service", "users@8081.service"], "127.0.0.1:%i", None),
         ("ipv6", {}, ["users@8080.service", "users@8081.service"], "[::1]:%i", None),
@@ -153,9 +153,9 @@ def test_a_socket_unit_listens_where_the_manifest_does(name: str, streams: list[
     ],
 )
 def test_instances_of_a_template_do_not_meet(
-    name: str, wishes: dict[str, Any], wanted: list[str], listen: str | None, admin: str | None
+    name: str, options: dict[str, Any], wanted: list[str], listen: str | None, admin: str | None
 ) -> None:
-    files = units(name, replicas=2, **wishes)
+    files = units(name, replicas=2, **options)
     assert values(files["users.target"], "Wants") == wanted
     unit = files["users@.service"]
     assert values(unit, "PartOf") == ["users.target"]
@@ -168,11 +168,11 @@ def test_instances_of_a_template_do_not_meet(
 
 def test_what_is_written_in_a_unit_is_read_as_it_was_meant() -> None:
     data = manifest("named") | {"databases": {"default": "sqlite:///50%.db"}}
-    unit = systemd(facts_of(data), Wishes(directory="/srv/my $users")).files["users.service"]
+    unit = systemd(facts_of(data), ExportOptions(directory="/srv/my $users")).files["users.service"]
     assert values(unit, "Description") == ['User "accounts", 100 %%\\nof them']
     assert values(unit, "ExecStart") == ['"/srv/my $$users/.venv/bin/pywatt-host" run "/srv/my $$users"']
     assert variables(unit)["PYWATT__DATABASES__DEFAULT__URL"] == "sqlite:////var/lib/users/50%%.db"
-    home = systemd(facts_of(data), Wishes(directory="/home/alice/users")).files["users.service"]
+    home = systemd(facts_of(data), ExportOptions(directory="/home/alice/users")).files["users.service"]
     assert values(home, "ProtectHome") == ["read-only"]
 
 
@@ -189,7 +189,7 @@ def test_a_host_with_the_environment_of_the_unit_says_that_it_is_ready(project: 
     for folder in ("run/users", "var/lib/users"):
         (project.folder / folder).mkdir(parents=True)
     home = str(project.folder)
-    unit = systemd(facts_of(data), Wishes()).files["users.service"]
+    unit = systemd(facts_of(data), ExportOptions()).files["users.service"]
     env = {
         key: value.replace("%d", f"{home}/credentials")
         .replace("/run/users", f"{home}/run/users")

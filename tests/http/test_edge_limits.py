@@ -237,17 +237,6 @@ def test_a_rate_is_per_client_and_over_it_429_says_when_to_come_again(monkeypatc
     run(main)
 
 
-def test_the_rates_memory_is_bounded() -> None:
-    from pywatt_host.manifest.values import Rate
-    from pywatt_host.net.limits import RateLimiter
-
-    limiter = RateLimiter(Rate(1, 60.0), lambda: 0.0)
-    assert [limiter.wait_for("first"), limiter.wait_for("first")] == [0.0, 60.0]
-    for number in range(20_000):
-        limiter.wait_for(f"hostile {number}")
-    assert len(limiter._buckets) == 10_000
-
-
 # Time -----------------------------------------------------------------------------------------------------------------
 
 

@@ -27,10 +27,20 @@ MANIFEST: dict[str, Any] = {
     [
         ("GET", "/x", 404, "no endpoint is declared for GET /x: add it to endpoints in the manifest"),
         ("POST", "/", 405, "/ is declared without POST: add it to its methods in endpoints in the manifest"),
-        ("POST", "/metrics", 405, "/metrics is a path of the host (metrics.path in the manifest), which takes GET and"),
+        ("POST", "/metrics", 405, "/metrics is a path of the host (metrics.path in the manifest), which accepts GET"),
         ("POST", "/livez", 405, "(health.liveness in the manifest)"),
-        ("GET", "/a%2Fb", 400, "the path has an encoded slash; server.paths: lenient in the manifest passes it on"),
-        ("GET", "/a/../b", 400, "the path has a dot segment; server.paths: lenient"),
+        (
+            "GET",
+            "/a%2Fb",
+            400,
+            "the path has an encoded slash; to pass such paths to the application, write server.paths",
+        ),
+        (
+            "GET",
+            "/a/../b",
+            400,
+            "the path has a dot segment; to pass such paths to the application, write server.paths: lenient",
+        ),
         ("GET", "//", 400, "the path has an empty segment"),
         ("POST", "/small", 413, "the request body is longer than endpoints[1].body in the manifest, which is 1KiB"),
         ("GET", "/late", 504, "no response began within endpoints[3].timeout in the manifest, which is 20ms"),

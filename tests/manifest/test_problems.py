@@ -19,8 +19,8 @@ def test_a_problem_is_shown_with_its_line_a_caret_and_the_count() -> None:
         'pywatt.yaml:3:3: server.lissten: unknown key (did you mean "listen"?)\n'
         "      lissten: :80\n"
         "      ^~~~~~~\n"
-        "pywatt.yaml:4:10: warning: metrics: metrics are served to everyone who reaches the public listener"
-        " (set server.admin.listen to serve them on a listener of their own, or metrics.auth)\n"
+        "pywatt.yaml:4:10: warning: metrics: the metrics are served to every client of the public listener"
+        " (set server.admin.listen to serve them on a separate listener, or set metrics.auth)\n"
         "    metrics: true\n"
         "             ^~~~\n"
         "1 error, 1 warning\n"
@@ -78,7 +78,8 @@ def test_the_json_form_of_an_override_has_no_line() -> None:
 def test_annotations_are_escaped() -> None:
     found = problems("app: m:a\nserver: {control: '', paths: '100%,:'}", name="a,b:c%.yaml")
     assert render_github(found).splitlines() == [
-        "::error file=a%2Cb%3Ac%25.yaml,line=2,col=19,title=length::server.control: the text is empty",
+        "::error file=a%2Cb%3Ac%25.yaml,line=2,col=19,title=length::server.control: the value is empty"
+        " (write a value, or remove it)",
         '::error file=a%2Cb%3Ac%25.yaml,line=2,col=30,title=choice::server.paths: "100%25,:"'
         " is not one of strict, lenient",
     ]

@@ -21,9 +21,11 @@ from pywatt_host.messaging.messages import Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import RequestContext, current_request
-from pywatt_host.peers.client import Connector, PeerClient
+from pywatt_host.peers.acceptor import PeerListener
+from pywatt_host.peers.client import PeerClient
 from pywatt_host.peers.incoming import IncomingMessages
-from pywatt_host.peers.server import PeerListener, PeerServer
+from pywatt_host.peers.reconnecting import Connector
+from pywatt_host.peers.server import PeerServer
 from tests.hosting import PATIENCE, run
 
 FRAME = 64 * 1024
@@ -61,7 +63,7 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
             health=dict,
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
-        peers.doors.append(PeerListener("ipc", listener, tuple))
+        peers.listeners.append(PeerListener("ipc", listener, tuple))
         way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
         asking = messages("asking", most, way)
         async with (

@@ -59,7 +59,8 @@ def create_app(state):
     @state.on_message("one", concurrency=1)
     async def one(message):
         handled.append(("begin", message["n"]))
-        await asyncio.sleep(message.get("seconds", 0.02))
+        while not os.path.exists(message.get("file", ".")):
+            await asyncio.sleep(0.01)
         handled.append(("end", message["n"]))
 
     @state.subscribe("news.all")

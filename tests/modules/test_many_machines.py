@@ -16,10 +16,10 @@ import pytest
 from tests import servers
 from tests.modules.cut import Link
 from tests.modules.talking import Module, module
-from tests.processes import PATIENCE, Project
+from tests.processes import PATIENCE, Project, allowed
 from tests.servers import MissingServerError, Server
 
-LEASE = 2.0  # seconds
+LEASE = 4.0  # seconds, where a test waits for its end; a busy machine may be late to renew a shorter one
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def own_nats(tmp_path: Path) -> Iterator[Server]:
 
 
 def channels(url: str, prefix: str, **more: Any) -> dict[str, Any]:
-    nats = {"servers": url, "prefix": prefix, "lease": f"{LEASE:g}s", **more}
+    nats = {"servers": url, "prefix": prefix, "lease": "30s", **more}
     return {"channels": {"nats": nats, "limits": {"handshake": "1s" if "required" in more else "10s"}}}
 
 
@@ -59,7 +59,7 @@ def until_health(of: Module, wanted: str) -> None:
 def test_a_provider_is_found_and_one_that_is_killed_is_gone_within_its_lease(
     project: Project, nats_server: Server
 ) -> None:
-    keys = channels(nats_server.url, "found")
+    keys = channels(nats_server.url, "found", lease=f"{LEASE:g}s")
     users = [module(project, f"users-{number}", **keys, **register("users-api", "api")) for number in (1, 2)]
     asking = module(project, "asking", **keys)
     ready(*users, asking)
@@ -77,11 +77,11 @@ def test_a_provider_is_found_and_one_that_is_killed_is_gone_within_its_lease(
 
     # One that stops takes back what it offers before it is gone; one that is killed is forgotten with its lease.
     assert users[0].host.stop() == 0
-    assert len(asking.until("discover", lambda found: len(found) == 1, type="api", patience=LEASE)) == 1
+    assert len(asking.until("discover", lambda found: len(found) == 1, type="api")) == 1
     began = time.monotonic()
     users[1].host.end()
-    asking.until("discover", lambda found: not found, type="api", patience=LEASE + 5.0)
-    assert time.monotonic() - began < LEASE + 2.0  # for a machine that does other things as well
+    asking.until("discover", lambda found: not found, type="api")
+    assert time.monotonic() - began < allowed(LEASE)
     assert asking.code("request", target="users", message={"type": "double", "n": 1})[0] == "unavailable"
 
 
@@ -96,7 +96,7 @@ def test_a_service_is_registered_and_taken_back_while_the_module_runs(project: P
     users.do("register_service", name="users-api", service_type="api", address="10.0.0.7:1")
     found = asking.until("discover", lambda found: [each["address"] for each in found] == ["10.0.0.7:1"], type="api")
     users.do("deregister_service", service="users-api")
-    asking.until("discover", lambda found: not found, type="api", patience=LEASE)
+    asking.until("discover", lambda found: not found, type="api")
     assert users.code("deregister_service", service="users-api")[0] == "unknown_target"
 
 
@@ -144,7 +144,9 @@ def test_a_server_that_is_started_anew_is_found_again_and_everything_goes_on(
 def test_a_link_that_is_cut_and_healed_carries_again(project: Project, nats_server: Server) -> None:
     link = Link(nats_server.port)
     asking = module(project, "asking", **channels(f"nats://127.0.0.1:{link.port}", "cut"))
-    users = module(project, "users", **channels(nats_server.url, "cut"), **register("users-api", "api"))
+    users = module(
+        project, "users", **channels(nats_server.url, "cut", lease=f"{LEASE:g}s"), **register("users-api", "api")
+    )
     ready(users, asking)
     asking.until("discover", bool, type="api")
     link.cut()
@@ -154,7 +156,7 @@ def test_a_link_that_is_cut_and_healed_carries_again(project: Project, nats_serv
     link.heal()
     assert asking.ask("users", "double", n=1)["n"] == 2
     users.host.end()
-    asking.until("discover", lambda found: not found, type="api", patience=2 * LEASE + 5)
+    asking.until("discover", lambda found: not found, type="api")
 
 
 def test_a_start_without_a_server_waits_for_it_or_ends_where_it_is_required(project: Project, own_nats: Server) -> None:
@@ -247,13 +249,16 @@ def test_a_module_that_stops_leaves_what_it_has_not_begun_to_another(project: Pr
     keys = channels(nats_server.url, "leave", delivery="at_least_once", ack_wait="30s")
     first, asking = module(project, "users-1", **keys), module(project, "asking", **keys)
     ready(first, asking)
+    there = project.folder / "there"
     for number in range(12):  # the first keeps the handler, which takes one at a time, until the other module is there
-        seconds = 8 if number == 0 else 0.01
-        asking.do("send_message", target="users", message={"type": "one", "n": number, "seconds": seconds})
+        until = {"file": str(there)} if number == 0 else {}
+        asking.do("send_message", target="users", message={"type": "one", "n": number, **until})
     first.until("handled", bool)
     second = module(project, "users-2", **keys)
     ready(second)
     first.host.signal(signal.SIGTERM)
+    first.host.wait_for("stopping: SIGTERM")
+    there.touch()
     assert first.host.wait() == 0
     # Each has been handled once, some by the one and the rest, that it had not begun, by the other.
     done = second.until("handled", lambda handled: ["end", 11] in handled)

@@ -97,15 +97,15 @@ def test_a_token_that_rotates_makes_a_new_connection_before_the_old_one_goes(tmp
         async with hosted(keys, hello, directory=tmp_path) as host:
             assert await echoes(host)
             put("wrong-password")
-            assert host.host.links.cluster is not None  # type: ignore[union-attr]
-            host.host.links.cluster.connection._timeout = 1.0  # type: ignore[union-attr]
+            assert host.host.channels.nats is not None  # type: ignore[attr-defined]
+            host.host.channels.nats.connection._timeout = 1.0  # type: ignore[attr-defined]
             with pytest.raises(SecretError):
                 await host.host.rotation.rotate(["PASSWORD"], "a test")
             assert await echoes(host)  # the one that was there is kept
             text = server.configuration.read_text()
             server.configuration.write_text(text.replace("first-password", "second-password"))
             server.tell(signal.SIGHUP)  # read anew: who has the old password is turned away
-            host.host.links.cluster.connection._timeout = PATIENCE  # type: ignore[union-attr]
+            host.host.channels.nats.connection._timeout = PATIENCE  # type: ignore[attr-defined]
             put("second-password")
             await host.host.rotation.rotate(["PASSWORD"], "a test")
             async with asyncio.timeout(PATIENCE):

@@ -202,7 +202,7 @@ def test_no_accept_header_makes_a_scrape_fail() -> None:
     run(main)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(accept=HOSTILE)
 def test_no_accept_header_at_all_makes_the_rendering_fail(accept: str) -> None:
     from prometheus_client.registry import CollectorRegistry

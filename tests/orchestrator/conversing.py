@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from pywatt_host.manifest.model.workspace import WorkspaceModule
-from pywatt_host.orchestrator.link import Duties, Link
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.replica import Replica, Terms
+from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import Announce, HeartbeatAck, Init
 from pywatt_host.supervision.launch import Launch
@@ -51,9 +51,9 @@ class Around:
     """Surroundings of replicas that live nowhere."""
 
     def __init__(self) -> None:
-        self.table: Duties = {}
+        self.table: Dispatch = {}
 
-    def duties(self) -> Duties:
+    def dispatch(self) -> Dispatch:
         return self.table
 
     def init(self, replica: Replica) -> Init:
@@ -76,9 +76,11 @@ class Peer:
         terms = Terms(module, "on-failure", 1.0, 1.0, 5.0, 3, LIMIT, _no_launch)
         self.replica = Replica(terms, number, f"{module}.{number}", around)
         self.pipe = Pipe()
-        self.link = Link("stdio", module, Lines(LIMIT), line, around.table, lambda link, why: None, LIMIT)
-        self.link.wire.connection_made(self.pipe)
-        self.replica.adopt(self.link)
+        self.connection = PeerConnection(
+            "stdio", module, Lines(LIMIT), line, around.table, lambda connection, why: None, limit=LIMIT
+        )
+        self.connection.wire.connection_made(self.pipe)
+        self.replica.adopt(self.connection)
 
     def up(self) -> Peer:
         self.replica.state = "starting"
@@ -88,7 +90,7 @@ class Peer:
         return self
 
     def says(self, message: dict[str, Any]) -> None:
-        self.link.wire.data_received(orjson.dumps(message) + b"\n")
+        self.connection.wire.data_received(orjson.dumps(message) + b"\n")
 
     def received(self) -> list[dict[str, Any]]:
         """What it was sent since the last time."""

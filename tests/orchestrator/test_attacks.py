@@ -19,7 +19,7 @@ from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.upstream import Address, BrokenError, UpstreamPool
 from pywatt_host.protocol.messages import Announce, AnnouncedEndpoint, Register
 from pywatt_host.secrets import Masker
-from pywatt_host.supervision.output import KEPT, KEPT_CHARACTERS, Output
+from pywatt_host.supervision.output import TAIL_CHARACTERS, TAIL_LINES, Output
 from tests.hosting import run
 from tests.orchestrator.conversing import Around, Peer, content_of, route
 from tests.orchestrator.test_router import ASK, Town, in_town
@@ -200,11 +200,11 @@ async def answering(answer: bytes) -> AsyncIterator[tuple[Address, list[asyncio.
 
 def test_a_message_for_a_process_that_has_closed_its_end_waits_and_harms_nobody() -> None:
     def test(town: Town) -> None:
-        town.b.replica.forget(town.b.link)  # it runs, and there is no way to it
+        town.b.replica.forget(town.b.connection)  # it runs, and there is no way to it
         town.a.says(route("b", "1", ASK))
         town.router.flush()
         assert town.a.received() == []
-        town.b.replica.adopt(town.b.link)
+        town.b.replica.adopt(town.b.connection)
         town.router.flush()
         assert [message["original_request_id"] for message in town.b.received()] == ["1"]
 
@@ -273,11 +273,11 @@ def test_the_lines_that_are_kept_are_bounded_in_characters() -> None:
         for number in range(20):
             output.write("m", 1, b"%d" % number + b"\xff" * 64 * 1024)
         kept = output.tail("m", 1000)
-        assert sum(len(line.text) for line in kept) <= KEPT_CHARACTERS
+        assert sum(len(line.text) for line in kept) <= TAIL_CHARACTERS
         assert kept[-1].text.startswith("19")
         for _ in range(2000):
             output.write("m", 1, b"short")
-        assert len(output.tail("m", 5000)) == KEPT
+        assert len(output.tail("m", 5000)) == TAIL_LINES
 
 
 def test_a_secret_that_is_printed_is_masked_before_the_line_is_cut(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.orchestrator.module import Module
-from pywatt_host.orchestrator.router import MOST_OPEN, Router
+from pywatt_host.orchestrator.router import MAX_PENDING, Router
 from pywatt_host.protocol.messages import RouteToModule
 from tests.hosting import run
 from tests.orchestrator.conversing import LIMIT, Around, Peer, content_of, module_of, route
@@ -178,11 +178,11 @@ def test_a_request_id_that_is_in_use_is_refused() -> None:
 def test_what_is_longer_than_a_frame_comes_back_as_too_large() -> None:
     def test(town: Town) -> None:
         # As byte numbers it is longer on its way out than it was, with spaces less, on its way in.
-        town.a.link.wire._decoder.limit = 10 * LIMIT  # type: ignore[attr-defined]
+        town.a.connection.wire._decoder.limit = 10 * LIMIT  # type: ignore[attr-defined]
         town.a.says(route("b", "1", {"type": "ask", "text": "x" * LIMIT}))
         assert error_of(town.a) == "too_large"
         town.a.says(route("b", "2", ASK))
-        town.b.link.wire._decoder.limit = 10 * LIMIT  # type: ignore[attr-defined]
+        town.b.connection.wire._decoder.limit = 10 * LIMIT  # type: ignore[attr-defined]
         town.b.received()
         town.b.says(route("a", "2", {"type": "answer", "text": "x" * LIMIT}))
         assert error_of(town.a) == "too_large"
@@ -193,7 +193,7 @@ def test_what_is_longer_than_a_frame_comes_back_as_too_large() -> None:
 def test_a_target_that_does_not_read_is_sent_no_more() -> None:
     def test(town: Town) -> None:
         town.b.pipe.stuck = 65 * 1024**2
-        town.b.link.wire.pause_writing()
+        town.b.connection.wire.pause_writing()
         town.a.says(route("b", "1", ASK))
         assert error_of(town.a) == "handler_failed"
         assert town.b.received() == []
@@ -204,7 +204,7 @@ def test_a_target_that_does_not_read_is_sent_no_more() -> None:
 def test_who_asked_and_has_gone_is_nobodys_trouble() -> None:
     def test(town: Town) -> None:
         town.a.says(route("b", "1", ASK))
-        town.a.link.end()
+        town.a.connection.abort()
         town.b.says(route("a", "1", {"type": "answer"}))
         town.a.pipe.written = b""
 
@@ -221,7 +221,7 @@ def test_content_that_nobody_can_read_is_the_targets_to_refuse(payload: dict[str
 
 
 def test_the_number_of_open_messages_is_bounded() -> None:
-    assert MOST_OPEN <= 65536
+    assert MAX_PENDING <= 65536
 
 
 def test_a_message_to_oneself_and_its_answer_are_told_apart() -> None:

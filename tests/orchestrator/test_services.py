@@ -14,7 +14,7 @@ import pytest
 
 from pywatt_host.manifest.model import Cache, Database
 from pywatt_host.manifest.model.secrets import SecretKey
-from pywatt_host.orchestrator.dispatch import Answers
+from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import ServiceRegistry
@@ -49,7 +49,7 @@ class Office:
         self.stores = Stores(
             Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None
         )
-        answers = Answers(
+        requests = ModuleRequests(
             modules,
             Router(modules, 5),
             self.registry,
@@ -59,7 +59,7 @@ class Office:
             self.store,
             self.stores,
         )
-        around.table = answers.duties
+        around.table = requests.dispatch
         self.a, self.b = Peer("a", around).up(), Peer("b", around).up()
         modules["a"] = module_of(self.a, secrets=("TOKEN",))
         modules["b"] = module_of(self.b)
@@ -213,7 +213,7 @@ def test_what_is_published_reaches_those_who_subscribed_until_they_do_not_any_mo
 
 def test_a_topic_that_is_too_long_is_refused() -> None:
     async def test(office: Office) -> None:
-        office.a.link.session.extensions = EXTENSIONS
+        office.a.connection.session.extensions = EXTENSIONS
         assert office.ask(office.a, {"op": "subscribe", "topic": "x" * 201})["code"] == "refused"
 
     in_office(test)

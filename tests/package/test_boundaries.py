@@ -15,13 +15,13 @@ HOME = Path(pywatt_host.__file__).parent
 # says so beside it.
 NAMED = {
     "auth/jwt.py": 1,
-    "build/host.py": 1,
+    "build/edge.py": 1,
     "nats/messages.py": 3,
     "nats/jetstream.py": 4,
     "nats/registry.py": 2,
     "messaging/handlers.py": 1,
     "app/hooks.py": 2,
-    "runtime/host.py": 1,
+    "runtime/lifecycle.py": 1,
     "http/edge.py": 2,
     "observability/health.py": 1,
     "messaging/inbox.py": 1,
@@ -78,4 +78,4 @@ def test_only_the_command_line_prints_and_only_named_places_end_the_process() ->
                     ending.add(name)
     # The schema's own command is a program of its own.
     assert {name for name in printing if not name.startswith("cli/")} == {"manifest/schema/json_schema.py"}
-    assert {name for name in ending if not name.startswith("cli/")} == {"runtime/host.py"}
+    assert {name for name in ending if not name.startswith("cli/")} == {"runtime/shutdown.py"}

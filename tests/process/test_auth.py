@@ -82,14 +82,14 @@ def test_the_secret_of_a_token_is_found_in_the_env_file_beside_the_manifest(modu
     [
         ({}, [], 2, "no scheme of `auth` has a secret"),
         ({"sso": {"type": "jwt", "jwks_url": "https://x.example"}}, [], 2, "no scheme of `auth` has a secret"),
-        ({"sso": {"type": "jwt", "jwks_url": "https://x.example"}}, ["--scheme", "sso"], 2, "signed by their issuer"),
+        ({"sso": {"type": "jwt", "jwks_url": "https://x.example"}}, ["--scheme", "sso"], 2, "issuer signs its tokens"),
         (AUTH, ["--scheme", "jtw"], 2, "not a declared scheme (declared: jwt)"),
-        ({**AUTH, "b": {"type": "jwt", "secret": "b" * 40}}, [], 2, "say --scheme jwt or b"),
-        (AUTH, [], 3, "JWT_SECRET: not found"),
-        ({"jwt": {"secret": "${secret:SHORT}"}}, [], 3, "less than 32 octets"),
+        ({**AUTH, "b": {"type": "jwt", "secret": "b" * 40}}, [], 2, "Choose one with --scheme jwt or b"),
+        (AUTH, [], 3, "Secret JWT_SECRET was not found"),
+        ({"jwt": {"secret": "${secret:SHORT}"}}, [], 3, "less than 32 bytes"),
         (AUTH, ["--claim", "x"], 2, "not KEY=VALUE"),
         (AUTH, ["--expires", "1 day"], 2, "not a duration"),
-        (AUTH, ["--expires", "0s"], 2, "shorter than a second"),
+        (AUTH, ["--expires", "0s"], 2, "between one second and a hundred years"),
     ],
 )
 def test_why_no_token_can_be_made_is_one_line(
@@ -110,7 +110,7 @@ def test_a_start_with_a_weak_secret_ends_with_3_and_nothing_of_it(module: Projec
     assert host.wait() == 3
     text = "\n".join(host.lines)
     assert "auth.jwt.secret" in text
-    assert "32 octets" in text
+    assert "32 bytes" in text
     assert "much too short" not in text
     assert "Traceback" not in text
 

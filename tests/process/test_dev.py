@@ -167,9 +167,9 @@ def test_a_process_that_ends_by_itself_is_told_and_comes_back_with_the_next_save
     running = dev()
     address = running.address
     os.kill(running.children()[0], signal.SIGKILL)
-    assert running.next("SIGKILL") == "the process was ended by SIGKILL"
+    assert running.next("SIGKILL") == "the process ended: killed by SIGKILL"
     running.next("not serving until a file changes")
-    assert running.get("/x", address).json()["detail"] == "the process was ended by SIGKILL"
+    assert running.get("/x", address).json()["detail"] == "the process ended: killed by SIGKILL"
     running.edit("main.py", lambda text: text + "\n")
     running.next(RELOADED)
     assert running.get("/x", address).status == 200
@@ -319,7 +319,7 @@ def test_a_request_that_a_reload_cuts_is_told_to_come_back(dev: Callable[..., De
         running.edit("main.py", lambda text: text + "\n")
         answer = connection.response()
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json()["detail"] == "the host stopped before this was answered: ask again"
+    assert answer.json()["detail"] == "the host stopped before the request was answered: send it again"
 
 
 def test_an_import_that_hangs_is_told_and_ends_with_the_next_save(dev: Callable[..., Dev]) -> None:

@@ -14,9 +14,9 @@ from tests.processes import PATIENCE, Project, environment
 def assert_its_test_passes(project: Project, folder: str) -> None:
     """Run the generated test where it was written."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pywatt_host.testing", "-q"],
         cwd=project.folder / folder,
-        env=environment(project.folder),
+        env=environment(project.folder, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -379,7 +379,7 @@ def test_the_orchestrator_is_taken_for_one_only_where_something_says_so(tmp_path
         assert host.wait() == 4
         project.manifest(app={"import_path": "main:app", "interface": "asgi"}, channels={"stdio": "required"})
         assert project.host().wait() == 4
-        assert project.cli("run", "--standalone", "--orchestrated").returncode == 2
+        assert project.cli_process("run", "--standalone", "--orchestrated").returncode == 2
     finally:
         project.end()
 
@@ -477,6 +477,6 @@ def test_a_host_that_dies_before_it_has_answered_is_one_line_and_exit_code_1(tmp
         host.signal(signal.SIGKILL)
         _, said = asking.communicate(timeout=PATIENCE)
         assert (asking.returncode, said.count(b"\n")) == (1, 1)
-        assert b"the connection broke before the answer" in said
+        assert b"the connection closed before the answer arrived" in said
     finally:
         project.end()

@@ -54,8 +54,8 @@ def test_another_server_runs_the_same_application(served: Project, server: str) 
             assert answer.headers["x-request-id"]
             assert connection.request("GET", "/undeclared").status == 404
             assert connection.request("GET", "/readyz").json() == {"status": "ready"}
-        warning = json.loads(process.wait_for("owned by the server"))
-        assert warning["message"].endswith("so not used: server.listen, server.timeouts.keep_alive")
+        warning = json.loads(process.wait_for("have no effect, since another server serves"))
+        assert warning["message"].endswith("another server serves: server.listen, server.timeouts.keep_alive")
         process.signal(signal.SIGINT if server == "granian" else signal.SIGTERM)
         assert process.wait() in (0, -signal.SIGTERM)
 

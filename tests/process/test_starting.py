@@ -72,7 +72,7 @@ def test_a_broken_manifest_is_exit_code_2_and_shows_every_fault(served: Project)
 
 
 def test_a_manifest_that_is_not_there_is_exit_code_2(project: Project) -> None:
-    assert "there is no such file" in refused(project.host("nowhere.yaml"), 2)
+    assert "the file does not exist" in refused(project.host("nowhere.yaml"), 2)
 
 
 def test_a_port_in_use_is_exit_code_3_and_names_address_and_key(served: Project) -> None:
@@ -132,7 +132,7 @@ def test_what_is_no_socket_is_not_touched(on_unix: Project) -> None:
     path = on_unix.folder / "s.sock"
     for make in (lambda: path.write_text("precious"), lambda: path.symlink_to("precious")):
         make()
-        assert "something else than a socket" in refused(on_unix.host())
+        assert "the path exists and is not a socket" in refused(on_unix.host())
         assert path.is_symlink() or path.read_text() == "precious"
         path.unlink()
 
@@ -174,7 +174,7 @@ def test_sockets_of_systemd_are_served(served: Project) -> None:
 def test_without_sockets_of_systemd_for_this_process_it_does_not_start(
     served: Project, environ: dict[str, str]
 ) -> None:
-    assert "systemd handed over no socket" in refused(served.host("--listen", "systemd", env=environ))
+    assert "systemd passed no socket" in refused(served.host("--listen", "systemd", env=environ))
 
 
 @pytest.mark.parametrize("kind", ["file", "datagram", "connected", "closed"])

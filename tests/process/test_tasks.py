@@ -41,7 +41,7 @@ def test_a_task_that_ignores_its_cancellation_does_not_keep_the_process(project:
         assert host.ready
         host.signal()
     assert host.wait() == 1
-    assert any("the task stubborn was cancelled and does not end" in line for line in host.lines)
+    assert any("the task stubborn was cancelled, but does not end" in line for line in host.lines)
 
 
 def test_a_task_that_cleans_up_after_itself_is_waited_for(project: Project) -> None:

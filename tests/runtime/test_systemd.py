@@ -76,7 +76,7 @@ def test_a_systemd_that_has_gone_is_a_warning(tmp_path: Path, caplog: pytest.Log
     service = notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     assert service is not None
     service.stopping()
-    assert "cannot tell systemd STOPPING=1" in caplog.text
+    assert "systemd was not told STOPPING=1" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract socket names are Linux's")

@@ -49,19 +49,19 @@ FORMS: dict[str, Callable[[str], str]] = {
 def test_every_form_is_masked(form: Callable[[str], str]) -> None:
     text = form(SECRET)
     assert masker(SECRET).mask(f"before {text} after") == "before *** after"
-    assert masker(SECRET).mask_octets(f"before {text} after".encode()) == b"before *** after"
+    assert masker(SECRET).mask_bytes(f"before {text} after".encode()) == b"before *** after"
 
 
 @pytest.mark.parametrize("user", ["", "u", "us", "use"])
 @pytest.mark.parametrize("after", ["", ":", "::", ":::"])
 def test_base64_of_more_than_the_secret_does_not_give_it_away(user: str, after: str) -> None:
-    """As in HTTP basic auth: what is left are the octets around it, and bits of the first and the last of it."""
+    """As in HTTP basic auth: the bytes around the secret stay, and some bits of its first and last byte."""
     told = masker("hunter2-hunter2").mask(f"Basic {b64(user + 'hunter2-hunter2' + after)}")
     assert "***" in told
     assert len(told) <= len("Basic ***") + 9
 
 
-def test_values_of_less_than_8_octets_are_not_masked() -> None:
+def test_values_of_less_than_8_bytes_are_not_masked() -> None:
     made = Masker()
     assert made.add("A", "1234567") is False
     assert made.mask("1234567") == "1234567"
@@ -124,14 +124,14 @@ def test_no_secret_is_left_whatever_stands_around_it(secret: str, pieces: list[s
         masked = made.mask(text)
         assert secret not in masked
         assert form(secret) not in masked
-        assert secret.encode() not in made.mask_octets(text.encode())
+        assert secret.encode() not in made.mask_bytes(text.encode())
 
 
 @given(st.lists(secret_texts, min_size=1, max_size=4), around)
 def test_a_text_without_a_secret_is_not_changed(secrets: list[str], text: str) -> None:
     assume(not any(form in text for secret in secrets for form in forms(secret)))
     assert masker(*secrets).mask(text) == text
-    assert masker(*secrets).mask_octets(text.encode()) == text.encode()
+    assert masker(*secrets).mask_bytes(text.encode()) == text.encode()
 
 
 @given(st.lists(secret_texts, min_size=1, max_size=4, unique=True), st.lists(st.integers(0, 9), max_size=12), around)

@@ -66,7 +66,7 @@ def test_everything_prepares_before_anything_is_swapped(tmp_path: Path) -> None:
         folder = Folder(tmp_path, A="first-a", B="first-b")
         await folder.rotation.store.load()
         one, other, stranger = Recorder("A", "B"), Recorder("B"), Recorder("C")
-        folder.rotation.dependants += [one, other, stranger]
+        folder.rotation.register(one, other, stranger)
         seen: list[tuple[str, Any]] = []
         folder.rotation.on("A", lambda secret: seen.append((secret.expose_secret(), folder.value("A"))))
         folder.put(A="second-a", B="second-b")
@@ -86,7 +86,7 @@ def test_one_that_refuses_leaves_everything_as_it_was(tmp_path: Path) -> None:
         rotation = folder.rotation
         await rotation.store.load()
         one = Recorder("A")
-        rotation.dependants += [one, Recorder("B", refuses="bad-value")]
+        rotation.register(one, Recorder("B", refuses="bad-value"))
         given: list[Any] = []
         rotation.on("A", lambda secret: given.append(secret.expose_secret()))
         folder.put(A="second-a", B="bad-value")
@@ -135,7 +135,7 @@ def test_one_rotation_has_one_answer_however_often_it_is_asked_for(tmp_path: Pat
         folder = Folder(tmp_path, A="first-a")
         await folder.rotation.store.load()
         recorder = Recorder("A")
-        folder.rotation.dependants.append(recorder)
+        folder.rotation.register(recorder)
         folder.put(A="second-a")
         answers = await asyncio.gather(*(folder.rotation.rotated("r1", ["A"]) for _ in range(3)))
         assert answers == ["", "", ""]

@@ -121,7 +121,7 @@ def test_one_line_end_at_the_end_of_a_file_is_no_part_of_the_secret(tmp_path: Pa
 def test_no_name_leads_out_of_a_directory_or_to_a_hidden_entry(tmp_path: Path, name: str) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "TOKEN").write_text("outside")
-    assert "is not the name of a file" in refused(places.source(Declared(directory="inner"), tmp_path), name)
+    assert "is not a valid file name" in refused(places.source(Declared(directory="inner"), tmp_path), name)
 
 
 def test_an_entry_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
@@ -132,12 +132,12 @@ def test_an_entry_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         assert refused(source, name) == f"directory ./{name} is not a file"
 
 
-def test_octets_that_are_no_text_and_large_files_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_and_large_files_are_refused(tmp_path: Path) -> None:
     source = places.source(Declared(directory="."), tmp_path)
     (tmp_path / "TOKEN").write_bytes(b"\xff\xfe secret")
     assert refused(source) == "directory ./TOKEN is not UTF-8 text"
     (tmp_path / "TOKEN").write_bytes(b"x" * (1024**2 + 1))
-    assert refused(source) == "directory ./TOKEN has more than 1 MiB"
+    assert refused(source) == "directory ./TOKEN is larger than 1 MiB"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -145,13 +145,13 @@ def test_a_file_that_may_not_be_read_is_an_error_and_not_an_absence(tmp_path: Pa
     (tmp_path / "TOKEN").write_text("x")
     (tmp_path / "TOKEN").chmod(0)
     assert refused(places.source(Declared(directory="."), tmp_path)) == (
-        "directory ./TOKEN cannot be read: permission denied"
+        "directory ./TOKEN could not be read: permission denied"
     )
 
 
 def test_a_loop_of_links_is_an_error_and_not_an_absence(tmp_path: Path) -> None:
     (tmp_path / "TOKEN").symlink_to("TOKEN")
-    assert "directory ./TOKEN cannot be read: too many levels" in refused(
+    assert "directory ./TOKEN could not be read: too many levels" in refused(
         places.source(Declared(directory="."), tmp_path)
     )
 
@@ -160,7 +160,7 @@ def test_a_loop_of_links_is_an_error_and_not_an_absence(tmp_path: Path) -> None:
 def test_a_file_that_others_can_use_is_refused(tmp_path: Path, mode: int) -> None:
     places.replace(tmp_path / "s.yaml", "TOKEN: a", mode)
     assert refused(places.source(Declared(file="s.yaml"), tmp_path)) == (
-        f"file s.yaml has the mode {mode:04o}, so that others can use it: chmod 600 it"
+        f"file s.yaml has mode {mode:04o}, which lets other users access it; run chmod 600 on it"
     )
 
 
@@ -215,8 +215,6 @@ def test_values_of_a_file_are_what_is_written(tmp_path: Path, text: str, value: 
         ("A: b\nTOKEN: 'hunter2", "is not YAML or JSON in line 2"),
         ("TOKEN: \thunter2: x", "is not YAML or JSON in line 1"),
         ("A: b\n--- hunter2", "is not a mapping of names to single values"),
-        ("{A: " * 200_000, "is not a mapping of names to single values"),
-        ("[" * 200_000, "is not a mapping of names to single values"),
     ],
 )
 def test_a_file_of_another_shape_is_refused_without_a_word_of_it(tmp_path: Path, text: str, said: str) -> None:
@@ -224,6 +222,13 @@ def test_a_file_of_another_shape_is_refused_without_a_word_of_it(tmp_path: Path,
     told = refused(places.source(Declared(file="s.yaml"), tmp_path))
     assert told.startswith(f"file s.yaml {said}")
     assert "hunter" not in told
+
+
+@pytest.mark.parametrize("text", ["{A: " * 200_000, "[" * 200_000])
+def test_a_deeply_nested_file_is_refused(tmp_path: Path, text: str) -> None:
+    """Some versions of PyYAML refuse deep nesting by themselves, so that the reason differs."""
+    places.replace(tmp_path / "s.yaml", text)
+    assert refused(places.source(Declared(file="s.yaml"), tmp_path)).startswith("file s.yaml is not ")
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -237,13 +242,13 @@ def python(code: str, folder: Path, **environ: str) -> Any:
 def test_a_command_that_fails_says_its_code_and_nothing_that_it_wrote(tmp_path: Path) -> None:
     source = python("import sys; print('hunter2', file=sys.stderr); print('hunter3'); sys.exit(3)", tmp_path)
     told = refused(source)
-    assert "ended with exit code 3" in told
+    assert "exited with code 3" in told
     assert "hunter" not in told
 
 
 def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
     source = places.source(Declared(command=("./no-such-program",)), tmp_path)
-    assert refused(source) == "command no-such-program cannot be run: no such file or directory"
+    assert refused(source) == "command no-such-program could not be run: no such file or directory"
 
 
 def test_a_name_reaches_a_command_as_one_argument_and_no_shell_reads_it(tmp_path: Path) -> None:
@@ -280,7 +285,7 @@ if child:
     os._exit(0)  # it ends; its child holds the pipe
 time.sleep(600)
 """
-    assert "did not end within 1s" in refused(python(code, tmp_path))
+    assert "did not exit within 1s" in refused(python(code, tmp_path))
     child = int((tmp_path / "child").read_text())
     until = time.monotonic() + 5
     while time.monotonic() < until:
@@ -302,7 +307,7 @@ def test_an_orchestrator_that_does_not_answer_is_an_error_and_not_an_absence(tmp
         raise MessagingError("timeout", "no answer within 5s")
 
     source = places.source(Declared(kind="orchestrator"), tmp_path, fetch=fetch)
-    assert refused(source) == "the orchestrator did not give TOKEN: no answer within 5s"
+    assert refused(source) == "the orchestrator did not send secret TOKEN: no answer within 5s"
 
 
 # Vault ----------------------------------------------------------------------------------------------------------------
@@ -351,17 +356,17 @@ def test_vault_says_why_it_cannot_be_asked_and_never_the_token(tmp_path: Path, m
         address = server.address
         assert "there is no token; set VAULT_TOKEN" in refused(places.source(server.declared(), tmp_path))
         assert "there is no token file gone" in refused(places.source(server.declared(token_file="gone"), tmp_path))
-        assert "there is no file gone.pem" in refused(
+        assert "there is no certificate file gone.pem" in refused(
             places.source(server.declared(token="x", ca="gone.pem"), tmp_path)
         )
         told = refused(places.source(server.declared(token="hunter2hunter2"), tmp_path))
-        assert told == "vault secret/team/users: the token may not read it (403)"
+        assert told == "vault secret/team/users: the token has no permission to read it (403)"
         server.status = 503
         told = refused(places.source(server.declared(token="hunter2hunter2"), tmp_path))
         assert told == "vault secret/team/users: Vault answered VaultDown"
         declared = server.declared(token="hunter2hunter2")
     told = refused(places.source(declared, tmp_path))
-    assert told == f"vault secret/team/users: {address} cannot be reached (ConnectionError)"
+    assert told == f"vault secret/team/users: {address} is not reachable (ConnectionError)"
 
 
 @pytest.mark.usefixtures("hvac")
@@ -380,4 +385,4 @@ def test_an_answer_that_is_not_of_version_2_is_refused(tmp_path: Path) -> None:
     with places.vault_server() as server:
         server.values = ["hunter2"]  # type: ignore[assignment]
         told = refused(places.source(server.declared(token=server.token), tmp_path))
-        assert told == "vault secret/team/users: the answer is not that of KV version 2"
+        assert told == "vault secret/team/users: the answer does not have the format of KV version 2"

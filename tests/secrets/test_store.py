@@ -63,7 +63,8 @@ def test_a_broken_source_is_not_passed_over_but_one_below_is_not_asked() -> None
         assert broken.asked == []
         with pytest.raises(SecretError) as caught:
             await store(keys("A"), broken, has).load()
-        assert caught.value.missing == (("A", "vault cannot be reached"),)
+        assert caught.value.missing == (("A", "could not be read: vault cannot be reached"),)
+        assert str(caught.value) == "Secret A could not be read: vault cannot be reached."
 
     run(main)
 
@@ -85,15 +86,32 @@ def test_all_that_is_missing_or_of_another_type_is_told_at_once_and_no_value_wit
             await store(declared, Given("env", wrong), Given("dotenv .env", {})).load()
         assert caught.value.exit_code == 3
         assert caught.value.missing == (
-            ("URL", "not found; asked: env, dotenv .env (Where users live)"),
-            ("KEY", "not found; asked: env, dotenv .env"),
-            ("COUNT", "the secret COUNT is not of the type int"),
-            ("FLAG", "the secret FLAG is not of the type bool"),
-            ("DOC", "the secret DOC is not of the type json"),
-            ("RATIO", "the secret RATIO is not of the type float"),
+            ("URL", "was not found (looked in: env, dotenv .env; description: Where users live)"),
+            ("KEY", "was not found (looked in: env, dotenv .env)"),
+            ("COUNT", "is not of type int"),
+            ("FLAG", "is not of type bool"),
+            ("DOC", "is not of type json"),
+            ("RATIO", "is not of type float"),
         )
-        assert "6 secrets" in str(caught.value)
-        assert "hunter" not in str(caught.value)
+        assert str(caught.value) == (
+            "6 secrets could not be loaded: "
+            "URL was not found (looked in: env, dotenv .env; description: Where users live); "
+            "KEY was not found (looked in: env, dotenv .env); COUNT is not of type int; FLAG is not of type bool; "
+            "DOC is not of type json; RATIO is not of type float. Set them, or add a source under secrets.sources."
+        )
+
+    run(main)
+
+
+def test_one_missing_secret_says_where_the_store_looked_and_what_to_do() -> None:
+    async def main() -> None:
+        with pytest.raises(SecretError) as caught:
+            await store(keys("API_KEY"), Given("env", {}), Given("dotenv .env", {})).load()
+        assert str(caught.value) == (
+            "Secret API_KEY was not found (looked in: env, dotenv .env). Set it, or add a source under secrets.sources."
+        )
+        with pytest.raises(SecretError, match=r"Secret A was not found \(there is no source to look in\)\. Set it"):
+            await store(keys("A")).load()
 
     run(main)
 
@@ -160,7 +178,7 @@ def test_an_optional_secret_without_a_value_is_absent_until_a_source_has_it() ->
         source = Given("env", {})
         secrets = store(keys("A", required=False), source)
         await secrets.load()
-        with pytest.raises(SecretError, match="there is no secret A; A: asked: env"):
+        with pytest.raises(SecretError, match=r"Secret A was not found \(looked in: env\)"):
             await secrets.get("A")
         source.values["A"] = "come later"
         assert (await secrets.get("A")).expose_secret() == "come later"
@@ -185,7 +203,7 @@ def test_a_name_that_was_not_declared_is_fetched_once_and_masked() -> None:
 def test_what_is_no_name_reaches_no_source(name: str) -> None:
     async def main() -> None:
         source = Given("env", {name: "value of it"})
-        with pytest.raises(SecretError, match="is not the name of a secret"):
+        with pytest.raises(SecretError, match="is not a valid secret name"):
             await store({}, source).get(name)
         assert source.asked == []
 
@@ -220,7 +238,7 @@ def test_a_refresh_that_fails_leaves_everything_as_it_was() -> None:
         secrets = store(keys("A", "B", type="int"), source)
         await secrets.load()
         source.values.update(A="11", B="two")
-        with pytest.raises(SecretError, match="B is not of the type int"):
+        with pytest.raises(SecretError, match="B is not of type int"):
             await secrets.refresh(["A", "B"])
         assert dict(secrets.secret_values) == {"A": "1", "B": "2"}
         source.broken = "is sealed"
@@ -252,7 +270,7 @@ def test_a_short_secret_is_warned_of_once_without_its_value(caplog: pytest.LogCa
 
     with caplog.at_level(logging.WARNING):
         run(main)
-    assert caplog.messages == ["PIN is shorter than 8 octets, so that it cannot be masked in logs"]
+    assert caplog.messages == ["Secret PIN is shorter than 8 bytes; it is not masked in logs"]
 
 
 def test_the_view_shows_the_present_values_and_none_in_its_text() -> None:

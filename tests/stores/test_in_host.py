@@ -36,9 +36,9 @@ def test_they_are_there_before_the_application_is_made(tmp_path: Path) -> None:
     async def main() -> None:
         async with hosted(STORES, factory, directory=tmp_path) as host:
             seen.append(await host.state.databases["other"].fetchval("SELECT 2"))
-        with pytest.raises(StoreError, match="has not started it, or has stopped"):
+        with pytest.raises(StoreError, match="has not opened it yet, or has closed it"):
             await host.state.db.fetchval("SELECT 1")
-        with pytest.raises(StoreError, match="has not started it, or has stopped"):
+        with pytest.raises(StoreError, match="has not opened it yet, or has closed it"):
             await host.state.cache.get("key")
 
     run(main)

@@ -35,8 +35,8 @@ def test_no_password_is_shown(text: str, shown: str) -> None:
     ("text", "said"),
     [
         ("postgresql://u:hid#den@h/d", "%23"),
-        ("postgresql://h:hidden/d", "its port cannot be read"),
-        ("postgresql://[hidden/d", "its address cannot be read"),
+        ("postgresql://h:hidden/d", "its port is not valid"),
+        ("postgresql://[hidden/d", "its address is not valid"),
         ("hidden.db", "no scheme"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The sockets of `dev`: loopback only, bound once, kept as long as they are wanted."""
+"""The sockets of `dev`: loopback only, bound once, kept as long as a manifest asks for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
-from pywatt_host.supervision.sockets import HeldSockets, Wanted, is_local, localised, wanted_by
+from pywatt_host.supervision.sockets import ListenAddresses, ListenerSet, is_local, listen_addresses, make_local
 
 
 @pytest.mark.parametrize(
@@ -33,28 +33,28 @@ from pywatt_host.supervision.sockets import HeldSockets, Wanted, is_local, local
     ],
     ids=str,
 )
-def test_local_is_what_only_this_machine_reaches(address: Address, local: bool) -> None:
+def test_an_address_is_local_if_only_this_machine_can_connect(address: Address, local: bool) -> None:
     assert is_local(address) is local
 
 
-def test_other_addresses_become_loopback_with_the_same_port_once_and_a_line_says_so() -> None:
+def test_other_addresses_become_loopback_with_the_same_port_and_a_message_says_so() -> None:
     given: list[Address] = [TcpAddress("0.0.0.0", 80), TcpAddress("::", 80), UnixAddress("s"), SystemdAddress()]
-    found, said = localised(given, "server.listen")
+    found, messages = make_local(given, "server.listen")
     assert found == (TcpAddress("127.0.0.1", 80), UnixAddress("s"), TcpAddress("127.0.0.1", 8080))
-    assert said[0] == "server.listen: 0.0.0.0:80 is not a loopback address; dev listens on 127.0.0.1:80"
-    assert [line.split()[1] for line in said] == ["0.0.0.0:80", "[::]:80", "systemd"]
+    assert messages[0] == "server.listen: 0.0.0.0:80 is not a loopback address; dev listens on 127.0.0.1:80"
+    assert [line.split()[1] for line in messages] == ["0.0.0.0:80", "[::]:80", "systemd"]
 
 
 def test_several_free_ports_stay_several() -> None:
-    assert len(localised([TcpAddress("", 0), TcpAddress("", 0)], "server.listen")[0]) == 2
+    assert len(make_local([TcpAddress("", 0), TcpAddress("", 0)], "server.listen")[0]) == 2
 
 
 def test_a_manifest_says_where_public_and_admin_listen(tmp_path: Path) -> None:
     data = {"app": "a:b", "server": {"listen": ":7000", "admin": {"listen": "10.0.0.1:7001"}}}
-    wanted = wanted_by(load(Source.of_data(data, name="test", directory=tmp_path), environ={}).manifest)
-    assert wanted.public == (TcpAddress("127.0.0.1", 7000),)
-    assert wanted.admin == (TcpAddress("127.0.0.1", 7001),)
-    assert [line.partition(":")[0] for line in wanted.replaced] == ["server.listen", "server.admin.listen"]
+    found = listen_addresses(load(Source.of_data(data, name="test", directory=tmp_path), environ={}).manifest)
+    assert found.public == (TcpAddress("127.0.0.1", 7000),)
+    assert found.admin == (TcpAddress("127.0.0.1", 7001),)
+    assert [line.partition(":")[0] for line in found.messages] == ["server.listen", "server.admin.listen"]
 
 
 # Bound ----------------------------------------------------------------------------------------------------------------
@@ -63,50 +63,52 @@ FREE = TcpAddress("127.0.0.1", 0)
 
 
 @pytest.fixture
-def doors() -> Iterator[HeldSockets]:
-    doors = HeldSockets()
-    yield doors
-    doors.close()
+def listeners() -> Iterator[ListenerSet]:
+    listeners = ListenerSet()
+    yield listeners
+    listeners.close()
 
 
-def wanted(folder: Path, *public: Address, admin: tuple[Address, ...] = ()) -> Wanted:
-    return Wanted(public, admin, folder, 16)
+def addresses(folder: Path, *public: Address, admin: tuple[Address, ...] = ()) -> ListenAddresses:
+    return ListenAddresses(public, admin, folder, 16)
 
 
-def names(doors: HeldSockets) -> list[str]:
-    return [listener.address for listener in doors.all]
+def names(listeners: ListenerSet) -> list[str]:
+    return [listener.address for listener in listeners.all]
 
 
-def test_a_door_is_open_before_anybody_serves(doors: HeldSockets, tmp_path: Path) -> None:
-    assert doors.open(wanted(tmp_path, FREE))
-    with socket.create_connection(doors.all[0].sock.getsockname(), timeout=10):
+def test_connections_wait_before_a_process_serves(listeners: ListenerSet, tmp_path: Path) -> None:
+    assert listeners.update(addresses(tmp_path, FREE))
+    with socket.create_connection(listeners.all[0].sock.getsockname(), timeout=10):
         pass  # it waits in the queue
 
 
-def test_what_is_wanted_again_stays_and_the_rest_goes(doors: HeldSockets, tmp_path: Path) -> None:
-    doors.open(wanted(tmp_path, FREE, UnixAddress("s.sock")))
-    before = names(doors)
-    assert not doors.open(wanted(tmp_path, FREE, UnixAddress("s.sock")))
-    assert names(doors) == before
-    assert doors.open(wanted(tmp_path, FREE))
-    assert names(doors) == before[:1]
+def test_an_address_that_is_asked_for_again_stays_bound_and_others_are_closed(
+    listeners: ListenerSet, tmp_path: Path
+) -> None:
+    listeners.update(addresses(tmp_path, FREE, UnixAddress("s.sock")))
+    before = names(listeners)
+    assert not listeners.update(addresses(tmp_path, FREE, UnixAddress("s.sock")))
+    assert names(listeners) == before
+    assert listeners.update(addresses(tmp_path, FREE))
+    assert names(listeners) == before[:1]
     assert not (tmp_path / "s.sock").exists()
 
 
-def test_an_address_that_cannot_be_had_leaves_everything_as_it_was(doors: HeldSockets, tmp_path: Path) -> None:
-    doors.open(wanted(tmp_path, FREE))
-    before = names(doors)
+def test_an_address_that_cannot_be_bound_changes_nothing(listeners: ListenerSet, tmp_path: Path) -> None:
+    listeners.update(addresses(tmp_path, FREE))
+    before = names(listeners)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BindError, match="in use"):
-        doors.open(wanted(tmp_path, UnixAddress("s.sock"), TcpAddress("127.0.0.1", taken.getsockname()[1])))
-    assert names(doors) == before
+        listeners.update(addresses(tmp_path, UnixAddress("s.sock"), TcpAddress("127.0.0.1", taken.getsockname()[1])))
+    assert names(listeners) == before
     assert not (tmp_path / "s.sock").exists()
 
 
-def test_an_application_is_told_the_real_addresses_by_key(doors: HeldSockets, tmp_path: Path) -> None:
-    doors.open(wanted(tmp_path, FREE, UnixAddress("s.sock"), admin=(FREE,)))
-    public, admin = (name.removeprefix("http://") for name in names(doors) if name.startswith("http"))
-    assert doors.overrides() == [
+def test_the_overrides_have_the_real_addresses_by_key(listeners: ListenerSet, tmp_path: Path) -> None:
+    listeners.update(addresses(tmp_path, FREE, UnixAddress("s.sock"), admin=(FREE,)))
+    public, admin = (name.removeprefix("http://") for name in names(listeners) if name.startswith("http"))
+    assert listeners.overrides() == [
         f'server.listen=["{public}", "unix:{tmp_path}/s.sock"]',
         f'server.admin.listen=["{admin}"]',
     ]
-    assert [len(listeners) for listeners in doors.by_key().values()] == [2, 1]
+    assert [len(listeners) for listeners in listeners.by_key().values()] == [2, 1]

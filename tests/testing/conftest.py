@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from tests.processes import PATIENCE, environment
+from tests.processes import PATIENCE, Host, environment
 
 RunTests: TypeAlias = Callable[..., "Outcome"]
 
@@ -27,24 +26,22 @@ class Outcome:
 
 
 @pytest.fixture
-def run_tests(tmp_path: Path) -> RunTests:
-    """Run pytest on a text as the only test file of a folder."""
+def run_tests(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunTests]:
+    """Run pytest on a text as the only test file of a folder, with no plugin but the kit. Warnings are errors there
+    where they are here."""
+    processes: list[Host] = []
+    warnings = [f"-W{each}" for each in request.config.known_args_namespace.pythonwarnings or ()]
 
-    def run(text: str = "", *arguments: str, timeout: float = 2 * PATIENCE) -> Outcome:
+    def run(text: str = "", *arguments: str, kind: type[Host] = Host) -> Outcome:
         if text:
             (tmp_path / "test_it.py").write_text(text, encoding="utf-8")
-        plain = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-q", "-W", "error"]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *plain, "--rootdir", str(tmp_path), *arguments, str(tmp_path)],
-            cwd=tmp_path,
-            env=environment(tmp_path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Outcome(done.returncode, done.stdout)
+        plain = ["-p", "no:cacheprovider", "-p", "pywatt_host.testing", "-q", *warnings, "--rootdir", str(tmp_path)]
+        command = [sys.executable, "-m", "pytest", *plain, *arguments, str(tmp_path)]
+        process = kind(command, tmp_path, environment(tmp_path, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"))
+        processes.append(process)
+        code = process.wait(2 * PATIENCE)
+        return Outcome(code, "\n".join([*process.lines, process.stdout.decode()]))
 
-    return run
+    yield run
+    for process in processes:
+        process.end()

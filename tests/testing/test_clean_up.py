@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.processes import Executed
 from tests.testing.conftest import RunTests
 from tests.testing.programs import MANIFEST, OURS
 from tests.testing.test_wattson_fixture import is_gone
@@ -115,13 +116,14 @@ def test_it(wattson):
 
 
 def test_a_run_that_uses_no_fixture_loads_nothing_of_the_host(run_tests: RunTests) -> None:
-    outcome = run_tests("""
+    text = """
 import sys
 
 def test_it():
     assert [name for name in sys.modules if name.startswith("pywatt_host")] == ["pywatt_host", "pywatt_host.testing"]
     assert not {"httpx", "yaml", "pydantic", "uvicorn"} & set(sys.modules)
-""")
+"""
+    outcome = run_tests(text, kind=Executed)
     assert outcome.counts == {"passed": 1}, outcome.output
 
 
@@ -155,7 +157,11 @@ def test_process(wattson):
 """
     )
     assert outcome.counts == {"failed": 3}, outcome.output
-    for told in ("the factory raised ValueError: no such luck", "endpont: unknown key", "it has not said announce"):
+    for told in (
+        "the factory raised ValueError: no such luck",
+        "endpont: unknown key",
+        "the module has not sent announce",
+    ):
         assert told in outcome.output
     for own in ("loading.py", "load.py", "modules.py", "running.py", "wattson.py"):
         assert own not in outcome.output

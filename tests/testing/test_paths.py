@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pywatt_host.testing.finding import base_of
+from pywatt_host.testing.paths import base_folder
 from tests.testing.conftest import RunTests
 
 MAIN = """
@@ -43,5 +43,5 @@ def test_a_path_is_looked_for_beside_the_test_and_then_in_the_root(
 
 
 def test_where_no_place_has_it_the_last_one_is_named(tmp_path: Path) -> None:
-    assert base_of("gone.yaml", (tmp_path / "a", tmp_path)) == tmp_path
-    assert base_of("gone:app", (tmp_path / "a", tmp_path)) == tmp_path
+    assert base_folder("gone.yaml", (tmp_path / "a", tmp_path)) == tmp_path
+    assert base_folder("gone:app", (tmp_path / "a", tmp_path)) == tmp_path

@@ -51,7 +51,7 @@ def client(pywatt_module: PywattModule) -> ModuleClient:
     return pywatt_module(Starlette(routes=[WebSocketRoute(f"/{name}", view) for name, view in views.items()]))
 
 
-def test_texts_octets_and_json_go_both_ways(client: ModuleClient) -> None:
+def test_texts_bytes_and_json_go_both_ways(client: ModuleClient) -> None:
     with client.websocket("/echo?a=1", headers={"X-Who": "me"}, subprotocols=["a", "b"]) as socket:
         assert socket.subprotocol == "b"
         assert ("x-who", "me") in socket.headers
@@ -62,7 +62,7 @@ def test_texts_octets_and_json_go_both_ways(client: ModuleClient) -> None:
         socket.send_text("bytes")
         assert socket.receive_bytes() == b"\x00\x01"
         socket.send_text("more")
-        with pytest.raises(AssertionError, match="the next message is no bytes"):
+        with pytest.raises(AssertionError, match="the next message has no bytes"):
             socket.receive_bytes()
         with pytest.raises(TimeoutError):
             socket.receive_text(timeout=0.1)

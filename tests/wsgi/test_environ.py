@@ -33,7 +33,7 @@ def test_an_ordinary_request_has_the_environ_of_a2wsgi(environ_of: Any, client: 
         ("/é", "/é/ü", "/Ã©", "/Ã¼"),
     ],
 )
-def test_the_path_is_split_at_a_segment_border_and_holds_octets(
+def test_the_path_is_split_at_a_segment_border_and_holds_bytes(
     environ_of: Any, root_path: Any, path: Any, script_name: Any, path_info: Any
 ) -> None:
     environ = environ_of(root_path=root_path, path=path)
@@ -69,7 +69,7 @@ def test_content_headers_have_their_own_keys_and_transfer_encoding_overrides_the
     assert "CONTENT_LENGTH" not in environ
 
 
-def test_octets_outside_ascii_in_the_query_are_kept(environ_of: Any) -> None:
+def test_bytes_outside_ascii_in_the_query_are_kept(environ_of: Any) -> None:
     assert environ_of(query_string=b"q=\xc3\xa9")["QUERY_STRING"] == "q=Ã©"
 
 
@@ -109,7 +109,7 @@ def test_wsgi_errors_is_one_log_record_a_line_and_nothing_on_stdout(answer: Any,
         errors.flush()
         errors.write("left at the end")
         with pytest.raises(TypeError):
-            errors.write(b"octets")
+            errors.write(b"bytes")
         start_response("200 OK", [])
         return []
 

@@ -103,7 +103,7 @@ def test_a_slow_client_holds_the_generator_back(drive: Any, client: Any) -> None
     assert app.closes == 1
 
 
-def test_large_chunks_run_ahead_by_octets_and_not_by_number(drive: Any, client: Any) -> None:
+def test_large_chunks_run_ahead_by_bytes_and_not_by_number(drive: Any, client: Any) -> None:
     produced = []
 
     def app(environ: Any, start_response: Any) -> Any:

@@ -92,7 +92,7 @@ def test_headers_keep_order_and_repetition_and_lose_what_is_the_connections(answ
     assert caller.headers == [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=\xe9"), (b"content-length", b"0")]
 
 
-def test_the_head_waits_for_the_first_octets_so_that_an_error_can_still_replace_it(answer: Any) -> None:
+def test_the_head_waits_for_the_first_bytes_so_that_an_error_can_still_replace_it(answer: Any) -> None:
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [("X-First", "1")])
         yield b""
@@ -177,7 +177,7 @@ def test_what_goes_past_the_content_length_is_cut_off_and_logged(answer: Any, ca
         caplog.clear()
         caller = answer(responding(body, ("Content-Length", "4")))
         assert (caller.body, caller.whole) == (b"abcd", True)
-        assert "past its Content-Length" in caplog.text
+        assert "more than its Content-Length" in caplog.text
 
 
 @pytest.mark.parametrize("body", [[b"ab"], Chunks(b"ab"), [], Chunks()])
@@ -185,7 +185,7 @@ def test_less_than_the_content_length_is_an_error_and_never_a_whole_response(
     answer: Any, client: Any, drive: Any, body: Any
 ) -> None:
     caller = client()
-    with pytest.raises(RuntimeError, match="octets it declared"):
+    with pytest.raises(RuntimeError, match="bytes it declared"):
         drive(responding(body, ("Content-Length", "4")), caller.call)
     assert all(message["more_body"] for message in caller.sent[1:])
 

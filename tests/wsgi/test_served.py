@@ -37,7 +37,7 @@ async def served(app: Any, http: str, **options: Any) -> AsyncIterator[tuple[Wsg
 
 
 async def exchange(port: int, request: bytes) -> bytes:
-    """What the server answers to the octets, until it closes."""
+    """What the server answers to the bytes, until it closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     try:

@@ -1,4 +1,4 @@
-"""A module that answers messages, with a secret that may change while it runs."""
+"""A module that answers messages. Its secret may change while it runs."""
 
 import hmac
 from typing import Any

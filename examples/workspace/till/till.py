@@ -1,4 +1,4 @@
-"""A module that asks another one."""
+"""A module that sends a request to another module."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request

@@ -1,7 +1,7 @@
-"""What can be told about the user's application by looking at it: its interface, its framework and its routes.
+"""The interface, the framework and the routes of an application, found out by looking at the object.
 
-Nothing here calls the application or imports a framework. A new framework is one file beside this one and one row in
-`table.FRAMEWORKS`.
+Nothing here calls the application or imports a framework. Support for a framework is one file in this folder and one
+row in `table.FRAMEWORKS`.
 """
 
 from pywatt_host.app.introspection.interface import Found, interface_of, is_factory, state_parameter

@@ -1,4 +1,4 @@
-"""The manifest's arguments against a factory's signature and annotations."""
+"""The manifest's arguments for a factory, checked against its signature and annotations."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 class ArgumentsError(Exception):
-    """The arguments do not fit; the text holds every fault and no value."""
+    """The arguments do not fit. The text has every fault and no value."""
 
 
 def bind(
     factory: Callable[..., Any], args: Mapping[str, Any], state: Any, *, key: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What to call `factory` with: `args` converted to its annotations, and `state` where it takes the AppState.
+    """The positional and keyword arguments to call `factory` with: `args` converted to the annotated types, and `state`
+    for the parameter that takes the AppState.
 
-    A value must have the annotated type as JSON would write it (a list for a tuple, text for a Path or a date); text
-    from an interpolation takes whatever type is asked for. An annotation that cannot be resolved or checked is not.
-    Raises `ArgumentsError`. `key` is where the manifest holds `args`.
+    A value must have the annotated type in its JSON form (a list for a tuple, text for a Path or a date); text from an
+    interpolation is converted to the annotated type. An annotation that cannot be resolved or checked is ignored. `key`
+    is the manifest key of `args`. Raises `ArgumentsError`.
     """
     signature = signature_of(factory)
     if signature is None:
@@ -62,7 +63,7 @@ def bind(
     if taker is not None:
         bound.arguments[taker] = state
     faults += [
-        f"{key}.{name} is missing: the factory wants it"
+        f"{key}.{name} is missing: the factory requires it"
         for name, each in parameters.items()
         if each.default is Parameter.empty and name != taker and name not in args
     ]
@@ -72,7 +73,7 @@ def bind(
 
 
 def plain(value: Any) -> Any:
-    """A value of the manifest as the user's code expects it: dict, list, str and the other scalars."""
+    """A value of the manifest as plain dict, list, str and other scalars, for the user's code."""
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -90,10 +91,10 @@ def _converted(value: Any, annotation: Any) -> Any:
         strict = not _holds_interpolated(value)
         try:
             text = json.dumps(ready)
-        except (TypeError, ValueError):  # an object that no file can hold: it comes from Python
+        except (TypeError, ValueError):  # an object from Python code, which has no JSON form
             return adapter.validate_python(ready, strict=strict)
         return adapter.validate_json(text, strict=strict)
-    except (PydanticUserError, PydanticUndefinedAnnotation):  # no type that pydantic can check
+    except (PydanticUserError, PydanticUndefinedAnnotation):  # pydantic cannot check this type
         return ready
 
 
@@ -104,7 +105,7 @@ def _holds_interpolated(value: Any) -> bool:
 
 
 def _annotation(factory: Any, parameter: Parameter) -> Any:
-    """The annotation, with text (as of `from __future__ import annotations`) looked up where the factory stands."""
+    """The annotation. Text (as with `from __future__ import annotations`) is resolved in the factory's module."""
     if parameter.annotation is Parameter.empty:
         return Parameter.empty
     holder = SimpleNamespace(__annotations__={"it": parameter.annotation})
@@ -116,7 +117,7 @@ def _annotation(factory: Any, parameter: Parameter) -> Any:
 
 
 def _globals(factory: Any) -> dict[str, Any]:
-    """The names that the text of an annotation may use: those of the module that defines the innermost function."""
+    """The globals for the text of an annotation: those of the module with the innermost function."""
     while True:
         if isinstance(factory, functools.partial):
             factory = factory.func
@@ -135,7 +136,7 @@ def _globals(factory: Any) -> dict[str, Any]:
 def _unknown(name: str, known: list[str], key: str) -> str:
     near = difflib.get_close_matches(name, known, 1)
     takes = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}" if known else "it takes none"
-    return f"{key}.{name} is no parameter of the factory ({takes})"
+    return f"{key}.{name} is not a parameter of the factory ({takes})"
 
 
 def _mismatches(error: ValidationError, where: str, parameter: Parameter) -> list[str]:
@@ -143,6 +144,6 @@ def _mismatches(error: ValidationError, where: str, parameter: Parameter) -> lis
     name = wanted if isinstance(wanted, str) else inspect.formatannotation(wanted)
     return [
         f"{where}{''.join(f'[{part}]' if isinstance(part, int) else f'.{part}' for part in fault['loc'])} "
-        f"is not as {name} wants it: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        f"does not fit {name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]

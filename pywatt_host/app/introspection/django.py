@@ -1,4 +1,4 @@
-"""Routes of Django: the URL configuration of its settings, `path()` and `re_path()`, includes and translations."""
+"""Routes of Django: the URL configuration of its settings, with `path()`, `re_path()`, includes and translations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from pywatt_host.app.introspection.regex import one_segment, pieces_of_regex
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, template
 
 _PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
@@ -18,8 +18,8 @@ def matches(app: Any) -> bool:
     return is_a(app, "django", "ASGIHandler", "WSGIHandler")
 
 
-def routes(app: Any) -> list[Route]:
-    """Django holds one URL configuration a process, whichever handler is asked. This imports it, and so the views."""
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
+    """The URL configuration, of which Django has one for the whole process. This imports it, and with it the views."""
     return read(sys.modules["django.urls"].get_resolver().url_patterns, ["/"])
 
 
@@ -37,12 +37,12 @@ def read(patterns: list[Any], before: list[Piece]) -> list[Route]:
 
 
 def _readings(pattern: Any, *, whole: bool) -> list[list[Piece]]:
-    """The pieces of one pattern, more than once where a part of it is optional."""
+    """The pieces of one pattern: several lists where a part of it is optional."""
     if is_a(pattern, "django", "LocalePrefixPattern"):
         language: list[Piece] = [Parameter("language"), "/"]
         return [language] if pattern.prefix_default_language else [language, []]
     text = pattern._regex if is_a(pattern, "django", "RegexPattern") else pattern._route
-    if not isinstance(text, str):  # a translated pattern is another one in each language
+    if not isinstance(text, str):  # a translated pattern differs from language to language
         return [[_REST]]
     if is_a(pattern, "django", "RegexPattern"):
         return pieces_of_regex(text, whole=whole)
@@ -60,7 +60,7 @@ def _pieces(text: str, converters: dict[str, Any]) -> list[Piece]:
 
 
 def _methods(view: Any) -> tuple[str, ...]:
-    """Of a class-based view what its class implements, without the OPTIONS that every one has; else all."""
+    """The methods that a class-based view implements, without the OPTIONS that every such view has; `*` for others."""
     cls: Any = getattr(view, "view_class", None)
     if cls is None:
         return ANY

@@ -1,4 +1,4 @@
-"""Routes of FastAPI: the documentation pages, included routers and front ends as well."""
+"""Routes of FastAPI, with its documentation pages, included routers and front ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from pywatt_host.app.introspection import starlette
-from pywatt_host.app.introspection.route import Route, is_a
+from pywatt_host.app.introspection.route import Route, RoutesOf, is_a
 from pywatt_host.app.introspection.template import below, template
 
 
@@ -14,17 +14,20 @@ def matches(app: Any) -> bool:
     return is_a(app, "fastapi", "FastAPI", "APIRouter")
 
 
-def routes(app: Any) -> list[Route]:
-    """In recent releases an included router stays a router in the table, and its routes are made when asked for."""
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
+    """The routes. In recent releases an included router stays a router in the table, and its routes are made on
+    demand."""
     contexts = getattr(sys.modules["fastapi.routing"], "iter_route_contexts", None)
     if contexts is None:
-        return starlette.read(app.routes)
-    found = [row for context in contexts(app.routes) for row in starlette.read_one(context, context.original_route)]
+        return starlette.read(app.routes, routes_of)
+    found: list[Route] = []
+    for context in contexts(app.routes):
+        found += starlette.read_one(context, context.original_route, routes_of)
     return found + _front_ends(getattr(app, "router", app))
 
 
 def _front_ends(router: Any) -> list[Route]:
-    """What `frontend()` serves: folders of built pages, which FastAPI tries after every other route."""
+    """The folders of built pages that `frontend()` serves, which FastAPI tries after every other route."""
     late = getattr(router, "_iter_low_priority_routes", None)
     rows = []
     for context in late() if late else ():

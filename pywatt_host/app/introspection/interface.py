@@ -1,4 +1,4 @@
-"""Which interface a callable speaks, told from its shape alone: it is never called."""
+"""Which interface a callable has, decided by its shape. The callable is never called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pywatt_host.app.introspection.route import is_a
 
 Found: TypeAlias = Literal["asgi", "wsgi", "asgi2", "unknown"]
 
-# Instances whose class says it all, since instrumentation likes to replace their `__call__` by (*args, **kwargs).
+# Classes whose instances have a known interface, even where instrumentation replaces `__call__` by (*args, **kwargs).
 _KNOWN: Mapping[tuple[str, str], Found] = MappingProxyType(
     {
         ("starlette", "Starlette"): "asgi",
@@ -33,9 +33,9 @@ _ASGI_PARAMETERS, _WSGI_PARAMETERS = 3, 2
 
 
 def interface_of(obj: Any) -> Found:
-    """`asgi` (3.0) takes scope, receive, send; `wsgi` (PEP 3333) takes environ, start_response; `asgi2` takes scope
-    and gives a coroutine function of receive, send. `unknown` is everything else, applications without a readable
-    signature included."""
+    """The interface of an object: `asgi` (3.0) takes scope, receive, send; `wsgi` (PEP 3333) takes environ,
+    start_response; `asgi2` takes scope and returns a coroutine function of receive, send. Everything else is `unknown`,
+    also an application without a readable signature."""
     if not callable(obj):
         return "unknown"
     for (package, name), interface in _KNOWN.items():
@@ -52,11 +52,11 @@ def interface_of(obj: Any) -> Found:
 
 
 def is_factory(obj: Any, factory: bool | None, args: Collection[str] = ()) -> bool:
-    """Whether `obj` is to be called for the application. `args`: the names of the manifest's arguments for it.
+    """Whether `obj` is a factory, to be called for the application. `args` are the names of the manifest's arguments.
 
-    Left to us (None), a function or method is one when it is not an application by its own shape. What looks like
-    both is an application, unless a parameter asks for the AppState or `args` names one. A signature of `*args` alone
-    says nothing and makes no factory, and neither is a class one.
+    Where `factory` is None, a function or method is a factory when it does not have the shape of an application. One
+    that may be either is an application, unless a parameter asks for the AppState or is in `args`. A callable with
+    nothing but `*args` is not a factory, and neither is a class.
     """
     if factory is not None:
         return factory
@@ -75,8 +75,8 @@ def is_factory(obj: Any, factory: bool | None, args: Collection[str] = ()) -> bo
 
 
 def state_parameter(signature: Signature, args: Collection[str]) -> str | None:
-    """The parameter of a factory that takes the AppState: one called `app_state` or `state` or annotated `AppState`,
-    else the first positional one without a default that is not among `args`."""
+    """The name of the factory's parameter for the AppState: a parameter named `app_state` or `state` or annotated
+    `AppState`, else the first positional one without a default that is not in `args`."""
     free = [parameter for parameter in signature.parameters.values() if parameter.name not in args]
     for parameter in free:
         if _asks_for_state(parameter):
@@ -88,7 +88,7 @@ def state_parameter(signature: Signature, args: Collection[str]) -> str | None:
 
 
 def signature_of(obj: Any) -> Signature | None:
-    """None where there is none to read, as of some compiled callables."""
+    """The signature; None where it cannot be read, as for some compiled callables."""
     try:
         return inspect.signature(obj)
     except (TypeError, ValueError):
@@ -104,7 +104,7 @@ def _asks_for_state(parameter: Parameter) -> bool:
 
 
 def _shape(signature: Signature | None, asynchronous: bool) -> Found:
-    """By the parameters' names where they are the specification's, else by how many there are."""
+    """The interface by the names of the parameters, where they are those of the specification, else by their number."""
     if signature is None:
         return "asgi" if asynchronous else "unknown"
     positional = [parameter for parameter in signature.parameters.values() if parameter.kind in _POSITIONAL]
@@ -126,7 +126,8 @@ def _shape(signature: Signature | None, asynchronous: bool) -> Found:
 
 
 def _class_interface(cls: type, signature: Signature | None) -> Found:
-    """A class is an application where making an instance is the call itself (PEP 3333 has such an example)."""
+    """The interface of a class. A class is an application where making an instance is the call, as in an example of
+    PEP 3333."""
     if signature is None:
         return "unknown"
     shape = _shape(signature, asynchronous=False)
@@ -142,7 +143,7 @@ def _class_interface(cls: type, signature: Signature | None) -> Found:
 
 
 def _is_async(obj: Any) -> bool:
-    # Before 3.12 the mark of asgiref and asyncio for "as good as a coroutine function" is an attribute.
+    # Before Python 3.12, asgiref and asyncio mark what counts as a coroutine function with an attribute.
     return any(
         inspect.iscoroutinefunction(each) or getattr(each, "_is_coroutine", None) is not None
         for each in (obj, getattr(obj, "__call__", None))  # noqa: B004 - its code is asked, not whether it is callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, template
 
 
@@ -13,8 +13,8 @@ def matches(app: Any) -> bool:
     return is_a(app, "litestar", "Litestar")
 
 
-def routes(app: Any) -> list[Route]:
-    """One row a handler, without the OPTIONS handler that Litestar adds to every path."""
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
+    """One row for each handler, without the OPTIONS handler that Litestar adds to every path."""
     return [row for route in app.routes for row in _rows(route)]
 
 
@@ -36,7 +36,7 @@ def _rows(route: Any) -> list[Route]:
 
 
 def _pieces(components: list[Any]) -> list[Piece]:
-    """A component is text, or the definition of a parameter that fills the whole segment."""
+    """The pieces of a path. A component is text, or the definition of a parameter that is a whole segment."""
     pieces: list[Piece] = []
     for component in components:
         parameter = component if isinstance(component, str) else Parameter(component.name, component.type is Path)

@@ -1,4 +1,4 @@
-"""Regular expressions as pieces of a path: which of them stay inside one segment, and which can be taken apart."""
+"""Regular expressions as pieces of a path template."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
 def one_segment(pattern: str) -> bool:
-    """Whether every match of `pattern` is surely neither empty nor holds a slash. In doubt: no."""
+    """Whether every match of `pattern` is certainly not empty and without a slash; False in doubt."""
     if _LOOKAROUND.search(pattern):
         return False
     try:
@@ -31,18 +31,20 @@ def one_segment(pattern: str) -> bool:
 
 
 def _may_be_slash(atom: str) -> bool:
-    """Raises `re.error` for an atom that says nothing by itself, such as a reference to a group."""
+    """Whether the atom may match a slash. Raises `re.error` for an atom that has no meaning alone, such as a reference
+    to a group."""
     if atom in _STRUCTURE:
         return False
     return atom in _ZERO_WIDTH or re.fullmatch(atom, "/") is not None
 
 
 def pieces_of_regex(pattern: str, *, whole: bool) -> list[list[Piece]]:
-    """The ways to read `pattern`, each as pieces; two for one that ends in an optional slash.
+    """The pieces of `pattern`; two lists of pieces for a pattern that ends in an optional slash.
 
-    `whole`: the pattern must reach the end of the path (with its `$`); otherwise something follows what it matches.
-    Reading stops at the first thing that is neither literal text, a character class nor a plain group; that and all
-    that follows is the rest. Without an anchor in front, or with alternatives or flags on top, all of it is the rest.
+    With `whole` the pattern must match to the end of the path (with its `$`); otherwise more of the path follows.
+    Reading stops at the first part that is neither literal text, a character class nor a plain group; from there on the
+    path is one parameter. The whole path is one parameter where the pattern has no anchor in front, or has alternatives
+    or flags at its top level.
     """
     position = next((len(anchor) for anchor in ("^", r"\A") if pattern.startswith(anchor)), 0)
     if not position or _has_alternatives(pattern):
@@ -65,7 +67,7 @@ def _next(pattern: str, position: int, *, number: int) -> tuple[Piece, int]:
     if pattern[position] == "(":
         return _group(pattern, position, number)
     atom = _ATOM.match(pattern, position)
-    assert atom is not None  # it ends in "any character"
+    assert atom is not None  # its last alternative is any character
     quantifier = _QUANTIFIER.match(pattern, atom.end())
     text = _literal(atom[0])
     if quantifier is None and text is not None:

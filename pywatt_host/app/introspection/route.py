@@ -1,22 +1,22 @@
-"""One row of an application's own routing table, and how a framework's classes are told by name."""
+"""One row of an application's own route table, and recognising the classes of frameworks by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 ANY = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path that the application answers, as an endpoint of the manifest would say it.
+    """A path that the application answers, in the form of an endpoint of the manifest.
 
-    `path` is `/users/{id}` or `/files/{rest:path}` and matches every path that the framework's own pattern matches,
-    sometimes more (a constraint such as "digits only" cannot be said). `methods` is sorted and upper-case: what the
-    application declares, without the HEAD and OPTIONS that a framework adds by itself; `WEBSOCKET` for a web socket,
-    `*` where everything is taken. `name` is the framework's name of the handler, if it has one.
+    `path` is `/users/{id}` or `/files/{rest:path}`. It matches every path that the framework's own pattern matches, and
+    sometimes more: a template has no constraints such as "digits only". `methods` is sorted and upper-case. It has the
+    methods that the application declares, without the HEAD and OPTIONS that a framework adds by itself; `WEBSOCKET` for
+    a WebSocket, `*` for every method. `name` is the framework's name of the handler, where it has one.
     """
 
     path: str
@@ -24,14 +24,18 @@ class Route:
     name: str = ""
 
 
+# The routes of an application inside another one; None where they cannot be read.
+RoutesOf: TypeAlias = Callable[[Any], list[Route] | None]
+
+
 def methods_of(methods: Iterable[str] | None) -> tuple[str, ...]:
-    """Sorted and upper-case; none at all means every method."""
+    """The methods sorted and in upper case; without any, `*`."""
     return tuple(sorted(method.upper() for method in methods)) if methods else ANY
 
 
 def is_a(value: Any, package: str, *names: str) -> bool:
-    """Whether the class of `value`, or one it descends from, is one of `names` and from `package`.
+    """Whether the class of `value`, or one of its base classes, is one of `names` from `package`.
 
-    By name, so that no framework is imported to ask about it.
+    Classes are compared by name, so that no framework is imported for it.
     """
     return any(cls.__name__ in names and cls.__module__.partition(".")[0] == package for cls in type(value).__mro__)

@@ -1,4 +1,4 @@
-"""Routes of Starlette, and of everything built from its `Router`."""
+"""Routes of Starlette, and of every application made from its `Router`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pywatt_host.app.introspection.regex import one_segment
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
-from pywatt_host.app.introspection.table import routes_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
 
 _PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(?::[a-zA-Z_][a-zA-Z0-9_]*)?\}")
@@ -20,21 +19,21 @@ def matches(app: Any) -> bool:
     return is_a(app, "starlette", "Starlette", "Router")
 
 
-def routes(app: Any) -> list[Route]:
-    return read(app.routes)
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
+    return read(app.routes, routes_of)
 
 
-def read(table: Iterable[Any]) -> list[Route]:
-    """The rows of a list of Starlette's routes; a route of an unknown kind may take anything."""
-    return [row for route in table for row in read_one(route, route)]
+def read(table: Iterable[Any], routes_of: RoutesOf) -> list[Route]:
+    """The rows of a list of Starlette's routes. A route of an unknown class may match every path."""
+    return [row for route in table for row in read_one(route, route, routes_of)]
 
 
-def read_one(route: Any, kind: Any) -> list[Route]:
-    """The rows of one route, of the kind that the route `kind` is."""
+def read_one(route: Any, kind: Any, routes_of: RoutesOf) -> list[Route]:
+    """The rows of one route; `kind` is the route whose class decides how it is read."""
     if is_a(kind, "starlette", "Mount"):
-        return _mounted(route.app, _template(route) if route.path else "", route.name or "")
-    if is_a(kind, "starlette", "Host"):  # the table knows no hosts: what any of them answers is answered
-        return _mounted(route.app, "", route.name or "")
+        return _mounted(route.app, _template(route) if route.path else "", route.name or "", routes_of)
+    if is_a(kind, "starlette", "Host"):  # rows have no host: the routes of every host are rows
+        return _mounted(route.app, "", route.name or "", routes_of)
     if is_a(kind, "starlette", "WebSocketRoute"):
         return [Route(_template(route), ("WEBSOCKET",), route.name or "")]
     if is_a(kind, "starlette", "Route"):
@@ -42,7 +41,7 @@ def read_one(route: Any, kind: Any) -> list[Route]:
     return [Route("/{path:path}", ANY)]
 
 
-def _mounted(app: Any, prefix: str, name: str) -> list[Route]:
+def _mounted(app: Any, prefix: str, name: str, routes_of: RoutesOf) -> list[Route]:
     if is_a(app, "starlette", "StaticFiles"):
         return [Route(below(prefix), ("GET", "HEAD"), name)]
     inner = routes_of(app)
@@ -53,7 +52,7 @@ def _mounted(app: Any, prefix: str, name: str) -> list[Route]:
 
 def _methods(route: Any, kind: Any) -> tuple[str, ...]:
     if route.methods:
-        # Starlette adds HEAD to GET and FastAPI's own routes do not, so that there it was asked for.
+        # Starlette adds HEAD to GET; FastAPI's own routes do not, so a HEAD there was declared.
         added = set() if is_a(kind, "fastapi", "APIRoute") or "GET" not in route.methods else {"HEAD"}
         return methods_of(set(route.methods) - added)
     endpoint = route.endpoint

@@ -1,4 +1,4 @@
-"""Which file reads which framework, and the way through middleware to the application that holds the routes."""
+"""The frameworks whose routes can be read, and the search through middleware for the application with the routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from pywatt_host.app.introspection.route import Route
+from pywatt_host.app.introspection.route import Route, RoutesOf
 
 FRAMEWORKS: Mapping[str, str] = MappingProxyType(
     {
@@ -22,7 +22,7 @@ FRAMEWORKS: Mapping[str, str] = MappingProxyType(
         "werkzeug": "pywatt_host.app.introspection.werkzeug",
     }
 )
-"""The name of a framework, which is the package its classes live in, to the module that reads its applications."""
+"""The package of a framework's classes, which is its name, to the module that reads its applications."""
 
 _INNER = ("app", "application", "wsgi_application", "func", "__wrapped__", "__self__")
 _DEEPEST = 20
@@ -31,15 +31,16 @@ logger = logging.getLogger(__name__)
 
 
 class Reader(Protocol):
-    """What a framework's file holds."""
+    """The functions of each framework's file."""
 
     def matches(self, app: Any) -> bool: ...
 
-    def routes(self, app: Any) -> list[Route]: ...
+    def routes(self, app: Any, routes_of: RoutesOf) -> list[Route]:
+        """The routes; `routes_of` reads applications that are mounted in this one."""
 
 
 def framework_of(app: Any) -> str:
-    """The framework of `app`, or of what its middleware wraps; empty for one that is not in the table."""
+    """The framework of `app`, or of the application in its middleware; empty where it is not in the table."""
     for layer in _layers(app):
         for name, reader in _candidates(layer):
             if reader.matches(layer):
@@ -48,17 +49,17 @@ def framework_of(app: Any) -> str:
 
 
 def routes_of(app: Any) -> list[Route] | None:
-    """The application's own routing table in its own order, or None when it is opaque: it cannot be read.
+    """The application's own route table in its own order, or None where it cannot be read.
 
-    A path can stand in several rows (one a method, one a host). A trailing slash that a framework forgives everywhere,
-    by redirecting or ignoring it, is no row of its own. Reading a Django application imports its URL configuration.
+    A path can be in several rows (one for each method or host). A trailing slash that a framework accepts everywhere,
+    by redirecting or ignoring it, is not a row. Reading a Django application imports its URL configuration.
     """
     for layer in _layers(app):
         for name, reader in _candidates(layer):
             if not reader.matches(layer):
                 continue
             try:
-                return list(dict.fromkeys(reader.routes(layer)))
+                return list(dict.fromkeys(reader.routes(layer, routes_of)))
             except Exception:  # named boundary: the framework's internals, which another release may have changed
                 logger.warning("the routes of the %s application cannot be read", name, exc_info=True)
                 return None
@@ -66,7 +67,7 @@ def routes_of(app: Any) -> list[Route] | None:
 
 
 def _candidates(app: Any) -> Iterator[tuple[str, Reader]]:
-    """The frameworks that the class of `app` descends from, nearest first."""
+    """The frameworks of the base classes of `app`, nearest first."""
     packages = dict.fromkeys(cls.__module__.partition(".")[0] for cls in type(app).__mro__)
     for name in packages:
         if name in FRAMEWORKS:
@@ -74,7 +75,7 @@ def _candidates(app: Any) -> Iterator[tuple[str, Reader]]:
 
 
 def _layers(app: Any) -> Iterator[Any]:
-    """`app`, then what it wraps (by the attribute names that middleware uses), and so on inwards."""
+    """`app`, then the application that it wraps in an attribute that middleware uses, and so on inwards."""
     seen: set[int] = set()
     while id(app) not in seen and len(seen) < _DEEPEST:
         seen.add(id(app))
@@ -87,6 +88,6 @@ def _is_layer(value: Any) -> bool:
 
 
 def _plain(app: Any, name: str) -> Any:
-    """The attribute, unless it is computed: looking must not run the application's code."""
+    """The attribute, unless it is a property: no code of the application may run."""
     found = inspect.getattr_static(app, name, None)
     return None if found is None or isinstance(found, property) else getattr(app, name, None)

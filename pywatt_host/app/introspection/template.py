@@ -1,7 +1,7 @@
-"""Path templates of the manifest (`/users/{id}`, `/files/{rest:path}`) made from the pieces of a framework's pattern.
+"""Path templates of the manifest (`/users/{id}`, `/files/{rest:path}`), made from the pieces of a framework's pattern.
 
-A template may match more than the pattern, never less: what it cannot say becomes a parameter, and what may hold a
-slash takes the rest of the path.
+A template may match more than the pattern, never less: a part that a template cannot express becomes a parameter, and a
+part that may contain a slash takes the rest of the path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A variable piece of a path. `rest`: its value may be empty or hold a slash, so nothing can be said behind it."""
+    """A variable piece of a path. With `rest` its value may be empty or contain a slash, so that it takes the rest of
+    the path."""
 
     name: str
     rest: bool = False
@@ -22,14 +23,14 @@ class Parameter:
 
 Piece: TypeAlias = str | Parameter
 
-_UNSAYABLE = re.compile(r"[\s?#<>\\{}]")
+_NOT_LITERAL = re.compile(r"[\s?#<>\\{}]")
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 
 
 def template(pieces: Iterable[Piece]) -> str:
-    """The narrowest template that matches whatever `pieces` match, one after the other.
+    """The narrowest template that matches every path that the pieces match, one after the other.
 
-    A segment that mixes text and parameters, or holds text that no manifest may hold, becomes a parameter.
+    A segment with text and parameters, or with text that a manifest may not contain, becomes a parameter.
     """
     parts: list[str] = []
     names: set[str] = set()
@@ -42,7 +43,7 @@ def template(pieces: Iterable[Piece]) -> str:
         if hollow or any(parameter.rest for parameter in parameters):
             parts.append(f"{{{name}:path}}")
             break
-        if parameters or text in (".", "..") or _UNSAYABLE.search(text):
+        if parameters or text in (".", "..") or _NOT_LITERAL.search(text):
             parts.append(f"{{{name}}}")
             names.add(name)
         else:
@@ -51,7 +52,7 @@ def template(pieces: Iterable[Piece]) -> str:
 
 
 def join(prefix: str, path: str) -> str:
-    """The template `path` below the template `prefix`, which is empty or ends with no slash."""
+    """The template `path` below the template `prefix`, which is empty or does not end with a slash."""
     return template([*_pieces(prefix), *_pieces(path)])
 
 

@@ -1,12 +1,11 @@
-"""Rules of Werkzeug, which Flask and Quart route by, and its `DispatcherMiddleware`."""
+"""Routes of Werkzeug: its rules, which Flask and Quart use, and its `DispatcherMiddleware`."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pywatt_host.app.introspection.route import ANY, Route, is_a, methods_of
-from pywatt_host.app.introspection.table import routes_of
+from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
 
 
@@ -14,7 +13,7 @@ def matches(app: Any) -> bool:
     return is_a(app, "werkzeug", "DispatcherMiddleware")
 
 
-def routes(app: Any) -> list[Route]:
+def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     """The mounts, longest prefix first, then the application behind them."""
     rows: list[Route] = []
     for mount in sorted(app.mounts, key=len, reverse=True):
@@ -42,14 +41,15 @@ def rules(url_map: Any) -> list[Route]:
 
 
 def _pieces(rule: Any) -> list[Piece]:
-    """`_trace` holds the rule taken apart: the host, a bar, the path."""
+    """The pieces of a rule. `_trace` has the parts of the rule: the host, a bar, the path."""
     trace = list(rule._trace)
     path = trace[trace.index((False, "|")) + 1 :]
     return [_parameter(rule, text) if dynamic else text for dynamic, text in path]
 
 
 def _parameter(rule: Any, name: str) -> Parameter:
-    """A converter that is part_isolating sees one segment only, whatever its expression would take."""
+    """The parameter of a rule. A converter that is part_isolating matches within one segment, whatever its expression
+    is."""
     converter = rule._converters[name]
     return Parameter(name, rest=not converter.part_isolating or re.fullmatch(converter.regex, "") is not None)
 

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP connections with what they lack: bounds on the request head and a drain that loses nothing.
+"""uvicorn's HTTP connections with bounds on the request head and a drain that loses no request.
 
-The classes here derive from uvicorn's protocols and override little of them. Where a uvicorn has another shape than the
-one known, `connection_class` gives its plain protocol and says so, and the host still serves.
+The classes here derive from uvicorn's protocols and override few methods. Where uvicorn has another shape than
+expected, `connection_class` returns its own protocol and logs a warning, and the host still serves.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ logger = logging.getLogger("pywatt.server")
 
 
 @dataclass(slots=True)
-class Listening:
-    """What all connections of one server share. Times in seconds; `now` is a coarse clock that the server moves on."""
+class ServerConditions:
+    """The limits and the state that all connections of one server share. Times are in seconds; `now` is a coarse clock
+    that the server sets."""
 
-    header_octets: int
+    header_bytes: int
     header_seconds: float
     keep_alive: float
     draining: bool = False
@@ -32,19 +33,19 @@ class Listening:
 
 
 class BoundedHead:
-    """Mixed into a uvicorn protocol. `head_since` is when the head that is awaited began, or None while a request runs
-    or the connection idles between two requests (which the keep-alive time bounds)."""
+    """A mixin for uvicorn's protocols. `head_since` is when the request head that is awaited began; None while a
+    request runs, or while the connection is idle between two requests, which the keep-alive timeout bounds."""
 
-    listening: Listening  # set on the derived class
+    conditions: ServerConditions  # set on the derived class
 
     def connection_made(self: Any, transport: asyncio.Transport) -> None:
-        self.head_since = self.listening.now
-        self.head_octets = 0
+        self.head_since = self.conditions.now
+        self.head_bytes = 0
         self.refusal = 400
         super().connection_made(transport)  # type: ignore[misc]
 
     def close_after_last(self: Any) -> None:
-        """Let the newest request be the connection's last."""
+        """Make the newest request the last one of the connection."""
         waiting = getattr(self, "pipeline", None)
         last = waiting[0][0] if waiting else self.cycle
         if waiting and self.cycle is not last and not self.cycle.response_started:
@@ -52,14 +53,14 @@ class BoundedHead:
         last.keep_alive = False
 
     def idle(self: Any) -> bool:
-        """Whether no request runs and none has begun to arrive."""
+        """Whether no request runs or has begun to arrive."""
         quiet = self.cycle is None or self.cycle.response_complete
-        return quiet and (self.head_since is None or self.head_octets == 0)
+        return quiet and (self.head_since is None or self.head_bytes == 0)
 
     def expire(self: Any) -> None:
-        """Called now and then: ends a connection whose head takes too long."""
-        if self.head_since is not None and self.listening.now - self.head_since >= self.listening.header_seconds:
-            if self.head_octets:
+        """End the connection where its request head takes too long. The server calls this regularly."""
+        if self.head_since is not None and self.conditions.now - self.head_since >= self.conditions.header_seconds:
+            if self.head_bytes:
                 self.refuse_head(408, "server.timeouts.header")
             else:
                 self.transport.close()
@@ -73,7 +74,7 @@ class BoundedHead:
         self.head_since = None
 
     def send_400_response(self: Any, msg: str) -> None:
-        """uvicorn's answer to what is no HTTP, in the host's form."""
+        """The response to bytes that are not HTTP, in place of uvicorn's: a problem document."""
         body = problem_body(self.refusal, "The request could not be read as HTTP." if self.refusal == 400 else "")
         head = [f"HTTP/1.1 {self.refusal} {title(self.refusal)}\r\n".encode()]
         for name, value in [*self.server_state.default_headers, *problem_headers(body, [(b"connection", b"close")])]:
@@ -83,57 +84,57 @@ class BoundedHead:
 
 
 class _H11(BoundedHead):
-    """Where httptools is not: h11 bounds a head that is incomplete, this one that comes whole as well."""
+    """For h11, where httptools is not installed: h11 bounds an incomplete head, this class also a complete one."""
 
     def data_received(self: Any, data: bytes) -> None:
         if self.conn.their_state is h11.IDLE:
             head = self.conn.trailing_data[0] + data
-            most = self.listening.header_octets
+            most = self.conditions.header_bytes
             if len(head) > most and not 0 <= head.find(b"\r\n\r\n") <= most:
                 self.refuse_head(431, "server.limits.header")
                 return
         super().data_received(data)  # type: ignore[misc]
         waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
         if waiting:
-            self.head_since = self.head_since or self.listening.now
-        self.head_octets = waiting
+            self.head_since = self.head_since or self.conditions.now
+        self.head_bytes = waiting
 
     def handle_events(self: Any) -> None:
         before = self.cycle
         super().handle_events()  # type: ignore[misc]
         if self.cycle is not before:
             self.head_since = None
-            if self.listening.draining:
+            if self.conditions.draining:
                 self.close_after_last()
 
 
-def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
-    """The parser's callbacks run for every request: `base` is called by name here, which costs least."""
+def _httptools_class(base: type[Any], conditions: ServerConditions) -> type[Any]:
+    """The bounded protocol for httptools. Its methods run for every request, so they call `base` directly."""
     received, begun, complete = base.data_received, base.on_message_begin, base.on_headers_complete
-    most = listening.header_octets
+    most = conditions.header_bytes
 
     class BoundedHttpTools(BoundedHead, base):  # type: ignore[misc]
         def data_received(self, data: bytes) -> None:
             self.arrived = len(data)
             if self.head_since is not None:
-                self.head_octets += self.arrived
+                self.head_bytes += self.arrived
             received(self, data)
-            if self.head_since is not None and self.head_octets > most:
+            if self.head_since is not None and self.head_bytes > most:
                 self.refuse_head(431, "server.limits.header")
 
         def on_message_begin(self) -> None:
             if self.head_since is None:
-                self.head_since, self.head_octets = listening.now, self.arrived
+                self.head_since, self.head_bytes = conditions.now, self.arrived
             begun(self)
 
         def on_headers_complete(self) -> None:
-            if self.head_octets > most:
+            if self.head_bytes > most:
                 self.check_head_length()
             before = self.cycle
             complete(self)
             if self.cycle is not before:
                 self.head_since = None
-                if listening.draining:
+                if conditions.draining:
                     self.close_after_last()
 
         def check_head_length(self) -> None:
@@ -144,17 +145,17 @@ def _httptools_class(base: type[Any], listening: Listening) -> type[Any]:
     return BoundedHttpTools
 
 
-# A request target that is a path of characters that mean themselves, and perhaps a query.
+# A request target with a path of characters without a special meaning, and an optional query.
 _PLAIN_TARGET = re.compile(
     rb"((?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?)(?:\?([!-\"$-~]*))?"
 ).fullmatch
 
 
-def _lean_class(base: type[Any], cycle_class: type[Any], listening: Listening) -> type[Any]:
-    """Over a bounded httptools protocol: scope and cycle made at once, and no timer for each response, since the
-    server's tick closes what has idled for too long. What is out of the ordinary goes uvicorn's way."""
+def _lean_class(base: type[Any], cycle_class: type[Any], conditions: ServerConditions) -> type[Any]:
+    """A bounded httptools protocol that makes scope and cycle at once, and sets no timer for each response, since the
+    server regularly closes connections that are idle for too long. Unusual requests are left to uvicorn."""
     begun, complete = base.on_message_begin, base.on_headers_complete
-    most = listening.header_octets
+    most = conditions.header_bytes
 
     class LeanHttpTools(base):  # type: ignore[misc]
         idle_since = 0.0
@@ -164,7 +165,7 @@ def _lean_class(base: type[Any], cycle_class: type[Any], listening: Listening) -
 
         def on_message_begin(self) -> None:
             if self.head_since is None:
-                self.head_since, self.head_octets = listening.now, self.arrived
+                self.head_since, self.head_bytes = conditions.now, self.arrived
             self.url = b""
             self.expect_100_continue = False
             self.headers = []
@@ -176,7 +177,7 @@ def _lean_class(base: type[Any], cycle_class: type[Any], listening: Listening) -
                 target is None
                 or not target[1]
                 or self.expect_100_continue
-                or self.head_octets > most
+                or self.head_bytes > most
                 or parser.should_upgrade()
                 or parser.get_http_version() != "1.1"
             ):
@@ -214,7 +215,7 @@ def _lean_class(base: type[Any], cycle_class: type[Any], listening: Listening) -
             else:  # pipelined
                 self.flow.pause_reading()
                 self.pipeline.appendleft((cycle, self.app))
-            if listening.draining:
+            if conditions.draining:
                 self.close_after_last()
 
         def head_complete_as_usual(self) -> None:
@@ -236,33 +237,35 @@ def _lean_class(base: type[Any], cycle_class: type[Any], listening: Listening) -
             if self.pipeline:
                 self._start_asgi_task(*self.pipeline.pop())
             else:
-                self.idle_since = listening.now
+                self.idle_since = conditions.now
 
         def expire(self) -> None:
             super().expire()
             idle = self.head_since is None and self.cycle is not None and self.cycle.response_complete
-            if idle and listening.now - self.idle_since >= listening.keep_alive:
+            if idle and conditions.now - self.idle_since >= conditions.keep_alive:
                 self.transport.close()
 
     return LeanHttpTools
 
 
-# What is overridden or read of uvicorn's protocols.
+# The methods of uvicorn's protocols that are overridden or used here.
 _KNOWN = ("connection_made", "data_received", "send_400_response", "shutdown", "on_response_complete")
 
 
-def connection_class(base: type[Any], listening: Listening, *, lean: bool) -> type[Any]:
-    """`base` with the behaviour of this module, or `base` itself where its shape is unknown. `lean` takes uvicorn's
-    request cycles over as well, where they are the ones known."""
+def connection_class(base: type[Any], conditions: ServerConditions, *, lean: bool) -> type[Any]:
+    """`base` with the bounds of this module; `base` itself where its shape is unknown. With `lean`, uvicorn's request
+    cycles are replaced as well, where their shape is known."""
     if any(not callable(getattr(base, name, None)) for name in _KNOWN):
-        logger.warning("this uvicorn is unknown: no bounds on request heads (server.limits.header, timeouts.header)")
+        logger.warning(
+            "this version of uvicorn is not known: request heads have no limits (server.limits.header, timeouts.header)"
+        )
         return base
     if hasattr(base, "on_headers_complete"):
-        made = _httptools_class(base, listening)
+        made = _httptools_class(base, conditions)
         cycle_class = lean_cycle(base) if lean else None
         if cycle_class is not None:
-            made = _lean_class(made, cycle_class, listening)
+            made = _lean_class(made, cycle_class, conditions)
     else:
         made = type("BoundedH11", (_H11, base), {})
-    made.listening = listening
+    made.conditions = conditions
     return made

@@ -1,10 +1,10 @@
-"""A request and its response on a connection, at less cost: uvicorn's request cycle, said again where that saves most.
+"""A faster version of uvicorn's request cycle, which sends the response of one request.
 
-The head and the first of the body leave in one system call; what the edge wants of a response (its status, its length,
-its request id) is seen to here, so that nothing need be wrapped around `send`. Checks and errors are as in uvicorn.
+The head and the first part of the body leave in one system call. The status, the length and the request id of a
+response are handled here for the edge, so that it need not wrap `send`. Checks and errors are those of uvicorn.
 
-This depends on uvicorn's insides. PYWATT_ONE_WRITE=off leaves all of it to uvicorn, and so does, by itself, a uvicorn
-of another shape than the one known.
+This depends on internals of uvicorn. PYWATT_ONE_WRITE=off leaves everything to uvicorn; the same happens by itself with
+a version of uvicorn that is not known.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pywatt_host.types import Message
 
 logger = logging.getLogger("pywatt.server")
 
-CYCLE = "pywatt.cycle"  # where a scope carries its cycle to the edge, which takes it out
+CYCLE = "pywatt.cycle"  # where a scope carries its cycle to the edge, which removes it
 
-_COPIED_UP_TO = 64 * 1024  # octets: a body up to here is joined to its head, a longer one leaves beside it
+_JOIN_LIMIT = 64 * 1024  # bytes: a body up to this length is joined with its head, a longer one is sent beside it
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _BAD_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
 _BAD_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_REMEMBERED_NAMES = 1000
+_REMEMBERED_NAMES = 1000  # header names that are known to be valid
 
-# What the originals are known to work with; with anything else they are left alone.
+# The internals of uvicorn that this version depends on; with any others, uvicorn's own cycle is used.
 _PARAMETERS = {
     "self", "scope", "transport", "flow", "logger", "access_logger", "access_log", "default_headers", "message_event",
     "expect_100_continue", "keep_alive", "on_response",
@@ -46,7 +46,7 @@ _USED_BY_PROTOCOL = {
 
 
 def lean_cycle(protocol: type[Any]) -> type[Any] | None:
-    """The class to put in the place of uvicorn's cycle; None where `protocol` and its cycle are not the ones known."""
+    """The class to use in place of uvicorn's cycle; None where `protocol` and its cycle are not known."""
     try:
         module = import_module(protocol.__module__)
         cycle, status_lines = module.RequestResponseCycle, module.STATUS_LINE
@@ -59,13 +59,13 @@ def lean_cycle(protocol: type[Any]) -> type[Any] | None:
     except (ImportError, AttributeError, KeyError, TypeError):
         known = False
     if not known:
-        logger.info("this uvicorn is unknown: a response's head and body leave separately")
+        logger.info("this version of uvicorn is not known: the head and the body of a response are sent separately")
         return None
     return _derived(cycle, status_lines)
 
 
 class Signal:
-    """What uvicorn uses of an asyncio.Event, without what it does not."""
+    """The part of asyncio.Event that uvicorn uses."""
 
     __slots__ = ("_set", "_waiters")
 
@@ -94,7 +94,7 @@ class Signal:
                 await waiter
             except asyncio.CancelledError:
                 if self._waiters is not None and waiter in self._waiters:
-                    self._waiters.remove(waiter)  # who polls for a disconnect cancels again and again
+                    self._waiters.remove(waiter)  # an application that polls for a disconnect cancels many times
                 raise
         return True
 
@@ -103,7 +103,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
     good_names: set[bytes] = set()
 
     class LeanCycle(base):  # type: ignore[misc]
-        # As uvicorn's __init__ leaves them; on the class, since most requests leave them so too.
+        # The values of uvicorn's __init__. They are on the class, since most requests do not change them.
         logger = logging.getLogger("uvicorn.error")
         access_logger = logging.getLogger("uvicorn.access")
         access_log = False
@@ -116,8 +116,8 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
         chunked_encoding: bool | None = None
         expected_content_length = 0
 
-        head: bytes | None = None  # waits for the first of the body
-        exchange: HttpExchange | None = None  # the edge's, where it watches the response here
+        head: bytes | None = None  # waits for the first part of the body
+        exchange: HttpExchange | None = None  # of the edge, where it sees the response here
         plain = False  # the path has one reading only
 
         def __init__(
@@ -139,10 +139,10 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                 return
             if self.disconnected:
                 if exchange is not None:
-                    exchange.lost(message)
+                    exchange.sent_after_disconnect(message)
             elif not self.response_started:
                 if exchange is not None and exchange.unavailable and message.get("status") == 500:
-                    await exchange.stand_in()
+                    await exchange.answer_unavailable()
                 else:
                     self._start(message, exchange)
             elif not self.response_complete:
@@ -157,7 +157,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{message['type']}'.")
             self.response_started = True
             self.waiting_for_100_continue = False
-            status, added = message["status"], 2  # the status line and the empty one
+            status, added = message["status"], 2  # the status line and the empty line
             lines = [status_lines[status]]
             for name, value in self.default_headers:
                 lines += (name, b": ", value, b"\r\n")
@@ -194,10 +194,10 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                 added += 1
             lines.append(b"\r\n")
             head = b"".join(lines)
-            # A value that brought a line end or a control character along.
+            # A header value has a line end or a control character.
             if head.count(b"\n") != added or head.count(b"\r") != added or _BAD_HEAD.search(head) is not None:
                 raise RuntimeError("Invalid HTTP header value.")
-            if self.chunked_encoding:  # nobody knows when the first of the body comes
+            if self.chunked_encoding:  # the first part of the body may come much later
                 self.transport.write(head)
             else:
                 self.head = head
@@ -207,7 +207,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
                 raise RuntimeError(f"Expected ASGI message 'http.response.body', but got '{message['type']}'.")
             body, more_body = message.get("body", b""), message.get("more_body", False)
             if exchange is not None:
-                exchange.octets += len(body)
+                exchange.body_bytes += len(body)
             if self.scope["method"] == "HEAD":
                 self.expected_content_length = 0
                 body = b""
@@ -236,7 +236,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
             if head is None:
                 if body:
                     self.transport.write(body)
-            elif len(body) <= _COPIED_UP_TO:
+            elif len(body) <= _JOIN_LIMIT:
                 self.transport.write(head + body)
             else:
                 self.transport.writelines((head, body))
@@ -245,7 +245,7 @@ def _derived(base: type[Any], status_lines: dict[int, bytes]) -> type[Any]:
 
 
 def _checked(name: bytes, good_names: set[bytes]) -> bytes:
-    """A header's name in lower case. Good ones that are so already are remembered."""
+    """The name of a header in lower case. Raises RuntimeError where it is invalid; valid names are remembered."""
     if _BAD_NAME.search(name) is not None:
         raise RuntimeError("Invalid HTTP header name.")
     lowered = name.lower()

@@ -1,4 +1,4 @@
-"""An HTTP server on sockets of ours: uvicorn's protocols, our accepting and our draining."""
+"""The HTTP server: uvicorn's protocols with our own accepting and draining."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from typing import Any
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from pywatt_host.http.server.connection import Listening, connection_class
+from pywatt_host.http.server.connection import ServerConditions, connection_class
 from pywatt_host.net.listeners import Listener
 from pywatt_host.observability.logs import CUT
 from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.server")
 
-_LINGER = 1.0  # seconds that a connection without a request is kept open while draining: one may be on its way
+_LINGER = 1.0  # seconds that a connection without a request stays open while draining, for a request on its way
 _LINGER_SHARE = 0.1  # of the time for draining, at most
-_LAST_HANDSHAKES = 0.05  # seconds for TCP handshakes that had begun to complete
-_POLL = 0.01
-_CUT = 0.2  # seconds that cancelled requests get to clean up
+_HANDSHAKE_GRACE = 0.05  # seconds for TCP handshakes that have begun to complete
+_POLL_INTERVAL = 0.01  # seconds
+_CANCEL_GRACE = 0.2  # seconds that cancelled requests get to clean up
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a server is told of limits: octets and seconds."""
+    """The limits of a server, in bytes and seconds. `one_write` sends head and body of a response together."""
 
-    header_octets: int
+    header_bytes: int
     header_seconds: float
     keep_alive: float
     backlog: int
@@ -46,18 +46,19 @@ class Bounds:
 
 
 class Drain:
-    """How long stopping may take, shared by all servers of a host. Set once, when stopping begins."""
+    """How long stopping may take, shared by all servers of a host. The deadline is set once, when stopping begins."""
 
     def __init__(self) -> None:
         self.deadline: float | None = None  # on the clock of time.monotonic
-        self.cut = 0  # requests that had to be cut
+        self.cut = 0  # requests that were not done at the deadline, and other work
 
     def left(self) -> float:
+        """Seconds until the deadline; 0 where there is none yet."""
         return 0.0 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 def _websocket_protocol(**arguments: Any) -> Any:
-    """uvicorn's WebSocket protocol, loaded with the first handshake."""
+    """uvicorn's WebSocket protocol, which is loaded with the first handshake."""
     return import_module("uvicorn.protocols.websockets.websockets_sansio_impl").WebSocketsSansIOProtocol(**arguments)
 
 
@@ -69,11 +70,11 @@ def _http_protocol() -> type[Any]:
 
 
 class HttpServer:
-    """Serves `app` on `listeners` from the moment it is entered; leaving drains as CONTRACT section 4 defines it.
+    """Serves `app` on `listeners` while it runs as a service, and drains when it stops.
 
-    In flight is what arrived on a connection that the kernel had completed before the listener closed. All of it is
-    answered, each connection's last answer with `Connection: close`; what still runs at the drain's deadline is cut,
-    logged and counted in `drain.cut`.
+    All requests are answered that arrive on connections which the kernel had completed before the listener closed; the
+    last response of each connection has `Connection: close`. Requests that still run at the deadline of `drain` are
+    cut, logged and counted in `drain.cut`.
     """
 
     def __init__(self, name: str, app: ASGIApp, listeners: Sequence[Listener], bounds: Bounds, drain: Drain) -> None:
@@ -81,11 +82,11 @@ class HttpServer:
         self._listeners = list(listeners)
         self._bounds = bounds
         self._drain = drain
-        self._listening = Listening(bounds.header_octets, bounds.header_seconds, bounds.keep_alive)
+        self._conditions = ServerConditions(bounds.header_bytes, bounds.header_seconds, bounds.keep_alive)
         self._state = ServerState()
         self._config = Config(
             app,
-            http=connection_class(_http_protocol(), self._listening, lean=bounds.one_write),
+            http=connection_class(_http_protocol(), self._conditions, lean=bounds.one_write),
             ws=_websocket_protocol,  # type: ignore[arg-type]  # called with the same arguments as the class
             lifespan="off",
             interface="asgi3",
@@ -94,7 +95,7 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=bounds.keep_alive,  # type: ignore[arg-type]  # handed to loop.call_later as it is
-            h11_max_incomplete_event_size=bounds.header_octets,
+            h11_max_incomplete_event_size=bounds.header_bytes,
         )
         self._servers: list[asyncio.AbstractServer] = []
 
@@ -103,9 +104,9 @@ class HttpServer:
         self._config.load()
         self._stamp()
         loop = asyncio.get_running_loop()
-        self._listening.now = loop.time()
+        self._conditions.now = loop.time()
         for listener in self._listeners:
-            # The loop closes the socket that it is given; ours stays, for the last accepts.
+            # The event loop closes the socket that it is given. Ours stays open for the last connections.
             own = listener.sock.dup()
             own.setblocking(False)
             server = await loop.create_server(self._protocol, sock=own, backlog=self._bounds.backlog)
@@ -128,13 +129,13 @@ class HttpServer:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
 
     async def _tick(self) -> None:
-        """Once a second: the Date header, and connections that have waited for too long."""
+        """Once a second, update the Date header and end connections that have waited for too long."""
         loop = asyncio.get_running_loop()
         period = min(1.0, self._bounds.header_seconds / 4, self._bounds.keep_alive / 4)
         while True:
             await asyncio.sleep(period)
             self._stamp()
-            self._listening.now = loop.time()
+            self._conditions.now = loop.time()
             for connection in tuple(self._state.connections):
                 expire = getattr(connection, "expire", None)
                 if expire is not None:
@@ -143,7 +144,7 @@ class HttpServer:
     # Stopping -------------------------------------------------------------------------------------------------------
 
     async def _close(self) -> None:
-        self._listening.draining = True
+        self._conditions.draining = True
         await self._stop_accepting()
         closed_at = time.monotonic()
         linger = min(_LINGER, self._bounds.keep_alive, _LINGER_SHARE * self._drain.left())
@@ -157,13 +158,13 @@ class HttpServer:
             lingered = time.monotonic() - closed_at >= linger
             for connection in tuple(self._state.connections):
                 self._release(connection, lingered)
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def _stop_accepting(self) -> None:
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
             listener.refuse_new()
-        await asyncio.sleep(min(_LAST_HANDSHAKES, self._drain.left()))
+        await asyncio.sleep(min(_HANDSHAKE_GRACE, self._drain.left()))
         for server in self._servers:
             server.close()
         for listener in self._listeners:
@@ -184,14 +185,14 @@ class HttpServer:
     @staticmethod
     def _let_last(connection: Any) -> None:
         if connection.cycle is None or connection.cycle.response_complete:
-            return  # a head is arriving; its request will be the last
+            return  # a request head is arriving; its request will be the last
         if hasattr(connection, "close_after_last"):
             connection.close_after_last()
         else:
             connection.shutdown()
 
     def _release(self, connection: Any, lingered: bool) -> None:
-        """Close a connection that has nothing more to be answered."""
+        """Close a connection that has no request left to answer."""
         if not self._is_http(connection):
             if connection.handshake_complete and not connection.transport.is_closing():
                 connection.shutdown()  # WebSockets: close code 1012, service restart
@@ -214,13 +215,13 @@ class HttpServer:
         for task in running:
             task.cancel(CUT)
         if running:
-            await asyncio.wait(running, timeout=_CUT)
+            await asyncio.wait(running, timeout=_CANCEL_GRACE)
         for connection in tuple(self._state.connections):
             connection.transport.abort()
 
 
 def _accept_all(sock: socket.socket, at_most: int) -> list[socket.socket]:
-    """Everything that waits in a listener's queue."""
+    """Accept all connections in the queue of a listener."""
     accepted: list[socket.socket] = []
     while len(accepted) <= at_most:
         try:
@@ -237,7 +238,7 @@ def _accept_all(sock: socket.socket, at_most: int) -> list[socket.socket]:
 
 
 def _unread(transport: Any) -> bool:
-    """Whether octets wait in the kernel that the loop has not read yet."""
+    """Whether the kernel has bytes that the event loop has not read yet."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
         return False

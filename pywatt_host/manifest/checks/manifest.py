@@ -1,26 +1,25 @@
-"""What the types cannot see: how the parts of a manifest fit each other and the folder it stands in."""
+"""Checks of a manifest beyond its types: how its parts fit each other and the folder that it is in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from pywatt_host.manifest.checks.auth import Protection
-from pywatt_host.manifest.checks.resiliency import References
-from pywatt_host.manifest.checks.stores import Keeping
+from pywatt_host.manifest.checks.auth import AuthChecks
+from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
+from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
-from pywatt_host.manifest.problems import Report, Severity, near_miss, quote
+from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import is_loopback
 from pywatt_host.manifest.yaml.node import Node
-from pywatt_host.manifest.yaml.node import Path as KeyPath
 
-_ANYWHERE = frozenset({"", "0.0.0.0", "::"})
+_EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})
 
 
-class CrossReferences:
-    """Reports what does not fit together; `tree` says where each part stands."""
+class ManifestChecks:
+    """Reports the parts of a manifest that do not fit together. `tree` has the place of each part."""
 
     def __init__(self, manifest: Manifest, tree: Node, report: Report) -> None:
         self._manifest = manifest
@@ -28,7 +27,7 @@ class CrossReferences:
         self._report = report
 
     def check(self) -> None:
-        """All of it."""
+        """Run all checks."""
         self._something_is_served()
         self._prefixes()
         self._endpoints()
@@ -36,13 +35,14 @@ class CrossReferences:
         self._addresses()
         self._folders()
         self._sources()
-        self._open_channel()
-        Protection(self._manifest, self._add, self._is_unset).check()
-        Keeping(self._manifest, self._add, self._is_unset).check()
-        References(self._manifest, self._add, self._is_unset).check()
+        self._open_tcp_channel()
+        self._open_http_channel()
+        AuthChecks(self._manifest, self._add, self._is_unset).check()
+        StoreChecks(self._manifest, self._add, self._is_unset).check()
+        ResiliencyChecks(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
-        """Whether a value on the way there was left out, because a variable is not set."""
+        """Whether a value on the path was left out because a variable is not set."""
         return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))
 
     def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
@@ -51,18 +51,18 @@ class CrossReferences:
         self._report.add(node.problem(shown, code, message, hint, severity=severity))
 
     def _shown(self, path: KeyPath, value: object) -> str:
-        """A value for a message, by its name if it came out of the environment."""
+        """Show a value in a message. A value from the environment is shown by the name of its source."""
         node, _, real = locate(self._tree, path)
         if len(real) < len(path) or not node.masked:
             return quote(value)
-        return f"what `{node.template}` gave" if node.template is not None else "its value"
+        return node.shown()
 
     def _line(self, path: KeyPath) -> str:
         node, written, _ = locate(self._tree, path)
         return f" in line {node.mark.line}" if node.origin.kind == "file" and written else ""
 
     def _something_is_served(self) -> None:
-        # After other errors, or left out because a variable is not set, it may well be there.
+        # The application may be in a part that was left out because of another error or an unset variable.
         unread = bool(self._report.errors()) or self._tree.unset
         if self._manifest.app is None and not self._manifest.mounts and not unread:
             hint = "the smallest manifest is `app: main:app`"
@@ -75,8 +75,8 @@ class CrossReferences:
                 seen[prefix] = path
                 continue
             where = self._line(seen[prefix]) if seen[prefix] != ("app", "route_prefix") else " by `app`"
-            message = f"the prefix {self._shown(path, prefix)} is taken{where}"
-            self._add(path, "prefix-conflict", message, "every application has a prefix of its own")
+            message = f"the prefix {self._shown(path, prefix)} is already used{where}"
+            self._add(path, "prefix-conflict", message, "give each application a different prefix")
 
     def _mounted(self) -> Iterator[tuple[KeyPath, str]]:
         if self._manifest.app is not None:
@@ -101,14 +101,14 @@ class CrossReferences:
             for other_path, other in same:
                 methods = _common(endpoint.methods, other.methods)
                 if methods:
-                    message = f"{self._shown((*path, 'path'), endpoint.path)} fits the same requests"
-                    message += f" ({', '.join(methods)}) as the one{self._line(other_path) or ' before it'}"
-                    self._add((*path, "path"), "tie", message, "remove one, or give them different methods")
+                    message = f"{self._shown((*path, 'path'), endpoint.path)} matches the same requests"
+                    message += f" ({', '.join(methods)}) as the path{self._line(other_path) or ' before it'}"
+                    self._add((*path, "path"), "tie", message, "remove one of them, or give them different methods")
                     break
             same.append((path, endpoint))
             if prefixes and not any(_reaches(endpoint.path, prefix) for prefix in prefixes):
-                message = f"no application is mounted where {self._shown((*path, 'path'), endpoint.path)} is"
-                hint = f"mounted: {', '.join(sorted(set(prefixes))[:8])}; a path is written in full, prefix included"
+                message = f"no application is mounted at a prefix of {self._shown((*path, 'path'), endpoint.path)}"
+                hint = f"write the full path, including the prefix; mounted: {', '.join(sorted(set(prefixes))[:8])}"
                 self._add((*path, "path"), "not-mounted", message, hint)
 
     def _host_paths(self) -> None:
@@ -119,35 +119,40 @@ class CrossReferences:
         if metrics.enabled:
             taken = own | ({health.path: "health.path"} if health.enabled else {})
             if metrics.path in taken:
-                message = f"{self._shown(('metrics', 'path'), metrics.path)} is {taken[metrics.path]} already"
-                self._add(("metrics", "path"), "conflict", message, "give one of them another path")
+                message = (
+                    f"{self._shown(('metrics', 'path'), metrics.path)} is already the path of {taken[metrics.path]}"
+                )
+                self._add(("metrics", "path"), "conflict", message, "change one of them")
             own[metrics.path] = "metrics.path"
         http = self._manifest.channels.http
         if http is not None:
             taken = own | ({health.path: "health.path"} if health.enabled else {})
             if http.path in taken:
-                message = f"{self._shown(('channels', 'http', 'path'), http.path)} is {taken[http.path]} already"
-                self._add(("channels", "http", "path"), "conflict", message, "give one of them another path")
+                message = (
+                    f"{self._shown(('channels', 'http', 'path'), http.path)} is already the path of {taken[http.path]}"
+                )
+                self._add(("channels", "http", "path"), "conflict", message, "change one of them")
         if admin is not None:
             return
         for path, endpoint in self._declared():
             if endpoint.path in own:
-                message = f"the host answers this path itself ({own[endpoint.path]}), so the application never sees it"
-                hint = f"move {own[endpoint.path]}, or serve it on server.admin"
+                message = (
+                    f"the host answers this path itself ({own[endpoint.path]}), so requests never reach the application"
+                )
+                hint = f"change {own[endpoint.path]}, or serve it on server.admin"
                 self._add((*path, "path"), "host-path", message, hint, severity="warning")
         if metrics.enabled and (metrics.auth is None or metrics.auth.open):
-            hint = "set server.admin.listen to serve them on a listener of their own, or metrics.auth"
-            message = "metrics are served to everyone who reaches the public listener"
+            hint = "set server.admin.listen to serve them on a separate listener, or set metrics.auth"
+            message = "the metrics are served to every client of the public listener"
             self._add(("metrics",), "metrics-public", message, hint, severity="warning")
 
     def _addresses(self) -> None:
         server = self._manifest.server
         for number, address in enumerate(server.admin.listen if server.admin is not None else ()):
             if any(_same(address, other) for other in server.listen):
-                message = (
-                    f"{self._shown(('server', 'admin', 'listen', number), str(address))} is taken by server.listen"
-                )
-                self._add(("server", "admin", "listen", number), "conflict", message, "give it another port or path")
+                path: KeyPath = ("server", "admin", "listen", number)
+                message = f"{self._shown(path, str(address))} is already used by server.listen"
+                self._add(path, "conflict", message, "use a different port or path")
 
     def _folders(self) -> None:
         manifest = self._manifest
@@ -163,10 +168,10 @@ class CrossReferences:
             folder = manifest.resolve(name)
             try:
                 there = folder.is_dir()
-            except (OSError, ValueError):  # a name that no file system takes: too long, or with a NUL in it
+            except (OSError, ValueError):  # the name is not valid: too long, or with a NUL
                 there = False
             if not there and not locate(self._tree, path)[0].unset:
-                self._add(path, "no-folder", f"no such folder: {self._shown(path, name)}", self._nearby(path, folder))
+                self._add(path, "no-folder", f"folder not found: {self._shown(path, name)}", self._nearby(path, folder))
 
     def _sources(self) -> None:
         seen: dict[str, int] = {}
@@ -176,44 +181,43 @@ class CrossReferences:
             path: KeyPath = ("secrets", "sources", number, "kind")
             if source.kind in seen:
                 line = self._line(("secrets", "sources", seen[source.kind]))
-                message = f"the source `{source.kind}` stands twice{f'; first{line}' if line else ''}"
+                message = f"the source `{source.kind}` is listed twice{f', first{line}' if line else ''}"
                 self._add(path, "conflict", message, "remove one of them")
             seen.setdefault(source.kind, number)
 
-    def _open_channel(self) -> None:
-        self._open_door()
+    def _open_tcp_channel(self) -> None:
         tcp = self._manifest.channels.tcp
         if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
             return
         token: KeyPath = ("channels", "tcp", "token")
         unset = self._is_unset(token)
-        told = any(problem.path == "channels.tcp.token" for problem in self._report.problems)
-        if told or unset or (tcp.tls is not None and tcp.tls.client_ca is not None):
+        reported = any(problem.path == "channels.tcp.token" for problem in self._report.problems)
+        if reported or unset or (tcp.tls is not None and tcp.tls.client_ca is not None):
             return
         shown = self._shown(("channels", "tcp", "listen"), str(tcp.listen))
-        message = f"is missing: {shown} can be reached from other machines, and whoever does could pose as a peer"
-        hint = "give token: ${secret:CHANNEL_TOKEN}, or tls.client_ca, or listen on 127.0.0.1"
+        message = f"a token is required, because other machines can connect to {shown} and pose as a peer"
+        hint = "set token: ${secret:CHANNEL_TOKEN} or tls.client_ca, or listen on 127.0.0.1"
         self._add(token, "open-channel", message, hint)
 
-    def _open_door(self) -> None:
+    def _open_http_channel(self) -> None:
         http, token = self._manifest.channels.http, ("channels", "http", "token")
         if http is None or http.token is not None or self._is_unset(token):
             return
         beyond = [each for each in self._manifest.server.listen if not _of_this_machine(each)]
-        told = any(problem.path == "channels.http.token" for problem in self._report.problems)
-        if beyond and not told:
+        reported = any(problem.path == "channels.http.token" for problem in self._report.problems)
+        if beyond and not reported:
             shown = self._shown(("server", "listen", self._manifest.server.listen.index(beyond[0])), str(beyond[0]))
-            message = f"is missing: {shown} can be reached from other machines, and whoever does could pose as a peer"
-            hint = "give token: ${secret:CHANNEL_TOKEN}, or listen on 127.0.0.1"
+            message = f"a token is required, because other machines can connect to {shown} and pose as a peer"
+            hint = "set token: ${secret:CHANNEL_TOKEN}, or listen on 127.0.0.1"
             self._add(token, "open-channel", message, hint)
 
     def _nearby(self, path: KeyPath, folder: Path) -> str:
-        hint = "it is relative to the manifest's folder"
+        hint = "the path is relative to the manifest's folder"
         if locate(self._tree, path)[0].masked:
             return hint
         try:
             if folder.is_file():
-                return "it is a file"
+                return "there is a file with this name"
             meant = near_miss(folder.name, [each.name for each in folder.parent.iterdir() if each.is_dir()])
         except (OSError, ValueError):
             return hint
@@ -221,12 +225,12 @@ class CrossReferences:
 
 
 def _of_this_machine(address: Address) -> bool:
-    """Whether only this machine connects there; of what somebody else has opened nobody knows."""
+    """Whether only this machine can connect there. For an inherited socket, the answer is no, because it is unknown."""
     return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and is_loopback(address.host))
 
 
 def _template_shape(path: str) -> tuple[str, ...]:
-    """The template without the names of its parameters, which do not tell requests apart."""
+    """The template without the names of its parameters, which make no difference for matching."""
     return tuple(
         ("{:path}" if part.endswith(":path}") else "{}") if part.startswith("{") else part for part in path.split("/")
     )
@@ -241,7 +245,7 @@ def _common(methods: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
 
 
 def _reaches(template: str, prefix: str) -> bool:
-    """Whether a request that fits the template can be one below the prefix."""
+    """Whether a request that matches the template can have the prefix."""
     if prefix == "/":
         return True
     parts, wanted = template.split("/")[1:], prefix.split("/")[1:]
@@ -257,8 +261,8 @@ def _reaches(template: str, prefix: str) -> bool:
 
 
 def _same(address: Address, other: Address) -> bool:
-    """Whether both cannot be listened on at the same time."""
+    """Whether it is impossible to listen on both addresses at the same time."""
     if isinstance(address, TcpAddress) and isinstance(other, TcpAddress):
         hosts = {address.host, other.host}
-        return address.port == other.port != 0 and (len(hosts) == 1 or bool(hosts & _ANYWHERE))
+        return address.port == other.port != 0 and (len(hosts) == 1 or bool(hosts & _EVERY_INTERFACE))
     return address == other

@@ -1,4 +1,4 @@
-"""Whether `resiliency` names what there is: policies that are declared, and clients."""
+"""Checks of `resiliency`: whether the policies and clients that it names are declared."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
 from pywatt_host.manifest.model import Manifest, ResilienceTarget
-from pywatt_host.manifest.problems import Severity, near_miss
-from pywatt_host.manifest.yaml.node import Path as KeyPath
+from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
-# Key of a target -> the mapping of policies whose names it takes.
+# Key of a target -> the key in `policies` whose names it refers to.
 _POLICIES = {"timeout": "timeouts", "retry": "retries", "circuit_breaker": "circuit_breakers"}
 
 
-class References:
-    """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
+class ResiliencyChecks:
+    """Reports faults with `add`. `unset` says whether a value was left out because a variable is not set."""
 
     def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:
         self._manifest = manifest
@@ -32,13 +31,23 @@ class References:
                 if name is not None and name not in declared and not self._unset((*path, key)):
                     where = f"resiliency.policies.{kind}"
                     self._add(
-                        (*path, key), "unknown-policy", f'"{name}" is not in {where}', _told(name, declared), "error"
+                        (*path, key),
+                        "unknown-policy",
+                        f'"{name}" is not declared in {where}',
+                        _declared_hint(name, declared),
+                        "error",
                     )
         clients = self._manifest.clients
         for name in self._manifest.resiliency.targets.clients:
             if name not in clients:
                 place: KeyPath = ("resiliency", "targets", "clients", name)
-                self._add(place, "unknown-client", f'"{name}" is not in clients', _told(name, clients), "error")
+                self._add(
+                    place,
+                    "unknown-client",
+                    f'"{name}" is not declared in clients',
+                    _declared_hint(name, clients),
+                    "error",
+                )
 
     def _targets(self) -> Iterator[tuple[KeyPath, ResilienceTarget]]:
         targets = self._manifest.resiliency.targets
@@ -52,20 +61,20 @@ class References:
             path: KeyPath = ("resiliency", "policies", "retries", name, "max_interval")
             given = "max_interval" in retry.model_fields_set
             if retry.policy == "constant" and given:
-                message = "says nothing for policy constant: it is for exponential"
+                message = "this key does not apply to policy constant, only to exponential"
                 self._add(path, "conflict", message, "remove it", "error")
             elif retry.policy == "exponential" and retry.duration > retry.max_interval:
-                key, message = ("max_interval", "is less than") if given else ("duration", "is more than")
+                key, relation = ("max_interval", "less") if given else ("duration", "more")
                 other = "duration" if given else "max_interval"
                 self._add(
                     (*path[:-1], key),
                     "conflict",
-                    f"{message} {other}",
-                    "waits grow from duration to max_interval",
+                    f"{key} is {relation} than {other}",
+                    "the wait grows from duration to max_interval",
                     "error",
                 )
 
 
-def _told(name: str, declared: Collection[str]) -> str:
+def _declared_hint(name: str, declared: Collection[str]) -> str:
     meant = near_miss(name, list(declared))
     return f"declared: {', '.join(declared) or 'none'}" + (f'; did you mean "{meant}"?' if meant else "")

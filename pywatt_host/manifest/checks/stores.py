@@ -1,4 +1,4 @@
-"""Whether `databases` and `caches` fit the folder and each other: what no single section can see."""
+"""Checks of `databases` and `caches` beyond their types."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import TypeAlias
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.model.workspace import Workspace
-from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.yaml.node import Path as KeyPath
+from pywatt_host.manifest.problems import KeyPath, Severity
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
-_OF_MEMORY = ("max_entries", "max_bytes")
+_MEMORY_KEYS = ("max_entries", "max_bytes")  # keys of a cache that only memory:// has
 
 
-class Keeping:
-    """Reports through `add`; `unset` says whether a value was left out because a variable is not set."""
+class StoreChecks:
+    """Reports faults with `add`. `unset` says whether a value was left out because a variable is not set."""
 
     def __init__(self, document: Manifest | Workspace, add: Add, unset: Callable[[KeyPath], bool]) -> None:
         self._document = document
@@ -30,27 +29,30 @@ class Keeping:
             if database.init is not None and not self._unset(path):
                 self._script(path, database.init)
         if isinstance(self._document, Workspace):
-            self._not_itself()
+            self._orchestrator_urls()
         for name, cache in self._document.caches.items():
             scheme = scheme_of(cache.url)
             if scheme in (None, "memory"):
                 continue
-            for key in sorted(cache.model_fields_set & {*_OF_MEMORY}):
-                message = f"says nothing for {scheme}: it is for memory"
-                self._add(("caches", name, key), "conflict", message, "the server has bounds of its own", "error")
+            for key in sorted(cache.model_fields_set & {*_MEMORY_KEYS}):
+                message = f"this key does not apply to {scheme}, only to memory"
+                self._add(
+                    ("caches", name, key), "conflict", message, "remove it; the server has its own limits", "error"
+                )
 
-    def _not_itself(self) -> None:
+    def _orchestrator_urls(self) -> None:
         urls = {("databases", name, "url"): each.url for name, each in self._document.databases.items()}
         urls |= {("caches", name, "url"): each.url for name, each in self._document.caches.items()}
         for path, url in urls.items():
             if scheme_of(url) == ORCHESTRATOR:
-                message = "this is the orchestrator: it cannot ask itself"
-                self._add(path, "conflict", message, "give the URL of the store itself", "error")
+                message = "the orchestrator cannot get a store from itself"
+                self._add(path, "conflict", message, "write the URL of the store", "error")
 
     def _script(self, path: KeyPath, name: str) -> None:
         try:
             there = self._document.resolve(name).is_file()
-        except (OSError, ValueError):  # a name that no file system takes
+        except (OSError, ValueError):  # the name is not valid
             there = False
         if not there:
-            self._add(path, "no-file", f"no such file: {name}", "it is relative to the manifest's folder", "error")
+            hint = "the path is relative to the manifest's folder"
+            self._add(path, "no-file", f"file not found: {name}", hint, "error")

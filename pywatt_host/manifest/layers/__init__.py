@@ -1,1 +1,1 @@
-"""What is laid over the file: interpolation, profiles, overrides, environment variables."""
+"""The layers that change the values of the file: interpolation, profiles, overrides, environment variables."""

@@ -1,7 +1,7 @@
-"""Variables of the environment and of dotenv files, read by pydantic-settings.
+"""Reads environment variables and dotenv files with pydantic-settings.
 
-A module of its own because pydantic-settings takes longer to import than everything else of the manifest together: it
-is loaded only when there is a dotenv file or a `PYWATT__` variable.
+Importing pydantic-settings takes longer than importing the rest of the manifest package. So this is a separate module,
+which is imported only if there is a dotenv file or a `PYWATT__` variable.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Overrides(BaseSettings):
 
 
 class _Source(DotEnvSettingsSource):
-    """Reads a given environment instead of the process's own."""
+    """Reads the given environment instead of the environment of the process."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -33,14 +33,14 @@ class _Source(DotEnvSettingsSource):
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """The variables of a dotenv file. Raises OSError and UnicodeDecodeError as reading the file does."""
-    with path.open("rb"):  # a missing file is no error to pydantic-settings
+    """Read the variables of a dotenv file. Raises OSError or UnicodeDecodeError if the file cannot be read."""
+    with path.open("rb"):  # raises for a missing file, which pydantic-settings would ignore
         source = DotEnvSettingsSource(_Overrides, env_file=path)
     return {name: value for name, value in source.env_vars.items() if value is not None}
 
 
 def read_overrides(environ: Mapping[str, str]) -> dict[tuple[str, ...], tuple[str, str]]:
-    """Path in the manifest, as the variable spells it -> the variable's name and value."""
+    """Map each path in the manifest, as the variable spells it, to the variable's name and value."""
     source = _Source(environ)
     prefix, delimiter = source.env_prefix, source.env_nested_delimiter or "__"
     return {

@@ -1,48 +1,52 @@
-"""`${...}` in the values of a manifest: one pass over the texts of the tree, never over what it put in.
+"""Replaces `${...}` in the values of a manifest, in one pass. Replaced text is not searched again.
 
-`${VAR}` must be set; `${VAR:-default}` takes the default when it is unset or empty, `${VAR:?message}` fails with the
-message then, as in Compose files; defaults and messages may hold further `${...}`. `${dir}` is the manifest's folder.
-`$${` stands for a literal `${`. Every other dollar is text. `${secret:NAME}` makes the value a SecretTemplate, where
-the shape says that secrets may stand there.
+`${VAR}` requires the variable. If the variable is unset or empty, `${VAR:-default}` gives the default, and
+`${VAR:?message}` is a fault with the message, as in Compose files. Defaults and messages may contain further `${...}`.
+`${dir}` is the manifest's folder. `$${` is a literal `${`. Every other dollar is plain text. `${secret:NAME}` makes the
+value a SecretTemplate, if the shape allows secrets there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pywatt_host.manifest.problems import Report, near_miss
+from pywatt_host.manifest.problems import KeyPath, Report, near_miss
 from pywatt_host.manifest.schema.shape import SectionShape, secret_places, shape_at, text_shape
 from pywatt_host.manifest.values import SECRET_NAME, Interpolated, SecretReference, SecretTemplate
-from pywatt_host.manifest.yaml.node import Mark, Node, Origin, Path
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(SECRET_NAME[1:-1])
-_FORMS = "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ for a literal ${"
+_FORMS = "write ${NAME}, ${NAME:-default} or ${NAME:?message}; write $${ for a literal ${"
 _MAX_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """What `${NAME}` looks up. With `allow_unset`, an unset name is a warning and its text stays as it is."""
+    """The variables that `${NAME}` refers to. With `allow_unset`, an unset variable is a warning and its text stays.
+
+    `unset` collects the names of these variables.
+    """
 
     environ: Mapping[str, str]
     directory: str
     allow_unset: bool = False
+    unset: set[str] = field(default_factory=set)
 
     def get(self, name: str) -> str | None:
-        """The variable's value; None when it is unset."""
+        """The variable's value; None if it is unset."""
         return self.directory if name == "dir" else self.environ.get(name)
 
 
 def interpolate(
     node: Node, shape: SectionShape, variables: Variables, report: Report, *, origin: Origin | None = None
 ) -> Node:
-    """A copy of the tree with every text interpolated; `origin`, where given, replaces that of all its nodes.
+    """Return a copy of the tree with every text interpolated. `origin`, if given, replaces the origin of every node.
 
-    `shape` is that of the tree before short forms are written out.
+    `shape` is the shape of the tree, whose short forms are not written out yet.
     """
     if origin is None and not _may_hold_templates(node.origin):
         return node
@@ -50,12 +54,12 @@ def interpolate(
 
 
 def _may_hold_templates(origin: Origin) -> bool:
-    # A backslash may be the start of an escape that spells a dollar.
+    # A backslash may start an escape that stands for a dollar.
     return not origin.lines or any("${" in line or "\\" in line for line in origin.lines)
 
 
 class _Interpolation:
-    """One pass over a tree."""
+    """Interpolates one tree."""
 
     def __init__(self, shape: SectionShape, variables: Variables, report: Report, origin: Origin | None) -> None:
         self._shape = shape
@@ -63,8 +67,8 @@ class _Interpolation:
         self._report = report
         self._origin = origin
 
-    def copy(self, node: Node, path: Path) -> Node:
-        """The node and all below it, interpolated."""
+    def copy(self, node: Node, path: KeyPath) -> Node:
+        """Return a copy of the node and all nodes below it, interpolated."""
         value, source = node.value, self._origin or node.origin
         if isinstance(value, dict):
             return Node(
@@ -79,7 +83,7 @@ class _Interpolation:
         if reader.unset:
             return Node(value, node.mark, source, unset=True)
         if reader.faulty:
-            # Reported already; what the text would have given is unknown.
+            # The fault has been reported. The resulting text is unknown.
             return Node(Interpolated(""), node.mark, source, template=value, unset=True)
         if isinstance(read, SecretTemplate):
             return Node(read, node.mark, source, template=value)
@@ -92,10 +96,10 @@ _Parts: TypeAlias = list[str | SecretReference]
 
 
 class _Template:
-    """One pass over the text of one scalar."""
+    """Interpolates the text of one scalar."""
 
     def __init__(
-        self, template: str, node: Node, path: Path, shape: SectionShape, variables: Variables, report: Report
+        self, template: str, node: Node, path: KeyPath, shape: SectionShape, variables: Variables, report: Report
     ) -> None:
         self._template = template
         self._node = node
@@ -109,14 +113,14 @@ class _Template:
         self.used = self.unset = self.faulty = False
 
     def read(self) -> str | SecretTemplate:
-        """The interpolated text. Faults go to the report."""
+        """Return the interpolated text. Faults are added to the report."""
         parts = self._until_end(inside=False, wanted=True) or []
         return SecretTemplate.joined(parts) or "".join(part for part in parts if isinstance(part, str))
 
     def _until_end(self, *, inside: bool, wanted: bool) -> _Parts | None:
-        """What stands up to the end, or, inside of braces, up to the closing one; None when that is missing.
+        """Read up to the end or, inside braces, up to the closing brace. None if the closing brace is missing.
 
-        What is not `wanted` (the default of a variable that is set) is read over: its variables may be unset.
+        Text that is not `wanted` (the default of a variable that is set) is skipped: its variables may be unset.
         """
         template = self._template
         parts: _Parts = []
@@ -151,13 +155,13 @@ class _Template:
         if name == "secret" and operator[:1] == ":" and operator not in (":-", ":?"):
             return self._secret(start, wanted=wanted)
         if not name or operator not in (":-", ":?"):
-            self._fault(start, "interpolation", "this `${` is not followed by a name and a closing brace", _FORMS)
+            self._fault(start, "interpolation", "this `${` must be followed by a name and a closing brace", _FORMS)
             self._skip()
             return []
         self._at += 2
         value = self._variables.get(name)
         if self._depth == _MAX_DEPTH:
-            self._fault(start, "interpolation", f"defaults are nested deeper than {_MAX_DEPTH} levels", "")
+            self._fault(start, "interpolation", f"defaults are nested deeper than {_MAX_DEPTH} levels", "use fewer")
             self._at = len(self._template)
             return []
         self._depth += 1
@@ -165,7 +169,7 @@ class _Template:
         other = self._until_end(inside=True, wanted=wanted and not value and operator == ":-")
         self._depth -= 1
         if other is None and not self.faulty:
-            self._fault(start, "interpolation", f"the brace of `${{{name}` is not closed", _FORMS)
+            self._fault(start, "interpolation", f"the closing brace of `${{{name}` is missing", _FORMS)
         if other is None:
             return []
         if value or not wanted:
@@ -173,35 +177,36 @@ class _Template:
         if operator == ":-":
             return other
         state = "is not set" if value is None else "is empty"
-        # As it is written: what a variable in it stands for may be a secret.
-        message = self._template[begin : self._at - 1] or "it must have a value"
-        self._fault(start, "variable-required", f"the variable {name} {state}: {message}", f"set {name}")
+        # The message is shown as it is written, because the value of a variable in it may be a secret.
+        message = self._template[begin : self._at - 1] or "a value is required"
+        self._fault(start, "variable-required", f"the environment variable {name} {state}: {message}", f"set {name}")
         return []
 
     def _secret(self, start: int, *, wanted: bool) -> _Parts:
-        """`${secret:NAME}`, read up to its colon."""
+        """Read the rest of `${secret:NAME}`, from the colon on."""
         self._at += 1
         match = _SECRET.match(self._template, self._at)
         if match is None or not self._template.startswith("}", match.end()):
-            message = "`${secret:` is not followed by the name of a secret and a closing brace"
-            self._fault(start, "interpolation", message, "write ${secret:NAME}; it has no default")
+            message = "`${secret:` must be followed by the name of a secret and a closing brace"
+            self._fault(start, "interpolation", message, "write ${secret:NAME}, without a default")
             self._skip()
             return []
         self._at = match.end() + 1
         if self._leaf is not None and self._leaf.secret:
             return [SecretReference(match[0])] if wanted else []
         places = ", ".join(secret_places(self._root))
-        hint = f"secrets may stand in {places}"
-        self._fault(start, "secret-not-here", f"the secret {match[0]} cannot stand in this value", hint)
+        hint = f"secrets are allowed in {places}"
+        self._fault(start, "secret-not-here", f"the secret {match[0]} is not allowed in this value", hint)
         return []
 
     def _required(self, name: str, start: int) -> str:
         value = self._variables.get(name)
         if value is not None:
             return value
-        message = f"the variable {name} is not set"
+        message = f"the environment variable {name} is not set"
         if self._variables.allow_unset:
             self.unset = True
+            self._variables.unset.add(name)
             mark = self._mark(start)
             problem = self._node.problem(self._path, "variable-unset", message, severity="warning", mark=mark)
             self._report.add(problem)
@@ -212,7 +217,7 @@ class _Template:
         return ""
 
     def _skip(self) -> None:
-        """Past the next closing brace, so that one fault does not bring others."""
+        """Continue after the next closing brace, so that one fault does not cause others."""
         end = self._template.find("}", self._at)
         self._at = len(self._template) if end < 0 else end + 1
 
@@ -221,7 +226,7 @@ class _Template:
         self._report.add(self._node.problem(self._path, code, message, hint, mark=self._mark(start)))
 
     def _mark(self, start: int) -> Mark:
-        """Where the `${` at `start` stands in the file; the scalar's own place where that cannot be told."""
+        """The place of the `${` at `start` in the file; the place of the scalar if the exact place is unknown."""
         line, column, end = self._node.mark
         lines = self._node.origin.lines
         if not end or not 0 < line <= len(lines):

@@ -1,5 +1,7 @@
-"""What lies over the file: the active profile, `PYWATT__` variables, `--set`. Each is a tree of its own, expanded as
-the file's is, and merged: mappings deeply, everything else whole.
+"""Overrides of the file's values: `PYWATT__` variables and `--set`.
+
+Each layer is a separate tree, normalized like the tree of the file. Merging combines mappings key by key; every other
+value replaces the value below it.
 """
 
 from __future__ import annotations
@@ -7,18 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from pywatt_host.manifest.problems import Report, display_path, near_miss
-from pywatt_host.manifest.schema.normalize import Expansion
+from pywatt_host.manifest.problems import KeyPath, Report, display_path, near_miss
+from pywatt_host.manifest.schema.normalize import Normalizer
 from pywatt_host.manifest.schema.shape import Choice, DictShape, Free, ListShape, SectionShape, Shape, manifest_shape
 from pywatt_host.manifest.schema.synonyms import unknown_key
 from pywatt_host.manifest.yaml.composer import compose, split_lines
-from pywatt_host.manifest.yaml.node import Mark, Node, Origin, Path, problem_at
+from pywatt_host.manifest.yaml.node import Mark, Node, Origin, problem_at
 
 _SEGMENT = re.compile(r'"([^"]*)"|([^."\[\]]+)')
 
 
 def merge(base: Node, top: Node, *, same_source: bool = False) -> Node:
-    """`top` over `base`. Within the same source, what is only implied by a section being written gives way."""
+    """Merge `top` over `base`. Within the same source, a value that is only implied does not replace a written one."""
     if not isinstance(base.value, dict) or not isinstance(top.value, dict):
         return base if same_source and top.implied and not base.implied else top
     entries = dict(base.value)
@@ -30,15 +32,15 @@ def merge(base: Node, top: Node, *, same_source: bool = False) -> Node:
 
 
 class Overrides:
-    """Reads overrides over the tree `base`, whose keys they match where the user chose the keys."""
+    """Reads overrides of the tree `base`. Where users choose the keys, an override matches the keys of `base`."""
 
     def __init__(self, base: Node, report: Report) -> None:
         self._base = base
         self._report = report
-        self.faulted: set[Path] = set()
+        self.faulted: set[KeyPath] = set()
 
     def environment(self, variables: Mapping[tuple[str, ...], tuple[str, str]]) -> Node | None:
-        """All `PYWATT__` variables as one tree. Names of keys match without regard to case."""
+        """Make one tree of all `PYWATT__` variables. Names of keys match in any letter case."""
         tree: Node | None = None
         for segments, (name, value) in sorted(variables.items()):
             origin = Origin(name, "environment")
@@ -47,16 +49,18 @@ class Overrides:
         return tree
 
     def settings(self, settings: Sequence[str]) -> Node | None:
-        """All `--set a.b=c` as one tree; the last one wins. A segment with a dot in it is quoted: `a."b.c"=d`."""
+        """Make one tree of all `--set a.b=c`; the last one wins. Quotes protect a dot in a key: `a."b.c"=d`."""
         tree: Node | None = None
         origin = Origin("--set", "set")
         for setting in settings:
             name, equals, value = setting.partition("=")
             segments = _split(name.strip())
             if not equals or segments is None:
-                hint = "write --set server.listen=:8080"
+                hint = "write it like --set server.listen=:8080"
                 shown = setting if not equals else name
-                self._report.add(problem_at(origin, Mark(), (), "override", f'"{shown[:80]}" is not path=value', hint))
+                self._report.add(
+                    problem_at(origin, Mark(), (), "override", f'"{shown[:80]}" does not have the form KEY=VALUE', hint)
+                )
                 continue
             tree = self._over(tree, self._path(segments, origin, folded=False), value, origin)
         return tree
@@ -70,15 +74,15 @@ class Overrides:
             return tree
         for key in reversed(path):
             node = Node({key: node}, Mark(), origin, keys={})
-        expansion = Expansion(self._report, manifest_shape())
-        expanded = expansion.expand(node, manifest_shape())
-        self.faulted |= expansion.faulted
+        normalizer = Normalizer(self._report, manifest_shape())
+        expanded = normalizer.normalize(node, manifest_shape())
+        self.faulted |= normalizer.faulted
         if expanded is None or tree is None:
             return expanded or tree
         return merge(tree, expanded, same_source=True)
 
     def _path(self, segments: Sequence[str], origin: Origin, *, folded: bool) -> tuple[str, ...] | None:
-        """The segments as the manifest spells them; None after a fault."""
+        """The keys of the segments as the manifest spells them; None after a fault."""
         shape: Shape = manifest_shape()
         node: Node | None = self._base
         path: tuple[str, ...] = ()
@@ -98,9 +102,13 @@ class Overrides:
                 shape = shape.value if isinstance(shape, DictShape) else shape
             else:
                 if isinstance(shape, ListShape):
-                    message, hint = "is a list, which an override replaces whole", f"set {display_path(path)} to [...]"
+                    message = "an override replaces a list as a whole, not one of its entries"
+                    hint = f"set {display_path(path)} to [...]"
                 else:
-                    message, hint = "is one value and has no keys", ""
+                    message, hint = (
+                        "this key has a single value, and no keys below it",
+                        f"set {display_path(path)} itself",
+                    )
                 self._report.add(problem_at(origin, Mark(), path, "override", message, hint))
                 return None
             node = node.value.get(key) if node is not None and isinstance(node.value, dict) else None
@@ -126,7 +134,7 @@ def _match(segment: str, keys: Mapping[str, object], *, folded: bool) -> str | N
 
 
 def _split(name: str) -> tuple[str, ...] | None:
-    """The segments of `a."b.c".d` or `a[0]`; None when it is not made of such."""
+    """Split `a."b.c".d` or `a[0]` into segments; None if the name does not have this form."""
     segments: list[str] = []
     at = 0
     name = re.sub(r"\[([0-9]+)\]", r".\1", name)
@@ -143,12 +151,16 @@ def _split(name: str) -> tuple[str, ...] | None:
         at += 1
 
 
-def _value(text: str, origin: Origin, path: Path, report: Report) -> Node | None:
-    """One YAML scalar or flow value. What begins with neither quote nor bracket is a scalar as it stands."""
+def _value(text: str, origin: Origin, path: KeyPath, report: Report) -> Node | None:
+    """Read one YAML value. A text that starts with neither a quote nor a bracket is a scalar as it is."""
     stripped = text.strip()
     if stripped[:1] not in ("[", "{", '"', "'"):
         if not stripped.isprintable():
-            report.add(problem_at(origin, Mark(), path, "control-character", "its value holds a control character"))
+            report.add(
+                problem_at(
+                    origin, Mark(), path, "control-character", "the value contains a control character", "remove it"
+                )
+            )
             return None
         return Node(stripped or None, Mark(), origin, text=stripped)
     found = Report()

@@ -1,16 +1,15 @@
-"""The typed manifest: frozen data, all of it, with every default filled in."""
+"""The typed manifest: frozen data, with every default filled in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PrivateAttr
+from pydantic import AfterValidator, Field
 
 from pywatt_host.manifest.model.app import App, AppMount, DirectoryMount, Module, Mount
-from pywatt_host.manifest.model.auth import SCHEME_NAME, AuthScheme, Client, Requirement, named
-from pywatt_host.manifest.model.base import Deferred, Section, Short, key
+from pywatt_host.manifest.model.auth import AuthScheme, Client, ClientName, Requirement, SchemeName, named
+from pywatt_host.manifest.model.base import Deferred, Document, Section, Short, key
 from pywatt_host.manifest.model.channels import (
     ChannelLimits,
     Channels,
@@ -28,7 +27,7 @@ from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource,
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.model.services import RegisteredService, Services, StaticService
 from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
-from pywatt_host.manifest.problems import display_path
+from pywatt_host.manifest.problems import KeyPath, display_path
 from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
 
 __all__ = [
@@ -47,6 +46,7 @@ __all__ = [
     "Cors",
     "Database",
     "DirectoryMount",
+    "Document",
     "Endpoint",
     "Health",
     "HttpChannel",
@@ -79,55 +79,64 @@ __all__ = [
 ]
 
 
-class Manifest(Section):
-    """A whole manifest after interpolation, profile and overrides: the recipe that `build` makes a Host from."""
+class Manifest(Document):
+    """A whole manifest after interpolation, profile and overrides. `build` makes a Host from it."""
 
-    version: Version = Field(1, description="Version of this format.", examples=[1])
-    module: Module = key(Module, "Who this module is.", {"id": "users", "version": "1.4.0"})
+    version: Version = Field(1, description="Version of the manifest format. The only version is 1.", examples=[1])
+    module: Module = key(
+        Module,
+        "The identity of the module: its id, version, description and labels.",
+        {"id": "users", "version": "1.4.0"},
+    )
     app: Annotated[App | None, Short(text="import_path")] = key(
         None,
-        "The application: `module:attribute`, or a mapping.",
+        "The application to serve. A string is its import path, `module:attribute`. A mapping takes more options.",
         "users.api:create_app",
         {"import_path": "users.api:app"},
     )
     mounts: tuple[Mount, ...] = key(
         (),
-        "Further applications and folders of static files, each under its prefix.",
+        "Additional applications and folders of static files, each served under its own URL prefix.",
         [{"route_prefix": "/static", "directory": "./static"}],
         strict=False,
     )
     state: ImportPath | None = key(
         None,
-        "Function (init, secrets) that makes the application's own state, app_state.user_state, before the application"
-        " is loaded. Sync or async.",
+        "Import path of a function `(init, secrets)`, sync or async. The host calls it before it loads the"
+        " application, and the result becomes app_state.user_state.",
         "users.state:build",
     )
-    config: dict[str, Any] = key(dict, "Free-form, for the application: app_state.config.", {"page_size": 50})
-    server: Server = key(Server, "Where the host listens, whom it trusts and what it bounds.", {"listen": ":8080"})
+    config: dict[str, Any] = key(
+        dict, "Free-form settings for the application, available as app_state.config.", {"page_size": 50}
+    )
+    server: Server = key(
+        Server, "Where the host listens, which proxies it trusts, and its limits and timeouts.", {"listen": ":8080"}
+    )
     secrets: Annotated[Secrets, Short(names="keys"), Deferred()] = key(
         Secrets,
-        "Secrets by name, where they come from and whether they rotate. A list of names is short for `keys`.",
+        "The secrets by name, where the host looks for them, and whether they rotate. A list of names is short for"
+        " `keys`.",
         ["DATABASE_URL", "JWT_SECRET"],
         {"rotate": True, "keys": {"DATABASE_URL": {"description": "Where users live"}}},
     )
     endpoints: Annotated[Endpoints, Short(text="from")] = key(
         AutoEndpoints,
-        "`auto`: the application's own routes. A list: these and nothing else. `{from: auto, rules}`: the"
-        " application's own routes, with options by path.",
+        "Which paths and methods the module serves. `auto`: the application's own routes. A list: these endpoints"
+        " and no others. `{from: auto, rules: [...]}`: the application's own routes, with options by path.",
         "auto",
         [{"path": "/api/users", "methods": ["GET", "POST"]}],
         {"from": "auto", "rules": [{"path": "/upload", "body": "1GiB"}]},
     )
-    auth: Annotated[
-        dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[AuthScheme, Deferred()]], AfterValidator(named)
-    ] = key(
+    auth: Annotated[dict[SchemeName, Annotated[AuthScheme, Deferred()]], AfterValidator(named)] = key(
         dict,
-        "Schemes by name, which endpoints then ask for: tokens (jwt, oidc), keys (api_key), passwords (basic).",
+        "Authentication schemes by name, which endpoints refer to: tokens (jwt, oidc), keys (api_key) and"
+        " passwords (basic).",
         {"jwt": {"secret": "${secret:JWT_SECRET}"}},
     )
-    clients: dict[Annotated[str, Field(pattern=SCHEME_NAME)], Annotated[Client, Deferred()]] = key(
+    clients: dict[ClientName, Annotated[Client, Deferred()]] = key(
         dict,
-        "Outbound OAuth 2: app_state.http adds and renews the token for these origins.",
+        "OAuth 2 clients for outbound requests. app_state.http adds an access token to requests to these origins,"
+        " and renews it.",
         {
             "billing": {
                 "base_url": "https://billing.example",
@@ -139,77 +148,61 @@ class Manifest(Section):
     )
     databases: Databases = key(
         dict,
-        "Databases by name; `default` is app_state.db. A text is short for `{url: ...}`.",
+        "Databases by name. The one called `default` is app_state.db. A string is short for `{url: ...}`.",
         {"default": "sqlite:///app.db"},
         {"default": {"url": "${secret:DATABASE_URL}", "pool": {"max": 20}}},
     )
     caches: Caches = key(
         dict,
-        "Caches by name; `default` is app_state.cache. A text is short for `{url: ...}`.",
+        "Caches by name. The one called `default` is app_state.cache. A string is short for `{url: ...}`.",
         {"default": "memory://"},
         {"default": {"url": "redis://127.0.0.1:6379/0", "ttl": "60s"}},
     )
     health: Annotated[Health, Short(text="path", flag="enabled")] = key(
         Health,
-        "Health, liveness and readiness paths: a path, `false`, or a mapping.",
+        "Paths for health, liveness and readiness. A path is short for `{path: ...}`. `false` switches all three off.",
         "/health",
         False,
         {"interval": "10s"},
     )
     metrics: Annotated[Metrics, Short(text="path", flag="enabled")] = key(
         lambda: Metrics.model_construct(enabled=False),
-        "Prometheus metrics: `true`, a path, or a mapping.",
+        "Prometheus metrics. `true` serves them at the default path, a string is the path, and a mapping takes"
+        " more options.",
         True,
         "/metrics",
     )
     channels: Annotated[Channels, Deferred()] = key(
         Channels,
-        "How the module talks with its orchestrator and with its peers.",
+        "How the module communicates with its orchestrator and with its peers.",
         {"ipc": {"listen": "/run/users.sock"}},
     )
     services: Annotated[Services, Deferred()] = key(
         Services,
-        "Services that this module offers, and those of others that nobody announces.",
+        "Services that this module offers, and services at fixed addresses that do not announce themselves.",
         {"register": [{"name": "users-api", "type": "api"}]},
     )
     resiliency: Annotated[Resiliency, Deferred()] = key(
         Resiliency,
-        "Timeouts, retries and circuit breakers of requests and messages to others.",
+        "Timeouts, retries and circuit breakers for the requests and messages that this module sends.",
         {
             "policies": {"timeouts": {"fast": "2s"}},
             "targets": {"modules": {"billing": {"timeout": "fast"}}},
         },
     )
-    logging: Logging = key(Logging, "Logs, always on standard error.", {"level": "debug"})
-
-    _directory: Path = PrivateAttr(default_factory=Path.cwd)
-    _source: Path | None = PrivateAttr(default=None)
-    _overridden: frozenset[tuple[str | int, ...]] = PrivateAttr(default=frozenset())
-
-    @property
-    def directory(self) -> Path:
-        """The folder that every relative path of the manifest is relative to. Absolute."""
-        return self._directory
-
-    @property
-    def source(self) -> Path | None:
-        """The file it was read from; None when it was made in code."""
-        return self._source
-
-    @property
-    def overridden(self) -> frozenset[tuple[str | int, ...]]:
-        """Paths of the values that a profile, a variable, `--set` or the orchestrator has laid over the file's."""
-        return self._overridden
+    logging: Logging = key(Logging, "Log settings. The host always logs to standard error.", {"level": "debug"})
 
     @property
     def module_id(self) -> str:
-        """`module.id`, else the name of the manifest's folder."""
-        return self.module.id or self._directory.name or "module"
+        """The `module.id`; if it is not set, the name of the manifest's folder."""
+        return self.module.id or self.directory.name or "module"
 
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
-        """Every secret by name: those that `secrets` declares, and those that `${secret:NAME}` names, which are
-        required where they have no default."""
+        """Every secret by name: the declared ones, and those that a `${secret:NAME}` in the manifest refers to.
+
+        A secret that the manifest refers to is required, unless it is declared with a default.
+        """
         found = dict(self.secrets.keys)
         for template in self.secret_references().values():
             for name in template.names:
@@ -221,15 +214,11 @@ class Manifest(Section):
         return found
 
     def secret_references(self) -> dict[str, SecretTemplate]:
-        """Path of each value with `${secret:NAME}` in it, such as `app.env.DATABASE_URL`, to that value."""
+        """Map the path of each value that contains `${secret:NAME}`, such as `app.env.DATABASE_URL`, to the value."""
         return {display_path(path): template for path, template in _templates(self, ())}
 
-    def resolve(self, path: str) -> Path:
-        """A path of the manifest, absolute."""
-        return self._directory / path
 
-
-def _templates(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], SecretTemplate]]:
+def _templates(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, SecretTemplate]]:
     if isinstance(value, SecretTemplate):
         yield path, value
     elif isinstance(value, Section):

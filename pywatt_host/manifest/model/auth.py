@@ -1,4 +1,5 @@
-"""`auth`, `endpoints[].auth` and `clients`: who may ask, for what, and as whom this module asks others."""
+"""`auth`, `endpoints[].auth` and `clients`: the credentials that requests need here, and those that this module uses
+elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from pywatt_host.manifest.model.base import Deferred, Section, Short, key, required
-from pywatt_host.manifest.values import Bool, Duration, DurationOrOff, SecretText, SecretToken, as_list
+from pywatt_host.manifest.values import Bool, Duration, DurationOrOff, Format, SecretText, SecretToken, as_list
 from pywatt_host.manifest.values.scalars import fault
 
 SchemeKind: TypeAlias = Literal["jwt", "oidc", "api_key", "basic"]
@@ -18,11 +19,40 @@ Algorithm: TypeAlias = Literal[
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 ]  # fmt: skip
 SCHEME_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"
+NAME_HINT = "use letters, digits, dots, dashes and underscores; start with a letter; at most 63 characters"
 NO_AUTH = "none"
 HEADER_NAME = r"^[A-Za-z][A-Za-z0-9-]{0,63}$"
 SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"  # RFC 6749 section 3.3
 HTTP_URL = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 HTTP_ORIGIN = r"^https?://[^\s/?#@]+/?$"
+
+SchemeName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a scheme name", NAME_HINT)]
+ClientName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a client name", NAME_HINT)]
+HeaderName: TypeAlias = Annotated[
+    str,
+    Field(pattern=HEADER_NAME),
+    Format("a header name", "use letters, digits and dashes; start with a letter; such as X-API-Key"),
+]
+Scope: TypeAlias = Annotated[
+    str,
+    Field(pattern=SCOPE),
+    Format("a scope", "use visible characters except quotes and backslashes; write several scopes as a list"),
+]
+HttpUrl: TypeAlias = Annotated[
+    str,
+    Field(pattern=HTTP_URL),
+    Format("an http or https URL", "such as https://id.example/token, without user, query and fragment"),
+]
+HttpOrigin: TypeAlias = Annotated[
+    str,
+    Field(pattern=HTTP_ORIGIN),
+    Format("an http or https origin", "such as https://billing.example, with scheme, host and port only"),
+]
+Realm: TypeAlias = Annotated[
+    str,
+    Field(pattern=r'^[^"\\\x00-\x1f\x7f-\U0010ffff]+$', max_length=100),
+    Format("a realm", "use printable ASCII characters except quotes and backslashes"),
+]
 
 Texts: TypeAlias = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False, min_length=1), BeforeValidator(as_list)
@@ -30,86 +60,100 @@ Texts: TypeAlias = Annotated[
 
 
 class AuthScheme(Section):
-    """One way to say who asks. Which keys count depends on `type`; one that does not is a fault."""
+    """One authentication scheme. Its `type` decides which keys apply. Any other key is an error."""
 
-    type: SchemeKind | None = key(None, "What it is. Left out: the scheme's name, where that is one of these.", "oidc")
+    type: SchemeKind | None = key(
+        None,
+        "Type of the scheme. If omitted, the scheme's name is also its type, provided that it is one of these types.",
+        "oidc",
+    )
     # jwt, oidc
     secret: SecretToken | None = key(
         None,
-        "jwt, oidc: the secret that tokens are signed with (HS256, HS384, HS512): at least 32, 48 or 64 octets.",
+        "jwt, oidc: secret that tokens are signed with. It must have at least 32 bytes for HS256, 48 for HS384, 64"
+        " for HS512.",
         "${secret:JWT_SECRET}",
     )
     public_key: SecretText | None = key(
         None,
-        "jwt, oidc: a public key, certificate, JWK or JWK set: a path relative to the manifest, or the text itself.",
+        "jwt, oidc: a public key, certificate, JWK or JWK set. Either a path relative to the manifest, or the text"
+        " itself.",
         "keys/issuer.pem",
     )
-    jwks_url: Annotated[str, Field(pattern=HTTP_URL)] | None = key(
-        None, "jwt, oidc: where the issuer's keys are (RFC 7517).", "https://id.example/jwks.json"
+    jwks_url: HttpUrl | None = key(
+        None,
+        "jwt, oidc: URL of the issuer's JWK set, which contains its keys (RFC 7517).",
+        "https://id.example/jwks.json",
     )
     issuer: Annotated[str, Field(min_length=1)] | None = key(
-        None, "jwt, oidc: what `iss` must be; for oidc also where the issuer's metadata is.", "https://id.example"
+        None,
+        "jwt, oidc: required value of the claim `iss`. For oidc, it is also the URL of the issuer's metadata.",
+        "https://id.example",
     )
     audience: Texts | None = key(
         None,
-        "jwt, oidc: one of these must be in `aud`. Left out: a token that names an audience is refused"
-        " (RFC 7519 section 4.1.3).",
+        "jwt, oidc: accepted audiences, of which the claim `aud` must contain at least one. If omitted, a token"
+        " that names an audience is refused (RFC 7519 section 4.1.3).",
         "users",
     )
     algorithms: Annotated[tuple[Algorithm, ...], Field(strict=False, min_length=1), BeforeValidator(as_list)] | None = (
         key(
             None,
-            "jwt, oidc: signature algorithms that are accepted. Left out: HS256 with `secret`, else RS256, ES256 and"
+            "jwt, oidc: accepted signature algorithms. If omitted: HS256 with `secret`, otherwise RS256, ES256 and"
             " EdDSA.",
             ["RS256"],
         )
     )
     typ: Texts | None = key(
         None,
-        "jwt, oidc: the token's `typ` must be one of these. Left out: none, JWT or at+jwt.",
+        "jwt, oidc: accepted values of the token's `typ` header. If omitted, `typ` may be missing, JWT or at+jwt.",
         "at+jwt",
     )
-    leeway: Duration = key(30.0, "jwt, oidc: how far clocks may differ.", "1m")
+    leeway: Duration = key(30.0, "jwt, oidc: how far the clocks of the issuer and the host may differ.", "1m")
     required_claims: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False), BeforeValidator(as_list)
     ] = key(("exp",), "jwt, oidc: claims that every token must have.", ["exp", "sub"])
-    allow_weak_secret: Bool = key(False, "jwt, oidc: take a `secret` that is too short, with a warning.", True)
+    allow_weak_secret: Bool = key(
+        False, "jwt, oidc: whether a `secret` that is too short is accepted, with a warning.", True
+    )
     allow_http: Bool = key(
         False,
-        "jwt, oidc: fetch keys without TLS from elsewhere than this machine, for a network that is trusted.",
+        "jwt, oidc: whether the host may fetch keys from another machine without TLS. Only for a network that you"
+        " trust.",
         True,
     )
     allow_private: Bool = key(
         False,
-        "oidc: the issuer's metadata may send to another host with a private address for the keys.",
+        "oidc: whether the issuer's metadata may point to another host with a private address for the keys.",
         True,
     )
     # api_key
-    header: Annotated[str, Field(pattern=HEADER_NAME)] | None = key(
-        None, "api_key: the header that has the key. Left out: X-API-Key.", "X-API-Key"
-    )
+    header: HeaderName | None = key(None, "api_key: header that contains the key. If omitted, X-API-Key.", "X-API-Key")
     keys: SecretToken | None = key(
         None,
-        "api_key: the keys, one a line or between commas, each KEY or NAME:KEY; the name becomes the subject.",
+        "api_key: the accepted keys, one per line or separated by commas. Each is KEY or NAME:KEY. The name"
+        " becomes the subject.",
         "${secret:API_KEYS}",
     )
     # basic
     users: SecretToken | None = key(
         None,
-        "basic: one USER:PASSWORD a line; the password in plain or as bcrypt, as `htpasswd -B` writes it.",
+        "basic: one USER:PASSWORD per line. The password is plain text, or a bcrypt hash as `htpasswd -B` writes it.",
         "${secret:OPS_USERS}",
     )
     # all of them
     previous: DurationOrOff = key(
-        300.0, "How long what a rotation of secrets has replaced is still accepted; `off` for not at all.", "5m"
+        300.0,
+        "How long a value is still accepted after a secret rotation has replaced it. `off`: it is refused at once.",
+        "5m",
     )
-    realm: Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f\x7f-\U0010ffff]+$', max_length=100)] | None = key(
-        None, "What the challenge calls the protected space. Left out: the module's id.", "users"
+    realm: Realm | None = key(
+        None, "Name of the protected space in the WWW-Authenticate challenge. If omitted, the module's id.", "users"
     )
 
 
 def named(schemes: dict[str, AuthScheme]) -> dict[str, AuthScheme]:
-    """Schemes whose `type` is left out get it from their name, where that is one."""
+    """Set the `type` of each scheme that has none to the scheme's name, if the name is one of the types."""
     return {
         name: scheme.model_copy(update={"type": name}) if scheme.type is None and name in KINDS else scheme
         for name, scheme in schemes.items()
@@ -119,7 +163,7 @@ def named(schemes: dict[str, AuthScheme]) -> dict[str, AuthScheme]:
 def _claim(value: Any) -> Any:
     if isinstance(value, str | int | float) and not (isinstance(value, float) and value != value):
         return value
-    raise fault("type", "a text, a number or a bool is wanted, such as admin")
+    raise fault("type", "expected a string, a number or a bool, such as admin")
 
 
 ClaimValues: TypeAlias = Annotated[
@@ -137,56 +181,70 @@ ClaimValues: TypeAlias = Annotated[
 
 
 class Requirement(Section):
-    """What a request must bring: a credential of one of the schemes, and what its claims must be."""
+    """What a request must present: a credential for one of the schemes, with these scopes and claims."""
 
     scheme: Annotated[
-        tuple[Annotated[str, Field(pattern=SCHEME_NAME)], ...],
+        tuple[SchemeName, ...],
         Field(strict=False, min_length=1),
         BeforeValidator(as_list),
-    ] = required("Names of `auth`, of which the one that presents itself decides; or `none`.", "jwt")
-    scopes: Annotated[
-        tuple[Annotated[str, Field(pattern=SCOPE)], ...], Field(strict=False), BeforeValidator(as_list)
-    ] = key((), "Scopes that it must have, all of them (`scope` or `scp`); else 403.", ["admin"])
+    ] = required(
+        "Names of schemes in `auth`, or `none`. If there are several, the scheme whose credential the request"
+        " presents decides.",
+        "jwt",
+    )
+    scopes: Annotated[tuple[Scope, ...], Field(strict=False), BeforeValidator(as_list)] = key(
+        (),
+        "Scopes that the credential must have, all of them (claim `scope` or `scp`). Otherwise the response is 403.",
+        ["admin"],
+    )
     claims: dict[Annotated[str, Field(min_length=1)], ClaimValues] = key(
         dict,
-        "Claims that it must have; else 403. The claim equals the value, or one of the list's; of a claim that is a"
-        " list one entry does. Dots lead into nested claims.",
+        "Claims that the credential must have. Otherwise the response is 403. A claim must equal the given value,"
+        " or one value of a given list. If the claim itself is a list, one matching entry is enough. Dots in a"
+        " name lead into nested claims.",
         {"role": ["owner", "admin"]},
     )
 
     @property
     def open(self) -> bool:
-        """Whether it asks for nothing."""
+        """Whether no credential is required."""
         return self.scheme == (NO_AUTH,)
 
 
-# Left out: nobody is asked, as `none` says in words.
+# If omitted, no credential is required. `none` states the same explicitly.
 Auth: TypeAlias = Annotated[Annotated[Requirement, Deferred()] | None, Short(text="scheme", items="scheme")]
 
 
 class Client(Section):
-    """A token for requests to others (OAuth 2.0 client credentials, RFC 6749 section 4.4)."""
+    """An OAuth 2.0 client whose token is added to outbound requests (client credentials, RFC 6749 section 4.4)."""
 
-    base_url: Annotated[str, Field(pattern=HTTP_ORIGIN)] = required(
+    base_url: HttpOrigin = required(
         "Scheme, host and port of the requests that get the token.", "https://billing.example"
     )
-    token_url: Annotated[str, Field(pattern=HTTP_URL)] | None = key(
-        None, "Where tokens are issued. Left out: the issuer's metadata says it.", "https://id.example/token"
+    token_url: HttpUrl | None = key(
+        None,
+        "URL that issues the tokens. If omitted, the host reads it from the issuer's metadata.",
+        "https://id.example/token",
     )
-    issuer: Annotated[str, Field(pattern=HTTP_URL)] | None = key(
-        None, "Who issues the tokens; instead of token_url.", "https://id.example"
+    issuer: HttpUrl | None = key(
+        None, "URL of the issuer of the tokens. Use it instead of token_url.", "https://id.example"
     )
-    client_id: Annotated[str, Field(min_length=1)] = required("Who this module is there.", "users")
-    client_secret: SecretToken = required("The secret that goes with it.", "${secret:BILLING_SECRET}")
-    scopes: Annotated[
-        tuple[Annotated[str, Field(pattern=SCOPE)], ...], Field(strict=False), BeforeValidator(as_list)
-    ] = key((), "Scopes to ask for.", ["read"])
+    client_id: Annotated[str, Field(min_length=1)] = required("Id of this module at the issuer.", "users")
+    client_secret: SecretToken = required("Secret that belongs to client_id.", "${secret:BILLING_SECRET}")
+    scopes: Annotated[tuple[Scope, ...], Field(strict=False), BeforeValidator(as_list)] = key(
+        (), "Scopes that the host requests for the token.", ["read"]
+    )
     audience: Annotated[str, Field(min_length=1)] | None = key(
-        None, "Parameter `audience` of the request for a token, which some issuers want.", "billing"
+        None, "Value of the parameter `audience` in the token request, which some issuers require.", "billing"
     )
     method: Literal["basic", "post"] = key(
-        "basic", "How the secret is sent: `basic` (RFC 6749 section 2.3.1) or `post` (in the body).", "post"
+        "basic",
+        "How the host sends the client secret: `basic` (RFC 6749 section 2.3.1) or `post` (in the request body).",
+        "post",
     )
     allow_http: Bool = key(
-        False, "Send secret and token without TLS beyond this machine, for a network that is trusted.", True
+        False,
+        "Whether the host may send the client secret and the token to another machine without TLS. Only for a"
+        " network that you trust.",
+        True,
     )

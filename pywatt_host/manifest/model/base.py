@@ -1,32 +1,71 @@
-"""What every section of the manifest has in common."""
+"""What all sections of the manifest have in common."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PrivateAttr
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
+
+from pywatt_host.manifest.problems import KeyPath
 
 _DISABLE_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 
 class Section(BaseModel):
-    """A closed, frozen mapping of the manifest: an unknown key is a fault, values are taken strictly."""
+    """A frozen mapping of the manifest. An unknown key is an error, and values are not converted to another type."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, defer_build=True, populate_by_name=False, protected_namespaces=()
     )
 
 
+class Document(Section):
+    """A section that is a whole file: a manifest or a workspace."""
+
+    _directory: Path = PrivateAttr(default_factory=Path.cwd)
+    _source: Path | None = PrivateAttr(default=None)
+    _overridden: frozenset[KeyPath] = PrivateAttr(default=frozenset())
+
+    @property
+    def directory(self) -> Path:
+        """The absolute path of the folder that every relative path in the document is relative to."""
+        return self._directory
+
+    @property
+    def source(self) -> Path | None:
+        """The file that the document was read from; None if it was made in code."""
+        return self._source
+
+    @property
+    def overridden(self) -> frozenset[KeyPath]:
+        """Paths of the values that a profile, an environment variable, `--set` or the orchestrator has set."""
+        return self._overridden
+
+    def located(self, directory: Path, source: Path | None, overridden: Collection[KeyPath] = ()) -> Self:
+        """Return a copy of the document that knows where it was read from. `directory` is absolute."""
+        copy = self.model_copy()
+        copy._directory = directory
+        copy._source = source
+        copy._overridden = frozenset(overridden)
+        return copy
+
+    def resolve(self, path: str) -> Path:
+        """Make a path of the document absolute."""
+        return self._directory / path
+
+
 @dataclass(frozen=True, slots=True)
 class Short:
-    """How a section may be written short.
+    """The short forms of a section.
 
-    `text` names the key that a text stands for. `flag` names the key that a bool stands for; a text or a mapping then
-    sets it to true as well, since writing the section at all switches it on. `names` names the key, a mapping by name,
-    whose names a list gives. `items` names the key, a list, that a list stands for.
+    `text` names the key that a string sets. `flag` names the key that a bool sets; a string or a mapping then sets it
+    to true as well, because writing the section at all switches it on. `names` names the key, a mapping by name, that a
+    list of names sets. `items` names the key, a list, that a list sets.
     """
 
     text: str | None = None
@@ -36,20 +75,23 @@ class Short:
 
 
 class Names:
-    """Marks a mapping of sections for which a list of their names may stand, each with nothing said about it."""
+    """Marks a mapping of sections that may be written as a list of names. Each named section then has its defaults."""
 
 
 class Placeholders:
-    """Marks texts in which `${name}`, for these names, is no variable of the environment: who uses the text fills it
-    in."""
+    """Marks strings in which `${name}`, for these names, is not an environment variable. The code that uses the string
+    fills it in."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
 class Deferred:
-    """Marks a rare section, whose validator is built only where a document has it: most have not, and building takes
-    longer than all else that is done with a small one."""
+    """Marks a rarely used section. Its validator is built only for a document that contains the section.
+
+    Most documents do not contain it, and building a validator takes longer than everything else that is done with a
+    small document.
+    """
 
     def __get_pydantic_core_schema__(self, source: type[Section], handler: GetCoreSchemaHandler) -> CoreSchema:
         def validate(value: Any) -> Section:
@@ -61,14 +103,14 @@ class Deferred:
         return no_info_plain_validator_function(validate)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "object"}  # the writer of the schema asks the section itself
+        return {"type": "object"}  # the schema writer asks the section itself
 
 
 def complete(model: type[Section]) -> None:
-    """Build the validator of a section, if that has not been done.
+    """Build the validator of a section, unless it exists already.
 
-    pydantic looks through every installed distribution for plugins of its own before it builds the first one. None of
-    them has business with a manifest, and the search costs more than the building.
+    Before pydantic builds the first validator, it searches every installed distribution for plugins of its own. No
+    plugin concerns a manifest, and the search takes longer than the building, so plugins are disabled here.
     """
     if model.__pydantic_complete__:
         return
@@ -84,9 +126,9 @@ def complete(model: type[Section]) -> None:
 
 
 def key(default: Any, description: str, *examples: Any, **more: Any) -> Any:
-    """A key of a section: its default, what it is for, and values to show in editors."""
+    """Declare a key of a section: its default, its description, and example values that editors show."""
     if isinstance(default, type) and issubclass(default, Section):
-        # Its defaults are right, and validating them would build a validator of its own for every section at start.
+        # The defaults of a section are valid. Validating them would build one more validator for each section at start.
         default = default.model_construct
     if callable(default):
         return Field(default_factory=default, description=description, examples=list(examples) or None, **more)
@@ -94,5 +136,5 @@ def key(default: Any, description: str, *examples: Any, **more: Any) -> Any:
 
 
 def required(description: str, *examples: Any, **more: Any) -> Any:
-    """A key that has no default."""
+    """Declare a key of a section that has no default."""
     return Field(..., description=description, examples=list(examples) or None, **more)

@@ -1,4 +1,4 @@
-"""`endpoints`: which paths and methods exist, and what bounds each of them."""
+"""`endpoints`: which paths and methods exist, and the limits of each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Methods: TypeAlias = Annotated[
 
 
 class EndpointOptions(Section):
-    """What bounds the requests of one endpoint. What is left out is taken from `server`."""
+    """The limits for the requests of one endpoint. If a key is omitted, the limit of `server` applies."""
 
     timeout: DurationOrOff = key(
         None,
@@ -33,20 +33,21 @@ class EndpointOptions(Section):
     )
     concurrency: Int | None = key(
         None,
-        "Requests of this endpoint that may run at once; above it 503. Left out: no limit of its own.",
+        "Number of requests that may run here at the same time. Above it, the response is 503. If omitted, there"
+        " is no separate limit.",
         20,
         ge=1,
         le=1_000_000,
     )
     rate_limit: RateLimit | None = key(
         None,
-        "Requests per time, in this process, of one subject, else of one client address; above it 429 with"
-        " Retry-After.",
+        "Number of requests per unit of time, counted in this process for each subject, or for each client address"
+        " if there is no subject. Above it, the response is 429 with Retry-After.",
         "100/s",
     )
     auth: Auth = key(
         None,
-        "Who may ask: the name of a scheme of `auth`, a list of them, `none`, or a mapping.",
+        "Who may send requests here: the name of a scheme in `auth`, a list of names, `none` (everyone), or a mapping.",
         "jwt",
         ["jwt", "key"],
         {"scheme": "jwt", "scopes": ["admin"]},
@@ -57,40 +58,54 @@ class Endpoint(EndpointOptions):
     """One endpoint: a path template and its methods."""
 
     path: EndpointPath = required(
-        "Path template: `{id}` is one segment, `{rest:path}` the rest. Literal segments win over `{id}`, that over"
-        " `{rest:path}`.",
+        "Path template. `{id}` matches one segment, `{rest:path}` the rest of the path. Literal segments take"
+        " precedence over `{id}`, and `{id}` over `{rest:path}`.",
         "/api/users/{id}",
     )
     methods: Methods = key(
-        ("GET",), 'Methods; `["*"]` for all, `WEBSOCKET` for WebSockets. GET brings HEAD with it.', ["GET", "POST"]
+        ("GET",),
+        'Methods of the endpoint. `["*"]` stands for all methods, `WEBSOCKET` for WebSockets. GET includes HEAD.',
+        ["GET", "POST"],
     )
-    summary: str | None = key(None, "One line on what it does, shown by `pywatt-host routes`.", "List users")
+    summary: str | None = key(
+        None, "One line that says what the endpoint does, shown by `pywatt-host routes`.", "List users"
+    )
 
 
 class Rule(EndpointOptions):
-    """Options for the application's own routes that fit a path template."""
+    """Options for those of the application's own routes that match a path template."""
 
-    path: EndpointPath = required("Path template; a trailing slash is covered as well.", "/public/{rest:path}")
-    methods: Methods = key(("*",), 'Methods the rule is for; `["*"]`, the default, for all.', ["POST"])
-    summary: str | None = key(None, "One line on what it is for, shown by `pywatt-host routes`.", "Public pages")
+    path: EndpointPath = required(
+        "Path template. It also matches the path with a trailing slash.", "/public/{rest:path}"
+    )
+    methods: Methods = key(
+        ("*",), 'Methods that the rule applies to. `["*"]`, the default, stands for all methods.', ["POST"]
+    )
+    summary: str | None = key(
+        None, "One line that says what the rule is for, shown by `pywatt-host routes`.", "Public pages"
+    )
 
 
 class AutoEndpoints(Section):
-    """The application's own routes are the endpoints."""
+    """The application's own routes as the endpoints."""
 
     source: Literal["auto"] = Field(
         "auto", alias="from", description="`auto`: the endpoints are the application's own routes.", examples=["auto"]
     )
     auth: Auth = key(
-        None, "Who may ask for what no rule says something else of: as `auth` of an endpoint.", "jwt", "none"
+        None,
+        "Who may send requests that no rule says anything else about. It takes the same forms as `auth` of an"
+        " endpoint.",
+        "jwt",
+        "none",
     )
     rules: tuple[Rule, ...] = key(
-        (), "Options for routes that fit a path.", [{"path": "/upload", "body": "1GiB"}], strict=False
+        (), "Options for routes that match a path.", [{"path": "/upload", "body": "1GiB"}], strict=False
     )
 
 
 def endpoints_kind(value: Any) -> str:
-    """Which of the two forms of `endpoints` a value is."""
+    """Tell which of the two forms of `endpoints` a value has."""
     return "list" if isinstance(value, list | tuple) else "auto"
 
 

@@ -10,23 +10,45 @@ from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.auth import Auth
 from pywatt_host.manifest.model.base import Section, Short, key
-from pywatt_host.manifest.values import Bool, Float, Int, PositiveDuration, Prefix
+from pywatt_host.manifest.values import Bool, Float, Format, Int, PositiveDuration, Prefix
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error", "critical"]
+LabelName: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=100),
+    Format("a label name", "use letters, digits and underscores; do not start with a digit"),
+]
+LoggedPath: TypeAlias = Annotated[str, Field(pattern=r"^/"), Format("a path", "start it with a slash")]
 
 
 class Health(Section):
-    """Health, liveness and readiness, as HTTP paths."""
+    """The paths for health, liveness and readiness."""
 
-    enabled: Bool = key(True, "Whether the three paths are served. `health: false` is short for it.", False)
-    path: Prefix = key("/health", "The full report, with every check.", "/healthz")
-    liveness: Prefix = key("/livez", "200 as long as the process answers; never depends on stores.", "/live")
-    readiness: Prefix = key("/readyz", "200 when every check passes; 503 first when draining.", "/ready")
-    interval: PositiveDuration = key(5.0, "How often each check runs; answers in between are the last result.", "10s")
-    timeout: PositiveDuration = key(2.0, "How long one run of a check may take; longer is a failure.", "500ms")
-    retries: Int = key(3, "Failures in a row after which a check that passed counts as failing.", 1, ge=1, le=1000)
+    enabled: Bool = key(
+        True, "Whether the host serves the three paths. `health: false` is short for `{enabled: false}`.", False
+    )
+    path: Prefix = key("/health", "Path of the full report, which contains every check.", "/healthz")
+    liveness: Prefix = key(
+        "/livez",
+        "Path that answers 200 as long as the process answers. It never depends on databases or caches.",
+        "/live",
+    )
+    readiness: Prefix = key(
+        "/readyz",
+        "Path that answers 200 when every check passes. When the host drains, this path answers 503 first.",
+        "/ready",
+    )
+    interval: PositiveDuration = key(
+        5.0, "How often each check runs. Responses in between report the last result.", "10s"
+    )
+    timeout: PositiveDuration = key(
+        2.0, "How long one run of a check may take. A longer run counts as a failure.", "500ms"
+    )
+    retries: Int = key(
+        3, "Number of failures in a row after which a check that passed before counts as failing.", 1, ge=1, le=1000
+    )
     start_period: PositiveDuration = key(
-        10.0, "After the start a check that has not passed yet counts as starting, not as failing, for so long.", "1m"
+        10.0, "How long after the start a check that has not passed yet counts as starting, not as failing.", "1m"
     )
 
     @model_validator(mode="after")
@@ -43,47 +65,59 @@ def _increasing(buckets: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Metrics(Section):
-    """Prometheus and OpenMetrics text."""
+    """Metrics in the text formats of Prometheus and OpenMetrics."""
 
-    enabled: Bool = key(True, "Whether metrics are collected and served. `metrics: true` is short for it.", False)
-    path: Prefix = key("/metrics", "Where they are served.", "/internal/metrics")
+    enabled: Bool = key(
+        True, "Whether the host collects and serves metrics. `metrics: true` is short for `{enabled: true}`.", False
+    )
+    path: Prefix = key("/metrics", "Path that serves the metrics.", "/internal/metrics")
     buckets: Annotated[
         tuple[Annotated[Float, Field(gt=0, lt=1e9)], ...],
         Field(strict=False, min_length=1, max_length=50),
         AfterValidator(_increasing),
     ] = key(
         (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
-        "Upper bounds of the request duration histogram, in seconds (the default is OpenTelemetry's).",
+        "Upper bounds of the request duration histogram, in seconds. The default is the one that OpenTelemetry uses.",
         [0.005, 0.05, 0.5],
     )
-    labels: dict[Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$", max_length=100)], str] = key(
-        dict, "Labels put on every series.", {"team": "core"}
+    labels: dict[LabelName, str] = key(dict, "Labels that are added to every series.", {"team": "core"})
+    auth: Auth = key(
+        None,
+        "Who may read the metrics. It takes the same forms as `auth` of an endpoint. If omitted, everyone may read"
+        " them.",
+        "ops",
     )
-    auth: Auth = key(None, "Who may scrape: as `auth` of an endpoint. Left out: everybody.", "ops")
 
 
 class AccessLog(Section):
-    """One line per request."""
+    """The access log: one line for each request."""
 
-    enabled: Bool = key(True, "Whether requests are logged. Probes and metrics never are.", False)
-    exclude: tuple[Annotated[str, Field(pattern=r"^/")], ...] = key(
-        (), "Paths that are not logged, each with everything below it.", ["/static"], strict=False
+    enabled: Bool = key(True, "Whether requests are logged. Requests for probes and metrics are never logged.", False)
+    exclude: tuple[LoggedPath, ...] = key(
+        (), "Paths that are not logged, each with all paths below it.", ["/static"], strict=False
     )
 
 
 class Logging(Section):
-    """Logs, always on standard error."""
+    """Log settings. The host always logs to standard error."""
 
-    level: Level = key("info", "Least level that is logged.", "debug")
+    level: Level = key("info", "Lowest level that is logged.", "debug")
     format: Literal["auto", "json", "console"] = key(
-        "auto", "`json`: one object a line; `console`: for people; `auto`: console on a terminal, else json.", "json"
+        "auto",
+        "`json`: one JSON object per line. `console`: lines for people. `auto`: console on a terminal, otherwise json.",
+        "json",
     )
     access: Annotated[AccessLog, Short(flag="enabled")] = key(
-        AccessLog, "One line per request: `true`, `false` or `{exclude: [...]}`.", {"exclude": ["/static"]}
+        AccessLog,
+        "The access log, one line for each request: `true`, `false` or `{exclude: [...]}`.",
+        {"exclude": ["/static"]},
     )
     loggers: dict[Annotated[str, Field(min_length=1)], Level] = key(
-        dict, "Levels of single loggers, by name.", {"sqlalchemy.engine": "warning"}
+        dict, "Levels of individual loggers, by name.", {"sqlalchemy.engine": "warning"}
     )
     redact: tuple[Annotated[str, Field(min_length=1)], ...] = key(
-        (), "Names of log fields whose values are shown as ***, whatever their case.", ["authorization"], strict=False
+        (),
+        "Names of log fields whose values are shown as ***. Letter case does not matter.",
+        ["authorization"],
+        strict=False,
     )

@@ -1,4 +1,4 @@
-"""`secrets`: which there are, where they come from, and whether they may change while the host runs."""
+"""`secrets`: which secrets exist, where the host looks for them, and whether they may change while it runs."""
 
 from __future__ import annotations
 
@@ -9,36 +9,67 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.base import Names, Placeholders, Section, Short, key, required
-from pywatt_host.manifest.values import SECRET_NAME, Bool, Interpolated, PositiveDuration, Sensitive, to_float, to_int
+from pywatt_host.manifest.values import (
+    Bool,
+    Format,
+    Interpolated,
+    PositiveDuration,
+    SecretName,
+    Sensitive,
+    to_float,
+    to_int,
+)
 
 SecretType: TypeAlias = Literal["str", "int", "float", "bool", "json"]
 _KINDS = ("kind", "dotenv", "directory", "file", "command", "vault")
 
 
-class Vault(Section):
-    """HashiCorp Vault or OpenBao, secrets engine KV version 2 (extra `vault`)."""
+VaultUrl: TypeAlias = Annotated[
+    str, Field(pattern=r"^https?://"), Format("an http or https URL", "such as https://vault.example:8200")
+]
 
-    address: str = required("Address of the server.", "https://vault.example:8200", pattern=r"^https?://")
+
+class Vault(Section):
+    """HashiCorp Vault or OpenBao, secrets engine KV version 2. Requires the extra `vault`."""
+
+    address: VaultUrl = required("URL of the server.", "https://vault.example:8200")
     path: str = required(
-        "Mount and path of the secret whose members are the values, such as secret/users.", "secret/users", min_length=3
+        "Mount and path of the Vault secret, such as secret/users. The members of that secret are the values.",
+        "secret/users",
+        min_length=3,
     )
     token: Annotated[str, Field(min_length=1), Sensitive()] | None = key(
-        None, "Token. Left out: VAULT_TOKEN, else token_file. Write ${VAR} and no literal.", "${VAULT_TOKEN}"
+        None,
+        "Token for the server. If omitted, the environment variable VAULT_TOKEN, otherwise token_file. Write"
+        " ${VAR}, not the token itself.",
+        "${VAULT_TOKEN}",
     )
     token_file: str | None = key(
-        None, "File with the token, as an agent writes it; read anew each time.", "/run/vault/token", min_length=1
+        None,
+        "File with the token, as a Vault agent writes it. The host reads the file again each time.",
+        "/run/vault/token",
+        min_length=1,
     )
-    namespace: str | None = key(None, "Namespace, where the server has them.", "team-a", min_length=1)
-    ca: str | None = key(None, "File with the certificates that sign the server's, relative to the manifest.", "ca.pem")
+    namespace: str | None = key(None, "Namespace, if the server has namespaces.", "team-a", min_length=1)
+    ca: str | None = key(
+        None,
+        "File with the CA certificates that must have signed the server's certificate, relative to the manifest."
+        " If omitted, the CA certificates of the system.",
+        "ca.pem",
+    )
 
 
 class SecretSource(Section):
-    """One place to look for secrets; it has exactly one of the keys."""
+    """One place to look for secrets. It must have exactly one of these keys."""
 
     kind: Literal["orchestrator", "env"] | None = key(
-        None, "`orchestrator` asks the orchestrator, `env` the environment; short: the word itself.", "env"
+        None,
+        "`orchestrator` asks the orchestrator, `env` reads the environment. The word alone is the short form.",
+        "env",
     )
-    dotenv: str | None = key(None, "A dotenv file, relative to the manifest; it may be missing.", ".env", min_length=1)
+    dotenv: str | None = key(
+        None, "A dotenv file, relative to the manifest. The file may be missing.", ".env", min_length=1
+    )
     directory: str | None = key(
         None,
         "A folder with one file for each secret, as Kubernetes and Docker mount them, relative to the manifest.",
@@ -47,13 +78,15 @@ class SecretSource(Section):
     )
     file: str | None = key(
         None,
-        "A YAML or JSON file of names and values, relative to the manifest; nobody but its owner may read it.",
+        "A YAML or JSON file of names and values, relative to the manifest. Only its owner may have permission to"
+        " read it.",
         "secrets.yaml",
         min_length=1,
     )
     command: tuple[Annotated[str, Field(min_length=1), Placeholders("name")], ...] | None = key(
         None,
-        "A program that prints the secret; `${name}` in an argument is the secret's name. It is no shell.",
+        "A program and its arguments; the program prints the secret. `${name}` in an argument is the secret's"
+        " name. No shell is used.",
         ["op", "read", "op://x/${name}"],
         strict=False,
         min_length=1,
@@ -65,36 +98,43 @@ class SecretSource(Section):
         given = [name for name in _KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise PydanticCustomError(
-                "conflict", "a source has exactly one of orchestrator, env, dotenv, directory, file, command, vault", {}
+                "conflict",
+                "a source needs exactly one of orchestrator, env, dotenv, directory, file, command, vault",
+                {},
             )
         return self
 
 
 class SecretKey(Section):
-    """One secret."""
+    """One declared secret."""
 
-    required: Bool = key(True, "Whether the host must have it to start.", False)
+    required: Bool = key(True, "Whether the host needs the secret to start.", False)
     type: SecretType = key(
-        "str", "What its text spells, checked when it is read: get_secret(NAME, int) wants the same.", "int"
+        "str",
+        "Type of the value. The host checks it when the secret is read, and get_secret(NAME, int) must ask for the"
+        " same type.",
+        "int",
     )
     default: Any = key(
-        None, "Its value where no source has it. Only with `required: false`; no place for a real secret.", 5
+        None,
+        "Value that is used if no source has the secret. Only with `required: false`. Do not write a real secret here.",
+        5,
     )
-    description: str | None = key(None, "What it is for; shown where it is missing.", "Where users live")
+    description: str | None = key(None, "What the secret is for. Shown if the secret is missing.", "Where users live")
 
     @model_validator(mode="after")
     def _default_fits(self) -> SecretKey:
         if self.default is None:
             return self
         if self.required:
-            message = "a required secret has no default; add `required: false`"
+            message = "a required secret cannot have a default (add `required: false`)"
             raise PydanticCustomError("secret-default", message, {"key": "default"})
         value = _READ[self.type](self.default)
         if not isinstance(value, _CLASSES[self.type]) or (isinstance(value, bool) and self.type in ("int", "float")):
-            message = "the default is no {type} as `type` says"
+            message = "the default is not of type {type} (change the default or `type`)"
             raise PydanticCustomError("secret-default", message, {"key": "default", "type": self.type})
         if value is not self.default:
-            object.__setattr__(self, "default", value)  # it is being made: nobody has seen it yet
+            object.__setattr__(self, "default", value)  # the object is still under construction, so no code has used it
         return self
 
 
@@ -111,7 +151,7 @@ def _json(value: Any) -> Any:
         return str(value)
 
 
-# Type -> the default, where it came out of a variable, as that type; and what it must then be.
+# Type of a secret -> how a default that came from a variable is converted, and the class that it must then have.
 _READ: dict[str, Any] = {
     "str": lambda value: str(value) if isinstance(value, Interpolated) else value,
     "int": to_int,
@@ -123,25 +163,27 @@ _CLASSES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool
 
 
 class Secrets(Section):
-    """Secrets by name, and the places where they are looked for, in order."""
+    """Secrets by name, and the places where the host looks for them, in order."""
 
     sources: tuple[Annotated[SecretSource, Short(text="kind")], ...] | None = key(
         None,
-        "Where secrets come from; the first that has one wins. Left out: the orchestrator, where there is one, then the"
-        " environment.",
+        "Where the host looks for secrets. The first source that has a secret wins. If omitted: the orchestrator,"
+        " if there is one, then the environment.",
         ["orchestrator", "env", {"directory": "/run/secrets"}],
         strict=False,
         min_length=1,
     )
     rotate: Bool = key(
         False,
-        "Whether values may change while the host runs: by the orchestrator's word, or because a source that can be"
-        " watched has changed.",
+        "Whether values may change while the host runs: when the orchestrator says so, or when a source that can"
+        " be watched has changed.",
         True,
     )
     interval: PositiveDuration = key(
-        5.0, "How often sources that can only be asked (files, Vault) are looked at, with `rotate`.", "30s"
+        5.0, "With `rotate`, how often the host polls the sources that do not report changes (files, Vault).", "30s"
     )
-    keys: Annotated[dict[Annotated[str, Field(pattern=SECRET_NAME)], SecretKey], Names()] = key(
-        dict, "The secrets, by name. A list of names is short for it.", {"DATABASE_URL": {"description": "Users"}}
+    keys: Annotated[dict[SecretName, SecretKey], Names()] = key(
+        dict,
+        "The secrets, by name. A list of names is short for secrets without options.",
+        {"DATABASE_URL": {"description": "Users"}},
     )

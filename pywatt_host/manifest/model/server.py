@@ -1,4 +1,4 @@
-"""`server`: where the host listens, whom it trusts and what it bounds."""
+"""`server`: where the host listens, which proxies it trusts, and its limits and timeouts."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from pywatt_host.manifest.values import (
 def _no_address_twice(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
     for number, address in enumerate(addresses):
         if address in addresses[:number] and not (isinstance(address, TcpAddress) and address.port == 0):
-            raise PydanticCustomError("address", "{address} stands twice", {"address": str(address)})
+            raise PydanticCustomError("address", "{address} is given twice", {"address": str(address)})
     return addresses
 
 
-# Accepts one address or a list of them; the schema generator reads the same from ONE_OR_LIST.
+# One address, or a list of addresses.
 Listeners: TypeAlias = Annotated[
     tuple[Listen, ...],
     Field(strict=False, min_length=1, json_schema_extra={"x-one-or-list": True}),
@@ -41,65 +41,93 @@ Listeners: TypeAlias = Annotated[
 
 
 class Admin(Section):
-    """A listener of its own for health and metrics, which are then served there and only there."""
+    """A separate listener for health and metrics, which are then served on it and nowhere else."""
 
-    listen: Listeners = required("Address of the admin listener.", "127.0.0.1:9090")
+    listen: Listeners = required("Address of the admin listener, or a list of addresses.", "127.0.0.1:9090")
 
 
 class Cors(Section):
-    """Cross-origin resource sharing, answered by the host (Fetch standard)."""
+    """Cross-origin resource sharing (CORS), handled by the host (Fetch standard)."""
 
     allow_origins: tuple[str, ...] = key(
-        (), 'Origins that may read responses; ["*"] for any.', ["https://app.example"], strict=False
+        (), 'Origins that may read responses. `["*"]` allows any origin.', ["https://app.example"], strict=False
     )
     allow_origin_regex: str | None = key(
-        None, "Origins that may read responses, as a regular expression.", r"https://.*\.example"
+        None, "Regular expression for origins that may read responses.", r"https://.*\.example"
     )
     allow_methods: tuple[str, ...] = key(
-        ("GET",), 'Methods that a preflight allows; ["*"] for all.', ["GET", "POST"], strict=False
+        ("GET",), 'Methods that a preflight response allows. `["*"]` allows all methods.', ["GET", "POST"], strict=False
     )
     allow_headers: tuple[str, ...] = key(
-        (), 'Request headers that a preflight allows; ["*"] for all.', ["Authorization"], strict=False
+        (),
+        'Request headers that a preflight response allows. `["*"]` allows all headers.',
+        ["Authorization"],
+        strict=False,
     )
-    allow_credentials: Bool = key(False, "Whether cookies and Authorization may be sent.", True)
+    allow_credentials: Bool = key(False, "Whether the client may send cookies and Authorization.", True)
     expose_headers: tuple[str, ...] = key(
         (), "Response headers that a script may read.", ["X-Request-ID"], strict=False
     )
-    max_age: Duration = key(600.0, "How long a browser may keep a preflight's answer.", "1h")
+    max_age: Duration = key(600.0, "How long a browser may keep a preflight response.", "1h")
 
 
 class Limits(Section):
-    """Bounds on what a client may send and on how much runs at once."""
+    """Limits on what a client may send, and on how many requests run at the same time."""
 
-    body: SizeOrOff = key(10 * 1024**2, "Largest request body; above it 413. `off` for none.", "100MiB")
-    header: Size = key(64 * 1024, "Largest request head (request line and headers); above it 431.", "16KiB")
-    concurrency: Int = key(
-        1000, "Requests that may run at once (open connections do not count); above it 503.", 200, ge=1, le=1_000_000
+    body: SizeOrOff = key(
+        10 * 1024**2, "Maximum size of a request body. Above it, the response is 413. `off`: no limit.", "100MiB"
     )
-    backlog: Int = key(2048, "Connections that the kernel may queue before they are accepted.", 511, ge=1, le=65535)
+    header: Size = key(
+        64 * 1024, "Maximum size of a request head (request line and headers). Above it, the response is 431.", "16KiB"
+    )
+    concurrency: Int = key(
+        1000,
+        "Number of requests that may run at the same time. Above it, the response is 503. Open connections do not"
+        " count.",
+        200,
+        ge=1,
+        le=1_000_000,
+    )
+    backlog: Int = key(
+        2048, "Number of connections that the kernel may queue before the host accepts them.", 511, ge=1, le=65535
+    )
 
 
 class Timeouts(Section):
-    """How long the host waits, for whom."""
+    """How long the host waits for requests, responses, and its own shutdown."""
 
     header: PositiveDuration = key(
-        10.0, "For a whole request head to arrive; then 408 and the connection is closed.", "5s"
+        10.0,
+        "How long a whole request head may take to arrive. Then the response is 408 and the connection is closed.",
+        "5s",
     )
-    keep_alive: PositiveDuration = key(5.0, "For the next request on an idle connection.", "75s")
-    request: DurationOrOff = key(None, "For a response to start; then 504. `off` for no limit.", "30s")
+    keep_alive: PositiveDuration = key(
+        5.0, "How long the host waits for the next request on an idle connection.", "75s"
+    )
+    request: DurationOrOff = key(
+        None, "How long a response may take to start. Then the response is 504. `off`: no limit.", "30s"
+    )
     drain_delay: Duration = key(
-        0.0, "Between going unready and closing the listener, for load balancers to notice.", "5s"
+        0.0,
+        "How long the host stays open after it becomes unready and before it closes the listener, so that load"
+        " balancers notice.",
+        "5s",
     )
-    shutdown: PositiveDuration = key(25.0, "For running requests to finish when stopping; what is left is cut.", "60s")
+    shutdown: PositiveDuration = key(
+        25.0,
+        "How long running requests may take to finish when the host stops. Requests that still run after that are"
+        " cut off.",
+        "60s",
+    )
 
 
 class Server(Section):
-    """Where the host listens, whom it trusts and what it bounds."""
+    """Where the host listens, which proxies it trusts, and its limits and timeouts."""
 
     listen: Listeners = key(
         (TcpAddress("127.0.0.1", 8080),),
-        "Where to listen: `host:port`, `[::1]:port`, `:port` (every interface), port 0 for any free one, `unix:PATH`,"
-        " `fd:N`, `systemd`, `{unix: PATH, mode, group}`, or a list of these.",
+        "Where to listen: `host:port`, `[::1]:port`, `:port` (every interface), port 0 (any free port),"
+        " `unix:PATH`, `fd:N`, `systemd`, `{unix: PATH, mode, group}`, or a list of these.",
         "127.0.0.1:8080",
         ":8080",
         "unix:run/users.sock",
@@ -107,31 +135,38 @@ class Server(Section):
     )
     admin: Admin | None = key(
         None,
-        "A listener of its own for health and metrics, which are then served only there.",
+        "A separate listener for health and metrics, which are then served only there. If omitted, they are served"
+        " on the public listener.",
         {"listen": "127.0.0.1:9090"},
     )
     control: Annotated[str, Field(min_length=1)] = key(
         "auto",
-        "Private control socket (0600) for `pywatt-host ps` and `stop`: `auto` (in $XDG_RUNTIME_DIR/pywatt, else"
-        " .pywatt beside the manifest), `off`, or a path.",
+        "Private control socket (0600) for `pywatt-host ps` and `stop`. `auto`: in $XDG_RUNTIME_DIR/pywatt,"
+        " otherwise in .pywatt beside the manifest. `off`: no socket. Any other value is its path.",
         "off",
         "run/control.sock",
     )
     paths: Literal["strict", "lenient"] = key(
         "strict",
-        "`strict` answers 400 to encoded slashes, dot segments, backslashes, NUL and empty segments; `lenient` passes"
-        " them on.",
+        "`strict` answers 400 to encoded slashes, dot segments, backslashes, NUL and empty segments. `lenient`"
+        " passes them to the application.",
         "lenient",
     )
     trusted_proxies: tuple[Proxy, ...] = key(
         (),
-        "Peers whose forwarding headers count: addresses, networks, or `unix` for the Unix listener. From others those"
-        " headers are removed. FORWARDED_ALLOW_IPS adds to it.",
+        "Proxies whose forwarding headers the host trusts: addresses, networks, or `unix` for the Unix listener."
+        " The host removes the forwarding headers of all other clients. FORWARDED_ALLOW_IPS adds to this list.",
         ["10.0.0.0/8", "unix"],
         strict=False,
     )
     cors: Cors | None = key(
-        None, "Cross-origin resource sharing, answered by the host.", {"allow_origins": ["https://app.example"]}
+        None,
+        "Cross-origin resource sharing (CORS), handled by the host. If omitted, the host does nothing about it.",
+        {"allow_origins": ["https://app.example"]},
     )
-    limits: Limits = key(Limits, "Bounds on what a client may send and on how much runs at once.", {"body": "100MiB"})
-    timeouts: Timeouts = key(Timeouts, "How long the host waits, for whom.", {"request": "30s"})
+    limits: Limits = key(
+        Limits, "Limits on what a client may send, and on how many requests run at the same time.", {"body": "100MiB"}
+    )
+    timeouts: Timeouts = key(
+        Timeouts, "How long the host waits for requests, responses, and its own shutdown.", {"request": "30s"}
+    )

@@ -1,4 +1,4 @@
-"""`databases` and `caches`: where the module keeps what it keeps."""
+"""`databases` and `caches`: where the module stores its data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.values import (
     Bool,
     DurationOrOff,
+    Format,
     Int,
     PositiveDuration,
     SecretCapable,
@@ -34,7 +35,7 @@ _PROXIED = re.compile(r"orchestrator:[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 
 
 def scheme_of(url: str | SecretTemplate) -> str | None:
-    """The scheme of a store's URL; None where it is in a secret."""
+    """The scheme of a store's URL; None if the scheme is part of a secret."""
     text = url if isinstance(url, str) else url.parts[0]
     match = _SCHEME.match(text) if isinstance(text, str) else None
     return match[1].lower() if match is not None else None
@@ -46,16 +47,16 @@ def _store_url(schemes: Sequence[str], example: str) -> Callable[[Any], str | Se
         scheme = scheme_of(value)
         if scheme is None:
             if isinstance(value, str):
-                raise fault("url", "a URL with its scheme is wanted, such as {example}", example=example)
+                raise fault("url", "expected a URL with its scheme, such as {example}", example=example)
             return value
         if scheme not in schemes:
             meant = near_miss(scheme, schemes)
             hint = f'did you mean "{meant}"?' if meant else f"known: {', '.join(schemes)}"
-            raise fault("url", '"{scheme}" is no kind of store that is known here; {hint}', scheme=scheme, hint=hint)
+            raise fault("url", '"{scheme}" is not a known kind of store ({hint})', scheme=scheme, hint=hint)
         if scheme == ORCHESTRATOR and not (isinstance(value, str) and _PROXIED.match(value)):
-            raise fault("url", "orchestrator:NAME is wanted, such as orchestrator:shared")
+            raise fault("url", "expected orchestrator:NAME, such as orchestrator:shared")
         if scheme != ORCHESTRATOR and isinstance(value, str) and "://" not in value:
-            raise fault("url", "two slashes are wanted after the scheme: {scheme}://", scheme=scheme)
+            raise fault("url", "two slashes must follow the scheme: {scheme}://", scheme=scheme)
         return value
 
     return checked
@@ -84,71 +85,96 @@ CacheUrl: TypeAlias = Annotated[
 class Pool(Section):
     """The connections of a database that are kept open."""
 
-    min: Int = key(1, "Connections that are opened at the start.", 2, ge=0, le=1000)
-    max: Int = key(10, "Most connections at a time; who needs one more waits.", 20, ge=1, le=1000)
+    min: Int = key(1, "Number of connections that are opened at the start.", 2, ge=0, le=1000)
+    max: Int = key(
+        10, "Maximum number of connections at a time. A caller that needs one more waits.", 20, ge=1, le=1000
+    )
     timeout: PositiveDuration = key(
-        10.0, "How long to wait for a free connection, and on SQLite for another's transaction that writes.", "5s"
+        10.0, "How long a caller waits for a free connection and, on SQLite, for another transaction that writes.", "5s"
     )
 
     @model_validator(mode="after")
     def _bounds(self) -> Pool:
         if self.min > self.max:
-            raise PydanticCustomError("conflict", "min is more than max", {})
+            raise PydanticCustomError("conflict", "min is greater than max (lower min, or raise max)", {})
         return self
 
 
 class Database(Section):
-    """One database: app_state.databases[NAME]; `default` is app_state.db as well."""
+    """One database: app_state.databases[NAME]. The one called `default` is app_state.db as well."""
 
     url: DatabaseUrl = required(
-        "Where it is: sqlite:///FILE (relative to the manifest), postgresql://, mysql://, orchestrator:NAME, or"
-        " postgresql+dev:// for a private server under `dev` and `up`.",
+        "URL of the database: sqlite:///FILE (relative to the manifest), postgresql://, mysql://,"
+        " orchestrator:NAME, or postgresql+dev:// for a private server under `dev` and `up`.",
         "sqlite:///app.db",
         "${secret:DATABASE_URL}",
     )
     pool: Pool = key(Pool, "The connections that are kept open.", {"max": 20})
     statement_timeout: DurationOrOff = key(
-        30.0, "How long a statement may take, on the server too where that can be; `off` for no limit.", "5s"
+        30.0,
+        "How long a statement may take. The limit is also set on the server, if the server supports it. `off`: no"
+        " limit.",
+        "5s",
     )
     init: str | None = key(
         None,
-        "A script of SQL that is applied once in the life of the database, relative to the manifest.",
+        "SQL script that is applied once in the lifetime of the database, relative to the manifest.",
         "schema.sql",
         min_length=1,
     )
     optional: Bool = key(
-        False, "Start without it where it cannot be reached, and be degraded instead of not ready.", True
+        False,
+        "Whether the host starts without the database if it cannot be reached. The module is then degraded instead"
+        " of not ready.",
+        True,
     )
 
 
 class Cache(Section):
-    """One cache: app_state.caches[NAME]; `default` is app_state.cache as well."""
+    """One cache: app_state.caches[NAME]. The one called `default` is app_state.cache as well."""
 
     url: CacheUrl = required(
-        "Where it is: memory://, redis://, rediss:// (TLS), unix:///SOCKET, valkey://, memcached://,"
+        "URL of the cache: memory://, redis://, rediss:// (TLS), unix:///SOCKET, valkey://, memcached://,"
         " orchestrator:NAME, or redis+dev:// for a private server under `dev` and `up`.",
         "memory://",
         "redis://127.0.0.1:6379/0",
     )
     ttl: DurationOrOff = key(
-        None, "How long an entry lives where the call does not say; `off`: as long as there is room.", "60s"
+        None, "How long an entry lives if the call does not say. `off`: as long as there is room.", "60s"
     )
     namespace: Annotated[str, Field(max_length=100)] | None = key(
-        None, "What keys begin with on a server that others share. Left out: the module's id. Empty for none.", "users"
+        None,
+        "Prefix of the keys on a server that other modules share. If omitted, the module's id. An empty string"
+        " means no prefix.",
+        "users",
     )
     on_error: Literal["raise", "miss"] = key(
-        "raise", "A cache that cannot be reached raises an error, or answers as if it were empty.", "miss"
+        "raise",
+        "What happens if the cache cannot be reached. `raise`: the call raises an error. `miss`: the call answers"
+        " as if the cache were empty.",
+        "miss",
     )
     timeout: PositiveDuration = key(1.0, "How long one operation may take.", "250ms")
     max_entries: Annotated[Int, Field(ge=1)] | None = key(
-        None, "memory: most entries; the least recently used goes first. Left out: 10000.", 1000
+        None,
+        "memory: maximum number of entries. The least recently used entry is removed first. If omitted, 10000.",
+        1000,
     )
-    max_bytes: Size | None = key(None, "memory: most octets of all keys and values. Left out: 64MiB.", "16MiB")
+    max_bytes: Size | None = key(
+        None, "memory: maximum number of bytes of all keys and values. If omitted, 64MiB.", "16MiB"
+    )
     optional: Bool = key(
-        False, "Start without it where it cannot be reached, and be degraded instead of not ready.", True
+        False,
+        "Whether the host starts without the cache if it cannot be reached. The module is then degraded instead of"
+        " not ready.",
+        True,
     )
 
 
-StoreName: TypeAlias = Annotated[str, Field(pattern=STORE_NAME)]
+StoreName: TypeAlias = Annotated[
+    str,
+    Field(pattern=STORE_NAME),
+    Format("a store name", "use letters, digits, dashes and underscores; start with a letter; at most 63 characters"),
+]
 Databases: TypeAlias = dict[StoreName, Annotated[Database, Short(text="url"), Deferred()]]
 Caches: TypeAlias = dict[StoreName, Annotated[Cache, Short(text="url"), Deferred()]]

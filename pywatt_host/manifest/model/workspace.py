@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.app import MODULE_ID, EnvText
-from pywatt_host.manifest.model.base import Names, Section, Short, key
+from pywatt_host.manifest.model.app import EnvText, ModuleId
+from pywatt_host.manifest.model.base import Document, Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
 from pywatt_host.manifest.values import (
-    SECRET_NAME,
     Int,
     PositiveDuration,
+    SecretName,
     SecretTemplate,
     Size,
     TcpAddress,
@@ -24,108 +23,127 @@ from pywatt_host.manifest.values import (
     Version,
 )
 
-ModuleName: TypeAlias = Annotated[str, Field(pattern=MODULE_ID)]
-
 
 class Gateway(Section):
     """One HTTP listener in front of all modules."""
 
-    listen: TcpListen = key(TcpAddress("127.0.0.1", 9900), "Where it listens.", "127.0.0.1:9900")
+    listen: TcpListen = key(TcpAddress("127.0.0.1", 9900), "Address that the gateway listens on.", "127.0.0.1:9900")
 
 
 class Dependency(Section):
-    """What a module waits for before it is started."""
+    """The condition that another module must meet before this module is started."""
 
     condition: Literal["service_started", "service_healthy"] = key(
         "service_started",
-        "`service_started`: the other has announced itself; `service_healthy`: its checks pass as well.",
+        "`service_started`: the other module has announced itself. `service_healthy`: its checks pass as well.",
         "service_healthy",
     )
 
 
 class WorkspaceModule(Section):
-    """One module: ours by its manifest, or any program that speaks the protocol by its command."""
+    """One module: the manifest of a PyWatt Host module, or the command of any program that speaks the protocol."""
 
     manifest: str | None = key(
-        None, "A manifest, relative to this file; run as pywatt-host run.", "users/pywatt.yaml", min_length=1
+        None,
+        "Path of a manifest, relative to this file. `up` runs it with pywatt-host run.",
+        "users/pywatt.yaml",
+        min_length=1,
     )
     command: tuple[Annotated[str, Field(min_length=1)], ...] | None = key(
-        None, "A program and its arguments; it is no shell.", ["./legacy-module"], strict=False, min_length=1
+        None, "A program and its arguments. No shell is used.", ["./legacy-module"], strict=False, min_length=1
     )
     profile: str | None = key(None, "Profile of the manifest.", "dev", min_length=1)
     working_dir: str = key(".", "Working directory of the command, relative to this file.", "legacy", min_length=1)
     env: dict[str, EnvText] = key(
-        dict, "init.env: laid over the environment of the module. Not for secrets.", {"MODE": "dev"}
+        dict, "Variables in init.env, which override the environment of the module. Not for secrets.", {"MODE": "dev"}
     )
-    depends_on: Annotated[dict[ModuleName, Annotated[Dependency, Short(text="condition")]], Names()] = key(
+    depends_on: Annotated[dict[ModuleId, Annotated[Dependency, Short(text="condition")]], Names()] = key(
         dict,
-        "Modules that must run first. A list of names is short for it.",
+        "Modules that must run before this one starts. A list of names is short for `service_started`.",
         {"billing": {"condition": "service_healthy"}},
         ["billing"],
     )
-    replicas: Int = key(1, "How many processes of it run; each has a port of its own.", 2, ge=1, le=64)
+    replicas: Int = key(1, "Number of processes of this module. Each of them has its own port.", 2, ge=1, le=64)
     channel: Literal["stdio", "ipc", "tcp"] = key(
-        "stdio", "What its messages run over after the handshake on standard input and output.", "ipc"
+        "stdio", "Channel that carries the messages after the handshake on standard input and output.", "ipc"
     )
     restart: Literal["always", "on-failure", "no"] = key(
-        "on-failure", "Whether it is started again when it ends: with a backoff of 1s to 30s.", "always"
+        "on-failure", "Whether the module is started again when it ends. The backoff is 1s to 30s.", "always"
     )
-    secrets: tuple[Annotated[str, Field(pattern=SECRET_NAME)], ...] | None = key(
-        None, "The only secrets that it may ask for. Left out: all.", ["DATABASE_URL"], strict=False
+    secrets: tuple[SecretName, ...] | None = key(
+        None,
+        "The only secrets that the module may ask for. If omitted, it may ask for all secrets.",
+        ["DATABASE_URL"],
+        strict=False,
     )
 
     @model_validator(mode="after")
     def _one_kind(self) -> WorkspaceModule:
         if (self.manifest is None) == (self.command is None):
-            raise PydanticCustomError("conflict", "a module has either manifest or command", {})
+            raise PydanticCustomError("conflict", "a module needs exactly one of manifest and command", {})
         if self.command is not None and self.profile is not None:
-            raise PydanticCustomError("conflict", "only a manifest has profiles", {"key": "profile"})
+            raise PydanticCustomError("conflict", "profile is only for a module with a manifest", {"key": "profile"})
         if self.manifest is not None and "working_dir" in self.model_fields_set:
-            message = "only a command has a working directory; a manifest stays where it is"
+            message = (
+                "working_dir is only for a module with a command (paths in a manifest are relative to its own folder)"
+            )
             raise PydanticCustomError("conflict", message, {"key": "working_dir"})
         return self
 
 
 class WorkspaceSecrets(Section):
-    """Where the secrets of the modules come from: the same sources as in a manifest, but for `orchestrator`."""
+    """Where the secrets of the modules come from: the same sources as in a manifest, except `orchestrator`."""
 
     sources: tuple[Annotated[SecretSource, Short(text="kind")], ...] | None = key(
         None,
-        "The first that has a secret wins. Left out: the environment, then .env beside this file.",
+        "Where `up` looks for secrets. The first source that has a secret wins. If omitted: the environment, then"
+        " .env beside this file.",
         ["env", {"dotenv": ".env"}],
         strict=False,
         min_length=1,
     )
-    interval: PositiveDuration = key(5.0, "How often sources that can only be asked are looked at.", "30s")
-    keys: Annotated[dict[Annotated[str, Field(pattern=SECRET_NAME)], SecretKey], Names()] = key(
-        dict, "Secrets that `up` must have before it starts anything. A list of names is short for it.", {"JWT": {}}
+    interval: PositiveDuration = key(5.0, "How often `up` polls the sources that do not report changes.", "30s")
+    keys: Annotated[dict[SecretName, SecretKey], Names()] = key(
+        dict,
+        "Secrets that `up` must have before it starts any module. A list of names is short for secrets without"
+        " options.",
+        {"JWT": {}},
     )
 
 
 class WorkspaceTimeouts(Section):
-    """How long modules may take, and how often they are asked."""
+    """How long modules may take, and how often they get a heartbeat."""
 
-    start: PositiveDuration = key(60.0, "From the start of a process to its announce.", "30s")
-    stop: PositiveDuration = key(30.0, "From `shutdown` to the end of a process, before it is killed.", "10s")
-    heartbeat: PositiveDuration = key(5.0, "How often each module is sent a heartbeat.", "1s")
-    request: PositiveDuration = key(
-        30.0, "How long a message between modules may take where it carries no deadline.", "5s"
+    start: PositiveDuration = key(60.0, "How long a process may take from its start to its announce message.", "30s")
+    stop: PositiveDuration = key(
+        30.0, "How long a process may take from the `shutdown` message to its end. Then it is killed.", "10s"
     )
+    heartbeat: PositiveDuration = key(5.0, "How often `up` sends a heartbeat to each module.", "1s")
+    request: PositiveDuration = key(30.0, "How long a message between modules may take if it has no deadline.", "5s")
 
 
 class WorkspaceLimits(Section):
-    """What a module may cost."""
+    """Limits for the modules."""
 
-    frame: Size = key(16 * 1024**2, "Most octets of one message on a channel.", "1MiB")
-    heartbeat_missed: Int = key(3, "Unanswered heartbeats after which a module is killed and started again.", 5, ge=1)
+    frame: Size = key(16 * 1024**2, "Maximum size of one message on a channel.", "1MiB")
+    heartbeat_missed: Int = key(
+        3, "Number of unanswered heartbeats after which a module is killed and started again.", 5, ge=1
+    )
 
 
-class Workspace(Section):
+class Workspace(Document):
     """A whole wattson.yaml."""
 
-    version: Version = Field(1, description="Version of this format.", examples=[1])
+    version: Version = Field(
+        1, description="Version of the format of wattson.yaml. The only version is 1.", examples=[1]
+    )
     gateway: Gateway = key(Gateway, "One HTTP listener in front of all modules.", {"listen": "127.0.0.1:9900"})
-    control: str = key("auto", "The control socket, as server.control of a manifest.", "run/wattson.sock", min_length=1)
+    control: str = key(
+        "auto",
+        "Control socket of `up`. It takes the same values as server.control in a manifest.",
+        "run/wattson.sock",
+        min_length=1,
+    )
     secrets: Annotated[WorkspaceSecrets, Short(names="keys")] = key(
         WorkspaceSecrets, "Where the secrets of the modules come from.", {"sources": ["env", {"dotenv": ".env"}]}
     )
@@ -133,36 +151,21 @@ class Workspace(Section):
         dict, "Databases that modules use as orchestrator:NAME.", {"shared": "postgresql://users@db/users"}
     )
     caches: Caches = key(dict, "Caches that modules use as orchestrator:NAME.", {"shared": "memory://"})
-    modules: dict[ModuleName, WorkspaceModule] = Field(
+    modules: dict[ModuleId, WorkspaceModule] = Field(
         description="The modules, by id.", examples=[{"users": {"manifest": "users/pywatt.yaml"}}], min_length=1
     )
     timeouts: WorkspaceTimeouts = key(WorkspaceTimeouts, "How long modules may take.", {"stop": "10s"})
-    limits: WorkspaceLimits = key(WorkspaceLimits, "What a module may cost.", {"frame": "1MiB"})
-    logging: Logging = key(Logging, "Logs of `up` itself; those of the modules pass through.", {"level": "debug"})
-
-    _directory: Path = PrivateAttr(default_factory=Path.cwd)
-    _source: Path | None = PrivateAttr(default=None)
-
-    @property
-    def directory(self) -> Path:
-        """The folder that every relative path is relative to. Absolute."""
-        return self._directory
-
-    @property
-    def source(self) -> Path | None:
-        """The file it was read from; None when it was made of manifests."""
-        return self._source
+    limits: WorkspaceLimits = key(WorkspaceLimits, "Limits for the modules.", {"frame": "1MiB"})
+    logging: Logging = key(
+        Logging, "Log settings of `up` itself. The logs of the modules are passed through.", {"level": "debug"}
+    )
 
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
-        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of its stores."""
+        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of the stores."""
         found = dict(self.secrets.keys)
         urls = [*(each.url for each in self.databases.values()), *(each.url for each in self.caches.values())]
         for url in urls:
             for name in url.names if isinstance(url, SecretTemplate) else ():
                 found.setdefault(name, SecretKey.model_construct())
         return found
-
-    def resolve(self, path: str) -> Path:
-        """A path of the file, absolute."""
-        return self._directory / path

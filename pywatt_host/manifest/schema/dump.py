@@ -1,4 +1,4 @@
-"""Manifest to plain data, in the forms that a file writes: what it gives loads again to an equal manifest."""
+"""From a manifest to plain data, in the forms of a manifest file. Loading the data gives an equal manifest."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pywatt_host.manifest.model.base import complete
 from pywatt_host.manifest.schema.shape import Choice, DictShape, Leaf, ListShape, SectionShape, Shape, manifest_shape
 from pywatt_host.manifest.values import SecretTemplate
 
-# These inherit from `server` when they are left out; `off` is a value of its own.
+# If these keys are omitted, the value of `server` applies. `off` is a value, not an omission.
 _INHERITED = ("timeout", "body")
 
 
 def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped: bool = True) -> dict[str, Any]:
-    """The manifest as JSON-able data, with every default (`all`), or only with what was given.
+    """Convert a manifest to data that JSON can represent: with every default (`all`), or only the given keys.
 
-    `masked`: what is a secret itself is shown as ***. Not `escaped`: for `Source.of_data`, whose texts are never
-    interpolated: a literal `${` stays one, and a text with secrets in it stays a SecretTemplate.
+    `masked`: secrets in plain text become ***. Use `escaped=False` for `Source.of_data`, whose texts are not
+    interpolated: a literal `${` is not escaped, and a text that refers to secrets stays a SecretTemplate.
     """
     for section in (manifest.secrets, manifest.channels):
-        complete(type(section))  # without a validator it has no serializer either
+        complete(type(section))  # a section without a validator has no serializer either
     data: dict[str, Any] = manifest.model_dump(by_alias=True, exclude_unset=not all)
     endpoints = manifest.endpoints
     declared = endpoints.rules if isinstance(endpoints, AutoEndpoints) else endpoints
@@ -37,7 +37,7 @@ def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped:
 
 
 def _written(value: Any, shape: Shape, masked: bool, escaped: bool) -> Any:
-    """Without nulls in sections, where they mean a key that was left out; texts as plain ones."""
+    """Convert one value. Nulls in sections are removed, because there they mean an omitted key."""
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(shape, Choice):
@@ -59,7 +59,7 @@ def _written(value: Any, shape: Shape, masked: bool, escaped: bool) -> Any:
         value = shape.sensitive.shown(value)
     if not escaped:
         return str(value)
-    # A literal `${` is written as `$${`, since what is dumped may be read from a file again.
+    # A literal `${` becomes `$${`, because the data may be loaded from a file again.
     text = str(value).replace("${", "$${")
     for name in shape.placeholders if isinstance(shape, Leaf) else ():
         text = re.sub(rf"(?<!\$)\$(\$\{{{name}\}})", r"\1", text)

@@ -1,7 +1,6 @@
-"""The published JSON schemas of the manifest and of the workspace (draft 2020-12), from the models that type
-them.
+"""Generates the published JSON schemas of the manifest and the workspace (draft 2020-12) from the model.
 
-`python -m pywatt_host.manifest.schema.json_schema > schemas/pywatt.schema.json` writes it anew, and
+`python -m pywatt_host.manifest.schema.json_schema > schemas/pywatt.schema.json` updates the schema of pywatt.yaml, and
 `python -m pywatt_host.manifest.schema.json_schema workspace > schemas/wattson.schema.json` that of wattson.yaml.
 """
 
@@ -32,7 +31,7 @@ Schema: TypeAlias = dict[str, Any]
 _TEMPLATE: Schema = {"$ref": "#/$defs/Interpolation"}
 _FREE_KEYS: Schema = {"^x-": {"description": "Yours: the host does not read it."}}
 _ANNOTATIONS = ("title", "description", "default", "examples")
-# What pydantic calls the bounds of a number that has a validator of its own.
+# Names that pydantic uses for the bounds of a number with a custom validator.
 _BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 _CONSTRAINTS = {"const", "enum", "pattern", "minLength", "maxLength"}
 _LEFT_OUT = "left out"
@@ -40,7 +39,7 @@ _PROFILES = "Partial manifests by name. The one that --profile or PYWATT_PROFILE
 
 
 def manifest_schema() -> Schema:
-    """The whole schema of pywatt.yaml, as a fresh mapping."""
+    """Generate the schema of pywatt.yaml. The caller may change the returned mapping."""
     shape = manifest_shape()
     writer = _Writer(shape.model)
     properties = writer.properties(shape, partial=False)
@@ -58,7 +57,7 @@ def manifest_schema() -> Schema:
 
 
 def workspace_schema() -> Schema:
-    """The whole schema of wattson.yaml, as a fresh mapping."""
+    """Generate the schema of wattson.yaml. The caller may change the returned mapping."""
     shape = shape_of(Workspace)
     writer = _Writer(shape.model)
     body = writer.closed(writer.properties(shape, partial=False), "wattson.yaml: modules that run together.")
@@ -88,7 +87,7 @@ def _required(shape: SectionShape) -> list[str]:
 
 
 class _Writer:
-    """Writes one definition for each section, and for each that is partial in a profile another one."""
+    """Writes a definition for each section, and a second one for each section that may be partial in a profile."""
 
     def __init__(self, root: type[Section]) -> None:
         self.definitions: dict[str, Schema] = {}
@@ -96,19 +95,19 @@ class _Writer:
         self._generated: dict[str, Schema] = {**generated["$defs"], root.__name__: generated}
 
     def _keys_of(self, model: type[Section]) -> dict[str, Schema]:
-        """What pydantic generates for the keys of a section."""
-        if model.__name__ not in self._generated:  # one that is validated by itself
+        """The schemas that pydantic generates for the keys of a section."""
+        if model.__name__ not in self._generated:  # a deferred section
             generated = model.model_json_schema()
             self._generated |= {**generated.get("$defs", {}), model.__name__: generated}
         properties: dict[str, Schema] = self._generated[model.__name__]["properties"]
         return properties
 
     def sorted(self) -> dict[str, Schema]:
-        """The definitions by name."""
+        """The definitions, sorted by name."""
         return dict(sorted(self.definitions.items()))
 
     def closed(self, properties: dict[str, Schema], description: str) -> Schema:
-        """A mapping with these keys and no other."""
+        """The schema of a mapping with exactly these keys."""
         return {
             "description": description,
             "type": "object",
@@ -118,7 +117,7 @@ class _Writer:
         }
 
     def properties(self, shape: SectionShape, *, partial: bool) -> dict[str, Schema]:
-        """Every key of a section: what editors show of it, and what it takes."""
+        """The schemas of a section's keys: their annotations for editors, and their values."""
         generated = self._keys_of(shape.model)
         fields = {info.alias or name: info for name, info in shape.model.model_fields.items()}
         return {
@@ -133,7 +132,7 @@ class _Writer:
         partial = partial and _needs_keys(shape)
         name = ("Partial" if partial else "") + shape.model.__name__
         if name not in self.definitions:
-            self.definitions[name] = {}  # its place, before the sections in it
+            self.definitions[name] = {}  # reserves its place before the sections in it
             body = self.closed(self.properties(shape, partial=partial), _sentence(shape.model))
             required = _required(shape)
             if required and not partial:
@@ -176,14 +175,14 @@ class _Writer:
         return schema
 
     def _mount(self, shape: Choice) -> Schema:
-        """Two kinds, told apart by one key: editors then complain about the kind that is meant."""
+        """Two kinds of mount, distinguished by one key, so that editors report faults of the kind that is meant."""
         folder, app = shape.shapes["directory"], shape.shapes["app"]
         assert isinstance(folder, SectionShape)
         assert isinstance(app, SectionShape)
         key = "directory"
         return {
             "type": "object",
-            # Editors offer these two at the start, whichever kind they take a new mapping for.
+            # Editors suggest both keys in a new mapping, whichever kind they assume.
             "properties": {
                 "import_path": self.properties(app, partial=False)["import_path"],
                 key: self.properties(folder, partial=False)[key],
@@ -194,7 +193,7 @@ class _Writer:
         }
 
     def _short(self, shape: SectionShape | Choice, *, partial: bool) -> Schema:
-        """A section with everything that may stand for it."""
+        """A section and its short forms."""
         kinds: list[Schema] = []
         section = shape.shapes["auto"] if isinstance(shape, Choice) else shape
         assert isinstance(section, SectionShape)
@@ -238,7 +237,7 @@ def _annotations(key: str, info: FieldInfo, shape: Shape) -> Schema:
         shown = _LEFT_OUT if value is None else json.dumps(value) if not isinstance(value, str) else value
         annotations = _explained(key, description, shown)
         if value is None or (isinstance(value, str) and value.startswith("server.")):
-            # No value that could be written says the same, so this is for people only.
+            # No value in a manifest means the same, so this is only for readers.
             annotations["x-default"] = shown
         else:
             annotations["default"] = value
@@ -253,7 +252,7 @@ def _explained(key: str, description: str, default: str | None) -> Schema:
 
 
 def _default(info: FieldInfo, shape: Shape) -> Any:
-    """The default as one would write it; None where leaving the key out is a state of its own."""
+    """The default as a manifest would write it; None if omitting the key differs from every value."""
     value = info.get_default(call_default_factory=True)
     if value is None and isinstance(shape, Leaf):
         return _written(info)
@@ -270,7 +269,7 @@ def _default(info: FieldInfo, shape: Shape) -> Any:
 
 
 def _written(info: FieldInfo) -> Any:
-    """The default through the field's own serializer: `15s` and not 15.0."""
+    """The default, converted by the field's serializer: `15s` and not 15.0."""
     holder = next(
         (section for section in _sections(Section) for other in section.model_fields.values() if other is info), None
     )
@@ -289,7 +288,7 @@ def _sentence(model: type[Section]) -> str:
 
 
 def _needs_keys(shape: Shape) -> bool:
-    """Whether a key is required in the section or in one that is reached from it without a list."""
+    """Whether the section, or a section reached from it without a list, has a required key."""
     if not isinstance(shape, SectionShape):
         return False
     return any(info.is_required() for info in shape.model.model_fields.values()) or any(
@@ -298,7 +297,7 @@ def _needs_keys(shape: Shape) -> bool:
 
 
 def _bare(generated: Any) -> Schema:
-    """What a value may be, without what is said about it and without null."""
+    """The constraints of a value, without its annotations and without null."""
     if not isinstance(generated, dict):
         return {}
     constraints: Schema = {key: value for key, value in generated.items() if key not in _ANNOTATIONS}
@@ -314,7 +313,7 @@ def _alternatives(schema: Schema) -> list[Schema]:
 
 
 def _scalar(generated: Schema) -> Schema:
-    """A scalar, or a text with `${...}` in its place."""
+    """A scalar, or a string with `${...}` in its place."""
     kinds = []
     for kind in _alternatives(generated):
         if "properties" in kind:
@@ -322,7 +321,7 @@ def _scalar(generated: Schema) -> Schema:
             scalars = {key: _scalar_key(key, each, key in required) for key, each in kind["properties"].items()}
             kind = {**kind, "properties": scalars, "patternProperties": _FREE_KEYS}
         kinds.append(kind)
-    # A plain text takes it already.
+    # A string without constraints accepts a template already.
     if not any(_is_open_text(kind) for kind in kinds):
         at = len(kinds) - sum("properties" in kind for kind in kinds)
         kinds.insert(at, _TEMPLATE)
@@ -344,7 +343,7 @@ def _is_open_text(kind: Schema) -> bool:
 
 
 def text(what: Literal["manifest", "workspace"] = "manifest") -> str:
-    """The schema as its file has it."""
+    """The schema as the text of its file."""
     schema = workspace_schema() if what == "workspace" else manifest_schema()
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

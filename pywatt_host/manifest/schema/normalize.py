@@ -1,5 +1,6 @@
-"""The structure of a manifest: unknown keys, values of the wrong kind, keys without a value; and short forms written
-out as mappings, so that profiles and overrides can be merged into them.
+"""Checks the structure of a document, and writes its short forms out as mappings, so that layers can be merged.
+
+Structure means: unknown keys, values of the wrong kind, and keys without a value.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import takewhile
 
-from pywatt_host.manifest.problems import Report, quote
+from pywatt_host.manifest.problems import KeyPath, Report, quote
 from pywatt_host.manifest.schema.shape import (
     Choice,
     DictShape,
@@ -22,39 +23,39 @@ from pywatt_host.manifest.schema.shape import (
 )
 from pywatt_host.manifest.schema.synonyms import unknown_key
 from pywatt_host.manifest.values import Interpolated, SecretTemplate
-from pywatt_host.manifest.yaml.node import Mark, Node, Path, overridden, resolve
+from pywatt_host.manifest.yaml.node import Mark, Node, overridden, resolve
 
-# Words that older YAML takes for bools; they are texts here.
+# Words that are bools in YAML 1.1. They are strings here.
 YAML_1_1_BOOLS = {
     **dict.fromkeys(("no", "No", "NO", "off", "Off", "OFF"), "false"),
     **dict.fromkeys(("yes", "Yes", "YES", "on", "On", "ON"), "true"),
 }
 
 
-class Expansion:
-    """Walks trees of nodes beside the shape of the model.
+class Normalizer:
+    """Compares trees of nodes with the shape of the model, and writes short forms out.
 
-    `root` is the shape of the whole document, for hints at where else a key or a secret may stand. `faulted` collects
-    the paths that were reported and left out, so that typing does not complain about them again. With
-    `open_templates`, a `${...}` that nobody interpolated (an inactive profile) may stand for any scalar.
+    `root` is the shape of the whole document. Hints need it to say where a key or a secret is allowed. `faulted`
+    collects the paths that were reported and left out, so that typing does not report them again. With
+    `open_templates`, a `${...}` that was not interpolated (in an inactive profile) is accepted as any scalar.
     """
 
     def __init__(self, report: Report, root: SectionShape, *, open_templates: bool = False) -> None:
         self._report = report
         self._root = root
         self._open_templates = open_templates
-        self.faulted: set[Path] = set()
+        self.faulted: set[KeyPath] = set()
 
-    def expand(self, node: Node, shape: Shape, path: Path = (), key: Mark | None = None) -> Node | None:
-        """A copy with short forms written out, without what is at fault; None when nothing is left.
+    def normalize(self, node: Node, shape: Shape, path: KeyPath = (), key: Mark | None = None) -> Node | None:
+        """Return a copy with short forms written out and without faulty values; None if nothing is left.
 
-        `key` is where the key of the value stands.
+        `key` is the place of the value's key.
         """
         if isinstance(shape, Free):
             return self._free(node, path)
         if node.value is None:
             mark = key if node.text == "" else None
-            self._fault(node, path, "no-value", "has no value", "give it one, or remove the key", mark)
+            self._fault(node, path, "no-value", "the key has no value", "add a value, or remove the key", mark)
             return None
         if isinstance(shape, Leaf):
             return self._leaf(node, shape, path)
@@ -64,23 +65,25 @@ class Expansion:
             return self._dict(node, shape, path)
         return self._section(node, shape, path)
 
-    def _fault(self, node: Node, path: Path, code: str, message: str, hint: str = "", mark: Mark | None = None) -> None:
+    def _fault(
+        self, node: Node, path: KeyPath, code: str, message: str, hint: str = "", mark: Mark | None = None
+    ) -> None:
         self.faulted.add(path)
         if not self._report.full:
             self._report.add(node.problem(path, code, message, hint, mark=mark))
         else:
             self._report.left_out += 1
 
-    def _leaf(self, node: Node, shape: Leaf, path: Path) -> Node | None:
+    def _leaf(self, node: Node, shape: Leaf, path: KeyPath) -> Node | None:
         if not isinstance(node.value, dict) or not shape.keys:
             if isinstance(node.value, dict | list):
-                self._fault(node, path, "type", f"takes one value, not {quote(node.value)}")
+                self._fault(node, path, "type", f"expected a single value, not {quote(node.value)}")
                 return None
             return self._scalar(node, shape, path)
         entries = {}
         for key, item in node.value.items():
             if key in shape.keys:
-                expanded = self.expand(item, Leaf(), (*path, key), _key_mark(node, key))
+                expanded = self.normalize(item, Leaf(), (*path, key), _key_mark(node, key))
                 if expanded is not None:
                     entries[key] = expanded
             elif not key.startswith("x-"):
@@ -89,12 +92,12 @@ class Expansion:
                     (*path, key),
                     "unknown-key",
                     "unknown key",
-                    f"known here: {', '.join(shape.keys)}",
+                    f"known keys: {', '.join(shape.keys)}",
                     _key_mark(node, key),
                 )
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
-    def _scalar(self, node: Node, shape: Leaf, path: Path) -> Node | None:
+    def _scalar(self, node: Node, shape: Leaf, path: KeyPath) -> Node | None:
         node = overridden(node)
         if node.origin.override and shape.secret and isinstance(node.value, str) and "${secret:" in node.value:
             template = SecretTemplate.parse(node.value)
@@ -107,21 +110,21 @@ class Expansion:
         elif node.origin.kind == "set" and _may_be_secret(shape, node.value):
             names = list(takewhile(lambda part: isinstance(part, str), path))  # a list is replaced whole
             variable = "__".join(["PYWATT", *map(str, names)]).upper()
-            message = "the arguments of a process can be read by everyone on the machine, and this may be a secret"
-            hint = f"write ${{secret:NAME}}, or set {variable} in the environment"
+            message = "this value may be a secret, and every user of the machine can read the arguments of a process"
+            hint = f"write ${{secret:NAME}}, or set the environment variable {variable}"
             if not shape.secret:
-                hint = f"set {variable} in the environment"
+                hint = f"set the environment variable {variable}"
             self._fault(node, path, "secret-in-argument", message, hint)
             return None
         return node
 
-    def _misplaced(self, node: Node, path: Path) -> None:
-        hint = f"secrets may stand in {', '.join(secret_places(self._root))}"
-        message = f"the secret {', '.join(node.value.names)} cannot stand in this value"
+    def _misplaced(self, node: Node, path: KeyPath) -> None:
+        hint = f"secrets are allowed in {', '.join(secret_places(self._root))}"
+        message = f"the secret {', '.join(node.value.names)} is not allowed in this value"
         self._fault(node, path, "secret-not-here", message, hint)
 
-    def _free(self, node: Node, path: Path) -> Node | None:
-        """Free-form values keep what YAML makes of them, in overrides too."""
+    def _free(self, node: Node, path: KeyPath) -> Node | None:
+        """Copy a free-form value. Its types are those of YAML, in overrides too."""
         if isinstance(node.value, dict):
             entries = {key: self._free(item, (*path, key)) for key, item in node.value.items()}
             kept = {key: item for key, item in entries.items() if item is not None}
@@ -129,31 +132,31 @@ class Expansion:
         if isinstance(node.value, list):
             items = [self._free(item, (*path, number)) for number, item in enumerate(node.value)]
             return Node([item for item in items if item is not None], node.mark, node.origin)
-        if isinstance(node.value, SecretTemplate):  # of data made in code
+        if isinstance(node.value, SecretTemplate):  # in data made in code
             self._misplaced(node, path)
             return None
         if node.origin.override and node.text is not None:
-            with suppress(ValueError):  # a number that JSON has no room for stays text
+            with suppress(ValueError):  # a number that JSON cannot represent stays a string
                 return Node(resolve(node.text), node.mark, node.origin)
         return node
 
-    def _list(self, node: Node, shape: ListShape, path: Path) -> Node | None:
+    def _list(self, node: Node, shape: ListShape, path: KeyPath) -> Node | None:
         if not isinstance(node.value, list):
             if shape.one:
-                return self.expand(node, shape.item, path)
-            hint = "write `- ` before each entry, or put them in brackets: [a, b]"
-            self._fault(node, path, "type", f"a list is wanted, not {_kind(node)}", hint)
+                return self.normalize(node, shape.item, path)
+            hint = "write `- ` before each entry, or put the entries in brackets: [a, b]"
+            self._fault(node, path, "type", f"expected a list, not {_kind(node)}", hint)
             return None
-        items = [self.expand(item, shape.item, (*path, number)) for number, item in enumerate(node.value)]
-        # What is left out stays as an empty place, so that the numbers of the others hold for the faults to come.
+        items = [self.normalize(item, shape.item, (*path, number)) for number, item in enumerate(node.value)]
+        # An entry that is left out stays as an empty node, so that the positions of the other entries stay right.
         return Node(
             [item or Node(None, old.mark, old.origin) for item, old in zip(items, node.value, strict=True)],
             node.mark,
             node.origin,
         )
 
-    def _named(self, node: Node, path: Path) -> Node:
-        """The mapping that a list of names is short for; what is no name, or stands twice, is left out of it."""
+    def _named(self, node: Node, path: KeyPath) -> Node:
+        """The mapping that a list of names is short for, without entries that are no names or are duplicates."""
         entries: dict[str, Node] = {}
         marks: dict[str, Mark] = {}
         for number, item in enumerate(node.value):
@@ -161,32 +164,32 @@ class Expansion:
             if item.unset:
                 continue
             if not isinstance(name, str):
-                self._fault(item, (*path, number), "type", f"a name is wanted, not {quote(name)}", "list names only")
+                self._fault(item, (*path, number), "type", f"expected a name, not {quote(name)}", "list names only")
             elif name in entries:
                 self._fault(
-                    item, (*path, number), "duplicate-key", f"{item.shown()} stands twice", "remove one of them"
+                    item, (*path, number), "duplicate-key", f"{item.shown()} is listed twice", "remove one of them"
                 )
             else:
                 entries[str(name)] = Node({}, item.mark, item.origin, keys={})
                 marks[str(name)] = item.mark
         return Node(entries, node.mark, node.origin, keys=marks)
 
-    def _dict(self, node: Node, shape: DictShape, path: Path) -> Node | None:
+    def _dict(self, node: Node, shape: DictShape, path: KeyPath) -> Node | None:
         if shape.names and isinstance(node.value, list):
             return self._named(node, path)
         if not isinstance(node.value, dict):
             self._fault(
-                node, path, "type", f"a mapping is wanted, not {_kind(node)}", "write `key: value` lines below it"
+                node, path, "type", f"expected a mapping, not {_kind(node)}", "write `key: value` lines below the key"
             )
             return None
         entries = {}
         for key, item in node.value.items():
-            expanded = self.expand(item, shape.value, (*path, key), _key_mark(node, key))
+            expanded = self.normalize(item, shape.value, (*path, key), _key_mark(node, key))
             if expanded is not None:
                 entries[key] = expanded
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
-    def _section(self, node: Node, shape: SectionShape | Choice, path: Path) -> Node | None:
+    def _section(self, node: Node, shape: SectionShape | Choice, path: KeyPath) -> Node | None:
         short = shape.short
         value = node.value
         if short is not None and short.names is not None and isinstance(value, list):
@@ -194,7 +197,7 @@ class Expansion:
             return Node({short.names: named}, node.mark, node.origin, keys={}, short=short.names)
         if short is not None and short.items is not None and isinstance(value, list):
             assert isinstance(shape, SectionShape)
-            listed = self.expand(node, shape.keys[short.items], path)
+            listed = self.normalize(node, shape.keys[short.items], path)
             return listed and Node({short.items: listed}, node.mark, node.origin, keys={}, short=short.items)
         if not isinstance(value, dict | list):
             node = overridden(node)
@@ -232,12 +235,12 @@ class Expansion:
             entries[short.flag] = Node(True, node.mark, node.origin, implied=True)
         return Node(entries, node.mark, node.origin, keys=node.keys)
 
-    def _entries(self, node: Node, shape: SectionShape, path: Path) -> dict[str, Node]:
+    def _entries(self, node: Node, shape: SectionShape, path: KeyPath) -> dict[str, Node]:
         entries = {}
         for key, item in node.value.items():
             below = shape.keys.get(key)
             if below is not None:
-                expanded = self.expand(item, below, (*path, key), _key_mark(node, key))
+                expanded = self.normalize(item, below, (*path, key), _key_mark(node, key))
                 if expanded is not None:
                     entries[key] = expanded
             elif not key.startswith("x-"):
@@ -249,27 +252,27 @@ class Expansion:
                 if unknown.meant in shape.keys:
                     self.faulted.add((*path, unknown.meant))
                 elif unknown.meant is not None:
-                    # A key of another kind of section: what this kind would need is not missing.
+                    # The key belongs to another kind of section, so the required keys of this kind are not missing.
                     self.faulted |= {(*path, needed) for needed in shape.keys if needed not in node.value}
         return entries
 
-    def _wrong_kind(self, node: Node, shape: SectionShape | Choice, inner: SectionShape, path: Path) -> None:
+    def _wrong_kind(self, node: Node, shape: SectionShape | Choice, inner: SectionShape, path: KeyPath) -> None:
         forms = []
         if shape.short is not None and shape.short.flag is not None:
             forms += ["true, false"]
         if shape.short is not None and shape.short.text is not None:
             example = inner.example(shape.short.text)
-            forms += [f"a text such as {example}"]
+            forms += [f"a string such as {example}"]
         if shape.short is not None and (shape.short.names is not None or shape.short.items is not None):
             forms += ["a list of names"]
         wanted = (", ".join(forms) + " or " if forms else "") + "a mapping"
-        if isinstance(shape, Choice):
+        if isinstance(shape, Choice) and shape.short is not None:
             wanted = "auto, a list or a mapping"
-        keys = ", ".join(list(inner.keys)[:6])
-        self._fault(node, path, "type", f"{wanted} is wanted, not {_kind(node)}", f"its keys are {keys}")
+        keys = ", ".join([*list(inner.keys)[:6], *(["..."] if len(inner.keys) > 6 else [])])
+        self._fault(node, path, "type", f"expected {wanted}, not {_kind(node)}", f"keys of the mapping: {keys}")
 
 
-_SHORTEST_SECRET = 4  # characters: what is shorter is hidden in no line, since half of it would be gone
+_MIN_MASKED_CHARACTERS = 4  # a shorter secret is not masked in source lines, because it matches too many words
 
 
 def _may_be_secret(shape: Leaf, value: object) -> bool:
@@ -279,7 +282,7 @@ def _may_be_secret(shape: Leaf, value: object) -> bool:
 
 
 def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
-    """The lines of values that are secrets themselves and stand in the text, before anything is made of it."""
+    """Find the lines of the secrets that the document contains as plain text. The tree is not normalized yet."""
     value = node.value
     if not isinstance(value, dict | list):
         shape = text_shape(shape)
@@ -288,12 +291,12 @@ def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
             text = node.text if node.text is not None else value if isinstance(value, str) else ""
             if "${" not in text:
                 lines = (line.strip() for secret in shape.sensitive.secrets(text) for line in secret.splitlines())
-                yield from (line for line in lines if len(line) >= _SHORTEST_SECRET)
+                yield from (line for line in lines if len(line) >= _MIN_MASKED_CHARACTERS)
     elif isinstance(value, dict):
         inner = shape.of(value) if isinstance(shape, Choice) else shape
         for key, item in value.items():
             if isinstance(inner, SectionShape):
-                # Each profile is a manifest of its own, though a partial one.
+                # Each profile is a partial manifest.
                 below = DictShape(inner) if key == "profiles" else inner.keys.get(key)
                 yield from written_secrets(item, below)
             elif isinstance(inner, DictShape):
@@ -310,5 +313,5 @@ def _key_mark(node: Node, key: str) -> Mark | None:
 
 def _kind(node: Node) -> str:
     if node.template is not None or node.origin.kind == "environment":
-        return "a text"
+        return "a string"
     return quote(node.value)

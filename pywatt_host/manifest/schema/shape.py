@@ -1,7 +1,7 @@
-"""What the typed model looks like from the text: which keys are sections, lists, free mappings or plain values.
+"""The shape of a document: which keys are sections, lists, free-form mappings or scalars.
 
-Read once from the model's classes, so that the checks before typing, the overrides and the JSON schema cannot differ
-from the types.
+It is derived once from the classes of the model. So the checks before typing, the overrides and the JSON schema always
+agree with the types.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from pydantic import BeforeValidator, Discriminator, Tag, WithJsonSchema
 
 from pywatt_host.manifest.model import Manifest, Section, Short
 from pywatt_host.manifest.model.base import Names, Placeholders
-from pywatt_host.manifest.values import SecretCapable, Sensitive, as_list
+from pywatt_host.manifest.values import Format, SecretCapable, Sensitive, as_list
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A scalar, or a value that takes a closed mapping of scalars as well: these `keys`.
+    """A scalar, or a value that may also be a mapping of scalars with these `keys`.
 
-    `secret`: `${secret:NAME}` may stand in it. `sensitive`: it is a secret itself where it is written out.
-    `placeholders`: names whose `${name}` is left to whoever uses the value.
+    `secret`: the value may contain `${secret:NAME}`. `sensitive`: a value in plain text is itself a secret.
+    `placeholders`: names whose `${name}` the code that uses the value fills in. `format`: the form of its text.
     """
 
     keys: tuple[str, ...] = ()
     secret: bool = False
     sensitive: Sensitive | None = None
     placeholders: tuple[str, ...] = ()
+    format: Format | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class ListShape:
-    """A list; `one` when a single value may stand for the list of it."""
+    """A list. `one`: a single value is short for a list with that entry."""
 
     item: Shape
     one: bool = False
@@ -48,22 +49,23 @@ class ListShape:
 
 @dataclass(frozen=True, slots=True)
 class DictShape:
-    """A mapping whose keys the user chooses; `names` when a list of them may stand for it."""
+    """A mapping whose keys the user chooses, and the shape of these keys. `names`: a list of names is a short form."""
 
     value: Shape
     names: bool = False
+    key: Leaf = Leaf()
 
 
 @dataclass(frozen=True, slots=True)
 class SectionShape:
-    """A closed mapping."""
+    """A mapping with a fixed set of keys."""
 
     model: type[Section]
     keys: dict[str, Shape] = field(hash=False)
     short: Short | None = None
 
     def example(self, key: str) -> Any:
-        """A value to show for a key; None when there is none."""
+        """An example value of a key; None if it has none."""
         for name, info in self.model.model_fields.items():
             if (info.alias or name) == key and info.examples:
                 return info.examples[0]
@@ -72,7 +74,7 @@ class SectionShape:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several shapes, which one a look at the value says."""
+    """Several shapes, of which `pick` chooses one by looking at the value."""
 
     pick: Callable[[Any], str]
     shapes: dict[str, Shape] = field(hash=False)
@@ -118,7 +120,7 @@ def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
         one = any(isinstance(each, BeforeValidator) and each.func is as_list for each in metadata)
         return ListShape(_shape(arguments[0], ()), one)
     if origin is dict:
-        return DictShape(_shape(arguments[1], ()), _first(metadata, Names) is not None)
+        return DictShape(_shape(arguments[1], ()), _first(metadata, Names) is not None, _key(arguments[0]))
     if origin in (Union, UnionType):
         discriminator = _first(metadata, Discriminator)
         if discriminator is not None:
@@ -135,7 +137,14 @@ def _shape(annotation: Any, metadata: tuple[Any, ...]) -> Shape:
         _first(metadata, SecretCapable) is not None,
         _first(metadata, Sensitive),
         placeholders.names if placeholders is not None else (),
+        _first(metadata, Format),
     )
+
+
+def _key(annotation: Any) -> Leaf:
+    shape = _shape(annotation, ())
+    assert isinstance(shape, Leaf)
+    return shape
 
 
 def _first(metadata: tuple[Any, ...], kind: type) -> Any:
@@ -148,7 +157,7 @@ def _tag(annotation: Any) -> str:
 
 
 def shape_at(root: Shape, path: Sequence[str | int]) -> Shape | None:
-    """The shape of the value at a path, below free-form values that of these; None where there can be none."""
+    """The shape of the value at a path; None if no value is allowed there. All below a free-form value is free-form."""
     shape: Shape | None = root
     for part in path:
         if isinstance(shape, Choice):
@@ -165,7 +174,7 @@ def shape_at(root: Shape, path: Sequence[str | int]) -> Shape | None:
 
 
 def text_shape(shape: Shape | None) -> Leaf | None:
-    """What a text at this shape stands for: itself, or a key of the section that it is short for."""
+    """The shape of a text in this place: the text itself, or the key of the section that the text is short for."""
     if isinstance(shape, ListShape) and shape.one:
         shape = shape.item
     if isinstance(shape, SectionShape) and shape.short is not None and shape.short.text is not None:
@@ -174,7 +183,7 @@ def text_shape(shape: Shape | None) -> Leaf | None:
 
 
 def secret_places(shape: Shape, path: str = "") -> Iterator[str]:
-    """The keys in which `${secret:NAME}` may stand."""
+    """The paths of the keys whose values may contain `${secret:NAME}`."""
     if isinstance(shape, Leaf) and shape.secret:
         yield path
     elif isinstance(shape, Choice):
@@ -190,7 +199,7 @@ def secret_places(shape: Shape, path: str = "") -> Iterator[str]:
 
 
 def key_paths(shape: Shape, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key of the sections that are reached without a list."""
+    """The paths of all keys of sections that are reached without a list."""
     if isinstance(shape, Choice):
         for each in shape.shapes.values():
             yield from key_paths(each, path)

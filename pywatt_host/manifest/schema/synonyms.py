@@ -1,15 +1,27 @@
-"""The words that other servers and formats use for our keys, and the keys that this version does not have."""
+"""Keys that other servers and formats use in place of ours, and keys that this version does not support."""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.model.app import AppOptions, DirectoryMount
+from pywatt_host.manifest.model.auth import AuthScheme, Client, Requirement
+from pywatt_host.manifest.model.base import Section
+from pywatt_host.manifest.model.channels import ChannelLimits, Channels, ChannelTls, IpcChannel, TcpChannel
+from pywatt_host.manifest.model.endpoints import AutoEndpoints, EndpointOptions
+from pywatt_host.manifest.model.operations import Health, Logging, Metrics
+from pywatt_host.manifest.model.resiliency import CircuitBreaker, Policies, Resiliency, RetryPolicy, Target, Targets
+from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
+from pywatt_host.manifest.model.server import Cors, Limits, Server, Timeouts
+from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
 from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.schema.shape import SectionShape, key_paths
 
-# Section (the name of its model) -> what others write there -> where it is written here.
-_WORDS: dict[str, dict[str, str]] = {
-    "Manifest": {
+# Section -> key of another server or format -> what replaces it. A replacement without backticks is YAML as a whole.
+SYNONYMS: dict[type[Section], dict[str, str]] = {
+    Manifest: {
         # NGINX Unit
         "applications": "mounts",
         "apps": "mounts",
@@ -18,7 +30,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "application": "app",
         "callable": "app: module:callable",
         "access_log": "logging.access",
-        "settings": "server.limits and server.timeouts",
+        "settings": "`server.limits` and `server.timeouts`",
         # uvicorn, gunicorn, hypercorn
         "host": "server.listen: HOST:PORT",
         "port": "server.listen: HOST:PORT",
@@ -48,7 +60,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "jwt": "auth: {jwt: {secret: ...}}",
         "authentication": "auth",
         "security": "auth",
-        "oauth": "auth (who asks us) or clients (whom we ask)",
+        "oauth": "`auth` for requests to this module, or `clients` for requests of this module",
         "prometheus": "metrics",
         "cors": "server.cors",
         "timeout": "server.timeouts.request",
@@ -66,9 +78,9 @@ _WORDS: dict[str, dict[str, str]] = {
         "tcp": "channels.tcp",
         "orchestrator": "channels.stdio",
     },
-    "Workspace": {
-        "app": "modules: {ID: {manifest: pywatt.yaml}}, a file with app",
-        "server": "gateway, or server in the manifest of a module",
+    Workspace: {
+        "app": "`modules: {ID: {manifest: pywatt.yaml}}`, with `app` in that file",
+        "server": "`gateway`, or `server` in the manifest of a module",
         "services": "modules",
         "apps": "modules",
         "applications": "modules",
@@ -82,12 +94,12 @@ _WORDS: dict[str, dict[str, str]] = {
         "dotenv": "secrets.sources: [{dotenv: .env}]",
         "vault": "secrets.sources: [{vault: {address, path}}]",
     },
-    "WorkspaceModule": {
+    WorkspaceModule: {
         "image": "command",
         "build": "manifest",
         "path": "manifest",
         "file": "manifest",
-        "app": "manifest: a file with app",
+        "app": "`manifest`, with `app` in that file",
         "cmd": "command",
         "entrypoint": "command",
         "args": "command",
@@ -104,8 +116,8 @@ _WORDS: dict[str, dict[str, str]] = {
         "transport": "channel",
         "restart_policy": "restart",
     },
-    "Gateway": {"address": "listen", "bind": "listen", "host": "listen: HOST:PORT", "port": "listen: HOST:PORT"},
-    "Secrets": {
+    Gateway: {"address": "listen", "bind": "listen", "host": "listen: HOST:PORT", "port": "listen: HOST:PORT"},
+    Secrets: {
         "names": "keys",
         "declare": "keys",
         "from": "sources",
@@ -116,25 +128,25 @@ _WORDS: dict[str, dict[str, str]] = {
         "refresh": "interval",
         "refresh_interval": "interval",
     },
-    "WorkspaceSecrets": {"rotate": "secrets.rotate in the manifests of the modules", "source": "sources"},
-    "SecretSource": {
+    WorkspaceSecrets: {"rotate": "`secrets.rotate` in the manifests of the modules", "source": "sources"},
+    SecretSource: {
         "type": "kind",
-        "environment": "env",
+        "environment": "kind: env",
         "env_file": "dotenv",
         "dir": "directory",
         "folder": "directory",
-        "path": "file or directory",
+        "path": "`file` or `directory`",
         "exec": "command",
         "run": "command",
         "hashicorp": "vault",
         "openbao": "vault",
     },
-    "Vault": {"url": "address", "addr": "address", "mount": "path: MOUNT/PATH", "mount_point": "path: MOUNT/PATH"},
-    "SecretKey": {"optional": "required: false", "desc": "description", "value": "default, with required: false"},
-    "Channels": {"unix": "ipc", "socket": "ipc", "stdin": "stdio", "stdout": "stdio"},
-    "IpcChannel": {"path": "listen or connect", "socket": "listen or connect", "permissions": "mode"},
-    "TcpChannel": {
-        "address": "listen or connect",
+    Vault: {"url": "address", "addr": "address", "mount": "path: MOUNT/PATH", "mount_point": "path: MOUNT/PATH"},
+    SecretKey: {"optional": "required: false", "desc": "description", "value": "`default`, with `required: false`"},
+    Channels: {"unix": "ipc", "socket": "ipc", "stdin": "stdio", "stdout": "stdio"},
+    IpcChannel: {"path": "`listen` or `connect`", "socket": "`listen` or `connect`", "permissions": "mode"},
+    TcpChannel: {
+        "address": "`listen` or `connect`",
         "bind": "listen",
         "port": "listen: HOST:PORT",
         "host": "listen: HOST:PORT",
@@ -142,9 +154,9 @@ _WORDS: dict[str, dict[str, str]] = {
         "secret": "token",
         "ssl": "tls",
     },
-    "ChannelTls": {"certificate": "cert", "certfile": "cert", "keyfile": "key", "cafile": "ca", "ca_certs": "ca"},
-    "ChannelLimits": {"max_frame": "frame", "message": "frame", "size": "frame", "heartbeats": "heartbeat_missed"},
-    "AppOptions": {
+    ChannelTls: {"certificate": "cert", "certfile": "cert", "keyfile": "key", "cafile": "ca", "ca_certs": "ca"},
+    ChannelLimits: {"max_frame": "frame", "message": "frame", "size": "frame", "heartbeats": "heartbeat_missed"},
+    AppOptions: {
         "module": "import_path: module:attribute",
         "callable": "import_path: module:attribute",
         "target": "import_path",
@@ -170,16 +182,16 @@ _WORDS: dict[str, dict[str, str]] = {
         "root": "directory",
         "static": "directory",
     },
-    "DirectoryMount": {
+    DirectoryMount: {
         "uri": "route_prefix",
         "url": "route_prefix",
         "path": "route_prefix",
         "prefix": "route_prefix",
         "max_age": "cache",
         "index": "html",
-        "import_path": "a mount of its own: it is an application or a directory",
+        "import_path": "a separate mount for the application",
     },
-    "Server": {
+    Server: {
         "host": "listen: HOST:PORT",
         "port": "listen: HOST:PORT",
         "bind": "listen",
@@ -195,13 +207,13 @@ _WORDS: dict[str, dict[str, str]] = {
         "backlog": "limits.backlog",
         "proxies": "trusted_proxies",
         "forwarded_allow_ips": "trusted_proxies",
-        "log_level": "logging.level, beside server",
-        "root_path": "app.route_prefix, beside server",
-        "threads": "app.threads, beside server",
-        "worker_class": "app.interface, beside server",
+        "log_level": "`logging.level`, outside of server",
+        "root_path": "`app.route_prefix`, outside of server",
+        "threads": "`app.threads`, outside of server",
+        "worker_class": "`app.interface`, outside of server",
     },
-    "Limits": {"max_body_size": "body", "body_size": "body", "headers": "header", "connections": "concurrency"},
-    "Timeouts": {
+    Limits: {"max_body_size": "body", "body_size": "body", "headers": "header", "connections": "concurrency"},
+    Timeouts: {
         "graceful": "shutdown",
         "graceful_shutdown": "shutdown",
         "drain": "drain_delay",
@@ -210,7 +222,7 @@ _WORDS: dict[str, dict[str, str]] = {
         "response": "request",
         "headers": "header",
     },
-    "EndpointOptions": {
+    EndpointOptions: {
         "method": "methods",
         "verbs": "methods",
         "route": "path",
@@ -223,8 +235,8 @@ _WORDS: dict[str, dict[str, str]] = {
         "max_body_size": "body",
         "description": "summary",
     },
-    "AutoEndpoints": {"endpoints": "rules", "paths": "rules", "source": "from", "overrides": "rules"},
-    "AuthScheme": {
+    AutoEndpoints: {"endpoints": "rules", "paths": "rules", "source": "from", "overrides": "rules"},
+    AuthScheme: {
         "kind": "type",
         "scheme": "type",
         "iss": "issuer",
@@ -238,13 +250,13 @@ _WORDS: dict[str, dict[str, str]] = {
         "cert": "public_key",
         "certificate": "public_key",
         "clock_skew": "leeway",
-        "key": "secret, public_key or keys",
+        "key": "`secret`, `public_key` or `keys`",
         "passwords": "users",
         "htpasswd": "users",
     },
-    "Requirement": {"roles": "claims: {role: ...}", "role": "claims: {role: ...}", "schemes": "scheme"},
-    "Client": {"url": "base_url", "origin": "base_url", "token_uri": "token_url", "scope": "scopes", "id": "client_id"},
-    "Health": {
+    Requirement: {"roles": "claims: {role: ...}", "role": "claims: {role: ...}", "schemes": "scheme"},
+    Client: {"url": "base_url", "origin": "base_url", "token_uri": "token_url", "scope": "scopes", "id": "client_id"},
+    Health: {
         "live": "liveness",
         "ready": "readiness",
         "period": "interval",
@@ -253,13 +265,13 @@ _WORDS: dict[str, dict[str, str]] = {
         "start_interval": "interval",
         "failure_threshold": "retries",
     },
-    "Metrics": {"endpoint": "path", "url": "path", "histogram_buckets": "buckets"},
-    "Logging": {
-        "file": "the standard error stream, which is where logs go",
+    Metrics: {"endpoint": "path", "url": "path", "histogram_buckets": "buckets"},
+    Logging: {
+        "file": "standard error, where the logs always go",
         "redacted": "redact",
         "access_log": "access",
     },
-    "Resiliency": {
+    Resiliency: {
         "timeouts": "policies.timeouts",
         "retries": "policies.retries",
         "circuit_breakers": "policies.circuit_breakers",
@@ -267,25 +279,25 @@ _WORDS: dict[str, dict[str, str]] = {
         "modules": "targets.modules",
         "clients": "targets.clients",
     },
-    "Policies": {"circuitBreakers": "circuit_breakers", "breakers": "circuit_breakers", "retry": "retries"},
-    "RetryPolicy": {
+    Policies: {"circuitBreakers": "circuit_breakers", "breakers": "circuit_breakers", "retry": "retries"},
+    RetryPolicy: {
         "maxRetries": "max_retries",
-        "attempts": "max_retries, which counts without the first attempt",
-        "max_attempts": "max_retries, which counts without the first attempt",
+        "attempts": "`max_retries`, which does not count the first attempt",
+        "max_attempts": "`max_retries`, which does not count the first attempt",
         "maxInterval": "max_interval",
         "initial_interval": "duration",
         "backoff": "policy: exponential",
     },
-    "CircuitBreaker": {
+    CircuitBreaker: {
         "maxRequests": "max_requests",
         "trip": "consecutive_failures: 5",
         "failures": "consecutive_failures",
         "threshold": "consecutive_failures",
         "failure_threshold": "consecutive_failures",
     },
-    "Target": {"circuitBreaker": "circuit_breaker", "breaker": "circuit_breaker", "retries": "retry"},
-    "Targets": {"apps": "modules", "components": "modules", "services": "modules"},
-    "Cors": {
+    Target: {"circuitBreaker": "circuit_breaker", "breaker": "circuit_breaker", "retries": "retry"},
+    Targets: {"apps": "modules", "components": "modules", "services": "modules"},
+    Cors: {
         "origins": "allow_origins",
         "methods": "allow_methods",
         "headers": "allow_headers",
@@ -293,9 +305,9 @@ _WORDS: dict[str, dict[str, str]] = {
     },
 }
 
-# Section -> keys that other versions of the format have.
-_NOT_YET: dict[str, frozenset[str]] = {
-    "Manifest": frozenset(
+# Section -> keys that only other versions of the format have.
+_NOT_SUPPORTED: dict[type[Section], frozenset[str]] = {
+    Manifest: frozenset(
         {
             "tracing",
             "workers",
@@ -304,12 +316,12 @@ _NOT_YET: dict[str, frozenset[str]] = {
             "ssl",
         }
     ),
-    "Server": frozenset({"workers", "tls", "reload", "ssl"}),
+    Server: frozenset({"workers", "tls", "reload", "ssl"}),
 }
 
 
 class Unknown(NamedTuple):
-    """What to say about a key that its section does not have; `meant` is the key there that it probably stands for."""
+    """The problem with a key that its section does not have. `meant` is the key that it probably stands for."""
 
     code: str
     message: str
@@ -318,18 +330,21 @@ class Unknown(NamedTuple):
 
 
 def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
-    """What to say about the key, which is none of the shape's; `root` is the shape of the whole document."""
-    owners = [cls.__name__ for cls in shape.model.__mro__]
-    if any(key in _NOT_YET.get(owner, ()) for owner in owners):
+    """Describe the problem with a key that a section does not have. `root` is the shape of the whole document."""
+    if any(key in keys for section, keys in _NOT_SUPPORTED.items() if issubclass(shape.model, section)):
         return Unknown("not-supported", f"`{key}` is not supported by this version", "remove it")
-    for owner in owners:
-        if key in _WORDS.get(owner, {}):
-            word = _WORDS[owner][key]
-            return Unknown("unknown-key", "unknown key", f"here that is {word}", word.partition(":")[0])
+    for section, synonyms in SYNONYMS.items():
+        if issubclass(shape.model, section) and key in synonyms:
+            replacement = synonyms[key]
+            shown = replacement if "`" in replacement or " " in replacement.partition(":")[0] else f"`{replacement}`"
+            meant = re.search(r"[\w.]+", replacement)
+            return Unknown("unknown-key", "unknown key", f"use {shown}", meant[0] if meant else None)
     elsewhere = [".".join(path) for path in key_paths(root) if path[-1] == key and len(path) < 4]
-    meant = near_miss(key, shape.keys)
-    if meant is not None and not elsewhere:
-        return Unknown("unknown-key", "unknown key", f'did you mean "{meant}"?', meant)
+    near = near_miss(key, shape.keys)
+    if near is not None and not elsewhere:
+        return Unknown("unknown-key", "unknown key", f'did you mean "{near}"?', near)
     if elsewhere:
-        return Unknown("unknown-key", "unknown key", f"it belongs to {' or '.join(elsewhere[:3])}")
-    return Unknown("unknown-key", "unknown key", f"known here: {', '.join(list(shape.keys)[:12])}")
+        *others, last = [f'"{path}"' for path in elsewhere[:3]]
+        either = f"{', '.join(others)} or {last}" if others else last
+        return Unknown("unknown-key", "unknown key", f"did you mean {either}?")
+    return Unknown("unknown-key", "unknown key", f"known keys: {', '.join(list(shape.keys)[:12])}")

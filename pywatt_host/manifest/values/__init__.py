@@ -1,8 +1,8 @@
-"""The value types of a manifest: durations, sizes, rates, addresses, paths, names and texts with secrets.
+"""The value types of a manifest: durations, sizes, rates, addresses, paths, names and strings with secrets.
 
-Each is a parser from the text in the file to a plain or frozen value, a printer back, and an `Annotated` alias that
-carries both into the typed model and the published JSON schema. Parsers raise `PydanticCustomError`, whose type is the
-stable code of the fault.
+Each type has a parser from the text in the file to a plain or frozen value, a printer back to text, and an `Annotated`
+alias that brings both into the typed model and the published JSON schema. Parsers raise `PydanticCustomError`. Its type
+is the stable code of the error.
 """
 
 from __future__ import annotations
@@ -50,11 +50,22 @@ from pywatt_host.manifest.values.quantities import (
     parse_rate,
     parse_size,
 )
-from pywatt_host.manifest.values.scalars import Bool, Float, Int, Interpolated, Version, as_list, to_float, to_int
+from pywatt_host.manifest.values.scalars import (
+    Bool,
+    Float,
+    Format,
+    Int,
+    Interpolated,
+    Version,
+    as_list,
+    to_float,
+    to_int,
+)
 from pywatt_host.manifest.values.secret import (
     SECRET_NAME,
     SecretCapable,
     SecretEnvText,
+    SecretName,
     SecretReference,
     SecretTemplate,
     SecretText,
@@ -82,6 +93,7 @@ __all__ = [
     "EndpointPath",
     "FdAddress",
     "Float",
+    "Format",
     "ImportPath",
     "Int",
     "Interpolated",
@@ -94,6 +106,7 @@ __all__ = [
     "RateLimit",
     "SecretCapable",
     "SecretEnvText",
+    "SecretName",
     "SecretReference",
     "SecretTemplate",
     "SecretText",

@@ -1,4 +1,4 @@
-"""Where to listen, and whom to connect to."""
+"""Addresses to listen on and to connect to."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.values.scalars import fault, text_of
+from pywatt_host.manifest.values.scalars import Format, fault, text_of
 
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A host (name, IPv4 or IPv6 address; empty for every interface) and a port, 0 for any free one."""
+    """A host (a name, an IPv4 or IPv6 address, or empty for every interface) and a port (0 for any free port)."""
 
     host: str
     port: int
@@ -25,7 +25,7 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A Unix stream socket: its path (relative to the manifest's folder), permission bits and owning group."""
+    """A Unix stream socket: its path, relative to the manifest's folder, its permission bits and its group."""
 
     path: str
     mode: int = 0o600
@@ -37,7 +37,7 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class FdAddress:
-    """A listening socket that the parent process handed down under this descriptor number."""
+    """A listening socket that the parent process passed down, under this file descriptor."""
 
     fd: int
 
@@ -47,7 +47,7 @@ class FdAddress:
 
 @dataclass(frozen=True, slots=True)
 class SystemdAddress:
-    """Every listening socket that systemd handed over (sd_listen_fds(3))."""
+    """Every listening socket that systemd passed to the process (sd_listen_fds(3))."""
 
     def __str__(self) -> str:
         return "systemd"
@@ -63,7 +63,7 @@ _LISTEN_FORMS = "host:port, [::1]:port, :port, unix:PATH, fd:N or systemd"
 
 
 def parse_address(value: Any) -> Address:
-    """One entry of `listen`."""
+    """Parse one entry of `listen`. Raises PydanticCustomError if the value is not an address."""
     if isinstance(value, TcpAddress | UnixAddress | FdAddress | SystemdAddress):
         return value
     if isinstance(value, dict):
@@ -82,7 +82,7 @@ def parse_address(value: Any) -> Address:
         raise fault("address", '"{text}" is not an address{hint}', text=text[:80], hint=_address_hint(text))
     host, port = match[1] or match[2], int(match[3])
     if port > 65535:
-        raise fault("address", "port {port} does not exist (0 to 65535)", port=port)
+        raise fault("address", "{port} is not a port (write 0 to 65535)", port=port)
     if match[1] is not None:
         try:
             ipaddress.IPv6Address(host)
@@ -103,19 +103,19 @@ def _address_hint(text: str, usual: int = 8080, forms: str = _LISTEN_FORMS) -> s
 def _parse_unix(value: dict[str, Any]) -> UnixAddress:
     unknown = sorted(set(value) - {"unix", "mode", "group"})
     if unknown:
-        raise fault("unknown-key", "unknown key {key} (a socket has unix, mode, group)", key=unknown[0])
+        raise fault("unknown-key", "unknown key {key} (write unix, mode or group)", key=unknown[0])
     path, mode, group = value.get("unix"), value.get("mode", "0600"), value.get("group")
     if not isinstance(path, str) or not path or "\0" in path:
-        raise fault("address", "a Unix socket wants its path under `unix`")
+        raise fault("address", "the path of the Unix socket is missing (write it as `unix: PATH`)")
     if not isinstance(mode, str) or not _MODE.match(mode):
-        raise fault("mode", 'it is not an octal mode (write "0660", with the quotes)', key="mode")
+        raise fault("mode", 'the value is not an octal mode (write "0660", with the quotes)', key="mode")
     if group is not None and (not isinstance(group, str) or not group):
-        raise fault("type", "the name of a group is wanted, such as www-data", key="group")
+        raise fault("type", "expected the name of a group, such as www-data", key="group")
     return UnixAddress(path, int(mode, 8), group)
 
 
 def dump_address(address: Address) -> str | dict[str, str]:
-    """The address as the manifest writes it, the shortest way."""
+    """The address in the shortest form that a manifest can contain."""
     if not isinstance(address, UnixAddress) or (address.mode == 0o600 and address.group is None):
         return str(address)
     full = {"unix": address.path, "mode": f"{address.mode:04o}"}
@@ -143,7 +143,7 @@ Listen: TypeAlias = Annotated[
                             "type": "string",
                             "pattern": MODE_PATTERN,
                             "default": "0600",
-                            "description": "Permission bits of the socket, octal, quoted.",
+                            "description": "Permission bits of the socket, as octal digits in quotes.",
                             "examples": ["0660"],
                         },
                         "group": {
@@ -159,17 +159,19 @@ Listen: TypeAlias = Annotated[
             ]
         }
     ),
+    Format("an address to listen on", f"write {_LISTEN_FORMS}"),
 ]
 
 
 # Addresses of channels ------------------------------------------------------------------------------------------------
 
 TCP_PATTERN = r"^(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5}$"
+_TCP_FORMAT = Format("an address", "write host:port, such as 127.0.0.1:9000")
 _TCP_SCHEMA = {"type": "string", "pattern": TCP_PATTERN}
 
 
 def parse_tcp(value: Any) -> TcpAddress:
-    """`host:port`, `[::1]:port` or `:port`, and no other kind of address."""
+    """Parse `host:port`, `[::1]:port` or `:port`. Raises PydanticCustomError for any other kind of address."""
     if isinstance(value, TcpAddress):
         return value
     text = text_of(value, "host:port", "127.0.0.1:9000")
@@ -185,23 +187,23 @@ def parse_tcp(value: Any) -> TcpAddress:
 def _parse_target(value: Any) -> TcpAddress:
     address = parse_tcp(value)
     if not address.host or not address.port:
-        raise fault("address", '"{text}" is nobody to connect to (write host:port)', text=str(address))
+        raise fault("address", '"{text}" lacks a host or a port to connect to (write host:port)', text=str(address))
     return address
 
 
 TcpListen: TypeAlias = Annotated[
-    TcpAddress, PlainValidator(parse_tcp), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA)
+    TcpAddress, PlainValidator(parse_tcp), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA), _TCP_FORMAT
 ]
 TcpTarget: TypeAlias = Annotated[
-    TcpAddress, PlainValidator(_parse_target), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA)
+    TcpAddress, PlainValidator(_parse_target), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA), _TCP_FORMAT
 ]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a listener on this host."""
+    """Whether only this machine can reach a listener on this host."""
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name may stand for any address; empty is every interface
+    except ValueError:  # a name may resolve to any address; an empty host is every interface
         return False

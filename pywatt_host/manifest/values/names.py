@@ -1,4 +1,4 @@
-"""Import paths, prefixes, path templates, methods, proxies."""
+"""Import paths, prefixes, path templates, methods, proxies, and Python files in place of a manifest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.values.scalars import fault, text_of, text_schema
+from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
 
 IMPORT_PATTERN = (
     r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
@@ -31,7 +31,12 @@ def _import_path(value: Any) -> str:
     raise fault("import-path", '"{text}" is not module:attribute{hint}', text=text[:80], hint=hint)
 
 
-ImportPath: TypeAlias = Annotated[str, PlainValidator(_import_path), text_schema(IMPORT_PATTERN)]
+ImportPath: TypeAlias = Annotated[
+    str,
+    PlainValidator(_import_path),
+    text_schema(IMPORT_PATTERN),
+    Format("an import path", "write module:attribute, such as users.api:create_app"),
+]
 
 PREFIX_PATTERN = r"^/([A-Za-z0-9._~!$&'()*+,;=:@-]+(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*)?$"
 _PREFIX = re.compile(PREFIX_PATTERN[1:-1] + r"\Z")
@@ -42,14 +47,17 @@ def _prefix(value: Any) -> str:
     if not _PREFIX.match(text) or any(part in (".", "..") for part in text.split("/")):
         raise fault(
             "path",
-            '"{text}" is not a path prefix (write / or /api: it starts with / and does not end with one)',
+            '"{text}" is not a path prefix (write / or /api, with a slash at the start and none at the end)',
             text=text[:80],
         )
     return str(text)
 
 
 Prefix: TypeAlias = Annotated[
-    str, PlainValidator(_prefix), text_schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:])
+    str,
+    PlainValidator(_prefix),
+    text_schema(r"^(?!(.*/)?\.{1,2}(/|$))" + PREFIX_PATTERN[1:]),
+    Format("a path prefix", "write / or /api"),
 ]
 
 ENDPOINT_PATTERN = r"^/[^\s?#<>\\]*$"
@@ -67,17 +75,19 @@ def _endpoint_path(value: Any) -> str:
             text,
         )
         raise fault(
-            "path", '"{text}" is written as Flask writes it; here it is "{fixed}"', text=text[:80], fixed=fixed[:80]
+            "path", '"{text}" is in the form that Flask uses (write "{fixed}")', text=text[:80], fixed=fixed[:80]
         )
     if re.search(r"[\s?#\\]", text):
-        raise fault("path", '"{text}" holds white space, "?", "#" or a backslash, which no path does', text=text[:80])
+        raise fault(
+            "path", '"{text}" contains white space, "?", "#" or a backslash, which a path cannot', text=text[:80]
+        )
     segments = text.split("/")[1:]
     names = []
     for number, segment in enumerate(segments):
         if segment in (".", ".."):
-            raise fault("path", '"{text}" holds the dot segment "{segment}"', text=text[:80], segment=segment)
+            raise fault("path", '"{text}" contains the dot segment "{segment}"', text=text[:80], segment=segment)
         if segment == "" and number != len(segments) - 1:
-            raise fault("path", '"{text}" holds an empty segment', text=text[:80])
+            raise fault("path", '"{text}" contains an empty segment', text=text[:80])
         if not _SEGMENT.match(segment):
             raise fault(
                 "path",
@@ -87,9 +97,9 @@ def _endpoint_path(value: Any) -> str:
         if segment.startswith("{"):
             name, _, kind = segment[1:-1].partition(":")
             if kind and number != len(segments) - 1:
-                raise fault("path", '"{segment}" takes the rest of the path, so it stands last', segment=segment)
+                raise fault("path", '"{segment}" matches the rest of the path, so it must come last', segment=segment)
             if name in names:
-                raise fault("path", 'the parameter "{name}" stands twice', name=name)
+                raise fault("path", 'the parameter "{name}" is used twice', name=name)
             names.append(name)
     return str(text)
 
@@ -106,6 +116,7 @@ EndpointPath: TypeAlias = Annotated[
         + r")*(/(\{[A-Za-z_][A-Za-z0-9_]*:path\})?)?"
         r"|\{[A-Za-z_][A-Za-z0-9_]*:path\})?$"
     ),
+    Format("a path template", "write a path such as /api/users/{id}"),
 ]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "WEBSOCKET", "*")
@@ -119,11 +130,16 @@ def _method(value: Any) -> str:
     return str(text)
 
 
-Method: TypeAlias = Annotated[str, PlainValidator(_method), WithJsonSchema({"enum": list(METHODS)})]
+Method: TypeAlias = Annotated[
+    str,
+    PlainValidator(_method),
+    WithJsonSchema({"enum": list(METHODS)}),
+    Format("a method", "write a method such as GET"),
+]
 
 
 def _network_of(text: str) -> str | None:
-    """The network of an address written with a prefix length."""
+    """The network that an address with a prefix length belongs to; None if the text is not such an address."""
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
@@ -139,7 +155,7 @@ def _proxy(value: Any) -> str:
             wider = _network_of(text)
             if wider is not None:
                 raise fault(
-                    "proxy", '"{text}" names one machine; perhaps "{wider}"', text=text[:60], wider=wider
+                    "proxy", '"{text}" is one address, not a network; perhaps "{wider}"', text=text[:60], wider=wider
                 ) from None
             raise fault(
                 "proxy", '"{text}" is not an address, a network or unix ({why})', text=text[:60], why=str(exc)[:120]
@@ -147,7 +163,12 @@ def _proxy(value: Any) -> str:
     return str(text)
 
 
-Proxy: TypeAlias = Annotated[str, PlainValidator(_proxy), WithJsonSchema({"type": "string", "minLength": 1})]
+Proxy: TypeAlias = Annotated[
+    str,
+    PlainValidator(_proxy),
+    WithJsonSchema({"type": "string", "minLength": 1}),
+    Format("an address, a network or unix", "write 10.0.0.1, 10.0.0.0/8 or unix"),
+]
 
 
 # A Python file in place of a manifest -------------------------------------------------------------------------------
@@ -157,7 +178,7 @@ _TARGET = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[^\W\d]\w*))?\Z", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A file, and which of its functions is meant where it has several."""
+    """A Python file, and the name of the function to use if the file has several."""
 
     path: Path
     name: str | None = None
@@ -167,6 +188,6 @@ class Script:
 
 
 def script_of(target: str) -> Script | None:
-    """`FILE.py` or `FILE.py:function`; None for what is neither."""
+    """Parse `FILE.py` or `FILE.py:function`; None if the text is neither."""
     match = _TARGET.match(target)
     return Script(Path(match["path"]), match["name"]) if match is not None else None

@@ -1,4 +1,4 @@
-"""Durations, sizes and rates: texts with a unit, and the numbers that they stand for."""
+"""Durations, sizes and rates: strings with a unit, and the numbers that they represent."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator
 
-from pywatt_host.manifest.values.scalars import fault, text_of, text_schema
+from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
 
 # Durations ------------------------------------------------------------------------------------------------------------
 
-# Six decimals: the least duration is a nanosecond, so that no text that looks positive is nothing.
+# Six decimals: the shortest duration is a nanosecond, so no text that looks positive becomes zero.
 DURATION_PATTERN = r"^([0-9]{1,9}(\.[0-9]{1,6})?(ms|s|m|h))+$"
 _DURATION_PART = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,6}))?(ms|s|m|h)")
 _DURATION = re.compile(DURATION_PATTERN[1:-1] + r"\Z")
@@ -22,7 +22,7 @@ _NANOS = {"h": 3_600_000_000_000, "m": 60_000_000_000, "s": 1_000_000_000, "ms":
 
 
 def parse_duration(value: Any) -> float:
-    """`500ms`, `15s`, `1m30s`, `2h` to seconds."""
+    """Convert `500ms`, `15s`, `1m30s` or `2h` to seconds. Raises PydanticCustomError for any other text."""
     if isinstance(value, int) and not isinstance(value, bool):
         raise fault("duration", '{number} has no unit; perhaps "{number}s"', number=value)
     text = text_of(value, "a duration with its unit", "500ms, 15s, 1m30s or 2h")
@@ -43,7 +43,7 @@ def _duration_hint(text: str) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """The shortest text that `parse_duration` reads back as `seconds`; `off` for None."""
+    """The shortest text that `parse_duration` converts back to `seconds`; `off` for None."""
     if seconds is None:
         return "off"
     numerator, denominator = seconds.as_integer_ratio()
@@ -56,7 +56,7 @@ def format_duration(seconds: float | None) -> str:
     parts = []
     for unit, size in _NANOS.items():
         amount, left = divmod(left, size)
-        # A number has nine digits at most; more of the largest unit are written as several.
+        # A number has nine digits at most, so a larger amount of a unit is written as several numbers.
         while amount > 999_999_999:
             parts.append(f"999999999{unit}")
             amount -= 999_999_999
@@ -69,7 +69,7 @@ def _positive(parse: Callable[[Any], float]) -> Callable[[Any], float]:
     def checked(value: Any) -> float:
         number = parse(value)
         if number <= 0:
-            raise fault("duration", '"{text}" must be longer than nothing', text=str(value)[:40])
+            raise fault("duration", '"{text}" is not longer than zero', text=str(value)[:40])
         return number
 
     return checked
@@ -79,22 +79,29 @@ def _or_off(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None or value == "off" else parse(value)
 
 
+_DURATION_FORMAT = Format("a duration", "write 500ms, 15s, 1m30s or 2h")
 _POSITIVE_DURATION = r"^(?=.*[1-9])" + DURATION_PATTERN[1:]
 
 Duration: TypeAlias = Annotated[
-    float, PlainValidator(parse_duration), PlainSerializer(format_duration), text_schema(DURATION_PATTERN)
+    float,
+    PlainValidator(parse_duration),
+    PlainSerializer(format_duration),
+    text_schema(DURATION_PATTERN),
+    _DURATION_FORMAT,
 ]
 PositiveDuration: TypeAlias = Annotated[
     float,
     PlainValidator(_positive(parse_duration)),
     PlainSerializer(format_duration),
     text_schema(_POSITIVE_DURATION),
+    _DURATION_FORMAT,
 ]
 DurationOrOff: TypeAlias = Annotated[
     float | None,
     PlainValidator(_or_off(_positive(parse_duration))),
     PlainSerializer(format_duration),
     text_schema(_POSITIVE_DURATION, off=True),
+    _DURATION_FORMAT,
 ]
 
 
@@ -106,7 +113,10 @@ _OCTETS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
 def parse_size(value: Any) -> int:
-    """`512B`, `64KiB`, `10MiB`, `1GiB` to octets (binary units, as IEC 80000-13 names them)."""
+    """Convert `512B`, `64KiB`, `10MiB` or `1GiB` to bytes. The units are the binary ones of IEC 80000-13.
+
+    Raises PydanticCustomError for any other text.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         raise fault("size", '{number} has no unit; perhaps "{text}"', number=value, text=format_size(value))
     text = text_of(value, "a size with its unit", "64KiB or 10MiB")
@@ -122,7 +132,7 @@ def _size_hint(text: str) -> str:
 
 
 def format_size(octets: int | None) -> str:
-    """The shortest text that `parse_size` reads back as `octets`; `off` for None."""
+    """The shortest text that `parse_size` converts back to this number of bytes; `off` for None."""
     if octets is None:
         return "off"
     for unit in ("GiB", "MiB", "KiB"):
@@ -131,12 +141,17 @@ def format_size(octets: int | None) -> str:
     return f"{octets}B"
 
 
-Size: TypeAlias = Annotated[int, PlainValidator(parse_size), PlainSerializer(format_size), text_schema(SIZE_PATTERN)]
+_SIZE_FORMAT = Format("a size", "write 512B, 64KiB, 10MiB or 1GiB")
+
+Size: TypeAlias = Annotated[
+    int, PlainValidator(parse_size), PlainSerializer(format_size), text_schema(SIZE_PATTERN), _SIZE_FORMAT
+]
 SizeOrOff: TypeAlias = Annotated[
     int | None,
     PlainValidator(_or_off(parse_size)),
     PlainSerializer(format_size),
     text_schema(SIZE_PATTERN, off=True),
+    _SIZE_FORMAT,
 ]
 
 
@@ -148,7 +163,7 @@ _RATE = re.compile(r"([1-9][0-9]{0,8})/(s|m|h)\Z")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `count` in every `seconds`, with a burst of `count`."""
+    """At most `count` events in every `seconds`, with a burst of `count`."""
 
     count: int
     seconds: float
@@ -158,9 +173,9 @@ class Rate:
 
 
 def parse_rate(value: Any) -> Rate:
-    """`100/s`, `20/m`, `1000/h`."""
+    """Convert `100/s`, `20/m` or `1000/h` to a Rate. Raises PydanticCustomError for any other text."""
     if isinstance(value, int) and not isinstance(value, bool):
-        raise fault("rate", '{number} has no time; perhaps "{number}/s"', number=value)
+        raise fault("rate", '{number} has no unit of time; perhaps "{number}/s"', number=value)
     text = text_of(value, "a rate", "100/s, 20/m or 1000/h")
     match = _RATE.match(text)
     if match is None:
@@ -170,4 +185,10 @@ def parse_rate(value: Any) -> Rate:
     return Rate(int(match[1]), _SECONDS[match[2]])
 
 
-RateLimit: TypeAlias = Annotated[Rate, PlainValidator(parse_rate), PlainSerializer(str), text_schema(RATE_PATTERN)]
+RateLimit: TypeAlias = Annotated[
+    Rate,
+    PlainValidator(parse_rate),
+    PlainSerializer(str),
+    text_schema(RATE_PATTERN),
+    Format("a rate", "write 100/s, 20/m or 1000/h"),
+]

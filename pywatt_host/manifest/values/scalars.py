@@ -1,8 +1,9 @@
-"""Plain scalars, and what every kind of value is made with."""
+"""Plain scalars, and the functions that all value types use."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -10,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Interpolated(str):
-    """Text that came out of `${...}`, an environment override or `--set`: it takes the type that is wanted."""
+    """Text from `${...}`, an environment override or `--set`. It is converted to the type that its key expects."""
 
     __slots__ = ()
 
@@ -25,12 +26,12 @@ def _to_bool(value: Any) -> Any:
 
 
 def to_int(value: Any) -> Any:
-    """An integer, where an interpolated text spells one."""
+    """Convert an interpolated text to an integer if it is one; return every other value unchanged."""
     return int(value) if isinstance(value, Interpolated) and _INT.match(value) and len(value) < 20 else value
 
 
 def to_float(value: Any) -> Any:
-    """A number, where an interpolated text or an integer spells one."""
+    """Convert an integer, or an interpolated text that is a number, to a float; return every other value unchanged."""
     if isinstance(value, Interpolated) and _FLOAT.match(value):
         return float(value)
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -38,13 +39,21 @@ def to_float(value: Any) -> Any:
 
 def _to_version(value: Any) -> Any:
     number = to_int(value)
-    return number if type(number) is int else str(number)  # true and 1.0 equal 1, and are none
+    return number if type(number) is int else str(number)  # True and 1.0 are equal to 1, but are not the integer 1
 
 
 Version: TypeAlias = Annotated[Literal[1], BeforeValidator(_to_version)]
 Bool: TypeAlias = Annotated[bool, BeforeValidator(_to_bool)]
 Int: TypeAlias = Annotated[int, BeforeValidator(to_int)]
 Float: TypeAlias = Annotated[float, BeforeValidator(to_float)]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Marks a text that must have a certain form, and says in messages what form: `"x" is not {name} ({hint})`."""
+
+    name: str  # with its article: "a duration"
+    hint: str  # what to write: "write 500ms, 15s, 1m30s or 2h"
 
 
 def fault(code: str, template: str, **fields: Any) -> PydanticCustomError:
@@ -54,7 +63,7 @@ def fault(code: str, template: str, **fields: Any) -> PydanticCustomError:
 def text_of(value: Any, wanted: str, example: str) -> str:
     if isinstance(value, str):
         return value
-    raise fault("type", "{wanted} is wanted, such as {example}", wanted=wanted, example=example)
+    raise fault("type", "expected {wanted}, such as {example}", wanted=wanted, example=example)
 
 
 def text_schema(pattern: str, *, off: bool = False) -> WithJsonSchema:
@@ -63,5 +72,5 @@ def text_schema(pattern: str, *, off: bool = False) -> WithJsonSchema:
 
 
 def as_list(value: Any) -> Any:
-    """One value where a list is wanted stands for the list of it."""
+    """Make a list of a single value, for keys that take one value or a list."""
     return list(value) if isinstance(value, list | tuple) else [value]

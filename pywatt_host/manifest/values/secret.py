@@ -1,4 +1,4 @@
-"""Texts with secrets in them, which are filled in when the host starts and when a secret rotates."""
+"""Strings that refer to secrets. The values are filled in when the host starts and when a secret rotates."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.values.scalars import fault, text_of
+from pywatt_host.manifest.values.scalars import Format, fault, text_of
 
 SECRET_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$"
+SecretName: TypeAlias = Annotated[
+    str,
+    Field(pattern=SECRET_NAME),
+    Format(
+        "a secret name",
+        "use letters, digits, dots, dashes and underscores; start with a letter or underscore; at most 128 characters",
+    ),
+]
 _REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{secret:(?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,127})\}")
 _BEFORE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 # RFC 3986 section 3.2.1, and what drivers take in the query.
@@ -22,18 +30,18 @@ _USER_INFO = re.compile(r"[^/?#,@]*@")
 
 
 class SecretReference(NamedTuple):
-    """The place of one secret in a text."""
+    """The place of one secret in a string."""
 
     name: str
 
 
 class SecretTemplate:
-    """A text with at least one `${secret:NAME}`: `parts` are its literal texts and its references, in order. Frozen.
+    """A frozen string with at least one `${secret:NAME}`. `parts` are its literal texts and its references, in order.
 
-    `str()` is the text as a manifest writes it; the values are nowhere in it.
+    `str()` gives the text as a manifest contains it. It never contains the value of a secret.
     """
 
-    # No dataclass: pydantic would dump that as a mapping.
+    # Not a dataclass, because pydantic would dump one as a mapping.
     __slots__ = ("parts",)
 
     parts: tuple[str | SecretReference, ...]
@@ -55,7 +63,7 @@ class SecretTemplate:
 
     @classmethod
     def parse(cls, text: str) -> SecretTemplate | None:
-        """The template that a text spells; None when there is no `${secret:NAME}` in it. `$${` is a literal `${`."""
+        """Parse a text; None if it contains no `${secret:NAME}`. `$${` is a literal `${`."""
         parts: list[str | SecretReference] = []
         at = 0
         for match in _REFERENCE.finditer(text):
@@ -66,7 +74,7 @@ class SecretTemplate:
 
     @classmethod
     def joined(cls, parts: Sequence[str | SecretReference]) -> SecretTemplate | None:
-        """The template of these parts, texts that stand side by side made one; None when they are texts alone."""
+        """Make a template of these parts and merge adjacent texts; None if none of the parts is a reference."""
         if not any(isinstance(part, SecretReference) for part in parts):
             return None
         merged: list[str | SecretReference] = []
@@ -79,13 +87,13 @@ class SecretTemplate:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The secrets in it, each once, in order."""
+        """The names of the secrets in the template, each once, in order."""
         return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, SecretReference)))
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text with the values in it. Raises KeyError, whose argument is the name, for a value that is not there.
+        """The text with the values filled in. Raises KeyError, with the name of the secret, for a missing value.
 
-        In the user, password or query of a URL a value is percent-encoded (RFC 3986), so that it cannot end its part.
+        In the user, password or query of a URL, a value is percent-encoded (RFC 3986), so that it cannot end that part.
         """
         encoded = self._encoded()
         texts = []
@@ -98,7 +106,7 @@ class SecretTemplate:
         return "".join(texts)
 
     def _encoded(self) -> set[int]:
-        """Which parts stand in the user, password or query of a URL."""
+        """The numbers of the parts that are in the user, password or query of a URL."""
         first = self.parts[0]
         if isinstance(first, SecretReference) or not _BEFORE_SCHEME.match(first):
             return set()
@@ -120,12 +128,12 @@ class SecretTemplate:
 
 
 def _literal(parts: Sequence[str | SecretReference]) -> str:
-    """The parts as one text, with a letter for each secret."""
+    """The parts as one text, with a letter in place of each secret."""
     return "".join("s" if isinstance(part, SecretReference) else part for part in parts)
 
 
 def _delimits(before: str, after: str) -> bool:
-    """Whether what stands between the two is in the user, password or query of a URL."""
+    """Whether a value between the two texts is in the user, password or query of a URL."""
     inside = before.rpartition("://")[2]
     if "#" in inside:
         return False
@@ -135,22 +143,22 @@ def _delimits(before: str, after: str) -> bool:
 
 
 class SecretCapable:
-    """Marks a value in which `${secret:NAME}` may stand."""
+    """Marks a value that may contain `${secret:NAME}`."""
 
 
 class Sensitive:
-    """Marks a value that is a secret itself where it is written out: it is shown as ***."""
+    """Marks a value that is itself a secret when the manifest contains it as plain text. It is shown as ***."""
 
     def shown(self, text: str) -> str:
         return "***"
 
     def secrets(self, text: str) -> list[str]:
-        """What in it is secret."""
+        """The secret parts of the text."""
         return [text]
 
 
 class SensitiveUrl(Sensitive):
-    """Marks a URL whose password is a secret where it is written out."""
+    """Marks a URL whose password is a secret when the manifest contains it as plain text."""
 
     def shown(self, text: str) -> str:
         return _PASSWORD.sub(lambda match: f"{match[1] or match[3]}***", text)
@@ -162,7 +170,7 @@ class SensitiveUrl(Sensitive):
 def _secret_text(value: Any) -> str | SecretTemplate:
     if isinstance(value, SecretTemplate):
         return value
-    return str(text_of(value, "a text", "${secret:NAME}"))
+    return str(text_of(value, "a string", "${secret:NAME}"))
 
 
 def _env_text(value: Any) -> str | SecretTemplate:
@@ -172,15 +180,15 @@ def _env_text(value: Any) -> str | SecretTemplate:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise fault("type", "a text, a number or a bool is wanted, such as prod")
+    raise fault("type", "expected a string, a number or a bool, such as prod")
 
 
-_AS_TEXT = PlainSerializer(str, when_used="json")  # in Python it stays a template
+_AS_TEXT = PlainSerializer(str, when_used="json")  # a dump to Python keeps the template
 
 SecretText: TypeAlias = Annotated[
     str | SecretTemplate, PlainValidator(_secret_text), _AS_TEXT, WithJsonSchema({"type": "string"}), SecretCapable()
 ]
-# Scalars become the text that YAML would print for them; the environment knows nothing else.
+# Scalars become the text that YAML would print for them, because environment variables are text.
 SecretEnvText: TypeAlias = Annotated[
     str | SecretTemplate,
     PlainValidator(_env_text),
@@ -193,7 +201,7 @@ SecretEnvText: TypeAlias = Annotated[
 def _token(value: Any) -> str | SecretTemplate:
     token = _secret_text(value)
     if token == "":
-        raise fault("length", "the text is empty")
+        raise fault("length", "the value is empty")
     return token
 
 

@@ -1,11 +1,13 @@
-"""One YAML document to a tree of nodes: core schema of YAML 1.2, no surprises, places kept.
+"""From one YAML document, read with the core schema of YAML 1.2, to a tree of nodes that know their places.
 
-Everything that can be hostile is bounded: depth, and values and aliases after aliases are followed.
+A hostile document cannot exhaust memory or time: its depth, its aliases and its values are limited. A value that an
+alias refers to counts again for each alias.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -17,49 +19,49 @@ MAX_DEPTH = 64
 MAX_NODES = 30_000
 MAX_ALIASES = 1000
 
-# libyaml, where PyYAML was built with it, else the same in Python: ten times slower, otherwise alike.
+# libyaml if PyYAML was built with it, otherwise the parser in Python, which is ten times slower.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _TAG = "tag:yaml.org,2002:"
 
-# What libyaml and PyYAML say -> what it means to the writer of the file, and what would do.
+# Part of a message of libyaml or PyYAML -> our message, and the hint.
 _SYNTAX = (
-    ("tab character that violates", "a tab stands where YAML wants spaces", "indent with spaces"),
-    ("found character that cannot start any token", "no value can start with this character", "put the text in quotes"),
+    ("tab character that violates", "a tab is used where YAML requires spaces", "indent with spaces"),
+    ("found character that cannot start any token", "a value cannot start with this character", "put it in quotes"),
     (
         "mapping values are not allowed",
-        "a colon stands where no key can be",
-        "put a text with a colon and a space in quotes",
+        "a colon makes this a key, but no key is allowed here",
+        "put a value that contains a colon and a space in quotes",
     ),
     (
         "could not find expected ':'",
-        "this line is neither `key: value` nor part of the one above",
-        "is a colon missing?",
+        "this line is neither `key: value` nor part of the line above",
+        "check for a missing colon",
     ),
-    ("could not find expected ':'".replace("could not find", "did not find"), "a colon is missing after the key", ""),
-    ("did not find expected key", "a key is expected here", "check the indentation and the line above"),
-    ("did not find expected '-' indicator", "a list entry is expected here", "start it with `- `"),
-    ("expected <block end>", "this does not fit the lines above", "check the indentation"),
-    ("did not find expected ',' or ']'", "the list is not closed", "a comma or `]` is missing"),
-    ("expected ',' or ']'", "the list is not closed", "a comma or `]` is missing"),
-    ("did not find expected ',' or '}'", "the mapping is not closed", "a comma or `}` is missing"),
-    ("expected ',' or '}'", "the mapping is not closed", "a comma or `}` is missing"),
-    ("did not find expected node content", "a value is missing here", "a bracket or brace may not be closed"),
-    ("found unexpected end of stream", "the quotes are not closed", ""),
-    ("found undefined tag handle", "the tag is not known", "put the text in quotes"),
+    ("did not find expected ':'", "the colon after the key is missing", "add it"),
+    ("did not find expected key", "expected a key here", "check the indentation and the line above"),
+    ("did not find expected '-' indicator", "expected a list entry here", "start it with `- `"),
+    ("expected <block end>", "this line does not fit the lines above", "check the indentation"),
+    ("did not find expected ',' or ']'", "the list is not closed", "add a comma or `]`"),
+    ("expected ',' or ']'", "the list is not closed", "add a comma or `]`"),
+    ("did not find expected ',' or '}'", "the mapping is not closed", "add a comma or `}`"),
+    ("expected ',' or '}'", "the mapping is not closed", "add a comma or `}`"),
+    ("did not find expected node content", "a value is missing here", "check for an unclosed bracket or brace"),
+    ("found unexpected end of stream", "the quotes are not closed", "add the closing quote"),
+    ("found undefined tag handle", "the tag is not known", "put the value in quotes"),
 )
 
 
 class _StopError(Exception):
-    """The fault has been reported, and nothing after it can be read."""
+    """A fault has been reported, and the text after it cannot be read."""
 
 
 def split_lines(text: str) -> tuple[str, ...]:
-    """The lines as YAML and editors count them."""
+    """Split a text into lines as YAML and editors count them."""
     return tuple(_LINE_BREAK.split(text))
 
 
-class _Open:
+class _OpenCollection:
     """A collection whose end has not been read yet."""
 
     __slots__ = ("anchor", "first", "height", "key", "key_mark", "merges", "node")
@@ -67,61 +69,82 @@ class _Open:
     def __init__(self, node: Node, anchor: str | None, first: int) -> None:
         self.node = node
         self.anchor = anchor
-        self.first = first  # how many nodes there were before it
+        self.first = first  # the number of nodes before it
         self.height = 1
         self.key: str | None = None
-        self.key_mark: Mark | None = None  # set while the value of a key is awaited
+        self.key_mark: Mark | None = None  # set between a key and its value
         self.merges: list[tuple[Node, Mark]] = []
 
 
 def compose(text: str, origin: Origin, report: Report) -> Node | None:
-    """The tree of one YAML document. None when it cannot be read to its end; other faults leave a tree."""
+    """Make the tree of one YAML document. None if a fault prevents reading to the end; other faults leave a tree."""
     try:
-        return _Composer(origin, report).tree(text)
+        return _Composer(origin, report).tree(text, _LOADER)
     except _StopError:
         return None
     except yaml.YAMLError as exc:
-        report.add(_syntax_problem(exc, origin))
+        report.add(_depth_problem(text, exc, origin) or _syntax_problem(exc, origin))
         return None
 
 
+def _depth_problem(text: str, exc: yaml.YAMLError, origin: Origin) -> Problem | None:
+    """The fault of a text that is nested too deeply; None if the parser's error has another reason.
+
+    Some versions of libyaml refuse deep nesting themselves while they look ahead, before this module can count the
+    levels. The parser in Python does not, so it reads the text up to the error again.
+    """
+    mark = getattr(exc, "problem_mark", None)
+    before = text[: mark.index] if mark is not None else ""
+    if before.count("[") + before.count("{") <= MAX_DEPTH:
+        return None
+    found = Report()
+    with suppress(_StopError, yaml.YAMLError):
+        _Composer(origin, found).tree(before, yaml.SafeLoader)
+    return next((problem for problem in found.problems if problem.code == "too-deep"), None)
+
+
 def _syntax_problem(exc: yaml.YAMLError, origin: Origin) -> Problem:
-    problem = str(getattr(exc, "problem", None) or "this cannot be read as YAML")
+    problem = str(getattr(exc, "problem", None) or "this is not valid YAML")
     began = getattr(exc, "context_mark", None)
     at = getattr(exc, "problem_mark", None) or began
     at_end = at is not None and not "".join(origin.lines[at.line :]).strip()
     if began is not None and (at_end or "unexpected end of stream" in problem):
-        at = began  # the opening quote or bracket says more than the end of the file
+        at = began  # the opening quote or bracket is more useful than the end of the file
     mark = Mark(at.line + 1, at.column + 1) if at is not None else Mark(1, 1)
     line = origin.lines[mark.line - 1] if mark.line <= len(origin.lines) else ""
+    if "nesting depth" in problem:  # libyaml has a bound of its own, and reads ahead of what it hands out
+        return problem_at(origin, mark, (), "too-deep", f"nested deeper than {MAX_DEPTH} levels")
     message, hint = problem, ""
     for words, meaning, remedy in _SYNTAX:
         if words in problem:
             message, hint = meaning, remedy
             break
     if line[mark.column - 1 : mark.column] == "\t":
-        message, hint = "a tab stands where YAML wants spaces", "indent with spaces"
+        message, hint = "a tab is used where YAML requires spaces", "indent with spaces"
     elif "${" in line and message.endswith("is not closed"):
-        hint = 'inside of brackets and braces, put "${...}" in quotes'
+        hint = 'inside brackets and braces, put "${...}" in quotes'
     if began is not None and began.line + 1 < mark.line and origin.kind == "file":
-        hint = (hint + "; " if hint else "") + f"what it belongs to begins in line {began.line + 1}"
+        hint = (hint + "; " if hint else "") + f"the enclosing block starts in line {began.line + 1}"
     return problem_at(origin, mark, (), "yaml", message, hint)
 
 
 class _Composer:
-    """From the parser's events to nodes, with a stack of its own: neither Python nor C recurses."""
+    """Makes nodes from the parser's events. It keeps its own stack, so a deep document does not recurse."""
 
     def __init__(self, origin: Origin, report: Report) -> None:
         self._origin = origin
         self._report = report
-        self._stack: list[_Open] = []
-        self._anchors: dict[str, tuple[Node, int, int] | None] = {}  # node, nodes in it, height; None while open
+        self._stack: list[_OpenCollection] = []
+        self._anchors: dict[
+            str, tuple[Node, int, int] | None
+        ] = {}  # node, number of nodes in it, height; None while it is open
         self._nodes = 0
         self._aliases = 0
         self._root: Node | None = None
 
-    def tree(self, text: str) -> Node:
-        loader = _LOADER(text)
+    def tree(self, text: str, loader_class: Any) -> Node:
+        """Read the whole text. Raises YAMLError for a fault of syntax and _StopError after a reported fault."""
+        loader = loader_class(text)
         try:
             self._read(loader)
         finally:
@@ -149,8 +172,8 @@ class _Composer:
                     self._stop(
                         _mark(event),
                         "documents",
-                        "a second document begins here; a manifest is one",
-                        "give it a file of its own",
+                        "a second document starts here, but a manifest is a single document",
+                        "move it to a separate file",
                     )
             elif kind is yaml.StreamEndEvent:
                 return
@@ -170,10 +193,11 @@ class _Composer:
     def _count(self, mark: Mark, nodes: int, height: int) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            message = f"the manifest has more than {MAX_NODES} values, aliases followed"
-            self._stop(mark, "too-large", message, "")
+            message = f"the manifest has more than {MAX_NODES} values, where each alias counts as what it refers to"
+            self._stop(mark, "too-large", message, "move data out of the manifest")
         if len(self._stack) + height > MAX_DEPTH:
-            self._report.add(problem_at(self._origin, mark, (), "too-deep", f"nested deeper than {MAX_DEPTH} levels"))
+            message = f"the values are nested deeper than {MAX_DEPTH} levels"
+            self._report.add(problem_at(self._origin, mark, (), "too-deep", message, "use fewer levels"))
             raise _StopError
 
     def _scalar(self, event: Any) -> None:
@@ -189,8 +213,9 @@ class _Composer:
             elif event.tag is not None and event.tag != "!":
                 value = _tagged(event.tag, text)
         except ValueError as exc:
-            # As text, so that one fault does not bring a second.
-            self._fault(mark, "number" if plain else "tag", f"{quote(text)} {exc}")
+            # The value stays a string, so that one fault does not cause a second.
+            hint = "put it in quotes if it is a string" if plain else "remove the tag"
+            self._fault(mark, "number" if plain else "tag", f"{quote(text)} {exc}", hint)
         node = Node(value, mark, self._origin, text=text if plain else None)
         if event.anchor is not None:
             self._anchors[event.anchor] = (node, 1, 0)
@@ -201,11 +226,11 @@ class _Composer:
         self._count(mark, 1, 1)
         wanted = _TAG + ("map" if isinstance(value, dict) else "seq")
         if event.tag not in (None, "!", wanted):
-            self._fault(mark, "tag", f"the tag {_short_tag(event.tag)} is not supported", "")
+            self._fault(mark, "tag", f"the tag {_short_tag(event.tag)} is not supported", "remove the tag")
         node = Node(value, mark, self._origin, keys={} if isinstance(value, dict) else None)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
-        self._stack.append(_Open(node, event.anchor, self._nodes - 1))
+        self._stack.append(_OpenCollection(node, event.anchor, self._nodes - 1))
 
     def _close(self) -> None:
         frame = self._stack.pop()
@@ -221,18 +246,20 @@ class _Composer:
         mark = _mark(event)
         self._aliases += 1
         if self._aliases > MAX_ALIASES:
-            self._stop(mark, "too-large", f"more than {MAX_ALIASES} aliases", "")
+            self._stop(mark, "too-large", f"the manifest has more than {MAX_ALIASES} aliases", "use fewer aliases")
         if event.anchor not in self._anchors:
-            self._fault(mark, "alias", f"no anchor &{event.anchor} stands before this alias")
+            message = f"the anchor &{event.anchor} is not defined before this alias"
+            self._fault(mark, "alias", message, "define the anchor first")
             frame = self._stack[-1] if self._stack else None
             if frame is not None and frame.node.keys is not None and frame.key_mark is None:
-                frame.key_mark = mark  # a key that has no name: its value is passed over
+                frame.key_mark = mark  # the key has no name, so its value is ignored
             else:
                 self._attach(Node("", mark, self._origin, unset=True))
             return
         target = self._anchors[event.anchor]
         if target is None:
-            self._stop(mark, "alias", f"the alias *{event.anchor} stands inside of what it names", "")
+            message = f"the alias *{event.anchor} is inside the value that it refers to"
+            self._stop(mark, "alias", message, "remove the alias")
             return
         node, nodes, height = target
         self._count(mark, nodes, height)
@@ -241,7 +268,7 @@ class _Composer:
         self._attach(node, mark)
 
     def _attach(self, node: Node, alias: Mark | None = None) -> None:
-        """Give the node to the collection that is open: as an entry, as a key, or as the value of the last key."""
+        """Add the node to the open collection: as an entry, as a key, or as the value of the last key."""
         mark = alias or node.mark
         if not self._stack:
             self._root = node
@@ -263,36 +290,37 @@ class _Composer:
             frame.key = frame.key_mark = None
 
     def _key(self, node: Node, mark: Mark) -> str | None:
-        """The key as text; None when it cannot be one, so that its value is passed over."""
+        """The key as a string; None if it is not valid, so that its value is ignored."""
         frame = self._stack[-1]
         if not isinstance(node.value, str):
             if isinstance(node.value, dict | list):
-                self._fault(mark, "key", f"a key is a text, not {quote(node.value)}", "")
+                self._fault(mark, "key", f"a key must be a string, not {quote(node.value)}", "")
             else:
-                kind = {bool: "a bool", int: "an integer", float: "a number"}.get(type(node.value), "empty")
+                kind = {bool: "a bool", int: "an integer", float: "a number"}.get(type(node.value), "null")
                 shown = node.text if node.text is not None else quote(node.value)
-                self._fault(
-                    mark, "key", f"the key {shown or 'here'} is {kind}, not a text", f'write "{shown}"' if shown else ""
-                )
+                if shown:
+                    self._fault(mark, "key", f"the key {shown} is {kind}, not a string", f'write "{shown}"')
+                else:
+                    self._fault(mark, "key", "the key is empty", "write a name before the colon")
             return None
         first = frame.node.keys.get(node.value) if frame.node.keys is not None else None
         if node.value == "<<" and node.text is not None:
             if frame.merges:
-                self._fault(mark, "duplicate-key", "`<<` stands twice", "write `<<: [*a, *b]`")
+                self._fault(mark, "duplicate-key", "`<<` is used twice", "write `<<: [*a, *b]`")
             return "<<"
         if first is not None:
-            message = f"{quote(node.value)} stands twice in the same mapping; first in line {first.line}"
+            message = f"{quote(node.value)} is already a key of this mapping, in line {first.line}"
             self._fault(mark, "duplicate-key", message, "remove one of them")
             return None
         return node.value
 
     def _merge(self, node: Node, merged: Node, mark: Mark) -> None:
-        """`<<: *common`: its keys, where the mapping has none of that name; of a list of them the first wins."""
+        """Merge `<<: *common`: add the keys that the mapping does not have. In a list of mappings, the first wins."""
         sources = merged.value if isinstance(merged.value, list) else [merged]
         for source in sources:
             if not isinstance(source.value, dict) or source.keys is None:
                 hint = "write `<<: *name` or `<<: [*a, *b]`"
-                self._fault(mark, "merge", f"`<<` takes mappings, not {quote(source.value)}", hint)
+                self._fault(mark, "merge", f"`<<` merges mappings only, not {quote(source.value)}", hint)
                 return
             assert node.keys is not None
             for key, item in source.value.items():
@@ -312,7 +340,7 @@ def _short_tag(tag: str) -> str:
 
 
 def _tagged(tag: str, text: str) -> Any:
-    """A scalar with an explicit tag of the core schema. Raises ValueError otherwise."""
+    """Convert a scalar with an explicit tag of the core schema. Raises ValueError for any other tag or value."""
     name = tag.removeprefix(_TAG)
     if name == "str":
         return text
@@ -321,5 +349,5 @@ def _tagged(tag: str, text: str) -> Any:
         raise ValueError(f"has the tag {_short_tag(tag)}, which is not supported")
     value = resolve(text)
     if not isinstance(value, kinds[name]) or (isinstance(value, bool) and name != "bool"):
-        raise ValueError(f"does not fit its tag !!{name}")
+        raise ValueError(f"does not match its tag !!{name}")
     return float(value) if name == "float" and isinstance(value, int) else value

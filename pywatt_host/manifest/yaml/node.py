@@ -1,20 +1,18 @@
-"""The tree that a manifest is between its text and its types: plain values, each knowing where it was written."""
+"""The tree of a manifest between its text and its types: plain values that know where they were written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
-from pywatt_host.manifest.problems import Problem, Severity, display_path, printable, quote
+from pywatt_host.manifest.problems import KeyPath, Problem, Severity, display_path, printable, quote
 from pywatt_host.manifest.values import Interpolated
-
-Path: TypeAlias = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """A place in a text: line and column count from 1, `end` is the column after it, or 0: another line."""
+    """A place in a text. Line and column count from 1. `end` is the column after it; 0 if it ends in another line."""
 
     line: int = 0
     column: int = 0
@@ -23,9 +21,9 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a value was read from: a file, a variable of the environment, `--set`, or code.
+    """What a value was read from: a file, an environment variable, `--set`, or code.
 
-    `name` is the file as the user named it, the variable, or `--set`. Only a file has lines.
+    `name` is the file as the user named it, the name of the variable, or `--set`. Only a file has lines.
     """
 
     name: str
@@ -35,11 +33,11 @@ class Origin:
 
     @property
     def override(self) -> bool:
-        """Whether it is one value from outside of the manifest."""
+        """Whether the value comes from an environment variable or from `--set`."""
         return self.kind in ("environment", "set")
 
     def label(self, mark: Mark) -> str:
-        """Where a value came from, as `config --origins` shows it."""
+        """The text that `config --origins` shows for a value from here."""
         if self.kind != "file":
             return self.name
         place = f"{self.name}:{mark.line}:{mark.column}"
@@ -47,11 +45,11 @@ class Origin:
 
 
 class Node:
-    """One value. `value` is a scalar, a list of nodes, or a mapping of nodes (`keys` has the marks of its keys).
+    """One value and its place. `value` is a scalar, a list of nodes, or a mapping of nodes.
 
-    `text` is the source of an unquoted scalar. `template` is what stood there before interpolation, where that gave
-    the value; `unset` says that a variable in it was not set. `short` names the key of a section that was written as
-    one scalar; `implied` marks a value that nobody wrote.
+    `keys` has the marks of a mapping's keys. `text` is the source of an unquoted scalar. `template` is the text before
+    interpolation, if interpolation gave the value. `unset` says that a variable in it was not set. `short` names the
+    key that a section in its short form sets. `implied` marks a value that is not written but follows from its section.
     """
 
     __slots__ = ("implied", "keys", "mark", "origin", "short", "template", "text", "unset", "value")
@@ -80,11 +78,12 @@ class Node:
         self.implied = implied
 
     def shown(self) -> str:
-        """The value for a message. What came out of the environment may be a secret, so its name stands for it."""
+        """The value as a message shows it. A value from the environment may be a secret, so the message names its
+        source instead."""
         if self.template is not None:
-            return f"`{printable(self.template[:80])}` gave a text that"
+            return f"the value of `{printable(self.template[:80])}`"
         if self.origin.kind == "environment" and isinstance(self.value, str):
-            return "its value"
+            return "the value"
         return quote(self.value)
 
     @property
@@ -93,7 +92,7 @@ class Node:
         return self.template is not None or self.origin.kind == "environment"
 
     def plain(self) -> Any:
-        """The value without positions, shared parts copied."""
+        """The value without positions. Parts that are shared are copied."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -102,7 +101,7 @@ class Node:
 
     def problem(
         self,
-        path: Path,
+        path: KeyPath,
         code: str,
         message: str,
         hint: str = "",
@@ -110,21 +109,21 @@ class Node:
         severity: Severity = "error",
         mark: Mark | None = None,
     ) -> Problem:
-        """A problem with this node, or at another `mark` of the same text."""
+        """Make a problem with this node, or at another `mark` of the same text."""
         return problem_at(self.origin, mark or self.mark, path, code, message, hint, severity=severity)
 
 
 def problem_at(
     origin: Origin,
     mark: Mark,
-    path: Path,
+    path: KeyPath,
     code: str,
     message: str,
     hint: str = "",
     *,
     severity: Severity = "error",
 ) -> Problem:
-    """A problem at a place of a text."""
+    """Make a problem at a place of a text."""
     line, column, end = mark if origin.kind == "file" else Mark()
     source_line = origin.lines[line - 1] if 0 < line <= len(origin.lines) else ""
     shown_path = display_path(path)
@@ -134,7 +133,7 @@ def problem_at(
 
 
 def from_data(value: Any, origin: Origin) -> Node:
-    """A tree of plain data made in code, which has no positions."""
+    """Make a tree of plain data from code. Its nodes have no positions."""
     if isinstance(value, Mapping):
         return Node({str(key): from_data(item, origin) for key, item in value.items()}, Mark(), origin, keys={})
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -151,7 +150,7 @@ _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-# A leading zero makes text, unlike in YAML 1.2: 0755 is a file mode or a post code, never the number 755.
+# Unlike in YAML 1.2, a leading zero makes a string: 0755 is a file mode or a post code, never the number 755.
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z")
@@ -159,14 +158,14 @@ _NUMBER_STARTS = frozenset("+-.0123456789")
 
 
 def resolve(text: str) -> bool | int | float | str | None:
-    """What an unquoted scalar means. Raises ValueError, saying why, for numbers that JSON has no room for."""
+    """Convert an unquoted scalar. Raises ValueError with the reason for a number that JSON cannot represent."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if text[0] not in _NUMBER_STARTS:
         return text
     if _INT.match(text):
         if len(text) > 18:
-            raise ValueError("is a number of more than 18 digits")
+            raise ValueError("is a number with more than 18 digits")
         return int(text, 0) if text.startswith("0") else int(text)
     if _FLOAT.match(text):
         number = float(text)
@@ -179,7 +178,7 @@ def resolve(text: str) -> bool | int | float | str | None:
 
 
 def overridden(node: Node) -> Node:
-    """A scalar of an override as text that takes the type which the schema asks for; all others as they are."""
+    """Make the scalar of an override a text that is converted to the type of its key. Other nodes stay as they are."""
     if node.origin.override and node.text:
         return Node(Interpolated(node.text), node.mark, node.origin, text=node.text)
     return node

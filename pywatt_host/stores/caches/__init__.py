@@ -1,1 +1,1 @@
-"""Caches: one interface for users, one backend per file."""
+"""Caches: the interface that applications use, and one file for each kind of cache."""

@@ -1,8 +1,8 @@
-"""memcached, by aiomcache in aiocache's backend, with connections of our own.
+"""memcached. Uses aiomcache in aiocache's backend, with a connection pool of our own.
 
-Theirs are handed on when an answer was not read to its end, so that whoever gets one reads the answer to somebody
-else's question; and where the server closes one in the middle, the client reads the end of the stream for ever without
-letting anybody else run.
+The pool of aiomcache reuses a connection whose answer was not read to its end, so that the next request reads the
+answer to an earlier one. And if the server closes a connection in the middle of an answer, its client reads the end of
+the stream for ever and blocks the event loop.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import aiomcache
 from aiocache.backends.memcached import MemcachedBackend as LibraryBackend  # type: ignore[import-untyped]
@@ -23,23 +22,21 @@ from aiomcache.exceptions import ClientException, ValidationException
 from aiomcache.pool import Connection, MemcachePool
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.stores.caches.backend import translating
 from pywatt_host.stores.url import StoreUrl
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_MONTH = 30 * 24 * 3600  # seconds; a longer time is read as a moment (protocol.txt of memcached)
-_GENERATION = 1.0  # seconds after which it is asked again whether another process has cleared the namespace
-_LONGEST = 250  # octets of a key
-_ODD = re.compile(r"[\x00-\x20\x7f]")
+_MAX_RELATIVE_TTL = 30 * 24 * 3600  # seconds; memcached reads a longer one as a Unix time (its protocol.txt)
+_GENERATION_CACHE_TTL = 1.0  # seconds until the generation is read again: another process may clear the namespace
+_MAX_KEY_BYTES = 250
+_INVALID_IN_KEY = re.compile(r"[\x00-\x20\x7f]")
 
 
 class _Connections(MemcachePool):
-    """As many as wanted, up to the most; one whose use was cancelled is closed."""
+    """A pool of up to `max_connections` connections. A connection whose use was cancelled is closed."""
 
-    def __init__(self, host: str, port: int, most: int) -> None:
-        super().__init__(host, port, minsize=1, maxsize=most)
-        self._slots = asyncio.Semaphore(most)
+    def __init__(self, host: str, port: int, max_connections: int) -> None:
+        super().__init__(host, port, minsize=1, maxsize=max_connections)
+        self._slots = asyncio.Semaphore(max_connections)
         self._free: list[Connection] = []
 
     async def acquire(self) -> Connection:
@@ -47,11 +44,11 @@ class _Connections(MemcachePool):
         try:
             while self._free:
                 connection = self._free.pop()
-                if not _spent(connection):
+                if not _unusable(connection):
                     break
                 self._do_close(connection)
             else:
-                connection = await _connected(self._host, self._port)
+                connection = await _connect(self._host, self._port)
         except BaseException:
             self._slots.release()
             raise
@@ -61,9 +58,9 @@ class _Connections(MemcachePool):
     def release(self, conn: Connection) -> None:
         self._in_use.discard(conn)
         self._slots.release()
-        # The client calls this on its way out: an exception that is under way has cut the conversation short.
-        cut = sys.exc_info()[1]
-        if _spent(conn) or (cut is not None and not isinstance(cut, ValidationException)):
+        # The client calls this in a `finally`: if an exception is being raised, the answer was not read to its end.
+        error = sys.exc_info()[1]
+        if _unusable(conn) or (error is not None and not isinstance(error, ValidationException)):
             self._do_close(conn)
         else:
             self._free.append(conn)
@@ -81,7 +78,7 @@ class _Connections(MemcachePool):
 
 
 class _Reader(asyncio.StreamReader):
-    """Raises at the end of the stream, where another gives nothing."""
+    """Raises EOFError at the end of the stream, where `readline` would return no bytes."""
 
     async def readline(self) -> bytes:
         line = await super().readline()
@@ -90,7 +87,7 @@ class _Reader(asyncio.StreamReader):
         return line
 
 
-async def _connected(host: str, port: int) -> Connection:
+async def _connect(host: str, port: int) -> Connection:
     loop = asyncio.get_running_loop()
     reader = _Reader(loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -98,55 +95,45 @@ async def _connected(host: str, port: int) -> Connection:
     return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
 
-def _spent(connection: Connection) -> bool:
+def _unusable(connection: Connection) -> bool:
     return connection.reader.at_eof() or connection.reader.exception() is not None or connection.writer.is_closing()
 
 
-def _translated(
-    method: Callable[Concatenate[MemcachedBackend, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[MemcachedBackend, P], Coroutine[Any, Any, T]]:
-    """Errors of the driver become ours."""
-
-    @wraps(method)
-    async def run(self: MemcachedBackend, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await method(self, *args, **kwargs)
-        except (ClientException, ValidationException, OSError, EOFError) as error:
-            raise self.error(error) from error
-
-    return run  # type: ignore[return-value]  # mypy takes what `wraps` gives for a type of its own
+_translated = translating(ClientException, ValidationException, OSError, EOFError)
 
 
 class MemcachedBackend:
-    """One server. A namespace is cleared by counting its generation, which is a part of each key."""
+    """A cache on one server.
+
+    Each key contains the generation of its namespace, a number. Clearing a namespace means incrementing its generation.
+    """
 
     kind = "memcached"
     shared = True
 
-    def __init__(self, store: str, url: StoreUrl, *, most: int) -> None:
-        """`most` connections."""
+    def __init__(self, store: str, url: StoreUrl, *, max_connections: int) -> None:
         self._store = store
         self._url = url
-        self._most = most
+        self._max_connections = max_connections
         self._library: Any = None
-        self._generations: dict[str, tuple[float, int]] = {}  # namespace -> when it was asked for, and what it is
+        self._generations: dict[str, tuple[float, int]] = {}  # namespace -> when it was read, and the generation
 
     @property
     def _client(self) -> Any:
         if self._library is None:
-            raise StoreError(self._store, "unavailable", f"{self._url}: it is closed")
+            raise StoreError(self._store, "unavailable", f"{self._url}: the cache is closed")
         return self._library.client
 
     async def open(self) -> None:
         url = self._url
         if url.user or url.password or url.options or url.path:
-            hint = "memcached://HOST:PORT is all there is: memcached's text protocol knows no users or databases"
-            raise StoreError(self._store, "arguments", f"url: {hint}")
+            message = "write memcached://HOST:PORT only: memcached's text protocol has no users, databases or options"
+            raise StoreError(self._store, "arguments", f"url: {message}")
         if self._library is None:
             host, port = url.host or "127.0.0.1", url.port or 11211
             self._library = LibraryBackend(endpoint=host, port=port, timeout=0)
             client = aiomcache.Client(host, port)
-            client._pool = _Connections(host, port, self._most)
+            client._pool = _Connections(host, port, self._max_connections)
             self._library.client = client
         await self.ping()
 
@@ -171,7 +158,7 @@ class MemcachedBackend:
     @_translated
     async def set(self, key: str, value: bytes, ttl: float | None) -> None:
         if not await self._client.set(await self._real(key), value, exptime=_exptime(ttl)):
-            raise StoreError(self._store, "full", f"{self._url}: the server did not take a value")
+            raise StoreError(self._store, "full", f"{self._url}: the server did not store the value")
 
     async def set_many(self, pairs: Mapping[str, bytes], ttl: float | None) -> None:
         for key, value in pairs.items():
@@ -192,15 +179,15 @@ class MemcachedBackend:
     async def increment(self, key: str, delta: int, ttl: float | None) -> int:
         real = await self._real(key)
         for _ in range(3):
-            total = await self._stepped(real, delta)
+            total = await self._increment_existing(real, delta)
             if total is not None:
                 return total
             if await self._client.add(real, str(max(delta, 0)).encode(), exptime=_exptime(ttl)):
                 return max(delta, 0)
-        raise StoreError(self._store, "conflict", "a number vanished three times while it was counted up")
+        raise StoreError(self._store, "conflict", "the key was deleted three times while it was incremented")
 
-    async def _stepped(self, real: bytes, delta: int) -> int | None:
-        """None where nothing is there."""
+    async def _increment_existing(self, real: bytes, delta: int) -> int | None:
+        """Return the sum, or None if the key does not exist."""
         step = self._client.incr if delta >= 0 else self._client.decr
         try:
             total = await step(real, abs(delta))
@@ -211,30 +198,31 @@ class MemcachedBackend:
         return None if total is None else int(total)
 
     async def release(self, key: str, value: bytes) -> None:
-        if await self.get(key) == value:  # there is no single step for it; a lease outlives the time between
+        if await self.get(key) == value:  # memcached cannot do this in one step; a lease outlives the two
             await self.delete([key])
 
     @_translated
     async def clear(self, prefix: str) -> None:
         if not prefix:
-            raise StoreError(self._store, "arguments", "clear would empty a server that others use; give a namespace")
-        counter = _fit(f"pywatt-generation:{prefix}")
-        total = await self._stepped(counter, 1)
+            message = "clear would delete all keys of the server, other users' too; give the cache a namespace"
+            raise StoreError(self._store, "arguments", message)
+        counter = _valid_key(f"pywatt-generation:{prefix}")
+        total = await self._increment_existing(counter, 1)
         if total is None:
             total = time.time_ns() // 1000
             await self._client.set(counter, str(total).encode())
         self._generations[prefix] = (time.monotonic(), total)
 
     async def _real(self, key: str) -> bytes:
-        """The key with the generation of its namespace: what was there before it was cleared is found no more."""
+        """Return the key with the generation of its namespace, so that keys from before a `clear` are not found."""
         prefix = key.partition(":")[0] + ":"
         now = time.monotonic()
-        asked, generation = self._generations.get(prefix, (-math.inf, 0))
-        if now - asked > _GENERATION:
-            found = await self._client.get(_fit(f"pywatt-generation:{prefix}"))
+        read_at, generation = self._generations.get(prefix, (-math.inf, 0))
+        if now - read_at > _GENERATION_CACHE_TTL:
+            found = await self._client.get(_valid_key(f"pywatt-generation:{prefix}"))
             generation = int(found) if found is not None and found.isdigit() else 0
             self._generations[prefix] = (now, generation)
-        return _fit(f"{generation}:{key}")
+        return _valid_key(f"{generation}:{key}")
 
     def sizes(self) -> Mapping[str, float]:
         pool = self._client._pool
@@ -245,9 +233,9 @@ class MemcachedBackend:
         if isinstance(error, ValidationException):
             return StoreError(self._store, "arguments", text)
         if "too large" in text:
-            return StoreError(self._store, "arguments", "the value is larger than the server takes (1 MiB by default)")
+            return StoreError(self._store, "arguments", "the value is larger than the server allows (default: 1 MiB)")
         if "non-numeric" in text:
-            return StoreError(self._store, "arguments", "what is there is no whole number")
+            return StoreError(self._store, "arguments", "the value is not an integer")
         if "out of memory" in text:
             return StoreError(self._store, "full", f"{self._url}: {text}")
         if isinstance(error, OSError | EOFError):
@@ -255,17 +243,17 @@ class MemcachedBackend:
         return StoreError(self._store, "statement", f"{self._url}: {text}")
 
 
-def _fit(key: str) -> bytes:
-    """A key that memcached takes: what is too long or has spaces is hashed."""
-    octets = key.encode("utf-8", "surrogatepass")
-    if len(octets) > _LONGEST or _ODD.search(key) is not None:
-        return b"sha256:" + hashlib.sha256(octets).hexdigest().encode()
-    return octets
+def _valid_key(key: str) -> bytes:
+    """Return the key in the form that memcached allows: a key that is too long or contains spaces is hashed."""
+    encoded = key.encode("utf-8", "surrogatepass")
+    if len(encoded) > _MAX_KEY_BYTES or _INVALID_IN_KEY.search(key) is not None:
+        return b"sha256:" + hashlib.sha256(encoded).hexdigest().encode()
+    return encoded
 
 
 def _exptime(ttl: float | None) -> int:
-    """Whole seconds, rounded up; 0 is for ever."""
+    """Return the time to live in whole seconds, rounded up; 0 means for ever."""
     if ttl is None:
         return 0
     seconds = math.ceil(ttl)
-    return seconds if seconds <= _MONTH else int(time.time()) + seconds
+    return seconds if seconds <= _MAX_RELATIVE_TTL else int(time.time()) + seconds

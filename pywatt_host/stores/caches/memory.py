@@ -1,4 +1,5 @@
-"""A cache in the memory of this process: bounded in entries and octets; the least recently used goes first."""
+"""A cache in the memory of this process, with a maximum number of entries and bytes. It evicts the least recently used
+entries first."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pywatt_host.exceptions import StoreError
 
-_OVERHEAD = 200  # octets that an entry takes besides its key and value, about
+_ENTRY_OVERHEAD = 200  # bytes of memory, roughly, that an entry takes besides its key and value
 
 
 class MemoryBackend:
-    """Entries end when they are looked at too late, or make room for others: no timer runs."""
+    """Stores entries in a dict. An expired entry is removed when it is read or when its space is needed, not by a
+    timer."""
 
     kind = "memory"
     shared = False
@@ -21,14 +23,15 @@ class MemoryBackend:
     def __init__(
         self, store: str, max_entries: int, max_bytes: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`clock` gives seconds."""
+        """`clock` returns seconds."""
         self._store = store
         self._max_entries = max_entries
         self._max_bytes = max_bytes
         self._clock = clock
-        self._entries: OrderedDict[str, tuple[bytes, float | None]] = OrderedDict()  # value and end, newest use last
-        self._ends: list[tuple[float, str]] = []  # a heap; what is in it may have been replaced meanwhile
-        self._octets = 0
+        # For each key its value and when it expires; the entry that was used last comes last.
+        self._entries: OrderedDict[str, tuple[bytes, float | None]] = OrderedDict()
+        self._ends: list[tuple[float, str]] = []  # a heap of expiry times; the entry may have been replaced since
+        self._bytes = 0
 
     async def open(self) -> None:
         return
@@ -36,7 +39,7 @@ class MemoryBackend:
     async def close(self) -> None:
         self._entries.clear()
         self._ends.clear()
-        self._octets = 0
+        self._bytes = 0
 
     async def ping(self) -> None:
         return
@@ -58,17 +61,17 @@ class MemoryBackend:
     async def set(self, key: str, value: bytes, ttl: float | None) -> None:
         size = self._size(key, value)
         if size > self._max_bytes:
-            message = f"a value of {len(value)} octets is more than the whole cache may have (max_bytes)"
+            message = f"a value of {len(value)} bytes is larger than the whole cache may be (max_bytes)"
             raise StoreError(self._store, "full", message)
         now = self._clock()
         self._remove(key)
         end = now + ttl if ttl is not None else None
         self._entries[key] = (value, end)
-        self._octets += size
+        self._bytes += size
         if end is not None:
             heapq.heappush(self._ends, (end, key))
-        if len(self._entries) > self._max_entries or self._octets > self._max_bytes:
-            self._make_room(now)
+        if len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._evict(now)
         if len(self._ends) > 2 * len(self._entries) + 64:
             self._sweep()
 
@@ -98,7 +101,7 @@ class MemoryBackend:
         try:
             total = int(before or b"0") + delta
         except ValueError:
-            raise StoreError(self._store, "arguments", "what is there is no whole number") from None
+            raise StoreError(self._store, "arguments", "the value is not an integer") from None
         if before is not None:
             ttl = max(end - self._clock(), 0.001) if end is not None else None
         await self.set(key, str(total).encode(), ttl)
@@ -113,28 +116,28 @@ class MemoryBackend:
             self._remove(key)
 
     def sizes(self) -> Mapping[str, float]:
-        return {"entries": float(len(self._entries)), "bytes": float(self._octets)}
+        return {"entries": float(len(self._entries)), "bytes": float(self._bytes)}
 
     @staticmethod
     def _size(key: str, value: bytes) -> int:
-        return len(key) + len(value) + _OVERHEAD
+        return len(key) + len(value) + _ENTRY_OVERHEAD
 
     def _remove(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._octets -= self._size(key, entry[0])
+            self._bytes -= self._size(key, entry[0])
 
-    def _make_room(self, now: float) -> None:
-        """What has ended goes first, then what has not been used for longest."""
+    def _evict(self, now: float) -> None:
+        """Remove expired entries, then the least recently used ones, until the limits are met."""
         while self._ends and self._ends[0][0] <= now:
             end, key = heapq.heappop(self._ends)
             entry = self._entries.get(key)
             if entry is not None and entry[1] == end:
                 self._remove(key)
-        while len(self._entries) > self._max_entries or self._octets > self._max_bytes:
+        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
             self._remove(next(iter(self._entries)))
 
     def _sweep(self) -> None:
-        """Leave out the ends of entries that are gone or have another one."""
+        """Drop the expiry times of entries that are gone or have a new one."""
         self._ends = [(end, key) for key, (_, end) in self._entries.items() if end is not None]
         heapq.heapify(self._ends)

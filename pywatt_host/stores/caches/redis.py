@@ -1,14 +1,15 @@
-"""Redis and Valkey, by redis-py in aiocache's backend, with a client that is made from the whole URL: TLS, Unix
-sockets and users of an access list (ACL) included."""
+"""Redis and Valkey. Uses redis-py in aiocache's backend.
+
+The client is made from the whole URL, with TLS, Unix sockets and users of an access control list (ACL).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import ssl
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import redis.asyncio as driver
 from aiocache.backends.redis import RedisBackend as LibraryBackend  # type: ignore[import-untyped]
@@ -27,18 +28,16 @@ from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import TimeoutError as LateError
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.stores.caches.backend import translating
 from pywatt_host.stores.url import StoreUrl
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _TLS: Final = ("rediss", "valkeys")
 _SOCKET: Final = ("unix", "redis+unix")
 _OPTIONS = ("db", "ca", "cert", "key", "verify")
-_BATCH = 500  # keys
-_IDLE = 30  # seconds after which a connection is asked whether it still lives, before it is used
-# Only where there is no number yet, the time to live is set; as one step.
-_INCREMENT = (
+_SCAN_BATCH = 500  # keys
+_HEALTH_CHECK_INTERVAL = 30  # seconds; a connection that was idle for longer is checked before it is used
+# Increments the number and, only if the key did not exist, sets its time to live, in one step.
+_INCREMENT_SCRIPT = (
     "local there = redis.call('exists', KEYS[1])\n"
     "local sum = redis.call('incrby', KEYS[1], ARGV[1])\n"
     "if there == 0 and ARGV[2] ~= '' then redis.call('pexpire', KEYS[1], ARGV[2]) end\n"
@@ -46,39 +45,27 @@ _INCREMENT = (
 )
 
 
-def _translated(
-    method: Callable[Concatenate[RedisBackend, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[RedisBackend, P], Coroutine[Any, Any, T]]:
-    """Errors of the driver become ours."""
-
-    @wraps(method)
-    async def run(self: RedisBackend, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await method(self, *args, **kwargs)
-        except (RedisError, OSError) as error:
-            raise self.error(error) from error
-
-    return run  # type: ignore[return-value]  # mypy takes what `wraps` gives for a type of its own
+_translated = translating(RedisError, OSError)
 
 
 class RedisBackend:
-    """One server."""
+    """A cache on one server."""
 
     kind = "redis"
     shared = True
 
-    def __init__(self, store: str, url: StoreUrl, *, timeout: float, most: int) -> None:
-        """`timeout` in seconds for connecting and for each answer; `most` connections."""
+    def __init__(self, store: str, url: StoreUrl, *, timeout: float, max_connections: int) -> None:
+        """`timeout` is in seconds, for connecting and for each answer."""
         self._store = store
         self._url = url
         self._timeout = timeout
-        self._most = most
+        self._max_connections = max_connections
         self._library: Any = None
 
     @property
     def _client(self) -> Any:
         if self._library is None:
-            raise StoreError(self._store, "unavailable", f"{self._url}: it is closed")
+            raise StoreError(self._store, "unavailable", f"{self._url}: the cache is closed")
         return self._library.client
 
     async def open(self) -> None:
@@ -92,15 +79,17 @@ class RedisBackend:
         url = self._url
         unknown = sorted(set(url.options) - set(_OPTIONS))
         if unknown:
-            raise StoreError(self._store, "arguments", f"url: no option {unknown[0]} (known: {', '.join(_OPTIONS)})")
+            message = f"url: unknown option {unknown[0]} (known: {', '.join(_OPTIONS)})"
+            raise StoreError(self._store, "arguments", message)
         number = url.options.get("db", "0" if url.scheme in _SOCKET else url.path or "0")
         if not re.fullmatch("[0-9]{1,5}", number):
-            raise StoreError(self._store, "arguments", f"url: the database is a number, not {number!r:.40}")
+            raise StoreError(self._store, "arguments", f"url: the database must be a number, not {number!r:.40}")
         options: dict[str, Any] = {
             "db": int(number), "username": url.user or None, "password": url.password,
-            # No `socket_timeout`: before Python 3.12 its waits lose cancellations. Whoever asks has a limit of its own.
-            "socket_timeout": None, "socket_connect_timeout": self._timeout, "health_check_interval": _IDLE,
-            # Never a second time: it may have been done. Idle connections are looked at before they are used.
+            # No `socket_timeout`: before Python 3.12 its waits lose cancellations. Each caller has its own time limit.
+            "socket_timeout": None, "socket_connect_timeout": self._timeout,
+            "health_check_interval": _HEALTH_CHECK_INTERVAL,
+            # No retries: the server may have run the command. Idle connections are checked before they are used.
             "retry": Retry(NoBackoff(), 0),
         }  # fmt: skip
         if url.scheme in _SOCKET:
@@ -109,19 +98,19 @@ class RedisBackend:
             options |= {"host": url.host or "127.0.0.1", "port": url.port or 6379}
         if url.scheme in _TLS:
             options |= {"connection_class": driver.SSLConnection, **self._tls()}
-        return driver.BlockingConnectionPool(max_connections=self._most, timeout=self._timeout, **options)
+        return driver.BlockingConnectionPool(max_connections=self._max_connections, timeout=self._timeout, **options)
 
     def _tls(self) -> dict[str, Any]:
         options = self._url.options
         if options.get("verify", "full") not in ("full", "none"):
-            raise StoreError(self._store, "arguments", "url: verify is full or none")
+            raise StoreError(self._store, "arguments", "url: verify must be full or none")
         verify = options.get("verify", "full") == "full"
-        try:  # the driver would say so with each connection, and less clearly
+        try:  # the driver would fail later, for each connection, with a less clear message
             context = ssl.create_default_context(cafile=options.get("ca"))
             if "cert" in options:
                 context.load_cert_chain(options["cert"], options.get("key"))
         except OSError as error:
-            raise StoreError(self._store, "arguments", f"url: its certificates cannot be read: {error}") from None
+            raise StoreError(self._store, "arguments", f"url: the certificates cannot be read: {error}") from None
         return {
             "ssl_ca_certs": options.get("ca"), "ssl_certfile": options.get("cert"), "ssl_keyfile": options.get("key"),
             "ssl_cert_reqs": "required" if verify else "none", "ssl_check_hostname": verify,
@@ -139,11 +128,11 @@ class RedisBackend:
 
     @_translated
     async def get(self, key: str) -> bytes | None:
-        return _octets(await self._client.get(key))
+        return _as_bytes(await self._client.get(key))
 
     @_translated
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [_octets(value) for value in await self._client.mget(list(keys))]
+        return [_as_bytes(value) for value in await self._client.mget(list(keys))]
 
     @_translated
     async def set(self, key: str, value: bytes, ttl: float | None) -> None:
@@ -170,7 +159,7 @@ class RedisBackend:
 
     @_translated
     async def increment(self, key: str, delta: int, ttl: float | None) -> int:
-        return int(await self._client.eval(_INCREMENT, 1, key, delta, _millis(ttl) or ""))
+        return int(await self._client.eval(_INCREMENT_SCRIPT, 1, key, delta, _millis(ttl) or ""))
 
     @_translated
     async def release(self, key: str, value: bytes) -> None:
@@ -179,12 +168,13 @@ class RedisBackend:
     @_translated
     async def clear(self, prefix: str) -> None:
         if not prefix:
-            raise StoreError(self._store, "arguments", "clear would empty a server that others use; give a namespace")
+            message = "clear would delete all keys of the server, other users' too; give the cache a namespace"
+            raise StoreError(self._store, "arguments", message)
         pattern = re.sub(r"([*?\[\]^\\])", r"\\\1", prefix) + "*"
         batch: list[bytes] = []
-        async for key in self._client.scan_iter(match=pattern, count=_BATCH):
+        async for key in self._client.scan_iter(match=pattern, count=_SCAN_BATCH):
             batch.append(key)
-            if len(batch) >= _BATCH:
+            if len(batch) >= _SCAN_BATCH:
                 await self._client.unlink(*batch)
                 batch = []
         if batch:
@@ -209,11 +199,11 @@ class RedisBackend:
         if isinstance(error, LostError | OSError):
             return StoreError(self._store, "unavailable", f"{self._url}: {text}")
         if isinstance(error, ResponseError) and "not an integer" in text:
-            return StoreError(self._store, "arguments", "what is there is no whole number")
+            return StoreError(self._store, "arguments", "the value is not an integer")
         return StoreError(self._store, "statement", f"{self._url}: {text}")
 
 
-def _octets(value: Any) -> bytes | None:
+def _as_bytes(value: Any) -> bytes | None:
     return None if value is None else bytes(value)
 
 

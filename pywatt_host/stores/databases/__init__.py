@@ -1,1 +1,1 @@
-"""Databases: one interface for users, one backend per file."""
+"""Databases: the interface that applications use, and one file for each kind of database."""

@@ -1,6 +1,6 @@
-"""What a kind of database gives: connections that know how to run statements, and how many there are.
+"""The interface of the kinds of database: a backend opens connections, and a connection runs statements.
 
-A backend opens nothing when it is made. It is asked by a pool, never for more than the pool's bound.
+A backend opens no connection when it is made. A pool calls it, and never asks for more connections than its maximum.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, Protocol, TypeAlias
 
+from pywatt_host.exceptions import StoreError
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments
 
@@ -15,26 +16,26 @@ Isolation: TypeAlias = Literal["read_committed", "repeatable_read", "serializabl
 
 
 class DatabaseSession(Protocol):
-    """One connection to a server, or to a file. Used by one task at a time.
+    """One connection to a server or to a file, for one task at a time.
 
-    Every method raises StoreError, and nothing else of the driver's. Cancelled in the middle of a statement it is
-    either usable again or `broken`, before the cancellation goes on.
+    Every method raises StoreError, and no other exception of the driver. If a statement is cancelled, the session is
+    either usable again or `broken` before the cancellation continues.
     """
 
-    broken: bool  # to be closed, not to be used again
+    broken: bool  # it must be closed and not be used again
 
-    async def fetch(self, text: str, arguments: Arguments, most: int | None) -> Sequence[Row]:
-        """The rows, `most` of them at most: the server may be asked for no more."""
+    async def fetch(self, text: str, arguments: Arguments, limit: int | None) -> Sequence[Row]:
+        """Return the rows, at most `limit` of them. The server may be asked for no more."""
 
     async def execute(self, text: str, arguments: Arguments) -> int:
-        """How many rows it changed; 0 where the statement changes none."""
+        """Return how many rows the statement changed; 0 if it changes none."""
 
     async def execute_many(self, text: str, many: Sequence[Arguments]) -> int:
-        """Once for each, all or none of them; how many rows they changed together."""
+        """Run the statement once for each entry, all of them or none; return how many rows they changed together."""
 
     def iterate(self, text: str, arguments: Arguments, chunk: int) -> AsyncGenerator[Sequence[Row], None]:
-        """The rows, `chunk` of them at a time. In a transaction, where the server needs one for it. Closed early,
-        nothing of it is left behind."""
+        """Yield the rows, `chunk` of them at a time, in a transaction if the server needs one. Closing the generator
+        early leaves nothing behind."""
 
     async def begin(self, *, readonly: bool, isolation: Isolation | None) -> None: ...
 
@@ -49,12 +50,12 @@ class DatabaseSession(Protocol):
     async def rollback_to(self, name: str) -> None: ...
 
     async def apply_once(self, key: str, digest: str, script: str) -> str | None:
-        """Run a script and record `key` with it, unless that has been done, while nobody else does. Gives the digest
-        that was recorded before; None where the script ran now."""
+        """Run a script and record `key` and `digest`, unless `key` is recorded already. Only one process does so at a
+        time. Return the digest that was recorded before, or None if the script ran now."""
 
 
 class Backend(Protocol):
-    """The connections of one URL. `size` counts those that are open, `idle` those of them that nobody uses."""
+    """The connections for one URL. `size` is the number of open connections, `idle` the number of those not in use."""
 
     kind: str
 
@@ -65,13 +66,19 @@ class Backend(Protocol):
     def idle(self) -> int: ...
 
     async def open(self) -> None:
-        """Get ready; connects to nothing yet. Raises StoreError (`arguments`)."""
+        """Prepare, without connecting. Raises StoreError (`arguments`)."""
 
     async def acquire(self) -> DatabaseSession:
-        """An idle connection, or a new one. Raises StoreError; cancelled, nothing is left behind."""
+        """Return an idle connection or a new one. Raises StoreError. A call that is cancelled leaves nothing behind."""
 
     async def release(self, session: DatabaseSession) -> None:
-        """Take it back. One that is broken is closed."""
+        """Take the connection back, or close it if it is broken."""
 
     async def close(self) -> None:
-        """Close what is idle, and what is in use at once. Does not raise."""
+        """Close all connections at once, also those in use. Raises nothing."""
+
+
+def commit_unknown(error: StoreError, code: str = "") -> StoreError:
+    """Return `error` with the addition that it is unknown whether the server committed the transaction."""
+    message = f"{error.message}; it is unknown whether the transaction was committed"
+    return StoreError(error.store, code or error.code, message)

@@ -1,4 +1,4 @@
-"""One connection of a database, as applications see it: statements, transactions, loops over rows."""
+"""The connection that applications use: statements, transactions, loops over rows."""
 
 from __future__ import annotations
 
@@ -7,68 +7,89 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation, commit_unknown
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments, arguments_of
-
-if TYPE_CHECKING:
-    from pywatt_host.stores.databases.database import Database
+from pywatt_host.stores.stats import Stats
 
 logger = logging.getLogger("pywatt.stores")
 
 T = TypeVar("T")
 
 CHUNK = 100  # rows of a loop that are in memory at a time
-_CLEANING = 5.0  # seconds that a rollback and the way back into the pool may take
+_CLEANUP_TIMEOUT = 5.0  # seconds that a rollback, or the return to the pool, may take
+
+
+class Owner(Protocol):
+    """The database that a connection belongs to."""
+
+    store: str  # the manifest key
+    stats: Stats
+    statement_timeout: float | None  # seconds
+    answered: float  # when the last statement ended, as perf_counter counts
+
+    def failed(self, error: StoreError) -> None:
+        """Count the error, and note it for the current request."""
 
 
 class Connection:
-    """One connection, from `acquire` to the end of its block. For one task at a time."""
+    """One connection of a database, for the block of `Database.acquire` or `Database.transaction`.
 
-    def __init__(self, database: Database, session: DatabaseSession) -> None:
+    Use it in one task at a time; a second statement at the same time raises StoreError (`connection`). It is invalid
+    after the block. In queries, placeholders are `$1`, `$2` with values in order, or `:name` with a dict or keyword
+    arguments, for every kind of database. Every method raises StoreError; see Database for an example.
+    """
+
+    def __init__(self, database: Owner, session: DatabaseSession) -> None:
         self._database = database
         self._session = session
         self._busy = False
         self._over = False
-        self._depth = 0  # of transactions
-        self._open = False  # a transaction that was begun by its steps
-        self._chunks: AsyncGenerator[Sequence[Row], None] | None = None  # of a loop that is not over
+        self._depth = 0  # of nested transactions
+        self._open = False  # whether `begin` has begun a transaction
+        self._chunks: AsyncGenerator[Sequence[Row], None] | None = None  # of a loop that has not ended
 
     async def fetch(self, query: str, /, *args: Any, **named: Any) -> list[Row]:
-        """All rows. Placeholders are `$1`, `$2` with values in order, or `:name` with a dict or keywords. Raises
-        StoreError."""
+        """Run the query and return all rows."""
         arguments = self._arguments(query, args, named)
         return list(await self._run("fetch", lambda: self._session.fetch(query, arguments, None)))
 
     async def fetchrow(self, query: str, /, *args: Any, **named: Any) -> Row | None:
-        """The first row; None where there is none."""
+        """Run the query and return the first row, or None if there is no row."""
         arguments = self._arguments(query, args, named)
         rows = await self._run("fetchrow", lambda: self._session.fetch(query, arguments, 1))
         return rows[0] if rows else None
 
     async def fetchval(self, query: str, /, *args: Any, column: int | str = 0, **named: Any) -> Any:
-        """One value of the first row; None where there is no row."""
+        """Run the query and return one value of the first row, or None if there is no row.
+
+        `column` is the position of the value, from 0, or the name of its column.
+        """
         arguments = self._arguments(query, args, named)
         rows = await self._run("fetchval", lambda: self._session.fetch(query, arguments, 1))
         return rows[0][column] if rows else None
 
     async def execute(self, query: str, /, *args: Any, **named: Any) -> int:
-        """How many rows the statement has changed; 0 where it changes none."""
+        """Run the statement and return how many rows it changed; 0 if it changes none."""
         arguments = self._arguments(query, args, named)
         return await self._run("execute", lambda: self._session.execute(query, arguments))
 
     async def executemany(self, query: str, many: Iterable[Sequence[Any] | Mapping[str, Any]]) -> int:
-        """The statement once for each, all of them or none; how many rows they have changed together."""
+        """Run the statement once for each entry of `many`, and return how many rows they changed together.
+
+        Either all of them take effect or none.
+        """
         listed: list[Arguments] = [each if isinstance(each, Mapping) else tuple(each) for each in many]
         if not listed:
             return 0
         return await self._run("executemany", lambda: self._session.execute_many(query, listed))
 
-    # The steps of a transaction, for who serves a connection to somebody else; others use `transaction`.
+    # The steps of a transaction, for the orchestrator's stores, which get them as messages. Use `transaction`
+    # elsewhere.
 
     @property
     def in_transaction(self) -> bool:
@@ -95,8 +116,10 @@ class Connection:
         return await self._run("init", lambda: self._session.apply_once(key, digest, script))
 
     async def iterate(self, query: str, /, *args: Any, chunk: int = CHUNK, **named: Any) -> AsyncGenerator[Row, None]:
-        """The rows one by one, `chunk` of them in memory at a time. Nothing else can be asked of this connection
-        until the loop is over."""
+        """Yield the rows one by one, with `chunk` rows in memory at a time.
+
+        The connection runs no other statement until the loop ends.
+        """
         arguments = self._arguments(query, args, named)
         self._enter()
         chunks = self._chunks = self._session.iterate(query, arguments, chunk)
@@ -109,7 +132,7 @@ class Connection:
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise self._late() from None
+                    raise self._timed_out() from None
                 except StoreError as error:
                     database.failed(error)
                     raise
@@ -122,15 +145,18 @@ class Connection:
 
     @asynccontextmanager
     async def transaction(self, *, readonly: bool = False, isolation: Isolation | None = None) -> AsyncIterator[None]:
-        """All or nothing: committed at the end of the block, rolled back where it raises. A transaction within one is
-        a savepoint. `isolation`: read_committed, repeatable_read or serializable; left out, as the server has it.
+        """Run the block in a transaction: commit it at the end, or roll it back if the block raises.
 
-        On SQLite every transaction is serializable, and one that is not `readonly` waits for its turn to write, up to
-        `pool.timeout`. Raises StoreError: `conflict` where running it again may succeed; where the connection is lost
-        during the commit, nobody knows whether it has happened, and the message says so.
+        A transaction within another one is a savepoint. `isolation` is `read_committed`, `repeatable_read` or
+        `serializable`; the default is the server's. On SQLite, every transaction is serializable, and one that is not
+        `readonly` waits up to `pool.timeout` for its turn to write.
+
+        Raises StoreError: `conflict` if running the transaction again may succeed. If the connection is lost during the
+        commit, it is unknown whether the commit happened, and the message says so.
         """
         if self._depth and isolation is not None:
-            raise StoreError(self._database.store, "arguments", "the isolation of a nested transaction is that around")
+            message = "a nested transaction has the isolation of the outer one; leave `isolation` out"
+            raise StoreError(self._database.store, "arguments", message)
         name = f"pywatt_{self._depth}"
         session, nested = self._session, self._depth > 0
         if nested:
@@ -153,17 +179,16 @@ class Connection:
         except BaseException as error:
             await self._roll_back(None)
             if isinstance(error, StoreError) and error.code == "timeout":
-                message = f"{error.message}; whether the transaction was committed is not known"
-                raise StoreError(error.store, error.code, message) from error
+                raise commit_unknown(error) from error
             raise
 
     async def _roll_back(self, savepoint: str | None) -> None:
-        """Never raises what would hide why: a connection that cannot roll back is closed instead."""
+        """Roll back. If that fails, the connection is marked as broken; nothing is raised that would hide the cause."""
         session = self._session
         if session.broken:
             return
-        rolled = session.rollback() if savepoint is None else session.rollback_to(savepoint)
-        task = asyncio.ensure_future(_bounded(rolled))
+        rollback = session.rollback() if savepoint is None else session.rollback_to(savepoint)
+        task = asyncio.ensure_future(_bounded(rollback))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -173,7 +198,9 @@ class Connection:
             raise
         except (StoreError, TimeoutError) as error:
             session.broken = True
-            logger.warning("%s: a transaction could not be rolled back: %s", self._database.store, error)
+            logger.warning(
+                "%s: a transaction could not be rolled back; closing its connection: %s", self._database.store, error
+            )
 
     # One statement at a time ----------------------------------------------------------------------------------------
 
@@ -183,12 +210,13 @@ class Connection:
     def _enter(self) -> None:
         store = self._database.store
         if self._over:
-            raise StoreError(store, "connection", "the connection has been given back; acquire another one")
+            raise StoreError(store, "connection", "the connection was returned to the pool; acquire another one")
         if self._busy:
-            message = "the connection is busy with another statement; acquire one for each task"
+            message = "the connection is busy with another statement; acquire a connection for each task"
             raise StoreError(store, "connection", message)
         if self._session.broken:
-            raise StoreError(store, "connection", "the connection is lost, and what its transaction did with it")
+            message = "the connection is lost, and its transaction with it; acquire another one"
+            raise StoreError(store, "connection", message)
         self._busy = True
 
     async def _run(self, operation: str, statement: Callable[[], Awaitable[T]]) -> T:
@@ -200,7 +228,7 @@ class Connection:
             database.answered = perf_counter()
             return result
         except TimeoutError:
-            raise self._late() from None
+            raise self._timed_out() from None
         except StoreError as error:
             database.failed(error)
             raise
@@ -208,15 +236,19 @@ class Connection:
             self._busy = False
             database.stats.observe(operation, perf_counter() - began)
 
-    def _late(self) -> StoreError:
+    async def _probe(self) -> None:
+        """Raise StoreError if the database does not answer a simple query."""
+        await self._run("check", lambda: self._session.fetch("SELECT 1", (), 1))
+
+    def _timed_out(self) -> StoreError:
         database = self._database
         message = f"no answer within {database.statement_timeout or 0:g}s (statement_timeout)"
         error = StoreError(database.store, "timeout", message)
         database.failed(error)
         return error
 
-    async def _end(self, pool: ConnectionPool) -> None:
-        """Give the connection back, with what a loop that was left has open."""
+    async def _give_back(self, pool: ConnectionPool) -> None:
+        """Return the connection to the pool, and close a loop over rows that did not end."""
         self._over = True
         try:
             if self._chunks is not None:
@@ -227,16 +259,16 @@ class Connection:
 
 
 async def _bounded(work: Awaitable[None]) -> None:
-    async with asyncio.timeout(_CLEANING):
+    async with asyncio.timeout(_CLEANUP_TIMEOUT):
         await work
 
 
 async def finished(work: Awaitable[T]) -> T:
-    """Done in any case, a cancellation comes after it."""
+    """Finish `work` even if this task is cancelled; the cancellation is raised after it."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         if not task.done():
-            await asyncio.wait([task], timeout=_CLEANING)
+            await asyncio.wait([task], timeout=_CLEANUP_TIMEOUT)
         raise

@@ -1,4 +1,4 @@
-"""The bound in front of a backend: who waits for a connection, for how long, and how the last ones leave."""
+"""The limit in front of a backend: how many connections there are, who waits for one, and how the pool closes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ logger = logging.getLogger("pywatt.stores")
 
 
 class ConnectionPool:
-    """At most `most` connections of one backend, handed out in the order in which they were asked for."""
+    """At most `max_size` connections of one backend, given out in the order of the requests."""
 
-    def __init__(self, store: str, shown: str, backend: Backend, *, least: int, most: int) -> None:
-        """`shown` is the URL as it may be shown."""
+    def __init__(self, store: str, display_url: str, backend: Backend, *, min_size: int, max_size: int) -> None:
+        """`display_url` is the URL without its password."""
         self.store = store
-        self.shown = shown
+        self.display_url = display_url
         self.backend = backend
-        self.least = min(least, most)
-        self.most = most
+        self.min_size = min(min_size, max_size)
+        self.max_size = max_size
         self.in_use = 0
         self.waiting = 0
-        self._slots = asyncio.Semaphore(most)
+        self._slots = asyncio.Semaphore(max_size)
         self._drained = asyncio.Event()
         self._drained.set()
         self._opened = False
 
     async def open(self) -> None:
-        """Raises StoreError (`arguments`); connects to nothing yet."""
+        """Prepare the backend, without connecting. Raises StoreError (`arguments`)."""
         if not self._opened:
             await self.backend.open()
             self._opened = True
 
     async def acquire(self, timeout: float) -> DatabaseSession:
-        """A connection within `timeout` seconds. Raises StoreError: `exhausted` where all of them stay in use, else
-        why there is none."""
+        """Return a connection within `timeout` seconds. Raises StoreError: `exhausted` if all of them stay in use, or
+        the error of the backend."""
         deadline = asyncio.get_running_loop().time() + timeout
         await self._slot(timeout)
-        self.in_use += 1  # from here on: a pool that is drained waits for who is connecting too
+        self.in_use += 1  # counted before it is connected, so that `close` waits for it too
         self._drained.clear()
         try:
             async with asyncio.timeout_at(deadline):
                 return await self.backend.acquire()
         except TimeoutError:
             self._free()
-            message = f"{self.shown} did not let us connect within {timeout:.3g}s"
+            message = f"could not connect to {self.display_url} within {timeout:.3g}s"
             raise StoreError(self.store, "unavailable", message) from None
         except BaseException:
             self._free()
@@ -67,8 +67,8 @@ class ConnectionPool:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            message = f"no free connection within {timeout:.3g}s: all {self.most} are in use (pool.max, pool.timeout)"
-            raise StoreError(self.store, "exhausted", message) from None
+            message = f"no connection became free within {timeout:.3g}s: all {self.max_size} are in use"
+            raise StoreError(self.store, "exhausted", f"{message} (pool.max, pool.timeout)") from None
         finally:
             self.waiting -= 1
 
@@ -79,22 +79,22 @@ class ConnectionPool:
             self._free()
 
     async def warm(self, timeout: float) -> None:
-        """Connect `least` times, once at least: raises StoreError where even that fails."""
+        """Open `min_size` connections, at least one. Raises StoreError."""
         sessions: list[DatabaseSession] = []
         try:
-            for _ in range(max(self.least, 1)):
+            for _ in range(max(self.min_size, 1)):
                 sessions.append(await self.acquire(timeout))
         finally:
             for session in sessions:
                 await self.release(session)
 
     async def close(self, grace: float) -> None:
-        """Wait up to `grace` seconds for what is in use, then close all of it."""
+        """Wait up to `grace` seconds for the connections in use, then close all connections."""
         if not self._opened:
             return
         try:
             async with asyncio.timeout(grace):
                 await self._drained.wait()
         except TimeoutError:
-            logger.warning("%s: %d connections are closed while in use", self.store, self.in_use)
+            logger.warning("%s: closing %d connections that are still in use", self.store, self.in_use)
         await self.backend.close()

@@ -1,6 +1,6 @@
-"""PostgreSQL, by asyncpg, in the pool that `databases` keeps.
+"""PostgreSQL. Uses asyncpg, in the connection pool of the package `databases`.
 
-The URL is libpq's: asyncpg reads `sslmode`, `sslrootcert`, `host=/socket/directory` and the rest of it.
+The URL is that of libpq: asyncpg reads `sslmode`, `sslrootcert`, `host=/socket/directory` and the other options.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import orjson
 from databases.backends.postgres import PostgresBackend
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation, commit_unknown
 from pywatt_host.stores.databases.row import Row, columns_of
 from pywatt_host.stores.databases.statement import POSTGRESQL, Arguments, bind
 from pywatt_host.stores.url import StoreUrl
 
-_IDLE = 300.0  # seconds after which a connection that nobody uses is closed
-_LEAVING = 3.0  # seconds that a connection may take on its way back, before it is cut
-_RECORD = (
+_MAX_IDLE_TIME = 300.0  # seconds after which an idle connection is closed
+_RELEASE_TIMEOUT = 3.0  # seconds that the return of a connection to the pool may take before it is aborted
+_INIT_TABLE = (
     "CREATE TABLE IF NOT EXISTS pywatt_init"
     " (name text PRIMARY KEY, digest text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
 )
-_LOCK = int.from_bytes(hashlib.sha256(b"pywatt_init").digest()[:8], "big", signed=True)
+_INIT_LOCK_ID = int.from_bytes(hashlib.sha256(b"pywatt_init").digest()[:8], "big", signed=True)
 _ISOLATION = {
     "read_committed": "READ COMMITTED",
     "repeatable_read": "REPEATABLE READ",
@@ -61,10 +61,10 @@ class PostgresqlSession:
         self._backend = backend
         self._raw = slot.raw_connection
 
-    async def fetch(self, text: str, arguments: Arguments, most: int | None) -> Sequence[Row]:
+    async def fetch(self, text: str, arguments: Arguments, limit: int | None) -> Sequence[Row]:
         sql, values = bind(POSTGRESQL, text, arguments, self._store)
         async with self._errors():
-            if most == 1:
+            if limit == 1:
                 record = await self._raw.fetchrow(sql, *values)
                 return _rows([record] if record is not None else [])
             return _rows(await self._raw.fetch(sql, *values))
@@ -98,76 +98,77 @@ class PostgresqlSession:
                 yield _rows(records)
         except BaseException:
             if own and not self.broken:
-                await self._settle(self.rollback())
+                await self._roll_back_own()
             raise
         if own:
             await self.commit()
 
-    async def _settle(self, work: Any) -> None:
-        """What ends an own transaction early; a connection on which it fails is closed."""
+    async def _roll_back_own(self) -> None:
+        """Roll back a transaction that this session began by itself. If that fails, the session is broken."""
         try:
-            async with asyncio.timeout(_LEAVING):
-                await work
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
+                await self.rollback()
         except (StoreError, TimeoutError):
             self.broken = True
 
     async def begin(self, *, readonly: bool, isolation: Isolation | None) -> None:
         level = f" ISOLATION LEVEL {_ISOLATION[isolation]}" if isolation is not None else ""
-        await self._say(f"BEGIN{level}{' READ ONLY' if readonly else ''}")
+        await self._execute(f"BEGIN{level}{' READ ONLY' if readonly else ''}")
 
     async def commit(self) -> None:
         async with self._errors(committing=True):
             status = await self._raw.execute("COMMIT")
         if status == "ROLLBACK":
-            raise StoreError(self._store, "statement", "the transaction has been rolled back by an error in it")
+            raise StoreError(self._store, "statement", "an error in the transaction has rolled it back")
 
     async def rollback(self) -> None:
-        await self._say("ROLLBACK")
+        await self._execute("ROLLBACK")
 
     async def savepoint(self, name: str) -> None:
-        await self._say(f"SAVEPOINT {name}")
+        await self._execute(f"SAVEPOINT {name}")
 
     async def release_savepoint(self, name: str) -> None:
-        await self._say(f"RELEASE SAVEPOINT {name}")
+        await self._execute(f"RELEASE SAVEPOINT {name}")
 
     async def rollback_to(self, name: str) -> None:
-        await self._say(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
+        await self._execute(f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}")
 
     async def apply_once(self, key: str, digest: str, script: str) -> str | None:
         async with self._errors(), self._raw.transaction():
-            await self._raw.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-            await self._raw.execute(_RECORD)
+            await self._raw.execute("SELECT pg_advisory_xact_lock($1)", _INIT_LOCK_ID)
+            await self._raw.execute(_INIT_TABLE)
             before = await self._raw.fetchval("SELECT digest FROM pywatt_init WHERE name = $1", key)
             if before is None:
                 await self._raw.execute(script)
                 await self._raw.execute("INSERT INTO pywatt_init (name, digest) VALUES ($1, $2)", key, digest)
         return None if before is None else str(before)
 
-    async def _say(self, sql: str) -> None:
+    async def _execute(self, sql: str) -> None:
         async with self._errors():
             await self._raw.execute(sql)
 
-    def _errors(self, *, committing: bool = False) -> _Errors:
-        return _Errors(self, self._backend, committing)
+    def _errors(self, *, committing: bool = False) -> _TranslatedErrors:
+        return _TranslatedErrors(self, self._backend, committing)
 
     @property
     def closed(self) -> bool:
         try:
             return bool(self._raw.is_closed())
-        except asyncpg.InterfaceError:  # the pool has taken back one that was lost
+        except asyncpg.InterfaceError:  # the pool has already taken back a connection that was lost
             return True
 
     @property
     def in_transaction(self) -> bool:
         return bool(self._raw.is_in_transaction())
 
-    def cut(self) -> None:
-        with suppress(asyncpg.InterfaceError):  # as above
+    def abort(self) -> None:
+        """Close the connection at once."""
+        with suppress(asyncpg.InterfaceError):  # as in `closed`
             self._raw.terminate()
 
 
-class _Errors:
-    """Around every word with the driver: its errors become ours."""
+class _TranslatedErrors:
+    """Encloses calls of the driver and turns its exceptions into StoreError."""
 
     __slots__ = ("_backend", "_committing", "_session")
 
@@ -182,18 +183,18 @@ class _Errors:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, StoreError):
             return
-        if self._session.closed or isinstance(error, asyncpg.InternalClientError):  # the driver has lost its thread
+        # After an InternalClientError, the driver no longer knows the state of the connection.
+        if self._session.closed or isinstance(error, asyncpg.InternalClientError):
             self._session.broken = True
-        if isinstance(error, _DRIVER):
+        if isinstance(error, _DRIVER_ERRORS):
             translated = self._backend.error(error)
             if self._session.broken and self._committing:
-                message = f"{translated.message}; whether the transaction was committed is not known"
-                raise StoreError(translated.store, "unavailable", message) from error
+                raise commit_unknown(translated, "unavailable") from error
             raise translated from error
 
 
-# What asyncpg raises: errors of the server, of its own interface, of values, of the connection.
-_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError)
+# The exceptions of asyncpg: errors of the server, of its own interface, of values, of the connection.
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, ValueError)
 
 
 class PostgresqlBackend:
@@ -201,18 +202,18 @@ class PostgresqlBackend:
 
     kind = "postgresql"
 
-    def __init__(self, store: str, url: StoreUrl, text: str, *, most: int, statement_timeout: float | None) -> None:
-        """`text` is the URL as asyncpg reads it."""
+    def __init__(self, store: str, url: StoreUrl, text: str, *, max_size: int, statement_timeout: float | None) -> None:
+        """`text` is the URL that asyncpg reads. `statement_timeout` is in seconds."""
         self._store = store
         self._url = url
         settings = {"application_name": "pywatt-host"} if "application_name" not in url.options else {}
         if statement_timeout is not None:
             settings["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))
-        # The library's own reading of the URL is less than asyncpg's: None leaves each part to the latter.
-        theirs = dict.fromkeys(("host", "port", "user", "password", "database"))
+        # asyncpg understands more of the URL than the library does: None leaves each part to asyncpg.
+        parts = dict.fromkeys(("host", "port", "user", "password", "database"))
         self._library = PostgresBackend(
-            "postgresql://", **theirs, dsn=text, min_size=0, max_size=most, init=_prepare, server_settings=settings,
-            max_inactive_connection_lifetime=_IDLE,
+            "postgresql://", **parts, dsn=text, min_size=0, max_size=max_size, init=_prepare, server_settings=settings,
+            max_inactive_connection_lifetime=_MAX_IDLE_TIME,
         )  # fmt: skip
         self._used: set[PostgresqlSession] = set()
 
@@ -236,34 +237,34 @@ class PostgresqlBackend:
         slot: Any = self._library.connection()
         try:
             await slot.acquire()
-        except _DRIVER as error:
-            raise self._refused(error) from error
+        except _DRIVER_ERRORS as error:
+            raise self._connect_error(error) from error
         session = PostgresqlSession(self._store, self, slot)
         self._used.add(session)
         return session
 
-    def _refused(self, error: BaseException) -> StoreError:
+    def _connect_error(self, error: BaseException) -> StoreError:
         if isinstance(error, asyncpg.PostgresError):
             found = self.error(error)
             if found.code in ("authentication", "unavailable"):
                 return found
             return StoreError(self._store, "statement", f"{self._url}: {error}")
-        return StoreError(self._store, "unavailable", f"{self._url}: cannot connect: {_said(error)}")
+        return StoreError(self._store, "unavailable", f"{self._url}: could not connect: {_text_or_type(error)}")
 
     async def release(self, session: DatabaseSession) -> None:
         assert isinstance(session, PostgresqlSession)
         self._used.discard(session)
         try:
-            async with asyncio.timeout(_LEAVING):
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
                 if not session.broken and not session.closed and session.in_transaction:
                     await session.rollback()
                 if session.broken:
-                    session.cut()
+                    session.abort()
                 await session.slot.release()
-        except (TimeoutError, StoreError, *_DRIVER):
-            session.cut()
-            with suppress(TimeoutError, *_DRIVER):
-                async with asyncio.timeout(_LEAVING):
+        except (TimeoutError, StoreError, *_DRIVER_ERRORS):
+            session.abort()
+            with suppress(TimeoutError, *_DRIVER_ERRORS):
+                async with asyncio.timeout(_RELEASE_TIMEOUT):
                     await session.slot.release()
 
     async def close(self) -> None:
@@ -271,27 +272,27 @@ class PostgresqlBackend:
         if pool is None:
             return
         try:
-            async with asyncio.timeout(_LEAVING):
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
                 if self._used:
                     pool.terminate()
                 else:
                     await pool.close()
-        except (TimeoutError, *_DRIVER):
+        except (TimeoutError, *_DRIVER_ERRORS):
             pool.terminate()
 
     def error(self, error: BaseException) -> StoreError:
         state = getattr(error, "sqlstate", None)
         if isinstance(error, asyncpg.DataError) and state is None:  # a value that does not fit its parameter
-            return StoreError(self._store, "arguments", _said(error))
+            return StoreError(self._store, "arguments", _text_or_type(error))
         if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.InternalClientError | OSError):
-            return StoreError(self._store, "unavailable", f"{self._url}: {_said(error)}")
+            return StoreError(self._store, "unavailable", f"{self._url}: {_text_or_type(error)}")
         if isinstance(state, str):
             code = next((_STATES[state[:cut]] for cut in (5, 3, 2) if state[:cut] in _STATES), "statement")
             where = f"{self._url}: " if code in ("unavailable", "authentication", "full") else ""
             return StoreError(self._store, code, f"{where}{' '.join(str(error).split())}")
         if isinstance(error, asyncpg.InterfaceError) and "connection" in str(error):
-            return StoreError(self._store, "unavailable", f"{self._url}: {_said(error)}")
-        return StoreError(self._store, "arguments", _said(error))
+            return StoreError(self._store, "unavailable", f"{self._url}: {_text_or_type(error)}")
+        return StoreError(self._store, "arguments", _text_or_type(error))
 
 
 async def _prepare(connection: Any) -> None:
@@ -312,5 +313,5 @@ def _rows(records: Sequence[Any]) -> list[Row]:
     return [Row(columns, tuple(record)) for record in records]
 
 
-def _said(error: BaseException) -> str:
+def _text_or_type(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""One row of a result: a mapping by column, which attributes and positions reach too."""
+"""One row of a result: a mapping of columns to values, with access by attribute and position too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Columns = Mapping[str, int]
 
 
 def columns_of(names: Sequence[str]) -> dict[str, int]:
-    """Name to position; of two columns with one name the first."""
+    """Return the position of each column by name. If two columns have the same name, the first one counts."""
     columns: dict[str, int] = {}
     for position, name in enumerate(names):
         columns.setdefault(name, position)
@@ -17,9 +17,17 @@ def columns_of(names: Sequence[str]) -> dict[str, int]:
 
 
 class Row(Mapping[str, Any]):
-    """`row["name"]`, `row.name`, `row[0]`, `dict(row)`, `tuple(row.values())`. Read-only.
+    """One row of a result: a read-only mapping of columns to values.
 
-    A column whose name is that of a method of mappings (`keys`, `values`, `items`, `get`) is reached by `row["keys"]`.
+    A value is reached by name, by attribute or by position, from 0. A column that has the name of a method of mappings
+    (`keys`, `values`, `items`, `get`) is reached by name only, as in `row["keys"]`. A name that is not a column raises
+    KeyError, or AttributeError for an attribute.
+
+    >>> row = Row(columns_of(["id", "text"]), [1, "buy milk"])
+    >>> row["text"], row.text, row[1]
+    ('buy milk', 'buy milk', 'buy milk')
+    >>> dict(row), tuple(row.values())
+    ({'id': 1, 'text': 'buy milk'}, (1, 'buy milk'))
     """
 
     __slots__ = ("_columns", "_values")
@@ -34,7 +42,7 @@ class Row(Mapping[str, Any]):
         return self._values[key]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in Row.__slots__:  # while it is copied or unpickled there are none yet
+        if name.startswith("__") or name in Row.__slots__:  # while it is copied or unpickled, its slots are not set yet
             raise AttributeError(name)
         position = self._columns.get(name)
         if position is None:

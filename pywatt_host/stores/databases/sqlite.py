@@ -1,7 +1,7 @@
-"""SQLite: files, by aiosqlite, a thread for each connection.
+"""SQLite: database files and databases in memory. Uses aiosqlite, with one thread for each connection.
 
-Write-ahead log, foreign keys on, writes durable when they are acknowledged. Writers of this process queue up for their
-turn, and wait for those of others.
+Databases have a write-ahead log and foreign keys, and a write is durable when it is acknowledged. Writers of this
+process queue for one lock, and wait for writers of other processes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pywatt_host.stores.url import StoreUrl
 
 T = TypeVar("T")
 
-_BUSY = 50  # milliseconds that SQLite waits by itself for another process, in which it cannot be interrupted
-_TURN = 0.02  # seconds until a lock that another process has is tried again
-_INTERRUPTED = 5.0  # seconds for a statement that was interrupted to end
+_BUSY_TIMEOUT = 0.05  # seconds that SQLite itself waits for another process; it cannot be interrupted in this time
+_LOCK_POLL_INTERVAL = 0.02  # seconds until a lock that another process holds is tried again
+_INTERRUPT_TIMEOUT = 5.0  # seconds that a statement has to end after it was interrupted
 _MODES = ("ro", "rw", "rwc")
 _SYNCHRONOUS = ("off", "normal", "full", "extra")
 
@@ -47,15 +47,15 @@ _CODES = {
 
 
 class _Threaded(aiosqlite.Connection):
-    """A connection whose thread runs any function: one hop there and back, where a cursor would take three."""
+    """A connection whose thread runs any function, so that a statement needs one change of threads and not three."""
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         result: T = await self._execute(function, self._conn, *arguments)  # type: ignore[no-untyped-call]
         return result
 
-    async def gone(self) -> None:
-        """Wait for the thread: one that outlives the event loop would tell it of its end."""
-        await asyncio.to_thread(self._thread.join, _INTERRUPTED)
+    async def join_thread(self) -> None:
+        """Wait for the thread to end, up to 5 seconds. A thread that outlives the event loop would call it."""
+        await asyncio.to_thread(self._thread.join, _INTERRUPT_TIMEOUT)
 
     def interrupt_now(self) -> None:
         if self._connection is not None:
@@ -63,7 +63,7 @@ class _Threaded(aiosqlite.Connection):
 
 
 class SqliteSession:
-    """One connection to the file."""
+    """One connection to a file."""
 
     def __init__(self, backend: SqliteBackend, connection: _Threaded) -> None:
         self.broken = False
@@ -73,9 +73,9 @@ class SqliteSession:
         self._writing = False
         self._readonly = False
 
-    async def fetch(self, text: str, arguments: Arguments, most: int | None) -> Sequence[Row]:
+    async def fetch(self, text: str, arguments: Arguments, limit: int | None) -> Sequence[Row]:
         sql, values = self._bound(text, arguments)
-        return await self._write_or_read(sql, calls.fetch, sql, values, most)
+        return await self._write_or_read(sql, calls.fetch, sql, values, limit)
 
     async def execute(self, text: str, arguments: Arguments) -> int:
         sql, values = self._bound(text, arguments)
@@ -96,82 +96,86 @@ class SqliteSession:
 
     async def begin(self, *, readonly: bool, isolation: Isolation | None) -> None:
         if readonly:
-            await self._call(calls.say, "PRAGMA query_only = 1", "BEGIN")
+            await self._call(calls.run_all, "PRAGMA query_only = 1", "BEGIN")
             self._readonly = True
             return
-        await self._backend.turn()
+        await self._backend.lock_writing()
         try:
-            await self._patiently(calls.say, "BEGIN IMMEDIATE")
+            await self._retry_while_locked(calls.run_all, "BEGIN IMMEDIATE")
         except BaseException:
-            self._backend.turn_over()
+            self._backend.unlock_writing()
             raise
         self._writing = True
 
     async def commit(self) -> None:
         if not self.connection.in_transaction:
-            self._end()
-            raise StoreError(self._store, "statement", "the transaction has been rolled back by an error in it")
-        await self._patiently(calls.say, "COMMIT")
-        await self._ended()
+            self.stop_writing()
+            raise StoreError(self._store, "statement", "an error in the transaction has rolled it back")
+        await self._retry_while_locked(calls.run_all, "COMMIT")
+        await self._transaction_ended()
 
     async def rollback(self) -> None:
         if self.connection.in_transaction:
-            await self._call(calls.say, "ROLLBACK")
-        await self._ended()
+            await self._call(calls.run_all, "ROLLBACK")
+        await self._transaction_ended()
 
-    async def _ended(self) -> None:
-        self._end()
+    async def _transaction_ended(self) -> None:
+        self.stop_writing()
         if self._readonly:
             self._readonly = False
-            await self._call(calls.say, "PRAGMA query_only = 0")
+            await self._call(calls.run_all, "PRAGMA query_only = 0")
 
-    def _end(self) -> None:
+    def stop_writing(self) -> None:
+        """Release the lock on writing, if this session holds it."""
         if self._writing:
             self._writing = False
-            self._backend.turn_over()
+            self._backend.unlock_writing()
 
     async def savepoint(self, name: str) -> None:
-        await self._call(calls.say, f"SAVEPOINT {name}")
+        await self._call(calls.run_all, f"SAVEPOINT {name}")
 
     async def release_savepoint(self, name: str) -> None:
-        await self._call(calls.say, f"RELEASE {name}")
+        await self._call(calls.run_all, f"RELEASE {name}")
 
     async def rollback_to(self, name: str) -> None:
-        if self.connection.in_transaction:  # an error may have rolled back all of it
-            await self._call(calls.say, f"ROLLBACK TO {name}", f"RELEASE {name}")
+        if self.connection.in_transaction:  # an error may have rolled back the whole transaction
+            await self._call(calls.run_all, f"ROLLBACK TO {name}", f"RELEASE {name}")
 
     async def apply_once(self, key: str, digest: str, script: str) -> str | None:
         return await self._write_or_read("", calls.apply_once, key, digest, script)
 
-    async def clean(self) -> None:
-        """As it was when it was handed out."""
+    async def reset(self) -> None:
+        """Roll back a transaction that is still open."""
         if self.connection.in_transaction or self._writing or self._readonly:
             await self.rollback()
+
+    async def prepare(self, synchronous: str) -> None:
+        await self._retry_while_locked(calls.prepare, synchronous)
 
     def _bound(self, text: str, arguments: Arguments) -> tuple[str, tuple[Any, ...]]:
         sql, values = bind(SQLITE, text, arguments, self._store)
         return sql, tuple(map(calls.stored, values)) if values else values
 
     async def _write_or_read(self, sql: str, function: Callable[..., T], *arguments: Any) -> T:
-        """A statement that writes, outside of a transaction, takes its turn."""
+        """Run a statement. If it writes and no transaction is open, it holds the lock on writing."""
         if self._writing or self._readonly or (sql and calls.reads(sql)):
             return await self._call(function, *arguments)
-        await self._backend.turn()
+        await self._backend.lock_writing()
         try:
-            return await self._patiently(function, *arguments)
+            return await self._retry_while_locked(function, *arguments)
         finally:
-            self._backend.turn_over()
+            self._backend.unlock_writing()
 
-    async def _patiently(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Again while another process writes."""
-        deadline = time.monotonic() + self._backend.patience
+    async def _retry_while_locked(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Retry while another process writes, until the lock timeout."""
+        deadline = time.monotonic() + self._backend.lock_timeout
         while True:
             try:
                 return await self._call(function, *arguments)
             except StoreError as error:
                 if error.code != "timeout" or not calls.locked(error.__cause__) or time.monotonic() > deadline:
                     raise
-            await asyncio.sleep(_TURN)
+            await asyncio.sleep(_LOCK_POLL_INTERVAL)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         try:
@@ -188,10 +192,10 @@ class SqliteSession:
             raise
 
     async def _interrupt(self) -> None:
-        """The thread comes to its end first: whatever runs next must not meet it."""
+        """Interrupt the statement that runs, and wait until it has ended: the next statement must not overlap it."""
         self.connection.interrupt_now()
         task = asyncio.ensure_future(self.connection.run(calls.nothing))
-        _, late = await asyncio.wait([task], timeout=_INTERRUPTED)
+        _, late = await asyncio.wait([task], timeout=_INTERRUPT_TIMEOUT)
         if late:
             task.cancel()
             self.broken = True
@@ -202,16 +206,17 @@ class SqliteBackend:
 
     kind = "sqlite"
 
-    def __init__(self, store: str, url: StoreUrl, directory: Path, patience: float) -> None:
-        """A relative path is one below `directory`. `patience`: seconds that a writer waits for another."""
+    def __init__(self, store: str, url: StoreUrl, directory: Path, lock_timeout: float) -> None:
+        """A relative path is relative to `directory`. `lock_timeout` is how long a writer waits for another, in
+        seconds."""
         self.store = store
-        self.patience = patience
+        self.lock_timeout = lock_timeout
         self.in_memory = url.path in ("", ":memory:")
         self._url = url
         self._path = directory / url.path
         self._idle: list[SqliteSession] = []
         self._all: set[SqliteSession] = set()
-        self._turn = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._closed = False
 
     @property
@@ -226,44 +231,45 @@ class SqliteBackend:
         url = self._url
         if url.host:
             hint = f"write three slashes before a path: sqlite:///{url.host}{'/' if url.path else ''}{url.path}"
-            raise StoreError(self.store, "arguments", f"url: {url} has a host, and a file has none; {hint}")
+            raise StoreError(self.store, "arguments", f"url: {url} has a host, but a file has none; {hint}")
         unknown = sorted(set(url.options) - {"mode", "synchronous"})
         if unknown:
-            raise StoreError(self.store, "arguments", f"url: no option {unknown[0]} (known: mode, synchronous)")
+            raise StoreError(self.store, "arguments", f"url: unknown option {unknown[0]} (known: mode, synchronous)")
         for option, known in (("mode", _MODES), ("synchronous", _SYNCHRONOUS)):
             if url.options.get(option, known[0]) not in known:
-                raise StoreError(self.store, "arguments", f"url: {option} is one of {', '.join(known)}")
+                raise StoreError(self.store, "arguments", f"url: {option} must be one of {', '.join(known)}")
 
-    async def turn(self) -> None:
-        """To write: one at a time, in the order of asking. Raises StoreError after `patience`."""
-        if not self._turn.locked():
-            await self._turn.acquire()  # at once
+    async def lock_writing(self) -> None:
+        """Wait for the lock on writing. One writer at a time holds it, in the order of the requests. Raises StoreError
+        (`timeout`) after the lock timeout."""
+        if not self._write_lock.locked():
+            await self._write_lock.acquire()  # at once
             return
         try:
-            async with asyncio.timeout(self.patience):
-                await self._turn.acquire()
+            async with asyncio.timeout(self.lock_timeout):
+                await self._write_lock.acquire()
         except TimeoutError:
-            message = f"another transaction has been writing for more than {self.patience:g}s (pool.timeout)"
+            message = f"another transaction has been writing for more than {self.lock_timeout:g}s (pool.timeout)"
             raise StoreError(self.store, "timeout", message) from None
 
-    def turn_over(self) -> None:
-        self._turn.release()
+    def unlock_writing(self) -> None:
+        self._write_lock.release()
 
     async def acquire(self) -> DatabaseSession:
         if self._closed:
-            raise StoreError(self.store, "unavailable", "it has been closed")
-        return self._idle.pop() if self._idle else await self._connected()
+            raise StoreError(self.store, "unavailable", "the database is closed")
+        return self._idle.pop() if self._idle else await self._connect()
 
-    async def _connected(self) -> SqliteSession:
+    async def _connect(self) -> SqliteSession:
         parent = self._path.parent
         if not self.in_memory and not parent.is_dir():
-            raise StoreError(self.store, "unavailable", f"{self._url}: there is no folder {parent.name}; create it")
+            raise StoreError(self.store, "unavailable", f"{self._url}: there is no directory {parent.name}; create it")
         connection = _Threaded(self._connector, 64)
         session = SqliteSession(self, connection)
         self._all.add(session)
         try:
             await connection
-            await session._patiently(calls.prepare, self._url.options.get("synchronous", "full"))
+            await session.prepare(self._url.options.get("synchronous", "full"))
         except BaseException as error:
             await self._drop(session)
             if isinstance(error, sqlite3.Error):
@@ -277,7 +283,7 @@ class SqliteBackend:
         else:
             where = f"file:{quote(str(self._path))}?mode={self._url.options.get('mode', 'rwc')}"
         connection = sqlite3.connect(
-            where, timeout=_BUSY / 1000, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES,
+            where, timeout=_BUSY_TIMEOUT, isolation_level=None, detect_types=sqlite3.PARSE_DECLTYPES,
             check_same_thread=False, cached_statements=256, uri=not self.in_memory,
         )  # fmt: skip
         connection.row_factory = calls.Rows()
@@ -287,11 +293,11 @@ class SqliteBackend:
         assert isinstance(session, SqliteSession)
         try:
             if not session.broken:
-                await session.clean()
+                await session.reset()
         except StoreError:
             session.broken = True
         finally:
-            session._end()
+            session.stop_writing()
         if session.broken or self._closed:
             await self._drop(session)
         else:
@@ -307,9 +313,9 @@ class SqliteBackend:
     async def _drop(self, session: SqliteSession) -> None:
         self._all.discard(session)
         with suppress(sqlite3.Error, TimeoutError):
-            async with asyncio.timeout(_INTERRUPTED):
+            async with asyncio.timeout(_INTERRUPT_TIMEOUT):
                 await session.connection.close()
-                await session.connection.gone()
+                await session.connection.join_thread()
 
     def error(self, error: sqlite3.Error) -> StoreError:
         name = getattr(error, "sqlite_errorname", "") or ""

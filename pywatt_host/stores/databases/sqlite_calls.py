@@ -1,6 +1,7 @@
-"""What is done with a SQLite connection in its own thread, and the types that SQLite does not have.
+"""The functions that run in the thread of a SQLite connection, and the types that SQLite does not have.
 
-sqlite3's converters go by the declared type of a column, and are the process's: they are registered here.
+The converters of sqlite3 are chosen by the declared type of a column and are global to the process. They are registered
+here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pywatt_host.stores.databases.row import Row, columns_of
 
 _READS = compile(r"\s*(?:(?:--[^\n]*\n|/\*.*?\*/)\s*)*(select|values|explain|pragma|with)\b", IGNORECASE)
 _WRITES = compile(r"\b(insert|update|delete|replace)\b", IGNORECASE)
-_RECORD = (
+_INIT_TABLE = (
     "CREATE TABLE IF NOT EXISTS pywatt_init (name TEXT PRIMARY KEY, digest TEXT NOT NULL, applied_at TEXT NOT NULL)"
 )
 
@@ -34,13 +35,13 @@ def prepare(connection: sqlite3.Connection, synchronous: str) -> None:
     except sqlite3.OperationalError as error:
         if not getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY"):
             raise
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # says whether it is a database at all
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # fails if the file is not a database
 
 
-def fetch(connection: sqlite3.Connection, sql: str, values: Sequence[Any], most: int | None) -> list[Row]:
+def fetch(connection: sqlite3.Connection, sql: str, values: Sequence[Any], limit: int | None) -> list[Row]:
     cursor = connection.execute(sql, values)
     try:
-        return cursor.fetchall() if most is None else cursor.fetchmany(most)
+        return cursor.fetchall() if limit is None else cursor.fetchmany(limit)
     finally:
         cursor.close()
 
@@ -65,7 +66,7 @@ def execute_many(connection: sqlite3.Connection, sql: str, many: Sequence[Sequen
         connection.execute(done)
     except BaseException:
         if connection.in_transaction:
-            say(connection, *undo)
+            run_all(connection, *undo)
         raise
     return max(changed, 0)
 
@@ -82,7 +83,7 @@ def close_cursor(connection: sqlite3.Connection, cursor: sqlite3.Cursor) -> None
     cursor.close()
 
 
-def say(connection: sqlite3.Connection, *statements: str) -> None:
+def run_all(connection: sqlite3.Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(statement).close()
 
@@ -94,7 +95,7 @@ def nothing(connection: sqlite3.Connection) -> None:
 def apply_once(connection: sqlite3.Connection, key: str, digest: str, script: str) -> str | None:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(_RECORD)
+        connection.execute(_INIT_TABLE)
         row = connection.execute("SELECT digest FROM pywatt_init WHERE name = ?", (key,)).fetchone()
         if row is None:
             for statement in _statements(script):
@@ -110,7 +111,7 @@ def apply_once(connection: sqlite3.Connection, key: str, digest: str, script: st
 
 
 def _statements(script: str) -> list[str]:
-    """Split where SQLite itself sees an end: the body of a trigger has semicolons too."""
+    """Split a script where SQLite itself sees the end of a statement: the body of a trigger contains semicolons too."""
     found: list[str] = []
     begun = ""
     for part in script.split(";"):
@@ -125,7 +126,7 @@ def _statements(script: str) -> list[str]:
 
 
 class Rows:
-    """Makes the rows of one connection; all rows of a statement share their columns."""
+    """Makes the rows of one connection. All rows of a statement share their columns."""
 
     def __init__(self) -> None:
         self._description: Any = None
@@ -141,7 +142,7 @@ class Rows:
 
 @lru_cache(maxsize=1024)
 def reads(sql: str) -> bool:
-    """Whether a statement surely writes nothing."""
+    """Whether a statement certainly writes nothing."""
     match = _READS.match(sql)
     return match is not None and (match[1].lower() != "with" or _WRITES.search(sql) is None)
 
@@ -154,7 +155,7 @@ def locked(error: BaseException | None) -> bool:
 
 
 def stored(value: Any) -> Any:
-    """As it is stored: dates and times as ISO 8601, decimals and UUIDs as text, JSON as its text."""
+    """Return the value as it is stored: dates and times as ISO 8601, decimals, UUIDs and JSON as text."""
     if value is None or isinstance(value, str | int | float | bytes):
         return int(value) if isinstance(value, bool) else value
     if isinstance(value, datetime):
@@ -169,10 +170,10 @@ def stored(value: Any) -> Any:
 
 
 def _or_as_it_is(convert: Callable[[str], Any]) -> Callable[[bytes], Any]:
-    """What is stored there may have come from elsewhere: what does not convert is given as text."""
+    """Make a converter that returns a value as text if it cannot be converted: other programs may have stored it."""
 
-    def converted(octets: bytes) -> Any:
-        text = octets.decode("utf-8", "replace")
+    def converted(stored_bytes: bytes) -> Any:
+        text = stored_bytes.decode("utf-8", "replace")
         try:
             return convert(text)
         except (ValueError, ArithmeticError):

@@ -1,6 +1,7 @@
-"""Placeholders of a statement: `$1` or `:name`, outside of literals, quoted names and comments, to what a driver wants.
+"""Turns the placeholders of a statement into those of the driver.
 
-Drivers differ (`$1`, `%s`, `?`); the text that a user writes does not.
+Applications write `$1` or `:name` for every kind of database; drivers want `$1`, `%s` or `?`. Placeholders in literals,
+quoted names and comments are plain text.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any, NoReturn, TypeAlias
 
 from pywatt_host.exceptions import StoreError
 
-# What a caller passes: values for $1, $2, ... in order, or a mapping for :name.
+# The arguments of a call: values for $1, $2, ... in order, or a mapping for :name.
 Arguments: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
-# An unterminated literal or comment reaches to the end: what is in it is no placeholder either.
+# A literal or comment that is not terminated reaches to the end of the text; nothing in it is a placeholder.
 _SINGLE = r"'[^']*(?:''[^']*)*(?:'|\Z)"
 _SINGLE_BACKSLASH = r"'[^'\\]*(?:(?:''|\\.)[^'\\]*)*(?:'|\\?\Z)"
 _DOUBLE = r'"[^"]*(?:""[^"]*)*(?:"|\Z)'
@@ -35,8 +36,11 @@ _NAME = r"(?<![\w:])(?<!\\):(?P<name>[A-Za-z_]\w*)"
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a kind of database writes literals and placeholders. `mark` gives the placeholder of the n-th value, from 1;
-    `repeats` says that each occurrence takes a value of its own; `percent` that a lone % must be written twice."""
+    """How a kind of database writes literals and placeholders.
+
+    `mark` returns the driver's placeholder for the n-th value, from 1. `repeats` says that each occurrence takes a
+    value of its own; `percent` says that a lone % must be written twice.
+    """
 
     name: str
     tokens: re.Pattern[str]
@@ -61,7 +65,7 @@ MYSQL = Dialect(
     repeats=True,
     percent=True,
 )
-SQLITE = Dialect(  # with numbers, as ?1, Python takes them for names
+SQLITE = Dialect(  # Python would take placeholders with numbers, such as ?1, for names
     "sqlite",
     _pattern(_SINGLE, _DOUBLE, _BACKTICK, _BRACKET, _LINE, _BLOCK),
     lambda number: "?",
@@ -71,32 +75,35 @@ SQLITE = Dialect(  # with numbers, as ?1, Python takes them for names
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A text with the driver's placeholders. `order` has, for each value that the driver is given, which argument it
-    is: a position from 0, or a name. `wants` is how many positions there are."""
+    """A text with the driver's placeholders.
+
+    `order` says, for each value that the driver gets, which argument it is: a position from 0, or a name. `positions`
+    is the number of positional arguments; `names` are the named ones.
+    """
 
     text: str
     order: tuple[int | str, ...]
-    wants: int
+    positions: int
     names: frozenset[str]
 
     def values(self, arguments: Arguments, store: str) -> tuple[Any, ...]:
-        """The driver's values. Raises StoreError (`arguments`) where one is missing or left over."""
+        """Return the driver's values. Raises StoreError (`arguments`) if one is missing or superfluous."""
         if isinstance(arguments, Mapping):
             if arguments.keys() != self.names:
-                self._differ(arguments, store)
-            return tuple(arguments[name] for name in self.order)  # type: ignore[index]  # names, where they are named
-        if len(arguments) != self.wants:
-            placeholders = f"${self.wants}" if self.wants == 1 else f"$1 to ${self.wants}"
-            has = placeholders if self.wants else "no placeholder"
-            _refuse(store, f"the statement has {has}, and {len(arguments)} values were given")
-        if self.order == tuple(range(self.wants)):
+                self._refuse_names(arguments, store)
+            return tuple(arguments[name] for name in self.order)  # type: ignore[index]  # order has names here
+        if len(arguments) != self.positions:
+            placeholders = f"${self.positions}" if self.positions == 1 else f"$1 to ${self.positions}"
+            has = placeholders if self.positions else "no placeholder"
+            _refuse(store, f"the statement has {has}, but {len(arguments)} values were given")
+        if self.order == tuple(range(self.positions)):
             return tuple(arguments)
-        return tuple(arguments[number] for number in self.order)  # type: ignore[index]  # positions here
+        return tuple(arguments[number] for number in self.order)  # type: ignore[index]  # order has positions here
 
-    def _differ(self, arguments: Mapping[str, Any], store: str) -> NoReturn:
+    def _refuse_names(self, arguments: Mapping[str, Any], store: str) -> NoReturn:
         missing = sorted(self.names - arguments.keys())
         if missing:
-            _refuse(store, f"no value is given for :{', :'.join(missing)}")
+            _refuse(store, f"no value was given for :{', :'.join(missing)}")
         extra = ", :".join(str(name) for name in arguments if name not in self.names)
         _refuse(store, f"the statement has no :{extra}")
 
@@ -106,7 +113,7 @@ def _refuse(store: str, message: str) -> NoReturn:
 
 
 def bind(dialect: Dialect, text: str, arguments: Arguments, store: str) -> tuple[str, tuple[Any, ...]]:
-    """Text and values for the driver. Raises StoreError (`arguments`)."""
+    """Return the text and the values for the driver. Raises StoreError (`arguments`)."""
     if isinstance(arguments, Mapping):
         statement = _named(dialect, text)
     elif arguments:
@@ -117,11 +124,14 @@ def bind(dialect: Dialect, text: str, arguments: Arguments, store: str) -> tuple
 
 
 def arguments_of(text: str, args: Sequence[Any], named: Mapping[str, Any], store: str) -> Arguments:
-    """What a call passes: `(text, 1, 2)`, `(text, {"a": 1})` or `(text, a=1)`. One mapping alone stands for names,
-    unless the text has `$1`: then it is a JSON value. Raises StoreError (`arguments`)."""
+    """Return the arguments of a call: `(text, 1, 2)`, `(text, {"a": 1})` or `(text, a=1)`.
+
+    A single mapping has the named values, unless the text contains `$1`: then it is one JSON value. Raises StoreError
+    (`arguments`).
+    """
     if named:
         if args:
-            _refuse(store, "values are given both in order and by name; use $1 or :name, not both")
+            _refuse(store, "values were given both in order and by name; use $1 or :name, not both")
         return named
     if len(args) == 1 and isinstance(args[0], Mapping) and "$1" not in text:
         return dict(args[0])
@@ -130,7 +140,7 @@ def arguments_of(text: str, args: Sequence[Any], named: Mapping[str, Any], store
 
 @lru_cache(maxsize=1024)
 def _positional(dialect: Dialect, text: str) -> Statement:
-    """`$n` are placeholders; `:name` is left alone."""
+    """Replace `$n`, and leave `:name` alone."""
     order: list[int | str] = []
     highest = 0
 
@@ -151,7 +161,7 @@ def _positional(dialect: Dialect, text: str) -> Statement:
 
 @lru_cache(maxsize=1024)
 def _named(dialect: Dialect, text: str) -> Statement:
-    """`:name` are placeholders; `$n` is left alone."""
+    """Replace `:name`, and leave `$n` alone."""
     order: list[int | str] = []
     numbers: dict[str, int] = {}
 
@@ -169,7 +179,7 @@ def _named(dialect: Dialect, text: str) -> Statement:
 
 @lru_cache(maxsize=1024)
 def _bare(dialect: Dialect, text: str) -> Statement:
-    """Without values nothing is a placeholder, and the driver gets the text as it is; but `$1` wants a value."""
+    """Keep the text of a statement without values as it is; but count `$n`, which needs a value."""
     highest = 0
 
     def mark(position: str | None, name: str | None) -> str | None:
@@ -208,7 +218,7 @@ _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
 def _end_of_nested(text: str, at: int) -> int:
-    """Where a comment that may hold comments ends; `at` is behind its first `/*`."""
+    """Return where a comment ends that may contain comments; `at` is the position after its first `/*`."""
     depth = 1
     while depth:
         edge = _COMMENT_EDGE.search(text, at)
@@ -220,7 +230,7 @@ def _end_of_nested(text: str, at: int) -> int:
 
 
 def statements(dialect: Dialect, text: str) -> list[str]:
-    """The statements of a script, split at `;` outside of literals and comments; empty ones are left out."""
+    """Split a script at each `;` outside of literals and comments, and leave out empty statements."""
     found: list[str] = []
     at = start = 0
     while at < len(text):
@@ -233,10 +243,10 @@ def statements(dialect: Dialect, text: str) -> list[str]:
             break
         at = _end_of_nested(text, match.end()) if match.groupdict().get("nested") else match.end()
     found.append(text[start:])
-    return [each for each in (part.strip() for part in found) if _says_something(dialect, each)]
+    return [each for each in (part.strip() for part in found) if _has_code(dialect, each)]
 
 
-def _says_something(dialect: Dialect, text: str) -> bool:
-    """Whether there is more in it than comments."""
+def _has_code(dialect: Dialect, text: str) -> bool:
+    """Whether the text contains more than comments."""
     rest = re.sub(r"--[^\n]*|/\*.*?(\*/|\Z)" + (r"|#[^\n]*" if dialect is MYSQL else ""), "", text, flags=re.DOTALL)
     return bool(rest.strip())

@@ -1,1 +1,2 @@
-"""Stores that the orchestrator serves to modules: both ends, and the wire form of values."""
+"""Stores that the orchestrator serves to modules: the side of the module, the side of the orchestrator, and the wire
+form of values."""

@@ -1,4 +1,4 @@
-"""Stores of the orchestrator: each operation is one message there and one back."""
+"""Stores of the orchestrator, on the side of the module. Each operation is one request and one response."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from pywatt_host.exceptions import MessagingError, StoreError
-from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
+from pywatt_host.stores.databases.backend import DatabaseSession, Isolation, commit_unknown
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments
 from pywatt_host.stores.proxy.remote import Remote
@@ -16,13 +16,13 @@ from pywatt_host.stores.proxy.wire import error_of, pack_arguments, unpack_rows
 
 DATABASE, CACHE = "Database", "Cache"
 
-_CONNECTING = 5.0  # seconds
-_LEEWAY = 2.0  # seconds that an answer may take besides what it answers
-_LONGEST = 3600.0  # seconds for a statement that has no limit
-_CLOSING = 1.0  # seconds to say that a connection is not needed any more
+_CONNECT_TIMEOUT = 5.0  # seconds
+_TRANSFER_ALLOWANCE = 2.0  # seconds that a response may take on top of the operation itself
+_UNLIMITED_TIMEOUT = 3600.0  # seconds for a statement that has no time limit
+_CLOSE_TIMEOUT = 1.0  # seconds to tell the orchestrator that a connection is no longer needed
 
 
-class _Wired:
+class _RemoteStore:
     """One connection to one store of the orchestrator."""
 
     def __init__(self, store: str, name: str, kind: str, remote: Remote) -> None:
@@ -32,15 +32,15 @@ class _Wired:
         self._remote = remote
         self._connection = ""
 
-    async def connect(self, timeout: float = _CONNECTING) -> None:
-        """Raises StoreError."""
+    async def connect(self, timeout: float = _CONNECT_TIMEOUT) -> None:
+        """Open the connection within `timeout` seconds. Raises StoreError."""
         try:
             self._connection = await self._remote.connect(self._kind, {"store": self._name}, timeout)
         except MessagingError as error:
             raise self._translated(error) from error
 
-    async def ask(self, operation: str, params: Mapping[str, Any], timeout: float) -> Any:
-        """The result. Raises StoreError."""
+    async def run(self, operation: str, params: Mapping[str, Any], timeout: float) -> Any:
+        """Run an operation and return its result, within `timeout` seconds. Raises StoreError."""
         try:
             return await self._remote.operate(self._connection, self._kind, operation, params, timeout)
         except MessagingError as error:
@@ -54,26 +54,29 @@ class _Wired:
 
 
 class ProxiedSession:
-    """One connection of the orchestrator's database. It costs the orchestrator's pool one only within transactions."""
+    """One connection to the orchestrator's database. The orchestrator takes a connection from its pool only for
+    transactions and loops over rows."""
 
-    def __init__(self, wired: _Wired, statement_timeout: float | None) -> None:
+    def __init__(self, remote_store: _RemoteStore, statement_timeout: float | None) -> None:
         self.broken = False
-        self._wired = wired
-        self._timeout = (statement_timeout or _LONGEST) + _LEEWAY
+        self._remote_store = remote_store
+        self._timeout = (statement_timeout or _UNLIMITED_TIMEOUT) + _TRANSFER_ALLOWANCE
 
-    async def fetch(self, text: str, arguments: Arguments, most: int | None) -> Sequence[Row]:
-        params = {"query": text, **pack_arguments(arguments, self._wired.store), "most": most}
-        return unpack_rows(await self._ask("fetch", params), self._wired.store)
+    async def fetch(self, text: str, arguments: Arguments, limit: int | None) -> Sequence[Row]:
+        store = self._remote_store.store
+        params = {"query": text, **pack_arguments(arguments, store), "most": limit}
+        return unpack_rows(await self._ask("fetch", params), store)
 
     async def execute(self, text: str, arguments: Arguments) -> int:
-        return _count(await self._ask("execute", {"query": text, **pack_arguments(arguments, self._wired.store)}))
+        params = {"query": text, **pack_arguments(arguments, self._remote_store.store)}
+        return _count(await self._ask("execute", params))
 
     async def execute_many(self, text: str, many: Sequence[Arguments]) -> int:
-        listed = [pack_arguments(arguments, self._wired.store) for arguments in many]
+        listed = [pack_arguments(arguments, self._remote_store.store) for arguments in many]
         return _count(await self._ask("execute_many", {"query": text, "many": listed}))
 
     async def iterate(self, text: str, arguments: Arguments, chunk: int) -> AsyncGenerator[Sequence[Row], None]:
-        store = self._wired.store
+        store = self._remote_store.store
         await self._ask("cursor", {"query": text, **pack_arguments(arguments, store), "chunk": chunk})
         done = False
         try:
@@ -96,8 +99,7 @@ class ProxiedSession:
             if error.code not in ("unavailable", "timeout"):
                 raise
             self.broken = True
-            message = f"{error.message}; whether the transaction was committed is not known"
-            raise StoreError(error.store, "unavailable", message) from error.__cause__
+            raise commit_unknown(error, "unavailable") from error.__cause__
 
     async def rollback(self) -> None:
         await self._ask("rollback", {})
@@ -116,21 +118,21 @@ class ProxiedSession:
         return before if isinstance(before, str) else None
 
     async def reset(self) -> None:
-        """Whatever is open of a transaction is rolled back."""
+        """Roll back a transaction that is still open."""
         await self._ask("reset", {})
 
-    async def end(self) -> None:
-        await self._wired.ask("close", {}, _CLOSING)
+    async def close(self) -> None:
+        await self._remote_store.run("close", {}, _CLOSE_TIMEOUT)
 
     async def _ask(self, operation: str, params: Mapping[str, Any]) -> Any:
         try:
-            return await self._wired.ask(operation, params, self._timeout)
+            return await self._remote_store.run(operation, params, self._timeout)
         except StoreError as error:
             if error.code in ("unavailable", "connection"):
                 self.broken = True
             raise
         except asyncio.CancelledError:
-            self.broken = True  # it runs there until it is told otherwise
+            self.broken = True  # the orchestrator runs the operation until the connection is closed
             raise
 
 
@@ -162,9 +164,9 @@ class ProxiedDatabase:
         if self._idle:
             session = self._idle.pop()
         else:
-            wired = _Wired(self._store, self._name, DATABASE, self._remote)
-            await wired.connect()
-            session = ProxiedSession(wired, self._timeout)
+            remote_store = _RemoteStore(self._store, self._name, DATABASE, self._remote)
+            await remote_store.connect()
+            session = ProxiedSession(remote_store, self._timeout)
         self._used.add(session)
         return session
 
@@ -173,7 +175,7 @@ class ProxiedDatabase:
         self._used.discard(session)
         if not session.broken:
             try:
-                async with asyncio.timeout(_LEEWAY):
+                async with asyncio.timeout(_TRANSFER_ALLOWANCE):
                     await session.reset()
             except (StoreError, TimeoutError):
                 session.broken = True
@@ -188,11 +190,11 @@ class ProxiedDatabase:
 
     @staticmethod
     async def _drop(session: ProxiedSession) -> None:
-        """What still runs for it there ends with it."""
+        """Close the session. The orchestrator then stops what still runs for it."""
         try:
-            await session.end()
+            await session.close()
         except StoreError:
-            pass  # the connection, or the orchestrator, has gone already
+            pass  # the connection or the orchestrator is gone already
 
 
 def _count(result: Any) -> int:
@@ -206,7 +208,7 @@ class ProxiedCache:
     shared = True
 
     def __init__(self, store: str, name: str, remote: Remote, timeout: float) -> None:
-        self._wired = _Wired(store, name, CACHE, remote)
+        self._remote_store = _RemoteStore(store, name, CACHE, remote)
         self._timeout = timeout
         self._connected = False
 
@@ -218,19 +220,19 @@ class ProxiedCache:
         if self._connected:
             self._connected = False
             try:
-                await self._wired.ask("close", {}, _CLOSING)
+                await self._remote_store.run("close", {}, _CLOSE_TIMEOUT)
             except StoreError:
-                pass  # the orchestrator has gone already
+                pass  # the orchestrator is gone already
 
     async def ping(self) -> None:
         await self._ask("ping", {})
 
     async def get(self, key: str) -> bytes | None:
-        return _octets(await self._ask("get", {"key": key}))
+        return _bytes_or_none(await self._ask("get", {"key": key}))
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         found = await self._ask("get_many", {"keys": list(keys)})
-        return [_octets(value) for value in found] if isinstance(found, list) else [None] * len(keys)
+        return [_bytes_or_none(value) for value in found] if isinstance(found, list) else [None] * len(keys)
 
     async def set(self, key: str, value: bytes, ttl: float | None) -> None:
         await self._ask("set", {"key": key, "value": _text(value), "ttl": ttl})
@@ -255,8 +257,8 @@ class ProxiedCache:
 
     async def clear(self, prefix: str) -> None:
         if not prefix:
-            message = "clear would empty a store that other modules use; give a namespace"
-            raise StoreError(self._wired.store, "arguments", message)
+            message = "clear would delete the keys of other modules too; give the cache a namespace"
+            raise StoreError(self._remote_store.store, "arguments", message)
         await self._ask("clear", {"prefix": prefix})
 
     def sizes(self) -> Mapping[str, float]:
@@ -264,12 +266,12 @@ class ProxiedCache:
 
     async def _ask(self, operation: str, params: Mapping[str, Any]) -> Any:
         if not self._connected:
-            await self._wired.connect(self._timeout)
+            await self._remote_store.connect(self._timeout)
             self._connected = True
         try:
-            return await self._wired.ask(operation, params, self._timeout)
+            return await self._remote_store.run(operation, params, self._timeout)
         except StoreError as error:
-            if error.code in ("unavailable", "connection"):  # another process of the orchestrator does not know it
+            if error.code in ("unavailable", "connection"):  # a new process of the orchestrator has no such connection
                 self._connected = False
             raise
 
@@ -278,7 +280,7 @@ def _text(value: bytes) -> str:
     return b64encode(value).decode()
 
 
-def _octets(value: Any) -> bytes | None:
+def _bytes_or_none(value: Any) -> bytes | None:
     try:
         return b64decode(value, validate=True) if isinstance(value, str) else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""The other end of proxied stores: what an orchestrator does for the operations of its modules."""
+"""Stores of the orchestrator, on the side of the orchestrator: runs the operations that modules send."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from contextlib import AsyncExitStack
 from typing import Any, get_args
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.stores.caches.cache import CacheBackend
+from pywatt_host.stores.caches.backend import CacheBackend
 from pywatt_host.stores.databases.backend import Isolation
-from pywatt_host.stores.databases.database import Connection, Database
+from pywatt_host.stores.databases.connection import Connection
+from pywatt_host.stores.databases.database import Database
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments
 from pywatt_host.stores.proxy.wire import pack_rows, unpack_arguments
 
-_MOST_ROWS = 1_000_000
-_CHUNK = 1000  # rows
+_MAX_CHUNK = 1_000_000  # rows
+_DEFAULT_CHUNK = 1000  # rows
 
 Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
 class ServedDatabase:
-    """One connection of a module to a database. It holds one of the pool within transactions and loops alone; what is
-    open when it closes is rolled back."""
+    """One connection of a module to a database.
+
+    It holds a connection of the pool only during transactions and loops over rows. If it closes during a transaction,
+    the transaction is rolled back.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._stack: AsyncExitStack | None = None  # while a connection is held
         self._held: Connection | None = None
         self._rows: AsyncGenerator[Row, None] | None = None
-        self._chunk = _CHUNK
+        self._chunk = _DEFAULT_CHUNK
         self._operations: dict[str, Operation] = {
             "fetch": self._fetch,
             "execute": self._execute,
@@ -49,14 +53,14 @@ class ServedDatabase:
         }
 
     async def run(self, operation: str, params: Mapping[str, Any]) -> Any:
-        """The result, as JSON. Raises StoreError."""
+        """Run an operation and return its result as JSON. Raises StoreError."""
         run = self._operations.get(operation)
         if run is None:
             raise StoreError(self._database.store, "arguments", f"there is no operation {operation[:40]!r}")
         return await run(params)
 
     async def close(self) -> None:
-        """Give back what is held."""
+        """Return the connection to the pool, if one is held."""
         if self._rows is not None:
             rows, self._rows = self._rows, None
             await rows.aclose()
@@ -95,7 +99,7 @@ class ServedDatabase:
         store = self._database.store
         many = params.get("many")
         if not isinstance(many, list) or not all(isinstance(each, dict) for each in many):
-            raise StoreError(store, "arguments", "many is a list of arguments")
+            raise StoreError(store, "arguments", "many must be a list of arguments")
         listed = [unpack_arguments(each, store) for each in many]
         return await self._target.executemany(_text(params, "query", store), listed)
 
@@ -103,7 +107,7 @@ class ServedDatabase:
         await self._close_cursor({})
         query, args, named = self._statement(params)
         chunk = params.get("chunk")
-        self._chunk = min(max(chunk, 1), _MOST_ROWS) if isinstance(chunk, int) else _CHUNK
+        self._chunk = min(max(chunk, 1), _MAX_CHUNK) if isinstance(chunk, int) else _DEFAULT_CHUNK
         self._rows = (await self._hold()).iterate(query, *args, chunk=self._chunk, **named)
 
     async def _next(self, params: Mapping[str, Any]) -> Any:
@@ -127,7 +131,8 @@ class ServedDatabase:
     async def _begin(self, params: Mapping[str, Any]) -> Any:
         isolation = params.get("isolation")
         if isolation is not None and isolation not in get_args(Isolation):
-            raise StoreError(self._database.store, "arguments", "isolation is none that is known")
+            message = f"isolation must be one of {', '.join(get_args(Isolation))}"
+            raise StoreError(self._database.store, "arguments", message)
         connection = await self._hold()
         try:
             await connection.begin(readonly=bool(params.get("readonly")), isolation=isolation)
@@ -142,7 +147,7 @@ class ServedDatabase:
             await self.close()
 
     async def _rollback(self, params: Mapping[str, Any]) -> Any:
-        await self.close()  # a connection that is given back is rolled back
+        await self.close()  # a connection that is returned to the pool is rolled back
 
     async def _savepoint(self, params: Mapping[str, Any]) -> Any:
         await self._in_transaction().savepoint(self._savepoint_name(params))
@@ -155,13 +160,13 @@ class ServedDatabase:
 
     def _in_transaction(self) -> Connection:
         if self._held is None:
-            raise StoreError(self._database.store, "connection", "there is no transaction")
+            raise StoreError(self._database.store, "connection", "no transaction is open")
         return self._held
 
     def _savepoint_name(self, params: Mapping[str, Any]) -> str:
         name = _text(params, "name", self._database.store)
-        if not name.isidentifier() or not name.isascii() or len(name) > 60:  # it becomes a part of a statement
-            raise StoreError(self._database.store, "arguments", "the name of a savepoint is an identifier")
+        if not name.isidentifier() or not name.isascii() or len(name) > 60:  # it becomes part of a statement
+            raise StoreError(self._database.store, "arguments", "the name of a savepoint must be an identifier")
         return name
 
     async def _apply_once(self, params: Mapping[str, Any]) -> Any:
@@ -174,29 +179,29 @@ class ServedDatabase:
 
 
 class ServedCache:
-    """One connection of a module to a cache. Keys come with the namespace of the module before them."""
+    """One connection of a module to a cache. The module puts its namespace before the keys."""
 
     def __init__(self, store: str, backend: Callable[[], CacheBackend]) -> None:
         self._store = store
         self._backend = backend
 
     async def run(self, operation: str, params: Mapping[str, Any]) -> Any:
-        """The result, as JSON. Raises StoreError."""
+        """Run an operation and return its result as JSON. Raises StoreError."""
         backend = self._backend()
         if operation == "ping":
             return await backend.ping()
         if operation in ("get_many", "delete"):
             keys = params.get("keys")
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-                raise StoreError(self._store, "arguments", "keys are texts")
+                raise StoreError(self._store, "arguments", "keys must be a list of strings")
             if operation == "delete":
                 return await backend.delete(keys)
             return [_packed(value) for value in await backend.get_many(keys)]
         if operation == "set_many":
             pairs = params.get("pairs")
             if not isinstance(pairs, dict):
-                raise StoreError(self._store, "arguments", "pairs are a mapping")
-            return await backend.set_many({key: self._octets(value) for key, value in pairs.items()}, self._ttl(params))
+                raise StoreError(self._store, "arguments", "pairs must be a mapping")
+            return await backend.set_many({key: self._bytes(value) for key, value in pairs.items()}, self._ttl(params))
         if operation == "clear":
             return await backend.clear(_text(params, "prefix", self._store))
         key = _text(params, "key", self._store)
@@ -205,30 +210,30 @@ class ServedCache:
         if operation == "exists":
             return await backend.exists(key)
         if operation == "set":
-            return await backend.set(key, self._octets(params.get("value")), self._ttl(params))
+            return await backend.set(key, self._bytes(params.get("value")), self._ttl(params))
         if operation == "add":
-            return await backend.add(key, self._octets(params.get("value")), self._ttl(params))
+            return await backend.add(key, self._bytes(params.get("value")), self._ttl(params))
         if operation == "increment":
             delta = params.get("delta")
             return await backend.increment(key, delta if isinstance(delta, int) else 1, self._ttl(params))
         if operation == "release":
-            return await backend.release(key, self._octets(params.get("value")))
+            return await backend.release(key, self._bytes(params.get("value")))
         raise StoreError(self._store, "arguments", f"there is no operation {operation[:40]!r}")
 
     async def close(self) -> None:
         return
 
-    def _octets(self, value: Any) -> bytes:
+    def _bytes(self, value: Any) -> bytes:
         try:
             return b64decode(value, validate=True)
         except (ValueError, TypeError):
-            raise StoreError(self._store, "arguments", "a value is base64") from None
+            raise StoreError(self._store, "arguments", "a value must be base64") from None
 
     def _ttl(self, params: Mapping[str, Any]) -> float | None:
         ttl = params.get("ttl")
         if ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and ttl > 0):
             return ttl
-        raise StoreError(self._store, "arguments", "ttl is seconds, more than 0, or null")
+        raise StoreError(self._store, "arguments", "ttl must be more than 0 seconds, or null")
 
 
 def _packed(value: bytes | None) -> str | None:
@@ -238,10 +243,10 @@ def _packed(value: bytes | None) -> str | None:
 def _text(params: Mapping[str, Any], name: str, store: str) -> str:
     value = params.get(name)
     if not isinstance(value, str):
-        raise StoreError(store, "arguments", f"{name} is a text")
+        raise StoreError(store, "arguments", f"{name} must be a string")
     return value
 
 
 def _spread(arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """As the calls take them."""
+    """Return positional and keyword arguments for a call."""
     return ((), dict(arguments)) if isinstance(arguments, Mapping) else (tuple(arguments), {})

@@ -1,8 +1,8 @@
-"""What databases and caches are asked over the wire, as JSON: the values that JSON does not have, rows, and errors.
+"""The wire form of the operations on databases and caches, in JSON: values that JSON does not have, rows, and errors.
 
-A value of another type is `{"$type": NAME, "value": ...}`: `bytes` (base64, RFC 4648), `decimal`, `datetime`, `date`,
+A value of such a type is `{"$type": NAME, "value": ...}`: `bytes` (base64, RFC 4648), `decimal`, `datetime`, `date`,
 `time` (ISO 8601), `timedelta` (seconds), `uuid`, `int` (beyond 64 bits) and `float` (not finite) as text, `json` for a
-mapping or a list. Rows are `{"columns": [...], "rows": [[...]]}`. An error is `CODE: text`, see StoreError.
+mapping or a list. Rows are `{"columns": [...], "rows": [[...]]}`. An error is `CODE: text`; see StoreError.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CODES = frozenset(
     )
 )  # fmt: skip
 _TYPE = "$type"
-_WHOLE = 2**63
+_INT_LIMIT = 2**63  # larger integers are sent as text
 
-# In this order: a datetime is a date too.
-_WRITTEN: tuple[tuple[type[Any], str, Callable[[Any], Any]], ...] = (
+# The order counts: a datetime is a date too.
+_PACKERS: tuple[tuple[type[Any], str, Callable[[Any], Any]], ...] = (
     (bytes, "bytes", lambda value: b64encode(value).decode()),
     (Decimal, "decimal", str),
     (datetime, "datetime", datetime.isoformat),
@@ -38,7 +38,7 @@ _WRITTEN: tuple[tuple[type[Any], str, Callable[[Any], Any]], ...] = (
     (timedelta, "timedelta", timedelta.total_seconds),
     (UUID, "uuid", str),
 )
-_READ: dict[str, Callable[[Any], Any]] = {
+_UNPACKERS: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda value: b64decode(value, validate=True),
     "decimal": Decimal,
     "datetime": datetime.fromisoformat,
@@ -53,33 +53,33 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 
 def pack(value: Any, store: str) -> Any:
-    """A value as JSON. Raises StoreError (`arguments`)."""
+    """Return a value as JSON. Raises StoreError (`arguments`)."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
-        return value if -_WHOLE <= value < _WHOLE else {_TYPE: "int", "value": str(value)}
+        return value if -_INT_LIMIT <= value < _INT_LIMIT else {_TYPE: "int", "value": str(value)}
     if isinstance(value, float):
         return value if isfinite(value) else {_TYPE: "float", "value": repr(value)}
     if isinstance(value, dict | list):
         return {_TYPE: "json", "value": value}
-    for kind, name, write in _WRITTEN:
+    for kind, name, pack_as in _PACKERS:
         if isinstance(value, kind):
-            return {_TYPE: name, "value": write(value)}
-    raise StoreError(store, "arguments", f"a value of the type {type(value).__name__} cannot be sent")
+            return {_TYPE: name, "value": pack_as(value)}
+    raise StoreError(store, "arguments", f"a value of type {type(value).__name__} cannot be sent")
 
 
 def unpack(value: Any, store: str) -> Any:
-    """The value again. Raises StoreError (`arguments`)."""
+    """Return the value that `pack` made `value` of. Raises StoreError (`arguments`)."""
     if not isinstance(value, dict):
         return value
     kind = value.get(_TYPE)
-    read = _READ.get(kind) if isinstance(kind, str) else None
-    if read is None:
-        raise StoreError(store, "arguments", f"a value of the type {str(kind)[:40]!r} is not known here")
+    unpack_as = _UNPACKERS.get(kind) if isinstance(kind, str) else None
+    if unpack_as is None:
+        raise StoreError(store, "arguments", f"{str(kind)[:40]!r} is not a known type of values")
     try:
-        return read(value.get("value"))
+        return unpack_as(value.get("value"))
     except (ValueError, TypeError, ArithmeticError):
-        raise StoreError(store, "arguments", f"this is no {kind}") from None
+        raise StoreError(store, "arguments", f"a value is not a valid {kind}") from None
 
 
 def pack_arguments(arguments: Arguments, store: str) -> dict[str, Any]:
@@ -101,14 +101,14 @@ def pack_rows(rows: Sequence[Row], store: str) -> dict[str, Any]:
 
 
 def unpack_rows(document: Any, store: str) -> list[Row]:
-    """Raises StoreError (`unavailable`) where it is none."""
+    """Return the rows in a response. Raises StoreError (`unavailable`) if it contains no valid rows."""
     rows, names = (document.get("rows"), document.get("columns", [])) if isinstance(document, dict) else (None, None)
     if (
         not isinstance(rows, list)
         or not isinstance(names, list)
         or not all(isinstance(row, list) and len(row) >= len(names) for row in rows)
     ):
-        raise StoreError(store, "unavailable", "what the orchestrator answered are no rows")
+        raise StoreError(store, "unavailable", "the orchestrator's answer is not a list of rows")
     columns = columns_of([str(name) for name in names])
     return [Row(columns, tuple(unpack(value, store) for value in row)) for row in rows]
 
@@ -118,7 +118,7 @@ def error_text(error: StoreError) -> str:
 
 
 def error_of(store: str, text: str) -> StoreError:
-    """What an orchestrator said; one that knows no codes refuses the statement."""
+    """Return the error that the orchestrator sent. A text without a known code becomes the code `statement`."""
     code, colon, message = text.partition(": ")
     if colon and code in CODES:
         return StoreError(store, code, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -176,7 +176,6 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=200)
 @given(
     fragments=st.lists(FRAGMENTS, max_size=6),
     ends=st.sampled_from([("^", "$"), ("^", "/?$"), ("^", r"\Z"), ("^", ""), ("", "$")]),

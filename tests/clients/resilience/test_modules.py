@@ -291,7 +291,9 @@ def test_nobody_known_is_an_error_of_httpx_with_its_cause(blocking: bool) -> Non
                 await client.get("module://others/")
             assert isinstance(caught.value.__cause__, MessagingError)
             assert caught.value.request.url == "module://others/"
-            with pytest.raises(ModuleError, match="module users cannot be reached: none of its providers has an HTTP address"):
+            with pytest.raises(
+                ModuleError, match="module users cannot be reached: none of its providers has an HTTP address"
+            ):
                 await client.get("module://users/")
 
     run(main)

@@ -190,7 +190,7 @@ def test_values_are_completed(editor: Editor) -> None:
         ("app: main:app\nserver:\n  listen: ':80'\n", 3, 4, "Where to listen"),
         ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "idle connection"),
         ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "Default: `5s`"),
-        ("app: main:app\nendpoints:\n  - path: /a\n    rate_limit: 1/s\n", 4, 6, "Requests per time"),
+        ("app: main:app\nendpoints:\n  - path: /a\n    rate_limit: 1/s\n", 4, 6, "requests per unit of time"),
     ],
 )
 def test_keys_are_explained(editor: Editor, text: str, line: int, character: int, said: str) -> None:

@@ -303,7 +303,7 @@ def documents(draw: st.DrawFn, root: dict[str, Any] = {**SCHEMA, "required": ["a
     return document
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(suppress_health_check=list(HealthCheck), derandomize=True)
 @given(document=documents())
 def test_schema_and_types_agree_on_generated_documents(document: dict[str, Any]) -> None:
     accepted = VALIDATOR.is_valid(document)
@@ -318,7 +318,7 @@ def test_schema_and_types_agree_on_generated_documents(document: dict[str, Any])
         assert found <= BEYOND - {"yaml", "path"}, found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(suppress_health_check=list(HealthCheck), derandomize=True)
 @given(document=documents(WORKSPACE))
 def test_schema_and_types_agree_on_generated_workspaces(document: dict[str, Any]) -> None:
     accepted = WORKSPACE_VALIDATOR.is_valid(document)
@@ -333,7 +333,7 @@ def test_schema_and_types_agree_on_generated_workspaces(document: dict[str, Any]
         assert found <= BEYOND - {"yaml", "path"}, found
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(suppress_health_check=list(HealthCheck), derandomize=True)
 @given(document=documents())
 def test_what_is_dumped_loads_again_to_an_equal_manifest(document: dict[str, Any]) -> None:
     """Also the parts of a document that is refused as a whole."""
@@ -373,7 +373,7 @@ def test_sizes_are_read_as_they_are_printed(octets: int) -> None:
     assert parse_size(format_size(octets)) == octets
 
 
-@settings(max_examples=150, deadline=4000, derandomize=True)
+@settings(derandomize=True)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200)))
 def test_any_text_gives_a_manifest_or_problems(source: bytes | str) -> None:
     try:

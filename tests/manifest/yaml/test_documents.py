@@ -1,4 +1,4 @@
-"""From octets to a tree: positions, limits, and what hostile files do."""
+"""From bytes to a tree: positions, limits, and what hostile files do."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.processes import ROOT
 DOCS = ROOT / "docs" / "errors.md"
 
 
-def problems(octets: bytes | str) -> tuple[Problem, ...]:
+def problems(data: bytes | str) -> tuple[Problem, ...]:
     with pytest.raises(ManifestError) as caught:
-        load(Source.of_text(octets), environ={})
+        load(Source.of_text(data), environ={})
     return caught.value.problems
 
 
-def only(octets: bytes | str) -> Problem:
-    (problem,) = problems(octets)
+def only(data: bytes | str) -> Problem:
+    (problem,) = problems(data)
     return problem
 
 
@@ -36,7 +36,7 @@ def place(problem: Problem) -> tuple[int, int, str]:
     return problem.line, problem.column, problem.code
 
 
-def test_the_octet_that_is_not_utf8_is_pointed_at() -> None:
+def test_the_byte_that_is_not_utf8_is_pointed_at() -> None:
     assert place(only("app: main:app\nmodule: {description: é".encode() + b"\xe9}")) == (2, 24, "encoding")
     assert place(only(b"\xef\xbb\xbfapp: \xff")) == (1, 6, "encoding")
 
@@ -63,8 +63,9 @@ def test_columns_count_characters_and_lines_count_carriage_returns() -> None:
 @pytest.mark.parametrize("depth", [65, 2000, 1_000_000])
 @pytest.mark.parametrize("opening", ["[", "- ", "{a: "])
 def test_deep_nesting_is_a_clean_fault(depth: int, opening: str) -> None:
-    octets = (opening * depth)[: document.MAX_OCTETS - 10].encode()
-    assert only(octets).code in ("too-deep", "yaml")
+    problem = only((opening * depth)[: document.MAX_BYTES - 10])
+    assert place(problem) == (1, 64 * len(opening) + 1, "too-deep")
+    assert problem.message == "the values are nested deeper than 64 levels"
 
 
 def test_sixty_four_levels_are_fine_and_one_more_is_not() -> None:
@@ -81,14 +82,14 @@ def test_depth_is_counted_through_aliases() -> None:
 def test_an_alias_bomb_is_refused_at_once() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{new}: &{new} [{', '.join(['*' + old] * 9)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert only("\n".join(lines)).code == "too-large"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 2
 
 
-def test_the_number_of_aliases_and_octets_is_bounded() -> None:
+def test_the_number_of_aliases_and_bytes_is_bounded() -> None:
     assert only("a: &a x\nb: [" + ", ".join(["*a"] * 1001) + "]").code == "too-large"
-    assert only(b"#" * (document.MAX_OCTETS + 1)).code == "too-large"
+    assert only(b"#" * (document.MAX_BYTES + 1)).code == "too-large"
 
 
 @pytest.mark.parametrize(
@@ -104,9 +105,9 @@ def test_the_number_of_aliases_and_octets_is_bounded() -> None:
     ids=["values", "ties", "keys", "variables", "nested-defaults", "long-text"],
 )
 def test_many_faults_are_found_in_two_seconds(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     found = problems(text)
-    assert time.perf_counter() - started < 20  # more, for machines that do other things as well
+    assert time.process_time() - started < 10  # more, for slow machines
     assert len(found) <= 201
 
 
@@ -115,7 +116,7 @@ def test_problems_beyond_the_limit_are_counted() -> None:
     assert (last.code, last.message) == ("too-many", "100 more problems are not shown")
 
 
-def test_any_octets_give_a_manifest_or_problems() -> None:
+def test_any_bytes_give_a_manifest_or_problems() -> None:
     """Pieces of manifests in any order: never another exception, and every problem can be printed."""
     pieces = [
         "app",
@@ -157,11 +158,11 @@ def test_any_octets_give_a_manifest_or_problems() -> None:
     chance = random.Random(7)
     for _ in range(1500):
         text = "".join(chance.choice(pieces) for _ in range(chance.randrange(1, 40)))
-        octets = bytearray(text.encode())
+        data = bytearray(text.encode())
         if chance.random() < 0.2:
-            octets[chance.randrange(len(octets))] = chance.randrange(256)
+            data[chance.randrange(len(data))] = chance.randrange(256)
         try:
-            load(Source.of_text(bytes(octets)), environ={"X": "1"})
+            load(Source.of_text(bytes(data)), environ={"X": "1"})
         except ManifestError as error:
             found = error.problems
         else:

@@ -15,6 +15,7 @@ import trustme
 
 from pywatt_host.exceptions import StoreError
 from tests import servers
+from tests.processes import PATIENCE, allowed
 from tests.servers import PASSWORD, Server
 from tests.stores.caches.test_contract import opened
 
@@ -53,7 +54,7 @@ def test_a_server_that_is_gone_raises_or_is_a_miss(server: Server, caplog: pytes
             assert missing.stats.counts["errors"] > 10
             assert caplog.text.count("answered as a miss") == 1
             server.start()
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE
             while await missing.get("back") is None:
                 await missing.set("back", 1)
                 assert time.monotonic() < deadline
@@ -75,13 +76,13 @@ def test_a_server_that_hangs_costs_its_time_once(server: Server) -> None:
             with pytest.raises(StoreError) as caught:
                 await raising.get("key")
             assert caught.value.code == "timeout"
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < allowed(1.0)
             began = time.monotonic()
             for _ in range(50):
                 assert await missing.get("key") is None
-            assert time.monotonic() - began < 2  # and not fifty times 0.2 s
+            assert time.monotonic() - began < allowed(2.0)  # and not fifty times 0.2 s
             server.resume()
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE
             while await missing.get("key") != 1:
                 assert time.monotonic() < deadline
                 await missing.set("key", 1)
@@ -122,7 +123,7 @@ def test_no_more_connections_than_wanted_and_all_who_wait_are_served(valkey_serv
 def test_a_value_that_is_too_large_for_memcached_is_said(memcached_server: Server) -> None:
     async def main() -> None:
         async with opened(memcached_server.url) as cache:
-            with pytest.raises(StoreError, match="larger than the server takes") as caught:
+            with pytest.raises(StoreError, match="larger than the server allows") as caught:
                 await cache.set("key", b"x" * (2 * 1024**2))
             assert caught.value.code == "arguments"
             await cache.set("key", 1)
@@ -232,11 +233,11 @@ def test_tls_with_certificates_that_are_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("redis://h?nonsense=1", "no option nonsense (known: db, ca, cert, key, verify)"),
-        ("redis://h/one", "the database is a number"),
-        ("rediss://h/0?verify=perhaps", "verify is full or none"),
+        ("redis://h?nonsense=1", "unknown option nonsense (known: db, ca, cert, key, verify)"),
+        ("redis://h/one", "the database must be a number"),
+        ("rediss://h/0?verify=perhaps", "verify must be full or none"),
         ("rediss://h/0?ca=/no/such/file", "certificates cannot be read"),
-        ("memcached://user:hidden@h", "knows no users"),
+        ("memcached://user:hidden@h", "has no users"),
     ],
 )
 def test_a_url_that_cannot_be_is_said(url: str, said: str) -> None:
@@ -259,7 +260,7 @@ def test_what_others_have_written_is_told_from_what_is_ours(valkey_server: Serve
         ):
             await raising.backend.set("t:odd", b"\x80pickle", None)
             for cache in (raising, missing):
-                with pytest.raises(StoreError, match="not of this cache's making"):
+                with pytest.raises(StoreError, match="was not written by this cache"):
                     await cache.get("odd")
 
     asyncio.run(main())

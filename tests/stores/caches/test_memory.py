@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pywatt_host.exceptions import StoreError
@@ -30,7 +30,6 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=300)
 @given(steps=st.lists(STEP, max_size=60))
 def test_it_behaves_as_a_mapping_with_ends_and_a_bound(steps: list[tuple[str, str, int | None]]) -> None:
     """The model keeps entries that have ended until somebody looks or room is needed, as the real one does."""
@@ -77,7 +76,7 @@ def _ended(entry: tuple[bytes, float | None], now: float) -> bool:
     return entry[1] is not None and entry[1] <= now
 
 
-def test_its_octets_are_bounded_and_what_is_larger_than_all_of_it_is_refused() -> None:
+def test_its_bytes_are_bounded_and_a_value_larger_than_the_cache_is_refused() -> None:
     async def main() -> None:
         cache = MemoryBackend("caches.a", 10_000, 10_000)
         for number in range(1000):

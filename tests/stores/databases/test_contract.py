@@ -17,6 +17,7 @@ import pytest
 
 from pywatt_host.exceptions import StoreError
 from pywatt_host.stores.databases.database import Database, Row
+from tests.processes import allowed
 from tests.stores.opening import opened
 
 KINDS = ["sqlite", "postgresql", "mysql", "orchestrator"]
@@ -82,7 +83,7 @@ def use(url: str, tmp_path: Path) -> Use:
                 pool = database.pool
                 assert pool is not None
                 assert (pool.in_use, pool.waiting) == (0, 0)
-                assert pool.backend.size <= pool.most
+                assert pool.backend.size <= pool.max_size
                 assert await database.fetchval("SELECT 1") == 1
 
         asyncio.run(main())
@@ -238,11 +239,11 @@ def test_the_same_placeholder_twice_and_in_another_order(use: Use) -> None:
 @pytest.mark.parametrize(
     ("query", "args", "named", "said"),
     [
-        ("SELECT $1", (), {}, "the statement has $1, and 0 values were given"),
-        ("SELECT $1", (1, 2), {}, "the statement has $1, and 2 values were given"),
-        ("SELECT $1, $2", (1,), {}, "the statement has $1 to $2, and 1 values were given"),
-        ("SELECT 1", (1,), {}, "the statement has no placeholder, and 1 values were given"),
-        ("SELECT :a, :b", (), {"a": 1}, "no value is given for :b"),
+        ("SELECT $1", (), {}, "the statement has $1, but 0 values were given"),
+        ("SELECT $1", (1, 2), {}, "the statement has $1, but 2 values were given"),
+        ("SELECT $1, $2", (1,), {}, "the statement has $1 to $2, but 1 values were given"),
+        ("SELECT 1", (1,), {}, "the statement has no placeholder, but 1 values were given"),
+        ("SELECT :a, :b", (), {"a": 1}, "no value was given for :b"),
         ("SELECT :a", ({"a": 1, "b": 2},), {}, "the statement has no :b"),
         ("SELECT :a", (5,), {"a": 1}, "both in order and by name"),
     ],
@@ -403,7 +404,7 @@ def test_a_connection_is_for_one_task_and_its_block(use: Use) -> None:
             found = await asyncio.gather(*(connection.fetchval("SELECT 1") for _ in range(3)), return_exceptions=True)
             assert found[0] == 1
             assert {each.code for each in found[1:] if isinstance(each, StoreError)} == {"connection"}
-        with fails("connection", "given back"):
+        with fails("connection", "returned to the pool"):
             await connection.fetchval("SELECT 1")
 
     use(check)
@@ -450,7 +451,7 @@ def test_an_exhausted_pool_says_so_within_its_time(use: Use) -> None:
             began = time.monotonic()
             with fails("exhausted", "all 2 are in use (pool.max, pool.timeout)"):
                 await database.fetchval("SELECT 1")
-            assert 0.2 < time.monotonic() - began < 2
+            assert 0.2 < time.monotonic() - began < allowed(1.0)
             with fails("exhausted"):
                 async with database.acquire(timeout=0.05):
                     pass
@@ -467,7 +468,7 @@ def test_a_statement_has_its_time(use: Use, kind: str) -> None:
             began = time.monotonic()
             with fails("timeout"):
                 await database.fetch(SLEEP[kind])
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < allowed(2.0)
         async with database.acquire() as connection:
             assert await connection.fetchval("SELECT 1") == 1
 

@@ -61,7 +61,7 @@ def test_a_value_that_is_none_is_refused(document: object) -> None:
 
 
 def test_what_cannot_be_sent_is_refused() -> None:
-    with pytest.raises(StoreError, match="a value of the type object cannot be sent"):
+    with pytest.raises(StoreError, match="a value of type object cannot be sent"):
         pack(object(), "s")
 
 

@@ -1,0 +1,45 @@
+"""The command that starts a module of the workspace, without any secret in its arguments or its environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from pywatt_host.devservices import DEV_SERVICES
+from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
+from pywatt_host.supervision.launch import Launch
+
+# Variables for `up` itself, which no module inherits.
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_NOT_INHERITED_PREFIXES = ("PYWATT_", "LISTEN_")
+# The addresses whose X-Forwarded-* headers a module trusts: a host of this package trusts the gateway.
+_TRUSTED_PROXIES = "FORWARDED_ALLOW_IPS"
+
+
+def module_launch(
+    module_id: str,
+    module: WorkspaceModule,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    withheld: Iterable[str] = (),
+) -> Launch:
+    """The command that starts a module. The module inherits `environ`, except the variables for `up` itself and those
+    named in `withheld`: the names of secrets, which `up` may have in its environment."""
+    hidden = _NOT_INHERITED | frozenset(withheld)
+    kept = {
+        variable: value
+        for variable, value in environ.items()
+        if variable not in hidden and not variable.startswith(_NOT_INHERITED_PREFIXES)
+    }
+    kept.update({variable: value for variable, value in module.env.items() if not variable.startswith("PYWATT_")})
+    kept["PYWATT_MODULE_ID"] = module_id
+    if module.manifest is None:
+        assert module.command is not None
+        return Launch(module.command, workspace.resolve(module.working_dir), kept)
+    kept.setdefault(_TRUSTED_PROXIES, "127.0.0.1")
+    kept[DEV_SERVICES] = os.fspath(workspace.directory)
+    command = [sys.executable, "-P", "-m", "pywatt_host", "run", "--orchestrated"]
+    command += ["--profile", module.profile] if module.profile is not None else []
+    command.append(os.fspath(workspace.resolve(module.manifest)))
+    return Launch(tuple(command), workspace.directory, kept, ours=True)

@@ -1,0 +1,44 @@
+"""The order in which the services of a host start."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from pywatt_host.service import Service
+
+
+class Phase(IntEnum):
+    """When a service starts. Phases start in the order in which they stand here and stop in the reverse order; services
+    of one phase start in the order of the list that the host is given.
+
+    Which service is in which phase is written in `build/services.py`. The phases CONTROL, ADMIN, HTTP and SYSTEMD have
+    services only where the host serves on its own sockets, see `Host.serve`.
+    """
+
+    CHANNELS = 1  # channels to the orchestrator that need no secret
+    SECRETS = 2  # all declared secrets are fetched, and watched where they rotate
+    PRIVATE_SERVERS = 3  # database, cache and NATS servers for development
+    CONNECTIONS = 4  # channels whose credentials are secrets, connections to other modules, NATS
+    AUTH = 5  # keys that credentials are verified with
+    STORES = 6  # databases and caches
+    CLIENTS = 7  # HTTP clients and their OAuth tokens
+    STATE = 8  # the state that the manifest's `state` function makes
+    APPLICATION = 9  # the applications: imported, made, their lifespans started
+    HOOKS = 10  # the application's start-up hooks
+    TASKS = 11  # background tasks
+    MESSAGES = 12  # from here on, messages and requests over channels are handled
+    EDGE = 13  # the routes of the applications become the table of the edge
+    HEALTH = 14  # health checks run
+    CONTROL = 15  # the control socket
+    ADMIN = 16  # the admin listener
+    HTTP = 17  # the public listeners
+    PEER_SERVER = 18  # the sockets where other modules connect
+    SYSTEMD = 19  # systemd is told that the service is ready
+
+
+class PhasedService(NamedTuple):
+    """A service and the phase in which it starts."""
+
+    phase: Phase
+    service: Service
