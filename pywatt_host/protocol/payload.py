@@ -73,7 +73,7 @@ class Payload:
         if self._data is None:
             return self._document
         if self.format in ("Binary", "Base64"):
-            raise ProtocolError("message", f"the payload has the format {self.format} and not that of a JSON document")
+            raise ProtocolError("message", f"the payload is {self.format} and not a JSON document")
         return loads(self._data)
 
     def wire(self, *, inline: bool) -> dict[str, Any]:

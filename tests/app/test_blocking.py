@@ -121,7 +121,7 @@ def test_a_thread_publishes_and_registers_and_finds_within_its_process() -> None
             assert (found.name, found.address, found.is_healthy) == ("users-api", "127.0.0.1:8080", True)
             await in_thread(lambda: sync.deregister_service("users-api"))
             assert await in_thread(lambda: sync.discover_services("api")) == []
-            with pytest.raises(MessagingError, match="registered no such service"):
+            with pytest.raises(MessagingError, match="has not registered this service"):
                 await in_thread(lambda: sync.deregister_service("users-api"))
 
     run(main)

@@ -208,7 +208,7 @@ def test_what_fails_is_tried_again_and_put_aside_after_so_many_tries(project: Pr
         asking.do("send_message", target="users", message=message)
     (handled,) = users.until("handled", bool)
     assert (handled["n"], handled["attempt"]) == (1, 2)
-    users.host.wait_for("is put aside after 3 tries")
+    users.host.wait_for("is a dead letter after 3 attempts")
 
     async def dead() -> dict[str, str]:
         client = await nats.connect(nats_server.url)
@@ -239,10 +239,10 @@ def test_a_message_that_ends_its_process_each_time_is_put_aside_too(project: Pro
         users = module(project, "users", **keys)
         assert users.host.wait() == 9
     users = module(project, "users", **keys)
-    users.host.wait_for("is put aside")
+    users.host.wait_for("is a dead letter")
     users.until("handled", lambda handled: file.exists())  # the one that was beside it each time
     assert set(file.read_text().split()) == {"2"}
-    assert sum("is put aside" in line for line in users.host.lines) == 1
+    assert sum("is a dead letter" in line for line in users.host.lines) == 1
 
 
 def test_a_module_that_stops_leaves_what_it_has_not_begun_to_another(project: Project, nats_server: Server) -> None:

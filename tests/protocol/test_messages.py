@@ -208,7 +208,7 @@ def test_base64_is_bytes_and_what_is_not_base64_can_be_passed_on_and_compared_bu
 
 @pytest.mark.parametrize("format", ["Binary", "Base64"])
 def test_bytes_that_are_no_document_are_not_read_as_one(format: Any) -> None:
-    with pytest.raises(ProtocolError, match=f"the payload is {format}, where a JSON document is wanted"):
+    with pytest.raises(ProtocolError, match=f"the payload is {format} and not a JSON document"):
         Payload(b"{}", format).document()
 
 

@@ -204,7 +204,7 @@ def test_an_id_that_waits_cannot_be_used_again_until_it_is_answered(make: Make, 
     async def main() -> None:
         session, pipe = opened()
         (first,) = await asked(session, make("1"))
-        with pytest.raises(MessagingError, match="a request with this id waits") as caught:
+        with pytest.raises(MessagingError, match="a request with this id already waits") as caught:
             await session.request(make("1"), LONG)
         assert caught.value.code == "invalid_message"
         assert len(pipe.lines) == 1
@@ -611,7 +611,7 @@ def test_so_many_requests_wait_and_no_more(make: Make, monkeypatch: pytest.Monke
         monkeypatch.setattr(session, "MAX_PENDING", 8)
         ours, pipe = opened()
         tasks = await asked(ours, *[make(str(number)) for number in range(8)])
-        with pytest.raises(MessagingError, match="8 requests wait") as caught:
+        with pytest.raises(MessagingError, match="8 requests already wait") as caught:
             await ours.request(make("one more"), LONG)
         assert caught.value.code == "unavailable"
         assert len(pipe.lines) == 8
@@ -627,7 +627,7 @@ def test_a_peer_that_never_answers_does_not_fill_the_memory(monkeypatch: pytest.
         ours, _ = opened()
         for _ in range(8):
             await timed_out(ours, operation("x"))
-        with pytest.raises(MessagingError, match="8 requests wait"):
+        with pytest.raises(MessagingError, match="8 requests already wait"):
             await ours.request(operation("x"), LONG)
         ours, _ = opened()
         for _ in range(20):  # of these it keeps no more than the last
