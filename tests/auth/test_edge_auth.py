@@ -215,7 +215,7 @@ def test_of_several_schemes_the_one_that_presents_itself_decides(pywatt_module: 
     assert asked(authorization=basic) == (200, "ann")
     assert asked(authorization=wrong)[0] == 401
     assert asked(x_api_key="wrong")[0] == 401
-    # The first that is presented decides, and a good second one does not make up for it.
+    # The first credential decides: a second one that is valid does not help a request whose first one is not.
     assert asked(authorization="Bearer x", x_api_key=KEY)[0] == 401
     assert asked(x_api_key=KEY, **bearer(sub="alice")) == (200, "alice")
     answer = client.get("/either")
