@@ -19,7 +19,7 @@ INIT = {"orchestrator_api": "http://127.0.0.1:9900", "module_id": "users", "env"
     [
         (b"", "standard input ended"),
         (b'{"op":"init"', "standard input ended"),
-        (b"nonsense\n", "not an init message: it is not JSON"),
+        (b"nonsense\n", "not an init message: not valid JSON"),
         (b'{"op":"heartbeat"}\n', "'heartbeat' and not init"),
         (b'{"op":"init"}\n', "module_id"),
         (b"x" * (1024**2 + 1), "longer than 1 MiB"),

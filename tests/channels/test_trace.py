@@ -73,7 +73,7 @@ def test_what_is_secret_by_its_place_is_never_shown(traced: Traced) -> None:
     assert shown[4]["body"] == shown[5]["body"] == f"<{len(hidden)} bytes>"
     assert shown[6]["payload"]["data"] == f"<{len(hidden)} bytes>"
     assert shown[7]["bytes"] == len(hidden)
-    assert "not JSON" in shown[7]["fault"]
+    assert "not valid JSON" in shown[7]["fault"]
 
 
 def test_a_known_secret_is_masked_wherever_it_stands(traced: Traced) -> None:

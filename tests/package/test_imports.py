@@ -183,7 +183,7 @@ def test_each_feature_brings_its_own(
 
 
 def test_requests_to_others_without_policies_load_none(project: Project) -> None:
-    code = "from pywatt_host.clients.http import HttpClients\nOutbound().client()\nOutbound().blocking()"
+    code = "from pywatt_host.clients.http import HttpClients\nHttpClients().client()\nHttpClients().blocking()"
     found = loaded(project, code)
     assert "httpx" in found
     assert "pywatt_host.clients.resilience" not in found
