@@ -37,7 +37,7 @@ from pywatt_host.protocol.messages import (
     Subscribe,
     Unsubscribe,
 )
-from pywatt_host.protocol.session import cut, refusal
+from pywatt_host.protocol.session import cut
 from pywatt_host.secrets import SecretStore
 
 logger = logging.getLogger("pywatt.wattson")
@@ -50,7 +50,7 @@ M = TypeVar("M")
 
 
 class ModuleRequests:
-    """The handlers for the messages of modules: `dispatch` is the same for every connection."""
+    """The handlers for the messages of modules: `dispatch` is the same for every peer."""
 
     def __init__(
         self,
@@ -75,12 +75,10 @@ class ModuleRequests:
             Draining: _of_replica(lambda message, replica: replica.drains()),
             RotationAck: _of_replica(rotations.acknowledged),
             GetSecret: self._secret,
-            Register: lambda message, connection: _reply(
-                message, connection, registry.register(message, _owner(connection))
-            ),
+            Register: lambda message, peer: _reply(message, peer, registry.register(message, peer.owner)),
             Deregister: _of_replica(registry.deregister),
-            Discover: lambda message, connection: _reply(message, connection, registry.discover(message)),
-            PortRequest: lambda message, connection: connection.send(ports.answer(message, _owner(connection))),
+            Discover: lambda message, peer: _reply(message, peer, registry.discover(message)),
+            PortRequest: lambda message, peer: peer.send(ports.answer(message, peer.owner)),
             ServiceRequest: stores.connect,
             ServiceOperation: self._operation,
             Publish: _of_replica(lambda message, replica: topics.publish(message, replica.module)),
@@ -95,85 +93,73 @@ class ModuleRequests:
 
     # Secrets --------------------------------------------------------------------------------------------------------
 
-    def _secret(self, message: GetSecret, connection: PeerConnection) -> None:
-        replica = _owner(connection)
+    def _secret(self, message: GetSecret, peer: PeerConnection) -> None:
+        replica: Replica = peer.owner
         allowed = self._modules[replica.module].declared.secrets
         if _NAME(message.name) is None or (allowed is not None and message.name not in allowed):
             logger.warning(
                 "%s asked for the secret %s, which it may not read", replica.label, cut(message.name, 60),
                 extra={"peer": replica.label},
             )  # fmt: skip
-            self._unknown(message, connection)
+            self._unknown(message, peer)
         elif message.name in self._store.secret_values:
-            self._give(message, connection, replica)
+            self._give(message, peer, replica)
         else:
             fetching = self._fetching.setdefault(replica, set())
             if len(fetching) >= _MAX_FETCHES:
-                self._unknown(message, connection)
+                self._unknown(message, peer)
                 return
-            task = asyncio.get_running_loop().create_task(self._fetch(message, connection, replica))
+            task = asyncio.get_running_loop().create_task(self._fetch(message, peer, replica))
             fetching.add(task)
             task.add_done_callback(fetching.discard)
 
-    async def _fetch(self, message: GetSecret, connection: PeerConnection, replica: Replica) -> None:
+    async def _fetch(self, message: GetSecret, peer: PeerConnection, replica: Replica) -> None:
         try:
             await self._store.get(message.name)
         except SecretError as error:
             logger.warning("%s: %s", replica.label, error, extra={"peer": replica.label})
-            self._unknown(message, connection)
+            self._unknown(message, peer)
         else:
-            self._give(message, connection, replica)
+            self._give(message, peer, replica)
 
-    def _give(self, message: GetSecret, connection: PeerConnection, replica: Replica) -> None:
+    def _give(self, message: GetSecret, peer: PeerConnection, replica: Replica) -> None:
         replica.fetched.add(message.name)
-        _reply(
-            message,
-            connection,
-            SecretValue(message.name, self._store.secret_values[message.name], None, message.request_id),
-        )
+        value = self._store.secret_values[message.name]
+        _reply(message, peer, SecretValue(message.name, value, None, message.request_id))
 
     @staticmethod
-    def _unknown(message: GetSecret, connection: PeerConnection) -> None:
+    def _unknown(message: GetSecret, peer: PeerConnection) -> None:
         """Answer with an error, where the module knows errors. The original protocol has no negative answer: without
         errors, the module waits until its own timeout."""
-        _learn_extensions(message, connection)
-        text = f"there is no secret {cut(message.name, 60)} for it"
-        error = refusal(message, "unknown_secret", text, connection.session.extensions)
-        if error is not None:
-            connection.send(error)
+        _learn_extensions(message, peer)
+        peer.refuse(message, "unknown_secret", f"there is no secret {cut(message.name, 60)} for it")
 
-    def _operation(self, message: ServiceOperation, connection: PeerConnection) -> None:
-        _learn_extensions(message, connection)
-        self._stores.operate(message, connection)
+    def _operation(self, message: ServiceOperation, peer: PeerConnection) -> None:
+        _learn_extensions(message, peer)
+        self._stores.operate(message, peer)
 
-    def _subscribe(self, message: Subscribe, connection: PeerConnection) -> None:
-        why = self._topics.subscribe(message.topic, _owner(connection))
-        error = refusal(message, "refused", why, connection.session.extensions) if why is not None else None
-        if error is not None:
-            connection.send(error)
+    def _subscribe(self, message: Subscribe, peer: PeerConnection) -> None:
+        why = self._topics.subscribe(message.topic, peer.owner)
+        if why is not None:
+            peer.refuse(message, "refused", why)
 
 
-def _owner(connection: PeerConnection) -> Replica:
-    replica: Replica = connection.owner
-    return replica
+def _reply(message: Any, peer: PeerConnection, answer: Any) -> None:
+    _learn_extensions(message, peer)
+    peer.send(answer)
 
 
-def _reply(message: Any, connection: PeerConnection, answer: Any) -> None:
-    _learn_extensions(message, connection)
-    connection.send(answer)
-
-
-def _learn_extensions(message: Any, connection: PeerConnection) -> None:
+def _learn_extensions(message: Any, peer: PeerConnection) -> None:
     """Assume the extensions `request_id` and `error` of a module that has not announced its extensions yet, and uses
     the first of them."""
-    if message.request_id is not None and not connection.session.extensions:
-        connection.session.extensions = _BEFORE_ANNOUNCE
+    if message.request_id is not None and not peer.session.extensions:
+        peer.session.extensions = _BEFORE_ANNOUNCE
 
 
 def _of_replica(call: Callable[[M, Replica], object]) -> Callable[[M, PeerConnection], None]:
     """A handler that calls with the message and the process that sent it."""
 
-    def handle(message: M, connection: PeerConnection) -> None:
-        call(message, connection.owner)
+    def handle(message: M, peer: PeerConnection) -> None:
+        call(message, peer.owner)
 
     return handle

@@ -98,26 +98,17 @@ class Gateway:
         headers, body = framed(request_headers(scope, place.prefix), scope)
         candidates = place.module.candidates()
         for replica in candidates:
-            connection = await self._connect(replica, fresh=scope["method"] not in _SAFE)
-            if connection is None:
-                continue
-            try:
-                await self._pass_on(connection, scope, target, (headers, body), receive, send)
-            except BrokenError as error:
-                if not error.silent or scope["method"] not in _SAFE or body:
-                    logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
-                    await send_problem(send, 502, "The module did not answer as it should.")
-                    return
-                # The module closed an idle connection just then (RFC 9112, section 9.3.1).
-                fresh = await self._connect(replica, fresh=True)
-                if fresh is None:
-                    continue
+            fresh = scope["method"] not in _SAFE
+            while (connection := await self._connect(replica, fresh=fresh)) is not None:
                 try:
-                    await self._pass_on(fresh, scope, target, (headers, body), receive, send)
+                    await self._pass_on(connection, scope, target, (headers, body), receive, send)
                 except BrokenError as error:
+                    if error.silent and not fresh and not body:
+                        fresh = True  # the module closed an idle connection just then (RFC 9112, section 9.3.1)
+                        continue
                     logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
                     await send_problem(send, 502, "The module did not answer as it should.")
-            return
+                return
         for replica in candidates:
             if not replica.listener_answered and replica.connection() is not None:
                 await self._unary(replica, scope, target, headers, receive, send)

@@ -75,11 +75,11 @@ class Router:
         self._traffic: defaultdict[Replica, _Traffic] = defaultdict(_Traffic)
         self._parked: defaultdict[str, deque[tuple[_Open, Payload, int]]] = defaultdict(deque)
 
-    def route(self, message: RouteToModule, connection: PeerConnection) -> None:
+    def route(self, message: RouteToModule, sender: PeerConnection) -> None:
         """Take what a module sends: the answer to a message that it was given, or a new message."""
-        replica: Replica = connection.owner
+        replica: Replica = sender.owner
         if max(len(message.request_id), len(message.target_endpoint), len(message.target_module_id)) > _MAX_NAME_LENGTH:
-            refused = _Open(connection, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
+            refused = _Open(sender, replica.module, cut(message.target_module_id, 60), "", message.request_id, 0.0)
             self._refuse(refused, "invalid_message", f"a name or an id is longer than {_MAX_NAME_LENGTH} characters")
             return
         key = (message.target_module_id, message.request_id)
@@ -91,14 +91,9 @@ class Router:
         elif key in traffic.settled:
             self.counts["answered_twice_or_late"] += 1
         else:
-            expires = self._expiry(message.payload, "inline_payload" in connection.session.extensions)
+            expires = self._expiry(message.payload, "inline_payload" in sender.session.extensions)
             opened = _Open(
-                connection,
-                replica.module,
-                message.target_module_id,
-                message.target_endpoint,
-                message.request_id,
-                expires,
+                sender, replica.module, message.target_module_id, message.target_endpoint, message.request_id, expires
             )
             self._deliver(opened, message.payload)
 
@@ -195,11 +190,7 @@ class Router:
                 code = "too_large" if error.code == "too_large" else "handler_failed"
                 self._refuse(opened, code, f"the answer cannot be passed on: {error.message}")
             except HostError as error:
-                logger.debug(
-                    "an answer of %s was not delivered, since the sender of the message has left: %s",
-                    opened.target,
-                    error,
-                )
+                logger.debug("an answer of %s was not delivered: %s", opened.target, error)
         else:
             opened.sender.send(response)
 

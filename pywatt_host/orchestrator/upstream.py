@@ -109,7 +109,7 @@ class UpstreamConnection:
                     raise BrokenError(f"its answer is not HTTP: the status is {event.status_code}")
                 return event.status_code, [(bytes(name), bytes(value)) for name, value in event.headers]
             if not isinstance(event, self._h11.InformationalResponse):
-                raise BrokenError("it closed the connection", silent=not self._answered and self._used > 1)
+                raise self._broken("it closed the connection")
 
     async def body(self) -> AsyncIterator[bytes]:
         """The pieces of the response. Raises BrokenError where it breaks off."""
@@ -129,12 +129,13 @@ class UpstreamConnection:
                 self._answered = self._answered or bool(data)
                 self._state.receive_data(data)
         except self._h11.RemoteProtocolError as error:
-            silent = not self._answered and self._used > 1
-            raise BrokenError(f"its answer is not HTTP: {error}", silent=silent) from error
+            raise self._broken(f"its answer is not HTTP: {error}") from error
         except OSError as error:
-            silent = not self._answered and self._used > 1
-            raise BrokenError((error.strerror or "lost").lower(), silent=silent) from error
+            raise self._broken((error.strerror or "lost").lower()) from error
         return event
+
+    def _broken(self, why: str) -> BrokenError:
+        return BrokenError(why, silent=not self._answered and self._used > 1)
 
     def reset(self) -> bool:
         """Get ready for another request; False where that is not possible. Anything beyond the response (a body for

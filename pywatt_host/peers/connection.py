@@ -11,7 +11,7 @@ from pywatt_host.channels.wire import Trace, Wire
 from pywatt_host.exceptions import ChannelError, HostError
 from pywatt_host.protocol.codec import Decoder, Encode
 from pywatt_host.protocol.messages import Extensions, Message, Received
-from pywatt_host.protocol.session import Session, cut
+from pywatt_host.protocol.session import Session, cut, refusal
 
 logger = logging.getLogger("pywatt.channels")
 
@@ -85,6 +85,12 @@ class PeerConnection:
             logger.debug("%s: %s was not sent: %s", self.session.peer, message.op, error)
             return False
         return True
+
+    def refuse(self, message: Received, code: str, text: str) -> None:
+        """Answer a request with an error, where the peer knows errors."""
+        error = refusal(message, code, text, self.session.extensions)
+        if error is not None:
+            self.send(error)
 
     def close(self, why: HostError | None = None) -> None:
         """End the connection after sending what waits to be sent. `ended` is called at once."""

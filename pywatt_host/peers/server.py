@@ -29,7 +29,7 @@ from pywatt_host.protocol.messages import (
     Unsubscribe,
 )
 from pywatt_host.protocol.payload import Payload
-from pywatt_host.protocol.session import ANSWERS, cut, refusal
+from pywatt_host.protocol.session import ANSWERS, cut
 
 logger = logging.getLogger("pywatt.channels")
 
@@ -188,10 +188,8 @@ class PeerServer:
         topics = self._topics[connection]
         if len(topics) < _MAX_TOPICS and len(message.topic) <= _MAX_TOPIC_LENGTH:
             topics.add(message.topic)
-            return
-        error = refusal(message, "refused", "too many topics, or too long a one", connection.session.extensions)
-        if error is not None:
-            connection.send(error)
+        else:
+            connection.refuse(message, "refused", "there are too many topics, or the topic is too long")
 
     def _unsubscribe(self, message: Unsubscribe, connection: PeerConnection) -> None:
         self._topics[connection].discard(message.topic)
@@ -237,11 +235,8 @@ def _tokens(message: Identify, listener: PeerListener) -> list[tuple[str, None]]
 def _unsupported(message: Received, connection: PeerConnection) -> None:
     """Ignore an operation that only an orchestrator answers; tell peers that know errors."""
     connection.ignore(message)
-    if message.__class__ is Unknown:
-        return
-    error = refusal(message, "unsupported", "a module does not answer this", connection.session.extensions)
-    if error is not None:
-        connection.send(error)
+    if message.__class__ is not Unknown:
+        connection.refuse(message, "unsupported", "a module does not answer this")
 
 
 def _certified(connection: PeerConnection) -> frozenset[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from pywatt_host.channels.sockets import Target, UnixTarget, parse_target
+from pywatt_host.channels.sockets import UnixTarget, parse_target
 from pywatt_host.exceptions import ChannelError
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.model.channels import IpcChannel, TcpChannel
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.net.tls import client_context, server_context
@@ -14,39 +15,39 @@ from pywatt_host.peers.acceptor import PeerListener
 from pywatt_host.peers.reconnecting import Connector
 from pywatt_host.peers.server import PeerServer
 from pywatt_host.peers.token import ChannelToken
-from pywatt_host.protocol.messages import Init
+from pywatt_host.protocol.messages import Init, IpcChannelOffer, TcpChannelOffer
 
 
 def connectors(manifest: Manifest, init: Init | None, token: ChannelToken) -> list[Connector]:
     """The channels to the orchestrator: those that init offers, with what the manifest says about them, and those that
     only the manifest names. Raises ChannelError."""
-    ipc, tcp = manifest.channels.ipc, manifest.channels.tcp
+    channels = manifest.channels
     found: list[Connector] = []
-    offered_ipc = init.ipc_channel if init is not None else None
-    path = ipc.connect if ipc is not None and ipc.connect is not None else None
+    ipc, offered_ipc = channels.ipc, init.ipc_channel if init is not None else None
+    path = ipc.connect if ipc is not None else None
     if path is not None or offered_ipc is not None:
-        target: Target = UnixTarget(str(manifest.resolve(path)) if path is not None else offered_ipc.socket_path)  # type: ignore[union-attr]
-        required = (path is not None and ipc is not None and ipc.required) or bool(
-            offered_ipc is not None and offered_ipc.required
-        )
-        found.append(Connector(target, token.offered, required))
-    offered_tcp = init.tcp_channel if init is not None else None
-    address = str(tcp.connect) if tcp is not None and tcp.connect is not None else None
+        where = str(manifest.resolve(path)) if path is not None else offered_ipc.socket_path  # type: ignore[union-attr]
+        required = _required(ipc if path is not None else None, offered_ipc)
+        found.append(Connector(UnixTarget(where), token.offered, required))
+    tcp, offered_tcp = channels.tcp, init.tcp_channel if init is not None else None
+    address = tcp.connect if tcp is not None else None
     if address is not None or offered_tcp is not None:
         tls = tcp.tls if tcp is not None else None
-        wants_tls = (address is not None and tls is not None) or bool(
-            offered_tcp is not None and offered_tcp.tls_enabled
-        )
         if init is not None and init.security_level == "Mtls" and (tls is None or tls.cert is None):
             raise ChannelError("tcp", "", "the orchestrator asks for client certificates: give channels.tcp.tls.cert")
-        context = client_context(tls, manifest.resolve) if wants_tls else None
-        name = tls.server_name if tls is not None else None
-        target = parse_target(address or offered_tcp.address, context, name)  # type: ignore[union-attr]
-        required = (address is not None and tcp is not None and tcp.required) or bool(
-            offered_tcp is not None and offered_tcp.required
+        wants_tls = (address is not None and tls is not None) or bool(offered_tcp and offered_tcp.tls_enabled)
+        target = parse_target(
+            str(address) if address is not None else offered_tcp.address,  # type: ignore[union-attr]
+            client_context(tls, manifest.resolve) if wants_tls else None,
+            tls.server_name if tls is not None else None,
         )
+        required = _required(tcp if address is not None else None, offered_tcp)
         found.append(Connector(target, token.own, required, needs_secrets=bool(token.names)))
     return found
+
+
+def _required(*found: IpcChannel | TcpChannel | IpcChannelOffer | TcpChannelOffer | None) -> bool:
+    return any(each.required for each in found if each is not None)
 
 
 def bind_listeners(manifest: Manifest, server: PeerServer, token: ChannelToken) -> None:
