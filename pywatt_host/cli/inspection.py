@@ -1,7 +1,7 @@
-"""Looking at a manifest's applications in a child process: what cannot be imported, which routes there are.
+"""Inspects a manifest's applications in a child process: which ones cannot be imported, and which routes they have.
 
-A user's module may do anything when it is imported, so that happens in a process of its own, bounded in time, whose
-output goes nowhere. Factories are called only when asked for (`build`).
+A user's module may do anything when it is imported. It is therefore imported in a process of its own with a time limit,
+and the output of that process is dropped. Factories are called only with `build`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _MARK = "pywatt-inspection:"  # before the child's answer, on a descriptor that 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why an application cannot be had. `missing_dependency`: its module is there, something it imports is not."""
+    """Why an application could not be loaded. With `missing_dependency`, its module exists and a package that the
+    module imports does not."""
 
     reason: str
     message: str
@@ -48,7 +49,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One application as it was found. `factory`: it is made by a factory, which was not called."""
+    """One inspected application. With `factory`, it is made by a factory that was not called."""
 
     key: str
     name: str
