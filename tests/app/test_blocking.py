@@ -140,7 +140,7 @@ def test_a_task_that_a_thread_spawns_runs_on_the_event_loop() -> None:
             await in_thread(lambda: host.state.sync.spawn(work, name="work"))
             async with asyncio.timeout(PATIENCE):
                 await done.wait()
-            with pytest.raises(TypeError, match="a coroutine runs once"):
+            with pytest.raises(TypeError, match="cannot be restarted"):
                 await in_thread(lambda: host.state.sync.spawn(work(), on_failure="restart"))
         assert seen == [threading.get_ident()]
 

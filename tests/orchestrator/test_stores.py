@@ -139,6 +139,6 @@ def test_a_store_that_cannot_be_reached_keeps_the_workspace_from_starting(projec
     assert workspace.up.wait() == 3
     said = "\n".join(workspace.up.lines)
     # On a busy machine not even the first attempt has an end in two seconds.
-    ends = (r"postgresql://users:\*\*\*@127\.0\.0\.1:1/users: cannot connect", "it does not answer")
+    ends = (r"postgresql://users:\*\*\*@127\.0\.0\.1:1/users: could not connect", "the server does not answer")
     assert re.search(f"databases.shared: ({'|'.join(ends)})", said)
     assert "hidden-password" not in said

@@ -184,7 +184,7 @@ def test_a_socket_has_the_mode_that_was_asked_for_and_takes_the_place_of_a_stale
                 await good(place)
             assert not place.path.exists()
         place.path.write_text("mine")
-        with pytest.raises(BindError, match="something else than a socket"):
+        with pytest.raises(BindError, match="exists and is not a socket"):
             place.door()
         assert place.path.read_text() == "mine"
 

@@ -194,7 +194,7 @@ def test_messages_are_answered_once_whatever_becomes_of_them(start: Start) -> No
         ({"type": "nobody"}, "no_handler", "nobody"),
         ({"text": "no type"}, "invalid_message", "type"),
         (b"{not json", "invalid_message", "JSON"),
-        (b'{"type": "echo", "type": "crash"}', "invalid_message", "twice"),
+        (b'{"type": "echo", "type": "crash"}', "invalid_message", "duplicate member"),
     ):
         reply = module.message(content)
         assert (reply["type"], reply["code"]) == ("error", code), reply
@@ -300,8 +300,8 @@ def test_rotation_that_is_not_wanted_is_refused(start: Start) -> None:
     ("sent", "text"),
     [
         (b"", "ended before"),
-        (b"not json\n", "is not JSON"),
-        (b'{"op": "heartbeat"}\n', "no init"),
+        (b"not json\n", "not valid JSON"),
+        (b'{"op": "heartbeat"}\n', "'heartbeat' and not init"),
         (b'{"orchestrator_api": "x", "module_id": 5}\n', "module_id is not a string"),
         (b"x" * (1024 * 1024 + 10), "longer than 1 MiB"),
         (None, "within 0.3s"),
