@@ -25,6 +25,11 @@ settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Four at least: tests wait for processes more than they compute."""
+    return max(4, os.cpu_count() or 1)
+
+
 def pytest_collection_finish() -> None:
     """Thousands of collected tests never become garbage: each full collection would walk all of them."""
     gc.collect()

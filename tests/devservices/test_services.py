@@ -234,6 +234,7 @@ def create_app(state):
 """
 
 
+@pytest.mark.slow
 def test_dev_and_up_start_them_share_them_and_stop_them(project: Project, folder: Path) -> None:
     project.write("main.py", APP)
     project.manifest(

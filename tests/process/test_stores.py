@@ -234,6 +234,7 @@ def test_the_start_waits_for_a_store_and_then_names_it(project: Project, tmp_pat
         server.kill()
 
 
+@pytest.mark.slow
 def test_an_optional_store_degrades_instead(project: Project, tmp_path: Path) -> None:
     server = made(servers.valkey, tmp_path / "server")
     server.kill()
