@@ -100,7 +100,7 @@ def test_threads_use_them_blocking() -> None:
     assert (found["computed"], found["deleted"], found["cleared"]) == ((5, 5), 1, "nothing")
 
 
-# A store that cannot be had is 503, in every framework ----------------------------------------------------------------
+# A store that cannot be reached is 503, in every framework ------------------------------------------------------------
 
 DOWN = {
     "databases": {"default": {"url": "postgresql://u@127.0.0.1:1/d", "optional": True}},
