@@ -281,7 +281,7 @@ def _above(descriptor: int, number: int) -> int:
 
 def _measured() -> None:
     """Where processes are measured for coverage, a fork is, from here on."""
-    if any(name.startswith("COVERAGE_PROCESS_") for name in os.environ):
+    if any(value and name.startswith("COVERAGE_PROCESS_") for name, value in os.environ.items()):
         import coverage
 
         coverage.process_startup()
