@@ -50,7 +50,7 @@ def keys_for(channel: str, folder: Any, nats: str) -> tuple[dict[str, Any], dict
     )
 
 
-@pytest.fixture(params=CHANNELS)
+@pytest.fixture(params=[pytest.param(each, marks=[pytest.mark.slow] if each == "http" else []) for each in CHANNELS])
 def two(request: pytest.FixtureRequest, project: Project, nats_server: Server) -> Iterator[Two]:
     channel = request.param
     users, billing = keys_for(channel, project.folder, nats_server.url)
