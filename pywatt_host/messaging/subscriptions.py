@@ -122,24 +122,27 @@ class Subscriptions:
     def _begin(self, subscription: _Subscription) -> None:
         task = asyncio.get_running_loop().create_task(self._work(subscription), name=f"topic {subscription.topic}")
         subscription.tasks.add(task)
-        task.add_done_callback(subscription.tasks.discard)
 
     async def _work(self, subscription: _Subscription) -> None:
         """Handle the events that wait, one after the other, and end with the last one."""
-        while subscription.waiting:
-            content, info, context = subscription.waiting.popleft()
-            current_message.set(info)
-            current_request.set(context)
-            try:
-                await subscription.handler(content)
-                self._counts["event", "ok"] += 1
-            except MessagingError as error:
-                code = error.code if error.code == "invalid_message" else "handler_failed"
-                self._counts["event", code] += 1
-                logger.warning("an event of %s from %s: %s", subscription.topic, info.source, error.message)
-            except Exception:  # named boundary: a handler is the user's code; the next event is handled
-                self._counts["event", "handler_failed"] += 1
-                logger.exception("a handler for the topic %s raised", subscription.topic)
+        try:
+            while subscription.waiting:
+                content, info, context = subscription.waiting.popleft()
+                current_message.set(info)
+                current_request.set(context)
+                try:
+                    await subscription.handler(content)
+                    self._counts["event", "ok"] += 1
+                except MessagingError as error:
+                    code = error.code if error.code == "invalid_message" else "handler_failed"
+                    self._counts["event", code] += 1
+                    logger.warning("an event of %s from %s: %s", subscription.topic, info.source, error.message)
+                except Exception:  # named boundary: a handler is the user's code; the next event is handled
+                    self._counts["event", "handler_failed"] += 1
+                    logger.exception("a handler for the topic %s raised", subscription.topic)
+        finally:
+            # Here and not in a callback of the task, which runs later: an event that arrives in between would wait.
+            subscription.tasks.discard(asyncio.current_task())
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

@@ -115,3 +115,22 @@ def test_so_many_run_at_once_as_its_concurrency_says() -> None:
         assert most == 3
 
     run(main)
+
+
+def test_an_event_that_arrives_as_the_one_before_it_is_done_does_not_wait_for_a_third() -> None:
+    async def main() -> None:
+        topics = Subscriptions(Counter())
+        heard: list[int] = []
+
+        async def at_once(message: int) -> None:
+            heard.append(message)
+
+        topics.on("a", at_once)
+        async with running(topics):
+            topics.deliver("a", 1, FROM)
+            asyncio.get_running_loop().call_soon(topics.deliver, "a", 2, FROM)  # the turn in which the first is done
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert heard == [1, 2]
+
+    run(main)
