@@ -34,28 +34,23 @@ class _Planner:
 
     def plan(self, route: str, options: EndpointOptions | None = None, key: str = "") -> Plan:
         server = self.manifest.server
-        plan = Plan(
-            route,
-            self.metrics.cells(route),
-            timeout=server.timeouts.request,
-            body=server.limits.body,
-            guard=self.default,
-            keys={"timeout": "server.timeouts.request", "body": "server.limits.body"},
-        )
-        if options is None:
-            return plan
-        given = options.model_fields_set
-        if "timeout" in given:
-            plan.timeout, plan.keys["timeout"] = options.timeout, f"{key}.timeout"
-        if "body" in given:
-            plan.body, plan.keys["body"] = options.body, f"{key}.body"
-        if options.concurrency is not None:
-            plan.gate, plan.keys["concurrency"] = Gate(options.concurrency), f"{key}.concurrency"
-        if options.rate_limit is not None:
-            plan.rate, plan.keys["rate"] = RateLimiter(options.rate_limit, monotonic), f"{key}.rate_limit"
-        if options.auth is not None:
-            plan.guard = self.guards(options.auth)
-        return plan
+        timeout, body, guard = server.timeouts.request, server.limits.body, self.default
+        gate: Gate | None = None
+        rate: RateLimiter | None = None
+        keys = {"timeout": "server.timeouts.request", "body": "server.limits.body"}
+        if options is not None:
+            given = options.model_fields_set
+            if "timeout" in given:
+                timeout, keys["timeout"] = options.timeout, f"{key}.timeout"
+            if "body" in given:
+                body, keys["body"] = options.body, f"{key}.body"
+            if options.concurrency is not None:
+                gate, keys["concurrency"] = Gate(options.concurrency), f"{key}.concurrency"
+            if options.rate_limit is not None:
+                rate, keys["rate"] = RateLimiter(options.rate_limit, monotonic), f"{key}.rate_limit"
+            if options.auth is not None:
+                guard = self.guards(options.auth)
+        return Plan(route, self.metrics.cells(route), timeout, body, gate, rate, guard, keys)
 
 
 def compile_routes(

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import orjson
 
-from pywatt_host.http.exchange import HttpExchange
+from pywatt_host.http.exchange import Exchange
 from pywatt_host.observability.logs import Clock, LogStream
 
 _LONGEST_SUBJECT = 200  # characters of a subject, which comes from a token, that are logged
@@ -20,13 +20,13 @@ _PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch  # ASCII without quotes, backsla
 class AccessLog(Protocol):
     """Takes finished requests from the edge: those of one turn of the event loop together."""
 
-    def write(self, exchanges: Iterable[HttpExchange]) -> None: ...
+    def write(self, exchanges: Iterable[Exchange]) -> None: ...
 
 
 class NoAccessLog:
     """Takes requests where the access log is off."""
 
-    def write(self, exchanges: Iterable[HttpExchange]) -> None:
+    def write(self, exchanges: Iterable[Exchange]) -> None:
         return
 
 
@@ -43,19 +43,19 @@ class LineAccessLog:
         self._colour = colour
         self._clock = Clock()
 
-    def write(self, exchanges: Iterable[HttpExchange]) -> None:
+    def write(self, exchanges: Iterable[Exchange]) -> None:
         when = self._clock(time.time())
         line = self._line if self._json else self._console
         lines = [line(when, exchange) for exchange in exchanges if not self._excluded(exchange)]
         if lines:
             self._stream.write("".join(lines).encode("utf-8", "backslashreplace"), len(lines))
 
-    def _excluded(self, exchange: HttpExchange) -> bool:
+    def _excluded(self, exchange: Exchange) -> bool:
         path = exchange.path
         return bool(self._exclude) and (path in self._exclude or path.startswith(self._below))
 
     @staticmethod
-    def _line(when: str, exchange: HttpExchange) -> str:
+    def _line(when: str, exchange: Exchange) -> str:
         # Not made with a JSON library, since it is made for every request: only path and subject may need escaping.
         path, method, status = exchange.path, exchange.method, exchange.status
         if _PLAIN(path) is None:
@@ -71,7 +71,7 @@ class LineAccessLog:
             f'"request_id":"{exchange.request_id.decode()}{trace}{subject}{reason}"}}\n'
         )
 
-    def _console(self, when: str, exchange: HttpExchange) -> str:
+    def _console(self, when: str, exchange: Exchange) -> str:
         status = str(exchange.status)
         if self._colour:
             status = f"\x1b[{32 if exchange.status < 400 else 33 if exchange.status < 500 else 31}m{status}\x1b[0m"

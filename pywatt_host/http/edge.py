@@ -12,21 +12,23 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import HostError
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
 from pywatt_host.http.endpoints import allowed, lookup
-from pywatt_host.http.exchange import HttpExchange, Plan
-from pywatt_host.http.explanation import Explain, explaining
+from pywatt_host.http.exchange import Exchange, Plan, Refusal, WrappedExchange
+from pywatt_host.http.explanation import Explain
 from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.guard import Verdict, take_bearer
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket
-from pywatt_host.http.request_head import NO_LENGTH, RequestHead
+from pywatt_host.http.request_head import RequestHead
 from pywatt_host.http.routes import Mount, Routes
-from pywatt_host.http.server.cycle import CYCLE
+from pywatt_host.http.server.exchange import ServerExchange
+from pywatt_host.http.server.head import CHUNKED
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
@@ -34,36 +36,31 @@ from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
 logger = logging.getLogger("pywatt.edge")
 app_logger = logging.getLogger("pywatt.app")
 
-_IN_CORS = "pywatt.cors"  # where a scope carries its exchange and body length through the CORS middleware
+_IN_CORS = "pywatt.cors"  # where a scope carries its exchange through the CORS middleware
 _RETRY = ((b"retry-after", b"1"), (b"connection", b"close"))  # headers of requests that are cut when the host stops
 _CLIENT_CLOSED = 499  # the status in the log where a client left before the response began
 CLAIMS = "pywatt.claims"  # where a scope carries the claims of the request's credential
 _TWO_READINGS = "The path can be read in more than one way."
+_REMEMBERED = 4096  # paths and methods whose endpoint is remembered
+_LONGEST_REMEMBERED = 256  # characters of such a path
 _WARN_INTERVAL = 1.0  # seconds between two warnings about the same limit
 
 Answer: TypeAlias = tuple[int, Headers, bytes]
 HostPath: TypeAlias = Callable[[Scope], Awaitable[Answer | None]]
 
 
-class Refusal(NamedTuple):
-    """The response to a request that does not reach an application. `reason` is for the log, `detail` for the
-    client."""
-
-    status: int
-    reason: str
-    detail: str = ""
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
 class _Pending(NamedTuple):
     """A request whose credential has yet to be verified."""
 
     mount: Mount
-    length: int
 
 
 class Edge:
-    """An ASGI application around all applications of a host."""
+    """An ASGI application around all applications of a host.
+
+    Our own server asks `accept` about each request as soon as its head is read, and tells `failed` and `left` how it
+    went on. Any other server calls the edge, which then wraps `receive` and `send`.
+    """
 
     def __init__(
         self,
@@ -87,6 +84,7 @@ class Edge:
         self._ambiguous = routes.ambiguous
         self._host_paths = {**host_paths, **dict.fromkeys(host_apps, _not_answered)}
         self._host_apps = host_apps
+        self._forwarding = forwarding
         self._read_head = RequestHead(forwarding).read
         self._log = access_log
         silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
@@ -94,111 +92,188 @@ class Edge:
         self._concurrency = concurrency
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._explain = explain
-        self._exchange = HttpExchange if explain is None else explaining(explain)
+        self._wraps = cors is not None or explain is not None
+        self._found: dict[tuple[str, str], tuple[Mount, Plan]] = {}  # what `_find` has found for plain paths
         self._warned: dict[str, float] = {}  # when each limit was last warned of
-        self._done: list[HttpExchange] = []  # finished, and not yet counted and logged
+        self._done: list[Exchange] = []  # finished, and not yet counted and logged
         self.running = 0
 
+    @property
+    def websocket_app(self) -> ASGIApp:
+        """The application that our own server passes WebSockets to."""
+        return self
+
+    # Requests of our own server -------------------------------------------------------------------------------------
+
+    def accept(self, exchange: ServerExchange) -> ASGIApp | None:
+        """The application to call for a request; None where it is answered already."""
+        exchange.observe = self._observe
+        scope = exchange.scope
+        if exchange.forwarded or self._wraps:
+            exchange.explain = self._explain
+            if exchange.forwarded:
+                self._forwarding.apply(scope)
+                client = scope["client"]
+                if client is not None:
+                    exchange.client = client[0]
+            if self._cors is not None:
+                scope[_IN_CORS] = exchange
+                return self._cors
+        if exchange.path in self._host_paths:
+            exchange.plan = self._unmatched
+            return partial(self._host_path, exchange)
+        target = self._decide(scope, exchange)
+        if target.__class__ is Mount:
+            if not exchange.special:
+                return target.app
+        elif target.__class__ is Refusal:
+            exchange.refuse_now(target)
+            return None
+        return partial(self._carry_out, target, exchange)
+
+    def unread(self, exchange: Exchange) -> None:
+        """Prepare a request that cannot be read, so that it is counted and logged."""
+        if exchange.plan is not self._unmatched:
+            exchange.plan = self._unmatched
+            exchange.observe = self._observe
+
+    def failed(self, exchange: Exchange, error: BaseException) -> Refusal:
+        """Log what the application raised; the answer in its place, for a response that has not begun."""
+        if isinstance(error, asyncio.CancelledError) and CUT in error.args:
+            return Refusal(503, "server.timeouts.shutdown", headers=_RETRY)
+        if exchange.unavailable and isinstance(error, HostError):
+            app_logger.error("%s %s: %s", exchange.method, exchange.path, error)
+        else:
+            app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
+        if exchange.unavailable:
+            return exchange.store_unavailable()
+        return Refusal(500, "application raised", members={"request_id": exchange.request_id.decode()})
+
+    def left(self, exchange: Exchange) -> None:
+        """The application of a request has returned, or was not called."""
+        if exchange.running:
+            exchange.running = False
+            if exchange.method != "WEBSOCKET":
+                self.running -= 1
+            gate = exchange.plan.gate
+            if gate is not None:
+                gate.running -= 1
+
+    # Requests of other servers --------------------------------------------------------------------------------------
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self._exchange(scope, send, self._unmatched, self._observe)
-        length = self._read_head(scope, exchange)
-        cycle = scope.pop(CYCLE, None)  # of a connection of our server, which tells us about the response
+        exchange = WrappedExchange(scope, send)
+        exchange.plan, exchange.observe, exchange.explain = self._unmatched, self._observe, self._explain
+        self._read_head(scope, exchange)
         if scope["type"] != "http":
             await self._websocket(scope, receive, send, exchange)
             return
         try:
-            if cycle is not None and self._cors is None:
-                cycle.exchange, exchange.outlet = exchange, send
             if self._cors is not None:
-                scope[_IN_CORS] = (exchange, length)
+                scope[_IN_CORS] = exchange
                 await self._cors(scope, receive, exchange.send)
-            elif exchange.path in self._host_paths and await self._answered(scope, receive, exchange):
-                return
+            elif exchange.path in self._host_paths:
+                await self._host_path(exchange, scope, receive, exchange.send)
             else:
-                # The path of nearly every request. `_inside_cors` does the same under CORS.
-                target = self._decide(scope, exchange, length, cycle is not None and cycle.plain)
-                if target.__class__ is not Mount or exchange.special:
-                    await self._carry_out(target, scope, receive, exchange)
-                else:
-                    await target.app(scope, receive, exchange.outlet or exchange.send)
-        except asyncio.CancelledError as error:
-            if exchange.status == 0 and CUT in error.args:
-                await exchange.refuse(503, "server.timeouts.shutdown", headers=_RETRY)
+                await self._carry_out(self._decide(scope, exchange), exchange, scope, receive, exchange.send)
+        except GeneratorExit:
             raise
-        except Exception as error:  # named boundary: the user's application
-            if exchange.unavailable and isinstance(error, HostError):
-                app_logger.error("%s %s: %s", exchange.method, exchange.path, error)
-            else:
-                app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
-            if exchange.status == 0 and exchange.unavailable:
-                await exchange.answer_unavailable()
-            elif exchange.status == 0:
-                await exchange.refuse(500, "application raised", request_id=exchange.request_id.decode())
-            elif not exchange.finished:
-                exchange.reason = "application raised"
-                raise ResponseCutError from None
+        except BaseException as error:  # named boundary: the user's application, SystemExit and all
+            await self._recover(exchange, error)
         finally:
-            self._leave(exchange)
-            if cycle is not None:
-                cycle.exchange = None  # otherwise only the garbage collector could free the two
+            self.left(exchange)
             if not exchange.finished:
                 exchange.status = exchange.status or _CLIENT_CLOSED
                 exchange.reason = exchange.reason or "not completed"
                 exchange.finish()
 
+    async def _recover(self, exchange: WrappedExchange, error: BaseException) -> None:
+        """Answer in place of an application that has raised, where its response has not begun."""
+        task = asyncio.current_task()
+        cancelled = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+        if cancelled and CUT not in error.args:
+            raise error
+        refusal = self.failed(exchange, error)
+        if exchange.status == 0:
+            await exchange.refuse(refusal)
+        elif not exchange.finished:
+            exchange.reason = refusal.reason
+            raise ResponseCutError from None
+        if cancelled:
+            raise error
+
+    # What both have in common ---------------------------------------------------------------------------------------
+
     async def _inside_cors(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle what is not a preflight request. `send` adds the CORS headers, then calls that of the exchange."""
-        exchange, length = scope.pop(_IN_CORS)
+        exchange: Exchange = scope.pop(_IN_CORS)
         exchange.outlet = send
-        if exchange.path not in self._host_paths or not await self._answered(scope, receive, exchange):
-            await self._carry_out(self._decide(scope, exchange, length), scope, receive, exchange)
+        if exchange.path in self._host_paths:
+            await self._host_path(exchange, scope, receive, send)
+        else:
+            await self._carry_out(self._decide(scope, exchange), exchange, scope, receive, send)
 
-    async def _answered(self, scope: Scope, receive: Receive, exchange: HttpExchange) -> bool:
+    async def _host_path(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request to a path of the host, which an application of the user's may serve as well."""
+        if not await self._answered(exchange, scope, receive, send):
+            await self._carry_out(self._decide(scope, exchange), exchange, scope, receive, send)
+
+    async def _answered(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> bool:
         """Answer a path of the host: health, metrics, messages. Such requests are neither logged nor counted. Returns
         False where the application is to answer."""
         exchange.quiet = True
         app = self._host_apps.get(exchange.path)
         if app is not None:
-            await app(scope, receive, exchange.outlet or exchange.send)
+            await app(scope, receive, send)
             return True
         if exchange.method not in ("GET", "HEAD"):
-            await exchange.refuse(405, "a path of the host", headers=[(b"allow", b"GET, HEAD")])
+            await exchange.refuse(Refusal(405, "a path of the host", headers=((b"allow", b"GET, HEAD"),)))
             return True
         answer = await self._host_paths[exchange.path](scope)
         if answer is not None:
             await exchange.answer(*answer)
         return answer is not None
 
-    def _decide(
-        self, scope: Scope, exchange: HttpExchange, length: int, plain: bool = False
-    ) -> Mount | Refusal | _Pending:
+    def _decide(self, scope: Scope, exchange: Exchange) -> Mount | Refusal | _Pending:
         """The application that a request goes to, or its refusal. A request that is let through counts as running from
-        here on.
-
-        `plain` says that the connection has already seen that the path has one reading only.
-        """
-        target = self._find(scope, exchange, plain)
-        if isinstance(target, Refusal):
-            return target
-        guard = exchange.plan.guard
-        if guard is not None:
+        here on."""
+        found = self._found.get((exchange.path, exchange.method)) if exchange.plain else None
+        if found is not None:
+            mount, exchange.plan = found
+        else:
+            exchange.plan = self._unmatched
+            target = self._find(scope, exchange)
+            if isinstance(target, Refusal):
+                return target
+            mount = target
+            if exchange.plain and len(exchange.path) <= _LONGEST_REMEMBERED:
+                if len(self._found) >= _REMEMBERED:
+                    self._found.clear()
+                self._found[exchange.path, exchange.method] = (mount, exchange.plan)
+        plan = exchange.plan
+        if plan.guard is not None:
             exchange.bearer = scope["type"] == "websocket" and take_bearer(scope)
-            verdict = guard.recall(scope)
+            verdict = plan.guard.recall(scope)
             if verdict is None:
                 if self.running >= self._concurrency:
                     return self._over(exchange, 503, "", (b"retry-after", b"1"))
-                return _Pending(target, length)
+                return _Pending(mount)
             if verdict.status:
                 return self._denied(exchange, verdict)
             exchange.identity = verdict
             scope[CLAIMS] = verdict.claims
-        return self._admit(scope, exchange, length, target)
+        if plan.bounded or exchange.length or self.running >= self._concurrency or scope["type"] != "http":
+            return self._admit(scope, exchange, mount)
+        self.running += 1
+        exchange.running = True
+        mount.enter(scope)
+        return mount
 
-    def _find(self, scope: Scope, exchange: HttpExchange, plain: bool) -> Mount | Refusal:
+    def _find(self, scope: Scope, exchange: Exchange) -> Mount | Refusal:
         """The application of a request, or a refusal; sets the plan of the exchange."""
         path = exchange.path
         mount = self._only or self._mount(path)
-        if not plain and (mount is None or mount.strict):
+        if not exchange.plain and (mount is None or mount.strict):
             rule = ambiguity(path, scope.get("raw_path"))
             if rule is not None:
                 return Refusal(400, f"{rule} (server.paths)", _TWO_READINGS)
@@ -224,7 +299,7 @@ class Edge:
             return Refusal(400, "another endpoint's path in other words (auth)", _TWO_READINGS)
         return mount
 
-    async def _examined(self, pending: _Pending, scope: Scope, exchange: HttpExchange) -> Mount | Refusal:
+    async def _examined(self, pending: _Pending, scope: Scope, exchange: Exchange) -> Mount | Refusal:
         """Verify the credential of a request, and decide."""
         guard = exchange.plan.guard
         assert guard is not None
@@ -233,9 +308,9 @@ class Edge:
             return self._denied(exchange, verdict)
         exchange.identity = verdict
         scope[CLAIMS] = verdict.claims
-        return self._admit(scope, exchange, pending.length, pending.mount)
+        return self._admit(scope, exchange, pending.mount)
 
-    def _denied(self, exchange: HttpExchange, verdict: Verdict) -> Refusal:
+    def _denied(self, exchange: Exchange, verdict: Verdict) -> Refusal:
         """A refused credential counts against the rate limit of the client's address, which slows guessing down."""
         rate = exchange.plan.rate
         if rate is not None and (wait := rate.wait_for(f"@{exchange.client}")) > 0:
@@ -243,17 +318,17 @@ class Edge:
         exchange.identity = verdict
         return Refusal(verdict.status, verdict.reason, headers=verdict.headers)
 
-    def _admit(self, scope: Scope, exchange: HttpExchange, length: int, mount: Mount) -> Mount | Refusal:
+    def _admit(self, scope: Scope, exchange: Exchange, mount: Mount) -> Mount | Refusal:
         """The application where the request is within all limits, else a refusal."""
         plan = exchange.plan
         if plan.rate is not None:
             wait = plan.rate.wait_for(f"={exchange.subject}" if exchange.subject else f"@{exchange.client}")
             if wait > 0:
                 return self._over(exchange, 429, "rate", _retry_after(wait))
-        if length:
-            if plan.body is not None and length > plan.body:
+        if exchange.length:
+            if plan.body is not None and exchange.length > plan.body:
                 return self._over(exchange, 413, "body", (b"connection", b"close"))
-            exchange.special = length == NO_LENGTH
+            exchange.special = exchange.length == CHUNKED
         if plan.timeout is not None:
             exchange.special = True
         if plan.gate is not None and plan.gate.full():
@@ -268,20 +343,13 @@ class Edge:
         mount.enter(scope)
         return mount
 
-    def _leave(self, exchange: HttpExchange) -> None:
-        if exchange.running:
-            if exchange.method != "WEBSOCKET":
-                self.running -= 1
-            if exchange.plan.gate is not None:
-                exchange.plan.gate.running -= 1
-
     def _mount(self, path: str) -> Mount | None:
         for mount in self._mounts:
             if mount.covers(path):
                 return mount
         return None
 
-    def _over(self, exchange: HttpExchange, status: int, limit: str, header: tuple[bytes, bytes]) -> Refusal:
+    def _over(self, exchange: Exchange, status: int, limit: str, header: tuple[bytes, bytes]) -> Refusal:
         """The refusal of a request over a limit. Logs a warning with the manifest key, at most one a second."""
         key = exchange.plan.keys.get(limit, "server.limits.concurrency")
         now = time.monotonic()
@@ -293,17 +361,17 @@ class Edge:
         return Refusal(status, key, headers=(header,))
 
     async def _carry_out(
-        self, target: Mount | Refusal | _Pending, scope: Scope, receive: Receive, exchange: HttpExchange
+        self, target: Mount | Refusal | _Pending, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Refuse the request, or call the application within the limits of the plan."""
         if isinstance(target, _Pending):
             target = await self._examined(target, scope, exchange)
         if isinstance(target, Refusal):
-            await exchange.refuse(*target)
+            await exchange.refuse(target)
             return
-        plan, send = exchange.plan, exchange.outlet or exchange.send
+        plan = exchange.plan
         if plan.body is not None:
-            receive = exchange.bound_body(receive, plan.body)
+            receive = exchange.bounded(receive, plan.body)
         if plan.timeout is None:
             await target.app(scope, receive, send)
             return
@@ -317,9 +385,9 @@ class Edge:
                 raise
         finally:
             exchange.deadline = None
-        await exchange.refuse(*self._over(exchange, 504, "timeout", (b"connection", b"close")))
+        await exchange.refuse(self._over(exchange, 504, "timeout", (b"connection", b"close")))
 
-    def _finished(self, exchange: HttpExchange) -> None:
+    def _finished(self, exchange: Exchange) -> None:
         """Count and log an exchange at the end of the event loop's turn, together with others, which is cheaper."""
         if exchange.quiet:
             return
@@ -335,12 +403,12 @@ class Edge:
                 exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
         self._log.write(done)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: HttpExchange) -> None:
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: WrappedExchange) -> None:
         """Handle a WebSocket. It is logged when it ends, and is not in the histogram of request durations."""
         try:
             target: Mount | Refusal | _Pending = Refusal(404, "a path of the host")
             if exchange.path not in self._host_paths:
-                target = self._decide(scope, exchange, 0)
+                target = self._decide(scope, exchange)
             if isinstance(target, _Pending):
                 target = await self._examined(target, scope, exchange)
             if isinstance(target, Refusal):
@@ -360,7 +428,7 @@ class Edge:
             exchange.reason = "application raised"
             raise ResponseCutError from None
         finally:
-            self._leave(exchange)
+            self.left(exchange)
             exchange.finish()
 
 
@@ -373,7 +441,7 @@ def _retry_after(wait: float) -> tuple[bytes, bytes]:
     return b"retry-after", str(math.ceil(wait)).encode()
 
 
-def _no_endpoint(exchange: HttpExchange, methods: dict[str, Plan] | None) -> Refusal:
+def _no_endpoint(exchange: Exchange, methods: dict[str, Plan] | None) -> Refusal:
     """404 for a path that is not declared, 405 for a method that is not declared (404 for a WebSocket)."""
     if methods is None or exchange.method == "WEBSOCKET":
         return Refusal(404, "no such endpoint (endpoints)")

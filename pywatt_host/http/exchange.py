@@ -1,22 +1,29 @@
-"""One request and its response, as the edge sees them."""
+"""One request and its response, as the edge sees them.
+
+`Exchange` is what the edge, the metrics and the access log work with. Our own server makes a `ServerExchange`
+(`http/server/exchange.py`), which writes the response itself. Under any other server the edge makes a
+`WrappedExchange`, which sees the response in the messages that the application sends.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pywatt_host.http.guard import Guard, Verdict
 from pywatt_host.http.problem import problem_body, problem_headers
 from pywatt_host.net.limits import Gate, RateLimiter
 from pywatt_host.observability.context import TraceContext
-from pywatt_host.observability.metrics import Cells
-from pywatt_host.types import Message, Receive, Scope, Send
+from pywatt_host.observability.metrics import Cells, NoCells
+from pywatt_host.types import Headers, Message, Receive, Scope, Send
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The limits and the guard of one endpoint, made once and used for each of its requests.
 
@@ -31,44 +38,60 @@ class Plan:
     rate: RateLimiter | None = None
     guard: Guard | None = None  # None: no credential is needed
     keys: dict[str, str] = field(default_factory=dict)  # limit -> the manifest key that sets it
+    bounded: bool = field(init=False)  # has a limit that every request must be checked against
+
+    def __post_init__(self) -> None:
+        bounded = self.timeout is not None or self.gate is not None or self.rate is not None
+        object.__setattr__(self, "bounded", bounded)
 
 
-class HttpExchange:
-    """The state of one request in the edge.
+class Refusal(NamedTuple):
+    """A response of the host in place of the application's: a problem document (RFC 9457).
 
-    The edge sees the response in `send`, which wraps the `send` of the server. Our own server reports to `started` and
-    `finish` itself, and its `send` is the `outlet`.
-
-    Defaults are attributes of the class, so that making an exchange costs as little as possible.
+    `reason` is for the log, `detail` and `members` are for the client.
     """
 
-    status = 0  # 0: the response has not started
-    body_bytes = 0  # sent of the response's body
+    status: int
+    reason: str
+    detail: str = ""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    members: Mapping[str, object] = MappingProxyType({})
+
+
+NO_PLAN = Plan("unmatched", NoCells())  # of requests that no endpoint table has seen
+
+
+class Exchange(ABC):
+    """The state of one request.
+
+    Defaults are attributes of the class: an exchange is made for each request, and most of them never change.
+    """
+
+    status = 0  # of the response; 0: it has not started
+    body_bytes = 0  # of the response's body
     seconds = 0.0
+    plan: Plan = NO_PLAN
     trace: TraceContext | None = None
     client = ""
+    request_id = b""
+    length = 0  # of the request's body, in bytes; CHUNKED (-1) where the head does not say it
+    plain = False  # the path is known to have one reading only
     unavailable = ""  # a store that was not available: a 500 of the application becomes 503
     reason = ""  # for the log: the manifest key or the rule because of which the host answered itself
     identity: Verdict | None = None  # of the credential, where the endpoint needs one
-    bearer = False  # a WebSocket whose token came as a subprotocol, which expects `bearer` as the selected one
+    bearer = False  # a WebSocket whose token came as a subprotocol, and which expects `bearer` to be selected
     quiet = False  # neither logged nor counted
     finished = False
     running = False  # counted as running by the edge
     special = False  # has a streamed body to bound or a time limit, so that it cannot simply be passed on
     taken = False  # the host has answered; what the application sends is dropped
     deadline: asyncio.Timeout | None = None
-    body_left = 0  # bytes of the request's body that may still arrive, where its length was not declared
-    outlet: Send | None = None  # the `send` to use in place of `self.send`, where there is another one in front
-    receive: Receive
-
-    def __init__(self, scope: Scope, send: Send, plan: Plan, observe: Callable[[HttpExchange], None] | None) -> None:
-        self.begun = perf_counter()
-        self.path: str = scope["path"]
-        self.method: str = scope.get("method", "WEBSOCKET")
-        self.plan = plan
-        self.request_id = b""
-        self._send = send
-        self._observe = observe
+    outlet: Send | None = None  # where an answer of the host goes, if middleware stands before the response
+    explain: Callable[[Exchange, int, str], str] | None = None  # makes the details of refusals
+    observe: Callable[[Exchange], None] | None = None  # takes the exchange once it has finished
+    begun: float
+    method: str
+    path: str
 
     @property
     def subject(self) -> str:
@@ -79,6 +102,69 @@ class HttpExchange:
     def claims(self) -> dict[str, Any]:
         """A copy of the claims of the credential; empty where none was needed."""
         return self.identity.claims if self.identity is not None else {}
+
+    @abstractmethod
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Answer in place of the application. What the application sends from here on is dropped."""
+
+    @abstractmethod
+    def bounded(self, receive: Receive, limit: int) -> Receive:
+        """A `receive` for the request's body, of which `limit` bytes are allowed. Over the limit, the client gets 413
+        and the application a disconnect."""
+
+    def document(self, refusal: Refusal) -> tuple[Headers, bytes]:
+        """The headers and the body of a refusal. Its reason becomes that of the exchange."""
+        self.reason = refusal.reason
+        detail = refusal.detail
+        if self.explain is not None:
+            detail = self.explain(self, refusal.status, refusal.reason) or detail
+        body = problem_body(refusal.status, detail, **refusal.members)
+        return problem_headers(body, refusal.headers), body
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with a refusal."""
+        headers, body = self.document(refusal)
+        await self.answer(refusal.status, headers, body)
+
+    async def _through_outlet(self, status: int, headers: Headers, body: bytes) -> None:
+        assert self.outlet is not None
+        await self.outlet({"type": "http.response.start", "status": status, "headers": headers})
+        await self.outlet({"type": "http.response.body", "body": body})
+
+    def store_unavailable(self) -> Refusal:
+        """The 503 with Retry-After in place of the application's 500, since a store was not available."""
+        return Refusal(503, f"{self.unavailable} is not available", headers=((b"retry-after", b"1"),))
+
+    def over_body(self) -> Refusal:
+        """The refusal of a request whose body is over the limit."""
+        return Refusal(413, self.plan.keys.get("body", "server.limits.body"), headers=((b"connection", b"close"),))
+
+    def started(self, status: int) -> None:
+        """The response starts with this status."""
+        self.status = status
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
+
+    def finish(self) -> None:
+        """Report the exchange, once: the response is complete, or never will be."""
+        if not self.finished:
+            self.finished = True
+            if self.observe is not None:
+                self.seconds = perf_counter() - self.begun
+                self.observe(self)
+
+
+class WrappedExchange(Exchange):
+    """An exchange under any server, whose `receive` and `send` are wrapped."""
+
+    _receive: Receive
+    _body_left = 0  # bytes of the request's body that may still arrive
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.begun = perf_counter()
+        self.method = scope.get("method", "WEBSOCKET")
+        self.path = scope["path"]
+        self._send = send
 
     def send(self, message: Message) -> Awaitable[None]:
         """Take a message of the application. Returns the coroutine of the server, which saves one for each message."""
@@ -91,25 +177,12 @@ class HttpExchange:
                 self.finish()
         elif kind == "http.response.start":
             if self.unavailable and message["status"] == 500:
-                return self.answer_unavailable()
+                return self.refuse(self.store_unavailable())
             self.started(message["status"])
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.request_id))
             message = {**message, "headers": headers}
         return self._send(message)
-
-    def started(self, status: int) -> None:
-        """The response starts with this status."""
-        self.status = status
-        if self.deadline is not None:
-            self.deadline.reschedule(None)
-
-    def sent_after_disconnect(self, message: Message) -> None:
-        """Take a message of the application to a client that has disconnected, for the log alone."""
-        if message["type"] == "http.response.start":
-            self.started(message["status"])
-        elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            self.finish()
 
     def send_websocket(self, message: Message) -> Awaitable[None]:
         """Take a message of the application on a WebSocket."""
@@ -117,60 +190,38 @@ class HttpExchange:
             self.status = 101
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
             if self.bearer and not message.get("subprotocol"):
-                message["subprotocol"] = (
-                    "bearer"  # browsers close a connection where none of the offered subprotocols is selected
-                )
+                # Browsers close a connection where none of the offered subprotocols is selected.
+                message["subprotocol"] = "bearer"
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
+            message = {**message, "headers": headers}
         return self._send(message)
 
-    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Answer in place of the application. What the application sends from here on is dropped."""
-        send = self.outlet or self.send
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        if self.outlet is not None:
+            await self._through_outlet(status, headers, body)
+        else:
+            await self.send({"type": "http.response.start", "status": status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": body})
         self.taken = True
 
-    async def answer_unavailable(self) -> None:
-        """Answer 503 with Retry-After in place of the application's 500, since a store was not available."""
-        await self.refuse(503, f"{self.unavailable} is not available", headers=[(b"retry-after", b"1")])
-
-    async def refuse(
-        self, status: int, reason: str, detail: str = "", headers: Sequence[tuple[bytes, bytes]] = (), **members: Any
-    ) -> None:
-        """Answer with a problem document (RFC 9457); `reason` is for the log only."""
-        self.reason = reason
-        body = problem_body(status, detail, **members)
-        await self.answer(status, problem_headers(body, headers), body)
-
-    def bound_body(self, receive: Receive, limit: int) -> Receive:
-        """A `receive` for a body of unknown length, of which `limit` bytes are allowed."""
-        self.receive, self.body_left = receive, limit
+    def bounded(self, receive: Receive, limit: int) -> Receive:
+        self._receive, self._body_left = receive, limit
         return self._bounded_receive
 
     async def _bounded_receive(self) -> Message:
-        """Over the limit, the client gets 413 and the application a disconnect."""
         if self.taken:
             return {"type": "http.disconnect"}
-        message = await self.receive()
+        message = await self._receive()
         if message["type"] == "http.request":
-            self.body_left -= len(message.get("body", b""))
-            if self.body_left < 0:
+            self._body_left -= len(message.get("body", b""))
+            if self._body_left < 0:
                 if not self.status:
-                    await self.refuse(
-                        413, self.plan.keys.get("body", "server.limits.body"), headers=[(b"connection", b"close")]
-                    )
+                    await self.refuse(self.over_body())
                 self.taken = True
                 return {"type": "http.disconnect"}
         return message
-
-    def finish(self) -> None:
-        """Report the exchange to the edge, once: the response is complete, or never will be."""
-        if not self.finished:
-            self.finished = True
-            if self._observe is not None:
-                self.seconds = perf_counter() - self.begun
-                self._observe(self)
 
 
 async def _nothing() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from pywatt_host.http.exchange import HttpExchange
+from pywatt_host.http.exchange import Exchange
 from pywatt_host.manifest import Manifest, dump
 from pywatt_host.manifest.problems import display_path, printable
 
@@ -52,24 +52,7 @@ _AUTH_REASONS = {  # the reasons of auth.identity
 }
 
 # (exchange, status, reason for the log) -> detail for the client; empty for none
-Explain = Callable[[HttpExchange, int, str], str]
-
-
-def explaining(explain: Explain) -> type[HttpExchange]:
-    """A class of exchanges whose refusals have an explanation."""
-
-    class Explained(HttpExchange):
-        async def refuse(
-            self,
-            status: int,
-            reason: str,
-            detail: str = "",
-            headers: Sequence[tuple[bytes, bytes]] = (),
-            **members: Any,
-        ) -> None:
-            await super().refuse(status, reason, explain(self, status, reason) or detail, headers, **members)
-
-    return Explained
+Explain = Callable[[Exchange, int, str], str]
 
 
 class Explanations:
@@ -80,7 +63,7 @@ class Explanations:
         self._file = manifest.source.name if manifest.source is not None else "the manifest"
         self._values: dict[str, Any] | None = None
 
-    def __call__(self, exchange: HttpExchange, status: int, reason: str) -> str:
+    def __call__(self, exchange: Exchange, status: int, reason: str) -> str:
         method, path = printable(exchange.method[:20]), printable(exchange.path[:200])
         if status == 400 and reason.endswith("(server.paths)"):
             broken = _BROKEN_RULES.get(reason.partition(" ")[0], "the path can be read in more than one way")

@@ -14,7 +14,8 @@ from typing import Any
 
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import BindError
-from pywatt_host.http.server.server import Bounds, Drain, HttpServer
+from pywatt_host.http.server.server import Drain, HttpServer
+from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.values import UnixAddress
@@ -49,7 +50,7 @@ from pywatt_host.types import ASGIApp
 
 logger = logging.getLogger("pywatt.wattson")
 
-_BOUNDS = Bounds(64 * 1024, 10.0, 5.0, 2048)  # of the gateway and the control socket: the defaults of a manifest
+_BOUNDS = Bounds()  # of the gateway and the control socket: the defaults of a manifest
 _CONTROL_DRAIN = 1.0  # seconds for the last answers on the control socket
 
 

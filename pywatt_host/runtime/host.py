@@ -15,7 +15,8 @@ from pywatt_host.app.applications import Applications
 from pywatt_host.app.state import AppState
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.exceptions import BindError, HostError
-from pywatt_host.http.server.server import Bounds, HttpServer
+from pywatt_host.http.server.server import HttpServer
+from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.listeners import Listener, bind
@@ -250,9 +251,11 @@ class Host:
 
     def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:
         server = self.manifest.server
-        one_write = self._environ.get("PYWATT_ONE_WRITE", "on") != "off"
         bounds = Bounds(
-            server.limits.header, server.timeouts.header, server.timeouts.keep_alive, server.limits.backlog, one_write
+            header_bytes=server.limits.header,
+            header_seconds=server.timeouts.header,
+            keep_alive=server.timeouts.keep_alive,
+            backlog=server.limits.backlog,
         )
         return HttpServer(name, app, listeners, bounds, self._shutdown.drain)
 

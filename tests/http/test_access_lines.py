@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pywatt_host.http.accesslog import LineAccessLog
-from pywatt_host.http.exchange import HttpExchange, Plan
+from pywatt_host.http.exchange import Plan, WrappedExchange
 from pywatt_host.observability.logs import LogStream
 from pywatt_host.observability.metrics import NoCells
 from tests.hosting import Recorder, hello, hosted, http_scope, run
@@ -32,7 +32,8 @@ def written(style: Literal["json", "console"], exclude: Sequence[str] = (), **sc
             async def send(message: Any) -> None: ...
 
             plan = Plan("/r", NoCells())
-            exchange = HttpExchange({**http_scope("GET", "/"), **scope}, send, plan, lambda done: log.write([done]))
+            exchange = WrappedExchange({**http_scope("GET", "/"), **scope}, send)
+            exchange.plan, exchange.observe = plan, lambda done: log.write([done])
             exchange.request_id = b"r1"
             exchange.status = 200
             exchange.finish()

@@ -1,271 +1,679 @@
-"""uvicorn's HTTP connections with bounds on the request head and a drain that loses no request.
+"""An HTTP/1.1 connection (RFC 9112), on httptools and the Protocol of the event loop.
 
-The classes here derive from uvicorn's protocols and override few methods. Where uvicorn has another shape than
-expected, `connection_class` returns its own protocol and logs a warning, and the host still serves.
+What is decided here, for every application: the framing of requests, one valid Host, which fields are headers at all,
+how long each side may take, and in which order responses leave. A request is read once; what the edge needs of its head
+is noted while it is parsed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import h11
+import httptools
 
-from pywatt_host.http.problem import problem_body, problem_headers, title
-from pywatt_host.http.server.cycle import CYCLE, lean_cycle
+from pywatt_host.http.exchange import Refusal
+from pywatt_host.http.request_head import is_request_id
+from pywatt_host.http.server import head
+from pywatt_host.http.server.exchange import MAX_DISCARDED, ServerExchange
+from pywatt_host.http.server.head import CHUNKED, RefusedError
+from pywatt_host.http.server.response import CONTINUE
+from pywatt_host.http.server.serving import Progress, Serving, serving_of
+from pywatt_host.observability.context import parse_traceparent
+
+if TYPE_CHECKING:
+    from uvicorn import Config
+    from uvicorn.server import ServerState
 
 logger = logging.getLogger("pywatt.server")
 
-
-@dataclass(slots=True)
-class ServerConditions:
-    """The limits and the state that all connections of one server share. Times are in seconds; `now` is a coarse clock
-    that the server sets."""
-
-    header_bytes: int
-    header_seconds: float
-    keep_alive: float
-    draining: bool = False
-    now: float = 0.0
+_SLICE = 64 * 1024  # bytes that are parsed at once
+_PIPELINED = 256  # requests that wait on one connection
+_CHUNK_OVERHEAD = 16  # bytes of framing that each chunk may have, beside those of limits.header
+_LINGER = 2.0  # seconds in which a client may read the last response, while what it sends is dropped
+_NOTHING: dict[int, bytes] = {}
+_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")}
 
 
-class BoundedHead:
-    """A mixin for uvicorn's protocols. `head_since` is when the request head that is awaited began; None while a
-    request runs, or while the connection is idle between two requests, which the keep-alive timeout bounds."""
+class HttpConnection(asyncio.Protocol):
+    """One connection. Its constructor is the one that uvicorn's option `--http` calls, so that this class can be used
+    under plain uvicorn as well."""
 
-    conditions: ServerConditions  # set on the derived class
+    __slots__ = (
+        "_body_progress", "_discarded", "_framing", "_half_closed", "_handler", "_header_bytes", "_host", "_hosts",
+        "_ids", "_linger_left", "_moved", "_names", "_noted", "_offered", "_replaying", "_running", "_sent",
+        "_sent_of", "_targets", "_unsent", "_valid_hosts", "_writable", "_write_progress", "broken", "chunked",
+        "closing", "current", "ended", "final", "fresh", "head_bytes", "headers", "in_head", "lingering", "loop",
+        "parser", "peer", "queue", "reading", "reading_paused", "scope", "segment", "serving", "since", "transport",
+        "upgraded", "url", "write_paused",
+    )  # fmt: skip
 
-    def connection_made(self: Any, transport: asyncio.Transport) -> None:
-        self.head_since = self.conditions.now
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._open(serving_of(config, server_state, _loop or asyncio.get_event_loop()))
+
+    @classmethod
+    def of(cls, serving: Serving) -> HttpConnection:
+        """A connection of our own server."""
+        connection = cls.__new__(cls)
+        connection._open(serving)
+        return connection
+
+    def _open(self, serving: Serving) -> None:
+        self.serving = serving
+        self.loop = serving.loop
+        self.transport: Any = None  # asyncio.Transport; that of uvloop is none
+        self.parser: Any = None
+        self.peer = ""
+        self.since = serving.now  # when the head that is awaited, or the idle time, began
+
+        # The connection
+        self.fresh = True  # no request has arrived yet
+        self.closing = False  # no request is taken after those that have begun to arrive
+        self.final = False  # the request that is arriving is the last
+        self.ended = False  # the last request has arrived, or the client has ended its side: nothing more is read
+        self.broken = False  # the client sends what is not read, and may not have read the response yet
+        self.lingering = False
+        self.upgraded = False  # a WebSocket has taken over
+        self._half_closed = False
+
+        # The requests
+        self.current: ServerExchange | None = None  # whose response is sent next
+        self.reading: ServerExchange | None = None  # whose body is arriving
+        self.queue: deque[ServerExchange] | None = None  # those after `current`
+        self.reading_paused = False
+        self.chunked = False  # a body in chunks is arriving
+        self._framing = 0  # bytes of its framing, without what its chunks may have
+        self._offered: ServerExchange | None = None  # whose head offers to upgrade the connection
+        self._replaying = False
+
+        # The head that is arriving
+        self.in_head = False
         self.head_bytes = 0
-        self.refusal = 400
-        super().connection_made(transport)  # type: ignore[misc]
+        self.segment: bytes | None = None  # that begins with the head
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._header_bytes = serving.bounds.header_bytes
+        self._host: bytes | None = None
+        self._hosts = 0  # how many there are
+        self._noted: dict[int, bytes] | None = None  # kind of field -> value
+        self._names, self._targets, self._valid_hosts = serving.field_names, serving.targets, serving.hosts
+        self._ids = serving.ids
+        self._handler, self._running = serving.handler, serving.running
 
-    def close_after_last(self: Any) -> None:
-        """Make the newest request the last one of the connection."""
-        waiting = getattr(self, "pipeline", None)
-        last = waiting[0][0] if waiting else self.cycle
-        if waiting and self.cycle is not last and not self.cycle.response_started:
-            self.cycle.keep_alive = True
-        last.keep_alive = False
+        # What waits, and for how long
+        self.write_paused = False
+        self._writable: asyncio.Future[None] | None = None
+        self._body_progress: Progress | None = None
+        self._write_progress: Progress | None = None
+        self._moved = 0  # bytes of bodies that arrived since the last tick
+        self._unsent = 0  # bytes that waited in the transport at the last tick
+        self._sent = 0  # bytes of the response of `_sent_of` at the last tick
+        self._sent_of: ServerExchange | None = None
+        self._linger_left = 0.0  # seconds
+        self._discarded = 0  # bytes of a body that nobody reads
 
-    def idle(self: Any) -> bool:
-        """Whether no request runs or has begun to arrive."""
-        quiet = self.cycle is None or self.cycle.response_complete
-        return quiet and (self.head_since is None or self.head_bytes == 0)
+    # The event loop's calls -----------------------------------------------------------------------------------------
 
-    def expire(self: Any) -> None:
-        """End the connection where its request head takes too long. The server calls this regularly."""
-        if self.head_since is not None and self.conditions.now - self.head_since >= self.conditions.header_seconds:
-            if self.head_bytes:
-                self.refuse_head(408, "server.timeouts.header")
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        client = _address(transport.get_extra_info("peername"))
+        if client is not None:
+            self.peer = client[0]
+        self.scope: dict[str, Any] = {  # of a request, without what its head says
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": _address(transport.get_extra_info("sockname")),
+            "client": client,
+            "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
+            "method": "",
+            "root_path": "",
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            "headers": [],
+            "state": {},
+        }
+        self.parser = _parser(self)
+        self.serving.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.serving.connections.discard(self)
+        self.serving.closed(self)
+        self.parser = None
+        self.ended = True
+        queue, self.queue = self.queue, None
+        for exchange in (self.current, self.reading, *(queue or ())):
+            if exchange is not None:
+                exchange.disconnected()
+        self.resume_writing()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        if self.current is None or self.reading is not None or self.lingering:
+            return False
+        # The client may have ended its side only, and still read the response.
+        self._half_closed = True
+        for exchange in (self.current, *(self.queue or ())):
+            exchange.half_closed()
+        return True
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._writable is not None:
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
+
+    async def drained(self) -> None:
+        """Wait until the client has taken enough of the response."""
+        while self.write_paused:
+            if self._writable is None:
+                self._writable = self.loop.create_future()
+            await asyncio.shield(self._writable)
+
+    def data_received(self, data: bytes) -> None:
+        if self.ended:
+            self._discard(data)
+            return
+        if len(data) > _SLICE:
+            for start in range(0, len(data), _SLICE):
+                self.data_received(data[start : start + _SLICE])
+            return
+        chunked = self.chunked
+        if self.in_head:
+            self.head_bytes += len(data)
+        elif self.reading is None:
+            self.segment = data
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, RefusedError):
+                self._refuse(cause.status, cause.reason)
+            elif isinstance(cause, Exception) and not isinstance(cause, httptools.HttpParserError):
+                raise cause from None
             else:
-                self.transport.close()
+                self._refuse(400, f"not HTTP: {error}")
+            return
+        if self.in_head:
+            if self.segment is not None:  # it has begun to arrive
+                self.head_bytes = len(self.segment)
+                self.segment = None
+                if self.current is None:
+                    self.since = self.serving.now
+            if self.head_bytes > self.serving.bounds.header_bytes:
+                self._refuse(431, "server.limits.header")
+        elif chunked and self.chunked:
+            self._framing += len(data)
+            if self._framing > self.serving.bounds.header_bytes:
+                self._refuse(431, "server.limits.header")
 
-    def refuse_head(self: Any, status: int, key: str) -> None:
+    # The parser's calls ---------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.ended:
+            raise RefusedError(400, "a request after the last one")
+        self.in_head = True
+        self.url = b""
+        self.headers = []
+        self._host = None
+        self._hosts = 0
+        self._noted = None
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lowered, kind = self._names[name]
+        if kind:
+            if kind == head.HOST:
+                self._host = value
+                self._hosts += 1
+            elif kind == head.DROPPED:
+                return
+            else:
+                self._note(kind, value)
+        self.headers.append((lowered, value))
+
+    def _note(self, kind: int, value: bytes) -> None:
+        """Note a field that matters to the connection or to the edge. Lists that come in several fields are joined."""
+        noted = self._noted
+        if noted is None:
+            noted = self._noted = {}
+        if kind == head.REQUEST_ID:
+            noted[kind] = value if kind not in noted and is_request_id(value) else b""
+        elif kind in noted:
+            noted[kind] += b"," + value
+        else:
+            noted[kind] = value
+
+    def on_headers_complete(self) -> None:
+        if self._replaying:
+            return
+        self.in_head = False
+        parser, headers, noted = self.parser, self.headers, self._noted
+        segment, self.segment = self.segment, None
+        if segment is None or len(segment) > self._header_bytes:
+            self._check_head_length()
+        name = parser.get_method()
+        method = _METHODS.get(name) or name.decode("ascii")
+        version, keep_alive = "1.1", parser.should_keep_alive()
+        if (not keep_alive or (noted is not None and head.CONNECTION in noted)) and (
+            segment is None or not segment.startswith(b" HTTP/1.1\r\n", len(name) + 1 + len(self.url))
+        ):
+            version = parser.get_http_version()
+            if version not in ("1.1", "1.0"):
+                raise RefusedError(505, f"HTTP/{version}")
+        path, raw_path, query, plain, authority = self._targets[self.url]
+        if self._hosts != 1 or self._host not in self._valid_hosts:
+            self._check_host(version)
+        request_id = self._ids.pop() if self._ids else self.serving.more_ids()
+        headers.append((b"x-request-id", request_id))
+        scope = self.scope.copy()
+        scope["method"] = method
+        scope["path"] = path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        scope["headers"] = headers
+        exchange = ServerExchange(self, scope, method, path, request_id)
+        if plain:
+            exchange.plain = True
+        if not keep_alive:
+            exchange.keep_alive = False
+        if noted is not None or authority is not None or version == "1.0" or method == "HEAD" or method == "CONNECT":
+            scope["http_version"] = version
+            self._complete_head(exchange, noted or {}, authority)
+            if self._offered is not None:
+                return  # the parser stops here; `_upgraded` goes on
+        if self.current is not None or exchange.length or not keep_alive:
+            self._arrived(exchange)
+        else:
+            self._begin(exchange)
+
+    def _complete_head(self, exchange: ServerExchange, noted: dict[int, bytes], authority: bytes | None) -> None:
+        """Take what only some requests have in their heads. Raises RefusedError for what must not be there."""
+        method, scope = exchange.method, exchange.scope
+        if method == "CONNECT":
+            raise RefusedError(501, "the method CONNECT")
+        exchange.bodiless = method == "HEAD"
+        exchange.http10 = scope["http_version"] == "1.0"
+        exchange.forwarded = head.FORWARDING in noted
+        if authority is not None:
+            scope["headers"] = [(name, authority if name == b"host" else value) for name, value in scope["headers"]]
+        sent_id = noted.get(head.REQUEST_ID)
+        if sent_id is not None:
+            # The client's own where it is a valid one; else the application sees ours only.
+            headers = [header for header in scope["headers"] if header[0] != b"x-request-id"]
+            exchange.request_id = sent_id or exchange.request_id
+            scope["headers"] = [*headers, (b"x-request-id", exchange.request_id)]
+        if head.TRACEPARENT in noted:
+            exchange.trace = parse_traceparent(noted[head.TRACEPARENT])
+        if head.CODING in noted:
+            head.check_coding(noted[head.CODING], scope["http_version"])
+            exchange.length = CHUNKED
+        elif head.LENGTH in noted:
+            exchange.length = int(noted[head.LENGTH])
+        if exchange.length:
+            exchange.body_complete = False
+            expects = noted.get(head.EXPECT, b"").strip().lower()
+            exchange.continues = expects == b"100-continue" and not exchange.http10
+        if head.UPGRADE in noted and self.parser.should_upgrade():
+            self._offered = exchange
+
+    def _check_head_length(self) -> None:
+        """Refuse a head over the limit, where it came in pieces, or other bytes came together with it."""
+        length = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if length > self._header_bytes:
+            raise RefusedError(431, "server.limits.header")
+
+    def _check_host(self, version: str) -> None:
+        if self._hosts > 1:
+            raise RefusedError(400, "more than one Host")
+        if self._host is None:
+            if version == "1.1":
+                raise RefusedError(400, "no Host")
+        elif not self.serving.hosts.valid(self._host):
+            raise RefusedError(400, "a Host that is not valid")
+
+    def on_body(self, data: bytes) -> None:
+        exchange = self.reading
+        if exchange is None:
+            return
+        self._moved += len(data)
+        if self.chunked:
+            self._framing -= len(data)
+        if exchange.complete or exchange.taken:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED and exchange.complete and not self.lingering:
+                self.close()
+            return
+        exchange.feed(data)
+        if exchange.full and not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def on_chunk_header(self) -> None:
+        self._framing -= _CHUNK_OVERHEAD
+
+    def on_message_complete(self) -> None:
+        if self._offered is not None:
+            return
+        if self.final:
+            self.ended = True
+        exchange, self.reading = self.reading, None
+        if exchange is not None:
+            self.chunked = False
+            exchange.body_ended()
+            if exchange.complete and exchange is self.current:
+                self._next()
+
+    # Requests -------------------------------------------------------------------------------------------------------
+
+    def _arrived(self, exchange: ServerExchange) -> None:
+        """Take a request whose head has arrived: it waits for those before it, and its body for the application."""
+        if exchange.length:
+            self.reading = exchange
+            self.chunked = exchange.length == CHUNKED
+            self._framing = 0
+            self.headers = []  # of trailers, which are dropped (RFC 9110 section 6.5.1)
+            self._body_progress = None
+        if not exchange.keep_alive:
+            self.final = self.closing = True
+        if self.current is None:
+            self._begin(exchange)
+            return
+        if self.queue is None:
+            self.queue = deque()
+        self.queue.append(exchange)
+        if len(self.queue) >= _PIPELINED:
+            exchange.keep_alive = False
+            self.final = self.closing = True
+        if not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def _begin(self, exchange: ServerExchange) -> None:
+        """Let the handler decide about a request, and call the application."""
+        self.current = exchange
+        self.fresh = False
+        if exchange.pending is not None:
+            self._handler.unread(exchange)
+            exchange.refuse_now(exchange.pending)
+            return
+        app = self._handler.accept(exchange)
+        if app is None:
+            self._handler.left(exchange)
+            return
+        exchange.task = task = self.loop.create_task(exchange.run(app))
+        self._running.add(task)
+
+    def response_completed(self, exchange: ServerExchange) -> None:
+        """The response of the current exchange has been handed to the transport."""
+        if not exchange.keep_alive:
+            self.close()
+        elif exchange.body_complete:
+            if self.queue or self.ended or self.closing or self.reading_paused:
+                self._next()
+            else:
+                self.current = None
+                self.since = self.serving.now
+        elif self.reading_paused:
+            self._resume_reading()  # what is left of the body is dropped
+
+    def _next(self) -> None:
+        """Go on with the next request."""
+        self.current = None
+        self._discarded = 0
+        if self.queue:
+            self._begin(self.queue.popleft())
+            if self.reading_paused and not self.queue:
+                self._resume_reading()
+            return
+        self.since = self.serving.now
+        if self.reading_paused:
+            self._resume_reading()
+        if self.ended or (self.closing and not self.in_head):
+            self.close()
+
+    def cut(self, exchange: ServerExchange) -> None:
+        """End the connection, since a response cannot be completed."""
+        if self.current is exchange:
+            self.current = None
+        self.ended = True
         if not self.transport.is_closing():
-            peer = self.client[0] if self.client else "unix"
-            logger.info("%d for %s: over %s", status, peer, key, extra={"key": key, "peer": peer})
-            self.refusal = status
-            self.send_400_response("")
-        self.head_since = None
-
-    def send_400_response(self: Any, msg: str) -> None:
-        """The response to bytes that are not HTTP, in place of uvicorn's: a problem document."""
-        body = problem_body(self.refusal, "The request could not be read as HTTP." if self.refusal == 400 else "")
-        head = [f"HTTP/1.1 {self.refusal} {title(self.refusal)}\r\n".encode()]
-        for name, value in [*self.server_state.default_headers, *problem_headers(body, [(b"connection", b"close")])]:
-            head += [name, b": ", value, b"\r\n"]
-        self.transport.write(b"".join([*head, b"\r\n", body]))
-        self.transport.close()
-
-
-class _H11(BoundedHead):
-    """For h11, where httptools is not installed: h11 bounds an incomplete head, this class also a complete one."""
-
-    def data_received(self: Any, data: bytes) -> None:
-        if self.conn.their_state is h11.IDLE:
-            head = self.conn.trailing_data[0] + data
-            most = self.conditions.header_bytes
-            if len(head) > most and not 0 <= head.find(b"\r\n\r\n") <= most:
-                self.refuse_head(431, "server.limits.header")
-                return
-        super().data_received(data)  # type: ignore[misc]
-        waiting = len(self.conn.trailing_data[0]) if self.conn.their_state is h11.IDLE else 0
-        if waiting:
-            self.head_since = self.head_since or self.conditions.now
-        self.head_bytes = waiting
-
-    def handle_events(self: Any) -> None:
-        before = self.cycle
-        super().handle_events()  # type: ignore[misc]
-        if self.cycle is not before:
-            self.head_since = None
-            if self.conditions.draining:
-                self.close_after_last()
-
-
-def _httptools_class(base: type[Any], conditions: ServerConditions) -> type[Any]:
-    """The bounded protocol for httptools. Its methods run for every request, so they call `base` directly."""
-    received, begun, complete = base.data_received, base.on_message_begin, base.on_headers_complete
-    most = conditions.header_bytes
-
-    class BoundedHttpTools(BoundedHead, base):  # type: ignore[misc]
-        def data_received(self, data: bytes) -> None:
-            self.arrived = len(data)
-            if self.head_since is not None:
-                self.head_bytes += self.arrived
-            received(self, data)
-            if self.head_since is not None and self.head_bytes > most:
-                self.refuse_head(431, "server.limits.header")
-
-        def on_message_begin(self) -> None:
-            if self.head_since is None:
-                self.head_since, self.head_bytes = conditions.now, self.arrived
-            begun(self)
-
-        def on_headers_complete(self) -> None:
-            if self.head_bytes > most:
-                self.check_head_length()
-            before = self.cycle
-            complete(self)
-            if self.cycle is not before:
-                self.head_since = None
-                if conditions.draining:
-                    self.close_after_last()
-
-        def check_head_length(self) -> None:
-            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > most:
-                self.refusal = 431
-                raise ValueError("request head over server.limits.header")  # the parser calls send_400_response
-
-    return BoundedHttpTools
-
-
-# A request target with a path of characters without a special meaning, and an optional query.
-_PLAIN_TARGET = re.compile(
-    rb"((?:/[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*)*/?)(?:\?([!-\"$-~]*))?"
-).fullmatch
-
-
-def _lean_class(base: type[Any], cycle_class: type[Any], conditions: ServerConditions) -> type[Any]:
-    """A bounded httptools protocol that makes scope and cycle at once, and sets no timer for each response, since the
-    server regularly closes connections that are idle for too long. Unusual requests are left to uvicorn."""
-    begun, complete = base.on_message_begin, base.on_headers_complete
-    most = conditions.header_bytes
-
-    class LeanHttpTools(base):  # type: ignore[misc]
-        idle_since = 0.0
-        head_since: float | None
-        headers: list[tuple[bytes, bytes]]
-        cycle: Any
-
-        def on_message_begin(self) -> None:
-            if self.head_since is None:
-                self.head_since, self.head_bytes = conditions.now, self.arrived
-            self.url = b""
-            self.expect_100_continue = False
-            self.headers = []
-
-        def on_headers_complete(self) -> None:
-            parser = self.parser
-            target = _PLAIN_TARGET(self.url)
-            if (
-                target is None
-                or not target[1]
-                or self.expect_100_continue
-                or self.head_bytes > most
-                or parser.should_upgrade()
-                or parser.get_http_version() != "1.1"
-            ):
-                self.head_complete_as_usual()
-                return
-            raw_path, query = target.groups()
-            running = self.cycle
-            self.scope = scope = {
-                "type": "http",
-                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-                "http_version": "1.1",
-                "server": self.server,
-                "client": self.client,
-                "scheme": self.scheme,
-                "method": parser.get_method().decode("ascii"),
-                "root_path": "",
-                "path": raw_path.decode("ascii"),
-                "raw_path": raw_path,
-                "query_string": query or b"",
-                "headers": self.headers,
-                "state": {},
-            }
-            self.cycle = scope[CYCLE] = cycle = cycle_class(
-                scope,
-                self.transport,
-                self.flow,
-                self.server_state.default_headers,
-                parser.should_keep_alive(),
-                self.on_response_complete,
-            )
-            cycle.plain = True
-            self.head_since = None
-            if running is None or running.response_complete:
-                self._start_asgi_task(cycle, self.app)
-            else:  # pipelined
-                self.flow.pause_reading()
-                self.pipeline.appendleft((cycle, self.app))
-            if conditions.draining:
-                self.close_after_last()
-
-        def head_complete_as_usual(self) -> None:
-            url, headers, expects, running = self.url, self.headers, self.expect_100_continue, self.cycle
-            begun(self)
-            self.url, self.expect_100_continue = url, expects
-            self.headers.extend(headers)
-            complete(self)
-            if self.cycle is not running:
-                self.cycle.__class__ = cycle_class
-                self.cycle.keep_alive = self.cycle.keep_alive and self.parser.should_keep_alive()
-                self.scope[CYCLE] = self.cycle
-
-        def on_response_complete(self) -> None:
-            self.server_state.total_requests += 1
-            if self.transport.is_closing():
-                return
-            self.flow.resume_reading()
-            if self.pipeline:
-                self._start_asgi_task(*self.pipeline.pop())
+            if exchange.http10:
+                self.transport.abort()  # a plain end would be that of the body
             else:
-                self.idle_since = conditions.now
-
-        def expire(self) -> None:
-            super().expire()
-            idle = self.head_since is None and self.cycle is not None and self.cycle.response_complete
-            if idle and conditions.now - self.idle_since >= conditions.keep_alive:
                 self.transport.close()
 
-    return LeanHttpTools
+    def close(self) -> None:
+        """End the connection once the last response has left."""
+        self.current = None
+        self.ended = self.closing = True
+        unread = self.broken or self.reading is not None
+        self.reading = None
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if self._half_closed or not unread or not transport.can_write_eof():
+            transport.close()
+            return
+        # Closing a socket with unread bytes resets it, and the client might lose the response (RFC 9112 section 9.6).
+        self.lingering = True
+        self._linger_left = _LINGER
+        self._discarded = 0
+        transport.write_eof()
+        if self.reading_paused:
+            self._resume_reading()
+
+    def is_last(self, exchange: ServerExchange) -> bool:
+        """Whether the response to `exchange`, which is about to leave, is the last one of the connection."""
+        if exchange.continues:
+            return True  # the client may send the body, or go on without it: its next bytes cannot be told apart
+        return (self.closing or self.serving.draining) and not self.queue and not self.in_head
+
+    def body_taken(self) -> None:
+        """The application has taken what was read of its body."""
+        if self.reading_paused and not self.queue:
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        self.reading_paused = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def send_continue(self) -> None:
+        """Ask the client for the body of its request (RFC 9110 section 15.2.1)."""
+        if not self.transport.is_closing():
+            self.transport.write(CONTINUE)
+
+    # Requests that are not taken as they are ------------------------------------------------------------------------
+
+    def _discard(self, data: bytes) -> None:
+        """Drop what arrives after the last request."""
+        if self.lingering:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED:
+                self.transport.abort()
+
+    def _upgraded(self, rest: bytes) -> None:
+        """Go on after a head that offers to upgrade the connection: a WebSocket handshake is taken where it is valid,
+        and everything else is a plain request with its body (RFC 9110 section 7.8)."""
+        exchange, self._offered = self._offered, None
+        assert exchange is not None
+        if self._is_handshake(exchange) and self.current is None:
+            serving = self.serving
+            if serving.websocket_allowed():
+                self._become_websocket(exchange, rest)
+                return
+            key = "server.limits.websocket.connections"
+            serving.warn("503 for a WebSocket", key)
+            exchange.pending = Refusal(503, key, headers=((b"retry-after", b"1"),))
+        self.parser = _parser(self)
+        if exchange.length:
+            # The old parser takes what follows for the upgraded protocol. The new one is told how long the body is.
+            self._replaying = True
+            coding = b"content-length: %d" % exchange.length
+            if exchange.length == CHUNKED:
+                coding = b"transfer-encoding: chunked"
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % coding)
+            self._replaying = self.in_head = False
+        self._arrived(exchange)
+        if self.final and not exchange.length:
+            self.ended = True
+        if rest:
+            self.data_received(rest)
+
+    def _is_handshake(self, exchange: ServerExchange) -> bool:
+        """Whether a request is a valid WebSocket handshake (RFC 6455 section 4.2.1)."""
+        if exchange.method != "GET" or exchange.http10 or exchange.length:
+            return False
+        if b"websocket" not in head.tokens((self._noted or _NOTHING).get(head.UPGRADE, b"")):
+            return False
+        fields = [(name, value) for name, value in self.headers if name.startswith(b"sec-websocket-")]
+        keys = [value for name, value in fields if name == b"sec-websocket-key"]
+        versions = [value.strip() for name, value in fields if name == b"sec-websocket-version"]
+        return versions == [b"13"] and len(keys) == 1 and head.is_websocket_key(keys[0])
+
+    def _become_websocket(self, exchange: ServerExchange, rest: bytes) -> None:
+        """Hand the transport to a WebSocket connection."""
+        module = import_module("pywatt_host.http.server.websocket")
+        self.serving.connections.discard(self)
+        self.ended = self.upgraded = True
+        websocket = module.WebSocketConnection(self.serving, exchange.scope, self)
+        self.transport.set_protocol(websocket)
+        websocket.connection_made(self.transport)
+        websocket.begin(rest)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answer what cannot be read, and end the connection. Responses to earlier requests leave first."""
+        if self.ended:
+            return
+        self.ended = self.broken = True
+        self.in_head = False
+        detail = "The request could not be read as HTTP." if status == 400 else ""
+        refusal = Refusal(status, reason, detail, ((b"connection", b"close"),))
+        if status in (408, 431):
+            peer = self.peer or "unix"
+            logger.info("%d for %s: over %s", status, peer, reason, extra={"key": reason, "peer": peer})
+        exchange, self.reading = self.reading, None
+        if exchange is None:
+            exchange = self._unread()
+            exchange.pending = refusal
+            if self.current is None:
+                self._begin(exchange)
+            else:
+                if self.queue is None:
+                    self.queue = deque()
+                self.queue.append(exchange)
+            return
+        exchange.keep_alive = False
+        if exchange is not self.current:
+            exchange.pending = refusal
+        elif exchange.complete:
+            self.close()
+        else:
+            exchange.break_off(refusal)
+
+    def _unread(self) -> ServerExchange:
+        """An exchange for a request whose head cannot be read."""
+        method, path = "-", "-"
+        if self.url:
+            method = self.parser.get_method().decode("ascii")
+            path = self.url.partition(b"?")[0][:2048].decode("latin-1")
+        exchange = ServerExchange(self, {}, method, path, self.serving.more_ids())
+        exchange.keep_alive = False
+        return exchange
+
+    # Time limits ----------------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request runs or has begun to arrive."""
+        return self.current is None and not self.in_head and not self.lingering and not self.upgraded
+
+    def expire(self, elapsed: float) -> None:
+        """End the connection where it has waited for too long. Called `elapsed` seconds after the last time."""
+        bounds, now = self.serving.bounds, self.serving.now
+        if self.lingering:
+            self._linger_left -= elapsed
+            if self._linger_left <= 0:
+                self.transport.abort()
+            return
+        if bounds.write_seconds is not None:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent or self._unsent:
+                self._expire_write(elapsed, unsent, bounds.write_seconds)
+        if self.reading is not None:
+            if bounds.body_seconds is not None:
+                self._expire_body(elapsed, bounds.body_seconds)
+        elif self.current is not None or self.ended:
+            return
+        elif self.in_head or self.fresh:
+            if now - self.since >= bounds.header_seconds:
+                if self.in_head:
+                    self._refuse(408, "server.timeouts.header")
+                else:
+                    self.transport.close()
+        elif now - self.since >= bounds.keep_alive:
+            self.transport.close()
+
+    def _expire_body(self, elapsed: float, seconds: float) -> None:
+        moved, self._moved = self._moved, 0
+        assert self.reading is not None
+        if self.reading_paused or not self.reading.awaits_body or self.reading is not self.current:
+            self._body_progress = None
+            return
+        if self._body_progress is None:
+            self._body_progress = Progress(seconds)
+        if self._body_progress.stalled(elapsed, moved):
+            self._refuse(408, "server.timeouts.body")
+
+    def _expire_write(self, elapsed: float, unsent: int, seconds: float) -> None:
+        current = self.current
+        sent = current.body_bytes if current is not None else 0
+        if not unsent or current is not self._sent_of or self._write_progress is None:
+            self._write_progress = Progress(seconds)
+        elif self._write_progress.stalled(elapsed, self._unsent + sent - self._sent - unsent):
+            key, peer = "server.timeouts.write", self.peer or "unix"
+            logger.info("cut %s: over %s", peer, key, extra={"key": key, "peer": peer})
+            if current is not None:
+                current.reason = key
+            self.transport.abort()
+        self._unsent, self._sent, self._sent_of = unsent, sent, current if unsent else None
+
+    # Stopping -------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """End the connection after the requests that have arrived. Called by uvicorn's server."""
+        self.closing = True
+        if self.idle:
+            self.transport.close()
 
 
-# The methods of uvicorn's protocols that are overridden or used here.
-_KNOWN = ("connection_made", "data_received", "send_400_response", "shutdown", "on_response_complete")
+def _parser(connection: HttpConnection) -> Any:
+    parser = httptools.HttpRequestParser(connection)
+    # What follows a request with `Connection: close` is dropped here. Without this, it would be a fault.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
-def connection_class(base: type[Any], conditions: ServerConditions, *, lean: bool) -> type[Any]:
-    """`base` with the bounds of this module; `base` itself where its shape is unknown. With `lean`, uvicorn's request
-    cycles are replaced as well, where their shape is known."""
-    if any(not callable(getattr(base, name, None)) for name in _KNOWN):
-        logger.warning(
-            "this version of uvicorn is not known: request heads have no limits (server.limits.header, timeouts.header)"
-        )
-        return base
-    if hasattr(base, "on_headers_complete"):
-        made = _httptools_class(base, conditions)
-        cycle_class = lean_cycle(base) if lean else None
-        if cycle_class is not None:
-            made = _lean_class(made, cycle_class, conditions)
-    else:
-        made = type("BoundedH11", (_H11, base), {})
-    made.conditions = conditions
-    return made
+def _address(name: Any) -> tuple[str, int] | None:
+    """The address of a TCP socket; None for Unix sockets."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

@@ -1,26 +1,22 @@
-"""The HTTP server: uvicorn's protocols with our own accepting and draining."""
+"""The HTTP server: it accepts connections, keeps their time limits, and drains without losing a request."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
 import logging
-import socket
 import struct
 import termios
 import time
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from email.utils import formatdate
-from importlib import import_module
 from typing import Any
 
-from uvicorn import Config
-from uvicorn.server import ServerState
-
-from pywatt_host.http.server.connection import ServerConditions, connection_class
+from pywatt_host.http.server.accepting import Acceptor
+from pywatt_host.http.server.connection import HttpConnection
+from pywatt_host.http.server.exchange import STREAM_ENDED, ServerExchange
+from pywatt_host.http.server.serving import AppHandler, Bounds, Handler, Serving
 from pywatt_host.net.listeners import Listener
 from pywatt_host.observability.logs import CUT
 from pywatt_host.types import ASGIApp
@@ -32,17 +28,7 @@ _LINGER_SHARE = 0.1  # of the time for draining, at most
 _HANDSHAKE_GRACE = 0.05  # seconds for TCP handshakes that have begun to complete
 _POLL_INTERVAL = 0.01  # seconds
 _CANCEL_GRACE = 0.2  # seconds that cancelled requests get to clean up
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The limits of a server, in bytes and seconds. `one_write` sends head and body of a response together."""
-
-    header_bytes: int
-    header_seconds: float
-    keep_alive: float
-    backlog: int
-    one_write: bool = True
+_STREAM_GRACE = 1.0  # seconds that a stream which was told to end gets before it is cancelled
 
 
 class Drain:
@@ -57,155 +43,87 @@ class Drain:
         return 0.0 if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
-def _websocket_protocol(**arguments: Any) -> Any:
-    """uvicorn's WebSocket protocol, which is loaded with the first handshake."""
-    return import_module("uvicorn.protocols.websockets.websockets_sansio_impl").WebSocketsSansIOProtocol(**arguments)
-
-
-def _http_protocol() -> type[Any]:
-    try:
-        return import_module("uvicorn.protocols.http.httptools_impl").HttpToolsProtocol  # type: ignore[no-any-return]
-    except ImportError:
-        return import_module("uvicorn.protocols.http.h11_impl").H11Protocol  # type: ignore[no-any-return]
-
-
 class HttpServer:
     """Serves `app` on `listeners` while it runs as a service, and drains when it stops.
 
+    An application that is a `Handler`, as the edge of a host is, decides about each request as soon as its head has
+    been read. `trusted` says which addresses are those of proxies.
+
     All requests are answered that arrive on connections which the kernel had completed before the listener closed; the
-    last response of each connection has `Connection: close`. Requests that still run at the deadline of `drain` are
-    cut, logged and counted in `drain.cut`.
+    last response of each connection has `Connection: close`. Streams without an end are told to end. Requests that
+    still run at the deadline of `drain` are cut, logged and counted in `drain.cut`.
     """
 
-    def __init__(self, name: str, app: ASGIApp, listeners: Sequence[Listener], bounds: Bounds, drain: Drain) -> None:
+    def __init__(
+        self,
+        name: str,
+        app: ASGIApp,
+        listeners: Sequence[Listener],
+        bounds: Bounds,
+        drain: Drain,
+        trusted: Callable[[str], bool] = lambda host: False,
+    ) -> None:
         self.name = name
+        handler: Any = app if hasattr(app, "accept") else AppHandler(app)
+        self._handler: Handler = handler
         self._listeners = list(listeners)
         self._bounds = bounds
         self._drain = drain
-        self._conditions = ServerConditions(bounds.header_bytes, bounds.header_seconds, bounds.keep_alive)
-        self._state = ServerState()
-        self._config = Config(
-            app,
-            http=connection_class(_http_protocol(), self._conditions, lean=bounds.one_write),
-            ws=_websocket_protocol,  # type: ignore[arg-type]  # called with the same arguments as the class
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=bounds.keep_alive,  # type: ignore[arg-type]  # handed to loop.call_later as it is
-            h11_max_incomplete_event_size=bounds.header_bytes,
-        )
-        self._servers: list[asyncio.AbstractServer] = []
+        self._trusted = trusted
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        self._config.load()
-        self._stamp()
-        loop = asyncio.get_running_loop()
-        self._conditions.now = loop.time()
-        for listener in self._listeners:
-            # The event loop closes the socket that it is given. Ours stays open for the last connections.
-            own = listener.sock.dup()
-            own.setblocking(False)
-            server = await loop.create_server(self._protocol, sock=own, backlog=self._bounds.backlog)
-            self._servers.append(server)
-        ticking = tasks.create_task(self._tick(), name=f"{self.name} clock")
+        serving = Serving(self._handler, self._bounds, asyncio.get_running_loop())
+        acceptor = Acceptor(serving, self._listeners, lambda: HttpConnection.of(serving), self._trusted)
+        acceptor.start()
+        ticking = tasks.create_task(_tick(serving), name=f"{self.name} clock")
         try:
             yield
         finally:
             try:
-                await self._close()
+                await self._close(serving, acceptor)
             finally:
                 ticking.cancel()
 
-    def _protocol(self) -> asyncio.Protocol:
-        return self._config.http_protocol_class(  # type: ignore[call-arg]
-            config=self._config, server_state=self._state, app_state={}
-        )
-
-    def _stamp(self) -> None:
-        self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
-
-    async def _tick(self) -> None:
-        """Once a second, update the Date header and end connections that have waited for too long."""
-        loop = asyncio.get_running_loop()
-        period = min(1.0, self._bounds.header_seconds / 4, self._bounds.keep_alive / 4)
-        while True:
-            await asyncio.sleep(period)
-            self._stamp()
-            self._conditions.now = loop.time()
-            for connection in tuple(self._state.connections):
-                expire = getattr(connection, "expire", None)
-                if expire is not None:
-                    expire()
-
     # Stopping -------------------------------------------------------------------------------------------------------
 
-    async def _close(self) -> None:
-        self._conditions.draining = True
-        await self._stop_accepting()
+    async def _close(self, serving: Serving, acceptor: Acceptor) -> None:
+        serving.draining = True
+        ended = _end_streams(serving)
+        await self._stop_accepting(acceptor)
         closed_at = time.monotonic()
         linger = min(_LINGER, self._bounds.keep_alive, _LINGER_SHARE * self._drain.left())
-        for connection in tuple(self._state.connections):
-            if self._is_http(connection) and not self._quiet(connection):
-                self._let_last(connection)
-        while self._state.connections or self._state.tasks:
+        while serving.connections or serving.running:
             if self._drain.left() <= 0:
-                await self._cut()
+                await self._cut(serving)
                 return
-            lingered = time.monotonic() - closed_at >= linger
-            for connection in tuple(self._state.connections):
-                self._release(connection, lingered)
+            now = time.monotonic()
+            lingered = now - closed_at >= linger
+            for connection in tuple(serving.connections):
+                _release(connection, lingered)
+            ended |= _end_streams(serving)
+            if ended and now - closed_at >= _STREAM_GRACE:
+                for stream in ended:
+                    if stream.task is not None:
+                        stream.task.cancel(STREAM_ENDED)
+                ended.clear()
             await asyncio.sleep(_POLL_INTERVAL)
 
-    async def _stop_accepting(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _stop_accepting(self, acceptor: Acceptor) -> None:
         for listener in self._listeners:
             listener.refuse_new()
         await asyncio.sleep(min(_HANDSHAKE_GRACE, self._drain.left()))
-        for server in self._servers:
-            server.close()
+        acceptor.stop()
+        await acceptor.take_all()
         for listener in self._listeners:
-            for sock in _accept_all(listener.sock, self._bounds.backlog):
-                await loop.connect_accepted_socket(self._protocol, sock)
             listener.close()
 
-    @staticmethod
-    def _is_http(connection: Any) -> bool:
-        return hasattr(connection, "cycle")
-
-    @staticmethod
-    def _quiet(connection: Any) -> bool:
-        if hasattr(connection, "idle"):
-            return bool(connection.idle())
-        return connection.cycle is None or connection.cycle.response_complete
-
-    @staticmethod
-    def _let_last(connection: Any) -> None:
-        if connection.cycle is None or connection.cycle.response_complete:
-            return  # a request head is arriving; its request will be the last
-        if hasattr(connection, "close_after_last"):
-            connection.close_after_last()
-        else:
-            connection.shutdown()
-
-    def _release(self, connection: Any, lingered: bool) -> None:
-        """Close a connection that has no request left to answer."""
-        if not self._is_http(connection):
-            if connection.handshake_complete and not connection.transport.is_closing():
-                connection.shutdown()  # WebSockets: close code 1012, service restart
-        elif lingered and self._quiet(connection) and not _unread(connection.transport):
-            connection.transport.close()
-
-    async def _cut(self) -> None:
-        running = [task for task in self._state.tasks if not task.done()]
+    async def _cut(self, serving: Serving) -> None:
+        running = [task for task in serving.running if not task.done()]
         self._drain.cut += len(running)
-        for connection in tuple(self._state.connections):
-            cycle = getattr(connection, "cycle", None)
-            scope = getattr(cycle, "scope", None) or getattr(connection, "scope", None)
-            if scope is not None and not (cycle is not None and cycle.response_complete):
+        for connection in tuple(serving.connections):
+            scope = _unanswered(connection)
+            if scope is not None:
                 logger.error(
                     "cut at the shutdown limit: %s %s",
                     scope.get("method", "WEBSOCKET"),
@@ -216,25 +134,44 @@ class HttpServer:
             task.cancel(CUT)
         if running:
             await asyncio.wait(running, timeout=_CANCEL_GRACE)
-        for connection in tuple(self._state.connections):
+        for connection in tuple(serving.connections):
             connection.transport.abort()
 
 
-def _accept_all(sock: socket.socket, at_most: int) -> list[socket.socket]:
-    """Accept all connections in the queue of a listener."""
-    accepted: list[socket.socket] = []
-    while len(accepted) <= at_most:
-        try:
-            connection, _ = sock.accept()
-        except (BlockingIOError, InterruptedError):
-            break
-        except ConnectionAbortedError:
-            continue
-        except OSError:
-            break
-        connection.setblocking(False)
-        accepted.append(connection)
-    return accepted
+async def _tick(serving: Serving) -> None:
+    """Keep the clock and the time limits of a server."""
+    while True:
+        await asyncio.sleep(serving.period)
+        serving.tick()
+
+
+def _end_streams(serving: Serving) -> set[ServerExchange]:
+    """Tell streams without an end that they should end. Returns those that were not told before."""
+    told: set[ServerExchange] = set()
+    for connection in tuple(serving.connections):
+        exchange = getattr(connection, "current", None)
+        if exchange is not None and exchange.endless and exchange.left and not exchange.ending:
+            exchange.tell_end()
+            told.add(exchange)
+    return told
+
+
+def _release(connection: Any, lingered: bool) -> None:
+    """Close a connection that has no request left to answer."""
+    if not isinstance(connection, HttpConnection):
+        if connection.handshake_complete and not connection.transport.is_closing():
+            connection.shutdown()  # WebSockets: close code 1012, service restart
+    elif lingered and connection.idle and not _unread(connection.transport):
+        connection.transport.close()
+
+
+def _unanswered(connection: Any) -> dict[str, Any] | None:
+    """The scope of the request that runs on a connection."""
+    if not isinstance(connection, HttpConnection):
+        scope: dict[str, Any] | None = getattr(connection, "scope", None)
+        return scope
+    current = connection.current
+    return dict(current.scope) if current is not None and not current.complete else None
 
 
 def _unread(transport: Any) -> bool:
