@@ -242,7 +242,7 @@ def opaque(status: dict[str, int]) -> Any:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             raise RuntimeError("declined")
-        code = status["code"] if scope["path"] == "/health" else 200
+        code = status["code"] if scope["path"] == "/health" else 404
         await send({"type": "http.response.start", "status": code, "headers": [(b"x-own", b"yes")]})
         await send({"type": "http.response.body", "body": b"own words"})
 
