@@ -7,6 +7,7 @@ import sys
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.edge import Answer, Edge, HostPath
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
-from pywatt_host.http.host_paths import HostPathsApp, guarded, reported
+from pywatt_host.http.host_paths import HostPathsApp, by_listener, guarded, reported
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
@@ -135,12 +136,19 @@ class HostEdge:
         health, metrics = self._manifest.health, self._manifest.metrics
         paths: dict[str, HostPath] = {}
         if health.enabled:
-            paths[health.path] = reported(self._checks.report)
+            paths[health.path] = self._health_report()
             paths[health.liveness] = reported(self._checks.liveness)
             paths[health.readiness] = reported(self._checks.readiness)
         if metrics.enabled:
             paths[metrics.path] = guarded(self._scrape, self._schemes.guard(metrics.auth))
         return paths
+
+    def _health_report(self) -> HostPath:
+        full, brief = reported(self._checks.report), reported(partial(self._checks.report, details=False))
+        details = self._manifest.health.details
+        if details is None and self._manifest.server.admin is None:
+            return by_listener(full, brief)
+        return brief if details is False else full
 
     async def _scrape(self, scope: Scope) -> Answer:
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
@@ -169,7 +177,7 @@ class HostEdge:
 
     async def _health_beside_app(self, scope: Scope) -> Answer | None:
         """The application answers itself while all other checks pass; else the answer is the host's report."""
-        return None if self._checks.passing(but="app") else await reported(self._checks.report)(scope)
+        return None if self._checks.passing(but="app") else await self._health_report()(scope)
 
 
 def cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:
