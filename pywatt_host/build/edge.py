@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pywatt_host.app.applications import Applications
+from pywatt_host.app.route_report import hidden_routes
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.health_path import app_serves_health
 from pywatt_host.build.routes import Announced, announced, compile_routes
@@ -32,6 +34,9 @@ from pywatt_host.types import ASGIApp, Scope
 
 if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
+
+
+logger = logging.getLogger("pywatt.edge")
 
 
 class HostEdge:
@@ -112,6 +117,8 @@ class HostEdge:
             cors=cors(server.cors) if server.cors is not None else None,
             explain=Explanations(manifest) if self._explain else None,
         )
+        for hidden in hidden_routes(manifest, self._applications.all):
+            logger.warning("%s: %s (%s)", hidden.key, hidden, hidden.hint, extra={"key": hidden.key})
         self._surface = Surface(self.edge, HostPathsApp(paths) if server.admin is not None else None)
         yield
 
