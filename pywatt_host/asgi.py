@@ -29,8 +29,13 @@ SERVER_KEYS = (  # keys of the manifest that another server decides about
     "server.control",
     "server.limits.header",
     "server.limits.backlog",
+    "server.limits.connections",
+    "server.limits.connections_per_client",
+    "server.limits.websocket",
     "server.timeouts.header",
     "server.timeouts.keep_alive",
+    "server.timeouts.body",
+    "server.timeouts.write",
     "server.timeouts.drain_delay",
 )
 

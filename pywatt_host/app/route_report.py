@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pywatt_host.app.applications import Application
 from pywatt_host.http.endpoints import Table, lookup
@@ -71,6 +72,49 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
     return rows
 
 
+class HiddenRoute(NamedTuple):
+    """A route of an application that a path of the host hides. `key` is the manifest key of that path."""
+
+    key: str
+    path: str
+    app: str
+
+    def __str__(self) -> str:
+        return f"the host answers {self.path} itself, and hides the route of {self.app} there"
+
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        return f"set {self.key} to another path, such as /host{self.path}, or remove the route from the application"
+
+
+def hidden_routes(manifest: Manifest, applications: Iterable[Application]) -> list[HiddenRoute]:
+    """The routes that the host's own paths hide, as far as route tables can be read: a route for GET at the path, and
+    an application that is mounted there. The health path hides none, since the application's report has priority."""
+    health, metrics = manifest.health, manifest.metrics
+    if manifest.server.admin is not None:
+        return []
+    keys = {"metrics.path": metrics.path} if metrics.enabled else {}
+    if health.enabled:
+        keys |= {"health.liveness": health.liveness, "health.readiness": health.readiness}
+    applications = list(applications)
+    found = []
+    for key, path in keys.items():
+        covering = [application for application in applications if _covers(application.prefix, path)]
+        owner = max(covering, key=lambda application: len(application.prefix), default=None)
+        if owner is not None and any(
+            lookup(dict.fromkeys(route.methods, True), "GET") and _is_at(route.path, path)
+            for route in owner.routes or ()
+        ):
+            found.append(HiddenRoute(key, path, owner.name))
+    return found
+
+
+def _is_at(template: str, path: str) -> bool:
+    rest = template.removeprefix(path)
+    return rest != template and (rest in ("", "/") or (rest.startswith("/{") and rest.endswith(":path}")))
+
+
 class _RequiredAuth:
     """The credentials that routes need under the rules of `endpoints`."""
 
@@ -112,4 +156,8 @@ def sample_path(template: str) -> str:
 
 
 def _under_opaque(path: str, opaque: Iterable[Application]) -> bool:
-    return any(a.prefix == "/" or path == a.prefix or path.startswith(a.prefix + "/") for a in opaque)
+    return any(_covers(application.prefix, path) for application in opaque)
+
+
+def _covers(prefix: str, path: str) -> bool:
+    return prefix == "/" or path == prefix or path.startswith(prefix + "/")

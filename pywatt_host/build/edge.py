@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pywatt_host.app.applications import Applications
+from pywatt_host.app.route_report import hidden_routes
 from pywatt_host.auth.none import NoSchemes
+from pywatt_host.build.health_path import app_serves_health
 from pywatt_host.build.routes import Announced, announced, compile_routes
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.edge import Answer, Edge, HostPath
-from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
-from pywatt_host.http.host_paths import HostPathsApp, guarded, reported
+from pywatt_host.http.host_paths import HostPathsApp, by_listener, guarded, reported
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
@@ -31,6 +34,9 @@ from pywatt_host.types import ASGIApp, Scope
 
 if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
+
+
+logger = logging.getLogger("pywatt.edge")
 
 
 class HostEdge:
@@ -88,7 +94,11 @@ class HostEdge:
         manifest, server = self._manifest, self._manifest.server
         paths = self._host_paths()
         health = manifest.health
-        health_of_app = health.enabled and server.admin is None and await self._app_serves(health.path)
+        health_of_app = (
+            health.enabled
+            and server.admin is None
+            and await app_serves_health(self._applications, health.path, health.timeout)
+        )
         if health_of_app:
             paths[health.path] = self._health_beside_app
             self._checks.add("app", self._check_app)
@@ -107,6 +117,8 @@ class HostEdge:
             cors=cors(server.cors) if server.cors is not None else None,
             explain=Explanations(manifest) if self._explain else None,
         )
+        for hidden in hidden_routes(manifest, self._applications.all):
+            logger.warning("%s: %s (%s)", hidden.key, hidden, hidden.hint, extra={"key": hidden.key})
         self._surface = Surface(self.edge, HostPathsApp(paths) if server.admin is not None else None)
         yield
 
@@ -131,12 +143,19 @@ class HostEdge:
         health, metrics = self._manifest.health, self._manifest.metrics
         paths: dict[str, HostPath] = {}
         if health.enabled:
-            paths[health.path] = reported(self._checks.report)
+            paths[health.path] = self._health_report()
             paths[health.liveness] = reported(self._checks.liveness)
             paths[health.readiness] = reported(self._checks.readiness)
         if metrics.enabled:
             paths[metrics.path] = guarded(self._scrape, self._schemes.guard(metrics.auth))
         return paths
+
+    def _health_report(self) -> HostPath:
+        full, brief = reported(self._checks.report), reported(partial(self._checks.report, details=False))
+        details = self._manifest.health.details
+        if details is None and self._manifest.server.admin is None:
+            return by_listener(full, brief)
+        return brief if details is False else full
 
     async def _scrape(self, scope: Scope) -> Answer:
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
@@ -150,25 +169,6 @@ class HostEdge:
         return rendered
 
     # Where the application serves the health path itself ------------------------------------------------------------
-
-    async def _app_serves(self, path: str) -> bool:
-        """Whether an application serves a path, by its route table. An application whose table cannot be read is
-        requested; 404 means no."""
-        application = self._applications.at(path)
-        if application is None:
-            return False
-        if application.routes is None:
-            try:
-                return (await self._request_health())[0] != 404
-            except Exception:  # named boundary: the user's application; it serves the path, and fails
-                return True
-        table: Table[bool] = Table()
-        for route in application.routes:
-            for method in route.methods:
-                if not _is_catch_all(route.path, application.prefix):
-                    _add_route(table, route.path, method)
-        methods = table.match(path)
-        return methods is not None and bool(lookup(methods, "GET"))
 
     async def _request_health(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         path = self._manifest.health.path
@@ -184,20 +184,7 @@ class HostEdge:
 
     async def _health_beside_app(self, scope: Scope) -> Answer | None:
         """The application answers itself while all other checks pass; else the answer is the host's report."""
-        return None if self._checks.passing(but="app") else await reported(self._checks.report)(scope)
-
-
-def _is_catch_all(template: str, prefix: str) -> bool:
-    """Whether a route takes every path under the prefix, so that it says nothing about a single path."""
-    rest = template.removeprefix(prefix.rstrip("/"))
-    return rest.count("/") == 1 and rest.endswith(":path}")
-
-
-def _add_route(table: Table[bool], path: str, method: str) -> None:
-    try:
-        table.add(path, (method,), True)
-    except ValueError:
-        return  # an application may have one path twice
+        return None if self._checks.passing(but="app") else await self._health_report()(scope)
 
 
 def cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:

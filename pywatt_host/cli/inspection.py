@@ -21,7 +21,7 @@ from typing import Any
 from pywatt_host.app.applications import Application
 from pywatt_host.app.decorated import Decorated
 from pywatt_host.app.introspection import is_factory
-from pywatt_host.app.route_report import RouteRow, compare
+from pywatt_host.app.route_report import HiddenRoute, RouteRow, compare, hidden_routes
 from pywatt_host.app.user_state import UserState
 from pywatt_host.build.host import build
 from pywatt_host.decorator.scripts import load_script
@@ -61,10 +61,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All applications, and declared against served. `failure` says why there is nothing else."""
+    """All applications, declared against served, and the routes that the host hides. `failure` says why there is
+    nothing else."""
 
     apps: list[Seen] = field(default_factory=list)
     rows: list[RouteRow] = field(default_factory=list)
+    hidden: list[HiddenRoute] = field(default_factory=list)
     failure: str = ""
 
 
@@ -115,7 +117,7 @@ def inspect_apps(asked: Request, *, timeout: float = 60.0) -> Inspection:
         return Inspection(failure=answer)
     apps = [Seen(**{**each, "fault": Fault(**each["fault"]) if each["fault"] else None}) for each in answer["apps"]]
     rows = [RouteRow(**{**each, "methods": tuple(each["methods"])}) for each in answer["rows"]]
-    return Inspection(apps, rows)
+    return Inspection(apps, rows, [HiddenRoute(*each) for each in answer["hidden"]])
 
 
 def _asked_child(document: Mapping[str, Any], timeout: float) -> dict[str, Any] | str:
@@ -236,8 +238,11 @@ async def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     applications = host.applications.all
     seen = [await _look(application, host, build_it=asked["build"]) for application in applications]
     seen += _look_at_builder(manifest, host, objects)
-    rows = compare(manifest, applications)
-    return {"apps": [asdict(each) for each in seen], "rows": [asdict(row) for row in rows]}
+    return {
+        "apps": [asdict(each) for each in seen],
+        "rows": [asdict(row) for row in compare(manifest, applications)],
+        "hidden": hidden_routes(manifest, applications),
+    }
 
 
 def _main() -> None:

@@ -109,6 +109,9 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     faulty = any(seen.fault is not None for seen in found.apps)
     if not faulty:
         problems += _drift(loaded, found.rows)
+        for hidden in found.hidden:
+            node, path = loaded.node_at(hidden.key)
+            problems.append(node.problem(path, "drift-hidden", str(hidden), hidden.hint, severity="warning"))
     return problems
 
 

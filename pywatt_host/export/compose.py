@@ -50,6 +50,8 @@ def _service(facts: Facts, options: ExportOptions, inside: Container, mount: Sec
     found["restart"] = "on-failure"
     found["# longer than server.timeouts drain_delay and shutdown together"] = None
     found["stop_grace_period"] = f"{facts.grace(balanced=several)}s"
+    found["# enough for server.limits.connections"] = None
+    found["ulimits"] = {"nofile": facts.descriptors}
     found["environment"] = {name: _plain(value) for name, value in variables.items()} | {
         name: f"${{{name}:?the manifest reads it}}" for name in facts.variables
     }

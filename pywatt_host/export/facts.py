@@ -17,6 +17,7 @@ from pywatt_host.manifest.model.channels import DEV_NATS
 from pywatt_host.manifest.model.stores import scheme_of
 from pywatt_host.manifest.values import format_duration
 from pywatt_host.manifest.values.addresses import is_loopback
+from pywatt_host.net.descriptors import descriptors_needed
 
 DRAIN_DELAY = 5.0  # seconds for a load balancer to notice that an instance stops
 _KILL_MARGIN = 5  # seconds between the end of the host's own timeouts and SIGKILL
@@ -96,6 +97,12 @@ class Facts:
     def grace(self, *, balanced: bool) -> int:
         """The seconds from the stop signal to SIGKILL: the longest time that draining takes, and a margin."""
         return math.ceil(self.drain_delay(balanced=balanced) + self.manifest.server.timeouts.shutdown) + _KILL_MARGIN
+
+    @property
+    def descriptors(self) -> int:
+        """How many file descriptors the host needs."""
+        limits = self.manifest.server.limits
+        return descriptors_needed(limits.connections, limits.concurrency)
 
     def settings(self, *, balanced: bool, nats: str | None) -> dict[str, str]:
         """The environment variables that override the manifest in every kind of deployment."""

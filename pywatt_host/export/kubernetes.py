@@ -157,6 +157,7 @@ def _container(facts: Facts, options: ExportOptions, inside: Container, mount: S
     return {
         **found,
         **_probes(facts, inside),
+        f"# Kubernetes has no key for open files. The container runtime should allow {facts.descriptors}.": None,
         "# `kubectl describe pod` shows the last log lines, such as the faults of the manifest.": None,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {

@@ -17,6 +17,7 @@ from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpA
 from pywatt_host.manifest.values.addresses import dump_address
 
 _PRIVILEGED_PORTS_END = 1024  # ports below need a privilege
+_HARD_LIMIT = 524288  # of file descriptors: the default of systemd
 _VARIABLE = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*\Z")
 
 
@@ -181,6 +182,8 @@ def _service(plan: _Plan) -> str:
         "# longer than server.timeouts drain_delay and shutdown together",
         f"TimeoutStopSec={facts.grace(balanced=several)}s",
         "KillMode=mixed",
+        "# enough for server.limits.connections; the application may raise it further",
+        f"LimitNOFILE={facts.descriptors}:{max(facts.descriptors, _HARD_LIMIT)}",
         "",
         "DynamicUser=yes",
         *_groups(plan),

@@ -9,6 +9,7 @@ from typing import Any
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.guard import Guard
 from pywatt_host.http.problem import problem_body, problem_headers, send_problem
+from pywatt_host.manifest.values.addresses import is_loopback
 from pywatt_host.types import Receive, Scope, Send
 
 
@@ -26,6 +27,26 @@ def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> HostPath:
         return status, headers, body
 
     return answer
+
+
+def by_listener(local: HostPath, other: HostPath) -> HostPath:
+    """A path that answers `local` to requests from this machine, and `other` to the rest.
+
+    A request is from this machine if its connection was accepted on a loopback address or on a Unix socket. Where a
+    host listens on several addresses, or on every interface, each request is judged by itself.
+    """
+
+    async def answer(scope: Scope) -> Answer | None:
+        return await (local if accepted_locally(scope) else other)(scope)
+
+    return answer
+
+
+def accepted_locally(scope: Scope) -> bool:
+    """Whether the connection of a request was accepted on a loopback address or on a Unix socket (no port). Another
+    server may not tell: then it was not."""
+    server = scope.get("server")
+    return server is not None and (server[1] is None or is_loopback(server[0]))
 
 
 def guarded(path: HostPath, guard: Guard | None) -> HostPath:

@@ -55,8 +55,9 @@ async def request(
                 chunks.append(chunk)
             elif not too_large.done():
                 too_large.set_result(None)
-                await asyncio.sleep(0)
-            if not message.get("more_body", False):
+            if message.get("more_body", False):
+                await asyncio.sleep(0)  # nothing else makes an application without an end wait
+            else:
                 over.set()
 
     async def call() -> None:

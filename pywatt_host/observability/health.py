@@ -161,14 +161,15 @@ class Checks:
         """Whether the module serves, does not drain, and passes its checks."""
         return self.serving and not self.draining and self.passing()
 
-    def report(self) -> tuple[int, dict[str, Any]]:
-        """The HTTP status and the body of the full health report."""
+    def report(self, *, details: bool = True) -> tuple[int, dict[str, Any]]:
+        """The HTTP status and the body of the health report. Without `details` it contains the names and states of the
+        checks, but not why they fail: an error may name addresses, users and paths."""
         states = {check.state for check in self._checks.values() if not check.optional}
         status = "unhealthy" if "failing" in states else "starting" if "starting" in states else "healthy"
         if status == "healthy" and any(check.state == "failing" for check in self._checks.values()):
             status = "degraded"
         checks = {
-            check.name: {"status": check.state, **({"error": check.message} if check.message else {})}
+            check.name: {"status": check.state, **({"error": check.message} if details and check.message else {})}
             for check in self._checks.values()
         }
         return 200 if status in ("healthy", "degraded") else 503, {"status": status, **self._identity, "checks": checks}

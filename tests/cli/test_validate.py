@@ -161,6 +161,36 @@ def test_drift_is_a_warning_at_the_endpoint_in_both_directions(project: Project)
     assert problems(project, "--strict") == (0, [])
 
 
+COUNTERS = """
+from fastapi import FastAPI
+from prometheus_client import make_asgi_app
+
+app = FastAPI()
+app.mount("/metrics", make_asgi_app())
+app.get("/livez")(lambda: "alive")
+app.get("/health")(lambda: "healthy")
+app.post("/readyz")(lambda: "posted")
+"""
+
+
+def test_a_route_that_a_path_of_the_host_hides_is_a_warning(project: Project) -> None:
+    project.write("main.py", COUNTERS)
+    project.write("pywatt.yaml", "app: main:app\nmetrics: true\nserver:\n  listen: 127.0.0.1:0\n")
+    code, found = problems(project)
+    assert code == 0
+    hidden = [each for each in found if each["code"] == "drift-hidden"]
+    assert [each["message"] for each in hidden] == [
+        f"the host answers {path} itself, and hides the route of main:app there" for path in ("/livez", "/metrics")
+    ]
+    assert hidden[1]["line"] == 2
+    assert "set metrics.path to another path, such as /host/metrics" in hidden[1]["hint"]
+    cured = "app: main:app\nmetrics: /host-metrics\nhealth: {liveness: /alive}\nserver: {listen: 127.0.0.1:0}\n"
+    project.write("pywatt.yaml", cured)
+    assert "drift-hidden" not in [each["code"] for each in problems(project)[1]]
+    project.write("pywatt.yaml", "app: main:app\nmetrics: true\nserver: {admin: {listen: 127.0.0.1:0}}\n")
+    assert problems(project) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -52,6 +52,12 @@ def test_the_service_is_bounded_and_gets_its_time(name: str) -> None:
     assert {each if isinstance(each, str) else each["source"] for each in read.get("secrets", [])} <= set(secrets)
 
 
+@pytest.mark.parametrize(("connections", "expected"), [(10_000, 65536), (100_000, 131072), ("off", 524288)])
+def test_the_service_may_open_as_many_connections_as_the_manifest_says(connections: Any, expected: int) -> None:
+    found = facts_of({"app": "main:app", "server": {"limits": {"connections": connections}}})
+    assert service(found)["ulimits"] == {"nofile": expected}
+
+
 @pytest.mark.parametrize(
     ("name", "ports"),
     [

@@ -125,6 +125,12 @@ def test_more_than_one_instance_is_spread_and_kept() -> None:
         assert selector.items() <= labels.items()
 
 
+def test_open_files_have_no_key_so_a_comment_says_how_many_there_may_be() -> None:
+    found = facts_of({"app": "main:app", "server": {"limits": {"connections": 100_000}}})
+    (text,) = kubernetes(found, ExportOptions()).files.values()
+    assert "# Kubernetes has no key for open files. The container runtime should allow 131072.\n" in text
+
+
 def test_secrets_are_a_folder_that_others_make() -> None:
     (text,) = kubernetes(facts("secrets"), ExportOptions(secret="vault-of-users")).files.values()
     assert "kubectl create secret generic vault-of-users" in text

@@ -81,6 +81,15 @@ def test_the_service_is_told_when_to_stop_and_when_to_try_again(name: str) -> No
     assert int(values(unit, "TimeoutStopSec")[0].removesuffix("s")) > timeouts.drain_delay + timeouts.shutdown
 
 
+@pytest.mark.parametrize(
+    ("connections", "expected"), [(10_000, "65536:524288"), (100_000, "131072:524288"), ("off", "524288:524288")]
+)
+def test_the_service_may_open_as_many_connections_as_the_manifest_says(connections: Any, expected: str) -> None:
+    found = facts_of({"app": "main:app", "server": {"limits": {"connections": connections}}})
+    unit = systemd(found, ExportOptions()).files["users.service"]
+    assert values(unit, "LimitNOFILE") == [expected]
+
+
 def test_each_secret_is_a_credential_of_its_own() -> None:
     """A folder as one credential would give files of other names."""
     unit = units("secrets")["users.service"]

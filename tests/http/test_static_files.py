@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import socket
+from collections.abc import Callable
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hosting import hosted, run, websocket
+from pywatt_host.http.static import StaticDirectory
+from pywatt_host.types import Message
+from tests.hosting import hosted, http_scope, run, websocket
 
 
 @pytest.fixture
@@ -119,5 +126,288 @@ def test_a_folder_that_goes_away_is_a_404_and_no_crash(folder: Path) -> None:
             assert (await host.get("/static/a.txt")).status == 200
             os.rename(folder / "static", folder / "gone")
             assert (await host.get("/static/a.txt")).status == 404
+
+    run(main)
+
+
+# Files that cannot be served ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("html", [False, True])
+def test_what_is_no_regular_file_is_404(folder: Path, method: str, html: bool) -> None:
+    static = folder / "static"
+    (static / "404.html").unlink()
+    (static / "circle").symlink_to("circle")
+    (static / "there").symlink_to("back")
+    (static / "back").symlink_to("there")
+    (static / "nowhere").symlink_to("missing")
+    os.mkfifo(static / "pipe")
+    (static / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(static / "s"))
+
+        async def main() -> None:
+            async with hosted(manifest(html=html, paths="lenient"), directory=folder) as host:
+                names = ["circle", "circle/x", "there", "nowhere", "pipe", "device", "s", "x" * 300, "a\0b", "a.txt/b"]
+                for name in names:
+                    answer = await host.request(method, f"/static/{name}", raw_path=b"/static/x")
+                    assert (answer.status, answer.header("content-type")) == (404, "application/problem+json"), name
+                assert host.logs("pywatt.app") == []
+
+        run(main)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    ("path", "function"),
+    [("a.txt", "open"), ("sub/", "open"), ("sub", "open"), ("sub/index.html", "stat"), ("sub/none", "stat")],
+)
+def test_what_may_not_be_read_is_403(
+    folder: Path, method: str, path: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests may run as root, who may read everything. So `os.open` and `os.stat` refuse files here, as they do for
+    other users."""
+    original = getattr(os, function)
+
+    def refuses(path: Any, *more: Any, **named: Any) -> Any:
+        if os.fspath(path).endswith((".txt", "index.html", "none")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return original(path, *more, **named)
+
+    async def main() -> None:
+        async with hosted(manifest(html=True), directory=folder) as host:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, function, refuses)
+                answer = await host.request(method, f"/static/{path}")
+            assert (answer.status, answer.header("content-type")) == (403, "application/problem+json")
+            assert host.logs("pywatt.app") == []
+
+    run(main)
+
+
+@pytest.mark.parametrize(("code", "status"), [(errno.EMFILE, 503), (errno.EIO, 500)])
+def test_a_fault_of_the_machine_is_an_error_without_a_traceback(
+    folder: Path, code: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def fails(path: Any, *more: Any, **named: Any) -> int:
+        if os.fspath(path).endswith("a.txt"):
+            raise OSError(code, os.strerror(code), path)
+        return opened(path, *more, **named)
+
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "open", fails)
+                assert (await host.get("/static/a.txt")).status == status
+            (line,) = host.logs("pywatt.static")
+            assert os.strerror(code) in line["message"]
+            assert "exception" not in line
+            assert host.logs("pywatt.app") == []
+
+    run(main)
+
+
+async def sent(folder: Path, path: str, then: Callable[[], None], left: asyncio.Event | None = None) -> list[Message]:
+    """What is sent for a path; `then` is called once the first bytes of the body have been sent. The client leaves when
+    `left` is set."""
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        await (left or asyncio.Event()).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+        if len(messages) == 2:
+            then()
+
+    await StaticDirectory(folder / "static", html=False, cache=None)(http_scope("GET", path), receive, send)
+    return messages
+
+
+def test_a_file_that_vanishes_once_it_is_open_is_sent_to_its_end(folder: Path) -> None:
+    path = folder / "static" / "big"
+    path.write_bytes(os.urandom(300_000))
+    expected = path.read_bytes()
+
+    async def main() -> None:
+        messages = await sent(folder, "/big", path.unlink)
+        assert b"".join(message["body"] for message in messages[1:]) == expected
+        assert not messages[-1]["more_body"]
+
+    run(main)
+
+
+def test_a_file_that_shrinks_is_an_incomplete_response(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = folder / "static" / "big"
+    path.write_bytes(b"x" * 300_000)
+
+    async def main() -> None:
+        messages = await sent(folder, "/big", lambda: os.truncate(path, 70_000))
+        assert (b"content-length", b"300000") in messages[0]["headers"]
+        assert sum(len(message["body"]) for message in messages[1:]) == 70_000
+        assert messages[-1]["more_body"]
+        assert caplog.messages == [f"{path} could not be sent to its end: it is shorter than it was"]
+
+    run(main)
+
+
+def test_a_client_that_leaves_ends_the_reading(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "static" / "big").write_bytes(b"x" * 20_000_000)
+
+    async def main() -> None:
+        left = asyncio.Event()
+        messages = await sent(folder, "/big", left.set, left)
+        assert len(messages) < 20
+        assert caplog.messages == []
+
+    run(main)
+
+
+def test_a_server_that_raises_because_the_client_has_left_is_no_fault(folder: Path) -> None:
+    (folder / "static" / "big").write_bytes(b"x" * 300_000)
+
+    def raises() -> None:
+        raise OSError("the client has left")
+
+    async def main() -> None:
+        assert len(await sent(folder, "/big", raises)) == 2
+
+    run(main)
+
+
+def test_no_descriptor_stays_open(folder: Path) -> None:
+    async def main() -> None:
+        async with hosted(manifest(html=True), directory=folder) as host:
+            before = len(os.listdir("/dev/fd"))
+            for path in ("a.txt", "sub", "sub/", "none", "sub/none"):
+                for method in ("GET", "HEAD"):
+                    await host.request(method, f"/static/{path}")
+            assert len(os.listdir("/dev/fd")) <= before
+
+    run(main)
+
+
+def test_a_folder_is_redirected_to_a_path_of_this_host(folder: Path) -> None:
+    (folder / "static" / "a b?").mkdir()
+    (folder / "static" / "a b?" / "index.html").write_text("x")
+
+    async def main() -> None:
+        async with hosted(manifest(html=True), directory=folder) as host:
+            answer = await host.get("/static/a b?", raw_path=b"/static/a%20b%3f", query_string=b"q=1")
+            assert (answer.status, answer.header("location")) == (307, "/static/a%20b%3F/?q=1")
+        site = {"mounts": [{"route_prefix": "/", "directory": "./static", "html": True, "paths": "lenient"}]}
+        async with hosted(site, directory=folder) as host:
+            answer = await host.get("//sub", raw_path=b"//sub")
+            assert (answer.status, answer.header("location")) == (307, "/sub/")
+
+    run(main)
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "status", "body"),
+    [
+        ("bytes=0-0", 206, b"0"),
+        ("bytes=0-0,", 206, b"0"),
+        ("BYTES=8-", 206, b"89"),
+        ("bytes=8-100", 206, b"89"),
+        ("bytes=-100", 206, b"0123456789"),
+        ("bytes=2-3, 4-5", 206, b"2345"),
+        ("bytes=2-5,100-200", 206, b"2345"),
+        (f"bytes=0-{'9' * 5000}", 206, b"0123456789"),
+        ("bytes=10-", 416, None),
+        ("bytes=10-11,-0", 416, None),
+        (f"bytes={'9' * 5000}-", 416, None),
+        ("lines=0-1", 200, b"0123456789"),
+        ("bytes", 200, b"0123456789"),
+        ("bytes=", 200, b"0123456789"),
+        ("bytes=-", 200, b"0123456789"),
+        ("bytes=5-2", 200, b"0123456789"),
+        ("bytes=a-b", 200, b"0123456789"),
+        ("bytes=0-1,x", 200, b"0123456789"),
+        ("bytes=+1-2", 200, b"0123456789"),
+        ("bytes=" + ",".join(["0-0"] * 101), 200, b"0123456789"),
+    ],
+)
+def test_a_range_is_served_refused_or_ignored(folder: Path, header: str, status: int, body: bytes | None) -> None:
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            answer = await host.get("/static/a.txt", headers={"Range": header})
+            assert answer.status == status
+            if status == 416:
+                assert answer.header("content-range") == "bytes */10"
+            else:
+                assert (answer.body, answer.header("content-length")) == (body, str(len(answer.body)))
+            head = await host.request("HEAD", "/static/a.txt", headers={"Range": header})
+            assert (head.status, head.header("content-length"), head.header("content-range")) == (200, "10", "")
+
+    run(main)
+
+
+def test_several_ranges_are_parts_of_one_body(folder: Path) -> None:
+    async def main() -> None:
+        async with hosted(manifest(cache="1h"), directory=folder) as host:
+            answer = await host.get("/static/a.txt", headers={"Range": "bytes=7-, 0-1 ,3-3"})
+            assert (answer.status, answer.header("content-length")) == (206, str(len(answer.body)))
+            kind = f"Content-Type: {answer.header('content-type')}\r\n\r\n".encode()
+            parts: Any = message_from_bytes(kind + answer.body).get_payload()
+            found = [(part["content-range"], part["content-type"], part.get_payload()) for part in parts]
+            text = "text/plain; charset=utf-8"
+            assert found == [
+                ("bytes 0-1/10", text, "01"),
+                ("bytes 3-3/10", text, "3"),
+                ("bytes 7-9/10", text, "789"),
+            ]
+
+    run(main)
+
+
+def test_a_range_counts_only_for_the_file_that_the_client_knows(folder: Path) -> None:
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            first = await host.get("/static/a.txt")
+            for known in ("etag", "last-modified"):
+                headers = {"Range": "bytes=0-1", "If-Range": first.header(known)}
+                assert (await host.get("/static/a.txt", headers=headers)).status == 206
+            for unknown in ('"other"', f"W/{first.header('etag')}", "Thu, 01 Jan 1970 00:00:00 GMT"):
+                headers = {"Range": "bytes=0-1", "If-Range": unknown}
+                assert (await host.get("/static/a.txt", headers=headers)).status == 200
+
+    run(main)
+
+
+def test_an_empty_file_has_no_parts(folder: Path) -> None:
+    (folder / "static" / "empty").write_bytes(b"")
+
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            for header, status in (("bytes=0-", 416), ("bytes=-5", 200), ("bytes=-0", 416)):
+                answer = await host.get("/static/empty", headers={"Range": header})
+                assert (answer.status, answer.whole) == (status, True)
+
+    run(main)
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Mon, 99 Feb 2025 10:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", ""])
+def test_a_date_that_is_early_or_no_date_sends_the_file(folder: Path, date: str) -> None:
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            assert (await host.get("/static/a.txt", headers={"If-Modified-Since": date})).status == 200
+
+    run(main)
+
+
+def test_a_file_of_the_far_future_is_served(folder: Path) -> None:
+    os.utime(folder / "static" / "a.txt", (1e11, 1e11))
+
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            assert (await host.get("/static/a.txt")).body == b"0123456789"
 
     run(main)

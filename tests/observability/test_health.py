@@ -235,6 +235,72 @@ def test_readiness_goes_first_when_draining_and_liveness_stays() -> None:
     run(main)
 
 
+# Details -------------------------------------------------------------------------------------------------------------
+
+FULL = {"db": {"status": "failing", "error": "OSError: 10.0.0.7 refused"}}
+BRIEF = {"db": {"status": "failing"}}
+
+
+async def reports(health: dict[str, Any], *servers: Any, admin: bool = False) -> list[Any]:
+    """The checks of the report to requests whose connections were accepted on these addresses."""
+    manifest = {
+        "health": {**QUICK, "start_period": "1ms", "retries": 1, **health},
+        "server": {"admin": {"listen": "127.0.0.1:0"}} if admin else {},
+    }
+    async with hosted(manifest, Recorder()) as host:
+        patient = Patient(OSError("10.0.0.7 refused"))
+        host.state.health_check("db")(check_of(patient))
+        await patient.more_runs(20)
+        found = []
+        for server in servers:
+            ready = await host.get("/readyz", server=server, admin=admin)
+            assert ready.json() == {"status": "not ready", "checks": {"db": "failing"}}
+            found.append((await host.get("/health", server=server, admin=admin)).json()["checks"])
+        return found
+
+
+LOCAL = [("127.0.0.1", 8080), ("127.9.9.9", 80), ("::1", 8080), ("::ffff:127.0.0.1", 8080), ("/run/x.sock", None)]
+OTHERS = [("10.0.0.1", 8080), ("::ffff:10.0.0.1", 8080), ("2001:db8::1", 80), ("example.org", 443), None]
+
+
+def test_a_report_has_details_where_the_connection_was_accepted_locally() -> None:
+    async def main() -> None:
+        assert await reports({}, *LOCAL) == [FULL] * len(LOCAL)
+        assert await reports({}, *OTHERS) == [BRIEF] * len(OTHERS)
+
+    run(main)
+
+
+def test_the_admin_listener_has_details_wherever_it_is() -> None:
+    async def main() -> None:
+        assert await reports({}, *LOCAL, *OTHERS, admin=True) == [FULL] * (len(LOCAL) + len(OTHERS))
+
+    run(main)
+
+
+@pytest.mark.parametrize(("details", "expected"), [(True, FULL), (False, BRIEF)])
+@pytest.mark.parametrize("admin", [False, True])
+def test_the_key_decides_for_every_listener(details: bool, expected: Any, admin: bool) -> None:
+    async def main() -> None:
+        assert await reports({"details": details}, LOCAL[0], OTHERS[0], admin=admin) == [expected] * 2
+
+    run(main)
+
+
+def test_the_report_in_place_of_the_applications_answer_is_judged_too() -> None:
+    async def main() -> None:
+        async with hosted({"health": {**QUICK, "start_period": "1ms"}}, opaque({"code": 200})) as host:
+            await until(host, "/readyz", 200)
+            patient = Patient(OSError("gone"))
+            host.state.health_check("db")(check_of(patient))
+            await patient.more_runs(3)
+            answer = await host.get("/health", server=("10.0.0.1", 8080))
+            assert answer.status == 503
+            assert "error" not in answer.json()["checks"]["db"]
+
+    run(main)
+
+
 # The application's own health path ------------------------------------------------------------------------------------
 
 
@@ -242,7 +308,7 @@ def opaque(status: dict[str, int]) -> Any:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             raise RuntimeError("declined")
-        code = status["code"] if scope["path"] == "/health" else 200
+        code = status["code"] if scope["path"] == "/health" else 404
         await send({"type": "http.response.start", "status": code, "headers": [(b"x-own", b"yes")]})
         await send({"type": "http.response.body", "body": b"own words"})
 

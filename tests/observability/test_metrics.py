@@ -288,3 +288,37 @@ def test_with_an_admin_listener_health_and_metrics_are_there_and_only_there(tmp_
             assert app.scopes == []
 
     run(main)
+
+
+def counters(path: str) -> Any:
+    from fastapi import FastAPI
+    from prometheus_client import CollectorRegistry, make_asgi_app
+
+    app = FastAPI()
+    app.mount(path, make_asgi_app(CollectorRegistry()))
+    return app
+
+
+def test_counters_of_the_application_at_the_same_path_are_a_warning_that_says_what_to_do() -> None:
+    async def main() -> None:
+        async with hosted({"metrics": True}, counters("/metrics")) as host:
+            assert b"http_server_active_requests" in (await host.get("/metrics")).body
+            (line,) = [line for line in host.logs("pywatt.edge") if line["level"] == "warning"]
+            assert line["key"] == "metrics.path"
+            assert "hides the route of under_test:app" in line["message"]
+            assert "set metrics.path to another path, such as /host/metrics" in line["message"]
+        async with hosted({"metrics": "/host-metrics"}, counters("/metrics")) as host:
+            assert b"http_server_active_requests" in (await host.get("/host-metrics")).body
+            assert (await host.get("/metrics/")).status == 200
+            assert host.logs("pywatt.edge") == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("path", ["/metric", "/metricsx", "/", "/other/metrics"])
+def test_routes_elsewhere_are_no_warning(path: str) -> None:
+    async def main() -> None:
+        async with hosted({"metrics": True}, counters(path)) as host:
+            assert host.logs("pywatt.edge") == []
+
+    run(main)

@@ -15,7 +15,7 @@ HOME = Path(pywatt_host.__file__).parent
 # says so beside it.
 NAMED = {
     "auth/jwt.py": 1,
-    "build/edge.py": 1,
+    "build/health_path.py": 1,
     "nats/messages.py": 3,
     "nats/jetstream.py": 4,
     "nats/registry.py": 2,

@@ -320,3 +320,28 @@ def test_gone_is_gone_no_socket_file_of_the_control_is_left(served: Project) -> 
     assert control[0].stat().st_mode & 0o777 == 0o600
     assert host.stop() == 0
     assert os.listdir(served.folder / "pywatt") == []
+
+
+def test_health_has_details_on_a_loopback_address_and_on_a_unix_socket(project: Project) -> None:
+    project.write(
+        "main.py",
+        """
+        def create_app(state):
+            @state.health_check("db")
+            def check():
+                raise OSError("10.0.0.7 refused")
+
+            def app(environ, start_response):
+                start_response("404 Not Found", [])
+                return []
+
+            return app
+        """,
+    )
+    health = {"interval": "10ms", "start_period": "1ms"}
+    project.manifest(app="main:create_app", health=health, server={"listen": ["127.0.0.1:0", "unix:s.sock"]})
+    host = project.host()
+    host.wait_for("check db fails")
+    for address in host.ready["listen"]:
+        checks = host.get("/health", address).json()["checks"]
+        assert checks == {"db": {"status": "failing", "error": "OSError: 10.0.0.7 refused"}}

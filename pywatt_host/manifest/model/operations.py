@@ -50,6 +50,12 @@ class Health(Section):
     start_period: PositiveDuration = key(
         10.0, "How long after the start a check that has not passed yet counts as starting, not as failing.", "1m"
     )
+    details: Bool | None = key(
+        None,
+        "Whether the reports contain errors, addresses and other details of the checks. If omitted, they do on"
+        " `server.admin`, on loopback addresses and on Unix sockets. Other reports contain names and states only.",
+        False,
+    )
 
     @model_validator(mode="after")
     def _paths_differ(self) -> Health:

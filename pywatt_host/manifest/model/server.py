@@ -11,6 +11,7 @@ from pywatt_host.manifest.model.base import Section, key, required
 from pywatt_host.manifest.values import (
     Address,
     Bool,
+    CountOrOff,
     Duration,
     DurationOrOff,
     Int,
@@ -71,8 +72,27 @@ class Cors(Section):
     max_age: Duration = key(600.0, "How long a browser may keep a preflight response.", "1h")
 
 
+class WebSocketLimits(Section):
+    """Limits on WebSockets."""
+
+    message: Size = key(
+        16 * 1024**2,
+        "Maximum size of a message that a client sends, after decompression. Above it, the host closes the WebSocket"
+        " with code 1009.",
+        "1MiB",
+    )
+    compression: Bool = key(
+        True, "Whether the host agrees to compress messages, if the client offers it (permessage-deflate).", False
+    )
+    connections: CountOrOff = key(
+        10_000,
+        "Number of WebSockets that may be open at the same time. Above it, the response is 503. `off`: no limit.",
+        500,
+    )
+
+
 class Limits(Section):
-    """Limits on what a client may send, and on how many requests run at the same time."""
+    """Limits on what a client may send, on open connections, and on requests that run at the same time."""
 
     body: SizeOrOff = key(
         10 * 1024**2, "Maximum size of a request body. Above it, the response is 413. `off`: no limit.", "100MiB"
@@ -91,6 +111,20 @@ class Limits(Section):
     backlog: Int = key(
         2048, "Number of connections that the kernel may queue before the host accepts them.", 511, ge=1, le=65535
     )
+    connections: CountOrOff = key(
+        10_000,
+        "Number of connections that may be open at the same time. When it is reached, the host closes idle connections"
+        " of the client that holds the most, and accepts no other connection until one ends. `off`: no limit.",
+        2000,
+    )
+    connections_per_client: CountOrOff = key(
+        None,
+        "Number of connections that one client may have open at the same time. The host closes further connections at"
+        " once. A client is an IPv4 address or an IPv6 /64 network. Trusted proxies and Unix sockets are not counted."
+        " `off`: no limit.",
+        100,
+    )
+    websocket: WebSocketLimits = key(WebSocketLimits, "Limits on WebSockets.", {"message": "1MiB"})
 
 
 class Timeouts(Section):
@@ -106,6 +140,18 @@ class Timeouts(Section):
     )
     request: DurationOrOff = key(
         None, "How long a response may take to start. Then the response is 504. `off`: no limit.", "30s"
+    )
+    body: DurationOrOff = key(
+        30.0,
+        "How long a request body may arrive too slowly while the host waits for it: with fewer than 256 bytes per"
+        " second on average. Then the response is 408 and the connection is closed. `off`: no limit.",
+        "1m",
+    )
+    write: DurationOrOff = key(
+        30.0,
+        "How long the client may take bytes of a response too slowly while they wait to be sent: fewer than 256 bytes"
+        " per second on average. Then the connection is closed. `off`: no limit.",
+        "1m",
     )
     drain_delay: Duration = key(
         0.0,
@@ -165,7 +211,9 @@ class Server(Section):
         {"allow_origins": ["https://app.example"]},
     )
     limits: Limits = key(
-        Limits, "Limits on what a client may send, and on how many requests run at the same time.", {"body": "100MiB"}
+        Limits,
+        "Limits on what a client may send, on open connections, and on requests that run at the same time.",
+        {"body": "100MiB"},
     )
     timeouts: Timeouts = key(
         Timeouts, "How long the host waits for requests, responses, and its own shutdown.", {"request": "30s"}

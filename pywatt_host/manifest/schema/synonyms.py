@@ -14,7 +14,7 @@ from pywatt_host.manifest.model.endpoints import AutoEndpoints, EndpointOptions
 from pywatt_host.manifest.model.operations import Health, Logging, Metrics
 from pywatt_host.manifest.model.resiliency import CircuitBreaker, Policies, Resiliency, RetryPolicy, Target, Targets
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
-from pywatt_host.manifest.model.server import Cors, Limits, Server, Timeouts
+from pywatt_host.manifest.model.server import Cors, Limits, Server, Timeouts, WebSocketLimits
 from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
 from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.schema.shape import SectionShape, key_paths
@@ -205,6 +205,11 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "concurrency": "limits.concurrency",
         "limit_concurrency": "limits.concurrency",
         "backlog": "limits.backlog",
+        "connections": "limits.connections",
+        "max_connections": "limits.connections",
+        "worker_connections": "limits.connections",
+        "ws_max_size": "limits.websocket.message",
+        "ws_per_message_deflate": "limits.websocket.compression",
         "proxies": "trusted_proxies",
         "forwarded_allow_ips": "trusted_proxies",
         "log_level": "`logging.level`, outside of server",
@@ -212,7 +217,27 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "threads": "`app.threads`, outside of server",
         "worker_class": "`app.interface`, outside of server",
     },
-    Limits: {"max_body_size": "body", "body_size": "body", "headers": "header", "connections": "concurrency"},
+    Limits: {
+        "max_body_size": "body",
+        "body_size": "body",
+        "headers": "header",
+        "max_connections": "connections",
+        "worker_connections": "connections",
+        "per_client": "connections_per_client",
+        "max_connections_per_client": "connections_per_client",
+        "ws": "websocket",
+        "websockets": "websocket",
+        "ws_max_size": "websocket.message",
+    },
+    WebSocketLimits: {
+        "max_size": "message",
+        "size": "message",
+        "max_message": "message",
+        "deflate": "compression",
+        "per_message_deflate": "compression",
+        "permessage_deflate": "compression",
+        "concurrency": "connections",
+    },
     Timeouts: {
         "graceful": "shutdown",
         "graceful_shutdown": "shutdown",
@@ -221,6 +246,9 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "keepalive": "keep_alive",
         "response": "request",
         "headers": "header",
+        "read": "body",
+        "client_body": "body",
+        "send": "write",
     },
     EndpointOptions: {
         "method": "methods",
@@ -264,6 +292,8 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "endpoint": "path",
         "start_interval": "interval",
         "failure_threshold": "retries",
+        "show_details": "details",
+        "verbose": "details",
     },
     Metrics: {"endpoint": "path", "url": "path", "histogram_buckets": "buckets"},
     Logging: {

@@ -176,11 +176,9 @@ def _custom(error: ErrorDetails, node: Node, place: _Place) -> tuple[str, str, s
 
 def _no_integer(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     quoted = isinstance(node.value, str) and re.fullmatch(r"[-+]?[0-9]{1,18}", node.value) is not None
-    return (
-        "type",
-        f"{node.shown()} is not an integer",
-        f"write {node.value} without quotes" if quoted and not node.masked else "",
-    )
+    format = place.format()
+    hint = f"write {node.value} without quotes" if quoted and not node.masked else format.hint if format else ""
+    return "type", f"{node.shown()} is not an integer", hint
 
 
 def _no_number(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""The value types of a manifest: durations, sizes, rates, addresses, paths, names and strings with secrets.
+"""The value types of a manifest: durations, sizes, rates, counts, addresses, paths, names and strings with secrets.
 
 Each type has a parser from the text in the file to a plain or frozen value, a printer back to text, and an `Annotated`
 alias that brings both into the typed model and the published JSON schema. Parsers raise `PydanticCustomError`. Its type
@@ -37,6 +37,7 @@ from pywatt_host.manifest.values.quantities import (
     DURATION_PATTERN,
     RATE_PATTERN,
     SIZE_PATTERN,
+    CountOrOff,
     Duration,
     DurationOrOff,
     PositiveDuration,
@@ -88,6 +89,7 @@ __all__ = [
     "TCP_ADDRESS",
     "Address",
     "Bool",
+    "CountOrOff",
     "Duration",
     "DurationOrOff",
     "EndpointPath",

@@ -204,6 +204,8 @@ def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback  # Python considers mapped addresses from 3.13 on
     except ValueError:  # a name may resolve to any address; an empty host is every interface
         return False

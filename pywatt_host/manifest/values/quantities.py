@@ -1,4 +1,4 @@
-"""Durations, sizes and rates: strings with a unit, and the numbers that they represent."""
+"""Durations, sizes, rates and counts, and the numbers that they represent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
-from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
+from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema, to_int
 
 # Durations ------------------------------------------------------------------------------------------------------------
 
@@ -191,4 +192,30 @@ RateLimit: TypeAlias = Annotated[
     PlainSerializer(str),
     text_schema(RATE_PATTERN),
     Format("a rate", "write 100/s, 20/m or 1000/h"),
+]
+
+
+# Counts ---------------------------------------------------------------------------------------------------------------
+
+MAX_COUNT = 1_000_000
+
+
+def parse_count(value: Any) -> int:
+    """Return a number of things, from 1 to MAX_COUNT. Raises PydanticKnownError for any other value."""
+    number = to_int(value)
+    if type(number) is not int:
+        raise PydanticKnownError("int_type")
+    if number < 1:
+        raise PydanticKnownError("greater_than_equal", {"ge": 1})
+    if number > MAX_COUNT:
+        raise PydanticKnownError("less_than_equal", {"le": MAX_COUNT})
+    return number
+
+
+CountOrOff: TypeAlias = Annotated[
+    int | None,
+    PlainValidator(_or_off(parse_count)),
+    PlainSerializer(lambda count: "off" if count is None else count),
+    WithJsonSchema({"anyOf": [{"const": "off"}, {"type": "integer", "minimum": 1, "maximum": MAX_COUNT}]}),
+    Format("a count", "write an integer, or off"),
 ]
