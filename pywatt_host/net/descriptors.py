@@ -24,6 +24,13 @@ def descriptors_needed(connections: int | None, concurrency: int) -> int:
     return min(max(LEAST, needed), _MOST)
 
 
+def room_for_connections() -> int | None:
+    """The number of connections that leave a reserve of descriptors for everything else, under the limit that holds
+    now; None where there is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else max(1, soft - min(_RESERVE, soft // 4))
+
+
 def raise_descriptor_limit(needed: int = LEAST) -> int:
     """Raise the soft limit to `needed`, or as far as the hard limit allows. Returns the soft limit that holds now, or
     `needed` where there is none. The limit is never lowered, and the hard limit stays.

@@ -19,6 +19,7 @@ from pywatt_host.http.server.server import HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
+from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
 from pywatt_host.runtime.control import ControlApp, control_path
@@ -200,6 +201,9 @@ class Host:
         addresses to use in place of those of the manifest.
         """
         self._shutdown.watch(ends_process=ends_process)
+        if ends_process:
+            limits = self.manifest.server.limits
+            raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
         try:
             with self._bound(sockets) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
                 await self._run(bound, on_ready)
@@ -251,11 +255,19 @@ class Host:
 
     def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:
         server = self.manifest.server
+        limits, timeouts = server.limits, server.timeouts
         bounds = Bounds(
-            header_bytes=server.limits.header,
-            header_seconds=server.timeouts.header,
-            keep_alive=server.timeouts.keep_alive,
-            backlog=server.limits.backlog,
+            header_bytes=limits.header,
+            header_seconds=timeouts.header,
+            keep_alive=timeouts.keep_alive,
+            backlog=limits.backlog,
+            body_seconds=timeouts.body,
+            write_seconds=timeouts.write,
+            connections=limits.connections,
+            connections_per_client=limits.connections_per_client,
+            websocket_message=limits.websocket.message,
+            websocket_compression=limits.websocket.compression,
+            websocket_connections=limits.websocket.connections,
         )
         return HttpServer(name, app, listeners, bounds, self._shutdown.drain)
 

@@ -16,10 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pywatt_host.http.server.serving import Serving
+from pywatt_host.net.descriptors import room_for_connections
 from pywatt_host.net.listeners import Listener
 
 logger = logging.getLogger("pywatt.server")
 
+OPEN_FILES = "the limit on open files (LimitNOFILE, ulimit -n)"
 _BATCH = 64  # connections that are accepted before other work gets its turn
 _ROOM = 8  # connections that are closed at once to make room for others
 _FRESH = 1.0  # seconds in which a new connection without a request does not count as idle
@@ -54,6 +56,10 @@ class Acceptor:
         self._full = False  # waits until a connection ends
         self._listening = False
         serving.on_closed.append(self._closed)
+        self._limit, self._limit_key = serving.bounds.connections, "server.limits.connections"
+        room = room_for_connections()
+        if room is not None and (self._limit is None or room < self._limit):
+            self._limit, self._limit_key = room, OPEN_FILES
 
     def start(self) -> None:
         """Begin to accept."""
@@ -102,10 +108,10 @@ class Acceptor:
 
     def _accept(self, listener: socket.socket) -> None:
         taken: list[tuple[socket.socket, str]] = []
-        limit = self._serving.bounds.connections
+        limit = self._limit
         for _ in range(_BATCH):
             if limit is not None and len(self._clients) + len(taken) >= limit and not self._make_room():
-                self._serving.warn("accepting is paused", "server.limits.connections")
+                self._serving.warn(f"accepting is paused at {limit} connections", self._limit_key)
                 self._full = True
                 self._unlisten()
                 break
@@ -133,7 +139,7 @@ class Acceptor:
 
     def _cannot(self, error: OSError) -> None:
         if error.errno in _NO_DESCRIPTOR:
-            self._serving.warn(f"accepting is paused: {error.strerror}", "LimitNOFILE (ulimit -n)")
+            self._serving.warn(f"accepting is paused: {error.strerror}", OPEN_FILES)
             self._make_room()
         else:
             logger.warning("accepting has failed: %s", error)

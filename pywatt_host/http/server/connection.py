@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -125,14 +127,14 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        client = _address(transport.get_extra_info("peername"))
+        client = _peer_address(transport)
         if client is not None:
             self.peer = client[0]
         self.scope: dict[str, Any] = {  # of a request, without what its head says
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "server": _address(transport.get_extra_info("sockname")),
+            "server": _local_address(transport),
             "client": client,
             "scheme": "https" if transport.get_extra_info("sslcontext") else "http",
             "method": "",
@@ -674,6 +676,18 @@ def _parser(connection: HttpConnection) -> Any:
     return parser
 
 
-def _address(name: Any) -> tuple[str, int] | None:
-    """The address of a TCP socket; None for Unix sockets."""
+def _local_address(transport: Any) -> tuple[str, int | None] | None:
+    """The address that a connection was accepted on; the path, and None, for Unix sockets."""
+    name = transport.get_extra_info("sockname")
+    if isinstance(name, tuple):
+        return str(name[0]), int(name[1])
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    return os.fsdecode(name or b""), None
+
+
+def _peer_address(transport: Any) -> tuple[str, int] | None:
+    """The address of a TCP client; None for Unix sockets."""
+    name = transport.get_extra_info("peername")
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
