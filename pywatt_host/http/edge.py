@@ -419,11 +419,11 @@ class Edge:
                     send, scope.get("extensions"), target.status, detail or target.detail, target.headers
                 )
                 return
-            exchange.status = 403  # unless the application accepts
+            exchange.status = 500  # until the application accepts or refuses
             await target.app(scope, receive, exchange.send_websocket)
         except OSError:  # the server says in this way that the client has gone
             exchange.reason = "client gone"
-        except Exception as error:  # named boundary: the user's application
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # named boundary: the user's application
             app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
             exchange.reason = "application raised"
             raise ResponseCutError from None

@@ -187,16 +187,22 @@ class WrappedExchange(Exchange):
     def send_websocket(self, message: Message) -> Awaitable[None]:
         """Take a message of the application on a WebSocket."""
         if message["type"] == "websocket.accept":
-            self.status = 101
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
             if self.bearer and not message.get("subprotocol"):
                 # Browsers close a connection where none of the offered subprotocols is selected.
                 message["subprotocol"] = "bearer"
+            return self._accept(message)
+        if message["type"] == "websocket.close":
+            self.status = self.status if self.status == 101 else 403
         elif message["type"] == "websocket.http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
             message = {**message, "headers": headers}
         return self._send(message)
+
+    async def _accept(self, message: Message) -> None:
+        await self._send(message)
+        self.status = 101
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         if self.outlet is not None:
