@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pywatt.server")
 
 _SLICE = 64 * 1024  # bytes that are parsed at once
+_LONGEST_REPEATED = 2048  # bytes of a request that is remembered for its connection
+_FORGOTTEN = 1.0  # seconds after which it is forgotten
 _PIPELINED = 256  # requests that wait on one connection
 _CHUNK_OVERHEAD = 16  # bytes of framing that each chunk may have, beside those of limits.header
 _LINGER = 2.0  # seconds in which a client may read the last response, while what it sends is dropped
@@ -46,11 +48,11 @@ class HttpConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body_progress", "_discarded", "_framing", "_half_closed", "_handler", "_header_bytes", "_host", "_hosts",
-        "_ids", "_linger_left", "_moved", "_names", "_noted", "_offered", "_replaying", "_running", "_sent",
-        "_sent_of", "_targets", "_unsent", "_valid_hosts", "_writable", "_write_progress", "broken", "chunked",
-        "closing", "current", "ended", "final", "fresh", "head_bytes", "headers", "in_head", "lingering", "loop",
-        "parser", "peer", "queue", "reading", "reading_paused", "scope", "segment", "serving", "since", "transport",
-        "upgraded", "url", "write_paused",
+        "_ids", "_linger_left", "_moved", "_names", "_noted", "_offered", "_repeated", "_replaying", "_running",
+        "_sent", "_sent_of", "_targets", "_unsent", "_valid_hosts", "_writable", "_write_progress", "broken",
+        "chunked", "closing", "current", "ended", "final", "fresh", "head_bytes", "headers", "in_head", "lingering",
+        "loop", "parser", "peer", "queue", "reading", "reading_paused", "scope", "segment", "serving", "since",
+        "transport", "upgraded", "url", "write_paused",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +109,8 @@ class HttpConnection(asyncio.Protocol):
         self._host: bytes | None = None
         self._hosts = 0  # how many there are
         self._noted: dict[int, bytes] | None = None  # kind of field -> value
+        # The last request that may be repeated: its bytes, its scope, its headers, whether its path is plain.
+        self._repeated: tuple[bytes, dict[str, Any], tuple[tuple[bytes, bytes], ...], bool] | None = None
         self._names, self._targets, self._valid_hosts = serving.field_names, serving.targets, serving.hosts
         self._ids = serving.ids
         self._handler, self._running = serving.handler, serving.running
@@ -193,6 +197,10 @@ class HttpConnection(asyncio.Protocol):
         if len(data) > _SLICE:
             for start in range(0, len(data), _SLICE):
                 self.data_received(data[start : start + _SLICE])
+            return
+        repeated = self._repeated
+        if repeated is not None and data == repeated[0] and self.current is None and not self.in_head:
+            self._repeat(repeated)
             return
         chunked = self.chunked
         if self.in_head:
@@ -306,7 +314,27 @@ class HttpConnection(asyncio.Protocol):
         if self.current is not None or exchange.length or not keep_alive:
             self._arrived(exchange)
         else:
+            if noted is None and segment is not None and segment.endswith(b"\r\n\r\n"):
+                self._remember(segment, scope, plain)
             self._begin(exchange)
+
+    def _remember(self, segment: bytes, scope: dict[str, Any], plain: bool) -> None:
+        """Remember a request that has no body and arrived by itself. A client that sends the same bytes again, as one
+        does that polls, asks for the same: they need not be parsed again."""
+        if len(segment) <= _LONGEST_REPEATED and segment.count(b"\r\n\r\n") == 1:
+            self._repeated = (segment, {**scope, "headers": None}, tuple(self.headers[:-1]), plain)
+
+    def _repeat(self, repeated: tuple[bytes, dict[str, Any], tuple[tuple[bytes, bytes], ...], bool]) -> None:
+        """Take the request that was remembered."""
+        _, template, headers, plain = repeated
+        request_id = self._ids.pop() if self._ids else self.serving.more_ids()
+        scope = template.copy()
+        scope["headers"] = [*headers, (b"x-request-id", request_id)]
+        exchange = ServerExchange(self, scope, scope["method"], scope["path"], request_id)
+        exchange.plain = plain
+        if scope["method"] == "HEAD":
+            exchange.bodiless = True
+        self._begin(exchange)
 
     def _complete_head(self, exchange: ServerExchange, noted: dict[int, bytes], authority: bytes | None) -> None:
         """Take what only some requests have in their heads. Raises RefusedError for what must not be there."""
@@ -635,6 +663,8 @@ class HttpConnection(asyncio.Protocol):
                     self.transport.close()
         elif now - self.since >= bounds.keep_alive:
             self.transport.close()
+        elif now - self.since >= _FORGOTTEN:
+            self._repeated = None
 
     def _expire_body(self, elapsed: float, seconds: float) -> None:
         moved, self._moved = self._moved, 0
