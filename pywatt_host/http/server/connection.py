@@ -202,10 +202,10 @@ class HttpConnection(asyncio.Protocol):
         if repeated is not None and data == repeated[0] and self.current is None and not self.in_head:
             self._repeat(repeated)
             return
-        chunked = self.chunked
+        reading = self.reading
         if self.in_head:
             self.head_bytes += len(data)
-        elif self.reading is None:
+        elif reading is None:
             self.segment = data
         try:
             self.parser.feed_data(data)
@@ -229,7 +229,7 @@ class HttpConnection(asyncio.Protocol):
                     self.since = self.serving.now
             if self.head_bytes > self.serving.bounds.header_bytes:
                 self._refuse(431, "server.limits.header")
-        elif chunked and self.chunked:
+        elif reading is not None and reading is self.reading and self.chunked:
             self._framing += len(data)
             if self._framing > self.serving.bounds.header_bytes:
                 self._refuse(431, "server.limits.header")
@@ -240,6 +240,7 @@ class HttpConnection(asyncio.Protocol):
         if self.ended:
             raise RefusedError(400, "a request after the last one")
         self.in_head = True
+        self.head_bytes = 0
         self.url = b""
         self.headers = []
         self._host = None
@@ -537,6 +538,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _discard(self, data: bytes) -> None:
         """Drop what arrives after the last request."""
+        self.broken = True
         if self.lingering:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED:
@@ -682,7 +684,7 @@ class HttpConnection(asyncio.Protocol):
         sent = current.body_bytes if current is not None else 0
         if not unsent or current is not self._sent_of or self._write_progress is None:
             self._write_progress = Progress(seconds)
-        elif self._write_progress.stalled(elapsed, self._unsent + sent - self._sent - unsent):
+        elif self._write_progress.stalled(elapsed, max(0, self._unsent + sent - self._sent - unsent)):
             key, peer = "server.timeouts.write", self.peer or "unix"
             logger.info("cut %s: over %s", peer, key, extra={"key": key, "peer": peer})
             if current is not None:
