@@ -109,7 +109,7 @@ def _edge(title: str, path: str, app: str, glued: str, paths: tuple[str, ...], *
         _glued(GLUED, glued),
         Stack(
             "granian, nothing on",
-            ("granian", "--interface", "asginl", "--http", "1", "--no-ws", "--loop", "uvloop", "--port", "{port}", f"{APPS}.{app}"),
+            ("granian", "--interface", "asginl", "--http", "1", "--no-ws", "--port", "{port}", f"{APPS}.{app}"),
             ("granian", "uvloop", *needs),
         ),
         _host(FULL, HostRun(f"{APPS}.{app}", full=True, paths=paths, tokens=True), *needs),

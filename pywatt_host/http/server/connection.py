@@ -23,7 +23,7 @@ from pywatt_host.http.server import head
 from pywatt_host.http.server.exchange import MAX_DISCARDED, ServerExchange
 from pywatt_host.http.server.head import CHUNKED, RefusedError
 from pywatt_host.http.server.response import CONTINUE
-from pywatt_host.http.server.serving import Progress, Serving, serving_of
+from pywatt_host.http.server.serving import Progress, RequestLine, Serving, serving_of
 from pywatt_host.observability.context import parse_traceparent
 
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pywatt.server")
 
 _SLICE = 64 * 1024  # bytes that are parsed at once
-_LONGEST_REPEATED = 2048  # bytes of a request that is remembered for its connection
-_FORGOTTEN = 1.0  # seconds after which it is forgotten
+_LONGEST_FIELDS = 2048  # bytes of the fields that are remembered for a connection
+_LONGEST_LINE = 256  # bytes of a request line that is remembered
+_REMEMBERED_LINES = 4096
+_UNLIKE = 8  # requests with other fields each, after which a connection remembers none
+_FORGOTTEN = 1.0  # seconds after which an idle connection forgets its fields
 _PIPELINED = 256  # requests that wait on one connection
 _CHUNK_OVERHEAD = 16  # bytes of framing that each chunk may have, beside those of limits.header
 _LINGER = 2.0  # seconds in which a client may read the last response, while what it sends is dropped
@@ -47,12 +50,12 @@ class HttpConnection(asyncio.Protocol):
     under plain uvicorn as well."""
 
     __slots__ = (
-        "_body_progress", "_discarded", "_framing", "_half_closed", "_handler", "_header_bytes", "_host", "_hosts",
-        "_ids", "_linger_left", "_moved", "_names", "_noted", "_offered", "_repeated", "_replaying", "_running",
-        "_sent", "_sent_of", "_targets", "_unsent", "_valid_hosts", "_writable", "_write_progress", "broken",
-        "chunked", "closing", "current", "ended", "final", "fresh", "head_bytes", "headers", "in_head", "lingering",
-        "loop", "parser", "peer", "queue", "reading", "reading_paused", "scope", "segment", "serving", "since",
-        "transport", "upgraded", "url", "write_paused",
+        "_body_progress", "_discarded", "_fields", "_framing", "_half_closed", "_handler", "_header_bytes",
+        "_headers", "_host", "_hosts", "_ids", "_lines", "_linger_left", "_moved", "_names", "_noted", "_offered",
+        "_replaying", "_running", "_sent", "_sent_of", "_targets", "_unlike", "_unsent", "_valid_hosts", "_writable",
+        "_write_progress", "broken", "chunked", "closing", "current", "ended", "final", "fresh", "head_bytes",
+        "headers", "in_head", "lingering", "loop", "parser", "peer", "queue", "reading", "reading_paused", "scope",
+        "segment", "serving", "since", "transport", "upgraded", "url", "write_paused",
     )  # fmt: skip
 
     def __init__(
@@ -109,8 +112,10 @@ class HttpConnection(asyncio.Protocol):
         self._host: bytes | None = None
         self._hosts = 0  # how many there are
         self._noted: dict[int, bytes] | None = None  # kind of field -> value
-        # The last request that may be repeated: its bytes, its scope, its headers, whether its path is plain.
-        self._repeated: tuple[bytes, dict[str, Any], tuple[tuple[bytes, bytes], ...], bool] | None = None
+        self._fields: bytes | None = None  # of the last request without a body, as they were sent
+        self._headers: tuple[tuple[bytes, bytes], ...] = ()  # the same, as they were read
+        self._unlike = 0  # requests one after the other whose fields were not those of the one before
+        self._lines = serving.request_lines
         self._names, self._targets, self._valid_hosts = serving.field_names, serving.targets, serving.hosts
         self._ids = serving.ids
         self._handler, self._running = serving.handler, serving.running
@@ -198,10 +203,12 @@ class HttpConnection(asyncio.Protocol):
             for start in range(0, len(data), _SLICE):
                 self.data_received(data[start : start + _SLICE])
             return
-        repeated = self._repeated
-        if repeated is not None and data == repeated[0] and self.current is None and not self.in_head:
-            self._repeat(repeated)
-            return
+        fields = self._fields
+        if fields is not None and self.current is None and not self.in_head and data.endswith(fields):
+            line = self._lines.get(data[: -len(fields)])
+            if line is not None:
+                self._repeat(*line)
+                return
         reading = self.reading
         if self.in_head:
             self.head_bytes += len(data)
@@ -315,25 +322,45 @@ class HttpConnection(asyncio.Protocol):
         if self.current is not None or exchange.length or not keep_alive:
             self._arrived(exchange)
         else:
-            if noted is None and segment is not None and segment.endswith(b"\r\n\r\n"):
-                self._remember(segment, scope, plain)
+            if noted is None and segment is not None and self._unlike < _UNLIKE:
+                self._remember(segment, name, (method, path, raw_path, query, plain))
             self._begin(exchange)
 
-    def _remember(self, segment: bytes, scope: dict[str, Any], plain: bool) -> None:
-        """Remember a request that has no body and arrived by itself. A client that sends the same bytes again, as one
-        does that polls, asks for the same: they need not be parsed again."""
-        if len(segment) <= _LONGEST_REPEATED and segment.count(b"\r\n\r\n") == 1:
-            self._repeated = (segment, {**scope, "headers": None}, tuple(self.headers[:-1]), plain)
+    def _remember(self, segment: bytes, name: bytes, line: RequestLine) -> None:
+        """Remember the request line and the fields of a request without a body that arrived by itself.
 
-    def _repeat(self, repeated: tuple[bytes, dict[str, Any], tuple[tuple[bytes, bytes], ...], bool]) -> None:
-        """Take the request that was remembered."""
-        _, template, headers, plain = repeated
+        Most clients send the same fields with every request of a connection. Where the same bytes arrive again, after a
+        request line that has been read before, they mean the same, and need not be parsed again.
+        """
+        start = len(name) + 1 + len(self.url)
+        end = start + len(b" HTTP/1.1")
+        fields = segment[end:]
+        if (
+            len(fields) <= _LONGEST_FIELDS
+            and end <= _LONGEST_LINE
+            and fields.find(b"\r\n\r\n") == len(fields) - 4
+            and segment.startswith(b" HTTP/1.1\r\n", start)
+            and segment.startswith(name + b" " + self.url)
+        ):
+            self._unlike = 0 if fields == self._fields else self._unlike + 1
+            self._fields, self._headers = fields, tuple(self.headers[:-1])
+            if len(self._lines) >= _REMEMBERED_LINES:
+                self._lines.clear()
+            self._lines[segment[:end]] = line
+
+    def _repeat(self, method: str, path: str, raw_path: bytes, query: bytes, plain: bool) -> None:
+        """Take a request with a line that is known, and the fields of the request before."""
+        self._unlike = 0
         request_id = self._ids.pop() if self._ids else self.serving.more_ids()
-        scope = template.copy()
-        scope["headers"] = [*headers, (b"x-request-id", request_id)]
-        exchange = ServerExchange(self, scope, scope["method"], scope["path"], request_id)
+        scope = self.scope.copy()
+        scope["method"] = method
+        scope["path"] = path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        scope["headers"] = [*self._headers, (b"x-request-id", request_id)]
+        exchange = ServerExchange(self, scope, method, path, request_id)
         exchange.plain = plain
-        if scope["method"] == "HEAD":
+        if method == "HEAD":
             exchange.bodiless = True
         self._begin(exchange)
 
@@ -666,7 +693,7 @@ class HttpConnection(asyncio.Protocol):
         elif now - self.since >= bounds.keep_alive:
             self.transport.close()
         elif now - self.since >= _FORGOTTEN:
-            self._repeated = None
+            self._fields = None
 
     def _expire_body(self, elapsed: float, seconds: float) -> None:
         moved, self._moved = self._moved, 0

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pywatt_host.http.exchange import Exchange, Refusal
 from pywatt_host.http.forwarding import FORGEABLE
@@ -42,6 +42,9 @@ class Bounds:
     websocket_message: int = 16 * 1024**2
     websocket_compression: bool = True
     websocket_connections: int | None = 10_000
+
+
+RequestLine: TypeAlias = tuple[str, str, bytes, bytes, bool]  # method, path, raw path, query, whether it is plain
 
 
 class Handler(Protocol):
@@ -118,6 +121,7 @@ class Serving:
                 self.period = min(self.period, limit / 4)
         self.field_names = FieldNames(FORGEABLE)
         self.targets = Targets()
+        self.request_lines: dict[bytes, RequestLine] = {}  # those that connections have read
         self.hosts = Hosts()
         self.header_lines = HeaderLines()
         self.status_lines = StatusLines()
