@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -102,16 +102,17 @@ class Response:
         total = sum(map(len, chunks))
         if not self._started and self._declared is None and (total or not self._head_only):
             self._declare(total)
+        self._check_length(total)
         if self._started or (total > _MAX_JOINED_BYTES and len(chunks) > 1):
             self._send_each(chunks)
         else:
             self._put(chunks[0] if len(chunks) == 1 else b"".join(chunks), last=True)
-            self._check_length()
 
     def _send_each(self, iterable: Iterable[bytes]) -> None:
         """Send each piece of the body when the application yields it."""
         exchange = self._exchange
-        single = isinstance(iterable, Sized) and len(iterable) == 1
+        count = getattr(iterable, "__len__", None)
+        single = count is not None and count() == 1
         for chunk in iterable:
             if exchange.closed:
                 return
@@ -126,12 +127,15 @@ class Response:
             if not chunk:
                 exchange.watch()  # the application waits for something, perhaps for ever
                 continue
-            if single and not self._started and self._declared is None:
-                self._declare(len(chunk))
+            if single and not self._started:
+                if self._declared is None:
+                    self._declare(len(chunk))
+                self._check_length(len(chunk))
             self._put(chunk)
         if not self._started:
             if self._declared is None and not self._head_only:
                 self._declare(0)
+            self._check_length()
             self._put(b"", last=True)
         self._check_length()
         if not self._enough:
@@ -164,9 +168,12 @@ class Response:
             self._declared = length
             self._head["headers"].append((b"content-length", b"%d" % length))
 
-    def _check_length(self) -> None:
-        if self._declared is not None and not self._bodiless and self._sent < self._declared:
-            raise RuntimeError(f"the application sent {self._sent} of the {self._declared} bytes it declared")
+    def _check_length(self, coming: int = 0) -> None:
+        """Raise RuntimeError if the body ends before its Content-Length, after `coming` more bytes. Checked before the
+        head has left where that is possible, so that the response can still become a 500."""
+        sent = self._sent + coming
+        if self._declared is not None and not self._bodiless and sent < self._declared:
+            raise RuntimeError(f"the application sent {sent} of the {self._declared} bytes it declared")
 
 
 def _not_bytes(chunk: object) -> TypeError:
@@ -203,7 +210,7 @@ def _encode_headers(headers: list[tuple[str, str]]) -> tuple[Headers, int | None
         raw_name = _header_name(name)
         if not isinstance(value, str):
             raise TypeError(f"the value of the header {name} must be a str, not {type(value).__name__}")
-        if _CONTROL.search(value):
+        if not value.isprintable() and _CONTROL.search(value):
             raise ValueError(f"the value of the header {name} contains a control character")
         if raw_name is None:
             continue
@@ -211,6 +218,10 @@ def _encode_headers(headers: list[tuple[str, str]]) -> tuple[Headers, int | None
         if raw_name == b"content-length":
             if not (stripped.isascii() and stripped.isdigit()):
                 raise ValueError(f"{value!r} is not a valid Content-Length")
+            if length is not None and length != int(stripped):
+                raise ValueError(f"the application declares two lengths: {length} and {stripped}")
+            if length is not None:
+                continue
             length = int(stripped)
         encoded.append((raw_name, stripped.encode("latin-1")))
     return encoded, length
