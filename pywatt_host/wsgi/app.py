@@ -15,7 +15,8 @@ from functools import partial
 
 from pywatt_host.types import Receive, Scope, Send, WSGIApp
 from pywatt_host.wsgi.body import RequestBody
-from pywatt_host.wsgi.environ import ErrorLog, build_environ
+from pywatt_host.wsgi.environ import build_environ
+from pywatt_host.wsgi.error_log import ErrorLog
 from pywatt_host.wsgi.exchange import NeverRunError, Outbox, WsgiExchange
 from pywatt_host.wsgi.response import Response
 from pywatt_host.wsgi.threads import Threads

@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from pywatt_host.types import Environ, Scope
+from pywatt_host.wsgi.error_log import ErrorLog
 
-log = logging.getLogger("pywatt.wsgi")
-
-_MAX_LINE_LENGTH = 8192  # characters; a longer line becomes several log records
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 
 
@@ -98,35 +94,3 @@ def _environ_key(name: bytes) -> str | None:
         return None
     key = lower.decode("latin-1").upper().replace("-", "_")
     return key if key in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + key
-
-
-class ErrorLog:
-    """`wsgi.errors` of one request: a text stream. Each line that is not blank becomes a log record of level error."""
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"wsgi.errors is a text stream: write str, not {type(text).__name__}")
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._emit(line)
-        if len(self._rest) > _MAX_LINE_LENGTH:
-            self.flush()
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        rest, self._rest = self._rest, ""
-        self._emit(rest)
-
-    @staticmethod
-    def _emit(line: str) -> None:
-        if line and not line.isspace():
-            log.error("%s", line.removesuffix("\r"))
