@@ -14,8 +14,11 @@ from pywatt_host.wsgi.error_log import ErrorLog
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 
 
-def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
+def build_environ(scope: Scope, body: Any, errors: ErrorLog, length: int | None = None) -> Environ:
     """Return the environ of one HTTP request. Every CGI value is a native string of latin-1 characters.
+
+    `length` is the number of bytes of the body, where it has been received. The application then gets a body without
+    Transfer-Encoding: a Content-Length instead, and no Trailer (RFC 9112 section 7.1.3).
 
     `scope["path"]` is the full path with its prefix, as ASGI 3 requires; a path without the prefix works too. Nothing
     is read from the environment of the process.
@@ -58,8 +61,12 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
         if key in environ:
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + value
         environ[key] = value
-    if "HTTP_TRANSFER_ENCODING" in environ:  # RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length
-        environ.pop("CONTENT_LENGTH", None)
+    if length is not None:
+        if environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:
+            environ.pop("HTTP_TRAILER", None)
+            environ["CONTENT_LENGTH"] = str(length)
+        elif length and "CONTENT_LENGTH" not in environ:  # HTTP/2 and HTTP/3
+            environ["CONTENT_LENGTH"] = str(length)
 
     state = scope.get("state")
     if state and "pywatt" in state:
