@@ -10,8 +10,6 @@ import asyncio
 import logging
 import threading
 import time
-from contextvars import Context, copy_context
-from functools import partial
 from io import BytesIO
 
 from pywatt_host.types import Receive, Scope, Send, WSGIApp
@@ -73,7 +71,7 @@ class WsgiApp:
             await receive()  # websocket.connect
             await refuse_websocket(scope, send)
             return
-        if self._full():
+        if self._closed or self._threads.load() >= self._admission:
             await self._refuse(scope, send)
             return
 
@@ -98,7 +96,7 @@ class WsgiApp:
                 return
             if body is None:
                 return
-            if self._full():
+            if self._closed or self._threads.load() >= self._admission:
                 body.file.close()
                 await self._refuse(scope, send)
                 return
@@ -119,7 +117,7 @@ class WsgiApp:
         self, scope: Scope, receive: Receive, send: Send, body: ReceivedBody | None, *, asking: bool = False
     ) -> None:
         """Run the application in a thread. With `asking`, its body is received when it is read."""
-        exchange = WsgiExchange(self._outbox_of_loop(), partial(self._respond, copy_context(), scope), body)
+        exchange = WsgiExchange(self._outbox_of_loop(), self._respond, scope, body)
         if asking:
             exchange.expect_upload()
         self._threads.submit(exchange)
@@ -133,10 +131,10 @@ class WsgiApp:
                 exchange.drop_body()
             raise
 
-    def _respond(self, context: Context, scope: Scope, exchange: WsgiExchange) -> None:
+    def _respond(self, exchange: WsgiExchange) -> None:
         """Run the application. Called in a thread."""
         errors = ErrorLog()
-        body = exchange.body
+        scope, body = exchange.scope, exchange.body
         if body is not None:
             environ = build_environ(scope, body.file, errors, body.length)
         elif exchange.upload is not None:
@@ -145,19 +143,16 @@ class WsgiApp:
             environ = build_environ(scope, BytesIO(), errors)
         response = Response(exchange, head_only=scope["method"] == "HEAD")
         try:
-            context.run(response.run, self._app, environ)
+            exchange.context.run(response.run, self._app, environ)
         finally:
             if errors.unwritten:
-                context.run(errors.flush)
+                exchange.context.run(errors.flush)
 
     def _outbox_of_loop(self) -> Outbox:
         loop = asyncio.get_running_loop()
         if self._outbox is None or self._outbox.loop is not loop:
             self._outbox = Outbox(loop)
         return self._outbox
-
-    def _full(self) -> bool:
-        return self._closed or self._threads.load() >= self._admission
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         if not self._closed:

@@ -23,13 +23,14 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog, length: int | None 
     `scope["path"]` is the full path with its prefix, as ASGI 3 requires; a path without the prefix works too. Nothing
     is read from the environment of the process.
     """
-    script_name, path_info = _split_path(scope.get("root_path", ""), scope["path"])
+    root_path, path, query = scope.get("root_path", ""), scope["path"], scope.get("query_string", b"")
+    script_name, path_info = ("", path) if not root_path and path.isascii() else _split_path(root_path, path)
     scheme = scope.get("scheme", "http")
     environ: Environ = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": script_name,
         "PATH_INFO": path_info,
-        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1") if query else "",
         "SERVER_PROTOCOL": "HTTP/" + scope["http_version"],
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,

@@ -13,8 +13,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 
-from pywatt_host.types import Message, Receive, Send
+from pywatt_host.types import Message, Receive, Scope, Send
 from pywatt_host.wsgi.received import ReceivedBody
 from pywatt_host.wsgi.signals import notify, signal
 from pywatt_host.wsgi.upload import ClientDisconnectedError, Upload
@@ -81,12 +82,16 @@ class WsgiExchange:
     _sent_messages = _sent_bytes = 0  # written by the loop
     _can_send: threading.Lock | None = None  # a signal, made by a thread that has to wait
 
-    def __init__(self, outbox: Outbox, work: Callable[[WsgiExchange], None], body: ReceivedBody | None = None) -> None:
-        """`work` runs in the thread. `body` is that of the request; it is closed when the exchange no longer needs
-        it."""
+    def __init__(
+        self, outbox: Outbox, work: Callable[[WsgiExchange], None], scope: Scope, body: ReceivedBody | None
+    ) -> None:
+        """`work` runs in the thread, with a copy of the present context in `context`. `body` is that of the request; it
+        is closed when the exchange no longer needs it."""
         self._outbox = outbox
         self._work = work
+        self.scope = scope
         self.body = body
+        self.context = copy_context()
         self._outgoing: deque[Message] = deque()
 
     def expect_upload(self) -> None:
@@ -101,7 +106,8 @@ class WsgiExchange:
                 self._work(self)
         except BaseException as exc:  # `serve` raises it; SystemExit and the like must not end the loop
             self._error = exc
-        self.drop_body()
+        if self.body is not None:
+            self.drop_body()
 
     def drop_body(self) -> None:
         """Close the body of the request, which deletes its file. Called in the thread, or where no thread runs."""

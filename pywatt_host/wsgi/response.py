@@ -40,19 +40,20 @@ _WITHOUT_BODY = frozenset((204, 304))
 
 
 class Response:
-    """Passes the response of the application to the exchange. Serves one request, in one thread."""
+    """Passes the response of the application to the exchange. Serves one request, in one thread.
 
-    __slots__ = ("_bodiless", "_declared", "_enough", "_exchange", "_head", "_head_only", "_sent", "_started")
+    Defaults are attributes of the class, so that making a response costs as little as possible.
+    """
+
+    _head: Message | None = None  # stored until the first bytes of the body
+    _started = False  # the head has been passed to the exchange
+    _declared: int | None = None  # Content-Length
+    _sent = 0
+    _enough = False  # the response is complete
 
     def __init__(self, exchange: WsgiExchange, *, head_only: bool) -> None:
         self._exchange = exchange
-        self._head_only = head_only
-        self._bodiless = head_only
-        self._head: Message | None = None  # stored until the first bytes of the body
-        self._started = False  # the head has been passed to the exchange
-        self._declared: int | None = None  # Content-Length
-        self._sent = 0
-        self._enough = False  # the response is complete
+        self._head_only = self._bodiless = head_only
 
     def run(self, app: WSGIApp, environ: Environ) -> None:
         """Call the application and pass its response on. An exception of the application is raised."""
@@ -99,14 +100,16 @@ class Response:
         for chunk in chunks:
             if not isinstance(chunk, bytes):
                 raise _not_bytes(chunk)
-        total = sum(map(len, chunks))
-        if not self._started and self._declared is None and (total or not self._head_only):
+        single = len(chunks) == 1
+        total = len(chunks[0]) if single else sum(map(len, chunks))
+        if self._declared is not None:
+            self._check_length(total)
+        elif not self._started and (total or not self._head_only):
             self._declare(total)
-        self._check_length(total)
-        if self._started or (total > _MAX_JOINED_BYTES and len(chunks) > 1):
+        if self._started or (total > _MAX_JOINED_BYTES and not single):
             self._send_each(chunks)
         else:
-            self._put(chunks[0] if len(chunks) == 1 else b"".join(chunks), last=True)
+            self._put(chunks[0] if single else b"".join(chunks), last=True)
 
     def _send_each(self, iterable: Iterable[bytes]) -> None:
         """Send each piece of the body when the application yields it."""
@@ -164,9 +167,10 @@ class Response:
             self._exchange.put(head, chunk, complete=last)
 
     def _declare(self, length: int) -> None:
-        if self._head is not None and self._head["status"] not in _WITHOUT_BODY:
+        head = self._head
+        if head is not None and head["status"] not in _WITHOUT_BODY:
             self._declared = length
-            self._head["headers"].append((b"content-length", b"%d" % length))
+            head["headers"].append((b"content-length", b"%d" % length))
 
     def _check_length(self, coming: int = 0) -> None:
         """Raise RuntimeError if the body ends before its Content-Length, after `coming` more bytes. Checked before the
