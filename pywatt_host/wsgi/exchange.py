@@ -17,8 +17,7 @@ from contextvars import copy_context
 
 from pywatt_host.types import Message, Receive, Scope, Send
 from pywatt_host.wsgi.received import ReceivedBody
-from pywatt_host.wsgi.signals import notify, signal
-from pywatt_host.wsgi.upload import ClientDisconnectedError, Upload
+from pywatt_host.wsgi.upload import ClientDisconnectedError, Upload, notify, signal
 
 log = logging.getLogger("pywatt.wsgi")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 from pywatt_host.types import Receive
-from pywatt_host.wsgi.signals import notify, signal
 
 WINDOW_BYTES = 64 * 1024  # how far the body may be ahead of the application
 # If more than WINDOW_BYTES of the body are unread, only receiving more shows a disconnect; see `receive_all`.
@@ -95,3 +95,17 @@ class Upload:
     @property
     def _unread(self) -> int:
         return self._received_bytes - self._read_bytes
+
+
+def signal() -> threading.Lock:
+    """A signal from the loop to a thread: a lock that guards nothing. `acquire` waits until the next `notify`."""
+    made = threading.Lock()
+    made.acquire()
+    return made
+
+
+def notify(made: threading.Lock) -> None:
+    """Wake the thread that waits for the signal. Only the loop calls this, so a locked signal stays locked until
+    here."""
+    if made.locked():
+        made.release()
