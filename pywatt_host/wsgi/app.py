@@ -120,7 +120,11 @@ class WsgiApp:
         exchange = WsgiExchange(self._outbox_of_loop(), self._respond, scope, body)
         if asking:
             exchange.expect_upload()
-        self._threads.submit(exchange)
+        try:
+            self._threads.submit(exchange)
+        except RuntimeError:
+            exchange.drop_body()
+            raise
         try:
             await exchange.serve(receive, send)
         except NeverRunError:

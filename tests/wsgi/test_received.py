@@ -309,6 +309,23 @@ def test_a_request_that_waits_for_a_thread_closes_its_file_when_it_is_cancelled_
     drive(app, scenario, threads=1)
 
 
+def test_the_file_is_closed_when_the_system_starts_no_thread(
+    drive: Any, client: Any, files: Any, monkeypatch: Any
+) -> None:
+    def refuse(thread: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario(bridge: Any) -> None:
+        await asyncio.to_thread(str)  # the thread that writes the file
+        monkeypatch.setattr("pywatt_host.wsgi.threads._Worker.start", refuse)
+        with pytest.raises(RuntimeError, match="would not start a thread"):
+            await client(b"x", b"x" * MEMORY_BYTES).call(bridge)
+        assert len(files.made) == 1
+        assert files.all_closed()
+
+    drive(describe, scenario)
+
+
 # No room --------------------------------------------------------------------------------------------------------------
 
 
