@@ -698,7 +698,7 @@ class HttpConnection(asyncio.Protocol):
     def _expire_body(self, elapsed: float, seconds: float) -> None:
         moved, self._moved = self._moved, 0
         assert self.reading is not None
-        if self.reading_paused or not self.reading.awaits_body or self.reading is not self.current:
+        if self.reading_paused or self.reading.continues or self.reading is not self.current:
             self._body_progress = None
             return
         if self._body_progress is None:

@@ -134,6 +134,8 @@ class ServerExchange(Exchange):
     def body_ended(self) -> None:
         """The whole body has arrived."""
         self.body_complete = True
+        if self.arriving:
+            self.connection.serving.handler.arrived(self)
         self._wake()
 
     def half_closed(self) -> None:
@@ -149,8 +151,8 @@ class ServerExchange(Exchange):
 
     @property
     def awaits_body(self) -> bool:
-        """Whether it is the client's turn to send a part of the body."""
-        return not self.body_complete and not self.continues
+        """Whether a part of the request's body has not arrived yet."""
+        return not self.body_complete
 
     def disconnected(self) -> None:
         """The connection has ended."""

@@ -60,8 +60,11 @@ class Handler(Protocol):
     def failed(self, exchange: Exchange, error: BaseException) -> Refusal:
         """Log what the application raised; the answer in its place, for a response that has not begun."""
 
+    def arrived(self, exchange: Exchange) -> None:
+        """The body of a request that was `arriving` is there."""
+
     def left(self, exchange: Exchange) -> None:
-        """The application has returned."""
+        """The application has returned, or was not called."""
 
     def unread(self, exchange: Exchange) -> None:
         """Prepare a request that cannot be read, so that it is counted and logged."""
@@ -80,6 +83,9 @@ class AppHandler:
     def failed(self, exchange: Exchange, error: BaseException) -> Refusal:
         logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
         return Refusal(500, "application raised")
+
+    def arrived(self, exchange: Exchange) -> None:
+        return
 
     def left(self, exchange: Exchange) -> None:
         return
