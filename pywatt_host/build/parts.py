@@ -106,7 +106,9 @@ class HostParts:
             stores=self.stores,
             init=init or _init_data(manifest, environ, handshake),
         )
-        self.applications = Applications(manifest, self.state, self.tasks, self._secret_values, objects)
+        self.applications = Applications(
+            manifest, self.state, self.tasks, self._secret_values, objects, stop_failed=self.shutdown.fail
+        )
         self.wsgi_threads = WsgiThreads(self.applications, self.shutdown)
         self.user_state = UserState(manifest, self.state, objects, self._put_environment)
         self.edge = HostEdge(

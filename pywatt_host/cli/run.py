@@ -89,8 +89,8 @@ def run(
 ) -> int:
     """Serve a manifest in the foreground.
 
-    Prints one line with the real address when the host is ready. The first Ctrl-C or SIGTERM drains: the host finishes
-    running requests and accepts no new ones. The second ends the process at once.
+    Prints one line with the real address when the host is ready. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT
+    drains: the host finishes running requests and accepts no new ones. The second ends the process at once.
 
     Under an orchestrator (PYWATT_MODULE_ID is set, --orchestrated, or channels.stdio: required) the host first reads
     the orchestrator's init from standard input. Standard output then belongs to the protocol, and output of the

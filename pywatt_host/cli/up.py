@@ -52,8 +52,8 @@ def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, l
     """Run several modules together on this machine: those of ./wattson.yaml, or the manifests that are named.
 
     `up` starts the modules in the order of their dependencies, gives them secrets, passes on their messages, serves all
-    of them at one address, and restarts a module that crashes. The first Ctrl-C or SIGTERM stops the modules in reverse
-    order; the second kills them.
+    of them at one address, and restarts a module that crashes. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT stops
+    the modules in reverse order; the second kills them.
 
     \b
     Examples:
