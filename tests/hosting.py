@@ -256,7 +256,7 @@ class Recorder:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            raise RuntimeError("declined")
+            return
         if scope["path"] in ("/health", "/h"):
             await send_problem(send, 404)
             return

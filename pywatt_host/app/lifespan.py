@@ -112,8 +112,8 @@ def _report_declined(running: asyncio.Task[Any], protocol: _LifespanProtocol, im
         logger.debug("%s has no lifespan: it returned", import_path, extra={"app": import_path})
         return
     logger.info(
-        "%s left its lifespan by %s: %s; it is served without a lifespan (nothing of its start-up or shutdown runs)",
-        import_path, type(error).__name__, error, extra={"app": import_path},
+        "%s left its lifespan by %s; it is served without a lifespan (nothing of its start-up or shutdown runs)",
+        import_path, f"{type(error).__name__}: {error}".removesuffix(": "), extra={"app": import_path},
         exc_info=error if protocol.asked_start else None,  # else it does not know this kind of scope
     )  # fmt: skip
 

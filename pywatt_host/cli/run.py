@@ -28,7 +28,8 @@ from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import Address
-from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.logs import Clock, LogStream, configured, standard_error, style_for
 from pywatt_host.runtime.host import Host, Ready
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool
         }
         document |= {"version": ready.version} if ready.version else {}
         document |= {"admin": ready.admin} if ready.admin else {}
-        stream.write(dump_line(document))
+        stream.write(json_line(document))
         return
     name = f"{ready.module_id} {ready.version}".strip()
     served = (

@@ -23,7 +23,8 @@ from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import Problem, Report
 from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
-from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.logs import Clock, LogStream, configured, standard_error, style_for
 from pywatt_host.orchestrator.wattson import Up, Wattson
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
@@ -156,7 +157,7 @@ def _announce(ready: Up, name: str, style: str, stream: LogStream) -> None:
             "pid": os.getpid(),
             "modules": ready.modules,
         }
-        stream.write(dump_line(document))
+        stream.write(json_line(document))
         return
     rows = []
     for module in ready.modules:

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import orjson
-
 from pywatt_host.manifest.model import Logging
 from pywatt_host.observability.context import current_request
+from pywatt_host.observability.escaping import console_text, json_line
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -118,7 +117,7 @@ class RecordFormatter:
         fields: dict[str, Any] = {}
         request = current_request.get()
         if request is not None:
-            fields["request_id"] = request.request_id.decode()
+            fields["request_id"] = request.request_id.decode("utf-8", "backslashreplace")
             if request.trace is not None:
                 fields["trace_id"] = request.trace.trace_id
         fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES})
@@ -127,16 +126,10 @@ class RecordFormatter:
     def format(self, record: logging.LogRecord) -> bytes:
         """The line of a record, with its line feed. The traceback of an exception is in it."""
         message = record.getMessage()
-        trace = ""
-        if record.exc_info and record.exc_info[0] is not None:
-            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        elif record.exc_text:
-            trace = record.exc_text
-        if record.stack_info:
-            trace = f"{trace}\n{record.stack_info}".strip()
+        pieces = _traceback(record)
         if self._style == "json":
-            return self._json(record, message, trace)
-        return self._console(record, message, trace)
+            return self._json(record, message, "".join(pieces).strip())
+        return self._console(record, message, _console_traceback(pieces).strip())
 
     def _json(self, record: logging.LogRecord, message: str, trace: str) -> bytes:
         document: dict[str, Any] = {
@@ -149,15 +142,15 @@ class RecordFormatter:
             document.setdefault(name, value)
         if trace:
             document["exception"] = trace
-        return dump_line(document)
+        return json_line(document)
 
     def _console(self, record: logging.LogRecord, message: str, trace: str) -> bytes:
         when = self._clock(record.created)[11:23]
         level = record.levelname.lower()
         if self._colour:
             level = f"{_COLOURS.get(record.levelno, '')}{level}\x1b[0m"
-        extra = "".join(f" {name}={_plain(value)}" for name, value in self.fields(record).items())
-        text = f"{when} {level} {record.name}: {_plain(message)}{extra}"
+        extra = "".join(f" {console_text(name)}={console_text(value)}" for name, value in self.fields(record).items())
+        text = f"{when} {level} {console_text(record.name)}: {console_text(message)}{extra}"
         return (f"{text}\n{trace}" if trace else text).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -170,25 +163,28 @@ _COLOURS = {
 }
 
 
-def _plain(value: object) -> str:
-    """Text for a terminal, with line ends and control characters escaped, so that no value can forge a line."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def _traceback(record: logging.LogRecord) -> list[str]:
+    """The traceback of a record in pieces: each is one line, or a message of several lines."""
+    pieces: list[str] = []
+    if record.exc_info and record.exc_info[0] is not None:
+        pieces += traceback.format_exception(*record.exc_info)
+    elif record.exc_text:
+        pieces.append(f"{record.exc_text}\n")
+    if record.stack_info:
+        pieces.append(f"{record.stack_info}\n")
+    return pieces
 
 
-def dump_line(document: dict[str, Any]) -> bytes:
-    """One line of JSON. Values of types that JSON does not have are written as text; surrogates are escaped."""
-    try:
-        return orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # lone surrogates, integers beyond 64 bits, dicts with odd keys, cycles
-        plain = {_encodable(str(name)): _encodable(str(value)) for name, value in document.items()}
-        return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _console_traceback(pieces: list[str]) -> str:
+    """A traceback for a terminal. Lines of an exception's message are indented, so that none looks like a record."""
+    shown = []
+    for piece in pieces:
+        first, *more = console_text(piece, keep="\n\t").split("\n")
+        own = bool(first) and first[0] != " "  # neither a frame nor a heading
+        shown += [first, *(f"  {line}" if own and line and line[0] != " " else line for line in more)]
+        if len(shown) > 1 and not shown[-1]:
+            shown.pop()
+    return "\n".join(shown)
 
 
 class StreamHandler(logging.Handler):
@@ -204,7 +200,7 @@ class StreamHandler(logging.Handler):
             self._stream.write(self._formatter.format(record))
         except Exception:  # named boundary: a record whose arguments cannot be formatted must not stop its caller
             self._stream.write(
-                dump_line({"level": "error", "logger": record.name, "message": f"unformattable record: {record.msg!r}"})
+                json_line({"level": "error", "logger": record.name, "message": f"unformattable record: {record.msg!r}"})
             )
 
 

@@ -50,8 +50,8 @@ def test_an_application_may_decline(app: Any) -> None:
 @pytest.mark.parametrize(
     ("app", "said"),
     [
-        (declines_by_raising, "main:app left its lifespan by AssertionError: "),
-        (declines_by_raising_later, "main:app left its lifespan by NotImplementedError: "),
+        (declines_by_raising, "main:app left its lifespan by AssertionError"),
+        (declines_by_raising_later, "main:app left its lifespan by NotImplementedError; "),
     ],
 )
 def test_an_application_that_raises_is_named_with_its_exception_and_the_consequence(

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pywatt_host.manifest.model import Logging
-from pywatt_host.observability.logs import Clock, LogStream, RecordFormatter, configured, dump_line, style_for
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.logs import Clock, LogStream, RecordFormatter, configured, style_for
 
 
 class Log:
@@ -149,7 +150,7 @@ def test_a_record_that_cannot_be_formatted_is_told_and_its_caller_goes_on(tmp_pa
     )
 )
 def test_a_dumped_line_is_one_valid_line(document: dict[str, Any]) -> None:
-    line = dump_line(document)
+    line = json_line(document)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     json.loads(line)
