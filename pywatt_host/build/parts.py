@@ -27,7 +27,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore

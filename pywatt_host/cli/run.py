@@ -29,7 +29,8 @@ from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import Address
 from pywatt_host.observability.escaping import json_line
-from pywatt_host.observability.logs import Clock, LogStream, configured, standard_error, style_for
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
 from pywatt_host.runtime.host import Host, Ready
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from pywatt_host.manifest.problems import Problem, Report
 from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
 from pywatt_host.observability.escaping import json_line
-from pywatt_host.observability.logs import Clock, LogStream, configured, standard_error, style_for
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
 from pywatt_host.orchestrator.wattson import Up, Wattson
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources

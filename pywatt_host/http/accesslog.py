@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 
 from pywatt_host.http.exchange import HttpExchange
 from pywatt_host.observability.escaping import console_text, json_text
-from pywatt_host.observability.logs import Clock, LogStream
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock
 
 _LONGEST_SUBJECT = 200  # characters of a subject, which comes from a token, that are logged
 

@@ -137,4 +137,6 @@ class Shutdown:
             return
         with suppress(Exception):  # named boundary: the last log line
             logger.error("%s", why)
+            for handler in logging.getLogger().handlers:
+                handler.flush()  # what standard error did not take before; ours do not wait for its reader
         os._exit(1)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pywatt_host.exceptions import ProtocolError
 from pywatt_host.observability.escaping import console_text, json_line
-from pywatt_host.observability.logs import Clock, LogStream
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock
 from pywatt_host.protocol.jsontext import loads
 
 TAIL_LINES = 1000  # kept for each module

@@ -18,7 +18,8 @@ from pywatt_host.http.exchange import HttpExchange, Plan
 from pywatt_host.messaging.incoming import MessageContext
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.escaping import console_text, json_line, json_text
-from pywatt_host.observability.logs import LogStream, RecordFormatter
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import RecordFormatter
 from pywatt_host.observability.metrics import NoCells
 
 HOSTILE = {
