@@ -14,6 +14,7 @@ from pywatt_host.http.forwarding import FORGEABLE
 from pywatt_host.http.request_head import new_request_ids
 from pywatt_host.http.server.head import FieldNames, Hosts, Targets
 from pywatt_host.http.server.response import STATUS_LINES, HeaderLines
+from pywatt_host.observability.running_clock import RunningClock
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Serving:
         self.header_lines = HeaderLines()
         self.status_lines = StatusLines()
         self.ids: list[bytes] = []  # request ids in stock
-        self._last_tick = loop.time()
+        self._clock = RunningClock(self.period)
         self._warned: dict[str, float] = {}  # when each limit was last warned of
         self.stamp()
 
@@ -150,14 +151,12 @@ class Serving:
 
     def tick(self) -> None:
         """Advance the clock, and end connections that have waited for too long. Called each `period` seconds."""
-        time = self.loop.time()
-        # A turn of the event loop that took very long, or a pause of the whole process, is not the fault of a peer.
-        elapsed = min(time - self._last_tick, 2 * self.period)
-        self._last_tick = time
-        self.now += elapsed
         self.stamp()
-        for connection in tuple(self.connections):
-            connection.expire(elapsed)
+        decided = self._clock.tick()
+        before, self.now = self.now, self._clock.time()
+        if decided:
+            for connection in tuple(self.connections):
+                connection.expire(self.now - before)
 
     def closed(self, connection: Any) -> None:
         """A connection has ended."""
