@@ -98,6 +98,10 @@ class Edge:
         self._done: list[Exchange] = []  # finished, and not yet counted and logged
         self.running = 0
 
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
+        return self._forwarding.trusts(host)
+
     @property
     def websocket_app(self) -> ASGIApp:
         """The application that our own server passes WebSockets to."""

@@ -50,7 +50,8 @@ class Forwarding:
         self._verdicts: dict[str, bool] = {}
         self._warned: set[str] = set()
 
-    def _trusts_address(self, host: str) -> bool:
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
         verdict = self._verdicts.get(host)
         if verdict is None:
             verdict = self._everyone or self._in_a_network(host)
@@ -66,7 +67,7 @@ class Forwarding:
     def apply(self, scope: Scope) -> None:
         """Use the forwarding headers of a request, or remove them. Called only where there is at least one."""
         client = scope.get("client")
-        if self._unix or self._everyone if client is None else self._trusts_address(client[0]):
+        if self._unix or self._everyone if client is None else self.trusts(client[0]):
             self._use(scope)
         else:
             self._remove(scope, client)
@@ -105,7 +106,7 @@ class Forwarding:
             if host is None:
                 return
             scope["client"] = (host, 0)
-            if number == len(forwarded) or not self._trusts_address(host):
+            if number == len(forwarded) or not self.trusts(host):
                 return
 
 

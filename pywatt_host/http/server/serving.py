@@ -55,6 +55,9 @@ class Handler(Protocol):
     def websocket_app(self) -> ASGIApp:
         """The application that WebSockets are passed to."""
 
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a trusted proxy, whose connections are those of many clients."""
+
     def accept(self, exchange: Any) -> ASGIApp | None:
         """The application to call, or None where the exchange is answered already."""
 
@@ -76,6 +79,9 @@ class AppHandler:
 
     def __init__(self, app: ASGIApp) -> None:
         self.websocket_app = app
+
+    def trusts(self, host: str) -> bool:
+        return False
 
     def accept(self, exchange: Any) -> ASGIApp | None:
         exchange.scope["state"] = {}
