@@ -11,7 +11,9 @@ from pywatt_host.exceptions import HostError, MessagingError
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.observability.context import current_request
 from pywatt_host.observability.logs import ResponseCutError
+from pywatt_host.orchestrator.gateway_log import GatewayLog
 from pywatt_host.orchestrator.headers import (
     BODILESS,
     as_message,
@@ -20,6 +22,7 @@ from pywatt_host.orchestrator.headers import (
     of_message,
     request_headers,
     response_headers,
+    says_close,
 )
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import NoPlace, Paths, Place
@@ -30,7 +33,6 @@ from pywatt_host.protocol.messages import HttpRequest, HttpResponse
 from pywatt_host.types import Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.gateway")
-access_logger = logging.getLogger("pywatt.access")
 
 _RETRY_AFTER = [(b"retry-after", b"1")]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -50,9 +52,7 @@ class Gateway:
         self._paths = Paths(modules)
         self._pool = UpstreamPool()
         self._timeout = workspace.timeouts.request
-        access = workspace.logging.access
-        self._logs = access.enabled
-        self._unlogged = tuple(f"{path.rstrip('/')}/" for path in access.exclude)
+        self.log = GatewayLog(workspace.logging.access)
         self._max_body = max(0, workspace.limits.frame // _FRAME_SHARE - _FRAME_REST)
 
     async def close(self) -> None:
@@ -101,13 +101,13 @@ class Gateway:
             fresh = scope["method"] not in _SAFE
             while (connection := await self._connect(replica, fresh=fresh)) is not None:
                 try:
-                    await self._pass_on(connection, scope, target, (headers, body), receive, send)
+                    await self._pass_on(connection, replica.label, scope, target, (headers, body), receive, send)
                 except BrokenError as error:
                     if error.silent and not fresh and not body:
                         fresh = True  # the module closed an idle connection just then (RFC 9112, section 9.3.1)
                         continue
                     logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
-                    await send_problem(send, 502, "The module did not answer as it should.")
+                    await self._refuse(scope, receive, send, 502, "The module did not answer as it should.")
                 return
         for replica in candidates:
             if not replica.listener_answered and replica.connection() is not None:
@@ -135,6 +135,7 @@ class Gateway:
     async def _pass_on(
         self,
         connection: UpstreamConnection,
+        label: str,
         scope: Scope,
         target: bytes,
         request: tuple[list[tuple[bytes, bytes]], bool],
@@ -151,8 +152,13 @@ class Gateway:
             feeding = asyncio.get_running_loop().create_task(_feed(connection, receive, body))
             status, given = await connection.head()
             begun = True
-            await send({"type": "http.response.start", "status": status, "headers": response_headers(status, given)})
+            passed = response_headers(status, given)
+            if not connection.request_sent and says_close(given):
+                passed.append((b"connection", b"close"))  # the module reads no more of the body
+            await send({"type": "http.response.start", "status": status, "headers": passed})
             async for piece in connection.body():
+                if feeding.done() and _is_lost():
+                    raise BrokenError("the client has left")
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except BrokenError as error:
@@ -161,6 +167,7 @@ class Gateway:
                 return  # the client has left
             if not begun:
                 raise
+            logger.warning("%s %s: %s: %s", scope["method"], scope["path"], label, error)
             raise ResponseCutError from error
         except BaseException:
             connection.close()
@@ -200,7 +207,7 @@ class Gateway:
         except HostError as error:
             late = isinstance(error, MessagingError) and error.code == "timeout"
             logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
-            await send_problem(send, 504 if late else 502, "The module did not answer.")
+            await self._refuse(scope, receive, send, 504 if late else 502, "The module did not answer.")
             return
         content = response.body or b""
         bodiless = scope["method"] == "HEAD" or response.status_code in BODILESS
@@ -223,6 +230,9 @@ class Gateway:
             except OSError as error:
                 logger.debug("%s accepts no connection: %s", replica.label, error)
                 continue
+            except BrokenError as error:
+                logger.warning("WEBSOCKET %s: %s: %s", scope["path"], replica.label, error)
+                await self._refuse(scope, receive, send, 502)
             return
         await self._refuse(scope, receive, send, 503)
 
@@ -236,10 +246,7 @@ class Gateway:
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         """Answer in place of a module, and log the request: modules log those that reach them."""
-        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
-        if self._logs and not f"{path}/".startswith(self._unlogged):
-            client = scope["client"][0] if scope.get("client") else ""
-            access_logger.info("%s %s %d", method, path, status, extra={"status": status, "client": client})
+        self.log.refused(scope, status)
         if scope["type"] == "websocket":
             await receive()
             await refuse_websocket(send, scope.get("extensions"), status, detail)
@@ -254,11 +261,15 @@ def _health_of(module: Module) -> str:
 
 
 async def _feed(connection: UpstreamConnection, receive: Receive, body: bool) -> None:
-    """Send the request's body to the module, then close the connection when the client leaves."""
+    """Send the request's body to the module, then tell it when the client leaves. A client that has sent its whole
+    request may have ended its own side only, and wait for the response."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            connection.close()
+            if connection.request_sent and not _is_lost():
+                connection.end_request()
+            else:
+                connection.close()
             return
         if body:
             body = message.get("more_body", False)
@@ -266,6 +277,11 @@ async def _feed(connection: UpstreamConnection, receive: Receive, body: bool) ->
                 await connection.send(message.get("body", b""), more=body)
             except BrokenError:
                 body = False  # the module may have answered without reading all of it
+
+
+def _is_lost() -> bool:
+    """Whether nothing that is sent reaches the client of the current request."""
+    return getattr(current_request.get(), "lost", True)
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes | None:

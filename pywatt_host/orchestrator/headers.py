@@ -36,6 +36,14 @@ def end_to_end(headers: Headers) -> Headers:
     return [(name, value) for name, value in headers if name.lower() not in dropped]
 
 
+def says_close(headers: Headers) -> bool:
+    """Whether the sender of these headers ends its connection."""
+    return any(
+        name.lower() == b"connection" and b"close" in [token.strip().lower() for token in value.split(b",")]
+        for name, value in headers
+    )
+
+
 def request_headers(scope: Scope, prefix: str) -> Headers:
     """The headers that a module gets: `Host` as the client sent it, and only our own forwarding headers."""
     given: Headers = scope["headers"]

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pywatt_host.http.problem import refuse_websocket
-from pywatt_host.orchestrator.upstream import Address
+from pywatt_host.orchestrator.upstream import Address, BrokenError
 from pywatt_host.types import Headers, Receive, Scope, Send
 
 _MAX_MESSAGE_SIZE = 16 * 1024**2  # bytes, as in the server
@@ -21,7 +21,8 @@ _RESERVED_CODES = frozenset({1005, 1006, 1015})
 
 async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
     """Connect to the module, accept the WebSocket if the module does, and pass messages on until one side closes.
-    Raises OSError where the module accepts no connection; nothing was sent to the client then."""
+    Raises OSError where the module accepts no connection, and BrokenError where its answer is no handshake; nothing was
+    sent to the client then."""
     exceptions = import_module("websockets.exceptions")
     refusal: int
     try:
@@ -32,8 +33,13 @@ async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, 
             return
     except exceptions.InvalidStatus as error:
         refusal = error.response.status_code
-    except (exceptions.InvalidHandshake, exceptions.InvalidURI, TimeoutError, ValueError):  # a port above 65535
-        refusal = 502
+    except (
+        exceptions.InvalidHandshake,
+        exceptions.InvalidURI,
+        TimeoutError,
+        ValueError,
+    ) as error:  # a port above 65535
+        raise BrokenError(f"no WebSocket: {error or 'it did not answer'}") from error
     await receive()
     await refuse_websocket(send, scope.get("extensions"), refusal)
 

@@ -64,6 +64,7 @@ class UpstreamConnection:
         self._state: Any = self._h11.Connection(self._h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_SIZE)
         self._used = 0
         self._answered = False
+        self._ended = False  # our side is
         self.idle_since = 0.0
 
     @property
@@ -100,6 +101,17 @@ class UpstreamConnection:
             await self._writer.drain()
         except (self._h11.LocalProtocolError, OSError) as error:
             raise BrokenError(str(error)) from error
+
+    @property
+    def request_sent(self) -> bool:
+        """Whether the whole request has been sent."""
+        return self._state.our_state is not self._h11.SEND_BODY
+
+    def end_request(self) -> None:
+        """End our side of the connection, as the client has ended its own. The module may still answer."""
+        if self._writer.can_write_eof() and not self._writer.transport.is_closing():
+            self._writer.write_eof()
+            self._ended = True
 
     async def head(self) -> tuple[int, Headers]:
         """Wait for the status and the headers of the response. Raises BrokenError."""
@@ -142,7 +154,7 @@ class UpstreamConnection:
         """Get ready for another request; False where that is not possible. Anything beyond the response (a body for
         HEAD, or a second response) would be taken for the next response."""
         h11 = self._h11
-        if self._unread:
+        if self._unread or self._ended:
             return False
         if self._state.our_state is not h11.DONE or self._state.their_state is not h11.DONE:
             return False

@@ -24,6 +24,7 @@ from pywatt_host.orchestrator.acceptor import ModuleAcceptor
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.gateway import Gateway
+from pywatt_host.orchestrator.gateway_log import GatewayHandler
 from pywatt_host.orchestrator.launch import module_launch
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
@@ -241,7 +242,8 @@ class Wattson:
                 await stack.enter_async_context(self._living(tasks))
                 served = Gateway(self.modules, self.workspace, self._gateway_address)
                 stack.push_async_callback(served.close)
-                await stack.enter_async_context(_served("gateway", served, gateway, self._drain, tasks))
+                handler = GatewayHandler(served, served.log.finished)
+                await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks))
                 tasks.create_task(self._tell(on_up), name="ready")
                 await self._changes.wait_for(lambda: self._stopping or self._all_over())
                 if not self._stopping:
@@ -365,7 +367,7 @@ class Wattson:
 
 @asynccontextmanager
 async def _served(
-    name: str, app: ASGIApp, listeners: list[Listener], drain: Drain, tasks: TaskGroup
+    name: str, app: ASGIApp | GatewayHandler, listeners: list[Listener], drain: Drain, tasks: TaskGroup
 ) -> AsyncIterator[None]:
     async with HttpServer(name, app, listeners, _BOUNDS, drain).running(tasks):
         yield

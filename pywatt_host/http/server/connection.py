@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 from collections import deque
 from importlib import import_module
@@ -41,6 +42,7 @@ _FORGOTTEN = 1.0  # seconds after which an idle connection forgets its fields
 _PIPELINED = 256  # requests that wait on one connection
 _CHUNK_OVERHEAD = 16  # bytes of framing that each chunk may have, beside those of limits.header
 _LINGER = 2.0  # seconds in which a client may read the last response, while what it sends is dropped
+_USER = re.compile(rb"\A([^/?#]*//)[^/?#]*@").sub  # a user and a password in an absolute target
 _NOTHING: dict[int, bytes] = {}
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")}
 
@@ -50,12 +52,12 @@ class HttpConnection(asyncio.Protocol):
     under plain uvicorn as well."""
 
     __slots__ = (
-        "_body_progress", "_discarded", "_fields", "_framing", "_half_closed", "_handler", "_header_bytes",
-        "_headers", "_host", "_hosts", "_ids", "_lines", "_linger_left", "_moved", "_names", "_noted", "_offered",
-        "_replaying", "_running", "_sent", "_sent_of", "_targets", "_unlike", "_unsent", "_valid_hosts", "_writable",
-        "_write_progress", "broken", "chunked", "closing", "current", "ended", "final", "fresh", "head_bytes",
-        "headers", "in_head", "lingering", "loop", "parser", "peer", "queue", "reading", "reading_paused", "scope",
-        "segment", "serving", "since", "transport", "upgraded", "url", "write_paused",
+        "_body_progress", "_discarded", "_dropped", "_fields", "_framing", "_half_closed", "_handler",
+        "_header_bytes", "_headers", "_host", "_hosts", "_ids", "_lines", "_linger_left", "_moved", "_names",
+        "_noted", "_offered", "_replaying", "_running", "_sent", "_sent_of", "_targets", "_unlike", "_unsent",
+        "_valid_hosts", "_writable", "_write_progress", "broken", "chunked", "closing", "current", "ended", "final",
+        "fresh", "head_bytes", "headers", "in_head", "lingering", "loop", "parser", "peer", "queue", "reading",
+        "reading_paused", "scope", "segment", "serving", "since", "transport", "upgraded", "url", "write_paused",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +113,7 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes = serving.bounds.header_bytes
         self._host: bytes | None = None
         self._hosts = 0  # how many there are
+        self._dropped = 0  # bytes of fields that are not headers
         self._noted: dict[int, bytes] | None = None  # kind of field -> value
         self._fields: bytes | None = None  # of the last request without a body, as they were sent
         self._headers: tuple[tuple[bytes, bytes], ...] = ()  # the same, as they were read
@@ -217,8 +220,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
-            return
+            head_end: int = upgrade.args[0]
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, RefusedError):
@@ -228,7 +230,11 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self._refuse(400, f"not HTTP: {error}")
             return
-        if self.in_head:
+        else:
+            head_end = -1
+        if head_end >= 0:
+            self._upgraded(data[head_end:])
+        elif self.in_head:
             if self.segment is not None:  # it has begun to arrive
                 self.head_bytes = len(self.segment)
                 self.segment = None
@@ -236,8 +242,10 @@ class HttpConnection(asyncio.Protocol):
                     self.since = self.serving.now
             if self.head_bytes > self.serving.bounds.header_bytes:
                 self._refuse(431, "server.limits.header")
-        elif reading is not None and reading is self.reading and self.chunked:
-            self._framing += len(data)
+        elif self.chunked:
+            # Chunks with little framing leave nothing for those in later segments, nor does the segment with the head.
+            same = reading is not None and reading is self.reading
+            self._framing = max(0, self._framing + len(data)) if same else 0
             if self._framing > self.serving.bounds.header_bytes:
                 self._refuse(431, "server.limits.header")
 
@@ -251,7 +259,7 @@ class HttpConnection(asyncio.Protocol):
         self.url = b""
         self.headers = []
         self._host = None
-        self._hosts = 0
+        self._hosts = self._dropped = 0
         self._noted = None
 
     def on_url(self, url: bytes) -> None:
@@ -259,11 +267,13 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lowered, kind = self._names[name]
+        value = value.rstrip()  # RFC 9110 section 5.5; the parser leaves spaces at its end
         if kind:
             if kind == head.HOST:
                 self._host = value
                 self._hosts += 1
             elif kind == head.DROPPED:
+                self._dropped += len(name) + len(value) + 4
                 return
             else:
                 self._note(kind, value)
@@ -287,9 +297,9 @@ class HttpConnection(asyncio.Protocol):
         self.in_head = False
         parser, headers, noted = self.parser, self.headers, self._noted
         segment, self.segment = self.segment, None
-        if segment is None or len(segment) > self._header_bytes:
-            self._check_head_length()
         name = parser.get_method()
+        if segment is None or len(segment) > self._header_bytes:
+            self._check_length(len(name) + len(self.url) + 14)  # with ` HTTP/1.1`, spaces and line ends
         method = _METHODS.get(name) or name.decode("ascii")
         version, keep_alive = "1.1", parser.should_keep_alive()
         if (not keep_alive or (noted is not None and head.CONNECTION in noted)) and (
@@ -394,9 +404,10 @@ class HttpConnection(asyncio.Protocol):
         if head.UPGRADE in noted and self.parser.should_upgrade():
             self._offered = exchange
 
-    def _check_head_length(self) -> None:
-        """Refuse a head over the limit, where it came in pieces, or other bytes came together with it."""
-        length = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+    def _check_length(self, length: int) -> None:
+        """Refuse fields over the limit, where they came in pieces, or other bytes came together with them. `length` is
+        that of the bytes beside the fields."""
+        length += self._dropped + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if length > self._header_bytes:
             raise RefusedError(431, "server.limits.header")
 
@@ -432,6 +443,8 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._offered is not None:
             return
+        if self.chunked and (self.headers or self._dropped):
+            self._check_length(2)  # of the trailers
         if self.final:
             self.ended = True
         exchange, self.reading = self.reading, None
@@ -450,6 +463,7 @@ class HttpConnection(asyncio.Protocol):
             self.chunked = exchange.length == CHUNKED
             self._framing = 0
             self.headers = []  # of trailers, which are dropped (RFC 9110 section 6.5.1)
+            self._dropped = 0
             self._body_progress = None
         if not exchange.keep_alive:
             self.final = self.closing = True
@@ -655,7 +669,7 @@ class HttpConnection(asyncio.Protocol):
         method, path = "-", "-"
         if self.url:
             method = self.parser.get_method().decode("ascii")
-            path = self.url.partition(b"?")[0][:2048].decode("latin-1")
+            path = _USER(rb"\1", self.url.partition(b"?")[0][:2048]).decode("latin-1")
         exchange = ServerExchange(self, {}, method, path, self.serving.more_ids())
         exchange.keep_alive = False
         return exchange

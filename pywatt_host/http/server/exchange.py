@@ -71,6 +71,7 @@ class ServerExchange(Exchange):
     _buffered = 0
     _body_left: int | None = None  # bytes that may still arrive
     _delivered = False  # the application has the whole body
+    _told = False  # the application knows that the client has left
     _wakeup: Wakeup | None = None  # once the application has waited
 
     # The response
@@ -117,6 +118,7 @@ class ServerExchange(Exchange):
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body from the connection."""
+        self.continues = False  # the client has not waited
         if self.taken or self.complete or self.gone:
             return
         if self._body_left is not None:
@@ -134,6 +136,7 @@ class ServerExchange(Exchange):
     def body_ended(self) -> None:
         """The whole body has arrived."""
         self.body_complete = True
+        self.continues = False
         if self.arriving:
             self.connection.serving.handler.arrived(self)
         self._wake()
@@ -178,6 +181,7 @@ class ServerExchange(Exchange):
             if self._wakeup is None:
                 self._wakeup = Wakeup()
             await self._wakeup.wait()
+        self._told = self.gone
         return {"type": "http.disconnect"}
 
     def _wake(self) -> None:
@@ -418,7 +422,7 @@ class ServerExchange(Exchange):
         refusal = self.connection.serving.handler.failed(self, error)
         if self.complete:
             return
-        if self.left or self.gone:
+        if self.left or self.lost or self._told:
             self._cut("application raised" if self.left and not self.gone else "not completed")
         else:
             self._head = None

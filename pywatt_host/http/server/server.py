@@ -57,7 +57,7 @@ class HttpServer:
     def __init__(
         self,
         name: str,
-        app: ASGIApp,
+        app: ASGIApp | Handler,
         listeners: Sequence[Listener],
         bounds: Bounds,
         drain: Drain,
