@@ -11,9 +11,10 @@ import gc
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Protocol
 
 from benchmarks.tokens import authorization
@@ -47,15 +48,21 @@ class Load(Protocol):
 
 
 class SocketLoad:
-    """The load over `sockets`, all open to the server on `port`; made by `connect`, may run several times. Each
-    brings a token of its own along, for the servers that want one."""
+    """The load over `sockets`, all open to the server on `port`; made by `connect`, may run several times.
+
+    Each connection has a token of its own, for the servers that want one, and takes turns between two requests: no
+    server gets by with having read the last one.
+    """
 
     def __init__(self, port: int, path: str, sockets: list[socket.socket]) -> None:
         head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\nAuthorization: "
         self._sockets = {sock.fileno(): sock for sock in sockets}
-        self._requests = {
-            sock.fileno(): f"{head}{authorization(number)}\r\n\r\n".encode() for number, sock in enumerate(sockets)
-        }
+        other = head.replace(path, f"{path}?page=2", 1)
+        self._requests: dict[int, Callable[[], bytes]] = {}
+        for number, sock in enumerate(sockets):
+            token = authorization(number)
+            turns = [f"{start}{token}\r\n\r\n".encode() for start in (head, other)]
+            self._requests[sock.fileno()] = cycle(turns).__next__
         self._partial: dict[int, bytes] = {}
         self._length, self._body = self._learn(sockets[0])
 
@@ -80,7 +87,7 @@ class SocketLoad:
             deadline = start + seconds
             answers, due = 0, len(self._sockets)
             for number, sock in self._sockets.items():
-                sock.send(requests[number])
+                sock.send(requests[number]())
             while due:
                 ready = select(ANSWER_TIMEOUT)
                 if not ready:
@@ -98,7 +105,7 @@ class SocketLoad:
                         raise LoadError(f"wrong answer: {answer[:200]!r}")
                     answers += 1
                     if more:
-                        send(request)
+                        send(request())
                     else:
                         due -= 1
             return Sample(answers, clock() - start, time.process_time() - cpu)
@@ -115,7 +122,7 @@ class SocketLoad:
 
     def _learn(self, sock: socket.socket) -> tuple[int, bytes]:
         sock.settimeout(ANSWER_TIMEOUT)
-        sock.sendall(self._requests[sock.fileno()])
+        sock.sendall(self._requests[sock.fileno()]())
         octets = b""
         while not _is_whole(octets):
             more = sock.recv(LONGEST_ANSWER)

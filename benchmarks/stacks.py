@@ -107,6 +107,11 @@ def _edge(title: str, path: str, app: str, glued: str, paths: tuple[str, ...], *
         _uvicorn(LOGGED, app, *_FAST, needs=needs, logs=True),
         _uvicorn(DEFAULT, app, "--loop", "asyncio", "--http", "h11", needs=("h11", *needs), logs=True),
         _glued(GLUED, glued),
+        Stack(
+            "granian, nothing on",
+            ("granian", "--interface", "asginl", "--http", "1", "--no-ws", "--port", "{port}", f"{APPS}.{app}"),
+            ("granian", "uvloop", *needs),
+        ),
         _host(FULL, HostRun(f"{APPS}.{app}", full=True, paths=paths, tokens=True), *needs),
         _host(NONE, HostRun(f"{APPS}.{app}", full=False), *needs),
     )

@@ -17,7 +17,8 @@ from typing import Any
 from pywatt_host.build.host import build
 from pywatt_host.http.problem import send_problem
 from pywatt_host.manifest import Source, load
-from pywatt_host.observability.logs import LogStream, configured
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import configured
 from pywatt_host.runtime.host import Host
 from pywatt_host.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -256,7 +257,7 @@ class Recorder:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            raise RuntimeError("declined")
+            return
         if scope["path"] in ("/health", "/h"):
             await send_problem(send, 404)
             return

@@ -130,15 +130,16 @@ class Application:
         return loaded.app
 
     @asynccontextmanager
-    async def running(self, state: AppState) -> AsyncIterator[None]:
-        """Load and start the application, and set `mount`; stop it when the block ends."""
+    async def running(self, state: AppState, stop_failed: Callable[[], None]) -> AsyncIterator[None]:
+        """Load and start the application, and set `mount`; stop it when the block ends. `stop_failed` is called where
+        it did not stop in order."""
         app = await self.load(state)
         request_state: dict[str, Any] = {"pywatt": state}
         self.mount = Mount(self.prefix, app, self.strict, request_state)
         if self._wsgi is not None or isinstance(self.options, DirectoryMount):
             yield
             return
-        async with lifespan(app, request_state, self.name):
+        async with lifespan(app, request_state, self.name, stop_failed):
             yield
 
     async def stop_threads(self, timeout: float) -> int:
@@ -163,9 +164,13 @@ class Applications:
         tasks: Tasks,
         secret_values: Callable[[], Mapping[str, str]],
         objects: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        stop_failed: Callable[[], None] = lambda: None,
     ) -> None:
         """`tasks` are the background tasks that the applications spawn. `secret_values` gives the values of the secrets
-        that `env` refers to. `objects` maps import paths to objects that need not be imported."""
+        that `env` refers to. `objects` maps import paths to objects that need not be imported. `stop_failed` is called
+        where an application did not stop in order; it has been logged then."""
+        self._stop_failed = stop_failed
         self._state = state
         self._tasks = tasks
         self.all: list[Application] = []
@@ -182,7 +187,7 @@ class Applications:
             # An application that fails to start may have spawned tasks. Otherwise they have been stopped before.
             stack.push_async_callback(self._tasks.stop)
             for application in self.all:
-                await stack.enter_async_context(application.running(self._state))
+                await stack.enter_async_context(application.running(self._state, self._stop_failed))
             yield
 
     def mounts(self) -> list[Mount]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,11 +24,11 @@ class _LifespanProtocol:
         self.started: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()  # a text: why it failed
         self.stopping = asyncio.Event()
         self.stopped: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._asked_start = False
+        self.asked_start = False
 
     async def receive(self) -> Message:
-        if not self._asked_start:
-            self._asked_start = True
+        if not self.asked_start:
+            self.asked_start = True
             return {"type": "lifespan.startup"}
         await self.stopping.wait()
         return {"type": "lifespan.shutdown"}
@@ -41,11 +41,14 @@ class _LifespanProtocol:
 
 
 @asynccontextmanager
-async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> AsyncIterator[bool]:
+async def lifespan(
+    app: ASGIApp, state: dict[str, Any], import_path: str, stop_failed: Callable[[], None] = lambda: None
+) -> AsyncIterator[bool]:
     """Start the application, yield whether it supports the protocol, and stop it when the block ends.
 
-    The application may fill `state`, of which each request gets a copy. An application that raises before it has
-    answered does not support the protocol. Raises AppLoadError (`lifespan-failed`) where it says that it failed.
+    The application may fill `state`, of which each request gets a copy. An application that returns or raises before
+    it has answered is served without a lifespan. Raises AppLoadError (`lifespan-failed`) where it says that it failed.
+    `stop_failed` is called where it did not stop in order.
     """
     protocol = _LifespanProtocol()
     scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}
@@ -57,8 +60,7 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
             raise AppLoadError(import_path, "lifespan-failed", f"the application failed to start: {failure.rstrip()}")
         taking_part = protocol.started.done()
         if not taking_part:
-            error = running.exception() if running.done() and not running.cancelled() else None
-            logger.debug("%s has no lifespan (%s)", import_path, error or "it returned", extra={"app": import_path})
+            _report_declined(running, protocol, import_path)
         unwinding = True
         try:
             yield taking_part
@@ -72,8 +74,8 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
                     timeout=_UNWIND_TIMEOUT if unwinding else None,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-            if taking_part:
-                _report_stop(running, protocol, import_path)
+            if taking_part and not _stopped(running, protocol, import_path):
+                stop_failed()
     finally:
         if not running.done():
             await asyncio.wait((running,), timeout=0.1)  # it may go on for a moment after it has answered
@@ -82,7 +84,12 @@ async def lifespan(app: ASGIApp, state: dict[str, Any], import_path: str) -> Asy
 
 
 async def _run(app: ASGIApp, scope: Scope, protocol: _LifespanProtocol) -> None:
-    await app(scope, protocol.receive, protocol.send)
+    try:
+        await app(scope, protocol.receive, protocol.send)
+    except (SystemExit, KeyboardInterrupt) as error:  # it would end the event loop in the middle of everything
+        if not protocol.started.done():
+            protocol.started.set_result(f"it raised {error!r}")
+        raise RuntimeError(f"the application raised {error!r}") from error
 
 
 async def _wait(running: asyncio.Task[Any], started: asyncio.Future[str | None], import_path: str) -> None:
@@ -98,12 +105,29 @@ async def _wait(running: asyncio.Task[Any], started: asyncio.Future[str | None],
         logger.info("%s is still starting after %.0fs", import_path, waited, extra={"app": import_path})
 
 
-def _report_stop(running: asyncio.Task[Any], protocol: _LifespanProtocol, import_path: str) -> None:
+def _report_declined(running: asyncio.Task[Any], protocol: _LifespanProtocol, import_path: str) -> None:
+    """Log that the application is served without a lifespan: it does not know that it has one, or it failed."""
+    error = running.exception() if running.done() and not running.cancelled() else None
+    if error is None:
+        logger.debug("%s has no lifespan: it returned", import_path, extra={"app": import_path})
+        return
+    logger.info(
+        "%s left its lifespan by %s; it is served without a lifespan (nothing of its start-up or shutdown runs)",
+        import_path, f"{type(error).__name__}: {error}".removesuffix(": "), extra={"app": import_path},
+        exc_info=error if protocol.asked_start else None,  # else it does not know this kind of scope
+    )  # fmt: skip
+
+
+def _stopped(running: asyncio.Task[Any], protocol: _LifespanProtocol, import_path: str) -> bool:
+    """Whether the application has stopped in order. What went wrong is logged."""
     if running.cancelling():
-        return  # the event loop ends, and nothing has waited for the stop
+        return True  # the event loop ends, and nothing has waited for the stop
     if protocol.stopped.done():
         failure = protocol.stopped.result()
         if failure is not None:
             logger.error("%s failed to stop: %s", import_path, failure.rstrip(), extra={"app": import_path})
-    elif running.done() and not running.cancelled() and (error := running.exception()) is not None:
+        return failure is None
+    if running.done() and not running.cancelled() and (error := running.exception()) is not None:
         logger.error("%s failed to stop", import_path, exc_info=error, extra={"app": import_path})
+        return False
+    return True

@@ -27,7 +27,8 @@ from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
-from pywatt_host.observability.logs import LogStream, style_for
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import style_for
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
 from pywatt_host.runtime.host import Surface
 from pywatt_host.types import ASGIApp, Scope

@@ -12,7 +12,8 @@ from pywatt_host.app.state import InitData
 from pywatt_host.build.parts import HostParts
 from pywatt_host.build.services import services
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.observability.logs import LogStream, standard_error
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import standard_error
 from pywatt_host.runtime.host import Host
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore
@@ -106,7 +106,9 @@ class HostParts:
             stores=self.stores,
             init=init or _init_data(manifest, environ, handshake),
         )
-        self.applications = Applications(manifest, self.state, self.tasks, self._secret_values, objects)
+        self.applications = Applications(
+            manifest, self.state, self.tasks, self._secret_values, objects, stop_failed=self.shutdown.fail
+        )
         self.wsgi_threads = WsgiThreads(self.applications, self.shutdown)
         self.user_state = UserState(manifest, self.state, objects, self._put_environment)
         self.edge = HostEdge(

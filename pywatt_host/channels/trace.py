@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.observability.logs import Clock, dump_line
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.logs import Clock
 from pywatt_host.protocol.jsontext import loads
 
 _MASK = "***"
@@ -48,7 +49,7 @@ class TraceFile:
             "message": document,
         }
         try:
-            os.write(self._fd, dump_line(line))
+            os.write(self._fd, json_line(line))
         except OSError:
             self.lost = True
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from pywatt_host import __version__
+from pywatt_host.cli.standard_streams import open_closed_streams, print_last_words
 
 if TYPE_CHECKING:
     from pywatt_host.app.decorated import Decorated
@@ -91,6 +92,7 @@ def cli() -> None:
 
 def execute(arguments: Sequence[str] | None = None, module: Decorated | None = None) -> int:
     """Run the command line and return its exit code. `module` is the decorated function that `run` serves."""
+    open_closed_streams()
     try:
         code = cli.main(args=arguments, prog_name="pywatt-host", standalone_mode=False, obj=module)
     except click.ClickException as error:
@@ -106,4 +108,5 @@ def execute(arguments: Sequence[str] | None = None, module: Decorated | None = N
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit the process with its exit code."""
+    sys.excepthook = print_last_words
     sys.exit(execute(arguments))

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import click
 
-from pywatt_host.cli.options import Selection, manifest_options, show_problems
+from pywatt_host.cli.options import Selection, coloured, manifest_options
 from pywatt_host.dev.changes import watched_files
 from pywatt_host.dev.session import DevConfig, DevSession
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest import Manifest, Source, load
+from pywatt_host.manifest.problems import render_text
+from pywatt_host.observability.logs import standard_error
 from pywatt_host.supervision.serving_child import SHUTDOWN_TIMEOUT
 from pywatt_host.supervision.sockets import is_local, listen_addresses
 
@@ -64,31 +66,42 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     selection = replace(selection, overrides=(*selection.overrides, *more))
     config_reader = _ConfigReader(selection, bool(listen), ignored)
     services: DevServices | None = None
+    echo = _Echo()
     try:
         folder = selection.source().directory
         os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
         services = DevServices(folder, os.environ)
         with asyncio.Runner() as runner:
-            return runner.run(DevSession(config_reader.read, _say, _show, services.keep).serve())
+            return runner.run(DevSession(config_reader.read, echo.line, echo.faults, services.keep).serve())
     except ManifestError as error:
-        _show(error)
+        echo.faults(error)
         return error.exit_code
     except HostError as error:
-        _say(str(error))
+        echo.line(str(error))
         return error.exit_code
     finally:
         if services is not None:
             services.close()
+        echo.finish()
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
-    sys.stderr.flush()
+class _Echo:
+    """Prints on standard error while the event loop serves: a reader that does not read holds nothing."""
 
+    def __init__(self) -> None:
+        self._stream = standard_error()
 
-def _show(error: ManifestError) -> None:
-    show_problems(error.problems)
-    sys.stderr.flush()
+    def line(self, text: str) -> None:
+        self._write(f"{text}\n")
+
+    def faults(self, error: ManifestError) -> None:
+        self._write(render_text(error.problems, color=coloured(sys.stderr)))
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text.encode("utf-8", "backslashreplace"), text.count("\n"))
+
+    def finish(self) -> None:
+        self._stream.finish()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Problem, Source, load
 from pywatt_host.manifest.model import DirectoryMount, Manifest
 from pywatt_host.manifest.values.names import Script, script_of
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.supervision.process import describe_exit, signal_group
 
 _MARK = "pywatt-inspection:"  # before the child's answer, on a descriptor that the user's code does not have

@@ -28,7 +28,9 @@ from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import Address
-from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
 from pywatt_host.runtime.host import Host, Ready
 
 if TYPE_CHECKING:
@@ -89,8 +91,8 @@ def run(
 ) -> int:
     """Serve a manifest in the foreground.
 
-    Prints one line with the real address when the host is ready. The first Ctrl-C or SIGTERM drains: the host finishes
-    running requests and accepts no new ones. The second ends the process at once.
+    Prints one line with the real address when the host is ready. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT
+    drains: the host finishes running requests and accepts no new ones. The second ends the process at once.
 
     Under an orchestrator (PYWATT_MODULE_ID is set, --orchestrated, or channels.stdio: required) the host first reads
     the orchestrator's init from standard input. Standard output then belongs to the protocol, and output of the
@@ -247,7 +249,7 @@ def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool
         }
         document |= {"version": ready.version} if ready.version else {}
         document |= {"admin": ready.admin} if ready.admin else {}
-        stream.write(dump_line(document))
+        stream.write(json_line(document))
         return
     name = f"{ready.module_id} {ready.version}".strip()
     served = (

@@ -19,9 +19,10 @@ from typing import Any, TextIO
 
 from pywatt_host.cli import execute
 from pywatt_host.cli.run import parent_of_this
+from pywatt_host.cli.standard_streams import open_closed_streams
 from pywatt_host.exceptions import HostError
 from pywatt_host.manifest.values import Address, FdAddress
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.runtime.host import Host
 
 _TAIL_LINES = 20  # of standard error, which tell the parent why the host could not start
@@ -103,6 +104,7 @@ class StderrTail:
 
 
 def main(arguments: Sequence[str]) -> int:
+    open_closed_streams()
     setup, *rest = arguments
     parent, stderr = ParentSocket(json.loads(setup)), StderrTail(sys.stderr)
     sys.stderr = stderr

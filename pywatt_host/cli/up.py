@@ -23,7 +23,9 @@ from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import Problem, Report
 from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
-from pywatt_host.observability.logs import Clock, LogStream, configured, dump_line, standard_error, style_for
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
 from pywatt_host.orchestrator.wattson import Up, Wattson
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
@@ -52,8 +54,8 @@ def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, l
     """Run several modules together on this machine: those of ./wattson.yaml, or the manifests that are named.
 
     `up` starts the modules in the order of their dependencies, gives them secrets, passes on their messages, serves all
-    of them at one address, and restarts a module that crashes. The first Ctrl-C or SIGTERM stops the modules in reverse
-    order; the second kills them.
+    of them at one address, and restarts a module that crashes. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT stops
+    the modules in reverse order; the second kills them.
 
     \b
     Examples:
@@ -156,7 +158,7 @@ def _announce(ready: Up, name: str, style: str, stream: LogStream) -> None:
             "pid": os.getpid(),
             "modules": ready.modules,
         }
-        stream.write(dump_line(document))
+        stream.write(json_line(document))
         return
     rows = []
     for module in ready.modules:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
 
-import orjson
-
 from pywatt_host.http.exchange import Exchange
-from pywatt_host.observability.logs import Clock, LogStream
+from pywatt_host.observability.escaping import console_text, json_text
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock
 
 _LONGEST_SUBJECT = 200  # characters of a subject, which comes from a token, that are logged
-_PLAIN = re.compile(r"[ !#-\[\]-~]*").fullmatch  # ASCII without quotes, backslashes and control characters
 
 
 class AccessLog(Protocol):
@@ -56,44 +54,42 @@ class LineAccessLog:
 
     @staticmethod
     def _line(when: str, exchange: Exchange) -> str:
-        # Not made with a JSON library, since it is made for every request: only path and subject may need escaping.
-        path, method, status = exchange.path, exchange.method, exchange.status
-        if _PLAIN(path) is None:
-            path = _json(path)
+        # Not made with a JSON library, since it is made for every request, and in most of them nothing needs escaping.
+        path, method, client, reason = exchange.path, exchange.method, exchange.client, exchange.reason
+        texts = f"{method}{path}{client}{reason}"
+        if not texts.isascii() or not texts.isprintable() or '"' in texts or "\\" in texts:
+            path, method, client, reason = json_text(path), json_text(method), json_text(client), json_text(reason)
         trace = f'","trace_id":"{exchange.trace.trace_id}' if exchange.trace is not None else ""
-        reason = f'","reason":"{exchange.reason}' if exchange.reason else ""
+        reason = f'","reason":"{reason}' if reason else ""
         who = exchange.subject
-        subject = f'","subject":"{_escaped(who)}' if who else ""
+        subject = f'","subject":"{_subject(who)}' if who else ""
+        given_id, status = exchange.request_id, exchange.status
+        request_id = given_id.decode("latin-1") if given_id.isalnum() else json_text(given_id.decode("latin-1"))
         return (
             f'{{"time":"{when}","level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
             f'"method":"{method}","path":"{path}","route":"{exchange.plan.route}","status":{status},'
-            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.body_bytes},"client":"{exchange.client}",'
-            f'"request_id":"{exchange.request_id.decode()}{trace}{subject}{reason}"}}\n'
+            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.body_bytes},"client":"{client}",'
+            f'"request_id":"{request_id}{trace}{subject}{reason}"}}\n'
         )
 
     def _console(self, when: str, exchange: Exchange) -> str:
         status = str(exchange.status)
         if self._colour:
             status = f"\x1b[{32 if exchange.status < 400 else 33 if exchange.status < 500 else 31}m{status}\x1b[0m"
-        path = _printable(exchange.path)
-        reason = f" ({exchange.reason})" if exchange.reason else ""
-        subject = f" {_printable(exchange.subject[:_LONGEST_SUBJECT])}" if exchange.subject else ""
+        path, method, client, reason = exchange.path, exchange.method, exchange.client or "-", exchange.reason
+        if not f"{method}{path}{client}{reason}".isprintable():
+            path, method, client = console_text(path), console_text(method), console_text(client)
+            reason = console_text(reason)
+        reason = f" ({reason})" if reason else ""
+        subject = f" {console_text(exchange.subject[:_LONGEST_SUBJECT])}" if exchange.subject else ""
+        request_id = exchange.request_id.decode("latin-1")
+        shown_id = request_id if request_id.isprintable() else console_text(request_id)
         return (
-            f"{when[11:23]} {exchange.method} {path} {status}{reason} {exchange.seconds * 1000:.1f}ms"
-            f" {exchange.client or '-'} {exchange.request_id.decode()}{subject}\n"
+            f"{when[11:23]} {method} {path} {status}{reason} {exchange.seconds * 1000:.1f}ms {client}"
+            f" {shown_id}{subject}\n"
         )
 
 
-def _json(text: str) -> str:
-    """The text escaped as within a JSON string."""
-    return orjson.dumps(text.encode("utf-8", "backslashreplace").decode())[1:-1].decode()
-
-
 @lru_cache(maxsize=1024)
-def _escaped(subject: str) -> str:
-    subject = subject[:_LONGEST_SUBJECT]
-    return subject if _PLAIN(subject) is not None else _json(subject)
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+def _subject(subject: str) -> str:
+    return json_text(subject[:_LONGEST_SUBJECT])

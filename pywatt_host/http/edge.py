@@ -98,6 +98,10 @@ class Edge:
         self._done: list[Exchange] = []  # finished, and not yet counted and logged
         self.running = 0
 
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
+        return self._forwarding.trusts(host)
+
     @property
     def websocket_app(self) -> ASGIApp:
         """The application that our own server passes WebSockets to."""
@@ -149,15 +153,22 @@ class Edge:
             return exchange.store_unavailable()
         return Refusal(500, "application raised", members={"request_id": exchange.request_id.decode()})
 
+    def arrived(self, exchange: Exchange) -> None:
+        """The body of a request that was `arriving` is there: from now on it counts as running."""
+        exchange.arriving = False
+        exchange.running = True
+        self.running += 1
+
     def left(self, exchange: Exchange) -> None:
         """The application of a request has returned, or was not called."""
+        exchange.arriving = False
         if exchange.running:
             exchange.running = False
-            if exchange.method != "WEBSOCKET":
-                self.running -= 1
-            gate = exchange.plan.gate
-            if gate is not None:
-                gate.running -= 1
+            self.running -= 1
+        gate = exchange.plan.gate
+        if gate is not None and exchange.gated:
+            exchange.gated = False
+            gate.running -= 1
 
     # Requests of other servers --------------------------------------------------------------------------------------
 
@@ -336,10 +347,14 @@ class Edge:
         if exchange.method != "WEBSOCKET":  # WebSockets mostly idle, and do not count
             if self.running >= self._concurrency:
                 return self._over(exchange, 503, "", (b"retry-after", b"1"))
-            self.running += 1
+            if exchange.awaits_body:
+                exchange.arriving = True  # a client that sends slowly must not take the place of others
+            else:
+                exchange.running = True
+                self.running += 1
         if plan.gate is not None:
             plan.gate.running += 1
-        exchange.running = True
+            exchange.gated = True
         mount.enter(scope)
         return mount
 

@@ -83,6 +83,8 @@ class Exchange(ABC):
     quiet = False  # neither logged nor counted
     finished = False
     running = False  # counted as running by the edge
+    gated = False  # counted as running by the gate of its plan
+    arriving = False  # its body is still arriving: it will count as running once that is there
     special = False  # has a streamed body to bound or a time limit, so that it cannot simply be passed on
     taken = False  # the host has answered; what the application sends is dropped
     deadline: asyncio.Timeout | None = None
@@ -92,6 +94,11 @@ class Exchange(ABC):
     begun: float
     method: str
     path: str
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether a part of the request's body is known not to have arrived yet."""
+        return False
 
     @property
     def subject(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ from pywatt_host.types import Headers, Scope
 
 logger = logging.getLogger("pywatt.edge")
 
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Removed from requests of untrusted peers: each of these makes some framework or proxy change the request.
@@ -23,6 +25,9 @@ FORGEABLE = frozenset(
 # Proxies pass these on from clients, and they make the application see another path or method than the edge does.
 _REWRITING = FORGEABLE - {b"forwarded", b"x-real-ip"}
 _REMEMBERED_PEERS = 4096  # addresses whose trust is cached
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 addresses on sockets that take both (RFC 4291, section 2.5.5.2)
+_ZONE = re.compile(r"[A-Za-z0-9._~-]{1,32}\Z")  # of a link-local address: the name or the number of an interface
+_NODE = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<ipv4>[0-9.]+))(?::[0-9]{1,5})?\Z")  # an address that may have a port
 
 
 def is_forgeable(name: bytes) -> bool:
@@ -41,13 +46,12 @@ class Forwarding:
         entries = set(trusted)
         self._everyone = "*" in entries
         self._unix = "unix" in entries
-        self._networks: tuple[Network, ...] = tuple(
-            ipaddress.ip_network(entry, strict=False) for entry in sorted(entries - {"*", "unix"})
-        )
+        self._networks: tuple[Network, ...] = tuple(_networks(sorted(entries - {"*", "unix"})))
         self._verdicts: dict[str, bool] = {}
         self._warned: set[str] = set()
 
-    def _trusts_address(self, host: str) -> bool:
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a trusted proxy."""
         verdict = self._verdicts.get(host)
         if verdict is None:
             verdict = self._everyone or self._in_a_network(host)
@@ -57,17 +61,13 @@ class Forwarding:
         return verdict
 
     def _in_a_network(self, host: str) -> bool:
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any(candidate in network for network in self._networks for candidate in (address, mapped) if candidate)
+        address = _address(host)
+        return address is not None and any(_contains(network, address) for network in self._networks)
 
     def apply(self, scope: Scope) -> None:
         """Use the forwarding headers of a request, or remove them. Called only where there is at least one."""
         client = scope.get("client")
-        if self._unix or self._everyone if client is None else self._trusts_address(client[0]):
+        if self._unix or self._everyone if client is None else self.trusts(client[0]):
             self._use(scope)
         else:
             self._remove(scope, client)
@@ -93,9 +93,9 @@ class Forwarding:
         proto = ""
         for name, value in scope["headers"]:
             if name == b"x-forwarded-for":
-                forwarded += [part.strip() for part in value.decode("latin-1").split(",")]
+                forwarded += _elements(value)
             elif name == b"x-forwarded-proto":
-                proto = value.decode("latin-1").rpartition(",")[2].strip().lower()
+                proto = "".join(_elements(value)[-1:]).lower() or proto
         if proto in ("http", "https", "ws", "wss"):
             secure = proto in ("https", "wss")
             plain = "ws" if scope["type"] == "websocket" else "http"
@@ -106,16 +106,55 @@ class Forwarding:
             if host is None:
                 return
             scope["client"] = (host, 0)
-            if number == len(forwarded) or not self._trusts_address(host):
+            if number == len(forwarded) or not self.trusts(host):
                 return
 
 
+def _elements(value: bytes) -> list[str]:
+    """The elements of a list in a header; empty ones do not count (RFC 9110, section 5.6.1.2)."""
+    return [element for part in value.decode("latin-1").split(",") if (element := part.strip(" \t"))]
+
+
 def _host(entry: str) -> str | None:
-    """The address in one X-Forwarded-For entry, which may have a port; None where it is not an address."""
-    text = entry[1:].partition("]")[0] if entry.startswith("[") else entry
-    if text.count(":") == 1:
-        text = text.partition(":")[0]
+    """The address in one X-Forwarded-For entry, which may be in quotes and have a port; None where it is not an
+    address, such as `unknown`."""
+    if len(entry) > 1 and entry[0] == entry[-1] == '"':
+        entry = entry[1:-1]
+    node = _NODE.match(entry)
+    address = _address((node["ipv6"] or node["ipv4"]) if node is not None else entry)
+    return None if address is None else str(address)
+
+
+def _address(text: str) -> Address | None:
+    """The address that a text is; an IPv4 address that is written as an IPv6 address is the IPv4 address. None where it
+    is none, or has a zone that is not the name of an interface: that may hold any character."""
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None and _ZONE.match(address.scope_id) is None:
+            return None
+        return address.ipv4_mapped or address
+    return address
+
+
+def _networks(entries: Iterable[str]) -> Iterable[Network]:
+    for entry in entries:
+        try:
+            network = ipaddress.ip_network(entry, strict=False)
+        except ValueError:  # from the environment: those of the manifest are checked
+            logger.warning("%r in FORWARDED_ALLOW_IPS is not an address, a network, unix or *: it is ignored", entry)
+            continue
+        if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+            first = int(network.network_address) - int(_MAPPED.network_address)
+            network = ipaddress.IPv4Network((first, network.prefixlen - _MAPPED.prefixlen))
+        yield network
+
+
+def _contains(network: Network, address: Address) -> bool:
+    """A network with a zone has the addresses of that zone only, one without has those of all zones."""
+    if address not in network:
+        return False
+    zone = getattr(network.network_address, "scope_id", None)
+    return zone is None or zone == getattr(address, "scope_id", None)

@@ -57,6 +57,7 @@ class MessageContext:
     request_id: bytes = b""
     trace: TraceContext | None = None
     unavailable: str = ""
+    reason: str = ""
     claims: dict[str, Any] = field(default_factory=dict)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.subjects import Subjects, name, token
+from pywatt_host.observability.running_clock import RunningClock
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.messages import Provider
 
@@ -38,7 +38,7 @@ _REQUEST_TIMEOUT = 5.0  # seconds for JetStream to answer
 @dataclass(slots=True)
 class _LeasedProvider:
     provider: Provider
-    ends: float  # seconds, by time.monotonic
+    ends: float  # seconds, on the clock of the registry
 
 
 class NatsRegistry:
@@ -54,6 +54,8 @@ class NatsRegistry:
         self._module_id = module_id
         self._healthy = healthy
         self._lease = connection.settings.lease
+        # A lease that ends while this process pauses may have been renewed: the renewal is read first.
+        self._clock = RunningClock(min(1.0, self._lease / 10))
         self._instance = secrets.token_hex(6)
         self._entries: dict[str, _LeasedProvider] = {}
         self._own: dict[str, Provider] = {}
@@ -127,7 +129,7 @@ class NatsRegistry:
         all that were known last."""
         if not self._connection.connected:
             return [entry.provider for entry in self._entries.values()]
-        now = time.monotonic()
+        now = self._clock.time()
         for key in [key for key, entry in self._entries.items() if entry.ends <= now]:
             del self._entries[key]
         return [entry.provider for entry in self._entries.values()]
@@ -177,7 +179,7 @@ class NatsRegistry:
     async def _reconnected(self) -> None:
         self._bucket = None
         for entry in self._entries.values():  # modules that still run need time to renew theirs
-            entry.ends = max(entry.ends, time.monotonic() + self._lease)
+            entry.ends = max(entry.ends, self._clock.time() + self._lease)
         self._renew_now.set()
 
     async def _changed(self, message: Msg) -> None:
@@ -201,21 +203,28 @@ class NatsRegistry:
 
     def _keep(self, key: str, provider: Provider, seconds: float) -> None:
         if key in self._entries or len(self._entries) < _MAX_ENTRIES:
-            self._entries[key] = _LeasedProvider(provider, time.monotonic() + seconds)
+            self._entries[key] = _LeasedProvider(provider, self._clock.time() + seconds)
 
     # Renewing -------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         """Leaving removes the entries of this process."""
-        renewing = asyncio.get_running_loop().create_task(self._renewing(), name="nats registry")
+        loop = asyncio.get_running_loop()
+        renewing = loop.create_task(self._renewing(), name="nats registry")
+        ticking = loop.create_task(self._tick(), name="nats leases")
         try:
             yield
         finally:
             renewing.cancel()
+            ticking.cancel()
             for key in tuple(self._own):
                 if self._connection.connected:
                     await self.deregister(key)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.next_look()
 
     async def _renewing(self) -> None:
         while True:

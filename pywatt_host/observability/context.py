@@ -53,6 +53,7 @@ class RequestContext(Protocol):
     request_id: bytes
     trace: TraceContext | None
     unavailable: str  # the store that could not be reached while it was handled; empty where all could be reached
+    reason: str  # for the log: why the host answered in place of the application; empty where it did not
 
     @property
     def claims(self) -> dict[str, Any]:

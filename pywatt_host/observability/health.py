@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from pywatt_host.manifest.model import Health
+from pywatt_host.observability.running_clock import running_timeout
 
 logger = logging.getLogger("pywatt.health")
 
@@ -41,7 +42,7 @@ class Check:
     async def run(self, timeout: float) -> None:
         """Run the check once. Raises what its function raises, and TimeoutError after `timeout` seconds."""
         if inspect.iscoroutinefunction(self.function):
-            async with asyncio.timeout(timeout):
+            async with running_timeout(timeout):
                 await self.function()
             return
         if self.hanging is None or self.hanging.done():
@@ -49,7 +50,7 @@ class Check:
             self.hanging = asyncio.get_running_loop().run_in_executor(None, self.function)
             self.hanging.add_done_callback(_retrieve)
         try:
-            async with asyncio.timeout(timeout):
+            async with running_timeout(timeout):
                 result = await asyncio.shield(self.hanging)
                 if inspect.isawaitable(result):
                     await result

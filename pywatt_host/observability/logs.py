@@ -1,27 +1,25 @@
 """Logs: one JSON object or one line of text for each record, always on standard error.
 
-`LogStream` is the only writer. The access log writes the lines of one turn of the event loop together; all other
-records come through `logging` of the standard library.
+`LogStream` (`log_stream`) is the only writer. The access log writes the lines of one turn of the event loop together;
+all other records come through `logging` of the standard library.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import select
 import sys
-import threading
 import time
 import traceback
 from asyncio import CancelledError
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any, Literal
-
-import orjson
 
 from pywatt_host.manifest.model import Logging
 from pywatt_host.observability.context import current_request
+from pywatt_host.observability.escaping import console_text, json_line
+from pywatt_host.observability.log_stream import LogStream, lost_text
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -32,66 +30,28 @@ LEVELS = {
 }
 
 
-_WRITE_TIMEOUT = 1.0  # seconds that a non-blocking standard error may refuse bytes before a batch is dropped
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
-
-
-class LogStream:
-    """Writes whole lines to a file descriptor, each masked by `mask` where there is one. Safe from any thread."""
-
-    def __init__(self, fd: int, mask: Callable[[bytes], bytes] | None = None) -> None:
-        self._mask = mask
-        self._fd = fd
-        self._lock = threading.RLock()  # a signal handler may log while this thread is writing
-        self.lost = 0
-
-    def mask_with(self, mask: Callable[[bytes], bytes]) -> None:
-        """Mask what is written from now on. The stream exists before the secrets of a host are known."""
-        self._mask = mask
-
-    def masked(self, data: bytes) -> bytes:
-        """The data as this stream would write it, with secrets masked."""
-        return data if self._mask is None else self._mask(data)
-
-    def write(self, data: bytes, lines: int = 1) -> None:
-        """Write data of so many whole `lines`. Lines that could not be written are counted in `lost`."""
-        masked = self.masked(data)
-        with self._lock:
-            self._write(masked, lines)
-
-    def _write(self, data: bytes, lines: int) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._fd, view) :]
-            except BlockingIOError:
-                if not select.select((), (self._fd,), (), _WRITE_TIMEOUT)[1]:
-                    self.lost += lines
-                    return
-            except OSError:  # the reader has gone, or the disk is full: serving goes on
-                self.lost += lines
-                return
 
 
 class Clock:
     """Times as RFC 3339 texts in UTC with milliseconds. A text is made once for each millisecond."""
 
     def __init__(self) -> None:
-        self._second = -1
-        self._to_second = ""
-        self._millisecond = -1
-        self._text = ""
+        self._second = (-1, "")  # seconds, and their text; one attribute each, since several threads log
+        self._millisecond = (-1, "")
 
     def __call__(self, now: float) -> str:
         millisecond = int(now * 1000)
-        if millisecond != self._millisecond:
+        last, text = self._millisecond
+        if millisecond != last:
             second = millisecond // 1000
-            if second != self._second:
-                self._to_second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-                self._second = second
-            self._millisecond = millisecond
-            self._text = f"{self._to_second}.{millisecond % 1000:03d}Z"
-        return self._text
+            last, to_second = self._second
+            if second != last:
+                to_second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+                self._second = second, to_second
+            text = f"{to_second}.{millisecond % 1000:03d}Z"
+            self._millisecond = millisecond, text
+        return text
 
 
 def _redacted(value: Any, names: frozenset[str]) -> Any:
@@ -118,7 +78,7 @@ class RecordFormatter:
         fields: dict[str, Any] = {}
         request = current_request.get()
         if request is not None:
-            fields["request_id"] = request.request_id.decode()
+            fields["request_id"] = request.request_id.decode("utf-8", "backslashreplace")
             if request.trace is not None:
                 fields["trace_id"] = request.trace.trace_id
         fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES})
@@ -127,16 +87,10 @@ class RecordFormatter:
     def format(self, record: logging.LogRecord) -> bytes:
         """The line of a record, with its line feed. The traceback of an exception is in it."""
         message = record.getMessage()
-        trace = ""
-        if record.exc_info and record.exc_info[0] is not None:
-            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        elif record.exc_text:
-            trace = record.exc_text
-        if record.stack_info:
-            trace = f"{trace}\n{record.stack_info}".strip()
+        pieces = _traceback(record)
         if self._style == "json":
-            return self._json(record, message, trace)
-        return self._console(record, message, trace)
+            return self._json(record, message, "".join(pieces).strip())
+        return self._console(record, message, _console_traceback(pieces).strip())
 
     def _json(self, record: logging.LogRecord, message: str, trace: str) -> bytes:
         document: dict[str, Any] = {
@@ -149,15 +103,15 @@ class RecordFormatter:
             document.setdefault(name, value)
         if trace:
             document["exception"] = trace
-        return dump_line(document)
+        return json_line(document)
 
     def _console(self, record: logging.LogRecord, message: str, trace: str) -> bytes:
         when = self._clock(record.created)[11:23]
         level = record.levelname.lower()
         if self._colour:
             level = f"{_COLOURS.get(record.levelno, '')}{level}\x1b[0m"
-        extra = "".join(f" {name}={_plain(value)}" for name, value in self.fields(record).items())
-        text = f"{when} {level} {record.name}: {_plain(message)}{extra}"
+        extra = "".join(f" {console_text(name)}={console_text(value)}" for name, value in self.fields(record).items())
+        text = f"{when} {level} {console_text(record.name)}: {console_text(message)}{extra}"
         return (f"{text}\n{trace}" if trace else text).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -170,42 +124,65 @@ _COLOURS = {
 }
 
 
-def _plain(value: object) -> str:
-    """Text for a terminal, with line ends and control characters escaped, so that no value can forge a line."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+def _traceback(record: logging.LogRecord) -> list[str]:
+    """The traceback of a record in pieces: each is one line, or a message of several lines."""
+    pieces: list[str] = []
+    if record.exc_info and record.exc_info[0] is not None:
+        pieces += traceback.format_exception(*record.exc_info)
+    elif record.exc_text:
+        pieces.append(f"{record.exc_text}\n")
+    if record.stack_info:
+        pieces.append(f"{record.stack_info}\n")
+    return pieces
 
 
-def dump_line(document: dict[str, Any]) -> bytes:
-    """One line of JSON. Values of types that JSON does not have are written as text; surrogates are escaped."""
-    try:
-        return orjson.dumps(document, default=str, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-    except TypeError:  # lone surrogates, integers beyond 64 bits, dicts with odd keys, cycles
-        plain = {_encodable(str(name)): _encodable(str(value)) for name, value in document.items()}
-        return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _console_traceback(pieces: list[str]) -> str:
+    """A traceback for a terminal. Lines of an exception's message are indented, so that none looks like a record."""
+    shown = []
+    for piece in pieces:
+        first, *more = console_text(piece, keep="\n\t").split("\n")
+        own = bool(first) and first[0] != " "  # neither a frame nor a heading
+        shown += [first, *(f"  {line}" if own and line and line[0] != " " else line for line in more)]
+        if len(shown) > 1 and not shown[-1]:
+            shown.pop()
+    return "\n".join(shown)
 
 
 class StreamHandler(logging.Handler):
-    """The handler of `logging` that writes to the stream."""
+    """The handler of `logging` that writes to the stream. It has no lock of its own: that of the stream is not held for
+    long, whatever standard error is, and so no thread that logs can keep another from ending the process."""
 
     def __init__(self, stream: LogStream, formatter: RecordFormatter) -> None:
         super().__init__()
         self._stream = stream
         self._formatter = formatter
 
+    def createLock(self) -> None:  # noqa: N802 -- the name in `logging`
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        kept = self.filter(record)
+        if kept:
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return bool(kept)
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._stream.write(self._formatter.format(record))
         except Exception:  # named boundary: a record whose arguments cannot be formatted must not stop its caller
             self._stream.write(
-                dump_line({"level": "error", "logger": record.name, "message": f"unformattable record: {record.msg!r}"})
+                json_line({"level": "error", "logger": record.name, "message": f"unformattable record: {record.msg!r}"})
             )
+
+    def flush(self) -> None:
+        """Try once more to write what the stream did not take; does not wait for its reader."""
+        self._stream.flush()
+
+    def lost_line(self, lines: int) -> bytes:
+        """The line that tells how many lines were lost."""
+        record = logging.LogRecord("pywatt.host", logging.WARNING, __file__, 0, lost_text(lines), (), None)
+        record.lost = lines
+        return Context().run(self._formatter.format, record)  # it belongs to no request
 
 
 CUT = "shutdown limit"  # the argument of the cancellation of a request that is cut off when the host stops
@@ -252,6 +229,7 @@ def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: 
         logging.getLogger(name).setLevel(level)
     server_logger.addFilter(not_twice)
     logging.captureWarnings(True)
+    stream.tell_lost_with(handler.lost_line)
     try:
         yield
     finally:
@@ -261,6 +239,8 @@ def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: 
             logging.getLogger(name).setLevel(level)
         root.setLevel(before[0])
         root.handlers[:] = before[1]
+        stream.finish()
+        stream.tell_lost_with(None)
 
 
 def standard_error() -> LogStream:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.exceptions import ChannelError, HostError
+from pywatt_host.observability.running_clock import LOOK_INTERVAL, RunningClock, RunningTimer, running_timeout
 from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.codec import Lines, line
 from pywatt_host.protocol.messages import EXTENSIONS, Announce, Heartbeat, HeartbeatAck, Init, Shutdown
@@ -91,7 +92,8 @@ class Replica:
         self._stdio: PeerConnection | None = None
         self._frames: list[PeerConnection] = []
         self._doom: asyncio.Future[str] | None = None
-        self._asked_at: float | None = None  # when the oldest unanswered heartbeat was sent
+        self._clock = RunningClock(min(LOOK_INTERVAL, terms.heartbeat))  # a pause of `up` is not held against a module
+        self._asked_at: float | None = None  # on that clock: when the oldest unanswered heartbeat was sent
         self._living = False
         self._asked_in_life = False  # whether there was a process to stop when that was asked
         self._stopping = asyncio.Event()
@@ -204,7 +206,7 @@ class Replica:
             return Ending(127, False, 0.0, f"it cannot be started: {error.strerror or error}")
         self._child, self.pid = child, child.pid
         exited = loop.create_task(child.wait())
-        watching = loop.create_task(self._watch(began))
+        watching = loop.create_task(self._watch())
         try:
             self._stdio.send(self._around.init(self))
             if self._stopping.is_set():
@@ -291,9 +293,7 @@ class Replica:
         elif why is not None:
             self.kill(f"its standard output cannot be read: {why}")
         else:
-            asyncio.get_running_loop().call_later(
-                _EXIT_DELAY, self._after_eof, self._doom, "it closed its standard output and did not end"
-            )
+            RunningTimer(_EXIT_DELAY, self._after_eof, self._doom, "it closed its standard output and did not end")
 
     def _after_eof(self, doom: asyncio.Future[str] | None, why: str) -> None:
         if doom is not None and doom is self._doom and self._child is not None and not self._stopping.is_set():
@@ -306,30 +306,34 @@ class Replica:
 
     # Watching ---------------------------------------------------------------------------------------------------------
 
-    async def _watch(self, began: float) -> None:
+    async def _watch(self) -> None:
         """Kill the process where its announce, or later its answers to heartbeats, do not arrive in time."""
-        terms, loop = self.terms, asyncio.get_running_loop()
-        interval = min(_EARLY_HEARTBEAT_INTERVAL, terms.heartbeat)
+        terms, clock = self.terms, self._clock
+        clock.restart()
+        began = clock.time()
         while self.announce is None:
-            left = began + terms.start - loop.time()
-            if left <= 0:
+            if clock.time() - began >= terms.start:
                 self.kill(f"no announce within {terms.start:g}s (timeouts.start)")
                 return
-            await asyncio.sleep(min(left, interval))
+            await clock.next_look()
+        interval, patience = min(_EARLY_HEARTBEAT_INTERVAL, terms.heartbeat), terms.heartbeat * terms.heartbeats_missed
+        due = clock.time() + interval
         while True:
-            await asyncio.sleep(interval)
-            if self.healthy:
-                interval = min(interval * _INTERVAL_GROWTH, terms.heartbeat)
-            patience = terms.heartbeat * terms.heartbeats_missed
-            if self._asked_at is not None and loop.time() - self._asked_at >= patience:
+            await clock.next_look()
+            now = clock.time()
+            if self._asked_at is not None and now - self._asked_at >= patience:
                 self.kill(f"no answer to {terms.heartbeats_missed} heartbeats (limits.heartbeat_missed)")
                 return
-            self._beat()
+            if now >= due:
+                if self.healthy:
+                    interval = min(interval * _INTERVAL_GROWTH, terms.heartbeat)
+                self._beat()
+                due = now + interval
 
     def _beat(self) -> None:
         connection = self.connection()
         if connection is not None and connection.send(Heartbeat()) and self._asked_at is None:
-            self._asked_at = asyncio.get_running_loop().time()
+            self._asked_at = self._clock.time()
 
     # Stopping ---------------------------------------------------------------------------------------------------------
 
@@ -361,7 +365,7 @@ class Replica:
 
     async def _ends_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(seconds):
+            async with running_timeout(seconds):
                 await self._ended.wait()
         except TimeoutError:
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter, defaultdict, deque
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
+from pywatt_host.observability.running_clock import RunningClock
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.replica import Replica
 from pywatt_host.peers.connection import PeerConnection
@@ -220,7 +220,9 @@ class Router:
                 self._refuse(entry[0], "timeout", f"{target} is not running")
 
     async def watch(self) -> None:
-        """Expire overdue messages for as long as this is awaited."""
+        """Expire overdue messages for as long as this is awaited. After a pause of this process, the answers that have
+        arrived meanwhile are read first."""
+        clock = RunningClock(_EXPIRY_INTERVAL)
         while True:
-            await asyncio.sleep(_EXPIRY_INTERVAL)
+            await clock.next_look()
             self.expire(time.time())

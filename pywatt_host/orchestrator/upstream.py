@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from pywatt_host.observability.running_clock import running_timeout
 from pywatt_host.types import Headers
 
 _CONNECT_TIMEOUT = 2.0  # seconds
@@ -179,7 +180,7 @@ class UpstreamPool:
             if connection.usable:
                 return connection
             connection.close()
-        async with asyncio.timeout(_CONNECT_TIMEOUT):
+        async with running_timeout(_CONNECT_TIMEOUT):
             if address.path is not None:
                 reader, writer = await asyncio.open_unix_connection(address.path, limit=_READ_SIZE)
             else:

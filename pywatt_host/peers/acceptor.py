@@ -16,6 +16,7 @@ from pywatt_host.channels.sockets import no_delay, serve
 from pywatt_host.channels.wire import Trace, Wire
 from pywatt_host.exceptions import ChannelError, HostError
 from pywatt_host.net.listeners import Listener
+from pywatt_host.observability.running_clock import RunningTimer
 from pywatt_host.peers.connection import Dispatch, MessageHandler, PeerConnection
 from pywatt_host.protocol.codec import Frames, frame
 from pywatt_host.protocol.messages import MESSAGES, Extensions, Identify, Message, Unknown
@@ -45,7 +46,7 @@ class _Waiting:
 
     listener: PeerListener
     frames: Frames
-    timer: asyncio.TimerHandle
+    timer: RunningTimer
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -105,7 +106,7 @@ class Acceptor:
         )  # fmt: skip
         connection.wire.records = self._records.setdefault(channel, BadRecords(peer, shared=True))
         connection.wire.opened.add_done_callback(lambda _: no_delay(connection.wire.transport))
-        timer = loop.call_later(self.timeout, self._refuse, connection, self.timeout_text)
+        timer = RunningTimer(self.timeout, self._refuse, connection, self.timeout_text)
         self._unknown[connection] = _Waiting(listener, frames, timer)
         if len(self._unknown) > _MAX_UNKNOWN or len(self.peers) >= self.max_peers:
             loop.call_soon(self._refuse, connection, "too many connections")

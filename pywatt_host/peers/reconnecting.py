@@ -16,6 +16,7 @@ from typing import Any
 from pywatt_host.channels.sockets import Target
 from pywatt_host.channels.wire import Trace
 from pywatt_host.exceptions import ChannelError, HostError
+from pywatt_host.observability.running_clock import running_timeout
 from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.codec import EnvelopeFrames, Frames
 from pywatt_host.protocol.messages import Extensions, Identify
@@ -164,11 +165,11 @@ class Reconnector:
             {**dispatch, Identify: identified}, over,
             limit=self.frame_limit, extensions=self.extensions, trace=self.trace,
         )  # fmt: skip
-        async with asyncio.timeout(self.timeout):
+        async with running_timeout(self.timeout):
             await connector.target.connect(lambda: connection.wire)
         try:
             connection.session.send(Identify(self.module_id, token, tuple(sorted(self.offered))))
-            async with asyncio.timeout(min(_IDENTIFY_ANSWER_TIMEOUT, self.timeout / 2)):
+            async with running_timeout(min(_IDENTIFY_ANSWER_TIMEOUT, self.timeout / 2)):
                 await answered.wait()
         except TimeoutError:
             pass  # a foreign peer does not answer identify

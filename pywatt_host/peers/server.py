@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pywatt_host.channels.wire import Trace
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
+from pywatt_host.observability.running_clock import running_timeout
 from pywatt_host.peers.acceptor import Acceptor, PeerListener
 from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.messages import (
@@ -159,7 +160,7 @@ class PeerServer:
         self._pending[key] = answer
         try:
             connection.session.send(RoutedMessage(self._module_id, request_id, payload))
-            async with asyncio.timeout(timeout):
+            async with running_timeout(timeout):
                 return (await answer).payload
         except TimeoutError:
             raise MessagingError("timeout", f"no answer within {timeout:g}s", target) from None

@@ -40,10 +40,10 @@ class Lifecycle:
                 async with asyncio.timeout(self._shutdown.time_left() + _STOP_GRACE):
                     await context.__aexit__(None, None, None)
             except TimeoutError:
-                self._shutdown.failed = True
+                self._shutdown.fail()
                 logger.error("%s did not stop in time", service.name)
             except Exception:  # named boundary: the stop path
-                self._shutdown.failed = True
+                self._shutdown.fail()
                 logger.exception("%s failed to stop", service.name)
 
         self._stack.push_async_callback(stop)

@@ -25,7 +25,7 @@ _FAILED_START_GRACE = 5.0  # seconds after a failed start at which the process e
 class Shutdown:
     """The stop of one host. It is made before the host, so that channels can be given its methods.
 
-    `drain` has the deadline, which all servers share. `failed` is set where a service did not stop in order.
+    `drain` has the deadline, which all servers share. `failed` is set where something did not stop in order.
     """
 
     def __init__(self, timeouts: Timeouts) -> None:
@@ -94,6 +94,10 @@ class Shutdown:
         """Count work that was not done in time, which makes the exit code 1."""
         self.drain.cut += number
 
+    def fail(self) -> None:
+        """Something did not stop in order, which makes the exit code 1."""
+        self.failed = True
+
     def watch(self, *, ends_process: bool) -> None:
         """Take requests to stop from now on, on the running event loop. With `ends_process` the process ends where
         stopping takes too long."""
@@ -133,4 +137,6 @@ class Shutdown:
             return
         with suppress(Exception):  # named boundary: the last log line
             logger.error("%s", why)
+            for handler in logging.getLogger().handlers:
+                handler.flush()  # what standard error did not take before; ours do not wait for its reader
         os._exit(1)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 class ShutdownWatch(threading.Thread):
     """Calls `overdue` a number of seconds after `begin`, even if the event loop hangs.
@@ -41,7 +43,8 @@ class ShutdownWatch(threading.Thread):
 
 
 class StopSignals:
-    """Calls `stop` with the signal's name for each SIGTERM and SIGINT; leaving restores the previous handlers.
+    """Calls `stop` with the signal's name for each signal that asks a process to end: SIGTERM, SIGINT (Ctrl-C) and
+    SIGQUIT (Ctrl-\\). Leaving restores the previous handlers.
 
     With `loop`, `stop` runs on that event loop. Without it, `stop` runs in the signal handler itself, even if the event
     loop hangs, and has to be safe there. In another thread than the main thread this does nothing, since Python handles
@@ -55,7 +58,7 @@ class StopSignals:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

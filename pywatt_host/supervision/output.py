@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pywatt_host.exceptions import ProtocolError
-from pywatt_host.observability.logs import Clock, LogStream, dump_line
+from pywatt_host.observability.escaping import console_text, json_line
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock
 from pywatt_host.protocol.jsontext import loads
 
 TAIL_LINES = 1000  # kept for each module
@@ -106,7 +108,7 @@ class Output:
         document["module"] = line.module
         if self._replicas[line.module] > 1:
             document["replica"] = line.replica
-        return dump_line(document)
+        return json_line(document)
 
     def _console(self, line: OutputLine) -> bytes:
         name = self.label(line.module, line.replica).ljust(self._width)
@@ -115,7 +117,8 @@ class Output:
             name = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name}\x1b[0m"
         document = _object(line.text)
         text = line.text if document is None or "message" not in document else _record(document)
-        return f"{name} | {_plain(text)}\n".encode("utf-8", "backslashreplace")
+        shown = console_text(text, keep="\t")
+        return f"{name} | {shown}\n".encode("utf-8", "backslashreplace")
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -135,12 +138,3 @@ def _record(document: dict[str, Any]) -> str:
     when = str(document.get("time", ""))[11:23]
     head = " ".join(str(part) for part in (when, document.get("level", ""), document.get("logger", "")) if part)
     return f"{head}: {document['message']}" + "".join(f" {name}={value}" for name, value in fields.items())
-
-
-def _plain(text: str) -> str:
-    """Escape control characters except tabs, so that no module can control the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode() for char in text
-    )

@@ -11,7 +11,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from pywatt_host.manifest.model import Logging
-from pywatt_host.observability.logs import LEVELS, LogStream, RecordFormatter, StreamHandler
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import LEVELS, RecordFormatter, StreamHandler
 
 # The log of the module whose code runs. Tasks, and threads that tasks hand work to, inherit it from their creator.
 _owner: ContextVar[CapturedLogs | None] = ContextVar("pywatt_testing_owner", default=None)

@@ -5,32 +5,32 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from pywatt_host.types import Environ, Scope
+from pywatt_host.wsgi.error_log import ErrorLog
 
-log = logging.getLogger("pywatt.wsgi")
-
-_MAX_LINE_LENGTH = 8192  # characters; a longer line becomes several log records
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 
 
-def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
+def build_environ(scope: Scope, body: Any, errors: ErrorLog, length: int | None = None) -> Environ:
     """Return the environ of one HTTP request. Every CGI value is a native string of latin-1 characters.
+
+    `length` is the number of bytes of the body, where it has been received. The application then gets a body without
+    Transfer-Encoding: a Content-Length instead, and no Trailer (RFC 9112 section 7.1.3).
 
     `scope["path"]` is the full path with its prefix, as ASGI 3 requires; a path without the prefix works too. Nothing
     is read from the environment of the process.
     """
-    script_name, path_info = _split_path(scope.get("root_path", ""), scope["path"])
+    root_path, path, query = scope.get("root_path", ""), scope["path"], scope.get("query_string", b"")
+    script_name, path_info = ("", path) if not root_path and path.isascii() else _split_path(root_path, path)
     scheme = scope.get("scheme", "http")
     environ: Environ = {
         "REQUEST_METHOD": scope["method"],
         "SCRIPT_NAME": script_name,
         "PATH_INFO": path_info,
-        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1") if query else "",
         "SERVER_PROTOCOL": "HTTP/" + scope["http_version"],
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
@@ -62,8 +62,12 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog) -> Environ:
         if key in environ:
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + value
         environ[key] = value
-    if "HTTP_TRANSFER_ENCODING" in environ:  # RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length
-        environ.pop("CONTENT_LENGTH", None)
+    if length is not None:
+        if environ.pop("HTTP_TRANSFER_ENCODING", None) is not None:
+            environ.pop("HTTP_TRAILER", None)
+            environ["CONTENT_LENGTH"] = str(length)
+        elif length and "CONTENT_LENGTH" not in environ:  # HTTP/2 and HTTP/3
+            environ["CONTENT_LENGTH"] = str(length)
 
     state = scope.get("state")
     if state and "pywatt" in state:
@@ -98,35 +102,3 @@ def _environ_key(name: bytes) -> str | None:
         return None
     key = lower.decode("latin-1").upper().replace("-", "_")
     return key if key in ("CONTENT_LENGTH", "CONTENT_TYPE") else "HTTP_" + key
-
-
-class ErrorLog:
-    """`wsgi.errors` of one request: a text stream. Each line that is not blank becomes a log record of level error."""
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"wsgi.errors is a text stream: write str, not {type(text).__name__}")
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._emit(line)
-        if len(self._rest) > _MAX_LINE_LENGTH:
-            self.flush()
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        rest, self._rest = self._rest, ""
-        self._emit(rest)
-
-    @staticmethod
-    def _emit(line: str) -> None:
-        if line and not line.isspace():
-            log.error("%s", line.removesuffix("\r"))

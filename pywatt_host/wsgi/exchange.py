@@ -3,8 +3,7 @@
 A transfer between the two costs a change of the GIL's owner and a wake-up of the loop through a descriptor. Both are
 kept few: a response that is ready at once is transferred as a whole, and everything that threads report while the loop
 is busy is transferred in one wake-up (`Outbox`). Each field is written by one side only, and every change is announced
-after it was made. The two locks do not guard data; they are signals: one side waits (`acquire`) until the other one
-releases the lock.
+after it was made.
 """
 
 from __future__ import annotations
@@ -14,21 +13,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextvars import copy_context
 
-from pywatt_host.types import Message, Receive, Send
+from pywatt_host.types import Message, Receive, Scope, Send
+from pywatt_host.wsgi.received import ReceivedBody
+from pywatt_host.wsgi.upload import ClientDisconnectedError, Upload, notify, signal
 
 log = logging.getLogger("pywatt.wsgi")
 
-# How far the response may be ahead of the client, and the request body ahead of the application.
+# How far the response may be ahead of the client.
 WINDOW_MESSAGES = 4
 WINDOW_BYTES = 64 * 1024
-# If more than WINDOW_BYTES of the body are unread, only receiving more shows a disconnect; see `_read`.
-POLL_SECONDS = 5.0
-
-
-class ClientDisconnectedError(ConnectionAbortedError):
-    """Raised in the application by a read or a write if the client has disconnected or its request was abandoned."""
 
 
 class NeverRunError(Exception):
@@ -55,56 +50,69 @@ class Outbox:
 
     def _deliver(self) -> None:
         self._scheduled = False  # before the queue is read: an exchange that is added from now on wakes the loop again
-        while self._exchanges:
-            self._exchanges.popleft().handle_news()
+        exchanges = self._exchanges
+        while exchanges:
+            exchanges.popleft().handle_news()
 
 
 class WsgiExchange:
     """Both sides of one request: first the methods for the thread, then those for the loop.
 
     `closed` is set by the loop if the response is no longer needed. `complete` is set by the thread when the whole
-    response has been put. The exchange ends when the application returns, which may be later.
+    response has been put. The exchange ends when the application returns, which may be later. `upload` is the body of
+    the request where the application was called before it was received.
+
+    Defaults are attributes of the class, so that making an exchange costs as little as possible.
     """
 
-    __slots__ = (
-        "_announced", "_can_read", "_can_send", "_error", "_failure", "_finished", "_left", "_news", "_outbox",
-        "_outgoing", "_put_bytes", "_put_messages", "_read_bytes", "_reader", "_received", "_received_bytes", "_room",
-        "_sent_bytes", "_sent_messages", "_uploaded", "_waiter", "_wants_reader", "_work", "closed", "complete",
-    )  # fmt: skip
+    closed = False
+    complete = False
+    upload: Upload | None = None
+    _announced = False
+    _finished = False  # the thread is done
+    _left = False  # the loop is done
+    _news = False
+    _wants_reader = False
+    _error: BaseException | None = None
+    _failure: Exception | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _reader: asyncio.Task[None] | None = None
+    _put_messages = _put_bytes = 0  # written by the thread
+    _sent_messages = _sent_bytes = 0  # written by the loop
+    _can_send: threading.Lock | None = None  # a signal, made by a thread that has to wait
 
-    def __init__(self, outbox: Outbox, work: Callable[[WsgiExchange], None], *, uploaded: bool) -> None:
-        """`work` runs in the thread. `uploaded` says that the application already has the whole request body."""
-        self.closed = self.complete = False
-        self._work = work
+    def __init__(
+        self, outbox: Outbox, work: Callable[[WsgiExchange], None], scope: Scope, body: ReceivedBody | None
+    ) -> None:
+        """`work` runs in the thread, with a copy of the present context in `context`. `body` is that of the request; it
+        is closed when the exchange no longer needs it."""
         self._outbox = outbox
-        self._announced = self._finished = self._left = self._news = False
-        self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
+        self._work = work
+        self.scope = scope
+        self.body = body
+        self.context = copy_context()
         self._outgoing: deque[Message] = deque()
-        self._put_messages = self._put_bytes = 0  # written by the thread
-        self._sent_messages = self._sent_bytes = 0  # written by the loop
-        self._can_send = _signal()
 
-        self._received: deque[bytes] = deque()
-        self._received_bytes = 0  # written by the loop
-        self._read_bytes = 0  # written by the thread
-        self._uploaded = uploaded
-        self._wants_reader = False
-        self._reader: asyncio.Task[None] | None = None
-        self._failure: Exception | None = None
-        self._room: asyncio.Event | None = None
-        self._can_read = _signal()
+    def expect_upload(self) -> None:
+        """Receive the body of the request while the application reads it. Call this before the thread runs."""
+        self.upload = Upload(self.watch, self._announce)
 
     # In the thread ----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        if self.closed:
-            return
         try:
-            self._work(self)
+            if not self.closed:
+                self._work(self)
         except BaseException as exc:  # `serve` raises it; SystemExit and the like must not end the loop
             self._error = exc
+        if self.body is not None:
+            self.drop_body()
+
+    def drop_body(self) -> None:
+        """Close the body of the request, which deletes its file. Called in the thread, or where no thread runs."""
+        body, self.body = self.body, None
+        if body is not None:
+            body.file.close()
 
     def settle(self) -> None:
         self._finished = True
@@ -119,7 +127,10 @@ class WsgiExchange:
             self._put_messages - self._sent_messages >= WINDOW_MESSAGES
             or self._put_bytes - self._sent_bytes >= WINDOW_BYTES
         ):
-            self._can_send.acquire()
+            if self._can_send is None:
+                self._can_send = signal()  # and look again: the loop may have sent something before it saw the signal
+            else:
+                self._can_send.acquire()
         if self.closed:
             raise ClientDisconnectedError("the client has disconnected, or its request was abandoned")
         self._put_messages += 1
@@ -134,26 +145,6 @@ class WsgiExchange:
         """Mark the response as complete."""
         self.complete = True
         self._announce()
-
-    def pull(self) -> bytes:
-        """Return the next bytes of the request body, and wait for them; `b""` at the end of the body.
-
-        Raises ClientDisconnectedError if the client disconnects before the end.
-        """
-        while True:
-            uploaded = self._uploaded  # read before the queue, because the queue is filled before this is set
-            if self._received:
-                data = self._received.popleft()
-                self._read_bytes += len(data)
-                if self._room is not None:
-                    self._announce()
-                return data
-            if uploaded:
-                return b""
-            if self.closed:
-                raise ClientDisconnectedError("the client disconnected before the end of the request body")
-            self.watch()
-            self._can_read.acquire()
 
     def watch(self) -> None:
         """Make the loop receive the request body and notice a disconnect of the client."""
@@ -177,35 +168,37 @@ class WsgiExchange:
         """
         ended = False
         error: BaseException | None = None
+        outgoing = self._outgoing
         try:
             while True:
+                if not self._news:
+                    self._waiter = self._outbox.loop.create_future()
+                    await self._waiter
+                if self._failure is not None:
+                    raise self._failure
                 self._news = False
                 finished = self._finished  # read first, so that everything announced before it is seen below
-                while self._outgoing and not self.closed:
-                    message = self._outgoing.popleft()
+                while outgoing and not self.closed:
+                    message = outgoing.popleft()
                     if message["type"] == "http.response.body":
-                        if self.complete and not self._outgoing:
+                        if self.complete and not outgoing:
                             message["more_body"], ended = False, True
                         else:
                             self._start_reader(receive)  # the response streams: the client may disconnect meanwhile
                         await send(message)
                         self._sent_messages += 1
                         self._sent_bytes += len(message["body"])
-                        _notify(self._can_send)
+                        if self._can_send is not None:
+                            notify(self._can_send)
                     else:
                         await send(message)
-                if self.complete and not ended and not self._outgoing and not self.closed:
+                if self.complete and not ended and not outgoing and not self.closed:
                     ended = True
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
                 if finished:
                     break
                 if self._wants_reader:
                     self._start_reader(receive)
-                if not self._news:
-                    self._waiter = self._outbox.loop.create_future()
-                    await self._waiter
-                if self._failure is not None:
-                    raise self._failure
             error, self._error = self._error, None
             if error is not None and not (self.closed and isinstance(error, ClientDisconnectedError)):
                 if isinstance(error, Exception):
@@ -218,7 +211,8 @@ class WsgiExchange:
             self.close()
             if self._reader is not None:
                 self._reader.cancel()
-            self._report()
+            if self._error is not None:
+                self._report()
 
     def refuse(self) -> None:
         """End an exchange that no thread has taken: `serve` raises NeverRunError."""
@@ -228,22 +222,25 @@ class WsgiExchange:
     def close(self) -> None:
         """Tell the application that its response is no longer needed: its next write or read raises."""
         self.closed = True
-        _notify(self._can_send)
-        _notify(self._can_read)
+        if self._can_send is not None:
+            notify(self._can_send)
+        if self.upload is not None:
+            self.upload.close()
 
     def handle_news(self) -> None:
         """Handle a change that the thread announced."""
         self._announced = False
-        if self._room is not None and self._unread < WINDOW_BYTES:
-            self._room.set()
+        if self.upload is not None:
+            self.upload.handle_news()
         self._wake()
         if self._left:
             self._report()
 
     def _wake(self) -> None:
         self._news = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _report(self) -> None:
         """Log an exception of the application that came after the request was abandoned: `serve` can no longer raise
@@ -257,53 +254,15 @@ class WsgiExchange:
             self._reader = asyncio.create_task(self._read(receive))
 
     async def _read(self, receive: Receive) -> None:
-        """Receive the request body as the application reads it, then wait for a disconnect of the client.
-
-        ASGI reports a disconnect only after the body. While a streaming application does not read its body, one more
-        message is therefore received every POLL_SECONDS: otherwise an endless response to a client that has gone would
-        never end.
-        """
-        ended = False
+        """Receive the request body, if that is still to be done, then wait for a disconnect of the client."""
         try:
-            while (message := await receive())["type"] == "http.request":
-                if ended:
-                    return  # this server reports nothing after the body
-                ended = not message.get("more_body", False)
-                data = message.get("body", b"")
-                if data and not self._uploaded:
-                    self._received.append(data)
-                    self._received_bytes += len(data)
-                if ended:
-                    self._uploaded = True
-                _notify(self._can_read)
-                if not ended:
-                    await self._wait_for_room()
+            if self.upload is None or await self.upload.receive_all(receive):
+                ended = self.upload is not None
+                while (await receive())["type"] == "http.request":
+                    if ended:
+                        return  # this server reports nothing after the body
+                    ended = True
         except Exception as exc:  # `serve` raises it
             self._failure = exc
         self.close()
         self._wake()
-
-    async def _wait_for_room(self) -> None:
-        self._room = asyncio.Event()
-        if self._unread >= WINDOW_BYTES:  # checked after the event was set, or the thread could miss it
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._room.wait()
-        self._room = None
-
-    @property
-    def _unread(self) -> int:
-        return self._received_bytes - self._read_bytes
-
-
-def _signal() -> threading.Lock:
-    signal = threading.Lock()
-    signal.acquire()
-    return signal
-
-
-def _notify(signal: threading.Lock) -> None:
-    """Wake the thread that waits for the signal. Only the loop calls this, so a locked signal stays locked until
-    here."""
-    if signal.locked():
-        signal.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -40,19 +40,20 @@ _WITHOUT_BODY = frozenset((204, 304))
 
 
 class Response:
-    """Passes the response of the application to the exchange. Serves one request, in one thread."""
+    """Passes the response of the application to the exchange. Serves one request, in one thread.
 
-    __slots__ = ("_bodiless", "_declared", "_enough", "_exchange", "_head", "_head_only", "_sent", "_started")
+    Defaults are attributes of the class, so that making a response costs as little as possible.
+    """
+
+    _head: Message | None = None  # stored until the first bytes of the body
+    _started = False  # the head has been passed to the exchange
+    _declared: int | None = None  # Content-Length
+    _sent = 0
+    _enough = False  # the response is complete
 
     def __init__(self, exchange: WsgiExchange, *, head_only: bool) -> None:
         self._exchange = exchange
-        self._head_only = head_only
-        self._bodiless = head_only
-        self._head: Message | None = None  # stored until the first bytes of the body
-        self._started = False  # the head has been passed to the exchange
-        self._declared: int | None = None  # Content-Length
-        self._sent = 0
-        self._enough = False  # the response is complete
+        self._head_only = self._bodiless = head_only
 
     def run(self, app: WSGIApp, environ: Environ) -> None:
         """Call the application and pass its response on. An exception of the application is raised."""
@@ -99,19 +100,22 @@ class Response:
         for chunk in chunks:
             if not isinstance(chunk, bytes):
                 raise _not_bytes(chunk)
-        total = sum(map(len, chunks))
-        if not self._started and self._declared is None and (total or not self._head_only):
+        single = len(chunks) == 1
+        total = len(chunks[0]) if single else sum(map(len, chunks))
+        if self._declared is not None:
+            self._check_length(total)
+        elif not self._started and (total or not self._head_only):
             self._declare(total)
-        if self._started or (total > _MAX_JOINED_BYTES and len(chunks) > 1):
+        if self._started or (total > _MAX_JOINED_BYTES and not single):
             self._send_each(chunks)
         else:
-            self._put(chunks[0] if len(chunks) == 1 else b"".join(chunks), last=True)
-            self._check_length()
+            self._put(chunks[0] if single else b"".join(chunks), last=True)
 
     def _send_each(self, iterable: Iterable[bytes]) -> None:
         """Send each piece of the body when the application yields it."""
         exchange = self._exchange
-        single = isinstance(iterable, Sized) and len(iterable) == 1
+        count = getattr(iterable, "__len__", None)
+        single = count is not None and count() == 1
         for chunk in iterable:
             if exchange.closed:
                 return
@@ -126,12 +130,15 @@ class Response:
             if not chunk:
                 exchange.watch()  # the application waits for something, perhaps for ever
                 continue
-            if single and not self._started and self._declared is None:
-                self._declare(len(chunk))
+            if single and not self._started:
+                if self._declared is None:
+                    self._declare(len(chunk))
+                self._check_length(len(chunk))
             self._put(chunk)
         if not self._started:
             if self._declared is None and not self._head_only:
                 self._declare(0)
+            self._check_length()
             self._put(b"", last=True)
         self._check_length()
         if not self._enough:
@@ -160,13 +167,17 @@ class Response:
             self._exchange.put(head, chunk, complete=last)
 
     def _declare(self, length: int) -> None:
-        if self._head is not None and self._head["status"] not in _WITHOUT_BODY:
+        head = self._head
+        if head is not None and head["status"] not in _WITHOUT_BODY:
             self._declared = length
-            self._head["headers"].append((b"content-length", b"%d" % length))
+            head["headers"].append((b"content-length", b"%d" % length))
 
-    def _check_length(self) -> None:
-        if self._declared is not None and not self._bodiless and self._sent < self._declared:
-            raise RuntimeError(f"the application sent {self._sent} of the {self._declared} bytes it declared")
+    def _check_length(self, coming: int = 0) -> None:
+        """Raise RuntimeError if the body ends before its Content-Length, after `coming` more bytes. Checked before the
+        head has left where that is possible, so that the response can still become a 500."""
+        sent = self._sent + coming
+        if self._declared is not None and not self._bodiless and sent < self._declared:
+            raise RuntimeError(f"the application sent {sent} of the {self._declared} bytes it declared")
 
 
 def _not_bytes(chunk: object) -> TypeError:
@@ -203,7 +214,7 @@ def _encode_headers(headers: list[tuple[str, str]]) -> tuple[Headers, int | None
         raw_name = _header_name(name)
         if not isinstance(value, str):
             raise TypeError(f"the value of the header {name} must be a str, not {type(value).__name__}")
-        if _CONTROL.search(value):
+        if not value.isprintable() and _CONTROL.search(value):
             raise ValueError(f"the value of the header {name} contains a control character")
         if raw_name is None:
             continue
@@ -211,6 +222,10 @@ def _encode_headers(headers: list[tuple[str, str]]) -> tuple[Headers, int | None
         if raw_name == b"content-length":
             if not (stripped.isascii() and stripped.isdigit()):
                 raise ValueError(f"{value!r} is not a valid Content-Length")
+            if length is not None and length != int(stripped):
+                raise ValueError(f"the application declares two lengths: {length} and {stripped}")
+            if length is not None:
+                continue
             length = int(stripped)
         encoded.append((raw_name, stripped.encode("latin-1")))
     return encoded, length

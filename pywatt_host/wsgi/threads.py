@@ -50,10 +50,12 @@ class Threads(Generic[J]):
     GIL, the next one takes over.
     """
 
-    def __init__(self, limit: int, name: str) -> None:
+    def __init__(self, limit: int, name: str, exhausted: Callable[[], None] = lambda: None) -> None:
+        """`exhausted` is called, in any thread, when a job has to wait since all threads are busy."""
         self.running = 0
         self._limit = limit
         self._name = name
+        self._exhausted = exhausted
         self._lock = threading.Lock()
         self._queue: deque[J] = deque()
         self._idle: list[_Worker] = []
@@ -67,15 +69,17 @@ class Threads(Generic[J]):
         return len(self._queue)
 
     def load(self) -> int:
-        """Return the number of jobs that run or wait."""
-        with self._lock:
-            return self.running + len(self._queue)
+        """Return the number of jobs that run or wait. It may be one less while a thread takes a job."""
+        return self.running + len(self._queue)
 
     def submit(self, job: J) -> None:
         """Queue a job. Raises RuntimeError if the system cannot start a single thread."""
         with self._lock:
             self._queue.append(job)
             worker = self._next()
+            exhausted = self.running >= self._limit
+        if exhausted:
+            self._exhausted()
         if worker is not None and not self._wake(worker) and not self._started:
             self.withdraw(job)
             raise RuntimeError("the system would not start a thread")
@@ -122,6 +126,7 @@ class Threads(Generic[J]):
         woken = True
         while True:
             next_worker = None
+            exhausted = False
             with self._lock:
                 if woken:
                     woken = self._waking = False
@@ -133,7 +138,9 @@ class Threads(Generic[J]):
                 if self._queue:
                     job = self._queue.popleft()
                     self.running += 1
-                    next_worker = self._next()
+                    if self._queue:
+                        next_worker = self._next()
+                        exhausted = self.running >= self._limit
                 else:
                     job = None
                     if not self._closed:
@@ -144,6 +151,8 @@ class Threads(Generic[J]):
             if done is not None:
                 _guarded(done.settle)
                 done = None
+            if exhausted:
+                _guarded(self._exhausted)
             if job is not None:
                 _guarded(job.run)
                 continue

@@ -47,6 +47,56 @@ def test_an_application_may_decline(app: Any) -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        (declines_by_raising, "main:app left its lifespan by AssertionError"),
+        (declines_by_raising_later, "main:app left its lifespan by NotImplementedError; "),
+    ],
+)
+def test_an_application_that_raises_is_named_with_its_exception_and_the_consequence(
+    app: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pywatt.app")
+
+    async def main() -> None:
+        async with lifespan(app, {}, "main:app"):
+            pass
+
+    run(main)
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert record.message.startswith(said)
+    assert "it is served without a lifespan" in record.message
+    assert bool(record.exc_info) == (app is declines_by_raising_later)
+
+
+def test_an_application_that_returns_has_no_lifespan_and_that_is_nothing_to_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "pywatt.app")
+
+    async def main() -> None:
+        async with lifespan(declines_by_returning, {}, "main:app"):
+            pass
+
+    run(main)
+    assert caplog.records == []
+
+
+def test_an_application_that_exits_while_it_starts_has_failed() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise SystemExit(3)
+
+    async def main() -> None:
+        with pytest.raises(AppLoadError, match="SystemExit"):
+            async with lifespan(app, {}, "main:app"):
+                pytest.fail("it has not started")
+
+    run(main)
+
+
 def test_an_application_that_takes_part_is_asked_to_start_and_to_stop_and_fills_the_state() -> None:
     async def main() -> None:
         state: dict[str, Any] = {"events": []}
@@ -95,10 +145,12 @@ def test_a_failed_stop_is_logged_and_holds_nobody_up(how: str, caplog: pytest.Lo
         await send({"type": "lifespan.shutdown.failed", "message": "stuck"})
 
     async def main() -> None:
-        async with lifespan(app, {}, "main:app"):
+        async with lifespan(app, {}, "main:app", lambda: failed.append(True)):
             pass
 
+    failed: list[bool] = []
     run(main)
+    assert failed == [True]
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "main:app failed to stop" in record.message
     assert "stuck" in caplog.text

@@ -11,7 +11,7 @@ import pytest
 from pywatt_host.build.parts import HostParts
 from pywatt_host.build.services import services
 from pywatt_host.manifest import Source, load
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.runtime.phases import Phase, PhasedService
 
 EVERYTHING: dict[str, Any] = {

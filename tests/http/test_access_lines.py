@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from pywatt_host.http.accesslog import LineAccessLog
 from pywatt_host.http.exchange import Plan, WrappedExchange
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoCells
 from tests.hosting import Recorder, hello, hosted, http_scope, run
 
@@ -137,12 +136,3 @@ def test_a_console_line_is_for_people() -> None:
             assert "\x1b" not in refused
 
     run(main)
-
-
-def test_a_stream_whose_reader_has_gone_loses_lines_and_raises_nothing() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    stream = LogStream(writing)
-    stream.write(b"nobody reads this\n")
-    os.close(writing)
-    assert stream.lost == 1

@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pywatt_host.manifest.model import Logging
-from pywatt_host.observability.logs import Clock, LogStream, RecordFormatter, configured, dump_line, style_for
+from pywatt_host.observability.escaping import json_line
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.logs import Clock, RecordFormatter, configured, style_for
 
 
 class Log:
@@ -149,7 +151,7 @@ def test_a_record_that_cannot_be_formatted_is_told_and_its_caller_goes_on(tmp_pa
     )
 )
 def test_a_dumped_line_is_one_valid_line(document: dict[str, Any]) -> None:
-    line = dump_line(document)
+    line = json_line(document)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     json.loads(line)
@@ -203,44 +205,3 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(record["message"][0] for record in log.records) == sorted("01234567" * 100)
-
-
-def test_a_reader_that_stalls_costs_lines_and_not_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywatt_host.observability.logs._WRITE_TIMEOUT", 0.01)
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    stream = LogStream(writing)
-    line = b"x" * 65535 + b"\n"
-    while stream.lost == 0:
-        stream.write(line)
-    while len(os.read(reading, 1 << 20)) == 1 << 20:
-        pass
-    lost = stream.lost
-    stream.write(b"after\n")
-    assert stream.lost == lost
-    assert os.read(reading, 100).endswith(b"after\n")
-    os.close(reading)
-    os.close(writing)
-
-
-def test_a_write_inside_a_write_as_a_signal_handlers_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    stream = LogStream(writing)
-    real = os.write
-    depth: list[int] = []
-
-    def interrupted(fd: int, data: Any) -> int:
-        if not depth:
-            depth.append(1)
-            stream.write(b"inner\n")
-        return real(fd, data)
-
-    monkeypatch.setattr("pywatt_host.observability.logs.os.write", interrupted)
-    thread = threading.Thread(target=stream.write, args=(b"outer\n",), daemon=True)
-    thread.start()
-    thread.join(20)
-    monkeypatch.undo()
-    assert not thread.is_alive()
-    assert os.read(reading, 100) == b"inner\nouter\n"
-    os.close(reading)
-    os.close(writing)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from pywatt_host.channels.records import BadRecords
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.orchestrator.headers import framed, names_one_host, response_headers
 from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.upstream import Address, BrokenError, UpstreamPool

@@ -295,6 +295,32 @@ def test_modules_that_misbehave_harm_nobody(project: Project) -> None:
     assert [line for line in ours if "Fatal error" in line or "Traceback" in line] == []
 
 
+def test_a_pause_of_up_is_not_held_against_a_module_that_has_answered_meanwhile(project: Project) -> None:
+    slow = program(
+        "import json",
+        """print('{"listen": "127.0.0.1:1", "endpoints": []}', flush=True)""",
+        "for number, line in enumerate(sys.stdin):",
+        "    if json.loads(line)['op'] == 'shutdown':",
+        "        break",
+        "    print('asked', number, file=sys.stderr, flush=True)",
+        "    time.sleep(0.3)",
+        """    print('{"op": "heartbeat_ack"}', flush=True)""",
+    )
+    workspace = Workspace(project, limits={"heartbeat_missed": 1}, modules={"slow": {"command": slow}})
+    workspace.ready()
+    before = len(workspace.up.lines)
+    workspace.up.wait_for(lambda line: '"asked' in line and line in workspace.up.lines[before:])
+    workspace.up.signal(signal.SIGSTOP)
+    time.sleep(3.0)  # longer than the second within which a heartbeat has to be answered
+    workspace.up.signal(signal.SIGCONT)
+    before = len(workspace.up.lines)
+    workspace.up.wait_for(lambda line: '"asked' in line and line in workspace.up.lines[before:])
+    (replica,) = workspace.modules()["slow"]
+    assert (replica["state"], replica["restarts"]) == ("running", 0)
+    assert [line for line in workspace.up.lines if "is killed" in line] == []
+    assert workspace.up.stop() == 0
+
+
 def test_a_module_without_a_listener_is_reached_over_its_channel(project: Project) -> None:
     code = RUST[1]
     silent = f"""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PATIENCE, Project, environment
+from tests.processes import PATIENCE, Project, allowed, environment
 from tests.scripted import Orchestrated
 
 APP = """
@@ -365,6 +365,27 @@ def test_heartbeats_that_stop_mean_that_nobody_is_there(start: Start) -> None:
         module.hear("heartbeat_ack")
     assert module.wait() == 5
     assert any("no heartbeat" in line for line in module.lines)
+
+
+def test_a_pause_of_the_module_is_not_held_against_its_orchestrator_but_silence_is(
+    start: Start,
+) -> None:
+    module = start(manifest={"channels": {"limits": {"heartbeat_missed": 1}}})
+    announced(module)
+    for _ in range(3):
+        module.say(op="heartbeat")
+        module.hear("heartbeat_ack")
+    module.signal(signal.SIGSTOP)
+    time.sleep(3.0)  # longer than the second after which the orchestrator counts as lost: the machine was suspended
+    module.signal(signal.SIGCONT)
+    time.sleep(0.5)  # the orchestrator goes on in its own time
+    for _ in range(2):
+        module.say(op="heartbeat")
+        module.hear("heartbeat_ack")
+    began = time.monotonic()
+    assert module.wait() == 5
+    assert time.monotonic() - began < allowed(2.0)
+    assert [line for line in module.lines if "no heartbeat for 1 intervals of" in line]
 
 
 def test_the_orchestrator_is_taken_for_one_only_where_something_says_so(tmp_path: Path) -> None:

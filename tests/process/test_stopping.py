@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import time
 
@@ -118,15 +120,31 @@ def test_a_head_that_is_half_there_is_completed_and_served(served: Project) -> N
     assert host.wait() == 0
 
 
-def test_a_second_signal_forces(served: Project) -> None:
+def test_sigquit_drains_like_sigterm(served: Project) -> None:
+    host = served.host()
+    with host.connect() as running, host.connect() as other:
+        running.head("GET", "/held")
+        assert other.request("GET", "/holding?1").status == 200
+        host.signal(signal.SIGQUIT)
+        host.wait_for("stopping: SIGQUIT")
+        assert other.request("GET", "/release").status == 200
+        assert running.response().body == b"held"
+    assert host.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGQUIT, signal.SIGINT), (signal.SIGTERM, signal.SIGQUIT)],
+)
+def test_a_second_signal_forces(served: Project, first: signal.Signals, second: signal.Signals) -> None:
     host = served.host()
     with host.connect() as connection:
         connection.head("GET", "/held")
         host.get("/holding?1")
-        host.signal()
-        host.wait_for("stopping: SIGTERM")
+        host.signal(first)
+        host.wait_for(f"stopping: {first.name}")
         begun = time.monotonic()
-        host.signal()
+        host.signal(second)
         assert host.wait() == 1
         assert time.monotonic() - begun < allowed(GRACE)
     assert host.logs[-1]["message"] == "forced to stop"
@@ -179,6 +197,38 @@ def test_a_wedged_wsgi_thread_does_not_hold_the_process(project: Project) -> Non
         begun = time.monotonic()
         host.signal()
         assert gone_in_time(host, begun) == 1
+
+
+@pytest.mark.parametrize("how", ["says so", "raises", "exits"])
+def test_a_lifespan_that_fails_to_stop_is_logged_and_makes_the_exit_code_1(project: Project, how: str) -> None:
+    project.write(
+        "main.py",
+        f"""
+        import sys
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await receive()
+                await send({{"type": "lifespan.startup.complete"}})
+                await receive()
+                if {how!r} == "raises":
+                    raise RuntimeError("the queue is not empty")
+                if {how!r} == "exits":
+                    sys.exit("the queue is not empty")
+                await send({{"type": "lifespan.shutdown.failed", "message": "the queue is not empty"}})
+                return
+            await send({{"type": "http.response.start", "status": 200, "headers": []}})
+            await send({{"type": "http.response.body", "body": b""}})
+        """,
+    )
+    project.manifest()
+    host = project.host()
+    assert host.get("/").status == 200
+    host.signal()
+    assert host.wait() == 1
+    (record,) = [record for record in host.logs if record["level"] == "error"]
+    assert record["message"].startswith("main:app failed to stop")
+    assert "the queue is not empty" in json.dumps(record)
 
 
 def test_a_lifespan_that_does_not_end_is_left_behind(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask to stop, and a thread acts if stopping takes too long."""
+"""SIGTERM, SIGINT and SIGQUIT ask to stop, and a thread acts if stopping takes too long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pywatt_host.runtime.signals import ShutdownWatch, StopSignals
 from tests.hosting import run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_each_signal_calls_stop_at_once_and_the_previous_handlers_return(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     names: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from pywatt_host.observability.logs import LogStream
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.supervision.output import TAIL_LINES, Output
 from tests.hosting import run
 

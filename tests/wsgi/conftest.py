@@ -19,11 +19,15 @@ class Client:
     """One request: what the app is given to receive, and what it sent.
 
     `uploads` are the pieces of the body; without more of them `receive` waits for `disconnect`. With `slow`, every
-    `send` waits until the test allows one more.
+    `send` waits until the test allows one more. With `asking`, it waits for 100 Continue before it sends the body.
     """
 
-    def __init__(self, *uploads: bytes, slow: bool = False, more: bool = False, **scope: Any) -> None:
+    def __init__(
+        self, *uploads: bytes, slow: bool = False, more: bool = False, asking: bool = False, **scope: Any
+    ) -> None:
         headers = [(n.encode(), v.encode("latin-1")) for n, v in scope.pop("headers", [])]
+        if asking:
+            headers += [(b"expect", b"100-continue"), (b"content-length", b"1000000")]
         if (uploads or more) and not any(n in (b"content-length", b"transfer-encoding") for n, _ in headers):
             headers.append((b"transfer-encoding", b"chunked"))
         self.scope: Scope = {

@@ -59,7 +59,7 @@ def test_a_body_of_http_2_needs_no_announcement(answer: Any) -> None:
     assert caller.body == b"ab"
 
 
-def test_the_app_is_called_before_the_body_is_there_and_reads_as_it_comes(
+def test_an_app_that_is_asked_for_100_continue_is_called_before_the_body_is_there_and_reads_as_it_comes(
     drive: Any, client: Any, happened: Any
 ) -> None:
     got = [threading.Event(), threading.Event()]
@@ -73,7 +73,7 @@ def test_the_app_is_called_before_the_body_is_there_and_reads_as_it_comes(
         return [environ["wsgi.input"].read()]
 
     async def scenario(bridge: Any) -> None:
-        caller = client(b"one", more=True)
+        caller = client(b"one", more=True, asking=True)
         task = asyncio.create_task(caller.call(bridge))
         await happened(got[0])
         caller.upload(b"two\n")
@@ -108,7 +108,7 @@ def test_an_app_that_does_not_read_holds_the_upload_back(drive: Any, client: Any
 
     async def scenario(bridge: Any) -> None:
         piece = b"x" * 10_000
-        caller = client(b"", *[piece] * 100)
+        caller = client(b"", *[piece] * 100, asking=True)
         task = asyncio.create_task(caller.call(bridge))
         await happened(reading)
         for _ in range(100):  # let the bridge take in all it wants to
@@ -152,7 +152,7 @@ def test_a_client_that_goes_away_while_the_app_reads_is_an_os_error(
         return []
 
     async def scenario(bridge: Any) -> None:
-        caller = client(b"some", more=True)
+        caller = client(b"some", more=True, asking=True)
         task = asyncio.create_task(caller.call(bridge))
         await happened(reading)
         caller.disconnect()
@@ -186,7 +186,7 @@ def test_an_error_of_receive_ends_the_request_with_that_error(drive: Any, client
         return []
 
     async def scenario(bridge: Any) -> None:
-        caller = client(b"x", more=True)
+        caller = client(b"x", more=True, asking=True)
         release = asyncio.Event()
 
         async def receive() -> Any:

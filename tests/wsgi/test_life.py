@@ -134,7 +134,7 @@ def test_a_response_may_be_streamed_while_the_request_is_still_read(drive: Any, 
             yield line.upper()
 
     async def scenario(bridge: Any) -> None:
-        caller = client(b"a\n", more=True)
+        caller = client(b"a\n", more=True, asking=True)
         task = asyncio.create_task(caller.call(bridge))
         await caller.until_sent(b"A\n")
         caller.upload(b"b\n")
@@ -157,7 +157,7 @@ def test_a_disconnect_closes_an_endless_response_though_send_goes_on_silently(
     app = Endless()
 
     async def scenario(bridge: Any) -> None:
-        caller = client(more=more)
+        caller = client(more=more, asking=more)
         task = asyncio.create_task(caller.call(bridge))
         await caller.until_sent(b"tick")
         caller.disconnect()
@@ -169,11 +169,11 @@ def test_a_disconnect_closes_an_endless_response_though_send_goes_on_silently(
 
 
 def test_a_disconnect_behind_a_large_unread_body_is_noticed_too(drive: Any, client: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("pywatt_host.wsgi.exchange.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pywatt_host.wsgi.upload.POLL_SECONDS", 0.001)
     app = Endless()
 
     async def scenario(bridge: Any) -> None:
-        caller = client(*[b"x" * 100_000] * 3, more=True)
+        caller = client(*[b"x" * 100_000] * 3, more=True, asking=True)
         caller.disconnect()
         await caller.call(bridge)
         assert app.closes == 1
@@ -363,7 +363,7 @@ def test_a_cancelled_read_ends(drive: Any, client: Any, happened: Any) -> None:
         return []
 
     async def scenario(bridge: Any) -> None:
-        task = asyncio.create_task(client(b"x", more=True).call(bridge))
+        task = asyncio.create_task(client(b"x", more=True, asking=True).call(bridge))
         await happened(reading)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -438,6 +438,48 @@ def test_more_than_is_admitted_is_refused_with_503_and_one_warning(drive: Any, c
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "app.threads" in warnings[0].getMessage()
+
+
+def test_requests_that_wait_for_a_thread_are_told_of_once_a_second_with_the_key_of_their_application(
+    drive: Any, client: Any, caplog: Any, monkeypatch: Any
+) -> None:
+    gate = Gate()
+
+    def warnings() -> list[Any]:
+        return [record for record in caplog.records if record.levelno == logging.WARNING]
+
+    async def scenario(bridge: Any) -> None:
+        tasks = [asyncio.create_task(client().call(bridge)) for _ in range(2)]
+        await gate.inside(2)
+        assert warnings() == [], "all threads are busy, but no request waits"
+        tasks += [asyncio.create_task(client().call(bridge)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert [(record.key, record.waiting, record.running) for record in warnings()] == [("mounts[1].threads", 1, 2)]
+        assert "mounts[1].threads" in warnings()[0].getMessage()
+        monkeypatch.setattr("pywatt_host.wsgi.app._WARN_INTERVAL", 0)
+        tasks.append(asyncio.create_task(client().call(bridge)))
+        await asyncio.sleep(0)
+        assert warnings()[-1].waiting == 4
+        gate.go.set()
+        await asyncio.gather(*tasks)
+
+    drive(gate, scenario, threads=2, name="mounts[1]")
+
+
+def test_requests_that_arrive_all_at_once_are_told_of_as_well(
+    drive: Any, client: Any, caplog: Any, happened: Any
+) -> None:
+    """They wait before the first thread has begun, and no further request arrives."""
+    gate = Gate()
+
+    async def scenario(bridge: Any) -> None:
+        tasks = [asyncio.create_task(client().call(bridge)) for _ in range(5)]
+        await gate.inside(2)
+        gate.go.set()
+        await asyncio.gather(*tasks)
+
+    drive(gate, scenario, threads=2)
+    assert [record.key for record in caplog.records if record.levelno == logging.WARNING] == ["app.threads"]
 
 
 def test_closing_refuses_what_waits_and_waits_for_what_runs_without_holding_the_loop(drive: Any, client: Any) -> None:

@@ -76,12 +76,20 @@ def test_a_status_that_is_none_is_refused(answer: Any, status: Any) -> None:
     [
         ("X A", "1"), ("", "1"), ("X-A\n", "1"), ("X-A", "a\nb"), ("X-A", "a\r"), ("X-A", "\0"), ("X-É", "1"),
         ("X-A", "\u20ac"), (b"X-A", "1"), ("X-A", b"1"), ("X-A", 1), ("Content-Length", "-1"),
-        ("Content-Length", "\u0662"),
+        ("Content-Length", "\u0662"), ("Content-Length", ""), ("Content-Length", "1, 1"), ("X-A", "a\x7f"),
+        ("Connection", "a\r\nX: b"), ("X-A", "a\x0bb"),
     ],
 )  # fmt: skip
 def test_a_header_that_is_none_is_refused(answer: Any, header: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         answer(responding([], header))
+
+
+def test_two_lengths_are_refused_and_the_same_length_twice_is_sent_once(answer: Any) -> None:
+    with pytest.raises(ValueError, match="two lengths"):
+        answer(responding([b"x"], ("Content-Length", "1"), ("content-length", "2")))
+    caller = answer(responding([b"x"], ("Content-Length", "1"), ("content-length", "1")))
+    assert caller.headers == [(b"content-length", b"1")]
 
 
 def test_headers_keep_order_and_repetition_and_lose_what_is_the_connections(answer: Any) -> None:
@@ -190,6 +198,17 @@ def test_less_than_the_content_length_is_an_error_and_never_a_whole_response(
     assert all(message["more_body"] for message in caller.sent[1:])
 
 
+@pytest.mark.parametrize("body", [[b"ab"], (b"a", b"b"), [], Chunks(), [b"x" * 50_000] * 2])
+def test_less_than_the_content_length_is_noticed_before_the_head_leaves_where_the_body_is_known(
+    client: Any, drive: Any, body: Any
+) -> None:
+    """So that the server can still answer 500."""
+    caller = client()
+    with pytest.raises(RuntimeError, match="bytes it declared"):
+        drive(responding(body, ("Content-Length", "200000")), caller.call)
+    assert caller.sent == []
+
+
 def test_the_code_behind_the_last_yield_is_run_also_when_the_length_was_declared(answer: Any) -> None:
     done = []
 
@@ -275,7 +294,9 @@ def test_an_app_that_exits_ends_its_request_and_not_the_host(drive: Any, client:
         raise error
 
     async def scenario(bridge: Any) -> None:
+        caller = client()
         with pytest.raises(RuntimeError):
-            await client().call(bridge)
+            await caller.call(bridge)
+        assert caller.sent == []
 
     drive(app, scenario)

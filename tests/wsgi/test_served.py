@@ -168,6 +168,10 @@ def test_django() -> None:
             head = "POST /form/ HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 3\r\n"
             head += "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
             assert b"1" in (await exchange(port, (head + "a=1").encode())).partition(b"\r\n\r\n")[2]
+            chunked = (
+                head.replace("Content-Length: 3", "Transfer-Encoding: chunked") + "2\r\na=\r\n3\r\ntwo\r\n0\r\n\r\n"
+            )
+            assert b"two" in (await exchange(port, chunked.encode())).partition(b"\r\n\r\n")[2]
             body = (await exchange(port, get("/stream/"))).partition(b"\r\n\r\n")[2]
             assert b"99\r\n" in body
             assert body.endswith(b"0\r\n\r\n")

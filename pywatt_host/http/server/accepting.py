@@ -31,23 +31,18 @@ _UNCOUNTED = ""  # the client of connections over Unix sockets
 
 
 class Acceptor:
-    """Accepts the connections of one server.
-
-    `trusted` says which addresses are those of proxies, whose connections are not counted for
-    `limits.connections_per_client`.
-    """
+    """Accepts the connections of one server. Those of trusted proxies do not count for
+    `limits.connections_per_client`."""
 
     def __init__(
         self,
         serving: Serving,
         listeners: list[Listener],
         make: Callable[[], asyncio.Protocol],
-        trusted: Callable[[str], bool],
     ) -> None:
         self._serving = serving
         self._listeners = listeners
         self._make = make
-        self._trusted = trusted
         self._loop = serving.loop
         self._counts: Counter[str] = Counter()  # connections by client
         self._clients: dict[Any, str] = {}  # connection -> client
@@ -172,7 +167,7 @@ class Acceptor:
             host = sock.getpeername()[0]
         except OSError:
             return _UNCOUNTED
-        if self._trusted(host):
+        if self._serving.handler.trusts(host):
             return _UNCOUNTED
         if ":" in host:
             address = ipaddress.IPv6Address(host.partition("%")[0])

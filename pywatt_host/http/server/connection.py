@@ -1,8 +1,7 @@
-"""An HTTP/1.1 connection (RFC 9112), on httptools and the Protocol of the event loop.
+"""An HTTP/1.1 connection (RFC 9112), as a Protocol of the event loop.
 
-What is decided here, for every application: the framing of requests, one valid Host, which fields are headers at all,
-how long each side may take, and in which order responses leave. A request is read once; what the edge needs of its head
-is noted while it is parsed.
+It decides in which order responses leave, how long each side may take, and how the connection ends. `reader` makes
+requests of its bytes.
 """
 
 from __future__ import annotations
@@ -10,22 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import socket
 from collections import deque
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import httptools
-
 from pywatt_host.http.exchange import Refusal
-from pywatt_host.http.request_head import is_request_id
-from pywatt_host.http.server import head
 from pywatt_host.http.server.exchange import MAX_DISCARDED, ServerExchange
-from pywatt_host.http.server.head import CHUNKED, RefusedError
+from pywatt_host.http.server.head import RefusedError
+from pywatt_host.http.server.reader import RequestReader
 from pywatt_host.http.server.response import CONTINUE
 from pywatt_host.http.server.serving import Progress, Serving, serving_of
-from pywatt_host.observability.context import parse_traceparent
 
 if TYPE_CHECKING:
     from uvicorn import Config
@@ -33,13 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.server")
 
-_SLICE = 64 * 1024  # bytes that are parsed at once
+_FORGOTTEN = 1.0  # seconds after which an idle connection forgets its fields
 _PIPELINED = 256  # requests that wait on one connection
-_CHUNK_OVERHEAD = 16  # bytes of framing that each chunk may have, beside those of limits.header
 _LINGER = 2.0  # seconds in which a client may read the last response, while what it sends is dropped
-_USER = re.compile(rb"\A([^/?#]*//)[^/?#]*@").sub  # a user and a password in an absolute target
-_NOTHING: dict[int, bytes] = {}
-_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")}
 
 
 class HttpConnection(asyncio.Protocol):
@@ -47,12 +37,10 @@ class HttpConnection(asyncio.Protocol):
     under plain uvicorn as well."""
 
     __slots__ = (
-        "_body_progress", "_discarded", "_dropped", "_framing", "_half_closed", "_handler", "_header_bytes", "_host",
-        "_hosts", "_ids", "_linger_left", "_moved", "_names", "_noted", "_offered", "_replaying", "_running", "_sent",
-        "_sent_of", "_targets", "_unsent", "_valid_hosts", "_writable", "_write_progress", "broken", "chunked",
-        "closing", "current", "ended", "final", "fresh", "head_bytes", "headers", "in_head", "lingering", "loop",
-        "parser", "peer", "queue", "reading", "reading_paused", "scope", "segment", "serving", "since", "transport",
-        "upgraded", "url", "write_paused",
+        "_body_progress", "_discarded", "_half_closed", "_handler", "_linger_left", "_moved", "_running", "_sent",
+        "_sent_of", "_unsent", "_writable", "_write_progress", "broken", "closing", "current", "ended", "fresh",
+        "lingering", "loop", "peer", "queue", "reader", "reading_paused", "serving", "since", "transport", "upgraded",
+        "write_paused",
     )  # fmt: skip
 
     def __init__(
@@ -75,14 +63,12 @@ class HttpConnection(asyncio.Protocol):
         self.serving = serving
         self.loop = serving.loop
         self.transport: Any = None  # asyncio.Transport; that of uvloop is none
-        self.parser: Any = None
         self.peer = ""
         self.since = serving.now  # when the head that is awaited, or the idle time, began
 
         # The connection
         self.fresh = True  # no request has arrived yet
         self.closing = False  # no request is taken after those that have begun to arrive
-        self.final = False  # the request that is arriving is the last
         self.ended = False  # the last request has arrived, or the client has ended its side: nothing more is read
         self.broken = False  # the client sends what is not read, and may not have read the response yet
         self.lingering = False
@@ -91,27 +77,8 @@ class HttpConnection(asyncio.Protocol):
 
         # The requests
         self.current: ServerExchange | None = None  # whose response is sent next
-        self.reading: ServerExchange | None = None  # whose body is arriving
         self.queue: deque[ServerExchange] | None = None  # those after `current`
         self.reading_paused = False
-        self.chunked = False  # a body in chunks is arriving
-        self._framing = 0  # bytes of its framing, without what its chunks may have
-        self._offered: ServerExchange | None = None  # whose head offers to upgrade the connection
-        self._replaying = False
-
-        # The head that is arriving
-        self.in_head = False
-        self.head_bytes = 0
-        self.segment: bytes | None = None  # that begins with the head
-        self.url = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._header_bytes = serving.bounds.header_bytes
-        self._host: bytes | None = None
-        self._hosts = 0  # how many there are
-        self._dropped = 0  # bytes of fields that are not headers
-        self._noted: dict[int, bytes] | None = None  # kind of field -> value
-        self._names, self._targets, self._valid_hosts = serving.field_names, serving.targets, serving.hosts
-        self._ids = serving.ids
         self._handler, self._running = serving.handler, serving.running
 
         # What waits, and for how long
@@ -133,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
         client = _peer_address(transport)
         if client is not None:
             self.peer = client[0]
-        self.scope: dict[str, Any] = {  # of a request, without what its head says
+        template: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
@@ -148,23 +115,23 @@ class HttpConnection(asyncio.Protocol):
             "headers": [],
             "state": {},
         }
-        self.parser = _parser(self)
+        self.reader = RequestReader(self, template)
         self.serving.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.serving.connections.discard(self)
         self.serving.closed(self)
-        self.parser = None
         self.ended = True
         queue, self.queue = self.queue, None
-        for exchange in (self.current, self.reading, *(queue or ())):
+        for exchange in (self.current, self.reader.exchange, *(queue or ())):
             if exchange is not None:
                 exchange.disconnected()
+        self.reader.release()
         self.resume_writing()
 
     def eof_received(self) -> bool:
         self.ended = True
-        if self.current is None or self.reading is not None or self.lingering:
+        if self.current is None or self.reader.exchange is not None or self.lingering:
             return False
         # The client may have ended its side only, and still read the response.
         self._half_closed = True
@@ -195,238 +162,48 @@ class HttpConnection(asyncio.Protocol):
         if self.ended:
             self._discard(data)
             return
-        if len(data) > _SLICE:
-            for start in range(0, len(data), _SLICE):
-                self.data_received(data[start : start + _SLICE])
-            return
-        chunked = self.chunked
-        if self.in_head:
-            self.head_bytes += len(data)
-        elif self.reading is None:
-            self.segment = data
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            head_end: int = upgrade.args[0]
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            if isinstance(cause, RefusedError):
-                self._refuse(cause.status, cause.reason)
-            elif isinstance(cause, Exception) and not isinstance(cause, httptools.HttpParserError):
-                raise cause from None
-            else:
-                self._refuse(400, f"not HTTP: {error}")
-            return
-        else:
-            head_end = -1
-        if head_end >= 0:
-            self._upgraded(data[head_end:])
-        elif self.in_head:
-            if self.segment is not None:  # it has begun to arrive
-                self.head_bytes = len(self.segment)
-                self.segment = None
-                if self.current is None:
-                    self.since = self.serving.now
-            if self.head_bytes > self.serving.bounds.header_bytes:
-                self._refuse(431, "server.limits.header")
-        elif self.chunked:
-            # Chunks with little framing leave nothing for those in later segments, nor does the segment with the head.
-            self._framing = max(0, self._framing + len(data)) if chunked else 0
-            if self._framing > self.serving.bounds.header_bytes:
-                self._refuse(431, "server.limits.header")
+            self.reader.feed(data)
+        except RefusedError as error:
+            self._refuse(error.status, error.reason)
 
-    # The parser's calls ---------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        if self.ended:
-            raise RefusedError(400, "a request after the last one")
-        self.in_head = True
-        self.head_bytes = 0
-        self.url = b""
-        self.headers = []
-        self._host = None
-        self._hosts = self._dropped = 0
-        self._noted = None
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        lowered, kind = self._names[name]
-        value = value.rstrip()  # RFC 9110 section 5.5; the parser leaves spaces at its end
-        if kind:
-            if kind == head.HOST:
-                self._host = value
-                self._hosts += 1
-            elif kind == head.DROPPED:
-                self._dropped += len(name) + len(value) + 4
-                return
-            else:
-                self._note(kind, value)
-        self.headers.append((lowered, value))
-
-    def _note(self, kind: int, value: bytes) -> None:
-        """Note a field that matters to the connection or to the edge. Lists that come in several fields are joined."""
-        noted = self._noted
-        if noted is None:
-            noted = self._noted = {}
-        if kind == head.REQUEST_ID:
-            noted[kind] = value if kind not in noted and is_request_id(value) else b""
-        elif kind in noted:
-            noted[kind] += b"," + value
-        else:
-            noted[kind] = value
-
-    def on_headers_complete(self) -> None:
-        if self._replaying:
-            return
-        self.in_head = False
-        parser, headers, noted = self.parser, self.headers, self._noted
-        segment, self.segment = self.segment, None
-        name = parser.get_method()
-        if segment is None or len(segment) > self._header_bytes:
-            self._check_length(len(name) + len(self.url) + 14)  # with ` HTTP/1.1`, spaces and line ends
-        method = _METHODS.get(name) or name.decode("ascii")
-        version, keep_alive = "1.1", parser.should_keep_alive()
-        if (not keep_alive or (noted is not None and head.CONNECTION in noted)) and (
-            segment is None or not segment.startswith(b" HTTP/1.1\r\n", len(name) + 1 + len(self.url))
-        ):
-            version = parser.get_http_version()
-            if version not in ("1.1", "1.0"):
-                raise RefusedError(505, f"HTTP/{version}")
-        path, raw_path, query, plain, authority = self._targets[self.url]
-        if self._hosts != 1 or self._host not in self._valid_hosts:
-            self._check_host(version)
-        request_id = self._ids.pop() if self._ids else self.serving.more_ids()
-        headers.append((b"x-request-id", request_id))
-        scope = self.scope.copy()
-        scope["method"] = method
-        scope["path"] = path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
-        scope["headers"] = headers
-        exchange = ServerExchange(self, scope, method, path, request_id)
-        if plain:
-            exchange.plain = True
-        if not keep_alive:
-            exchange.keep_alive = False
-        if noted is not None or authority is not None or version == "1.0" or method == "HEAD" or method == "CONNECT":
-            scope["http_version"] = version
-            self._complete_head(exchange, noted or {}, authority)
-            if self._offered is not None:
-                return  # the parser stops here; `_upgraded` goes on
-        if self.current is not None or exchange.length or not keep_alive:
-            self._arrived(exchange)
-        else:
-            self._begin(exchange)
-
-    def _complete_head(self, exchange: ServerExchange, noted: dict[int, bytes], authority: bytes | None) -> None:
-        """Take what only some requests have in their heads. Raises RefusedError for what must not be there."""
-        method, scope = exchange.method, exchange.scope
-        if method == "CONNECT":
-            raise RefusedError(501, "the method CONNECT")
-        exchange.bodiless = method == "HEAD"
-        exchange.http10 = scope["http_version"] == "1.0"
-        exchange.forwarded = head.FORWARDING in noted
-        if authority is not None:
-            scope["headers"] = [(name, authority if name == b"host" else value) for name, value in scope["headers"]]
-        sent_id = noted.get(head.REQUEST_ID)
-        if sent_id is not None:
-            # The client's own where it is a valid one; else the application sees ours only.
-            headers = [header for header in scope["headers"] if header[0] != b"x-request-id"]
-            exchange.request_id = sent_id or exchange.request_id
-            scope["headers"] = [*headers, (b"x-request-id", exchange.request_id)]
-        if head.TRACEPARENT in noted:
-            exchange.trace = parse_traceparent(noted[head.TRACEPARENT])
-        if head.CODING in noted:
-            head.check_coding(noted[head.CODING], scope["http_version"])
-            exchange.length = CHUNKED
-        elif head.LENGTH in noted:
-            exchange.length = int(noted[head.LENGTH])
-        if exchange.length:
-            exchange.body_complete = False
-            expects = noted.get(head.EXPECT, b"").strip().lower()
-            exchange.continues = expects == b"100-continue" and not exchange.http10
-        if head.UPGRADE in noted and self.parser.should_upgrade():
-            self._offered = exchange
-
-    def _check_length(self, length: int) -> None:
-        """Refuse fields over the limit, where they came in pieces, or other bytes came together with them. `length` is
-        that of the bytes beside the fields."""
-        length += self._dropped + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if length > self._header_bytes:
-            raise RefusedError(431, "server.limits.header")
-
-    def _check_host(self, version: str) -> None:
-        if self._hosts > 1:
-            raise RefusedError(400, "more than one Host")
-        if self._host is None:
-            if version == "1.1":
-                raise RefusedError(400, "no Host")
-        elif not self.serving.hosts.valid(self._host):
-            raise RefusedError(400, "a Host that is not valid")
-
-    def on_body(self, data: bytes) -> None:
-        exchange = self.reading
-        if exchange is None:
-            return
-        self._moved += len(data)
-        if self.chunked:
-            self._framing -= len(data)
+    def body_arrived(self, exchange: ServerExchange, length: int) -> None:
+        """So many bytes of a body have arrived."""
+        self._moved += length
         if exchange.complete or exchange.taken:
-            self._discarded += len(data)
+            self._discarded += length
             if self._discarded > MAX_DISCARDED and exchange.complete and not self.lingering:
                 self.close()
-            return
-        exchange.feed(data)
-        if exchange.full and not self.reading_paused:
+        elif exchange.full and not self.reading_paused:
             self.reading_paused = True
             self.transport.pause_reading()
 
-    def on_chunk_header(self) -> None:
-        self._framing -= _CHUNK_OVERHEAD
-
-    def on_message_complete(self) -> None:
-        if self._offered is not None:
-            return
-        if self.chunked and (self.headers or self._dropped):
-            self._check_length(2)  # of the trailers
-        if self.final:
-            self.ended = True
-        exchange, self.reading = self.reading, None
-        if exchange is not None:
-            self.chunked = False
-            exchange.body_ended()
-            if exchange.complete and exchange is self.current:
-                self._next()
+    def body_ended(self, exchange: ServerExchange) -> None:
+        """The whole body has arrived."""
+        if exchange.complete and exchange is self.current:
+            self._next()
 
     # Requests -------------------------------------------------------------------------------------------------------
 
-    def _arrived(self, exchange: ServerExchange) -> None:
-        """Take a request whose head has arrived: it waits for those before it, and its body for the application."""
-        if exchange.length:
-            self.reading = exchange
-            self.chunked = exchange.length == CHUNKED
-            self._framing = 0
-            self.headers = []  # of trailers, which are dropped (RFC 9110 section 6.5.1)
-            self._dropped = 0
-            self._body_progress = None
+    def arrived(self, exchange: ServerExchange) -> None:
+        """Take a request whose head has arrived: it waits for those before it."""
+        self._body_progress = None
         if not exchange.keep_alive:
-            self.final = self.closing = True
+            self.closing = True
         if self.current is None:
-            self._begin(exchange)
+            self.begin(exchange)
             return
         if self.queue is None:
             self.queue = deque()
         self.queue.append(exchange)
         if len(self.queue) >= _PIPELINED:
             exchange.keep_alive = False
-            self.final = self.closing = True
+            self.reader.final = self.closing = True
         if not self.reading_paused:
             self.reading_paused = True
             self.transport.pause_reading()
 
-    def _begin(self, exchange: ServerExchange) -> None:
+    def begin(self, exchange: ServerExchange) -> None:
         """Let the handler decide about a request, and call the application."""
         self.current = exchange
         self.fresh = False
@@ -459,14 +236,14 @@ class HttpConnection(asyncio.Protocol):
         self.current = None
         self._discarded = 0
         if self.queue:
-            self._begin(self.queue.popleft())
+            self.begin(self.queue.popleft())
             if self.reading_paused and not self.queue:
                 self._resume_reading()
             return
         self.since = self.serving.now
         if self.reading_paused:
             self._resume_reading()
-        if self.ended or (self.closing and not self.in_head):
+        if self.ended or (self.closing and not self.reader.in_head):
             self.close()
 
     def cut(self, exchange: ServerExchange) -> None:
@@ -484,8 +261,8 @@ class HttpConnection(asyncio.Protocol):
         """End the connection once the last response has left."""
         self.current = None
         self.ended = self.closing = True
-        unread = self.broken or self.reading is not None
-        self.reading = None
+        unread = self.broken or self.reader.exchange is not None
+        self.reader.exchange = None
         transport = self.transport
         if transport.is_closing():
             return
@@ -504,7 +281,7 @@ class HttpConnection(asyncio.Protocol):
         """Whether the response to `exchange`, which is about to leave, is the last one of the connection."""
         if exchange.continues:
             return True  # the client may send the body, or go on without it: its next bytes cannot be told apart
-        return (self.closing or self.serving.draining) and not self.queue and not self.in_head
+        return (self.closing or self.serving.draining) and not self.queue and not self.reader.in_head
 
     def body_taken(self) -> None:
         """The application has taken what was read of its body."""
@@ -525,77 +302,51 @@ class HttpConnection(asyncio.Protocol):
 
     def _discard(self, data: bytes) -> None:
         """Drop what arrives after the last request."""
+        self.broken = True
         if self.lingering:
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED:
                 self.transport.abort()
 
-    def _upgraded(self, rest: bytes) -> None:
-        """Go on after a head that offers to upgrade the connection: a WebSocket handshake is taken where it is valid,
-        and everything else is a plain request with its body (RFC 9110 section 7.8)."""
-        exchange, self._offered = self._offered, None
-        assert exchange is not None
-        if self._is_handshake(exchange) and self.current is None:
-            serving = self.serving
-            if serving.websocket_allowed():
-                self._become_websocket(exchange, rest)
-                return
+    def become_websocket(self, exchange: ServerExchange, rest: bytes) -> bool:
+        """Hand the transport to a WebSocket connection. Returns False for a handshake among other requests, and where
+        there are too many WebSockets; the exchange has its answer then."""
+        if self.current is not None:
+            return False
+        serving = self.serving
+        if not serving.websocket_allowed():
             key = "server.limits.websocket.connections"
             serving.warn("503 for a WebSocket", key)
             exchange.pending = Refusal(503, key, headers=((b"retry-after", b"1"),))
-        self.parser = _parser(self)
-        if exchange.length:
-            # The old parser takes what follows for the upgraded protocol. The new one is told how long the body is.
-            self._replaying = True
-            coding = b"content-length: %d" % exchange.length
-            if exchange.length == CHUNKED:
-                coding = b"transfer-encoding: chunked"
-            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % coding)
-            self._replaying = self.in_head = False
-        self._arrived(exchange)
-        if self.final and not exchange.length:
-            self.ended = True
-        if rest:
-            self.data_received(rest)
-
-    def _is_handshake(self, exchange: ServerExchange) -> bool:
-        """Whether a request is a valid WebSocket handshake (RFC 6455 section 4.2.1)."""
-        if exchange.method != "GET" or exchange.http10 or exchange.length:
             return False
-        if b"websocket" not in head.tokens((self._noted or _NOTHING).get(head.UPGRADE, b"")):
-            return False
-        fields = [(name, value) for name, value in self.headers if name.startswith(b"sec-websocket-")]
-        keys = [value for name, value in fields if name == b"sec-websocket-key"]
-        versions = [value.strip() for name, value in fields if name == b"sec-websocket-version"]
-        return versions == [b"13"] and len(keys) == 1 and head.is_websocket_key(keys[0])
-
-    def _become_websocket(self, exchange: ServerExchange, rest: bytes) -> None:
-        """Hand the transport to a WebSocket connection."""
         module = import_module("pywatt_host.http.server.websocket")
-        self.serving.connections.discard(self)
+        serving.connections.discard(self)
         self.ended = self.upgraded = True
-        websocket = module.WebSocketConnection(self.serving, exchange.scope, self)
+        websocket = module.WebSocketConnection(serving, exchange.scope, self)
         self.transport.set_protocol(websocket)
         websocket.connection_made(self.transport)
         websocket.begin(rest)
+        self.reader.release()
+        return True
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer what cannot be read, and end the connection. Responses to earlier requests leave first."""
         if self.ended:
             return
         self.ended = self.broken = True
-        self.in_head = False
+        self.reader.in_head = False
         detail = "The request could not be read as HTTP." if status == 400 else ""
         refusal = Refusal(status, reason, detail, ((b"connection", b"close"),))
         if status in (408, 431):
             peer = self.peer or "unix"
             logger.info("%d for %s: over %s", status, peer, reason, extra={"key": reason, "peer": peer})
-        exchange, self.reading = self.reading, None
+        exchange = self.reader.exchange
+        self.reader.exchange = None
         if exchange is None:
-            exchange = self._unread()
+            exchange = self.reader.unread()
             exchange.pending = refusal
             if self.current is None:
-                self._begin(exchange)
+                self.begin(exchange)
             else:
                 if self.queue is None:
                     self.queue = deque()
@@ -609,22 +360,12 @@ class HttpConnection(asyncio.Protocol):
         else:
             exchange.break_off(refusal)
 
-    def _unread(self) -> ServerExchange:
-        """An exchange for a request whose head cannot be read."""
-        method, path = "-", "-"
-        if self.url:
-            method = self.parser.get_method().decode("ascii")
-            path = _USER(rb"\1", self.url.partition(b"?")[0][:2048]).decode("latin-1")
-        exchange = ServerExchange(self, {}, method, path, self.serving.more_ids())
-        exchange.keep_alive = False
-        return exchange
-
     # Time limits ----------------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
         """Whether no request runs or has begun to arrive."""
-        return self.current is None and not self.in_head and not self.lingering and not self.upgraded
+        return self.current is None and not self.reader.in_head and not self.lingering and not self.upgraded
 
     def expire(self, elapsed: float) -> None:
         """End the connection where it has waited for too long. Called `elapsed` seconds after the last time."""
@@ -638,24 +379,26 @@ class HttpConnection(asyncio.Protocol):
             unsent = self.transport.get_write_buffer_size()
             if unsent or self._unsent:
                 self._expire_write(elapsed, unsent, bounds.write_seconds)
-        if self.reading is not None:
+        arriving = self.reader.exchange
+        if arriving is not None:
             if bounds.body_seconds is not None:
-                self._expire_body(elapsed, bounds.body_seconds)
+                self._expire_body(arriving, elapsed, bounds.body_seconds)
         elif self.current is not None or self.ended:
             return
-        elif self.in_head or self.fresh:
+        elif self.reader.in_head or self.fresh:
             if now - self.since >= bounds.header_seconds:
-                if self.in_head:
+                if self.reader.in_head:
                     self._refuse(408, "server.timeouts.header")
                 else:
                     self.transport.close()
         elif now - self.since >= bounds.keep_alive:
             self.transport.close()
+        elif now - self.since >= _FORGOTTEN:
+            self.reader.forget()
 
-    def _expire_body(self, elapsed: float, seconds: float) -> None:
+    def _expire_body(self, exchange: ServerExchange, elapsed: float, seconds: float) -> None:
         moved, self._moved = self._moved, 0
-        assert self.reading is not None
-        if self.reading_paused or not self.reading.awaits_body or self.reading is not self.current:
+        if self.reading_paused or exchange.continues or exchange is not self.current:
             self._body_progress = None
             return
         if self._body_progress is None:
@@ -668,7 +411,7 @@ class HttpConnection(asyncio.Protocol):
         sent = current.body_bytes if current is not None else 0
         if not unsent or current is not self._sent_of or self._write_progress is None:
             self._write_progress = Progress(seconds)
-        elif self._write_progress.stalled(elapsed, self._unsent + sent - self._sent - unsent):
+        elif self._write_progress.stalled(elapsed, max(0, self._unsent + sent - self._sent - unsent)):
             key, peer = "server.timeouts.write", self.peer or "unix"
             logger.info("cut %s: over %s", peer, key, extra={"key": key, "peer": peer})
             if current is not None:
@@ -683,13 +426,6 @@ class HttpConnection(asyncio.Protocol):
         self.closing = True
         if self.idle:
             self.transport.close()
-
-
-def _parser(connection: HttpConnection) -> Any:
-    parser = httptools.HttpRequestParser(connection)
-    # What follows a request with `Connection: close` is dropped here. Without this, it would be a fault.
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser
 
 
 def _local_address(transport: Any) -> tuple[str, int | None] | None:

@@ -126,6 +126,7 @@ class ServerExchange(Exchange):
             if self._body_left < 0:
                 self._over()
                 return
+        self.continues = False  # the client has not waited
         if self._chunks is None:
             self._chunks = []
         self._chunks.append(data)
@@ -136,6 +137,8 @@ class ServerExchange(Exchange):
         """The whole body has arrived."""
         self.body_complete = True
         self.continues = False
+        if self.arriving:
+            self.connection.serving.handler.arrived(self)
         self._wake()
 
     def half_closed(self) -> None:
@@ -150,8 +153,8 @@ class ServerExchange(Exchange):
 
     @property
     def awaits_body(self) -> bool:
-        """Whether it is the client's turn to send a part of the body."""
-        return not self.body_complete and not self.continues
+        """Whether a part of the request's body has not arrived yet."""
+        return not self.body_complete
 
     def disconnected(self) -> None:
         """The connection has ended."""

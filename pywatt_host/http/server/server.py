@@ -9,7 +9,7 @@ import struct
 import termios
 import time
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,7 +47,7 @@ class HttpServer:
     """Serves `app` on `listeners` while it runs as a service, and drains when it stops.
 
     An application that is a `Handler`, as the edge of a host is, decides about each request as soon as its head has
-    been read. `trusted` says which addresses are those of proxies.
+    been read.
 
     All requests are answered that arrive on connections which the kernel had completed before the listener closed; the
     last response of each connection has `Connection: close`. Streams without an end are told to end. Requests that
@@ -61,7 +61,6 @@ class HttpServer:
         listeners: Sequence[Listener],
         bounds: Bounds,
         drain: Drain,
-        trusted: Callable[[str], bool] = lambda host: False,
     ) -> None:
         self.name = name
         handler: Any = app if hasattr(app, "accept") else AppHandler(app)
@@ -69,12 +68,11 @@ class HttpServer:
         self._listeners = list(listeners)
         self._bounds = bounds
         self._drain = drain
-        self._trusted = trusted
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         serving = Serving(self._handler, self._bounds, asyncio.get_running_loop())
-        acceptor = Acceptor(serving, self._listeners, lambda: HttpConnection.of(serving), self._trusted)
+        acceptor = Acceptor(serving, self._listeners, lambda: HttpConnection.of(serving))
         acceptor.start()
         ticking = tasks.create_task(_tick(serving), name=f"{self.name} clock")
         try:

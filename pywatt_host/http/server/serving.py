@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pywatt_host.http.exchange import Exchange, Refusal
 from pywatt_host.http.forwarding import FORGEABLE
 from pywatt_host.http.request_head import new_request_ids
 from pywatt_host.http.server.head import FieldNames, Hosts, Targets
 from pywatt_host.http.server.response import STATUS_LINES, HeaderLines
+from pywatt_host.observability.running_clock import RunningClock
 from pywatt_host.types import ASGIApp
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Bounds:
     websocket_connections: int | None = 10_000
 
 
+RequestLine: TypeAlias = tuple[str, str, bytes, bytes, bool]  # method, path, raw path, query, whether it is plain
+
+
 class Handler(Protocol):
     """Decides about the requests of a server. The edge of a host is one."""
 
@@ -51,14 +55,20 @@ class Handler(Protocol):
     def websocket_app(self) -> ASGIApp:
         """The application that WebSockets are passed to."""
 
+    def trusts(self, host: str) -> bool:
+        """Whether an address is that of a trusted proxy, whose connections are those of many clients."""
+
     def accept(self, exchange: Any) -> ASGIApp | None:
         """The application to call, or None where the exchange is answered already."""
 
     def failed(self, exchange: Exchange, error: BaseException) -> Refusal:
         """Log what the application raised; the answer in its place, for a response that has not begun."""
 
+    def arrived(self, exchange: Exchange) -> None:
+        """The body of a request that was `arriving` is there."""
+
     def left(self, exchange: Exchange) -> None:
-        """The application has returned."""
+        """The application has returned, or was not called."""
 
     def unread(self, exchange: Exchange) -> None:
         """Prepare a request that cannot be read, so that it is counted and logged."""
@@ -70,6 +80,9 @@ class AppHandler:
     def __init__(self, app: ASGIApp) -> None:
         self.websocket_app = app
 
+    def trusts(self, host: str) -> bool:
+        return False
+
     def accept(self, exchange: Any) -> ASGIApp | None:
         exchange.scope["state"] = {}
         return self.websocket_app
@@ -77,6 +90,9 @@ class AppHandler:
     def failed(self, exchange: Exchange, error: BaseException) -> Refusal:
         logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
         return Refusal(500, "application raised")
+
+    def arrived(self, exchange: Exchange) -> None:
+        return
 
     def left(self, exchange: Exchange) -> None:
         return
@@ -118,11 +134,12 @@ class Serving:
                 self.period = min(self.period, limit / 4)
         self.field_names = FieldNames(FORGEABLE)
         self.targets = Targets()
+        self.request_lines: dict[bytes, RequestLine] = {}  # those that connections have read
         self.hosts = Hosts()
         self.header_lines = HeaderLines()
         self.status_lines = StatusLines()
         self.ids: list[bytes] = []  # request ids in stock
-        self._last_tick = loop.time()
+        self._clock = RunningClock(self.period)
         self._warned: dict[str, float] = {}  # when each limit was last warned of
         self.stamp()
 
@@ -140,14 +157,12 @@ class Serving:
 
     def tick(self) -> None:
         """Advance the clock, and end connections that have waited for too long. Called each `period` seconds."""
-        time = self.loop.time()
-        # A turn of the event loop that took very long, or a pause of the whole process, is not the fault of a peer.
-        elapsed = min(time - self._last_tick, 2 * self.period)
-        self._last_tick = time
-        self.now += elapsed
         self.stamp()
-        for connection in tuple(self.connections):
-            connection.expire(elapsed)
+        decided = self._clock.tick()
+        before, self.now = self.now, self._clock.time()
+        if decided:
+            for connection in tuple(self.connections):
+                connection.expire(self.now - before)
 
     def closed(self, connection: Any) -> None:
         """A connection has ended."""

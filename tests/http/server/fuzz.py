@@ -194,10 +194,11 @@ class Fuzz:
 
     def _check_memory(self, connection: HttpConnection) -> None:
         most = self._serving.bounds.header_bytes + _SLICE
-        held = sum(len(name) + len(value) for name, value in connection.headers)
-        exchange = connection.reading
+        reader = connection.reader
+        held = sum(len(name) + len(value) for name, value in reader.headers)
+        exchange = reader.exchange
         buffered = exchange._buffered if exchange is not None else 0
-        if held > most or connection.head_bytes > most or buffered > BODY_BUFFER + _SLICE:
+        if held > most or reader.head_bytes > most or buffered > BODY_BUFFER + _SLICE:
             raise FuzzError("too much is kept")
         if connection.queue is not None and len(connection.queue) > 257:
             raise FuzzError("too many requests wait")
@@ -281,8 +282,11 @@ def _by_h11(data: bytes) -> list[Asked]:
 
 
 def _cut(data: bytes, rng: random.Random) -> list[tuple[bytes, int]]:
-    """The data in random pieces: few, many, or bytes."""
-    size = rng.choice((1, 2, 7, 50, 500))
+    """The data in random pieces: few, many, bytes, or whole heads, each after the answer to the one before."""
+    size = rng.choice((1, 2, 7, 50, 500, 0))
+    if not size:
+        heads = data.split(b"\r\n\r\n")
+        return [*((head + b"\r\n\r\n", 20) for head in heads[:-1]), (heads[-1], 0)]
     pieces, at = [], 0
     while at < len(data):
         end = at + rng.randint(1, size)
@@ -293,7 +297,7 @@ def _cut(data: bytes, rng: random.Random) -> list[tuple[bytes, int]]:
 
 def mutated(rng: random.Random) -> bytes:
     """An entry of the corpus, or several, with random changes."""
-    data = b"".join(rng.choice(CORPUS) for _ in range(rng.choice((1, 1, 1, 2, 3))))
+    data = b"".join(rng.choice(CORPUS) * rng.choice((1, 1, 2)) for _ in range(rng.choice((1, 1, 1, 2, 3))))
     for _ in range(rng.choice((0, 1, 1, 2, 3, 5))):
         at = rng.randint(0, len(data))
         end = min(len(data), at + rng.choice((1, 1, 2, 5, 20, 100)))
