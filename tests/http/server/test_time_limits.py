@@ -118,6 +118,11 @@ class Peer:
 def stage() -> Iterator[Stage]:
     loop = Loop()
     yield Stage(loop, BOUNDS)
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
     loop.close()
 
 
