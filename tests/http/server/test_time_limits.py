@@ -14,6 +14,7 @@ from pywatt_host.observability.running_clock import RunningClock
 from tests.http.server.answers import Answer, read_answers
 from tests.http.server.application import Application
 from tests.http.server.connections.case import chunked, get, post, request
+from tests.http.server.connections.upgrades import frame, handshake
 from tests.http.server.fuzz import Wire
 from tests.http.server.serving import Lines, edge_of
 
@@ -326,3 +327,52 @@ def test_lingering_ends_after_two_seconds_even_if_the_client_goes_on(stage: Stag
     assert not peer.wire.closing
     stage.wait(1)
     assert peer.wire.closing
+
+
+# WebSockets ---------------------------------------------------------------------------------------------------------
+
+
+def websocket(stage: Stage, path: str) -> Peer:
+    """A WebSocket that the application has accepted; what is written from here on are frames."""
+    peer = stage.connect()
+    peer.send(handshake(path))
+    assert peer.wire.written.startswith(b"HTTP/1.1 101 ")
+    peer.wire.written.clear()
+    return peer
+
+
+def test_a_silent_websocket_is_pinged_and_stays_as_long_as_it_answers(stage: Stage) -> None:
+    peer = websocket(stage, "/ws/echo")
+    for _ in range(3):
+        stage.wait(19.5)
+        assert peer.wire.written == b""
+        stage.wait(1)
+        ping = bytes(peer.wire.written)
+        assert ping[:2] == b"\x89\x04"
+        peer.wire.written.clear()
+        peer.wire.protocol.data_received(frame(ping[2:], 10))
+        stage.turns()
+        assert not peer.wire.closing
+
+
+def test_a_websocket_that_does_not_answer_pings_is_closed(stage: Stage) -> None:
+    peer = websocket(stage, "/ws/echo")
+    stage.wait(39)
+    assert not peer.wire.closing
+    stage.wait(2)
+    assert b"keepalive ping timeout" in peer.wire.written
+    assert peer.wire.closing
+    stage.turns()
+    assert stage.lines.texts == ["WEBSOCKET /ws/echo 101"]
+
+
+@pytest.mark.parametrize(("rate", "passes"), [(RATE * 4, True), (RATE // 2, False), (0, False)])
+def test_a_websocket_whose_client_does_not_read_is_cut(stage: Stage, rate: int, passes: bool) -> None:
+    peer = websocket(stage, "/ws/echo")
+    peer.wire.unsent = 100_000
+
+    def read() -> None:
+        peer.wire.unsent -= rate // 4
+
+    stage.wait(15, read)
+    assert peer.wire.closing is not passes
