@@ -52,6 +52,7 @@ class Asked:
 
     method: str
     target: bytes
+    headers: list[tuple[bytes, bytes]]  # without names that have an underscore, and request ids
     body: bytes = b""
     complete: bool = False
 
@@ -140,7 +141,7 @@ class Fuzz:
             await send({"type": "websocket.close"})
             return
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
-        asked = Asked(scope["method"], scope["raw_path"] + query)
+        asked = Asked(scope["method"], scope["raw_path"] + query, _kept(scope["headers"]))
         self._outcome.asked.append(asked)
         message: Message = {"type": "http.request", "more_body": True}
         while message.get("more_body", False):
@@ -252,7 +253,11 @@ class Fuzz:
 
 
 def _seen(outcome: Outcome) -> list[Any]:
-    return [(asked.method, asked.target, asked.body) for asked in outcome.asked if asked.complete]
+    return [(asked.method, asked.target, asked.headers, asked.body) for asked in outcome.asked if asked.complete]
+
+
+def _kept(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if b"_" not in name and name != b"x-request-id"]
 
 
 def _by_h11(data: bytes) -> list[Asked]:
@@ -265,7 +270,7 @@ def _by_h11(data: bytes) -> list[Asked]:
         while True:
             event = connection.next_event()
             if isinstance(event, h11.Request):
-                found.append(Asked(event.method.decode(), event.target))
+                found.append(Asked(event.method.decode(), event.target, _kept(event.headers)))
             elif isinstance(event, h11.Data):
                 found[-1].body += event.data
             elif isinstance(event, h11.EndOfMessage):
