@@ -48,8 +48,8 @@ def test_it_serves_requests_and_websockets_and_stops() -> None:
                 assert body == b"POST hi"
             handshake, peer = await asyncio.open_connection("127.0.0.1", port)
             peer.write(
-                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+                b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
             )
             assert (await handshake.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
             assert await handshake.readexactly(7) == b"\x81\x05hello"
