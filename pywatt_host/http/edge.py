@@ -427,24 +427,46 @@ class Edge:
             if isinstance(target, _Pending):
                 target = await self._examined(target, scope, exchange)
             if isinstance(target, Refusal):
-                exchange.status, exchange.reason = target.status, target.reason
                 await receive()  # websocket.connect
+                exchange.reason = target.reason
                 detail = self._explain(exchange, target.status, target.reason) if self._explain is not None else ""
                 await refuse_websocket(
-                    send, scope.get("extensions"), target.status, detail or target.detail, target.headers
+                    exchange.send_websocket,
+                    scope.get("extensions"),
+                    target.status,
+                    detail or target.detail,
+                    target.headers,
                 )
+                exchange.status = target.status
                 return
-            exchange.status = 500  # until the application accepts or refuses
             await target.app(scope, receive, exchange.send_websocket)
-        except OSError:  # the server says in this way that the client has gone
-            exchange.reason = "client gone"
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # named boundary: the user's application
-            app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
-            exchange.reason = "application raised"
-            raise ResponseCutError from None
+            if not exchange.status:
+                exchange.status = 500
+                exchange.reason = exchange.reason or "returned without an answer"
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # named boundary: the user's application, SystemExit and all
+            self._websocket_failed(exchange, error)
         finally:
             self.left(exchange)
             exchange.finish()
+
+    def _websocket_failed(self, exchange: WrappedExchange, error: BaseException) -> None:
+        """Log why a WebSocket has ended with an exception. Raises where the server is to tell the client."""
+        if exchange.gone:
+            exchange.status = exchange.status or _CLIENT_CLOSED
+            exchange.reason = "client gone"
+            return
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if CUT in error.args or (task is not None and task.cancelling() > 0):
+                exchange.reason = exchange.reason or "not completed"
+                exchange.status = exchange.status or 500
+                raise error
+        app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
+        exchange.reason = "application raised"
+        exchange.status = exchange.status or 500
+        raise ResponseCutError from None
 
 
 async def _not_answered(scope: Scope) -> Answer | None:

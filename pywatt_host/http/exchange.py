@@ -164,6 +164,7 @@ class Exchange(ABC):
 class WrappedExchange(Exchange):
     """An exchange under any server, whose `receive` and `send` are wrapped."""
 
+    gone = False  # the client of a WebSocket has gone
     _receive: Receive
     _body_left = 0  # bytes of the request's body that may still arrive
 
@@ -191,25 +192,27 @@ class WrappedExchange(Exchange):
             message = {**message, "headers": headers}
         return self._send(message)
 
-    def send_websocket(self, message: Message) -> Awaitable[None]:
+    async def send_websocket(self, message: Message) -> None:
         """Take a message of the application on a WebSocket."""
-        if message["type"] == "websocket.accept":
+        kind = message["type"]
+        if kind == "websocket.accept":
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
             if self.bearer and not message.get("subprotocol"):
                 # Browsers close a connection where none of the offered subprotocols is selected.
                 message["subprotocol"] = "bearer"
-            return self._accept(message)
-        if message["type"] == "websocket.close":
-            self.status = self.status if self.status == 101 else 403
-        elif message["type"] == "websocket.http.response.start":
+        elif kind == "websocket.http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
             message = {**message, "headers": headers}
-        return self._send(message)
-
-    async def _accept(self, message: Message) -> None:
-        await self._send(message)
-        self.status = 101
+        elif kind == "websocket.close" and not self.status:
+            self.status = 403
+        try:
+            await self._send(message)
+        except OSError:  # the server says in this way that the client has gone
+            self.gone = True
+            raise
+        if kind == "websocket.accept":
+            self.status = 101
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         if self.outlet is not None:

@@ -347,3 +347,59 @@ def _connect_until_refused(address: str) -> None:
         except TimeoutError:
             continue  # the last handshakes are being waited for
     pytest.fail("the listener stays open")
+
+
+STREAMS = """
+import asyncio
+
+HEADERS = [(b"content-type", b"text/event-stream")]
+
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.Event().wait()  # it never sees that the client has gone
+    if scope["type"] != "http":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": b"data: 1", "more_body": True})
+    if scope["path"] == "/listening":  # as most frameworks do
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    elif scope["path"] == "/sending":
+        while True:
+            await asyncio.sleep(0.05)
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+    else:
+        await asyncio.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["listening", "sending", "silent"])
+def test_an_event_stream_is_told_to_end_and_counts_as_done(project: Project, kind: str) -> None:
+    project.write("main.py", STREAMS)
+    project.manifest(app="main:app", health=False)
+    host = project.host()
+    with host.connect() as events:
+        events.head("GET", f"/{kind}")
+        assert events.response_head()[0] == 200
+        assert events.chunk() == b"data: 1"
+        begun = time.monotonic()
+        host.signal()
+        assert events.chunk() == b""  # complete, not cut
+        assert host.wait() == 0
+        assert time.monotonic() - begun < allowed(3)
+
+
+def test_the_handler_of_a_websocket_that_ignores_its_end_does_not_hold_the_stop(project: Project) -> None:
+    project.write("main.py", STREAMS)
+    project.manifest(app="main:app", health=False)
+    host = project.host()
+    handshake = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    with host.connect() as peer:
+        peer.head("GET", "/ws", **handshake, **{"Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="})
+        assert peer.response_head()[0] == 101
+        begun = time.monotonic()
+        host.signal()
+        assert host.wait() == 0
+        assert time.monotonic() - begun < allowed(6)

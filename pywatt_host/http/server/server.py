@@ -28,6 +28,7 @@ _LINGER_SHARE = 0.1  # of the time for draining, at most
 _HANDSHAKE_GRACE = 0.05  # seconds for TCP handshakes that have begun to complete
 _POLL_INTERVAL = 0.01  # seconds
 _CANCEL_GRACE = 0.2  # seconds that cancelled requests get to clean up
+_WEBSOCKET_GRACE = 3.0  # seconds that the handler of a WebSocket gets after its close code, before it is cancelled
 _STREAM_GRACE = 1.0  # seconds that a stream which was told to end gets before it is cancelled
 
 
@@ -105,6 +106,9 @@ class HttpServer:
                     if stream.task is not None:
                         stream.task.cancel(STREAM_ENDED)
                 ended.clear()
+            if now - closed_at >= _WEBSOCKET_GRACE:
+                while serving.websocket_tasks:
+                    serving.websocket_tasks.pop().cancel(STREAM_ENDED)
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _stop_accepting(self, acceptor: Acceptor) -> None:

@@ -125,6 +125,7 @@ class Serving:
         self.connections: set[Any] = set()
         self.running: set[asyncio.Task[None]] = set()  # requests whose application has not returned
         self.websockets: set[Any] = set()
+        self.websocket_tasks: set[asyncio.Task[None]] = set()  # those of `running` that belong to WebSockets
         self.on_closed: list[Callable[[Any], None]] = []  # called with each connection that has ended
         self.draining = False
         self.now = 0.0

@@ -82,8 +82,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         del self.scope["method"]
         self.queue.put_nowait({"type": "websocket.connect"})
         task = self.loop.create_task(self.run_asgi())
-        task.add_done_callback(self.on_task_complete)
-        self.tasks.add(task)
+        for tasks in (self.tasks, self.serving.websocket_tasks):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     def connection_made(self, transport: Any) -> None:
         self.serving.websockets.add(self)

@@ -257,7 +257,11 @@ def _seen(outcome: Outcome) -> list[Any]:
 
 
 def _kept(headers: Any) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if b"_" not in name and name != b"x-request-id"]
+    return [
+        (name, value.lower() if name == b"transfer-encoding" else value)
+        for name, value in headers
+        if b"_" not in name and name != b"x-request-id"
+    ]
 
 
 def _by_h11(data: bytes) -> list[Asked]:

@@ -94,7 +94,7 @@ def test_an_application_that_returns_before_it_has_accepted_is_500(served: Serve
     with Client(served.address) as client:
         client.send(handshake("/ws/returns-first"))
         assert client.rest().startswith(b"HTTP/1.1 500 ")
-    assert logged(served) == ["WEBSOCKET /ws/returns-first 500"]
+    assert logged(served) == ["WEBSOCKET /ws/returns-first 500 (returned without an answer)"]
 
 
 def test_a_refusal_has_its_status_on_the_wire_and_in_the_log(served: Served) -> None:
