@@ -103,7 +103,9 @@ class Peer:
 
     @property
     def answers(self) -> list[Answer]:
-        return read_answers(bytes(self.wire.written))
+        found = read_answers(bytes(self.wire.written))
+        assert all(len(answer.values("x-request-id")) == 1 for answer in found)
+        return found
 
     @property
     def statuses(self) -> list[int]:
