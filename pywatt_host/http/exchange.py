@@ -196,7 +196,6 @@ class WrappedExchange(Exchange):
         """Take a message of the application on a WebSocket."""
         kind = message["type"]
         if kind == "websocket.accept":
-            self.status = 101
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", self.request_id)]}
             if self.bearer and not message.get("subprotocol"):
                 # Browsers close a connection where none of the offered subprotocols is selected.
@@ -212,6 +211,8 @@ class WrappedExchange(Exchange):
         except OSError:  # the server says in this way that the client has gone
             self.gone = True
             raise
+        if kind == "websocket.accept":
+            self.status = 101
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         if self.outlet is not None:

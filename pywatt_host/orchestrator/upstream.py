@@ -118,6 +118,8 @@ class UpstreamConnection:
         while True:
             event = await self._next()
             if isinstance(event, self._h11.Response):
+                if event.http_version not in (b"1.0", b"1.1"):
+                    raise BrokenError("its answer is of another version of HTTP")
                 if event.status_code not in FINAL:
                     raise BrokenError(f"its answer is not HTTP: the status is {event.status_code}")
                 return event.status_code, [(bytes(name), bytes(value)) for name, value in event.headers]

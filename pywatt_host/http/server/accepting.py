@@ -48,6 +48,7 @@ class Acceptor:
         self._clients: dict[Any, str] = {}  # connection -> client
         self._arriving: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
+        self._taken = 0  # that have been accepted, and are no connections of the event loop yet
         self._full = False  # waits until a connection ends
         self._listening = False
         serving.on_closed.append(self._closed)
@@ -104,11 +105,14 @@ class Acceptor:
     def _accept(self, listener: socket.socket) -> None:
         taken: list[tuple[socket.socket, str]] = []
         limit = self._limit
-        for _ in range(_BATCH):
-            if limit is not None and len(self._clients) + len(taken) >= limit and not self._make_room():
+        for number in range(_BATCH):
+            full = limit is not None and len(self._clients) + self._taken + len(taken) >= limit
+            if full and number:
+                break  # whether one more waits is not known yet
+            if full and not self._make_room():
                 self._serving.warn(f"accepting is paused at {limit} connections", self._limit_key)
                 self._full = True
-                self._unlisten()
+                self._pause()  # until a connection ends, or one is idle by then
                 break
             try:
                 sock, _address = listener.accept()
@@ -128,6 +132,7 @@ class Acceptor:
             self._counts[client] += 1
             taken.append((sock, client))
         if taken:
+            self._taken += len(taken)
             task = self._loop.create_task(self._take_each(taken))
             self._arriving.add(task)
             task.add_done_callback(self._arriving.discard)
@@ -144,6 +149,7 @@ class Acceptor:
         for sock, client in taken:
             self._counts[client] -= 1
             await self._take(sock, client)
+            self._taken -= 1
 
     async def _take(self, sock: socket.socket, client: str) -> None:
         self._counts[client] += 1
@@ -202,6 +208,8 @@ class Acceptor:
         sizes: Counter[str] = Counter()
         for connection in self._clients:
             sizes[connection.peer] += 1
+            if connection.transport.get_write_buffer_size():
+                continue  # it may have answered, but the client has not read the answer
             if connection.idle and (not connection.fresh or now - connection.since >= _FRESH):
                 holders.setdefault(connection.peer, []).append(connection)
         if not holders:

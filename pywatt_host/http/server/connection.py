@@ -135,8 +135,10 @@ class HttpConnection(asyncio.Protocol):
             return False
         # The client may have ended its side only, and still read the response.
         self._half_closed = True
+        exchange = self.current
         for exchange in (self.current, *(self.queue or ())):
             exchange.half_closed()
+        exchange.keep_alive = False  # the last one
         return True
 
     def pause_writing(self) -> None:

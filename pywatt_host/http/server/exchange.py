@@ -143,7 +143,6 @@ class ServerExchange(Exchange):
     def half_closed(self) -> None:
         """The client has ended its side, and may still read the response."""
         self.gone = True
-        self.keep_alive = False
         self._wake()
 
     @property

@@ -251,7 +251,7 @@ class RequestReader:
         if self.connection.current is not None or exchange.length or not keep_alive:
             self._arrived(exchange)
         else:
-            if noted is None and segment is not None and self._unlike < _UNLIKE:
+            if noted is None and authority is None and segment is not None and self._unlike < _UNLIKE:
                 self._remember(segment, name, (method, path, raw_path, query, plain))
             self.connection.begin(exchange)
 

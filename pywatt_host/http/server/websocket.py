@@ -21,6 +21,7 @@ logger = logging.getLogger("pywatt.server")
 
 _PING_INTERVAL = 20.0  # seconds of silence after which a ping is sent
 _PING_TIMEOUT = 20.0  # seconds for its answer
+_MAX_EARLY = 64 * 1024  # bytes that a client may send before it is accepted
 _APPLICATION_FAILED = 1011  # RFC 6455 section 7.4.1
 _HANDSHAKE = frozenset((b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"))
 
@@ -49,6 +50,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.unsent = 0
         self.silent = 0.0  # seconds since the last byte of the client
         self.pinged = False
+        self.begun = False  # the handshake has been taken
+        self.early = b""  # what has arrived before it was accepted
         self._counted_as = connection
 
     def begin(self, rest: bytes) -> None:
@@ -57,6 +60,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         lines = [b"GET / HTTP/1.1", b"host: localhost", b"connection: upgrade", b"upgrade: websocket"]
         lines += [b"%b: %b" % field for field in fields]
         self.data_received(b"\r\n".join([*lines, b"", b""]))
+        self.begun = True
         if rest and not self.transport.is_closing():
             self.data_received(rest)
 
@@ -94,7 +98,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self.silent = 0.0
         self.pinged = False
-        super().data_received(data)
+        if not self.begun or self.handshake_complete:
+            super().data_received(data)
+            return
+        self.early += data  # a client should not send anything yet
+        if len(self.early) > _MAX_EARLY:
+            self.transport.abort()
 
     async def run_asgi(self) -> None:
         """Call the application. Where it raises, an accepted WebSocket is closed with 1011."""
@@ -121,11 +130,17 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.close_sent = True
 
     async def send(self, message: Any) -> None:
-        """The ASGI `send`. The date and the framing of a refusal are decided here."""
+        """The ASGI `send`. Raises ResponseError for a header that must not be sent."""
+        if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+            for header in message.get("headers", ()):
+                self.serving.header_lines[tuple(header)]  # checks it
         if message["type"] == "websocket.accept":
             headers = [header for header in message.get("headers", ()) if bytes(header[0]).lower() != b"date"]
             message = {**message, "headers": [*headers, (b"date", self.serving.status_lines.date)]}
         await super().send(message)
+        if self.early and self.handshake_complete and not self.transport.is_closing():
+            early, self.early = self.early, b""
+            super().data_received(early)
 
     # Time limits ----------------------------------------------------------------------------------------------------
 

@@ -103,10 +103,14 @@ def _chunks(data: bytes) -> tuple[bytes, bytes, bool]:
 class Client:
     """A connection of a client. Everything that waits is bounded."""
 
-    def __init__(self, address: tuple[str, int], patience: float = PATIENCE, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, address: tuple[str, int], patience: float = PATIENCE, receive_buffer: int = 0, source: str = ""
+    ) -> None:
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.settimeout(patience)
         self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pywatt_host.types import Headers, Message, Receive, Scope, Send
 
+WHOLE = 8_000_000  # bytes of the answer of `/whole`, which is sent at once
 _LENGTH_2: Headers = [(b"content-length", b"2")]
 
 
@@ -125,6 +126,10 @@ async def _large(seen: Seen, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def _whole(seen: Seen, receive: Receive, send: Send) -> None:
+    await answer(send, bytes(WHOLE))
+
+
 async def _headers(seen: Seen, receive: Receive, send: Send) -> None:
     """Sets fields that the connection decides about."""
     fields: Headers = [
@@ -149,7 +154,7 @@ async def _polls(seen: Seen, receive: Receive, send: Send) -> None:
 
 ANSWERS: dict[str, Callable[[Seen, Receive, Send], Awaitable[None]]] = {
     "early": _early, "status": _status, "stream": _stream, "disconnected": _disconnected, "large": _large,
-    "headers": _headers, "close": _close, "polls": _polls,
+    "whole": _whole, "headers": _headers, "close": _close, "polls": _polls,
 }  # fmt: skip
 
 

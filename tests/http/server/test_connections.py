@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from pywatt_host.cli.run import loop_factory
 from tests.http.server.answers import Answer, Client, read_answers
-from tests.http.server.connections.case import HALF_CLOSE, LEAVE, PAUSE, RELEASE, Case, Expected, Until, get
+from tests.http.server.connections.case import HALF_CLOSE, LEAVE, PAUSE, RELEASE, Case, Expected, Until, get, request
 from tests.http.server.connections.table import CASES
 from tests.http.server.serving import BOUNDS, Served
 
@@ -125,3 +126,19 @@ def _check_log(case: Case, served: Served, barrier: Any, data: bytes) -> None:
         if answer.status >= 200:
             (request_id,) = answer.values("x-request-id")
             assert any(f" {answer.status}" in line for line in logged[request_id])
+
+
+@pytest.mark.parametrize("size", [600_000, 8_000_000])
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "in chunks"])
+def test_a_large_upload_over_the_limit_is_told_so(served: Served, size: int, declared: bool) -> None:
+    """The client is still sending when the answer arrives, and can read it afterwards."""
+    with Client(served.address) as client:
+        framing = f"Content-Length: {size}" if declared else "Transfer-Encoding: chunked"
+        client.send(request("POST", "/small", framing))
+        if not declared:
+            client.send(b"%x\r\n" % size)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(size // 50_000):
+                client.send(b"x" * 50_000)
+        (answer,) = read_answers(client.rest())
+    assert (answer.status, answer.whole, answer.values("connection")) == (413, True, ["close"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.http.server.connections.case import PAUSE, Case, Expected, Mark, case, get, refused, request
+from tests.http.server.connections.case import PAUSE, Case, Expected, Mark, Until, case, get, refused, request
 from tests.http.server.serving import BOUNDS
 
 _OVER = "GET /echo 431 (server.limits.header)"
@@ -102,6 +102,13 @@ CASES = [
 
     case("an absolute target, whose host counts", get("http://b.example:8080/echo?q"),
          Expected(200, body=b'["host", "b.example:8080"]'), log="GET /echo 200", seen="GET /echo"),
+    case("an absolute target again, and the same as a path",
+         (get("http://b.example/echo/1"), Until(b"/echo/1"), PAUSE, get("http://b.example/echo/1"), PAUSE,
+          get("/echo/2"), PAUSE, get("/echo/2"), PAUSE, get("http://b.example/echo/1")),
+         *[Expected(200, body=b'["host", "b.example"]')] * 2, *[Expected(200, body=b'["host", "a"]')] * 2,
+         Expected(200, body=b'["host", "b.example"]'),
+         log=("GET /echo/1 200",) * 3 + ("GET /echo/2 200",) * 2,
+         seen=("GET /echo/1", "GET /echo/1", "GET /echo/2", "GET /echo/2", "GET /echo/1")),
     case("an absolute https target", get("https://b.example/echo"),
          Expected(200, body=b'["host", "b.example"]'), log="GET /echo 200", seen="GET /echo"),
     case("an absolute target in capitals", get("HTTP://b.example/echo"), 200, log="GET /echo 200", seen="GET /echo"),
