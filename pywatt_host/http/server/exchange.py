@@ -126,7 +126,6 @@ class ServerExchange(Exchange):
             if self._body_left < 0:
                 self._over()
                 return
-        self.continues = False  # the client has not waited
         if self._chunks is None:
             self._chunks = []
         self._chunks.append(data)
