@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import signal
+from contextlib import ExitStack
 
 import pytest
 import websockets
@@ -345,3 +346,17 @@ def test_health_has_details_on_a_loopback_address_and_on_a_unix_socket(project: 
     for address in host.ready["listen"]:
         checks = host.get("/health", address).json()["checks"]
         assert checks == {"db": {"status": "failing", "error": "OSError: 10.0.0.7 refused"}}
+
+
+def test_bodies_that_arrive_slowly_do_not_take_the_places_of_other_requests(served: Project) -> None:
+    served.manifest(server={"limits": {"concurrency": 2}})
+    host = served.host()
+    with ExitStack() as stack:
+        slow = [stack.enter_context(host.connect()) for _ in range(5)]
+        for connection in slow:
+            connection.head("POST", "/count", Content_Length="2")
+            connection.send(b"x")
+        assert host.get("/x").status == 200
+        for connection in slow:
+            connection.send(b"y")
+            assert connection.response().body == b"2"
