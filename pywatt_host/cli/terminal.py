@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pywatt_host.observability.escaping import console_text
+from pywatt_host.observability.console_text import console_text
 
 _CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON allows them within a text
 

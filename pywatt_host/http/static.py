@@ -21,6 +21,7 @@ from pywatt_host.http.conditions import evaluate, range_counts
 from pywatt_host.http.media_types import content_headers
 from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.http.ranges import Part, parse_ranges, partial
+from pywatt_host.manifest.values.names import is_hidden
 from pywatt_host.types import Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.static")
@@ -31,7 +32,6 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTT
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
-_SHOWN = frozenset({".well-known"})  # names that begin with a dot and are meant for clients (RFC 8615)
 _WARN_INTERVAL = 1.0  # seconds between two lines about files that cannot be read
 
 
@@ -123,7 +123,7 @@ class StaticDirectory:
     def _find(self, path: str, folder: bool, file: _File) -> int:
         """Open the file that answers a path, and return the status. `folder`: the request names a folder."""
         try:
-            if not self._hidden and _is_hidden(path):
+            if not self._hidden and is_hidden(path):
                 raise FileNotFoundError(errno.ENOENT, "hidden", path)
             if self._open(path, file):
                 return 200
@@ -247,11 +247,6 @@ def _relative(scope: Scope) -> str:
     if path == root or path.startswith(root + "/"):
         path = path[len(root) :]
     return os.path.normpath(os.path.join(*path.split("/")))
-
-
-def _is_hidden(path: str) -> bool:
-    """Whether a name in a path begins with a dot, and is not meant for clients."""
-    return any(name.startswith(".") and name not in _SHOWN for name in path.split("/") if name not in (".", ".."))
 
 
 def _to_folder(scope: Scope) -> tuple[bytes, bytes]:
