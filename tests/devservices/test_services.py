@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.devservices.nats import Nats
 from pywatt_host.devservices.postgresql import Postgresql
 from pywatt_host.devservices.server import PrivateServer
 from pywatt_host.devservices.services import DevServices
@@ -34,7 +35,7 @@ def folder(project: Project) -> Iterator[Path]:
     project.folder.chmod(0o755)  # under root, PostgreSQL runs as another user
     yield project.folder
     root = project.folder / ".pywatt" / "dev"
-    for kind in (Postgresql(root, os.environ), Valkey(root)):
+    for kind in (Postgresql(root, os.environ), Valkey(root), Nats(root)):
         PrivateServer(kind).stop()
         if kind.folder.parent != root:
             shutil.rmtree(kind.folder.parent, ignore_errors=True)
@@ -402,8 +403,9 @@ def test_what_the_server_leaves_in_its_folder_is_read_without_following_links(fo
 
 
 @as_root
-def test_the_server_of_another_user_does_not_get_our_variables(folder: Path) -> None:
-    used = DevServices(folder, {**os.environ, "API_KEY": "of-the-application"})
+def test_the_server_of_another_user_does_not_get_our_variables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "of-the-application")
+    used = services(folder)
     url(used, "postgresql")
     pid = server_of(folder, "postgresql")
     assert b"API_KEY" not in Path(f"/proc/{pid}/environ").read_bytes()
