@@ -106,7 +106,9 @@ class Application:
             self.routes = [Route(f"{self.prefix.rstrip('/')}/{{path:path}}", ("GET",), "static files")]
             self.framework = "static"
             folder = self._manifest.resolve(self.options.directory)
-            return static.StaticDirectory(folder, html=self.options.html, cache=self.options.cache)
+            return static.StaticDirectory(
+                folder, html=self.options.html, cache=self.options.cache, hidden=self.options.hidden
+            )
         options = self.options
         self.put_environment(self._secret_values())
         loaded = await load_app(

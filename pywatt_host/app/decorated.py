@@ -14,6 +14,7 @@ from pywatt_host.exceptions import ChannelError, ManifestError
 from pywatt_host.manifest import Manifest, Problem, Source, load
 from pywatt_host.manifest.model import Endpoint, Section
 from pywatt_host.manifest.problems import display_path
+from pywatt_host.net.private_folders import make_private
 
 Framework: TypeAlias = Literal["fastapi", "flask", "starlette", "django", "litestar", "quart", "asgi", "wsgi"]
 FRAMEWORKS: tuple[str, ...] = get_args(Framework)
@@ -93,7 +94,11 @@ class Decorated:
             return
         path = manifest.resolve(TOKEN_FILE)
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            reason = make_private(path.parent)
+            if reason:
+                raise ChannelError(
+                    "tcp", str(tcp.listen), f"it has no token, and {path.parent} is not private: {reason}"
+                )
             descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
             try:
                 with open(descriptor, "w") as file:

@@ -25,6 +25,7 @@ from pywatt_host.http.host_paths import HostPathsApp, by_listener, guarded, repo
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
+from pywatt_host.manifest.values.addresses import everybody
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
@@ -125,10 +126,15 @@ class HostEdge:
 
     def _trusted_proxies(self) -> list[str]:
         allowed = self._environ.get("FORWARDED_ALLOW_IPS", "")
-        return [
-            *self._manifest.server.trusted_proxies,
-            *(entry.strip() for entry in allowed.split(",") if entry.strip()),
-        ]
+        added = [entry.strip() for entry in allowed.split(",") if entry.strip()]
+        declared = self._manifest.server.trusted_proxies
+        if everybody([*declared, *added]) and not everybody(declared):
+            logger.warning(
+                "FORWARDED_ALLOW_IPS makes every client a trusted proxy, so that clients choose their own address:"
+                " list the addresses of your proxies",
+                extra={"key": "server.trusted_proxies"},
+            )
+        return [*declared, *added]
 
     def _access_log(self) -> AccessLog:
         logging = self._manifest.logging

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import quote
 
 import click
 
+from pywatt_host.cli.terminal import echo, echo_json, plain
 from pywatt_host.runtime.control import control_folders
 
 _PATIENCE = 5.0  # seconds for a host to answer on its control socket
@@ -90,7 +90,7 @@ def _ask_running(
     try:
         return _ask(one.socket, "POST", target, document, timeout)
     except OSError:
-        click.echo(f"{one.id} ({one.status['pid']}): the connection closed before the answer arrived", err=True)
+        echo(f"{one.id} ({one.status['pid']}): the connection closed before the answer arrived", err=True)
         raise click.exceptions.Exit(1) from None
 
 
@@ -120,7 +120,7 @@ def _answering(folder: Path, explicit: Path | None) -> Iterator[Running]:
             if explicit is None:
                 path.unlink(missing_ok=True)  # left behind by a process that was killed
         except (OSError, RefusedError) as error:
-            click.echo(f"{path}: {(isinstance(error, OSError) and error.strerror) or error}", err=True)
+            echo(f"{path}: {(isinstance(error, OSError) and error.strerror) or error}", err=True)
 
 
 def _only(found: list[Running], what: str) -> Running:
@@ -128,7 +128,7 @@ def _only(found: list[Running], what: str) -> Running:
     if not found:
         raise click.UsageError(f"no {what} is running here. {_ELSEWHERE}")
     if len(found) > 1:
-        names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
+        names = plain(", ".join(f"{each.id} ({each.status['pid']})" for each in found))
         raise click.UsageError(f"several are running here: {names}. Choose one with --control.")
     return found[0]
 
@@ -159,18 +159,19 @@ def ps(folder: Path, control: Path | None, as_json: bool) -> int:
     """
     found = _running(folder.absolute(), control)
     if as_json:
-        click.echo(json.dumps([{**each.status, "control": os.fspath(each.socket)} for each in found], indent=2))
+        echo_json([{**each.status, "control": os.fspath(each.socket)} for each in found])
         return 0
-    rows = [("MODULE", "VERSION", "PID", "STATUS", "UP", "LISTEN")]
+    rows: list[tuple[object, ...]] = [("MODULE", "VERSION", "PID", "STATUS", "UP", "LISTEN")]
     for each in found:
         status = each.status
         version, listen = status["module"].get("version", "-"), " ".join(status.get("listen", ()))
         rows.append((each.id, version, str(status["pid"]), status["status"], _since(status["started"]), listen))
         for module in status.get("modules", ()):
             rows += _replica_rows(module)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    shown = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(rows[0]))]
+    for row in shown:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 
@@ -180,16 +181,7 @@ def _replica_rows(module: dict[str, Any]) -> Iterator[tuple[str, str, str, str, 
         state = "healthy" if replica["healthy"] else replica["state"]
         if replica["restarts"]:
             state += f" (restarts: {replica['restarts']})"
-        yield name, "-", str(replica["pid"] or "-"), state, _since(replica["since"]), _plain(replica["listen"] or "-")
-
-
-def _plain(text: str) -> str:
-    """`text` with control characters escaped, except tabs, so that a module cannot control the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode() for char in text
-    )
+        yield name, "-", str(replica["pid"] or "-"), state, _since(replica["since"]), replica["listen"] or "-"
 
 
 def _since(moment: float) -> str:
@@ -216,18 +208,18 @@ def stop(module: str | None, folder: Path, control: Path | None) -> int:
         holders = [each for each in running if module in each.modules]
         for each in holders:
             _ask_running(each, "/stop", {"module": module})
-            click.echo(f"{module} (of {each.id}) is stopping", err=True)
+            echo(f"{module} (of {each.id}) is stopping", err=True)
         if holders:
             return 0
     if not found:
         what = f'host or module named "{module}"' if module else "host"
         raise click.UsageError(f"no {what} is running here. {_ELSEWHERE}")
     if module is None and len(found) > 1:
-        names = ", ".join(f"{each.id} ({each.status['pid']})" for each in found)
+        names = plain(", ".join(f"{each.id} ({each.status['pid']})" for each in found))
         raise click.UsageError(f"several hosts are running here: {names}. Name one of them.")
     for each in found:
         _ask_running(each, "/stop")
-        click.echo(f"{each.id} ({each.status['pid']}) is stopping", err=True)
+        echo(f"{each.id} ({each.status['pid']}) is stopping", err=True)
     return 0
 
 
@@ -262,14 +254,13 @@ def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Pa
         connection.request("GET", target)
         response = connection.getresponse()
         while line := response.readline():
+            document = json.loads(line)
             if as_json:
-                sys.stdout.write(line.decode())
+                echo_json(document, indent=None)
             else:
-                document = json.loads(line)
                 name = document["module"]
                 name += f".{document['replica']}" if name in several else ""
-                sys.stdout.write(f"{name} | {_plain(document['text'])}\n")
-            sys.stdout.flush()
+                echo(f"{name} | {document['text']}")
     except KeyboardInterrupt:
         return 0
     finally:
@@ -297,16 +288,16 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
     try:
         report = _ask_running(one, "/rotate", {"name": name}, _ROTATION)
     except RefusedError as error:
-        click.echo(f"{name}: {error}", err=True)
+        echo(f"{name}: {error}", err=True)
         return 1
     acknowledged: dict[str, str] = report.get("acknowledged", {})
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        echo_json(report)
     else:
         same = report.get("changed") is False
-        click.echo(f"{name} {'has not changed' if same else 'is rotated'} in {one.id}")
+        echo(f"{name} {'has not changed' if same else 'is rotated'} in {one.id}")
         for module, outcome in acknowledged.items():
-            click.echo(f"  {module}: {_plain(outcome)}")
+            echo(f"  {module}: {outcome}")
     return 0 if all(outcome == "success" for outcome in acknowledged.values()) else 1
 
 
@@ -345,10 +336,10 @@ def send(module: str, type: str, content: str, timeout: float, folder: Path, con
     try:
         answer = _ask_running(one, "/send", asked, timeout + 2 * _PATIENCE)
     except RefusedError as error:
-        click.echo(f"{module}: {error}", err=True)
+        echo(f"{module}: {error}", err=True)
         return 1
     if "error" in answer:
-        click.echo(f"{module}: {_plain(answer['error']['message'])} ({_plain(answer['error']['code'])})", err=True)
+        echo(f"{module}: {answer['error']['message']} ({answer['error']['code']})", err=True)
         return 1
-    click.echo(json.dumps(answer["reply"], indent=2, ensure_ascii=False))
+    echo_json(answer["reply"], ascii=False)
     return 0

@@ -15,6 +15,7 @@ import click
 
 from pywatt_host.cli.options import coloured, show_problems
 from pywatt_host.cli.run import loop_factory
+from pywatt_host.cli.terminal import plain
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest.load import InitLayer, environment, load
 from pywatt_host.manifest.model import Logging, Manifest
@@ -162,7 +163,7 @@ def _announce(ready: Up, name: str, style: str, stream: LogStream) -> None:
         return
     rows = []
     for module in ready.modules:
-        listen = " ".join(_shown(replica["listen"]) for replica in module["replicas"] if replica["listen"])
+        listen = " ".join(plain(_shown(replica["listen"])) for replica in module["replicas"] if replica["listen"])
         rows.append((module["id"], module["status"], listen or "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"  {id.ljust(widths[0])}  {status.ljust(widths[1])}  {listen}" for id, status, listen in rows]

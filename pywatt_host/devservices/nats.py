@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pywatt_host.devservices.server import free_port, server_error, write_private
+from pywatt_host.devservices.shared_folder import require_private
+from pywatt_host.net.private_folders import make_private
 from pywatt_host.supervision.process import StopPolicy
 
 _USER = "dev"
@@ -32,8 +34,10 @@ class Nats:
     def user_options(self) -> dict[str, object]:
         return {}
 
+    def make_folder(self) -> None:
+        require_private(self.folder, make_private(self.folder))
+
     def prepare(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self._password_file.exists():
             write_private(self._password_file, secrets.token_hex(24))
         self._port_file.write_text(str(free_port(self._port_file)), encoding="utf-8")

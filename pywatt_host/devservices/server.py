@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.net.private_folders import unsafe
 from pywatt_host.supervision.process import StopPolicy, signal_process
 
 _START_TIMEOUT = 60.0  # seconds until the server has to answer
@@ -30,6 +31,10 @@ class ServerKind(Protocol):
     name: str
     folder: Path  # of its data, its log and the record of its process
     stop_policy: StopPolicy
+
+    def make_folder(self) -> None:
+        """Create `folder` if it does not exist. Raises PermissionError if other users may change what is in it. Called
+        before anything in it is read."""
 
     def prepare(self) -> None:
         """Create missing data, settings and a port. Called before each start."""
@@ -68,8 +73,10 @@ class PrivateServer:
 
     def running(self) -> int | None:
         """The process id of the server, or None if it does not run. A process id that another program has taken over
-        does not count."""
+        does not count, nor a record that another user may have written."""
         try:
+            if unsafe(self.kind.folder):
+                return None
             pid = int(json.loads(self._record.read_text(encoding="utf-8"))["pid"])
             os.kill(pid, 0)
         except (OSError, ValueError, KeyError, TypeError):
@@ -79,6 +86,7 @@ class PrivateServer:
     def start(self) -> bool:
         """Start the server and wait until it answers. Returns False if it ran already. Raises StoreError and
         OSError."""
+        self.kind.make_folder()
         if self.running() is not None:
             self._wait_until_ready()
             return False
@@ -161,6 +169,6 @@ def free_port(last: Path) -> int:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only this user can read."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         file.write(text)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pywatt_host.net.private_folders import unsafe
+
 
 class SharedFolder:
     """The private servers' folder in one project folder, shared by several processes.
@@ -23,13 +25,18 @@ class SharedFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether private servers have ever been started here."""
-        return self.root.is_dir()
+        """Whether private servers have ever been started here, in a folder that only this user may change."""
+        try:
+            return not any(unsafe(folder) for folder in (self.root.parent, self.root))
+        except OSError:
+            return False
 
     def create(self) -> None:
-        """Create the folder if it does not exist. Raises OSError."""
-        # Other users may pass through it without reading it: under root, PostgreSQL runs as another user.
-        self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        """Create the folder if it does not exist. Raises OSError, also if other users may change what is in it."""
+        for folder in (self.root.parent, self.root):
+            # Other users may pass through it without reading it: under root, PostgreSQL runs as another user.
+            folder.mkdir(mode=0o711, exist_ok=True)
+            require_private(folder, unsafe(folder))
         ignore = self.root.parent / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
@@ -37,7 +44,7 @@ class SharedFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """While the block runs, no other process starts or stops a server. Raises OSError."""
-        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -48,7 +55,7 @@ class SharedFolder:
         """Become a user of the folder until `leave` or the end of this process. Call it within `locked`. Raises
         OSError."""
         if self._users is None:
-            self._users = os.open(self.root / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._users = os.open(self.root / "users", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._users, fcntl.LOCK_SH)
 
     def leave(self) -> bool:
@@ -64,3 +71,9 @@ class SharedFolder:
         finally:
             os.close(descriptor)
         return True
+
+
+def require_private(folder: Path, reason: str) -> None:
+    """Raise PermissionError if there is a reason why a folder is not safe to use."""
+    if reason:
+        raise PermissionError(f"the folder {folder} is not private: {reason}; remove it, or make it yours alone")

@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pywatt_host.devservices.server import MAX_SOCKET_PATH, free_port, server_error, write_private
+from pywatt_host.devservices.shared_folder import require_private
+from pywatt_host.net.private_folders import make_private
 from pywatt_host.supervision.process import StopPolicy
 
 _DATABASES = 64
@@ -35,8 +37,10 @@ class Valkey:
     def user_options(self) -> dict[str, object]:
         return {}
 
+    def make_folder(self) -> None:
+        require_private(self.folder, make_private(self.folder))
+
     def prepare(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self._password_file.exists():
             write_private(self._password_file, secrets.token_urlsafe(24))
         if not self._by_socket:

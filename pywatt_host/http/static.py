@@ -11,15 +11,17 @@ import logging
 import os
 import stat
 import time
-from email.utils import formatdate, mktime_tz, parsedate_tz
-from mimetypes import guess_type
+from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 
+from pywatt_host.http.conditions import evaluate, range_counts
+from pywatt_host.http.media_types import content_headers
 from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.http.ranges import Part, parse_ranges, partial
+from pywatt_host.manifest.values.names import is_hidden
 from pywatt_host.types import Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.static")
@@ -29,6 +31,8 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTT
 # There is no such file: also names that are too long, links in a circle, and sockets.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EINVAL})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM})
+_WARN_INTERVAL = 1.0  # seconds between two lines about files that cannot be read
 
 
 class _File:
@@ -81,12 +85,16 @@ class StaticDirectory:
     folder, never serves a file outside of the directory, and never opens anything but regular files.
 
     `cache` is the max-age of Cache-Control in seconds; None sends no such header. With `html`, a folder is its
-    index.html, and 404.html is the page for what does not exist.
+    index.html, and 404.html is the page for what does not exist. Without `hidden`, a path with a name that begins with
+    a dot does not exist, apart from `.well-known`. The names in the path count, and not those that a symbolic link
+    leads to.
     """
 
-    def __init__(self, directory: Path, *, html: bool, cache: float | None) -> None:
+    def __init__(self, directory: Path, *, html: bool, cache: float | None, hidden: bool = False) -> None:
         self._directory = directory
         self._html = html
+        self._hidden = hidden
+        self._warned = -_WARN_INTERVAL  # on the monotonic clock
         self._cache = [] if cache is None else [(b"cache-control", b"public, max-age=%d" % int(cache))]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,13 +123,15 @@ class StaticDirectory:
     def _find(self, path: str, folder: bool, file: _File) -> int:
         """Open the file that answers a path, and return the status. `folder`: the request names a folder."""
         try:
+            if not self._hidden and is_hidden(path):
+                raise FileNotFoundError(errno.ENOENT, "hidden", path)
             if self._open(path, file):
                 return 200
             if self._html and self._open(os.path.join(path, "index.html"), file):
                 return 200 if folder else 307
         except OSError as error:
             file.close()
-            status = _status_of(error)
+            status = self._status_of(error, path)
             if status != 404:
                 return status
         except ValueError:  # NUL, or characters that no file name can have
@@ -148,25 +158,52 @@ class StaticDirectory:
         file.open(full)
         return True
 
+    def _status_of(self, error: OSError, path: str) -> int:
+        """The status of a file that cannot be opened. Where the file exists and cannot be read, a line in the log says
+        why, at most one a second."""
+        if error.errno in _NOT_THERE and error.errno != errno.ELOOP:
+            return 404
+        now = time.monotonic()
+        if now - self._warned >= _WARN_INTERVAL:
+            self._warned = now
+            ours = error.errno not in (*_NOT_ALLOWED, errno.ELOOP)
+            logger.log(
+                logging.ERROR if ours else logging.WARNING,
+                "a file cannot be read: %s: %s",
+                os.path.join(self._directory, path),
+                error.strerror or type(error).__name__,
+            )
+        if error.errno == errno.ELOOP:
+            return 404
+        if error.errno in _NOT_ALLOWED:
+            return 403
+        return 503 if error.errno in _NO_DESCRIPTORS else 500
+
     # Responses --------------------------------------------------------------------------------------------------------
 
     async def _respond(self, status: int, file: _File, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = _content_type(file.path)
+        own, requested = content_headers(file.path), scope["headers"]
         modified = formatdate(file.modified, usegmt=True).encode()
         headers: Headers = [(b"last-modified", modified), (b"etag", file.tag), (b"accept-ranges", b"bytes")]
         headers += self._cache if status == 200 else []
         body: list[bytes | Part] = [(0, file.size)]
-        length, own = file.size, [(b"content-type", kind)]
-        if status == 200 and _not_modified(scope, file):
+        length = file.size
+        # Conditions and ranges count only where the response would be successful (RFC 9110 section 13.2.1).
+        outcome = evaluate(requested, file.tag, file.modified) if status == 200 else None
+        if outcome == 412:
+            await send_problem(send, 412, headers=headers[:2])
+            return
+        if outcome == 304:
             status, length, own, body = 304, 0, [], []
-        elif status == 200 and scope["method"] == "GET" and _range_counts(scope, file.tag, modified):
+        elif outcome == 200 and scope["method"] == "GET" and range_counts(requested, file.tag, modified):
             parts = parse_ranges(_header(scope, b"range"), file.size)
             if parts is not None and not parts:
                 await send_problem(send, 416, headers=[(b"content-range", b"bytes */%d" % file.size)])
                 return
             if parts:
                 status = 206
-                own, body, length = partial(parts, file.size, kind)
+                described, body, length = partial(parts, file.size, own[0][1])
+                own = described + own[1:]
         if status != 304:
             own = [*own, (b"content-length", b"%d" % length)]
         await send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
@@ -203,15 +240,6 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _status_of(error: OSError) -> int:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return 403
-    if error.errno in _NOT_THERE:
-        return 404
-    logger.error("a file cannot be read: %s", error)
-    return 503 if error.errno in _NO_DESCRIPTORS else 500
-
-
 def _relative(scope: Scope) -> str:
     """The path below the mount, as the name of a file. It may lead out of the directory."""
     path: str = scope["path"]
@@ -227,29 +255,5 @@ def _to_folder(scope: Scope) -> tuple[bytes, bytes]:
     return b"location", b"/%s/%s" % (quote(os.fsencode(scope["path"].strip("/"))).encode(), query)
 
 
-def _content_type(path: str) -> bytes:
-    kind = guess_type(path)[0] or "application/octet-stream"
-    return (f"{kind}; charset=utf-8" if kind.startswith("text/") else kind).encode()
-
-
 def _header(scope: Scope, name: bytes) -> bytes:
     return b", ".join(value for key, value in scope["headers"] if key == name)
-
-
-def _not_modified(scope: Scope, file: _File) -> bool:
-    """Whether the client has the file already (RFC 9110 section 13.1)."""
-    tags = _header(scope, b"if-none-match")
-    if tags:
-        known = [tag.strip().removeprefix(b"W/") for tag in tags.split(b",")]
-        return known == [b"*"] or file.tag in known
-    date = parsedate_tz(_header(scope, b"if-modified-since").decode("latin-1"))
-    try:
-        return date is not None and mktime_tz(date) >= int(file.modified)
-    except (ValueError, OverflowError):  # there is no such day
-        return False
-
-
-def _range_counts(scope: Scope, tag: bytes, modified: bytes) -> bool:
-    """Whether the parts that the client has are of this file (RFC 9110 section 13.1.5)."""
-    condition = _header(scope, b"if-range")
-    return bool(_header(scope, b"range")) and condition in (b"", tag, modified)

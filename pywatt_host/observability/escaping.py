@@ -11,6 +11,10 @@ from typing import Any
 
 import orjson
 
+from pywatt_host.observability.console_text import console_text
+
+__all__ = ["console_text", "json_line", "json_text"]
+
 # JSON allows these within a text, but readers take them for the end of a line, and terminals for commands: DEL, the
 # control characters U+0080 to U+009F, and the line and paragraph separators.
 _BREAKING = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xa8\xa9]")
@@ -31,17 +35,6 @@ def json_line(document: dict[str, Any]) -> bytes:
         plain = {_encodable(str(name)): _encodable(str(value)) for name, value in document.items()}
         line = orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
     return _unbroken(line)
-
-
-def console_text(value: object, keep: str = "") -> str:
-    """The text of a value for a terminal: line ends, control characters and others that cannot be shown are escaped,
-    apart from those in `keep`."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def _encodable(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest.values import TcpAddress, UnixAddress
 from pywatt_host.net.listeners import Listener, bind
+from pywatt_host.net.private_folders import HINT, make_private
 from pywatt_host.runtime.control import control_folders
 
 _SUFFIX = ".ipc"
@@ -44,17 +44,11 @@ def _folder(directory: Path, environ: Mapping[str, str], name: str) -> Path:
     if len(os.fsencode(folder / f"{name}-{os.getpid()}{_SUFFIX}")) > _MAX_PATH_LENGTH:
         folder = Path(tempfile.gettempdir()) / f"pywatt-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
+        reason = make_private(folder)
     except OSError as error:
         raise BindError(f"unix:{folder}", "channel: ipc", error.strerror or str(error)) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise BindError(
-            f"unix:{folder}",
-            "channel: ipc",
-            "other users may write to this folder",
-            "it must belong to this user, with mode 0700",
-        )
+    if reason:
+        raise BindError(f"unix:{folder}", "channel: ipc", f"the folder is not private: {reason}", HINT)
     for left_over in _dead(folder):
         left_over.unlink(missing_ok=True)
     return folder

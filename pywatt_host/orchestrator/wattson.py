@@ -316,7 +316,7 @@ class Wattson:
         """Bind the control socket. A default one that cannot be bound is a warning, a declared one an error."""
         setting, directory = self.workspace.control, self.workspace.directory
         try:
-            path = control_path(setting, self.name, directory, self._environ)
+            path = control_path(setting, self.name, directory, self._environ, "control")
             if path is None:
                 return []
             return bind([UnixAddress(os.fspath(path))], key="control", directory=directory, backlog=128)

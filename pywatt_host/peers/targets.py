@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from pathlib import Path
 
 from pywatt_host.channels.sockets import UnixTarget, parse_target
-from pywatt_host.exceptions import ChannelError
+from pywatt_host.exceptions import BindError, ChannelError
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.channels import IpcChannel, TcpChannel
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import bind
+from pywatt_host.net.private_folders import HINT, make_private
 from pywatt_host.net.tls import client_context, server_context
 from pywatt_host.peers.acceptor import PeerListener
 from pywatt_host.peers.reconnecting import Connector
@@ -58,8 +59,7 @@ def bind_listeners(manifest: Manifest, server: PeerServer, token: ChannelToken) 
         if ipc is not None and ipc.listen is not None:
             own = directory / ".pywatt"  # where a decorator listens that names no path
             if own in (directory / ipc.listen).parents:
-                with suppress(OSError):  # binding reports the reason
-                    own.mkdir(mode=0o700, exist_ok=True)
+                _make_private(own, directory / ipc.listen)
             address = UnixAddress(ipc.listen, int(ipc.mode, 8))
             for listener in bind([address], key="channels.ipc.listen", directory=directory, backlog=128):
                 server.listeners.append(PeerListener("ipc", listener))
@@ -70,3 +70,13 @@ def bind_listeners(manifest: Manifest, server: PeerServer, token: ChannelToken) 
     except BaseException:
         server.close()
         raise
+
+
+def _make_private(folder: Path, path: Path) -> None:
+    """Make the folder of the socket at `path`. Raises BindError if other users may change what is in it."""
+    try:
+        reason = make_private(folder)
+    except OSError:
+        return  # binding reports the reason
+    if reason:
+        raise BindError(f"unix:{path}", "channels.ipc.listen", f"the folder {folder} is not private: {reason}", HINT)

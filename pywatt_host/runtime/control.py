@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pywatt_host.exceptions import HostError, MessagingError
+from pywatt_host.exceptions import BindError, HostError, MessagingError
 from pywatt_host.http.problem import send_problem
+from pywatt_host.net.private_folders import HINT, make_private, replaceable, unsafe
 from pywatt_host.types import Receive, Scope, Send
 
 MAX_BODY = 16 * 1024**2  # bytes of a request
@@ -144,15 +145,25 @@ def control_folders(directory: Path, environ: Mapping[str, str]) -> list[Path]:
     return [Path(runtime) / "pywatt"] if runtime and Path(runtime).is_dir() else [directory / ".pywatt"]
 
 
-def control_path(setting: str, module_id: str, directory: Path, environ: Mapping[str, str]) -> Path | None:
+def control_path(
+    setting: str, module_id: str, directory: Path, environ: Mapping[str, str], key: str = "server.control"
+) -> Path | None:
     """The path of this process's control socket; None where `setting` is off. For `auto` it makes the private folder.
 
-    Raises OSError where the folder cannot be made.
+    `key` is the manifest key for errors. Raises BindError where other users may change what is in the folder, and
+    OSError where it cannot be made.
     """
     if setting == "off":
         return None
-    if setting != "auto":
-        return directory / setting
-    folder = control_folders(directory, environ)[0]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder / f"{module_id}-{os.getpid()}.sock"
+    if setting == "auto":
+        folder = control_folders(directory, environ)[0]
+        reason, path = make_private(folder), folder / f"{module_id}-{os.getpid()}.sock"
+    else:
+        path = directory / setting
+        folder = path.parent
+        if not folder.is_dir():
+            return path  # binding says so
+        reason = unsafe(folder) if folder == directory / ".pywatt" else replaceable(folder)
+    if reason:
+        raise BindError(f"unix:{path}", key, f"the folder {folder} is not private: {reason}", HINT)
+    return path

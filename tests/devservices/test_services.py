@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.devservices.nats import Nats
 from pywatt_host.devservices.postgresql import Postgresql
 from pywatt_host.devservices.server import PrivateServer
 from pywatt_host.devservices.services import DevServices
@@ -34,7 +35,7 @@ def folder(project: Project) -> Iterator[Path]:
     project.folder.chmod(0o755)  # under root, PostgreSQL runs as another user
     yield project.folder
     root = project.folder / ".pywatt" / "dev"
-    for kind in (Postgresql(root, os.environ), Valkey(root)):
+    for kind in (Postgresql(root, os.environ), Valkey(root), Nats(root)):
         PrivateServer(kind).stop()
         if kind.folder.parent != root:
             shutil.rmtree(kind.folder.parent, ignore_errors=True)
@@ -283,3 +284,178 @@ def test_programs_that_the_user_nobody_cannot_reach_are_copied_once(
     used.close()
     assert url(used, "postgresql") == first
     used.close()
+
+
+# Folders that another user has prepared -------------------------------------------------------------------------------
+
+OTHER = 12345
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root uses a folder outside of the project")
+
+
+@pytest.fixture
+def outside(folder: Path) -> Iterator[Path]:
+    """The folder that root uses among the temporary files, since `nobody` cannot reach the project. It is missing."""
+    folder.chmod(0o700)
+    (folder / ".pywatt" / "dev").mkdir(parents=True)
+    place = Postgresql(folder / ".pywatt" / "dev", os.environ).folder.parent
+    assert not place.is_relative_to(folder)
+    yield place
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+
+
+def plant(place: Path, marker: Path) -> None:
+    """Programs of another user that leave a marker when they run."""
+    for name in ("psql", "createdb", "postgres", "initdb"):
+        program = place / "postgresql" / "programs" / "16" / "bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+        program.chmod(0o755)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("owner", f"it belongs to another user (uid {OTHER})"),
+        ("mode", "other users may access it (mode 0777)"),
+        ("readable", "other users may access it (mode 0755)"),
+        ("link", "it is a symbolic link"),
+        ("inside", "other users may access it (mode 0777)"),
+    ],
+)
+def test_a_folder_that_another_user_has_prepared_is_refused(folder: Path, outside: Path, how: str, why: str) -> None:
+    marker = folder / "ran"
+    real = folder / "elsewhere" if how == "link" else outside
+    plant(real, marker)
+    real.chmod({"mode": 0o777, "readable": 0o755}.get(how, 0o700))
+    if how == "owner":
+        os.chown(real, OTHER, OTHER)
+    elif how == "link":
+        outside.symlink_to(real)
+    elif how == "inside":
+        (real / "postgresql").chmod(0o777)
+    place = outside / "postgresql" if how == "inside" else outside
+    with pytest.raises(StoreError) as caught:
+        url(services(folder), "postgresql")
+    shown = f"the folder {place} is not private: {why}; remove it, or make it yours alone"
+    assert str(caught.value) == f"postgresql+dev: the private server cannot be started: {shown}"
+    assert not marker.exists()
+    assert not (real / "postgresql" / "data").exists()
+
+
+@as_root
+def test_the_folder_outside_is_passable_for_the_server_alone(folder: Path, outside: Path) -> None:
+    used = services(folder)
+    url(used, "postgresql")
+    used.close()
+    for place in (outside, outside / "postgresql"):
+        status = place.stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (0, 0o710)
+        assert status.st_gid == (outside / "postgresql" / "data").stat().st_gid
+
+
+@as_root
+def test_root_runs_no_program_from_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reachable = Postgresql._reachable
+    monkeypatch.setattr(
+        Postgresql, "_reachable", lambda self, path: "pginstall" not in str(path) and reachable(self, path)
+    )
+    used, marker = services(folder), folder / "ran"
+    url(used, "postgresql")
+    for program in (folder / ".pywatt" / "dev" / "postgresql" / "programs").glob("*/bin/*"):
+        if program.name in ("psql", "createdb"):
+            program.unlink()
+            program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+            program.chmod(0o755)
+    assert url(used, "postgresql", "another").startswith("postgresql://")
+    assert not marker.exists()
+    used.close()
+
+
+@as_root
+def test_no_file_is_given_away_through_a_link(folder: Path) -> None:
+    (folder / "mine").write_text("x")
+    (folder / "link").symlink_to(folder / "mine")
+    Postgresql(folder, os.environ)._give_to_server(folder / "link")
+    assert (folder / "mine").stat().st_uid == 0
+    assert (folder / "link").lstat().st_uid != 0
+
+
+@as_root
+def test_what_the_server_leaves_in_its_folder_is_read_without_following_links(folder: Path) -> None:
+    used = services(folder)
+    url(used, "postgresql")
+    used.close()
+    data = Postgresql(folder / ".pywatt" / "dev", os.environ).folder / "data"
+    (folder / "secret").write_text("hunter2")
+    (data / "PG_VERSION").unlink()
+    (data / "PG_VERSION").symlink_to(folder / "secret")
+    with pytest.raises(StoreError) as caught:
+        url(used, "postgresql")
+    assert "hunter2" not in str(caught.value)
+    (data / "complete").unlink()
+    (data / "complete").symlink_to(folder / "made")
+    os.mkfifo(data / "postmaster.pid")
+    url(used, "postgresql")  # another initdb, in an empty folder
+    assert not (folder / "made").exists()
+    used.close()
+
+
+@as_root
+def test_the_server_of_another_user_does_not_get_our_variables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "of-the-application")
+    used = services(folder)
+    url(used, "postgresql")
+    pid = server_of(folder, "postgresql")
+    assert b"API_KEY" not in Path(f"/proc/{pid}/environ").read_bytes()
+    used.close()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "nats"])
+@pytest.mark.parametrize("how", ["link", "mode"])
+@pytest.mark.parametrize("place", [".pywatt", ".pywatt/dev", ".pywatt/dev/{kind}"])
+def test_a_folder_of_the_project_that_others_may_change_is_refused(
+    folder: Path, kind: str, how: str, place: str
+) -> None:
+    used = folder / place.format(kind=kind)
+    used.parent.mkdir(parents=True, exist_ok=True)
+    for each in (folder / ".pywatt", folder / ".pywatt" / "dev"):
+        if each.exists():
+            each.chmod(0o711)
+    if how == "link":
+        (folder / "elsewhere").mkdir()
+        used.symlink_to(folder / "elsewhere")
+    else:
+        used.mkdir()
+        used.chmod(0o777)
+    why = "it is a symbolic link" if how == "link" else "other users may write to it (mode 0777)"
+    with pytest.raises(StoreError, match=re.escape(f"the folder {used} is not private: {why}")):
+        url(services(folder), kind)
+    assert list(used.glob("*")) == []
+
+
+def test_the_record_of_a_process_that_another_user_may_have_written_does_not_count(folder: Path) -> None:
+    place = folder / ".pywatt" / "dev" / "redis"
+    place.mkdir(parents=True)
+    sleeper = subprocess.Popen(["sh", "-c", "read line", str(place)], stdin=subprocess.PIPE)
+    try:
+        (place / "server.json").write_text(json.dumps({"pid": sleeper.pid}))
+        place.chmod(0o777)
+        assert server_of(folder, "redis") is None
+        PrivateServer(Valkey(place.parent)).stop()
+        assert sleeper.poll() is None
+    finally:
+        sleeper.communicate(b"\n")
+
+
+def test_the_folder_is_not_writable_by_the_group(folder: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        used = services(folder)
+        url(used, "redis")
+        used.close()
+    finally:
+        os.umask(before)
+    for place in (".pywatt", ".pywatt/dev", ".pywatt/dev/redis"):
+        assert (folder / place).stat().st_mode & 0o022 == 0

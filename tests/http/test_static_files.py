@@ -6,9 +6,12 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from email import message_from_bytes
+from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -409,5 +412,229 @@ def test_a_file_of_the_far_future_is_served(folder: Path) -> None:
     async def main() -> None:
         async with hosted(manifest(), directory=folder) as host:
             assert (await host.get("/static/a.txt")).body == b"0123456789"
+
+    run(main)
+
+
+# Hidden names ---------------------------------------------------------------------------------------------------------
+
+HIDDEN = [
+    ("/static/.env", b"/static/.env"),
+    ("/static/.env", b"/static/%2eenv"),
+    ("/static/.env", b"/static/%2Eenv"),
+    ("/static/.git/config", b"/static/.git/config"),
+    ("/static/.git/config", b"/static/%2egit/config"),
+    ("/static/.git/config", b"/static/%2egit%2fconfig"),
+    ("/static/.git/", b"/static/.git/"),
+    ("/static/.git", b"/static/.git"),
+    ("/static//.env", b"/static//.env"),
+    ("/static/./.env", b"/static/./.env"),
+    ("/static/sub/../.env", b"/static/sub/../.env"),
+    ("/static/sub/.env", b"/static/sub/.env"),
+    ("/static/.well-known/../.env", b"/static/.well-known/../.env"),
+    ("/static/.well-known/.key", b"/static/.well-known/.key"),
+    ("/static/...", b"/static/..."),
+    ("/static/.well-known2", b"/static/.well-known2"),
+]
+
+
+def with_hidden_files(folder: Path) -> None:
+    static = folder / "static"
+    (static / ".git").mkdir()
+    (static / ".well-known").mkdir()
+    for name in (".env", ".git/config", ".git/index.html", "sub/.env", ".well-known/.key", "...", ".well-known2"):
+        (static / name).write_text("hidden")
+    (static / ".well-known" / "security.txt").write_text("Contact: us")
+
+
+@pytest.mark.parametrize("html", [False, True])
+@pytest.mark.parametrize("paths", ["strict", "lenient"])
+def test_a_name_that_begins_with_a_dot_is_404(folder: Path, paths: str, html: bool) -> None:
+    with_hidden_files(folder)
+
+    async def main() -> None:
+        async with hosted(manifest(paths=paths, html=html), directory=folder) as host:
+            for path, raw in HIDDEN:
+                for method in ("GET", "HEAD"):
+                    answer = await host.request(method, path, raw_path=raw)
+                    assert answer.status in ((404,) if paths == "lenient" else (400, 404)), (raw, answer.status)
+                    assert b"hidden" not in answer.body, raw
+            assert (await host.get("/static/.well-known/security.txt")).body == b"Contact: us"
+            assert (await host.get("/static/a.txt")).status == 200
+            assert host.logs("pywatt.static") == []
+
+    run(main)
+
+
+def test_with_hidden_they_are_served(folder: Path) -> None:
+    with_hidden_files(folder)
+
+    async def main() -> None:
+        async with hosted(manifest(hidden=True), directory=folder) as host:
+            for path in ("/static/.env", "/static/.git/config", "/static/sub/.env", "/static/.well-known/.key"):
+                assert (await host.get(path)).body == b"hidden", path
+
+    run(main)
+
+
+def test_a_link_to_a_hidden_file_of_the_folder_is_served(folder: Path) -> None:
+    """Kubernetes mounts files as links to `..data/NAME`, and `..data` is a link itself."""
+    static = folder / "static"
+    (static / "..2026_11").mkdir()
+    (static / "..2026_11" / "page.txt").write_text("from a volume")
+    (static / "..data").symlink_to("..2026_11")
+    (static / "page.txt").symlink_to("..data/page.txt")
+
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            assert (await host.get("/static/page.txt")).body == b"from a volume"
+            assert (await host.get("/static/..data/page.txt")).status in (400, 404)
+
+    run(main)
+
+
+def test_what_cannot_be_read_is_one_line_in_the_log_a_second(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "static" / "circle").symlink_to("circle")
+    (folder / "static" / "shut.txt").write_text("x")
+    opened = os.open
+    now = 1000.0
+
+    def refuses(path: Any, *more: Any, **named: Any) -> int:
+        if os.fspath(path).endswith("shut.txt"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return opened(path, *more, **named)
+
+    async def main() -> None:
+        nonlocal now
+        async with hosted(manifest(), directory=folder) as host:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "open", refuses)
+                clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+                patched.setattr("pywatt_host.http.static.time", clock)
+                for path, status in (("circle", 404), ("shut.txt", 403)):
+                    for _ in range(3):
+                        assert (await host.get(f"/static/{path}")).status == status
+                    now += 1.0
+                assert (await host.get("/static/none")).status == 404
+            lines = [(line["level"], line["message"]) for line in host.logs("pywatt.static")]
+        circle, shut = folder / "static" / "circle", folder / "static" / "shut.txt"
+        assert lines == [
+            ("warning", f"a file cannot be read: {circle}: {os.strerror(errno.ELOOP)}"),
+            ("warning", f"a file cannot be read: {shut}: {os.strerror(errno.EACCES)}"),
+        ]
+
+    run(main)
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------
+
+MODIFIED = 1_700_000_000
+SAME, EARLIER, LATER = (formatdate(MODIFIED + seconds, usegmt=True) for seconds in (0, -1, 1))
+RFC850, ASCTIME = "Tuesday, 14-Nov-23 22:13:20 GMT", "Tue Nov 14 22:13:20 2023"
+TAG, OTHER = "{tag}", '"other"'
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"If-Match": TAG}, 200),
+        ({"If-Match": f"{OTHER}, {TAG}"}, 200),
+        ({"If-Match": f'"a,b" ,, {TAG}'}, 200),
+        ({"If-Match": "*"}, 200),
+        ({"If-Match": OTHER}, 412),
+        ({"If-Match": f"W/{TAG}"}, 412),  # a strong comparison
+        ({"If-Match": "no tag"}, 412),
+        ({"If-Match": f"no tag, {TAG}"}, 412),
+        ({"If-Match": ""}, 412),
+        ({"If-Unmodified-Since": SAME}, 200),
+        ({"If-Unmodified-Since": LATER}, 200),
+        ({"If-Unmodified-Since": EARLIER}, 412),
+        ({"If-Unmodified-Since": "yesterday"}, 200),
+        ({"If-Unmodified-Since": RFC850}, 200),
+        ({"If-Match": TAG, "If-Unmodified-Since": EARLIER}, 200),  # If-Match takes its place
+        ({"If-Match": OTHER, "If-Unmodified-Since": LATER}, 412),
+        ({"If-None-Match": TAG}, 304),
+        ({"If-None-Match": f"W/{TAG}"}, 304),  # a weak comparison
+        ({"If-None-Match": f"{OTHER},{TAG}"}, 304),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": OTHER}, 200),
+        ({"If-None-Match": "1-2"}, 200),
+        ({"If-Modified-Since": SAME}, 304),
+        ({"If-Modified-Since": RFC850}, 304),
+        ({"If-Modified-Since": ASCTIME}, 304),
+        ({"If-Modified-Since": LATER}, 304),
+        ({"If-Modified-Since": EARLIER}, 200),
+        ({"If-Modified-Since": f"{SAME}, {SAME}"}, 200),  # not one date
+        ({"If-Modified-Since": SAME.replace("GMT", "+0000")}, 200),
+        ({"If-None-Match": OTHER, "If-Modified-Since": SAME}, 200),  # If-None-Match takes its place
+        ({"If-None-Match": TAG, "If-Modified-Since": EARLIER}, 304),
+        ({"If-Match": OTHER, "If-None-Match": TAG}, 412),
+        ({"If-Match": TAG, "If-None-Match": TAG}, 304),
+        ({"If-Unmodified-Since": EARLIER, "If-None-Match": TAG}, 412),
+        ({"If-Unmodified-Since": SAME, "If-Modified-Since": SAME}, 304),
+        ({"If-Match": OTHER, "Range": "bytes=0-1"}, 412),
+        ({"If-Match": TAG, "Range": "bytes=0-1"}, 206),
+        ({"If-None-Match": TAG, "Range": "bytes=0-1"}, 304),
+        ({"If-Range": SAME, "Range": "bytes=0-1"}, 206),
+        ({"If-Range": LATER, "Range": "bytes=0-1"}, 200),  # exactly this date
+        ({"If-Range": OTHER, "Range": "bytes=100-"}, 200),
+        ({"If-Range": TAG, "Range": "bytes=100-"}, 416),
+        ({"If-Range": TAG}, 200),
+    ],
+)
+def test_conditions_have_the_precedence_of_rfc_9110(folder: Path, headers: dict[str, str], status: int) -> None:
+    os.utime(folder / "static" / "a.txt", (MODIFIED, MODIFIED))
+
+    async def main() -> None:
+        async with hosted(manifest(cache="1h"), directory=folder) as host:
+            tag = (await host.get("/static/a.txt")).header("etag")
+            sent = {name: value.replace(TAG, tag) for name, value in headers.items()}
+            answer = await host.get("/static/a.txt", headers=sent)
+            assert answer.status == status
+            if status in (304, 412):
+                assert answer.header("etag") == tag
+                assert b"0123456789" not in answer.body
+            if status == 304:
+                assert (answer.body, answer.header("cache-control")) == (b"", "public, max-age=3600")
+            head = await host.request("HEAD", "/static/a.txt", headers=sent)
+            assert head.status == (status if status in (304, 412) else 200)
+
+    run(main)
+
+
+def test_conditions_do_not_count_for_what_does_not_exist(folder: Path) -> None:
+    async def main() -> None:
+        async with hosted(manifest(html=True), directory=folder) as host:
+            for headers in ({"If-Match": OTHER}, {"If-None-Match": "*"}, {"If-Unmodified-Since": EARLIER}):
+                assert (await host.get("/static/none", headers=headers)).status == 404
+
+    run(main)
+
+
+# Compressed files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "coding"),
+    [
+        ("notes.txt.gz", "application/gzip", ""),
+        ("site.tar.gz", "application/gzip", ""),
+        ("site.tgz", "application/gzip", ""),
+        ("site.tar.bz2", "application/x-bzip2", ""),
+        ("notes.txt.xz", "application/x-xz", ""),
+        ("style.css.br", "application/octet-stream", ""),
+        ("picture.svgz", "image/svg+xml", "gzip"),
+        ("picture.svg.gz", "application/gzip", ""),
+        ("picture.svg", "image/svg+xml", ""),
+    ],
+)
+def test_a_compressed_file_is_served_as_the_file_that_it_is(folder: Path, name: str, kind: str, coding: str) -> None:
+    (folder / "static" / name).write_bytes(b"\x1f\x8b0123456789")
+
+    async def main() -> None:
+        async with hosted(manifest(), directory=folder) as host:
+            for headers in ({}, {"Range": "bytes=0-1"}):
+                answer = await host.get(f"/static/{name}", headers=headers)
+                assert (answer.header("content-type"), answer.header("content-encoding")) == (kind, coding)
 
     run(main)

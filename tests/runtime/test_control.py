@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.exceptions import MessagingError, SecretError
+from pywatt_host.exceptions import BindError, MessagingError, SecretError
 from pywatt_host.runtime.control import ControlApp, control_folders, control_path
 from tests.hosting import Answer, Call, http_scope, run, websocket
+from tests.processes import Project
 
 
 def test_it_is_in_the_runtime_directory_else_beside_the_manifest(tmp_path: Path) -> None:
@@ -87,3 +88,69 @@ def test_it_rotates_and_sends_where_the_host_can() -> None:
             assert (await ask(path, {"name": "TOKEN"}, plain)).status == 404
 
     run(main)
+
+
+@pytest.mark.parametrize("how", ["link", "mode"])
+@pytest.mark.parametrize("setting", ["auto", ".pywatt/control.sock"])
+def test_a_folder_that_others_may_change_is_refused(tmp_path: Path, how: str, setting: str) -> None:
+    folder = tmp_path / ".pywatt"
+    if how == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    why = "it is a symbolic link" if how == "link" else "other users may write to it (mode 0777)"
+    with pytest.raises(BindError) as caught:
+        control_path(setting, "users", tmp_path, {}, "control")
+    assert (caught.value.key, caught.value.hint) == ("control", "it must belong to this user, with mode 0700")
+    assert caught.value.message == f"the folder {folder} is not private: {why}"
+
+
+def test_the_runtime_directory_is_checked_as_well(tmp_path: Path) -> None:
+    (tmp_path / "pywatt").mkdir()
+    (tmp_path / "pywatt").chmod(0o770)
+    with pytest.raises(BindError, match="other users may write to it"):
+        control_path("auto", "users", tmp_path, {"XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def test_a_path_may_be_where_others_cannot_replace_the_socket(tmp_path: Path) -> None:
+    shared = tmp_path / "run"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert control_path("run/c.sock", "users", tmp_path, {}) == shared / "c.sock"
+    assert control_path("missing/c.sock", "users", tmp_path, {}) == tmp_path / "missing" / "c.sock"
+    shared.chmod(0o777)
+    with pytest.raises(BindError, match=r"the folder .*/run is not private: other users may write to it"):
+        control_path("run/c.sock", "users", tmp_path, {})
+
+
+APP = """
+async def app(scope, receive, send):
+    raise RuntimeError("no request is sent")
+"""
+
+
+def test_auto_is_a_warning_and_a_path_is_an_error(project: Project) -> None:
+    project.write("main.py", APP)
+    (project.folder / ".pywatt").mkdir()
+    (project.folder / ".pywatt").chmod(0o777)
+    project.manifest()
+    no_runtime = {"XDG_RUNTIME_DIR": ""}
+    host = project.host(env=no_runtime)
+    assert host.ready
+    (line,) = [line for line in host.logs if line["message"].startswith("no control socket: ")]
+    assert (line["level"], line["key"]) == ("warning", "server.control")
+    assert "is not private: other users may write to it (mode 0777) (it must belong to this user" in line["message"]
+    assert host.stop() == 0
+    faulty: dict[str, dict[str, Any]] = {
+        "server.control": {"server": {"control": ".pywatt/control.sock"}},
+        "channels.ipc.listen": {"channels": {"ipc": {"listen": ".pywatt/peers.sock"}}},
+    }
+    for key, manifest in faulty.items():
+        project.manifest(**manifest)
+        host = project.host(env=no_runtime)
+        assert host.wait() == 3
+        (line,) = [line for line in host.logs if f"{key}: cannot listen on" in line["message"]]
+        assert line["level"] == "critical"
+        assert "is not private: other users may write to it (mode 0777)" in line["message"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pywatt_host.manifest.checks.auth import AuthChecks
+from pywatt_host.manifest.checks.exposure import ExposureChecks
 from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
@@ -40,6 +41,7 @@ class ManifestChecks:
         AuthChecks(self._manifest, self._add, self._is_unset).check()
         StoreChecks(self._manifest, self._add, self._is_unset).check()
         ResiliencyChecks(self._manifest, self._add, self._is_unset).check()
+        ExposureChecks(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
         """Whether a value on the path was left out because a variable is not set."""

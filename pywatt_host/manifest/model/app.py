@@ -155,18 +155,25 @@ class DirectoryMount(Section):
     html: Bool = key(
         False, "Whether the host serves index.html for a folder, and 404.html for a file that does not exist.", True
     )
+    hidden: Bool = key(
+        False,
+        "Whether the host serves files and folders whose names begin with a dot. Otherwise they are 404, apart from"
+        " `.well-known`.",
+        True,
+    )
     paths: Literal["strict", "lenient"] | None = key(
         None, "Overrides server.paths for this folder.", "lenient", json_schema_extra={"default": "server.paths"}
     )
 
 
 def mount_kind(value: Any) -> str:
-    """Tell whether a mapping is a mounted application or a mounted folder."""
+    """Tell whether a mapping is a mounted application or a mounted folder. The answer is no key of either: places of
+    errors have both keys and these words."""
     if isinstance(value, dict):
-        return "directory" if "directory" in value else "app"
-    return "directory" if isinstance(value, DirectoryMount) else "app"
+        return "folder" if "directory" in value else "app"
+    return "folder" if isinstance(value, DirectoryMount) else "app"
 
 
 Mount: TypeAlias = Annotated[
-    Annotated[AppMount, Tag("app")] | Annotated[DirectoryMount, Tag("directory")], Discriminator(mount_kind)
+    Annotated[AppMount, Tag("app")] | Annotated[DirectoryMount, Tag("folder")], Discriminator(mount_kind)
 ]

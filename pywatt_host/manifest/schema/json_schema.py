@@ -176,7 +176,7 @@ class _Writer:
 
     def _mount(self, shape: Choice) -> Schema:
         """Two kinds of mount, distinguished by one key, so that editors report faults of the kind that is meant."""
-        folder, app = shape.shapes["directory"], shape.shapes["app"]
+        folder, app = shape.shapes["folder"], shape.shapes["app"]
         assert isinstance(folder, SectionShape)
         assert isinstance(app, SectionShape)
         key = "directory"

@@ -189,6 +189,7 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "prefix": "route_prefix",
         "max_age": "cache",
         "index": "html",
+        "dotfiles": "hidden",
         "import_path": "a separate mount for the application",
     },
     Server: {

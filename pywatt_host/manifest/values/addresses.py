@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -197,6 +198,7 @@ TcpListen: TypeAlias = Annotated[
 TcpTarget: TypeAlias = Annotated[
     TcpAddress, PlainValidator(_parse_target), PlainSerializer(str), WithJsonSchema(_TCP_SCHEMA), _TCP_FORMAT
 ]
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 addresses in IPv6 (RFC 4291, section 2.5.5.2)
 
 
 def is_loopback(host: str) -> bool:
@@ -209,3 +211,26 @@ def is_loopback(host: str) -> bool:
         return (mapped or address).is_loopback  # Python considers mapped addresses from 3.13 on
     except ValueError:  # a name may resolve to any address; an empty host is every interface
         return False
+
+
+def everybody(entries: Iterable[str]) -> bool:
+    """Whether addresses and networks have every IPv4 or every IPv6 address together: `0.0.0.0/0`, `::/0`, `*`, or their
+    halves. Entries that are none are ignored."""
+    four: list[ipaddress.IPv4Network] = []
+    six: list[ipaddress.IPv6Network] = []
+    for entry in entries:
+        if entry == "*":
+            return True
+        try:
+            network = ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            continue
+        if isinstance(network, ipaddress.IPv4Network):
+            four.append(network)
+        elif network.subnet_of(_MAPPED):
+            four.append(ipaddress.IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96)))
+        else:
+            six.append(network)
+    lengths = [each.prefixlen for each in ipaddress.collapse_addresses(four)]
+    lengths += [each.prefixlen for each in ipaddress.collapse_addresses(six)]
+    return 0 in lengths

@@ -191,3 +191,13 @@ def script_of(target: str) -> Script | None:
     """Parse `FILE.py` or `FILE.py:function`; None if the text is neither."""
     match = _TARGET.match(target)
     return Script(Path(match["path"]), match["name"]) if match is not None else None
+
+
+# Names in the paths of static files -----------------------------------------------------------------------------------
+
+_SHOWN = frozenset({".well-known"})  # names that begin with a dot and are meant for clients (RFC 8615)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a name in the path of a file begins with a dot, and is not meant for clients."""
+    return any(name.startswith(".") and name not in _SHOWN for name in path.split("/") if name not in (".", ".."))
