@@ -9,6 +9,7 @@ from pywatt_host.manifest.checks.auth import AuthChecks
 from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
+from pywatt_host.manifest.model.services import MODULE
 from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
@@ -35,6 +36,7 @@ class ManifestChecks:
         self._addresses()
         self._folders()
         self._sources()
+        self._service_names()
         self._open_tcp_channel()
         self._open_http_channel()
         AuthChecks(self._manifest, self._add, self._is_unset).check()
@@ -184,6 +186,16 @@ class ManifestChecks:
                 message = f"the source `{source.kind}` is listed twice{f', first{line}' if line else ''}"
                 self._add(path, "conflict", message, "remove one of them")
             seen.setdefault(source.kind, number)
+
+    def _service_names(self) -> None:
+        """A service may not have the id of another module as its name: module://ID would be ambiguous."""
+        services, own = self._manifest.services, self._manifest.module_id.casefold()
+        ids = {each.name.casefold() for each in services.static if each.type.lower() == MODULE} - {own}
+        for number, service in enumerate(services.register_):
+            if service.name.casefold() in ids:
+                path: KeyPath = ("services", "register", number, "name")
+                message = f"{self._shown(path, service.name)} is the id of another module in services.static"
+                self._add(path, "conflict", message, "give the service another name, such as NAME-api")
 
     def _open_tcp_channel(self) -> None:
         tcp = self._manifest.channels.tcp
