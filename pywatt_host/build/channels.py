@@ -129,7 +129,8 @@ class HostChannels:
         self._http_client = HttpTransport(http_peers(manifest, secret_values))
         self.http_server: HttpMessages | None = None
         if channels.http is not None:
-            token = channels.http.token
+            offered = init.auth_token if init is not None else None
+            token = channels.http.token if channels.http.token is not None else offered
             self.http_server = HttpMessages(
                 self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event
             )

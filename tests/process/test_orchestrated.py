@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.processes import PATIENCE, Project, allowed, environment
@@ -452,6 +453,17 @@ def test_the_conversation_is_written_down_without_a_secret_in_it(start: Start, t
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["message"]["op"] for line in lines if line["direction"] == "in"].count("http_request") == 1
     assert any(line["message"].get("value") == "***" for line in lines)
+
+
+def test_messages_by_http_need_the_token_of_the_orchestrator_where_the_manifest_has_none(start: Start) -> None:
+    module = start(manifest={"channels": {"http": {}}}, init={"auth_token": "token-of-the-orchestrator"})
+    url = f"http://{announced(module)['listen']}/_pywatt/messages"
+    body = {"type": "echo", "text": "hello"}
+    assert httpx.post(url, json=body).status_code == 401
+    answer = httpx.post(url, json=body, headers={"authorization": "Bearer token-of-the-orchestrator"})
+    assert (answer.status_code, answer.json()["content"]["said"]) == (200, "hello")
+    module.say(op="shutdown")
+    assert module.wait() == 0
 
 
 def test_a_signal_stops_an_orchestrated_module_as_any_other(start: Start) -> None:
