@@ -96,7 +96,7 @@ class HostChannels:
         self._health = health
         self._rotate: Rotate | None = None
         self.token = ChannelToken(manifest, init, secret_values)
-        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch)
+        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask)
         self.incoming = IncomingMessages(self.inbox)
         self.topics = Subscriptions(self.inbox.counts)
         self._requests = ChannelRequests(
@@ -122,7 +122,7 @@ class HostChannels:
             frame_limit=limits.frame,
             handshake_timeout=limits.handshake,
             message=self.incoming.from_client,
-            health=health,
+            health=self._states,
             event=self._from_client,
             trace=trace_file,
         )
@@ -218,8 +218,15 @@ class HostChannels:
     def _peer_handlers(self) -> PeerHandlers:
         """What a module that this one is connected to may ask of it: to take messages and events."""
         return PeerHandlers(
-            health=self._health, message=self.incoming.from_connected_peer, event=self._from_connected_peer
+            health=self._states, message=self.incoming.from_connected_peer, event=self._from_connected_peer
         )
+
+    def _states(self) -> dict[str, Any]:
+        """The health report for other modules: names and states of checks. What a check raised is for the
+        orchestrator and the log of this module."""
+        report = self._health()
+        checks = {name: {"status": check["status"]} for name, check in report.get("checks", {}).items()}
+        return {**report, "checks": checks}
 
     def _from_orchestrator(self, event: Event, connection: PeerConnection) -> None:
         """An event that the orchestrator passes on."""
