@@ -148,9 +148,9 @@ def test_what_is_posted_may_be_anything(project: Project) -> None:
         for header in ("", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN} x"):
             answer = connection.request("POST", path, json.dumps(good).encode(), Authorization=header)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, 'bearer realm="messages"')
-        for header, status in (({"Origin": "http://evil.example"}, 403), ({"Content-Type": "text/plain"}, 415)):
-            answer = connection.request("POST", path, json.dumps(good).encode(), **{**authorization, **header})
-            assert answer.status == status
+        for name, value, status in (("Origin", "http://evil.example", 403), ("Content-Type", "text/plain", 415)):
+            headers = {**authorization, name: value}
+            assert connection.request("POST", path, json.dumps(good).encode(), **headers).status == status
         for body in (b"", b"{", b"[1]", b"\xff", b'{"a":1,"a":2}', b"[" * 100, b'"text"'):
             answer = connection.request("POST", path, body, **authorization)
             assert answer.status in (200, 400)

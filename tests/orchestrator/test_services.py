@@ -50,7 +50,8 @@ class Office:
         )
         around_stores = StoreContext(Path("/"), "wattson")
         self.stores = Stores(
-            Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None
+            Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None,
+            self.store.mask,
         )
         requests = ModuleRequests(
             modules,
@@ -348,6 +349,24 @@ def test_a_secret_that_nobody_knows_cannot_be_rotated_and_one_that_is_gone_keeps
 
 
 # Stores ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_error_of_a_store_has_no_secret_in_it() -> None:
+    async def test(office: Office) -> None:
+        async with asyncio.TaskGroup() as tasks, office.stores.running(tasks):
+            request = {"op": "service_request", "service_type": "Database", "config": {"store": "shared"}, "id": "1"}
+            connection = office.ask(office.a, request)["connection_id"]
+            operation = {"op": "service_operation", "service_type": "Database", "operation": "fetch"}
+            params = {"query": f'SELECT * FROM "{VALUES["TOKEN"]}"'}
+            office.a.says({**operation, "connection_id": connection, "params": params})
+            answers: list[dict[str, Any]] = []
+            while not answers:
+                await asyncio.sleep(0.01)
+                answers = office.a.received()
+            assert "***" in answers[0]["error"]
+            assert VALUES["TOKEN"] not in answers[0]["error"]
+
+    in_office(test, databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})})
 
 
 def test_operations_without_an_id_are_answered_in_the_order_in_which_they_were_asked() -> None:
