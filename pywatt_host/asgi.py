@@ -17,6 +17,7 @@ from pywatt_host.decorator.scripts import load_script
 from pywatt_host.exceptions import HostError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values.names import script_of
+from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import configured, standard_error
 from pywatt_host.runtime.host import Surface
 from pywatt_host.types import Receive, Scope, Send
@@ -57,23 +58,25 @@ class HostedApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        stream = standard_error()
         async with AsyncExitStack() as stack:
             try:
-                await self._start(stack)
+                await self._start(stack, stream)
             except HostError as error:
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                text = stream.masked(str(error).encode("utf-8", "backslashreplace")).decode()  # the server logs it
+                await send({"type": "lifespan.startup.failed", "message": text})
                 return
             await send({"type": "lifespan.startup.complete"})
             await receive()
         self._surface = None
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, stack: AsyncExitStack, stream: LogStream) -> None:
         target = os.environ.get("PYWATT_MANIFEST", "pywatt.yaml")
         script = script_of(target)
         decorated = load_script(script) if script is not None else None
         loaded = load(Source.file(target) if decorated is None else decorated.source())
-        manifest, stream = loaded.manifest, standard_error()
+        manifest = loaded.manifest
         terminal = sys.stderr.isatty()
         stack.enter_context(
             configured(manifest.logging, stream, terminal=terminal, colour=terminal and "NO_COLOR" not in os.environ)

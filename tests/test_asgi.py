@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,5 +91,27 @@ def test_what_cannot_start_fails_the_lifespan_with_the_reason(manifest: Path, te
             assert message["type"] == "lifespan.startup.failed"
             assert words in message["message"]
             await server.task
+
+    run(main)
+
+
+def test_what_the_server_is_told_about_a_failed_start_has_no_secret_in_it(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", 'it\'s "a" secret/1')
+
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        text = {"url": f"postgresql://{os.environ['KEY']}"}
+        await send({"type": "lifespan.startup.failed", "message": repr(text)})
+
+    manifest.write_text(f"app: {MODULE}:app\nsecrets: [KEY]\n")
+
+    async def main() -> None:
+        with importable(app=failing):
+            message = await Server(HostedApp()).tell("startup")
+        assert message["type"] == "lifespan.startup.failed"
+        assert "postgresql://***" in message["message"]
+        assert "secret" not in message["message"]
 
     run(main)

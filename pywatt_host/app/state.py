@@ -388,9 +388,10 @@ class AppState:
     def on_message(self, type: str, *, concurrency: int | None = None) -> Callable[[M], M]:
         """Decorator: handle messages of a type with a function, async or sync (in a thread).
 
-        What the function returns is the reply. What it raises is answered as `handler_failed` with the exception's
-        text. Where its parameter is annotated with a pydantic model or a dataclass, it gets an instance of that; a
-        message that does not fit is answered as `invalid_message`.
+        What the function returns is the reply. Where it raises a MessagingError of its own, that error is answered. Any
+        other exception is answered as `handler_failed` with an id that the log has beside the traceback; the text of
+        the exception stays here. Where its parameter is annotated with a pydantic model or a dataclass, it gets an
+        instance of that; a message that does not fit is answered as `invalid_message`.
 
         `concurrency` is how many calls of this handler may run at the same time, by default as many as
         `channels.limits.messages` allows. Raises ValueError where another handler has the type.

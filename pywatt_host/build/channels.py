@@ -96,7 +96,7 @@ class HostChannels:
         self._health = health
         self._rotate: Rotate | None = None
         self.token = ChannelToken(manifest, init, secret_values)
-        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch)
+        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask)
         self.incoming = IncomingMessages(self.inbox)
         self.topics = Subscriptions(self.inbox.counts)
         self._requests = ChannelRequests(
@@ -122,14 +122,15 @@ class HostChannels:
             frame_limit=limits.frame,
             handshake_timeout=limits.handshake,
             message=self.incoming.from_client,
-            health=health,
+            health=self._states,
             event=self._from_client,
             trace=trace_file,
         )
         self._http_client = HttpTransport(http_peers(manifest, secret_values))
         self.http_server: HttpMessages | None = None
         if channels.http is not None:
-            token = channels.http.token
+            offered = init.auth_token if init is not None else None
+            token = channels.http.token if channels.http.token is not None else offered
             self.http_server = HttpMessages(
                 self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event
             )
@@ -217,8 +218,15 @@ class HostChannels:
     def _peer_handlers(self) -> PeerHandlers:
         """What a module that this one is connected to may ask of it: to take messages and events."""
         return PeerHandlers(
-            health=self._health, message=self.incoming.from_connected_peer, event=self._from_connected_peer
+            health=self._states, message=self.incoming.from_connected_peer, event=self._from_connected_peer
         )
+
+    def _states(self) -> dict[str, Any]:
+        """The health report for other modules: names and states of checks. What a check raised is for the
+        orchestrator and the log of this module."""
+        report = self._health()
+        checks = {name: {"status": check["status"]} for name, check in report.get("checks", {}).items()}
+        return {**report, "checks": checks}
 
     def _from_orchestrator(self, event: Event, connection: PeerConnection) -> None:
         """An event that the orchestrator passes on."""

@@ -44,4 +44,4 @@ def layer_of(handshake: Handshake | None) -> InitLayer | None:
     if handshake is None:
         return None
     init = handshake.init
-    return InitLayer(init.listen, init.module_id, dict(init.env), init.log_level)
+    return InitLayer(init.listen, init.module_id, dict(init.env), init.log_level, init.auth_token is not None)

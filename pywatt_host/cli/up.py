@@ -102,7 +102,7 @@ def _manifests(workspace: Workspace) -> dict[str, Manifest]:
         if module.manifest is None:
             continue
         source = Source.file(workspace.resolve(module.manifest))
-        layer = InitLayer(None, id, dict(module.env))
+        layer = InitLayer(None, id, dict(module.env), has_token=module.channel != "stdio")
         try:
             manifests[id] = load(source, profile=module.profile, init=layer, environ=environ).manifest
         except ManifestError as error:

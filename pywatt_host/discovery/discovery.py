@@ -19,6 +19,7 @@ from pywatt_host.manifest.model import RegisteredService, StaticService
 from pywatt_host.manifest.model.services import AUTO, MODULE
 from pywatt_host.peers.client import PeerClient
 from pywatt_host.peers.connection import PeerConnection
+from pywatt_host.peers.names import is_taken, of_that_name, without_impostors
 from pywatt_host.protocol.messages import (
     Deregister,
     Discover,
@@ -90,6 +91,7 @@ class Discovery:
         self._orchestrator = orchestrator
         self._registry = registry
         self._static = [StaticProvider(service) for service in static]
+        self._modules = frozenset(each.name for each in static if service_type_of(each.type) == MODULE)
         self._offers = offers
         self._advertise = advertise
         self._towards = towards
@@ -108,6 +110,9 @@ class Discovery:
         """Register a service and return the id of its provider. The id is empty where the address is `auto` and the
         module does not listen yet: the service is then registered once it listens. Raises MessagingError; with the code
         `refused` its message is that of the orchestrator."""
+        if is_taken(name, self._module_id, self._modules):
+            text = "this is the id of another module (services.static): give the service another name"
+            raise MessagingError("refused", text, name)
         kind = service_type_of(service_type)
         own = _OwnService(Register(kind, name, address, version, metadata), address == AUTO)
         if own.auto:
@@ -230,6 +235,7 @@ class Discovery:
         cannot be asked."""
         kind = service_type_of(service_type)
         found, failure = await self._ask_registries(kind)
+        found = without_impostors(found, self._modules)
         probed = await asyncio.gather(*(each.provider() for each in self._static if each.kind == kind))
         found += probed
         if not self._orchestrator.configured and self._registry is None:
@@ -268,13 +274,15 @@ class Discovery:
         )  # fmt: skip
 
     async def locate(self, name: str) -> list[tuple[str, bool]]:
-        """The HTTP addresses of a module or a service, and whether each is healthy; healthy ones first. The name is
-        compared without regard to case. Addresses are `http://HOST:PORT`, `https://HOST:PORT` or `http+unix:PATH`.
-        Raises MessagingError `unknown_target` where there is none."""
+        """The HTTP addresses of the module of this id and, only where there is none, of services of that name; and
+        whether each is healthy; healthy ones first. The name is compared without regard to case. Addresses are
+        `http://HOST:PORT`, `https://HOST:PORT` or `http+unix:PATH`. Raises MessagingError `unknown_target` where there
+        is none, and the error of a registry that could not be asked where a module of this id may be in it."""
         wanted = name.lower()
-        found = [
+        static = [
             each.last_known() for each in self._static if each.service.name.lower() == wanted and not each.is_channel
         ]
+        found = list(static)
         failure: MessagingError | None = None
         if self._registry is not None:
             try:
@@ -286,6 +294,9 @@ class Discovery:
                 found += await self._named(wanted)
             except MessagingError as error:
                 failure = error
+        found = of_that_name(found, wanted, {*self._modules, self._module_id})
+        if failure is not None and not any(each.module_id.lower() == wanted for each in found):
+            found = [each for each in found if each in static]  # the manifest is sure, whatever a registry would say
         found.sort(key=lambda provider: not provider.is_healthy)
         addresses: dict[str, bool] = {}
         for each in found:

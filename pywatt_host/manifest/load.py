@@ -33,13 +33,15 @@ class InitLayer:
     """The values of the orchestrator's init message. They override the file and its profile.
 
     `listen` is `host:port` or the path of a Unix socket. `env` overrides the environment for `${VAR}`; `PYWATT__`
-    variables in it are ignored. An unknown `log_level` is ignored too.
+    variables in it are ignored. An unknown `log_level` is ignored too. `has_token` says whether the message has an
+    `auth_token`.
     """
 
     listen: str | None = None
     module_id: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     log_level: str | None = None
+    has_token: bool = False
 
     def data(self) -> dict[str, Any]:
         """The values in the form of a manifest."""
@@ -148,7 +150,8 @@ def load(
         manifest = validate(tree, Manifest, manifest_shape(), faulted, report)
     if manifest is not None and tree is not None:
         manifest = manifest.located(source.directory, source.absolute_path, frozenset(_overridden(tree, ())))
-        ManifestChecks(manifest, tree, report).check()
+        token_offered = init is not None and init.has_token
+        ManifestChecks(manifest, tree, report, token_offered=token_offered).check()
     errors = report.errors()
     if errors or manifest is None or tree is None:
         raise ManifestError(errors)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
+from secrets import token_hex
 from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import MessagingError
@@ -128,11 +129,22 @@ class Handlers:
         except MessagingError:
             raise
         except Exception as error:  # named boundary: a handler is the user's code; its failure is the answer
-            logger.exception("the handler for %r raised", type[:60])
-            text = (str(error) or error.__class__.__name__)[:MAX_ERROR_LENGTH]
-            raise MessagingError("handler_failed", text) from error
+            error_id = new_error_id()
+            logger.exception("the handler for %r raised (error %s)", type[:60], error_id, extra={"error_id": error_id})
+            raise MessagingError("handler_failed", failure_text(error_id)) from error
         finally:
             current_message.reset(token)
+
+
+def new_error_id() -> str:
+    """An id for an exception of a handler: its sender is told the id, and the log has it beside the traceback."""
+    return token_hex(6)
+
+
+def failure_text(error_id: str) -> str:
+    """What the sender of a message is told about an exception of its handler. The text of the exception is not in it:
+    it may quote a secret, a query, or the data of another user."""
+    return f"the handler raised an exception (error {error_id} in the log of its module)"
 
 
 # Typed content --------------------------------------------------------------------------------------------------------

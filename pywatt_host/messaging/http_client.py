@@ -19,6 +19,7 @@ from pywatt_host.exceptions import ChannelError, MessagingError
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.protocol.jsontext import dumps
 from pywatt_host.protocol.payload import Payload
+from pywatt_host.protocol.session import cut
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -101,13 +102,13 @@ class HttpPeer:
         body = dumps(document)
         if len(body) > self._limit:
             raise MessagingError("too_large", f"a message is longer than {self._limit} bytes", self.module)
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
         token = self._token()
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout(timeout):
-                response = await self._sent(body, headers)
+                return Payload(await self._sent(body, headers), "Json")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             text = f"{self.url} cannot be reached: {str(error) or type(error).__name__}"
             raise MessagingError("unavailable", text, self.module) from error
@@ -116,24 +117,35 @@ class HttpPeer:
         except httpx.HTTPError as error:
             text = f"{self.url} closed the connection before its answer: {str(error) or type(error).__name__}"
             raise MessagingError("lost", text, self.module) from error
-        return self._answer(response)
 
-    def _answer(self, response: httpx.Response) -> Payload:
-        status = response.status_code
-        if status == 200:
-            if len(response.content) > self._limit:
-                raise MessagingError("too_large", f"the answer is longer than {self._limit} bytes", self.module)
-            return Payload(response.content, "Json")
-        code, why = _REFUSALS.get(status, ("refused", f"it answered with status {status}"))
-        raise MessagingError(code, f"{self.url}: {why}", self.module)
-
-    async def _sent(self, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+    async def _sent(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         client = self._open()
         client.running += 1
         try:
-            return await client.http.post(self.url, content=body, headers=headers)
+            async with client.http.stream("POST", self.url, content=body, headers=headers) as response:
+                return await self._answer(response)
         finally:
             client.running -= 1
+
+    async def _answer(self, response: httpx.Response) -> bytes:
+        """The body of an answer, as the peer has sent it. What is longer than the limit is not read to its end, and no
+        content coding is decoded: a few kilobytes of gzip can become gigabytes."""
+        status = response.status_code
+        if status != 200:
+            code, why = _REFUSALS.get(status, ("refused", f"it answered with status {status}"))
+            raise MessagingError(code, f"{self.url}: {why}", self.module)
+        coding = response.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            text = f"{self.url}: the answer has the content coding {cut(coding, 20)}, which was not asked for"
+            raise MessagingError("invalid_message", text, self.module)
+        pieces, length = [], 0
+        async for piece in response.aiter_raw():
+            length += len(piece)
+            if length > self._limit:
+                text = f"{self.url}: the answer is longer than {self._limit} bytes (channels.limits.frame)"
+                raise MessagingError("too_large", text, self.module)
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _open(self) -> _PooledClient:
         """A client with a free connection. There are several small ones, since the time that the pool of httpx takes
@@ -189,7 +201,6 @@ class HttpPeer:
 
 _REFUSALS = {
     401: ("refused", "the token is missing or wrong (channels.http.token)"),
-    403: ("refused", "it answered with status 403"),
     404: ("unsupported", "it does not take messages at this path (its channels.http.path)"),
     405: ("unsupported", "it does not take messages at this path (its channels.http.path)"),
     413: ("too_large", "the message is longer than it allows (its channels.limits.frame)"),

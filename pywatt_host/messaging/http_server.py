@@ -41,8 +41,12 @@ class _PostedMessage:
 
 
 class HttpMessages:
-    """The ASGI application for the path of `channels.http`, which takes messages. Without a token it admits every
-    client; the manifest allows that only where no other machine can connect."""
+    """The ASGI application for the path of `channels.http`, which takes messages.
+
+    Without a token it admits clients of Unix sockets alone: each process of this machine, and each page in a browser on
+    it, can connect to a port on a loopback address. What a page in a browser can send (with `Origin`, or with a content
+    type that needs no preflight) is refused in any case, before its body is read.
+    """
 
     def __init__(self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventHandler) -> None:
         self.refused = 0
@@ -55,18 +59,27 @@ class HttpMessages:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await send_problem(send, 405, headers=[(b"allow", b"POST")])
+        elif any(name == b"origin" for name, _ in scope["headers"]):
+            self._refuse("it is from a page in a browser (it has the header Origin)")
+            await send_problem(send, 403, "messages are not taken from pages in browsers (Origin)")
         elif not self._is_authorized(scope):
-            self.refused += 1
-            self._refusals.refused("the token is missing or wrong (channels.http.token)")
+            self._refuse("the token is missing or wrong (channels.http.token)")
             await send_problem(send, 401, headers=_CHALLENGE)
+        elif not _is_json(scope):
+            self._refuse("its content type is not application/json")
+            await send_problem(send, 415, "the content type must be application/json")
         else:
             await self._take(receive, send)
+
+    def _refuse(self, why: str) -> None:
+        self.refused += 1
+        self._refusals.refused(why)
 
     def _is_authorized(self, scope: Scope) -> bool:
         token = self._token()
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if token is None:
-            return True
+        if not token:
+            return token is None and _is_unix(scope)  # an empty one admits no client
         scheme, _, presented = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         return scheme.lower() == b"bearer" and hmac.compare_digest(presented.strip(), token.encode())
 
@@ -98,6 +111,17 @@ class HttpMessages:
         posted = _PostedMessage(source, Payload.of(document), asyncio.get_running_loop().create_future())
         self._inbox.take(posted)
         await _reply(send, envelope.id, await posted.answered)
+
+
+def _is_unix(scope: Scope) -> bool:
+    """Whether the connection was accepted on a Unix socket, which has no port. Another server may not tell."""
+    server = scope.get("server")
+    return server is not None and server[1] is None
+
+
+def _is_json(scope: Scope) -> bool:
+    given = [value for name, value in scope["headers"] if name == b"content-type"]
+    return len(given) == 1 and given[0].partition(b";")[0].strip().lower() == b"application/json"
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:

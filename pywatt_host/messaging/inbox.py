@@ -16,7 +16,15 @@ from typing import Any, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.manifest.values import Rate
-from pywatt_host.messaging.handlers import Handlers, MessageInfo, RegisteredHandler, current_message, to_jsonable
+from pywatt_host.messaging.handlers import (
+    Handlers,
+    MessageInfo,
+    RegisteredHandler,
+    current_message,
+    failure_text,
+    new_error_id,
+    to_jsonable,
+)
 from pywatt_host.messaging.incoming import Incoming, MessageContext, error_document, message_context
 from pywatt_host.net.limits import RateLimiter
 from pywatt_host.observability.context import current_request
@@ -43,12 +51,17 @@ class Inbox:
 
     name = "inbox"
 
-    def __init__(self, module_id: str, most: int, rate: Rate | None = None, vouch: Vouch | None = None) -> None:
-        """`vouch` verifies the credentials that come with messages; without it they are not looked at."""
+    def __init__(
+        self, module_id: str, most: int, rate: Rate | None = None, vouch: Vouch | None = None,
+        mask: Callable[[str], str] = lambda text: text,
+    ) -> None:  # fmt: skip
+        """`vouch` verifies the credentials that come with messages; without it they are not looked at. `mask` removes
+        secrets from the texts of errors that are answered."""
         self.module_id = module_id
         self.handlers = Handlers()
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
         self.vouch = vouch
+        self._mask = mask
         self._most = most
         self._rate = rate
         self._limiter = RateLimiter(rate, time.monotonic) if rate is not None else None
@@ -167,17 +180,20 @@ class Inbox:
                 return
             self._refuse(incoming, "handler_failed", "the module is stopping")
             raise
-        except (MessagingError, ProtocolError) as error:
-            code = error.code if error.code in CODES else "handler_failed"
-            self._refuse(incoming, code, error.message)
         except Exception as error:  # named boundary: a handler is the user's code; its failure is the answer
-            logger.exception("the handler for %s raised", cut(str(content.get("type")), 60))
-            self._refuse(incoming, "handler_failed", str(error) or type(error).__name__)
+            if isinstance(error, MessagingError) and error.target in ("", self.module_id):  # meant for the sender
+                self._refuse(incoming, error.code if error.code in CODES else "handler_failed", error.message)
+                return
+            error_id, message_type = new_error_id(), cut(str(content.get("type")), 60)
+            logger.exception(
+                "the handler for %s raised (error %s)", message_type, error_id, extra={"error_id": error_id}
+            )
+            self._refuse(incoming, "handler_failed", failure_text(error_id))
 
     def _refuse(self, incoming: Incoming, code: str, text: str) -> None:
         self.counts["in", code] += 1
         try:
-            incoming.answer(self.module_id, error_document(code, text))
+            incoming.answer(self.module_id, error_document(code, self._mask(text)))
         except HostError as error:
             logger.debug("%s got no answer: %s", cut(incoming.source, 60), error)
 

@@ -20,6 +20,7 @@ from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.subjects import Subjects, name, token
 from pywatt_host.observability.running_clock import RunningClock
+from pywatt_host.peers.names import is_taken, of_that_name, without_impostors
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.messages import Provider
 
@@ -65,6 +66,7 @@ class NatsRegistry:
         self._loaded = asyncio.Event()
         self._renew_now = asyncio.Event()
         self._warned = False
+        self._taken: set[str] = set()  # names of own services for which the log has that a module has that id
         connection.on_connected.append(self._subscribe)
         connection.on_reconnected.append(self._reconnected)
 
@@ -85,6 +87,7 @@ class NatsRegistry:
         )
         if key is None:
             key, self._next = self._subjects.key(self._instance, self._next), self._next + 1
+        await self._refuse_taken(name)
         provider = Provider(key, self._module_id, service_type, name, version, address, dict(metadata), True)
         if len(_encoded(provider)) > _MAX_ENTRY_SIZE:
             raise MessagingError("too_large", f"its entry in the registry is longer than {_MAX_ENTRY_SIZE} bytes", name)
@@ -95,6 +98,19 @@ class NatsRegistry:
             logger.warning("%s is not registered on NATS yet: %s", name, error.message)
             self._renew_now.set()
         return key
+
+    async def _refuse_taken(self, name: str) -> None:
+        """Raise MessagingError where the name is the id of another module that is registered."""
+        if self._connection.connected and not self._loaded.is_set():
+            with suppress(Exception):  # named boundary: where the bucket cannot be read, its readers decide
+                await self._load()
+        if is_taken(name, self._module_id, self._modules()):
+            text = "this is the id of another module on NATS: give the service another name"
+            raise MessagingError("refused", text, name)
+
+    def _modules(self) -> set[str]:
+        """The ids of the modules that have entries: those that may write to their keys."""
+        return {each.module_id for each in self._current()}
 
     async def deregister(self, provider_id: str) -> bool:
         """Remove an entry of this process. False where it has no such entry."""
@@ -107,14 +123,16 @@ class NatsRegistry:
         return True
 
     async def discover(self, service_type: str) -> list[Provider]:
-        """The providers of a type whose lease has not ended. Raises MessagingError where the bucket was never read."""
+        """The providers of a type whose lease has not ended, without services under the id of another module. Raises
+        MessagingError where the bucket was never read."""
         await self._wait_until_loaded()
-        return [each for each in self._current() if each.service_type == service_type]
+        found = [each for each in self._current() if each.service_type == service_type]
+        return without_impostors(found, self._modules())
 
     async def find(self, wanted: str) -> list[Provider]:
-        """The providers of a module, or of a service, with this name in lower case."""
+        """The providers of the module of this id, in lower case; only where there is none, of services of that name."""
         await self._wait_until_loaded()
-        return [each for each in self._current() if wanted in (each.module_id.lower(), each.name.lower())]
+        return of_that_name(self._current(), wanted, ())
 
     async def _wait_until_loaded(self) -> None:
         try:
@@ -236,8 +254,12 @@ class NatsRegistry:
             try:
                 if fresh or not self._loaded.is_set():
                     await self._load()
+                modules = self._modules()
                 for key, provider in tuple(self._own.items()):
-                    await self._put(key, provider)
+                    if is_taken(provider.name, self._module_id, modules):  # by a module that has come since
+                        self._warn_taken(provider.name)
+                    else:
+                        await self._put(key, provider)
                 self._warned = False
             except Exception as error:  # named boundary: errors of the library; it renews again later
                 self._bucket = None
@@ -245,6 +267,11 @@ class NatsRegistry:
                     self._warned = True
                     text = str(error).removeprefix("nats: ")[:200] or type(error).__name__
                     logger.warning("the registry on NATS cannot be used: %s (it needs JetStream)", text)
+
+    def _warn_taken(self, name: str) -> None:
+        if name not in self._taken:
+            self._taken.add(name)
+            logger.warning("the service %s is not registered on NATS any more: a module has this id", name)
 
     async def _load(self) -> None:
         """Read the entries that exist. Their age is not known: they count for half a lease, within which modules that

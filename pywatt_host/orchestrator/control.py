@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from pywatt_host.exceptions import MessagingError, ProtocolError
 from pywatt_host.http.problem import send_problem
+from pywatt_host.observability.masked import masked_document
 from pywatt_host.orchestrator.acceptor import NAME
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.registry import ServiceRegistry
@@ -48,7 +49,7 @@ class WorkspaceControl:
 
     def __init__(self, wattson: Orchestrator) -> None:
         self._wattson = wattson
-        self._host = ControlApp(wattson.status, lambda why: wattson.asked_to_stop())
+        self._host = ControlApp(wattson.status, lambda why: wattson.asked_to_stop(), mask=wattson.output.mask)
         self._closing = asyncio.Event()
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -64,13 +65,16 @@ class WorkspaceControl:
         match scope["method"], scope["path"]:
             case "GET", "/modules":
                 providers = [provider.wire() for provider in wattson.registry.all()]
-                await send_json(send, 200, {"modules": wattson.status()["modules"], "services": providers})
+                found = {"modules": wattson.status()["modules"], "services": providers}
+                await send_json(send, 200, masked_document(found, wattson.output.mask))
             case "GET", "/logs":
                 await self._logs(scope, receive, send)
             case "POST", "/rotate":
-                await answer_rotate(receive, send, lambda name: wattson.rotations.rotate([name], "asked for"))
+                await answer_rotate(
+                    receive, send, lambda name: wattson.rotations.rotate([name], "asked for"), wattson.output.mask
+                )
             case "POST", "/send":
-                await answer_send(receive, send, self._deliver)
+                await answer_send(receive, send, self._deliver, wattson.output.mask)
             case "POST", "/stop":
                 await self._stop(receive, send)
             case _:

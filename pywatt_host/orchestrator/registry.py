@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.peers.names import is_taken
 from pywatt_host.protocol.messages import Deregister, Discover, Discovered, Provider, Register, Registered
+from pywatt_host.protocol.session import cut
 
 MODULE, NAMED = "module", "module:"
 MAX_PROVIDERS = 1000  # of one process
@@ -37,6 +39,9 @@ class ServiceRegistry:
     def register(self, message: Register, replica: Replica) -> Registered:
         """Answer `register_service_provider`."""
         own = [entry.provider for entry in self._entries.values() if entry.replica is replica]
+        if is_taken(message.name, replica.module, self._modules()):
+            why = f"{cut(message.name, 60)} is the id of another module: give the service another name"
+            return Registered(False, None, why, message.request_id)
         if max(len(message.name), len(message.address), len(message.service_type)) > _MAX_TEXT_LENGTH:
             why = f"a name or an address is longer than {_MAX_TEXT_LENGTH} characters"
             return Registered(False, None, why, message.request_id)
@@ -77,13 +82,15 @@ class ServiceRegistry:
 
     def discover(self, message: Discover) -> Discovered:
         """Answer `discover_service_providers`: the first healthy provider, or all of them, the healthy ones first. The
-        service type `module` means every module, at the address where it listens; `module:NAME` means the module and
-        the services with that name."""
+        service type `module` means every module, at the address where it listens; `module:NAME` means the module of
+        that id and, only where there is none, the services with that name."""
         kind = message.service_type
         if kind.startswith(NAMED):
             name = kind.removeprefix(NAMED).lower()  # from a URL, whose hosts have no case
-            found = [each for each in self._listening() if each.module_id.lower() == name]
-            found += [each for each in self.all() if name == each.name.lower()]
+            if name in {id.lower() for id in self._modules()}:
+                found = [each for each in self._listening() if each.module_id.lower() == name]
+            else:
+                found = [each for each in self.all() if name == each.name.lower()]
         else:
             found = [each for each in self.all() if each.service_type == kind]
             found += self._listening() if kind == MODULE else []
@@ -91,6 +98,10 @@ class ServiceRegistry:
         if not message.all_providers:
             found = [provider for provider in found if provider.is_healthy][:1]
         return Discovered(True, tuple(found), None, message.request_id)
+
+    def _modules(self) -> set[str]:
+        """The ids of all modules, running or not."""
+        return {replica.module for replica in self._replicas()}
 
     def _listening(self) -> list[Provider]:
         """The processes that have announced where they listen, as providers."""

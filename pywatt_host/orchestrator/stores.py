@@ -77,8 +77,10 @@ class Stores:
 
     name = "stores"
 
-    def __init__(self, datastores: Datastores | None) -> None:
-        """`datastores` is None where the workspace declares no stores."""
+    def __init__(self, datastores: Datastores | None, mask: Callable[[str], str] = lambda text: text) -> None:
+        """`datastores` is None where the workspace declares no stores. `mask` removes secrets from the texts of errors,
+        which may come from a server."""
+        self._mask = mask
         self._datastores = datastores
         self._connections: dict[str, _Connection] = {}
         # Of peers that are answered in order: the last answer that is on its way.
@@ -166,7 +168,7 @@ class Stores:
             result = await connection.served.run(message.operation, params)
             return ServiceOperationResult(True, result, None, message.request_id)
         except StoreError as error:
-            return ServiceOperationResult(False, None, error_text(error), message.request_id)
+            return ServiceOperationResult(False, None, self._mask(error_text(error)), message.request_id)
 
     async def _closed(self, connection: _Connection, message: ServiceOperation) -> ServiceOperationResult:
         await connection.close()

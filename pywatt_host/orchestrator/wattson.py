@@ -124,7 +124,7 @@ class Wattson:
             rotates=True,
         )
         self.rotations.dependants += datastores.dependants()
-        return Stores(datastores)
+        return Stores(datastores, self.output.mask)
 
     def _terms(self, id: str) -> Terms:
         workspace = self.workspace

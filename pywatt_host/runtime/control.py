@@ -15,12 +15,14 @@ from typing import Any
 from pywatt_host.exceptions import BindError, HostError, MessagingError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.net.private_folders import HINT, make_private, replaceable, unsafe
+from pywatt_host.observability.masked import masked_document
 from pywatt_host.types import Receive, Scope, Send
 
 MAX_BODY = 16 * 1024**2  # bytes of a request
 MESSAGE_TIMEOUT = 30.0  # seconds for the answer to a message, where the request has none
 _LONGEST_TIMEOUT = 3600  # seconds that a request may ask for
 
+Mask = Callable[[str], str]
 Rotate = Callable[[str], Awaitable[dict[str, Any]]]
 SendMessage = Callable[[str, Mapping[str, Any], float], Awaitable[Any]]
 
@@ -31,7 +33,7 @@ class ControlApp:
     `GET /status` answers with the result of `status()`. `POST /stop` answers 202 and calls `stop()`. `POST /rotate
     {"name"}` answers with the result of `rotate(name)`. `POST /send {"type", "content", "timeout"}` answers with the
     result of `send(type, content, timeout)` as `{"reply": ...}`, or with `{"error": {"code", "message"}}`. Without
-    `rotate` or `send`, their paths are 404.
+    `rotate` or `send`, their paths are 404. `mask` removes secrets from each text of an answer.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class ControlApp:
         stop: Callable[[str], None],
         rotate: Rotate | None = None,
         send: SendMessage | None = None,
+        mask: Mask = lambda text: text,
     ) -> None:
+        self._mask = mask
         self._status = status
         self._stop = stop
         self._rotate = rotate
@@ -53,24 +57,24 @@ class ControlApp:
             return
         match scope["method"], scope["path"]:
             case "GET", "/status":
-                await send_json(send, 200, self._status())
+                await send_json(send, 200, masked_document(self._status(), self._mask))
             case "POST", "/stop":
                 await send_json(send, 202, {"status": "stopping"})
                 self._stop("asked over the control socket")
             case "POST", "/rotate" if self._rotate is not None:
-                await answer_rotate(receive, send, self._rotate)
+                await answer_rotate(receive, send, self._rotate, self._mask)
             case "POST", "/send" if self._send is not None:
                 deliver = self._send
 
                 async def to_this_host(module: str, type: str, content: Mapping[str, Any], timeout: float) -> Any:
                     return await deliver(type, content, timeout)
 
-                await answer_send(receive, send, to_this_host)
+                await answer_send(receive, send, to_this_host, self._mask)
             case _:
                 await send_problem(send, 404)
 
 
-async def answer_rotate(receive: Receive, send: Send, rotate: Rotate) -> None:
+async def answer_rotate(receive: Receive, send: Send, rotate: Rotate, mask: Mask) -> None:
     """Answer with the result of a rotation; 409 where it fails."""
     asked = await body_of(receive)
     name = asked.get("name") if asked is not None else None
@@ -80,13 +84,16 @@ async def answer_rotate(receive: Receive, send: Send, rotate: Rotate) -> None:
     try:
         report = await rotate(name)
     except HostError as error:
-        await send_problem(send, 409, str(error))
+        await send_problem(send, 409, mask(str(error)))
         return
-    await send_json(send, 200, report)
+    await send_json(send, 200, masked_document(report, mask))
 
 
 async def answer_send(
-    receive: Receive, send: Send, deliver: Callable[[str, str, Mapping[str, Any], float], Awaitable[Any]]
+    receive: Receive,
+    send: Send,
+    deliver: Callable[[str, str, Mapping[str, Any], float], Awaitable[Any]],
+    mask: Mask,
 ) -> None:
     """Answer with the reply to a message, or with its error."""
     asked = await body_of(receive) or {}
@@ -105,9 +112,9 @@ async def answer_send(
     try:
         reply = await deliver(module, type, content, timeout)
     except MessagingError as error:
-        await send_json(send, 200, {"error": {"code": error.code, "message": error.message}})
+        await send_json(send, 200, {"error": {"code": mask(error.code), "message": mask(error.message)}})
         return
-    await send_json(send, 200, {"reply": reply})
+    await send_json(send, 200, {"reply": masked_document(reply, mask)})
 
 
 async def body_of(receive: Receive) -> dict[str, Any] | None:

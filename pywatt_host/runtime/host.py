@@ -241,17 +241,21 @@ class Host:
         """HTTP servers on the bound sockets."""
         surface = self._edge.surface
         if bound.control:
-            addresses = tuple(listener.address for listener in bound.public)
-            control = ControlApp(
-                lambda: {**self._status(), "listen": addresses},
-                self._shutdown.request,
-                self._rotate,
-                self.channels.messages.handlers.deliver,
-            )
+            control = self.control(tuple(listener.address for listener in bound.public))
             yield PhasedService(Phase.CONTROL, self._server("control", control, bound.control))
         if surface.admin is not None:
             yield PhasedService(Phase.ADMIN, self._server("admin", surface.admin, bound.admin))
         yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public))
+
+    def control(self, addresses: Sequence[str]) -> ControlApp:
+        """The application of the control socket, for a host that listens on these addresses."""
+        return ControlApp(
+            lambda: {**self._status(), "listen": addresses},
+            self._shutdown.request,
+            self._rotate,
+            self.channels.messages.handlers.deliver,
+            self.rotation.store.mask,
+        )
 
     def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:
         server = self.manifest.server

@@ -25,6 +25,7 @@ Hook: TypeAlias = Callable[[Any], Awaitable[Any] | Any]
 
 _REMEMBERED_ROTATIONS = 256  # a repeated request for one of these gets the same acknowledgement
 _PREPARE_TIMEOUT = 30.0  # seconds that all dependants and hooks have together
+_MAX_ANSWER_LENGTH = 300  # characters
 _ROTATION_OFF = "rotation is off in this module (secrets.rotate: false)"
 
 
@@ -84,7 +85,7 @@ class Rotation:
             await self.rotate(keys, "the orchestrator")
             answer = ""
         except HostError as error:
-            answer = str(error)[:300] or "refused"
+            answer = self.store.mask(str(error))[:_MAX_ANSWER_LENGTH] or "refused"
         self._done[rotation_id] = answer
         if len(self._done) > _REMEMBERED_ROTATIONS:
             self._done.popitem(last=False)
@@ -156,7 +157,7 @@ class Rotation:
             result = await asyncio.to_thread(hook, secret) if not inspect.iscoroutinefunction(hook) else hook(secret)
             if inspect.isawaitable(result):
                 await result
-        except HostError:
+        except SecretError:  # meant for those who asked for the rotation
             raise
         except Exception as error:  # named boundary: a hook is the user's code; if it raises, the rotation fails
             logger.exception("the rotation hook for %s raised", name)

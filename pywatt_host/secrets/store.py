@@ -76,6 +76,10 @@ class SecretStore:
         """The text of each secret that has a value. For rendering `${secret:NAME}`; never for output."""
         return self._now.secret_values
 
+    def mask(self, text: str) -> str:
+        """The text without the values of secrets."""
+        return self._masker.mask(text)
+
     def current(self, name: str) -> Secret[Any]:
         """Return the value in use. Raises SecretError if there is none."""
         values = self._now.values

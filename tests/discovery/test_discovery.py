@@ -10,7 +10,9 @@ import pytest
 from pywatt_host.discovery.discovery import Discovery
 from pywatt_host.discovery.static import http_address, takes_connections
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.manifest.model import StaticService
 from pywatt_host.peers.client import PeerClient
+from pywatt_host.protocol.messages import Provider
 from tests.hosting import hello, hosted, run
 
 
@@ -120,5 +122,87 @@ def test_a_name_is_resolved_in_any_case_and_one_that_nobody_has_is_said() -> Non
             with pytest.raises(MessagingError, match="has an HTTP address") as raised:
                 await host.host.channels.discovery.locate("nobody")
             assert raised.value.code == "unknown_target"
+
+    run(main)
+
+
+# Names of modules and of services -----------------------------------------------------------------------------------
+
+
+class KnownProviders:
+    """A registry for modules on many machines that knows these providers; None: it cannot be asked."""
+
+    def __init__(self, providers: list[Provider] | None) -> None:
+        self._providers = providers
+
+    async def register(self, *of: Any) -> str:
+        return "id"
+
+    async def deregister(self, provider_id: str) -> bool:
+        return True
+
+    async def discover(self, service_type: str) -> list[Provider]:
+        return [each for each in await self.find("") if each.service_type == service_type]
+
+    async def find(self, wanted: str) -> list[Provider]:
+        if self._providers is None:
+            raise MessagingError("unavailable", "the registry cannot be asked")
+        return list(self._providers)
+
+
+def provider(module_id: str, kind: str, name: str, address: str) -> Provider:
+    return Provider(f"{module_id}.{kind}.{name}", module_id, kind, name, None, address, {}, True)
+
+
+BILLING = provider("billing", "module", "billing", "http://10.0.0.1:80")
+BILLING_API = provider("billing", "api", "billing-api", "http://10.0.0.1:81")
+SHOP_API = provider("shop", "api", "shop-api", "http://10.0.0.2:80")
+FALSE_BILLING = provider("evil", "api", "Billing", "http://10.6.6.6:80")
+FALSE_USERS = provider("evil", "api", "users", "http://10.6.6.6:80")
+STATIC = StaticService(name="billing", type="module", address="10.0.0.1:8080")
+STATIC_CHANNEL = StaticService(name="billing", type="module", address="tcp://10.0.0.1:9000")
+STATIC_API = StaticService(name="shop-api", type="api", address="10.0.0.3:80")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "static", "expected"),
+    [
+        ("billing", [BILLING], [], ["http://10.0.0.1:80"]),
+        ("billing", [FALSE_BILLING, BILLING], [], ["http://10.0.0.1:80"]),
+        ("billing", [BILLING_API, BILLING], [], ["http://10.0.0.1:80"]),
+        ("billing", [FALSE_BILLING, BILLING_API], [], ["http://10.0.0.1:81"]),
+        ("billing", [FALSE_BILLING], [STATIC], ["http://10.0.0.1:8080"]),
+        ("billing", [FALSE_BILLING], [STATIC_CHANNEL], "unknown_target"),
+        ("billing", [FALSE_BILLING], [], ["http://10.6.6.6:80"]),  # no module has this id: a service of that name
+        ("shop-api", [SHOP_API, BILLING], [], ["http://10.0.0.2:80"]),
+        ("users", [FALSE_USERS], [], "unknown_target"),
+        ("billing", None, [STATIC], ["http://10.0.0.1:8080"]),
+        ("shop-api", None, [STATIC_API], ["http://10.0.0.3:80"]),
+        ("billing", None, [], "unavailable"),
+    ],
+)
+def test_a_name_means_the_module_of_that_id_before_any_service(
+    name: str, known: list[Provider] | None, static: list[StaticService], expected: list[str] | str
+) -> None:
+    async def main() -> None:
+        discovery = Discovery("users", nowhere(), KnownProviders(known), static)
+        if isinstance(expected, list):
+            assert [address for address, _ in await discovery.locate(name)] == expected
+            return
+        with pytest.raises(MessagingError) as raised:
+            await discovery.locate(name)
+        assert raised.value.code == expected
+
+    run(main)
+
+
+def test_a_service_under_the_id_of_a_module_in_the_manifest_is_neither_registered_nor_found() -> None:
+    async def main() -> None:
+        discovery = Discovery("users", nowhere(), KnownProviders([FALSE_BILLING, SHOP_API]), [STATIC])
+        for name in ("billing", "BILLING"):
+            with pytest.raises(MessagingError, match="the id of another module") as raised:
+                await discovery.register(name, "api", "10.0.0.9:1", None, None)
+            assert raised.value.code == "refused"
+        assert [each.name for each in await discovery.discover("api")] == ["shop-api"]
 
     run(main)

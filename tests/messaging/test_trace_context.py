@@ -106,7 +106,10 @@ def test_the_handler_of_a_message_that_was_posted_has_the_trace_with_its_flags(f
         app = HttpMessages(inbox, lambda: None, LIMIT, lambda *event: None)
         metadata = {"source": "shop", "properties": {"traceparent": traceparent(flags)}}
         body = json.dumps({"content": {"type": "look"}, "metadata": metadata}).encode()
-        assert (await Call(app, http_scope("POST", "/messages"), [body]).answer()).status == 200
+        scope = http_scope(
+            "POST", "/messages", [("content-type", "application/json")], server=("/run/users.sock", None)
+        )
+        assert (await Call(app, scope, [body]).answer()).status == 200
         (context,) = seen
         assert context is not None
         assert context.trace == TraceContext(TRACE, SPAN, int(flags))

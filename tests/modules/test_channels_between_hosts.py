@@ -86,7 +86,10 @@ def test_two_hosts_talk(two: Two) -> None:
     assert billing.code("request", target="users", message={"type": "nothing"})[0] == "no_handler"
     code, text = billing.code("request", target="users", message={"type": "fail"})
     assert code == "handler_failed"
-    assert "it is broken" in text
+    error_id = text.partition("(error ")[2].partition(" ")[0]
+    wanted = f"the handler raised an exception (error {error_id} in the log of its module)"
+    assert text == f"users: {wanted} (handler_failed)"
+    assert "it is broken" in users.host.wait_for(error_id)
     assert billing.ask("users", "double", n=1)["n"] == 2  # a handler that raised has ended nothing
     slow = {"type": "slow", "seconds": 30}
     assert billing.code("request", target="users", message=slow, timeout=0.3)[0] == "timeout"
@@ -139,12 +142,15 @@ def test_what_is_posted_may_be_anything(project: Project) -> None:
     """Bad requests to the door are answered in order, and nothing of them reaches a handler."""
     users = module(project, "users", channels={"http": {"token": TOKEN}, "limits": {"frame": "64KiB"}})
     path, good = "/_pywatt/messages", {"content": {"type": "double", "n": 1}, "metadata": {"source": "me"}}
-    authorization = {"Authorization": f"Bearer {TOKEN}"}
+    authorization = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     with users.host.connect() as connection:
         assert connection.request("GET", path).status == 405
         for header in ("", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN} x"):
             answer = connection.request("POST", path, json.dumps(good).encode(), Authorization=header)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, 'bearer realm="messages"')
+        for name, value, status in (("Origin", "http://evil.example", 403), ("Content-Type", "text/plain", 415)):
+            headers = {**authorization, name: value}
+            assert connection.request("POST", path, json.dumps(good).encode(), **headers).status == status
         for body in (b"", b"{", b"[1]", b"\xff", b'{"a":1,"a":2}', b"[" * 100, b'"text"'):
             answer = connection.request("POST", path, body, **authorization)
             assert answer.status in (200, 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import time
@@ -99,6 +100,34 @@ def test_a_service_is_registered_and_taken_back_while_the_module_runs(project: P
     users.do("deregister_service", service="users-api")
     asking.until("discover", lambda found: not found, type="api")
     assert users.code("deregister_service", service="users-api")[0] == "unknown_target"
+
+
+def test_no_service_has_the_id_of_another_module_whatever_its_process_writes(
+    project: Project, nats_server: Server
+) -> None:
+    keys = channels(nats_server.url, "names")
+    users, evil = module(project, "users", **keys), module(project, "evil", **keys)
+    ready(users, evil)
+    assert len(evil.until("discover", lambda found: len(found) == 2, type="module")) == 2
+    code, text = evil.code("register_service", name="Users", service_type="api", address="127.0.0.1:1")
+    assert (code, "the id of another module on NATS" in text) == ("refused", True)
+    assert evil.do("register_service", name="evil", service_type="api", address="127.0.0.1:1")
+
+    async def write() -> None:
+        client = await nats.connect(nats_server.url)
+        bucket = await client.jetstream().key_value("names-services")
+        for number, name in enumerate(("users", "other"), 7):
+            entry = {"service_type": {"Custom": "api"}, "name": name, "address": "127.0.0.1:1", "is_healthy": True}
+            await bucket.put(f"evil.0.{number}", json.dumps(entry).encode())
+        await client.close()
+
+    asyncio.run(write())
+    asking = module(project, "asking", **keys)
+    ready(asking)
+    found = asking.until("discover", lambda found: len(found) == 2, type="api")
+    assert {each["name"] for each in found} == {"evil", "other"}
+    told = [asking.do("get", url="module://users/who") for _ in range(3)]
+    assert [each["status"] for each in told] == [200] * 3
 
 
 def test_three_replicas_share_what_comes_and_each_hears_what_is_published(

@@ -41,13 +41,17 @@ class Office:
         self.values = dict(VALUES)
         self.store = SecretStore({"TOKEN": SecretKey()}, [EnvironmentSource(self.values)], Masker())
         modules: dict[str, Module] = {}
-        self.registry, self.ports, self.topics = ServiceRegistry(), Ports(), EventRouter()
+        self.registry = ServiceRegistry(
+            replicas=lambda: [replica for module in modules.values() for replica in module.replicas]
+        )
+        self.ports, self.topics = Ports(), EventRouter()
         self.rotations = Rotations(
             self.store, lambda: [replica for module in modules.values() for replica in module.replicas]
         )
         around_stores = StoreContext(Path("/"), "wattson")
         self.stores = Stores(
-            Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None
+            Datastores(databases, caches, dict, around_stores, start_period=5, rotates=False) if databases else None,
+            self.store.mask,
         )
         requests = ModuleRequests(
             modules,
@@ -138,6 +142,48 @@ def test_one_healthy_provider_is_found_or_all_of_them_with_the_healthy_ones_firs
         assert [each["module_id"] for each in office.ask(office.b, DISCOVER)["providers"]] == ["b"]
         every = office.ask(office.b, {**DISCOVER, "all_providers": True})["providers"]
         assert [(each["module_id"], each["is_healthy"]) for each in every] == [("b", True), ("a", False)]
+
+    in_office(test)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "refused"),
+    [
+        ("b", {"Custom": "api"}, True),
+        ("B", {"Custom": "api"}, True),
+        ("b", {"Custom": "module"}, True),
+        ("b", "Database", True),
+        ("a", {"Custom": "api"}, False),
+        ("A", {"Custom": "api"}, False),
+        ("b-api", {"Custom": "api"}, False),
+        ("c", {"Custom": "api"}, False),
+    ],
+)
+def test_no_service_is_registered_under_the_id_of_another_module(name: str, kind: object, refused: bool) -> None:
+    async def test(office: Office) -> None:
+        answer = office.ask(office.a, {**REGISTER, "name": name, "service_type": kind})
+        assert answer["success"] is not refused
+        if refused:
+            assert answer["error"] == f"{name} is the id of another module: give the service another name"
+            assert office.registry.all() == []
+
+    in_office(test)
+
+
+def test_a_module_is_found_by_its_id_and_a_service_by_its_name() -> None:
+    async def test(office: Office) -> None:
+        office.b.replica.announce = None
+        for peer in (office.a, office.b):
+            office.ask(peer, {**REGISTER, "name": peer.replica.module})
+        assert office.ask(office.a, REGISTER)["success"] is True
+
+        def located(name: str) -> list[tuple[str, str]]:
+            message = {**DISCOVER, "service_type": {"Custom": f"module:{name}"}, "all_providers": True}
+            return [(each["module_id"], each["address"]) for each in office.ask(office.b, message)["providers"]]
+
+        assert located("a") == [("a", "http://127.0.0.1:1")]
+        assert located("b") == []  # it does not listen, and its service is not the module
+        assert located("users") == [("a", "127.0.0.1:1")]
 
     in_office(test)
 
@@ -303,6 +349,24 @@ def test_a_secret_that_nobody_knows_cannot_be_rotated_and_one_that_is_gone_keeps
 
 
 # Stores ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_error_of_a_store_has_no_secret_in_it() -> None:
+    async def test(office: Office) -> None:
+        async with asyncio.TaskGroup() as tasks, office.stores.running(tasks):
+            request = {"op": "service_request", "service_type": "Database", "config": {"store": "shared"}, "id": "1"}
+            connection = office.ask(office.a, request)["connection_id"]
+            operation = {"op": "service_operation", "service_type": "Database", "operation": "fetch"}
+            params = {"query": f'SELECT * FROM "{VALUES["TOKEN"]}"'}
+            office.a.says({**operation, "connection_id": connection, "params": params})
+            answers: list[dict[str, Any]] = []
+            while not answers:
+                await asyncio.sleep(0.01)
+                answers = office.a.received()
+            assert "***" in answers[0]["error"]
+            assert VALUES["TOKEN"] not in answers[0]["error"]
+
+    in_office(test, databases={"shared": Database.model_validate({"url": "sqlite:///:memory:"})})
 
 
 def test_operations_without_an_id_are_answered_in_the_order_in_which_they_were_asked() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.processes import PATIENCE, Project, allowed, environment
@@ -190,7 +191,7 @@ def test_messages_are_answered_once_whatever_becomes_of_them(start: Start) -> No
     enveloped = {"id": "1", "content": {"type": "echo", "text": "in an envelope"}, "metadata": {}}
     assert module.message(enveloped)["said"] == "in an envelope"
     for content, code, text in (
-        ({"type": "crash"}, "handler_failed", "the stove is hot"),
+        ({"type": "crash"}, "handler_failed", "the handler raised an exception (error "),
         ({"type": "nobody"}, "no_handler", "nobody"),
         ({"text": "no type"}, "invalid_message", "type"),
         (b"{not json", "invalid_message", "JSON"),
@@ -199,6 +200,7 @@ def test_messages_are_answered_once_whatever_becomes_of_them(start: Start) -> No
         reply = module.message(content)
         assert (reply["type"], reply["code"]) == ("error", code), reply
         assert text in reply["message"]
+        assert "stove" not in reply["message"]
     soon = {"content": {"type": "slow"}, "metadata": {"properties": {"deadline": time.time() + 0.2}}}
     assert module.message(soon)["code"] == "timeout"
     assert "Traceback" not in str(module.raw)
@@ -452,6 +454,17 @@ def test_the_conversation_is_written_down_without_a_secret_in_it(start: Start, t
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["message"]["op"] for line in lines if line["direction"] == "in"].count("http_request") == 1
     assert any(line["message"].get("value") == "***" for line in lines)
+
+
+def test_messages_by_http_need_the_token_of_the_orchestrator_where_the_manifest_has_none(start: Start) -> None:
+    module = start(manifest={"channels": {"http": {}}}, init={"auth_token": "token-of-the-orchestrator"})
+    url = f"http://{announced(module)['listen']}/_pywatt/messages"
+    body = {"type": "echo", "text": "hello"}
+    assert httpx.post(url, json=body).status_code == 401
+    answer = httpx.post(url, json=body, headers={"authorization": "Bearer token-of-the-orchestrator"})
+    assert (answer.status_code, answer.json()["content"]["said"]) == (200, "hello")
+    module.say(op="shutdown")
+    assert module.wait() == 0
 
 
 def test_a_signal_stops_an_orchestrated_module_as_any_other(start: Start) -> None:

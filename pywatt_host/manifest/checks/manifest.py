@@ -10,6 +10,7 @@ from pywatt_host.manifest.checks.exposure import ExposureChecks
 from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
+from pywatt_host.manifest.model.services import MODULE
 from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
@@ -20,9 +21,11 @@ _EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})
 
 
 class ManifestChecks:
-    """Reports the parts of a manifest that do not fit together. `tree` has the place of each part."""
+    """Reports the parts of a manifest that do not fit together. `tree` has the place of each part. `token_offered`: the
+    orchestrator's init has a token, which is the default of channels.http."""
 
-    def __init__(self, manifest: Manifest, tree: Node, report: Report) -> None:
+    def __init__(self, manifest: Manifest, tree: Node, report: Report, *, token_offered: bool = False) -> None:
+        self._token_offered = token_offered
         self._manifest = manifest
         self._tree = tree
         self._report = report
@@ -36,6 +39,7 @@ class ManifestChecks:
         self._addresses()
         self._folders()
         self._sources()
+        self._service_names()
         self._open_tcp_channel()
         self._open_http_channel()
         AuthChecks(self._manifest, self._add, self._is_unset).check()
@@ -187,6 +191,16 @@ class ManifestChecks:
                 self._add(path, "conflict", message, "remove one of them")
             seen.setdefault(source.kind, number)
 
+    def _service_names(self) -> None:
+        """A service may not have the id of another module as its name: module://ID would be ambiguous."""
+        services, own = self._manifest.services, self._manifest.module_id.casefold()
+        ids = {each.name.casefold() for each in services.static if each.type.lower() == MODULE} - {own}
+        for number, service in enumerate(services.register_):
+            if service.name.casefold() in ids:
+                path: KeyPath = ("services", "register", number, "name")
+                message = f"{self._shown(path, service.name)} is the id of another module in services.static"
+                self._add(path, "conflict", message, "give the service another name, such as NAME-api")
+
     def _open_tcp_channel(self) -> None:
         tcp = self._manifest.channels.tcp
         if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
@@ -203,14 +217,15 @@ class ManifestChecks:
 
     def _open_http_channel(self) -> None:
         http, token = self._manifest.channels.http, ("channels", "http", "token")
-        if http is None or http.token is not None or self._is_unset(token):
+        if http is None or http.token is not None or self._token_offered or self._is_unset(token):
             return
-        beyond = [each for each in self._manifest.server.listen if not _of_this_machine(each)]
+        beyond = [each for each in self._manifest.server.listen if not isinstance(each, UnixAddress)]
         reported = any(problem.path == "channels.http.token" for problem in self._report.problems)
         if beyond and not reported:
             shown = self._shown(("server", "listen", self._manifest.server.listen.index(beyond[0])), str(beyond[0]))
-            message = f"a token is required, because other machines can connect to {shown} and pose as a peer"
-            hint = "set token: ${secret:CHANNEL_TOKEN}, or listen on 127.0.0.1"
+            clients = "processes and browsers on this machine" if _is_of_loopback(beyond[0]) else "other machines"
+            message = f"a token is required, because {clients} can connect to {shown} and pose as a peer"
+            hint = "set token: ${secret:CHANNEL_TOKEN}, or listen on a Unix socket"
             self._add(token, "open-channel", message, hint)
 
     def _nearby(self, path: KeyPath, folder: Path) -> str:
@@ -226,9 +241,9 @@ class ManifestChecks:
         return f'did you mean "{meant}"?' if meant else hint
 
 
-def _of_this_machine(address: Address) -> bool:
-    """Whether only this machine can connect there. For an inherited socket, the answer is no, because it is unknown."""
-    return isinstance(address, UnixAddress) or (isinstance(address, TcpAddress) and is_loopback(address.host))
+def _is_of_loopback(address: Address) -> bool:
+    """Whether only this machine can connect to a port. For an inherited socket, the answer is no: it is unknown."""
+    return isinstance(address, TcpAddress) and is_loopback(address.host)
 
 
 def _template_shape(path: str) -> tuple[str, ...]:

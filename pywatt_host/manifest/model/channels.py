@@ -164,7 +164,9 @@ class HttpChannel(Section):
     )
     token: SecretToken | None = key(
         None,
-        "Token that a peer must present to this module, and that this module presents to a peer.",
+        "Token that a peer must present to this module, and that this module presents to a peer. Required where the"
+        " module listens on TCP, loopback addresses included. If omitted, a peer must present the auth_token of the"
+        " orchestrator's init message.",
         "${secret:CHANNEL_TOKEN}",
     )
 
