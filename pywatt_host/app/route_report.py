@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pywatt_host.app.applications import Application
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
+from pywatt_host.manifest.values.paths import covers, is_parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def hidden_routes(manifest: Manifest, applications: Iterable[Application]) -> li
     applications = list(applications)
     found = []
     for key, path in keys.items():
-        covering = [application for application in applications if _covers(application.prefix, path)]
+        covering = [application for application in applications if covers(application.prefix, path)]
         owner = max(covering, key=lambda application: len(application.prefix), default=None)
         if owner is not None and any(
             lookup(dict.fromkeys(route.methods, True), "GET") and _is_at(route.path, path)
@@ -123,6 +124,7 @@ class _RequiredAuth:
         self._rules: Table[Rule] = Table()
         for rule in endpoints.rules:
             self._rules.add(rule.path, rule.methods, rule)
+        self._rules.add_other_spellings()
 
     def by_method(self, path: str, methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The methods of a route by the credential that they need."""
@@ -152,12 +154,8 @@ def _present(methods: Mapping[str, object], method: str) -> bool:
 
 def sample_path(template: str) -> str:
     """A path that the template matches and other templates with literal segments most likely do not."""
-    return "/".join("\x00" if segment.startswith("{") else segment for segment in template.split("/"))
+    return "/".join("\x00" if is_parameter(segment) else segment for segment in template.split("/"))
 
 
 def _under_opaque(path: str, opaque: Iterable[Application]) -> bool:
-    return any(_covers(application.prefix, path) for application in opaque)
-
-
-def _covers(prefix: str, path: str) -> bool:
-    return prefix == "/" or path == prefix or path.startswith(prefix + "/")
+    return any(covers(application.prefix, path) for application in opaque)

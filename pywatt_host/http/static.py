@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.http.ranges import Part, parse_ranges, partial
+from pywatt_host.manifest.values.paths import below
 from pywatt_host.types import Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.static")
@@ -214,10 +215,7 @@ def _status_of(error: OSError) -> int:
 
 def _relative(scope: Scope) -> str:
     """The path below the mount, as the name of a file. It may lead out of the directory."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if path == root or path.startswith(root + "/"):
-        path = path[len(root) :]
+    path = below(scope.get("root_path", ""), scope["path"])
     return os.path.normpath(os.path.join(*path.split("/")))
 
 

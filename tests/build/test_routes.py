@@ -82,6 +82,8 @@ def _fits(template: str, path: str) -> list[int] | None:
     wanted, given_ = template.split("/")[1:], path.split("/")[1:]
     ranks: list[int] = []
     for number, segment in enumerate(wanted):
+        if segment == "{rest:path}" and number == len(given_):  # the rest is missing
+            return [*ranks, 2]
         if number >= len(given_) or (segment == "{x}" and not given_[number]):
             return None
         if segment == "{rest:path}":  # which may be empty, after its slash
