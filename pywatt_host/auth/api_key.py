@@ -56,7 +56,7 @@ class ApiKeyScheme:
         identity = self._identities.get(digest)
         return identity if identity is not None and self._clock() < identity.until else None
 
-    async def verify(self, credential: bytes) -> Identity:
+    async def verify(self, credential: bytes, client: str = "") -> Identity:
         identity = self.recall(credential)
         if identity is None:
             raise DeniedError("too_large" if len(credential) > _MAX_CREDENTIAL_BYTES else "credentials")

@@ -19,6 +19,7 @@ from typing import Any
 from pywatt_host.auth.identity import DeniedError, Identity, UnavailableError
 from pywatt_host.auth.passwords import Digests, bcrypt_cost, rendered, same, users
 from pywatt_host.auth.scheme import Carrier, Loaded
+from pywatt_host.auth.turns import Turn, Turns
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.types import Headers
@@ -43,7 +44,8 @@ class _User:
 
 
 class BasicScheme:
-    """A scheme of type `basic`. Passwords are hashed in two threads of their own.
+    """A scheme of type `basic`. Passwords are hashed in two threads of their own, of which one address has
+    at most one.
 
     `clock` returns seconds since the epoch.
     """
@@ -60,6 +62,7 @@ class BasicScheme:
         self._dummy = b""  # a hash that matches no password, as costly as those of users
         self._verified: OrderedDict[bytes, Identity] = OrderedDict()
         self._verifying: dict[bytes, asyncio.Task[Identity | None]] = {}
+        self._turns = Turns()
         self._threads: ThreadPoolExecutor | None = None
         self._check: Callable[[bytes, bytes], bool] | None = None
 
@@ -86,7 +89,7 @@ class BasicScheme:
         identity = self._verified.get(self._digest(credential))
         return identity if identity is not None and self._clock() < identity.until else None
 
-    async def verify(self, credential: bytes) -> Identity:
+    async def verify(self, credential: bytes, client: str = "") -> Identity:
         identity = self.recall(credential)
         if identity is not None:
             return identity
@@ -95,28 +98,33 @@ class BasicScheme:
         if not self._dummy:
             found = _plain(candidates, self._digest(password))
         else:
-            found = await self._verify_shared(credential, candidates, password)
+            found = await self._verify_shared(credential, candidates, password, client)
         if found is None:
             raise DeniedError("credentials")
         return found
 
-    async def _verify_shared(self, credential: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+    async def _verify_shared(
+        self, credential: bytes, candidates: list[_User], password: bytes, client: str
+    ) -> Identity | None:
         """Verify a credential once for all requests that send it at the same time. Raises UnavailableError."""
         digest = self._digest(credential)
         task = self._verifying.get(digest)
         if task is None:
             if len(self._verifying) >= _MAX_PENDING or self._threads is None:
                 raise UnavailableError("busy")
-            work = self._verify_in_thread(digest, candidates, password)
+            work = self._verify_in_thread(self._turns.of(client), digest, candidates, password)
             task = asyncio.create_task(work, name=f"verify for {self._key}")
             self._verifying[digest] = task
             task.add_done_callback(lambda _: self._verifying.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _verify_in_thread(self, digest: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+    async def _verify_in_thread(
+        self, turn: Turn, digest: bytes, candidates: list[_User], password: bytes
+    ) -> Identity | None:
         verified = self._verified
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
+        async with turn:
+            found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
         if found is not None:
             until = min(found.until, self._clock() + _CACHE_TTL)
             remembered = Identity(self.name, found.identity.subject, found.identity.claims, until)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from pywatt_host.auth.identity import DeniedError, Identity, Reason, UnavailableError
 from pywatt_host.auth.scheme import Scheme
+from pywatt_host.net.limits import client_key
 from pywatt_host.types import Headers, Scope
 
 Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requests
@@ -17,7 +18,7 @@ Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requ
 class Refused:
     """The verdict on a request that is refused. `reason` is for the log: `auth.SCHEME: reason`."""
 
-    __slots__ = ("headers", "reason", "status", "subject")
+    __slots__ = ("headers", "is_guess", "reason", "status", "subject")
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -25,10 +26,18 @@ class Refused:
         return {}
 
     def __init__(
-        self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = (), subject: str = ""
+        self,
+        status: int,
+        reason: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        subject: str = "",
+        *,
+        is_guess: bool = False,
     ) -> None:
-        """`subject` is set if the credential is valid but does not allow the request."""
+        """`subject` is set if the credential is valid but does not allow the request. `is_guess` tells that there was
+        a credential, and that it is not valid."""
         self.subject = subject
+        self.is_guess = is_guess
         self.status = status
         self.reason = reason
         self.headers = tuple(headers)
@@ -101,11 +110,13 @@ class Guard:
         if isinstance(found, Refused):
             return found
         credential, candidates = found
+        client = scope.get("client")
+        address = client_key(client[0]) if client is not None else ""
         denied: tuple[Scheme, Reason] | None = None
         unavailable: tuple[Scheme, UnavailableError] | None = None
         for scheme in candidates:
             try:
-                return self._authorized(scheme, await scheme.verify(credential))
+                return self._authorized(scheme, await scheme.verify(credential, address))
             except DeniedError as error:
                 denied = denied or (scheme, error.reason)
             except UnavailableError as error:
@@ -157,7 +168,7 @@ class Guard:
         self._counts[scheme.name, reason] += 1
         others = [each for each in self._schemes if each.carrier != scheme.carrier]
         headers = [*self._challenges((scheme,), "invalid_token"), *self._challenges(others)]
-        return Refused(401, f"auth.{scheme.name}: {reason}", headers)
+        return Refused(401, f"auth.{scheme.name}: {reason}", headers, is_guess=True)
 
     def _challenges(self, schemes: Iterable[Scheme], error: str = "") -> list[tuple[bytes, bytes]]:
         """Return one challenge for each carrier (RFC 9110 section 11.6.1)."""

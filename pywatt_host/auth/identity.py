@@ -41,6 +41,7 @@ class Identity:
 
     status = 0  # as a verdict: the request is allowed
     reason = ""
+    is_guess = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def __init__(self, scheme: str, subject: str, claims: Mapping[str, Any], until: float) -> None:

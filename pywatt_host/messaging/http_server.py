@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +15,7 @@ from pywatt_host.exceptions import ProtocolError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.incoming import EventHandler
+from pywatt_host.net.limits import GUESSES, RateLimiter, client_key
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
@@ -51,15 +54,19 @@ class HttpMessages:
         self._limit = limit
         self._event = event
         self._refusals = BadRecords("a peer on http")
+        self._guesses = RateLimiter(GUESSES, time.monotonic)  # wrong tokens, by the address that sent them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await send_problem(send, 405, headers=[(b"allow", b"POST")])
+        elif wait := self._guesses.wait_for(client := _client(scope)):
+            await send_problem(send, 429, headers=[(b"retry-after", str(math.ceil(wait)).encode())])
         elif not self._is_authorized(scope):
             self.refused += 1
             self._refusals.refused("the token is missing or wrong (channels.http.token)")
             await send_problem(send, 401, headers=_CHALLENGE)
         else:
+            self._guesses.give_back(client)
             await self._take(receive, send)
 
     def _is_authorized(self, scope: Scope) -> bool:
@@ -98,6 +105,11 @@ class HttpMessages:
         posted = _PostedMessage(source, Payload.of(document), asyncio.get_running_loop().create_future())
         self._inbox.take(posted)
         await _reply(send, envelope.id, await posted.answered)
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return client_key(client[0]) if client is not None else ""
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:

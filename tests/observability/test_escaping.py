@@ -57,6 +57,7 @@ class Verified:
     subject: str
     status: int = 200
     reason: str = ""
+    is_guess: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
     claims: dict[str, Any] = field(default_factory=dict)
 
