@@ -126,8 +126,7 @@ class BasicScheme:
         async with turn:
             found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
         if found is not None:
-            until = min(found.until, self._clock() + _CACHE_TTL)
-            remembered = Identity(self.name, found.identity.subject, found.identity.claims, until)
+            remembered = found.identity.until_at_most(min(found.until, self._clock() + _CACHE_TTL))
             if verified is self._verified:  # else the passwords have changed in the meantime
                 verified[digest] = remembered
                 while len(verified) > _CACHE_SIZE:
@@ -170,7 +169,7 @@ class BasicScheme:
         bcrypt = self._bcrypt() if any(costs) else None
         new = {}
         for entry, cost in zip(found, costs, strict=True):
-            identity = Identity(self.name, entry.name, {"sub": entry.name}, inf)
+            identity = Identity(self.name, "basic", entry.name, {"sub": entry.name}, inf)
             digest = b"" if cost else self._digest(entry.value.encode())
             new[entry.name] = _User(identity, digest, entry.value.encode() if cost else b"", inf)
         dummy = bcrypt.hashpw(b"nobody's", bcrypt.gensalt(max(costs))) if bcrypt is not None else b""
@@ -229,8 +228,7 @@ def _plain(candidates: list[_User], digest: bytes) -> Identity | None:
     found: Identity | None = None
     for user in candidates:
         if same(digest, user.digest):
-            until = user.until
-            found = Identity(user.identity.scheme, user.identity.subject, user.identity.claims, until)
+            found = user.identity.until_at_most(user.until)
     if not candidates:
         same(digest, bytes(len(digest)))
     return found

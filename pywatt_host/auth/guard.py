@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pywatt_host.auth.identity import DeniedError, Identity, Reason, UnavailableError
+from pywatt_host.auth.identity import VOUCHED, DeniedError, Identity, Reason, UnavailableError
 from pywatt_host.auth.scheme import Scheme
 from pywatt_host.net.limits import client_key
 from pywatt_host.types import Headers, Scope
 
+_OF_VOUCHED = f"{VOUCHED}."
 Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requests
 
 
@@ -183,7 +184,10 @@ class Guard:
 
 def _holds(claims: Mapping[str, Any], name: str, wanted: Sequence[Any]) -> bool:
     """Whether a claim has one of the wanted values. For a list, one of its entries must."""
-    found = claims[name] if name in claims else _nested(claims, name)
+    if name.startswith(_OF_VOUCHED):  # the host's own claim, and not one that a token has at the same path
+        found = claims[VOUCHED].get(name.removeprefix(_OF_VOUCHED))
+    else:
+        found = claims[name] if name in claims else _nested(claims, name)
     values = found if isinstance(found, list) else [found]
     return any(_same(value, each) for value in values for each in wanted)
 

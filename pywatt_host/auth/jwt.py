@@ -54,6 +54,7 @@ class JwtScheme:
         """`directory` is the base of a relative `public_key`. `key` is the scheme's key in the manifest. `clock`
         returns seconds since the epoch."""
         self.name = name
+        self._kind = options.type or "jwt"
         self._options = options
         self._keys = keys
         self._directory = directory
@@ -145,7 +146,9 @@ class JwtScheme:
         if signer is None:
             raise DeniedError("signature")
         until = min(self._check(token.claims), self._clock() + _CACHE_TTL)
-        identity = Identity(self.name, token.claims.get("sub", ""), token.claims, _earlier(until, signer.until))
+        identity = Identity(
+            self.name, self._kind, token.claims.get("sub", ""), token.claims, _earlier(until, signer.until)
+        )
         if generation == self._keys.generation:  # else the keys have changed; the next request verifies again
             self._verified.put(credential, identity)
         return identity

@@ -125,7 +125,7 @@ def test_messages_take_thirty_guesses_a_minute_from_an_address() -> None:
 
             async def status(token: str, client: Any = ADDRESS) -> int:
                 headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-                body = json.dumps({"content": {"type": "ping"}}).encode()
+                body = json.dumps({"type": "ping"}).encode()
                 path = "/_pywatt/messages"
                 return (await host.request("POST", path, headers=headers, body=[body], client=client)).status
 
