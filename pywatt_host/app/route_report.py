@@ -46,7 +46,7 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
                     continue
     if isinstance(manifest.endpoints, AutoEndpoints):
         summaries = {rule.path: rule.summary or "" for rule in manifest.endpoints.rules}
-        required = _RequiredAuth(manifest.endpoints)
+        required = _RequiredAuth(manifest.endpoints, probed=_probed(manifest))
         for application in applications:
             for route in application.routes or ():
                 summary = summaries.get(route.path, "")
@@ -111,6 +111,11 @@ def hidden_routes(manifest: Manifest, applications: Iterable[Application]) -> li
     return found
 
 
+def _probed(manifest: Manifest) -> str:
+    """The path of health probes on the public listener; empty where there is none."""
+    return manifest.health.path if manifest.health.enabled and manifest.server.admin is None else ""
+
+
 def _is_at(template: str, path: str) -> bool:
     rest = template.removeprefix(path)
     return rest != template and (rest in ("", "/") or (rest.startswith("/{") and rest.endswith(":path}")))
@@ -119,8 +124,10 @@ def _is_at(template: str, path: str) -> bool:
 class _RequiredAuth:
     """The credentials that routes need under the rules of `endpoints`."""
 
-    def __init__(self, endpoints: AutoEndpoints) -> None:
+    def __init__(self, endpoints: AutoEndpoints, probed: str = "") -> None:
+        """`probed` is the path of health probes, which need no credential unless a rule says so."""
         self._default = endpoints.auth
+        self._probed = probed
         self._rules: Table[Rule] = Table()
         for rule in endpoints.rules:
             self._rules.add(rule.path, rule.methods, rule)
@@ -132,7 +139,8 @@ class _RequiredAuth:
         found: dict[str, tuple[str, ...]] = {}
         for method in methods:
             rule = lookup(rules, method) or rules.get("*")
-            auth = _shown(rule.auth if rule is not None and rule.auth is not None else self._default)
+            default = None if path == self._probed and method in ("GET", "HEAD") and rule is None else self._default
+            auth = _shown(rule.auth if rule is not None and rule.auth is not None else default)
             found[auth] = (*found.get(auth, ()), method)
         return found
 

@@ -218,3 +218,36 @@ def test_routes_and_the_running_host_agree_on_who_may_ask(project: Project) -> N
     assert [path for path in paths if told[path]] == [
         "/admin", "/admin/", "/admin/users", "/team", "/team/", "/a/{id}",
     ]  # fmt: skip
+
+
+def test_routes_and_the_running_host_agree_where_the_default_requires_a_credential(project: Project) -> None:
+    """Health probes need none, and what a rule opens needs none; every other path needs one, whatever its spelling."""
+    paths = ("/", "/health", "/public", "/public/page", "/private", "/probe/health")
+    project.write(
+        "main.py",
+        f"""
+        from starlette.applications import Starlette
+        from starlette.responses import PlainTextResponse
+        from starlette.routing import Route
+
+        def told(request):
+            return PlainTextResponse("told")
+
+        app = Starlette(routes=[Route(path, told) for path in {paths!r}])
+        """,
+    )
+    project.manifest(
+        app="main:app",
+        auth={"jwt": {"secret": SECRET}},
+        endpoints={"from": "auto", "auth": "jwt", "rules": [{"path": "/public/{rest:path}", "auth": "none"}]},
+        server={"timeouts": {"header": "1s", "keep_alive": "100ms"}},
+    )
+    told = {row["path"]: row["auth"] for row in json.loads(project.cli("routes", "--json").stdout)}
+    host = project.host()
+    for path in paths:
+        status = answers(host, request_bytes({"target": path, "expect": "public"}, ""))[9:12]
+        assert status == (b"401" if told[path] else b"200"), path
+    assert [path for path in paths if told[path]] == ["/", "/private", "/probe/health"]
+    for target in ("/PRIVATE", "/private/", "/public/../private", "/publi\xc4\xb1c", "/Public", "/nowhere"):
+        status = answers(host, request_bytes({"target": target, "expect": "closed"}, ""))[9:12]
+        assert status in (b"400", b"401"), target
