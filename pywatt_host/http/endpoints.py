@@ -65,12 +65,16 @@ class Table(Generic[T]):
         self._added[shape(template)] = slot
 
     def add_other_spellings(self) -> None:
-        """Let each template also stand for its path with, or without, a slash at the end, unless another template
-        does."""
-        for template, methods in tuple(self._added.items()):
+        """Let each template also stand for its path with, or without, a slash at the end, for the methods that a
+        template of that spelling does not have."""
+        declared = {template: dict(methods) for template, methods in self._added.items()}
+        for template, methods in declared.items():
             other = other_spelling(template)
-            if other is not None and other not in self._added:
-                for method, value in methods.items():
+            if other is None:
+                continue
+            taken = declared.get(other, {})
+            for method, value in methods.items():
+                if "*" not in taken and lookup(taken, method) is None:
                     self.add(other, (method,), value)
 
     def match(self, path: str) -> dict[str, T] | None:
