@@ -245,10 +245,10 @@ class MessagingError(HostError):
     """Raised when a message is not answered, or is answered with an error.
 
     `target` (str, may be empty) is the module that the message was for, and `message` (str) says what is wrong. `code`
-    (str) is the code of the answer: `no_handler`, `invalid_message`, `handler_failed`, `timeout`, `unknown_target` or
-    `too_large`. Where there is no answer, it is `unavailable` (no channel is open), `lost` (the channel broke before
-    the answer), `refused` (the orchestrator refuses the message) or `unsupported` (the peer does not support this kind
-    of request).
+    (str) is the code of the answer: `no_handler`, `invalid_message`, `unauthorized`, `handler_failed`, `timeout`,
+    `unknown_target` or `too_large`. Where there is no answer, it is `unavailable` (no channel is open), `lost` (the
+    channel broke before the answer), `refused` (the orchestrator refuses the message) or `unsupported` (the peer does
+    not support this kind of request).
 
     >>> print(MessagingError("timeout", "no answer within 5s", "billing"))
     billing: no answer within 5s (timeout)

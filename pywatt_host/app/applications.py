@@ -22,6 +22,7 @@ from pywatt_host.exceptions import AppLoadError
 from pywatt_host.http.routes import Mount
 from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.manifest.values.paths import everything_below
 
 logger = logging.getLogger("pywatt.host")
 
@@ -103,7 +104,7 @@ class Application:
         """Import and make the application; returns the ASGI callable. Raises AppLoadError."""
         if isinstance(self.options, DirectoryMount):
             static = import_module("pywatt_host.http.static")
-            self.routes = [Route(f"{self.prefix.rstrip('/')}/{{path:path}}", ("GET",), "static files")]
+            self.routes = [Route(everything_below(self.prefix), ("GET",), "static files")]
             self.framework = "static"
             folder = self._manifest.resolve(self.options.directory)
             return static.StaticDirectory(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pywatt_host.app.applications import Application
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
+from pywatt_host.manifest.values.paths import covers, is_parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
                     continue
     if isinstance(manifest.endpoints, AutoEndpoints):
         summaries = {rule.path: rule.summary or "" for rule in manifest.endpoints.rules}
-        required = _RequiredAuth(manifest.endpoints)
+        required = _RequiredAuth(manifest.endpoints, probed=_probed(manifest))
         for application in applications:
             for route in application.routes or ():
                 summary = summaries.get(route.path, "")
@@ -100,7 +101,7 @@ def hidden_routes(manifest: Manifest, applications: Iterable[Application]) -> li
     applications = list(applications)
     found = []
     for key, path in keys.items():
-        covering = [application for application in applications if _covers(application.prefix, path)]
+        covering = [application for application in applications if covers(application.prefix, path)]
         owner = max(covering, key=lambda application: len(application.prefix), default=None)
         if owner is not None and any(
             lookup(dict.fromkeys(route.methods, True), "GET") and _is_at(route.path, path)
@@ -108,6 +109,11 @@ def hidden_routes(manifest: Manifest, applications: Iterable[Application]) -> li
         ):
             found.append(HiddenRoute(key, path, owner.name))
     return found
+
+
+def _probed(manifest: Manifest) -> str:
+    """The path of health probes on the public listener; empty where there is none."""
+    return manifest.health.path if manifest.health.enabled and manifest.server.admin is None else ""
 
 
 def _is_at(template: str, path: str) -> bool:
@@ -118,11 +124,14 @@ def _is_at(template: str, path: str) -> bool:
 class _RequiredAuth:
     """The credentials that routes need under the rules of `endpoints`."""
 
-    def __init__(self, endpoints: AutoEndpoints) -> None:
+    def __init__(self, endpoints: AutoEndpoints, probed: str = "") -> None:
+        """`probed` is the path of health probes, which need no credential unless a rule says so."""
         self._default = endpoints.auth
+        self._probed = probed
         self._rules: Table[Rule] = Table()
         for rule in endpoints.rules:
             self._rules.add(rule.path, rule.methods, rule)
+        self._rules.add_other_spellings()
 
     def by_method(self, path: str, methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The methods of a route by the credential that they need."""
@@ -130,7 +139,8 @@ class _RequiredAuth:
         found: dict[str, tuple[str, ...]] = {}
         for method in methods:
             rule = lookup(rules, method) or rules.get("*")
-            auth = _shown(rule.auth if rule is not None and rule.auth is not None else self._default)
+            default = None if path == self._probed and method in ("GET", "HEAD") and rule is None else self._default
+            auth = _shown(rule.auth if rule is not None and rule.auth is not None else default)
             found[auth] = (*found.get(auth, ()), method)
         return found
 
@@ -152,12 +162,8 @@ def _present(methods: Mapping[str, object], method: str) -> bool:
 
 def sample_path(template: str) -> str:
     """A path that the template matches and other templates with literal segments most likely do not."""
-    return "/".join("\x00" if segment.startswith("{") else segment for segment in template.split("/"))
+    return "/".join("\x00" if is_parameter(segment) else segment for segment in template.split("/"))
 
 
 def _under_opaque(path: str, opaque: Iterable[Application]) -> bool:
-    return any(_covers(application.prefix, path) for application in opaque)
-
-
-def _covers(prefix: str, path: str) -> bool:
-    return prefix == "/" or path == prefix or path.startswith(prefix + "/")
+    return any(covers(application.prefix, path) for application in opaque)

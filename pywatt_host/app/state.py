@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -385,7 +385,9 @@ class AppState:
         """
         return await self._messages.request(target, message, timeout, authorization, channel)
 
-    def on_message(self, type: str, *, concurrency: int | None = None) -> Callable[[M], M]:
+    def on_message(
+        self, type: str, *, concurrency: int | None = None, auth: str | Sequence[str] = ()
+    ) -> Callable[[M], M]:
         """Decorator: handle messages of a type with a function, async or sync (in a thread).
 
         What the function returns is the reply. Where it raises a MessagingError of its own, that error is answered. Any
@@ -396,18 +398,34 @@ class AppState:
         `concurrency` is how many calls of this handler may run at the same time, by default as many as
         `channels.limits.messages` allows. Raises ValueError where another handler has the type.
 
+        `auth` names the schemes of the manifest's `auth`, of type jwt, oidc or basic, of which a message must have a
+        credential. Other messages are answered with the code `unauthorized`. Without it, a message needs no credential;
+        `claims["pywatt.auth"]` tells which scheme has verified the one that it has.
+
         >>> def handle_messages(app_state: AppState) -> None:
         ...     @app_state.on_message("count", concurrency=4)
         ...     async def count(message: dict[str, Any]) -> int:
         ...         return await app_state.db.fetchval("SELECT stock FROM items WHERE id = $1", message["item"])
         """
-        names = caller_names(1)
+        names, schemes = caller_names(1), self._schemes_of_messages(auth)
 
         def register(handler: M) -> M:
-            self._messages.handlers.on(type, handler, concurrency, names)
+            self._messages.handlers.on(type, handler, concurrency, names, schemes)
             return handler
 
         return register
+
+    def _schemes_of_messages(self, auth: str | Sequence[str]) -> tuple[str, ...]:
+        """The schemes that a handler names. Raises ValueError for one that messages cannot have credentials of."""
+        schemes = (auth,) if isinstance(auth, str) else tuple(auth)
+        for name in schemes:
+            scheme = self.manifest.auth.get(name)
+            if scheme is None:
+                declared = ", ".join(self.manifest.auth) or "none"
+                raise ValueError(f"auth: {name!r} is not a declared scheme (declared: {declared})")
+            if scheme.type == "api_key":
+                raise ValueError(f"auth: {name!r} has the type api_key, and messages have no API keys")
+        return schemes
 
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
         """Publish an event to all subscribers of `topic`, in this process and in others, each at most once.

@@ -56,7 +56,7 @@ class ApiKeyScheme:
         identity = self._identities.get(digest)
         return identity if identity is not None and self._clock() < identity.until else None
 
-    async def verify(self, credential: bytes) -> Identity:
+    async def verify(self, credential: bytes, client: str = "") -> Identity:
         identity = self.recall(credential)
         if identity is None:
             raise DeniedError("too_large" if len(credential) > _MAX_CREDENTIAL_BYTES else "credentials")
@@ -74,14 +74,16 @@ class ApiKeyScheme:
                     "%s: line %d: the key is shorter than %d characters and can be guessed; use a longer one",
                     self._key, entry.line, _MIN_SAFE_LENGTH,
                 )  # fmt: skip
-            new[self._digest(entry.value.encode())] = Identity(self.name, entry.name, {"sub": entry.name}, inf)
+            new[self._digest(entry.value.encode())] = Identity(
+                self.name, "api_key", entry.name, {"sub": entry.name}, inf
+            )
         return _NewKeys(self, new)
 
     def _swap(self, new: dict[bytes, Identity]) -> None:
         now = self._clock()
         until = now + (self._options.previous or 0.0)
         kept = {
-            digest: Identity(old.scheme, old.subject, old.claims, min(old.until, until))
+            digest: old.until_at_most(until)
             for digest, old in self._identities.items()
             if digest not in new and min(old.until, until) > now
         }

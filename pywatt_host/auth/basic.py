@@ -19,6 +19,7 @@ from typing import Any
 from pywatt_host.auth.identity import DeniedError, Identity, UnavailableError
 from pywatt_host.auth.passwords import Digests, bcrypt_cost, rendered, same, users
 from pywatt_host.auth.scheme import Carrier, Loaded
+from pywatt_host.auth.turns import Turn, Turns
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.types import Headers
@@ -43,7 +44,8 @@ class _User:
 
 
 class BasicScheme:
-    """A scheme of type `basic`. Passwords are hashed in two threads of their own.
+    """A scheme of type `basic`. Passwords are hashed in two threads of their own, of which one address has
+    at most one.
 
     `clock` returns seconds since the epoch.
     """
@@ -60,6 +62,7 @@ class BasicScheme:
         self._dummy = b""  # a hash that matches no password, as costly as those of users
         self._verified: OrderedDict[bytes, Identity] = OrderedDict()
         self._verifying: dict[bytes, asyncio.Task[Identity | None]] = {}
+        self._turns = Turns()
         self._threads: ThreadPoolExecutor | None = None
         self._check: Callable[[bytes, bytes], bool] | None = None
 
@@ -86,7 +89,7 @@ class BasicScheme:
         identity = self._verified.get(self._digest(credential))
         return identity if identity is not None and self._clock() < identity.until else None
 
-    async def verify(self, credential: bytes) -> Identity:
+    async def verify(self, credential: bytes, client: str = "") -> Identity:
         identity = self.recall(credential)
         if identity is not None:
             return identity
@@ -95,31 +98,35 @@ class BasicScheme:
         if not self._dummy:
             found = _plain(candidates, self._digest(password))
         else:
-            found = await self._verify_shared(credential, candidates, password)
+            found = await self._verify_shared(credential, candidates, password, client)
         if found is None:
             raise DeniedError("credentials")
         return found
 
-    async def _verify_shared(self, credential: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+    async def _verify_shared(
+        self, credential: bytes, candidates: list[_User], password: bytes, client: str
+    ) -> Identity | None:
         """Verify a credential once for all requests that send it at the same time. Raises UnavailableError."""
         digest = self._digest(credential)
         task = self._verifying.get(digest)
         if task is None:
             if len(self._verifying) >= _MAX_PENDING or self._threads is None:
                 raise UnavailableError("busy")
-            work = self._verify_in_thread(digest, candidates, password)
+            work = self._verify_in_thread(self._turns.of(client), digest, candidates, password)
             task = asyncio.create_task(work, name=f"verify for {self._key}")
             self._verifying[digest] = task
             task.add_done_callback(lambda _: self._verifying.pop(digest, None))
         return await asyncio.shield(task)
 
-    async def _verify_in_thread(self, digest: bytes, candidates: list[_User], password: bytes) -> Identity | None:
+    async def _verify_in_thread(
+        self, turn: Turn, digest: bytes, candidates: list[_User], password: bytes
+    ) -> Identity | None:
         verified = self._verified
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
+        async with turn:
+            found = await loop.run_in_executor(self._threads, self._matching, candidates, password)
         if found is not None:
-            until = min(found.until, self._clock() + _CACHE_TTL)
-            remembered = Identity(self.name, found.identity.subject, found.identity.claims, until)
+            remembered = found.identity.until_at_most(min(found.until, self._clock() + _CACHE_TTL))
             if verified is self._verified:  # else the passwords have changed in the meantime
                 verified[digest] = remembered
                 while len(verified) > _CACHE_SIZE:
@@ -162,7 +169,7 @@ class BasicScheme:
         bcrypt = self._bcrypt() if any(costs) else None
         new = {}
         for entry, cost in zip(found, costs, strict=True):
-            identity = Identity(self.name, entry.name, {"sub": entry.name}, inf)
+            identity = Identity(self.name, "basic", entry.name, {"sub": entry.name}, inf)
             digest = b"" if cost else self._digest(entry.value.encode())
             new[entry.name] = _User(identity, digest, entry.value.encode() if cost else b"", inf)
         dummy = bcrypt.hashpw(b"nobody's", bcrypt.gensalt(max(costs))) if bcrypt is not None else b""
@@ -221,8 +228,7 @@ def _plain(candidates: list[_User], digest: bytes) -> Identity | None:
     found: Identity | None = None
     for user in candidates:
         if same(digest, user.digest):
-            until = user.until
-            found = Identity(user.identity.scheme, user.identity.subject, user.identity.claims, until)
+            found = user.identity.until_at_most(user.until)
     if not candidates:
         same(digest, bytes(len(digest)))
     return found

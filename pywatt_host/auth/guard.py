@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pywatt_host.auth.identity import DeniedError, Identity, Reason, UnavailableError
+from pywatt_host.auth.identity import VOUCHED, DeniedError, Identity, Reason, UnavailableError
 from pywatt_host.auth.scheme import Scheme
+from pywatt_host.net.limits import client_key
 from pywatt_host.types import Headers, Scope
 
+_OF_VOUCHED = f"{VOUCHED}."
 Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requests
 
 
 class Refused:
     """The verdict on a request that is refused. `reason` is for the log: `auth.SCHEME: reason`."""
 
-    __slots__ = ("headers", "reason", "status", "subject")
+    __slots__ = ("headers", "is_guess", "reason", "status", "subject")
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -25,10 +27,18 @@ class Refused:
         return {}
 
     def __init__(
-        self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = (), subject: str = ""
+        self,
+        status: int,
+        reason: str,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        subject: str = "",
+        *,
+        is_guess: bool = False,
     ) -> None:
-        """`subject` is set if the credential is valid but does not allow the request."""
+        """`subject` is set if the credential is valid but does not allow the request. `is_guess` tells that there was
+        a credential, and that it is not valid."""
         self.subject = subject
+        self.is_guess = is_guess
         self.status = status
         self.reason = reason
         self.headers = tuple(headers)
@@ -101,11 +111,13 @@ class Guard:
         if isinstance(found, Refused):
             return found
         credential, candidates = found
+        client = scope.get("client")
+        address = client_key(client[0]) if client is not None else ""
         denied: tuple[Scheme, Reason] | None = None
         unavailable: tuple[Scheme, UnavailableError] | None = None
         for scheme in candidates:
             try:
-                return self._authorized(scheme, await scheme.verify(credential))
+                return self._authorized(scheme, await scheme.verify(credential, address))
             except DeniedError as error:
                 denied = denied or (scheme, error.reason)
             except UnavailableError as error:
@@ -157,7 +169,7 @@ class Guard:
         self._counts[scheme.name, reason] += 1
         others = [each for each in self._schemes if each.carrier != scheme.carrier]
         headers = [*self._challenges((scheme,), "invalid_token"), *self._challenges(others)]
-        return Refused(401, f"auth.{scheme.name}: {reason}", headers)
+        return Refused(401, f"auth.{scheme.name}: {reason}", headers, is_guess=True)
 
     def _challenges(self, schemes: Iterable[Scheme], error: str = "") -> list[tuple[bytes, bytes]]:
         """Return one challenge for each carrier (RFC 9110 section 11.6.1)."""
@@ -172,7 +184,10 @@ class Guard:
 
 def _holds(claims: Mapping[str, Any], name: str, wanted: Sequence[Any]) -> bool:
     """Whether a claim has one of the wanted values. For a list, one of its entries must."""
-    found = claims[name] if name in claims else _nested(claims, name)
+    if name.startswith(_OF_VOUCHED):  # the host's own claim, and not one that a token has at the same path
+        found = claims[VOUCHED].get(name.removeprefix(_OF_VOUCHED))
+    else:
+        found = claims[name] if name in claims else _nested(claims, name)
     values = found if isinstance(found, list) else [found]
     return any(_same(value, each) for value in values for each in wanted)
 

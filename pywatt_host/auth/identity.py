@@ -6,6 +6,7 @@ import marshal
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+VOUCHED = "pywatt.auth"  # the claim that says which scheme verified a credential
 # The reason for the log and for metrics; the client does not get it. The list is finite, so that metrics are bounded.
 Reason: TypeAlias = Literal[
     "missing",  # the request has no credential for any scheme of the endpoint
@@ -33,18 +34,21 @@ Reason: TypeAlias = Literal[
 class Identity:
     """The identity that a verified credential stands for. All requests with the credential share it; it never changes.
 
-    `until` is when the credential must be verified again, in seconds since the epoch. `scopes` are those in the claims
-    `scope` and `scp`.
+    `scheme` is the name of the scheme that verified it, and `kind` the type of that scheme, such as `jwt`. `until` is
+    when the credential must be verified again, in seconds since the epoch. `scopes` are those in the claims `scope` and
+    `scp`.
     """
 
-    __slots__ = ("_claims", "_flat", "scheme", "scopes", "subject", "until")
+    __slots__ = ("_claims", "_flat", "kind", "scheme", "scopes", "subject", "until")
 
     status = 0  # as a verdict: the request is allowed
     reason = ""
+    is_guess = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
-    def __init__(self, scheme: str, subject: str, claims: Mapping[str, Any], until: float) -> None:
+    def __init__(self, scheme: str, kind: str, subject: str, claims: Mapping[str, Any], until: float) -> None:
         self.scheme = scheme
+        self.kind = kind
         self.subject = subject
         self.until = until
         self.scopes = scopes_of(claims)
@@ -53,9 +57,17 @@ class Identity:
 
     @property
     def claims(self) -> dict[str, Any]:
-        """A new copy of the claims, which the caller may change."""
+        """A new copy of the claims, which the caller may change. The claim `pywatt.auth` is the host's: the scheme that
+        verified the credential, in place of anything that the credential says under this name."""
         claims: dict[str, Any] = self._claims.copy() if self._flat else marshal.loads(self._claims)
+        claims[VOUCHED] = {"scheme": self.scheme, "type": self.kind}
         return claims
+
+    def until_at_most(self, until: float) -> Identity:
+        """The same identity, to be verified again at `until` at the latest, in seconds since the epoch."""
+        claims = self.claims
+        del claims[VOUCHED]
+        return Identity(self.scheme, self.kind, self.subject, claims, min(self.until, until))
 
 
 def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from pywatt_host.auth.identity import DeniedError, Identity, UnavailableError
 from pywatt_host.auth.keys import KeySource, StaticKeys, VerificationKey, public_keys, secret_key
 from pywatt_host.auth.scheme import Carrier, Loaded
 from pywatt_host.auth.token import Token, media_type
+from pywatt_host.auth.turns import Turn, Turns
 from pywatt_host.auth.verified import VerifiedTokens
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
@@ -53,6 +54,7 @@ class JwtScheme:
         """`directory` is the base of a relative `public_key`. `key` is the scheme's key in the manifest. `clock`
         returns seconds since the epoch."""
         self.name = name
+        self._kind = options.type or "jwt"
         self._options = options
         self._keys = keys
         self._directory = directory
@@ -66,6 +68,7 @@ class JwtScheme:
         self._verified = VerifiedTokens(clock=clock)
         self._generation = keys.generation
         self._verifying: dict[tuple[int, bytes], asyncio.Task[VerificationKey | None]] = {}
+        self._turns = Turns()
         self._concurrent = asyncio.Semaphore(_MAX_CONCURRENT)
 
     @property
@@ -121,7 +124,7 @@ class JwtScheme:
 
     # Verification ---------------------------------------------------------------------------------------------------
 
-    async def verify(self, credential: bytes) -> Identity:
+    async def verify(self, credential: bytes, client: str = "") -> Identity:
         identity = self.recall(credential)
         if identity is not None:
             return identity
@@ -137,19 +140,21 @@ class JwtScheme:
         if not keys:
             raise DeniedError("key")
         if len(keys) >= _MANY_KEYS or any(key.slow for key in keys):
-            signer = await self._signer_shared((generation, credential), token, keys)
+            signer = await self._signer_shared((generation, credential), token, keys, client)
         else:
             signer = _signer(token, keys)
         if signer is None:
             raise DeniedError("signature")
         until = min(self._check(token.claims), self._clock() + _CACHE_TTL)
-        identity = Identity(self.name, token.claims.get("sub", ""), token.claims, _earlier(until, signer.until))
+        identity = Identity(
+            self.name, self._kind, token.claims.get("sub", ""), token.claims, _earlier(until, signer.until)
+        )
         if generation == self._keys.generation:  # else the keys have changed; the next request verifies again
             self._verified.put(credential, identity)
         return identity
 
     async def _signer_shared(
-        self, what: tuple[int, bytes], token: Token, keys: Sequence[VerificationKey]
+        self, what: tuple[int, bytes], token: Token, keys: Sequence[VerificationKey], client: str
     ) -> VerificationKey | None:
         """Find the signer in a thread, once for all requests that wait for the same token and generation of keys. A
         request that is cancelled while it waits does not affect the others."""
@@ -157,13 +162,17 @@ class JwtScheme:
         if task is None:
             if len(self._verifying) >= _MAX_PENDING:
                 raise UnavailableError("busy")
-            task = asyncio.create_task(self._signer_in_thread(token, keys), name=f"verify a token for {self._key}")
+            turn = self._turns.of(client)
+            work = self._signer_in_thread(turn, token, keys)
+            task = asyncio.create_task(work, name=f"verify a token for {self._key}")
             self._verifying[what] = task
             task.add_done_callback(lambda _: self._verifying.pop(what, None))
         return await asyncio.shield(task)
 
-    async def _signer_in_thread(self, token: Token, keys: Sequence[VerificationKey]) -> VerificationKey | None:
-        async with self._concurrent:
+    async def _signer_in_thread(
+        self, turn: Turn, token: Token, keys: Sequence[VerificationKey]
+    ) -> VerificationKey | None:
+        async with turn, self._concurrent:
             return await asyncio.to_thread(_signer, token, keys)
 
     def _check(self, claims: Mapping[str, Any]) -> float:

@@ -30,9 +30,10 @@ class Scheme(Protocol):
     def recall(self, credential: bytes) -> Identity | None:
         """Return the identity of a credential that was verified before and is still valid, or None. Never waits."""
 
-    async def verify(self, credential: bytes) -> Identity:
-        """Verify a credential, and remember its identity for `recall`. Raises DeniedError and UnavailableError, and no
-        other exception, whatever the credential is."""
+    async def verify(self, credential: bytes, client: str = "") -> Identity:
+        """Verify a credential, and remember its identity for `recall`. `client` is the address that sent it, where that
+        is known: verifying for one address does not take the place of others. Raises DeniedError and UnavailableError,
+        and no other exception, whatever the credential is."""
 
     def challenge(self, realm: str, error: str = "", scope: str = "") -> bytes:
         """Return the value of a WWW-Authenticate header. `error` is empty, `invalid_token` or `insufficient_scope` (RFC

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import TaskGroup
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +32,7 @@ class Schemes:
         self._secret_values = secret_values
         self._services: list[Any] = []
         self._dependants: list[SchemeDependant] = []
-        self._any: Guard | None = None
+        self._of_messages: dict[tuple[str, ...], Guard] = {}  # by the schemes that a handler takes
         self._guards: dict[str, Guard] = {}
         self._realms = {name: scheme.realm or manifest.module_id for name, scheme in manifest.auth.items()}
         for name, options in manifest.auth.items():
@@ -55,12 +55,16 @@ class Schemes:
             self._guards[key] = guard
         return guard
 
-    async def vouch(self, authorization: str) -> dict[str, Any]:
-        """Verify a credential that came with a message by any of the schemes, and return its claims. Raises
-        MessagingError."""
-        if self._any is None:
-            self._any = Guard(tuple(self.all.values()), (), {}, self._realms, self.counts)
-        verdict = await self._any.examine({"headers": [(b"authorization", authorization.encode("utf-8", "replace"))]})
+    async def vouch(self, authorization: str, *, schemes: Sequence[str] = (), source: str = "") -> dict[str, Any]:
+        """Verify a credential that came with a message by one of the schemes (none: by any), and return its claims.
+        `source` is the module that sent the message. Raises MessagingError."""
+        names = tuple(schemes) or tuple(self.all)
+        guard = self._of_messages.get(names)
+        if guard is None:
+            each = tuple(self.all[name] for name in names)
+            guard = self._of_messages[names] = Guard(each, (), {}, self._realms, self.counts)
+        headers = [(b"authorization", authorization.encode("utf-8", "replace"))]
+        verdict = await guard.examine({"headers": headers, "client": (f"module {source}", 0) if source else None})
         if isinstance(verdict, Refused):
             raise MessagingError("handler_failed", "the credential in the message is not valid for this module")
         return verdict.claims

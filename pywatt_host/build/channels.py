@@ -20,10 +20,11 @@ from pywatt_host.channels.trace import TraceFile
 from pywatt_host.discovery.discovery import Discovery
 from pywatt_host.exceptions import ChannelError
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.messaging.context import Vouch
 from pywatt_host.messaging.http_client import HttpTransport, rendered
 from pywatt_host.messaging.http_requests import ChannelRequests
 from pywatt_host.messaging.http_server import HttpMessages
-from pywatt_host.messaging.inbox import Inbox, Vouch
+from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pywatt_host.app.applications import Applications
 from pywatt_host.app.route_report import hidden_routes
+from pywatt_host.app.unmatched_rules import unmatched_rules
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.health_path import app_serves_health
 from pywatt_host.build.routes import Announced, announced, compile_routes
@@ -121,6 +122,8 @@ class HostEdge:
         )
         for hidden in hidden_routes(manifest, self._applications.all):
             logger.warning("%s: %s (%s)", hidden.key, hidden, hidden.hint, extra={"key": hidden.key})
+        for rule in unmatched_rules(manifest, self._applications.all):
+            logger.warning("%s: %s (%s)", rule.key, rule, rule.hint, extra={"key": rule.key})
         self._surface = Surface(self.edge, HostPathsApp(paths) if server.admin is not None else None)
         yield
 

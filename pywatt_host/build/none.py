@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pywatt_host.discovery.none import NoDiscovery
+from pywatt_host.messaging.context import Vouch
 from pywatt_host.messaging.local import LocalMessages
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
@@ -23,8 +24,8 @@ class NoChannels:
     name = "channels"
     fetch: Callable[[str], Awaitable[str]] | None = None
 
-    def __init__(self, module_id: str) -> None:
-        self.messages = LocalMessages(module_id)
+    def __init__(self, module_id: str, vouch: Vouch | None = None) -> None:
+        self.messages = LocalMessages(module_id, vouch)
         self.discovery = NoDiscovery(module_id)
         self.connections: Sequence[Service] = ()
         self.answering: Sequence[Service] = (self.messages.topics,)

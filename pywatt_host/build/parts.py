@@ -184,7 +184,7 @@ class HostParts:
         channels, services = self.manifest.channels, self.manifest.services
         declared = (handshake, channels.ipc, channels.tcp, channels.http, channels.nats)
         if all(each is None for each in declared) and not services.static and not services.register_:
-            return NoChannels(self.manifest.module_id)
+            return NoChannels(self.manifest.module_id, self.schemes.vouch)
         made: HostChannels = import_module("pywatt_host.build.channels").HostChannels(
             self.manifest,
             handshake,

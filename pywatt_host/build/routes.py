@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import NamedTuple, TypeAlias
@@ -16,6 +16,7 @@ from pywatt_host.http.guard import Guard
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import AutoEndpoints, Manifest, Requirement, Rule
 from pywatt_host.manifest.model.endpoints import EndpointOptions
+from pywatt_host.manifest.values.paths import everything_below
 from pywatt_host.net.limits import Gate, RateLimiter
 from pywatt_host.observability.metrics import UNMATCHED, NoRequestMetrics, RequestMetrics
 
@@ -86,11 +87,13 @@ def compile_routes(
     for application in applications:
         for route in application.routes or ():
             _add_new(table, route.path, route.methods, planner)
-    templates = [(route.path, route.methods, planner.default) for each in applications for route in each.routes or ()]
+    served = [(route.path, route.methods) for each in applications for route in each.routes or ()]
     if not endpoints.rules:
+        templates = [(path, methods, planner.default) for path, methods in served]
         ambiguous = AmbiguousPaths(table, templates, unmatched) if _mixed(table, unmatched) else None
         return Routes(table, False, unmatched, ambiguous=ambiguous)
     ruled = _Ruled(planner, endpoints.rules, unmatched)
+    templates = [each for path, methods in served for each in ruled.guarded(path, methods)]
     templates += [
         (rule.path, rule.methods, guards(rule.auth) if rule.auth is not None else planner.default)
         for rule in endpoints.rules
@@ -126,10 +129,10 @@ class _Ruled:
         self._rules: Table[tuple[Rule, Plan]] = Table()
         self._plans: dict[tuple[str, str], Plan] = {}
         for number, rule in enumerate(rules):
-            value = (rule, planner.plan(rule.path, rule, f"endpoints.rules[{number}]"))
-            self._rules.add(rule.path, rule.methods, value)
-            if not rule.path.endswith(("/", ":path}")):
-                self._rules.add(rule.path + "/", rule.methods, value)
+            self._rules.add(
+                rule.path, rule.methods, (rule, planner.plan(rule.path, rule, f"endpoints.rules[{number}]"))
+            )
+        self._rules.add_other_spellings()
 
     @property
     def guards(self) -> set[Guard | None]:
@@ -139,6 +142,14 @@ class _Ruled:
     def guards_at(self, path: str) -> set[Guard | None]:
         """The guards of every rule for the path, for any method."""
         return {plan.guard for _, plan in (self._rules.match(path) or {}).values()}
+
+    def guarded(self, template: str, methods: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...], Guard | None]]:
+        """The guards of an application's route, each with the methods that it is for."""
+        sample = sample_path(template)
+        for method in methods:
+            yield template, (method,), self.plan_for(None, sample, method).guard
+        for method, (_, plan) in (self._rules.match(sample) or {}).items():
+            yield template, (method,), plan.guard
 
     def is_literal(self, path: str) -> bool:
         """Whether a rule without parameters is the path."""
@@ -178,7 +189,7 @@ def announced(manifest: Manifest, applications: Iterable[Application], routes: R
 
     if isinstance(manifest.endpoints, AutoEndpoints):
         for application in applications:
-            everything = f"{application.prefix.rstrip('/')}/{{path:path}}"
+            everything = everything_below(application.prefix)
             for path, methods in [(route.path, route.methods) for route in application.routes or ()] or [
                 (everything, ("*",))
             ]:

@@ -22,6 +22,7 @@ from pywatt_host.app.applications import Application
 from pywatt_host.app.decorated import Decorated
 from pywatt_host.app.introspection import is_factory
 from pywatt_host.app.route_report import HiddenRoute, RouteRow, compare, hidden_routes
+from pywatt_host.app.unmatched_rules import UnmatchedRule, unmatched_rules
 from pywatt_host.app.user_state import UserState
 from pywatt_host.build.host import build
 from pywatt_host.decorator.scripts import load_script
@@ -61,12 +62,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All applications, declared against served, and the routes that the host hides. `failure` says why there is
-    nothing else."""
+    """All applications, declared against served, the routes that the host hides, and the rules that protect nothing.
+    `failure` says why there is nothing else."""
 
     apps: list[Seen] = field(default_factory=list)
     rows: list[RouteRow] = field(default_factory=list)
     hidden: list[HiddenRoute] = field(default_factory=list)
+    unmatched: list[UnmatchedRule] = field(default_factory=list)
     failure: str = ""
 
 
@@ -117,7 +119,8 @@ def inspect_apps(asked: Request, *, timeout: float = 60.0) -> Inspection:
         return Inspection(failure=answer)
     apps = [Seen(**{**each, "fault": Fault(**each["fault"]) if each["fault"] else None}) for each in answer["apps"]]
     rows = [RouteRow(**{**each, "methods": tuple(each["methods"])}) for each in answer["rows"]]
-    return Inspection(apps, rows, [HiddenRoute(*each) for each in answer["hidden"]])
+    hidden = [HiddenRoute(*each) for each in answer["hidden"]]
+    return Inspection(apps, rows, hidden, [UnmatchedRule(*each) for each in answer["unmatched"]])
 
 
 def _asked_child(document: Mapping[str, Any], timeout: float) -> dict[str, Any] | str:
@@ -242,6 +245,7 @@ async def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
         "apps": [asdict(each) for each in seen],
         "rows": [asdict(row) for row in compare(manifest, applications)],
         "hidden": hidden_routes(manifest, applications),
+        "unmatched": unmatched_rules(manifest, applications),
     }
 
 

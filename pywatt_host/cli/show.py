@@ -113,6 +113,8 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
             for row in found.rows
         ]
         _table([head, *lines])
+    for rule in found.unmatched:
+        click.echo(f"{rule.key}: {rule} ({rule.hint})", err=True)
     for seen in found.apps:
         if seen.fault is not None:
             click.echo(

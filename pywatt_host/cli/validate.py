@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.problems import Severity
 
 if TYPE_CHECKING:
-    from pywatt_host.app.route_report import RouteRow
+    from pywatt_host.cli.inspection import Inspection
 
 
 @click.command()
@@ -108,28 +107,30 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
             problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
     faulty = any(seen.fault is not None for seen in found.apps)
     if not faulty:
-        problems += _drift(loaded, found.rows)
+        problems += _drift(loaded, found)
         for hidden in found.hidden:
             node, path = loaded.node_at(hidden.key)
             problems.append(node.problem(path, "drift-hidden", str(hidden), hidden.hint, severity="warning"))
     return problems
 
 
-def _drift(loaded: Loaded, rows: Sequence[RouteRow]) -> list[Problem]:
-    """Endpoints that the application does not have, and routes that are not declared. Only for a list of endpoints."""
+def _drift(loaded: Loaded, found: Inspection) -> list[Problem]:
+    """Endpoints that the application does not have, routes that are not declared, and rules that protect nothing."""
     problems: list[Problem] = []
+    rows = found.rows
     declared = [row for row in rows if row.state in ("served", "missing", "unknown")]
     if isinstance(loaded.manifest.endpoints, AutoEndpoints):
-        return []
+        for rule in found.unmatched:
+            node, path = loaded.node_at(rule.key)
+            problems.append(node.problem(path, "drift-rule", str(rule), rule.hint, severity="warning"))
+        return problems
+    hints = {rule.key: rule.hint for rule in found.unmatched}
     for number, row in enumerate(declared):
         if row.state == "missing":
             node, path = loaded.node_at(("endpoints", number, "path"))
             message = f"the application has no route for {' '.join(row.methods)} {row.path}"
-            problems.append(
-                node.problem(
-                    path, "drift-missing", message, "run `pywatt-host routes` to see its routes", severity="warning"
-                )
-            )
+            hint = hints.get(f"endpoints[{number}].path", "run `pywatt-host routes` to see its routes")
+            problems.append(node.problem(path, "drift-missing", message, hint, severity="warning"))
     for row in rows:
         if row.state == "undeclared":
             node, path = loaded.node_at("endpoints")

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Literal, Protocol
 
 from pywatt_host.http.exchange import Exchange
+from pywatt_host.manifest.values.paths import covers
 from pywatt_host.observability.escaping import console_text, json_text
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock
@@ -37,7 +38,6 @@ class LineAccessLog:
         self._stream = stream
         self._json = style == "json"
         self._exclude = tuple(exclude)
-        self._below = tuple(prefix.rstrip("/") + "/" for prefix in exclude)
         self._colour = colour
         self._clock = Clock()
 
@@ -50,7 +50,7 @@ class LineAccessLog:
 
     def _excluded(self, exchange: Exchange) -> bool:
         path = exchange.path
-        return bool(self._exclude) and (path in self._exclude or path.startswith(self._below))
+        return bool(self._exclude) and any(covers(prefix, path) for prefix in self._exclude)
 
     @staticmethod
     def _line(when: str, exchange: Exchange) -> str:

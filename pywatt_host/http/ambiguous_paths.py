@@ -15,6 +15,7 @@ from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
 from pywatt_host.http.guard import Guard
 from pywatt_host.http.readings import LONGEST, is_plain, readings
+from pywatt_host.manifest.values.paths import fold, is_parameter, is_rest, shape
 from pywatt_host.observability.metrics import KNOWN_METHODS
 
 
@@ -48,22 +49,23 @@ class AmbiguousPaths:
         self._rules = rules
         folded: dict[str, list[_Declared]] = {}
         for template, methods, guard in templates:
-            folded.setdefault(_shape(template.casefold()), []).append(_Declared(template, frozenset(methods), guard))
+            folded.setdefault(_folded(template), []).append(_Declared(template, frozenset(methods), guard))
         self._folded: Table[list[_Declared]] = Table()
         for template, declared in folded.items():
             self._folded.add(template, ("*",), declared)
+        self._folded.add_other_spellings()
 
     def path_is_ambiguous(self, path: str, method: str, plan: Plan) -> bool:
         """Whether another reading of the path leads to an endpoint that needs another credential than `plan` does.
         False for a path that is declared literally."""
         if self._table.is_literal(path) or (self._rules is not None and self._rules.is_literal(path)):
             return False
-        if _differ(self._in_another_case(path, method), plan) or (len(path) > LONGEST and not is_plain(path)):
+        if _differ(self._in_another_spelling(path, method), plan) or (len(path) > LONGEST and not is_plain(path)):
             return True
         # A path without its last slash is the same path, unless an endpoint is declared for it.
         bare = path.rstrip("/")
         return any(
-            _differ(self._in_another_case(reading, method), plan)
+            _differ(self._in_another_spelling(reading, method), plan)
             or _differ(self._at(reading, method, declared=reading == bare), plan)
             for reading in readings(path)
         )
@@ -78,9 +80,9 @@ class AmbiguousPaths:
                 guards |= self._rules.guards_at(path)
         return len(guards) > 1
 
-    def _in_another_case(self, path: str, method: str) -> set[Guard | None]:
-        """The guards of endpoints that match the path only where case is ignored."""
-        methods = self._folded.match(path.casefold())
+    def _in_another_spelling(self, path: str, method: str) -> set[Guard | None]:
+        """The guards of endpoints that match the path only where case, or a slash at the end, is ignored."""
+        methods = self._folded.match(fold(path))
         if methods is None:
             return set()
         others = [each for each in methods["*"] if not _fits(each.template, path)]
@@ -119,18 +121,15 @@ def _differ(guards: set[Guard | None], plan: Plan) -> bool:
     return any(guard is not None and guard is not plan.guard for guard in guards)
 
 
-def _shape(template: str) -> str:
-    """The template without the names of its parameters."""
-    return "/".join(
-        ("{x:path}" if part.endswith(":path}") else "{x}") if part.startswith("{") else part
-        for part in template.split("/")
-    )
+def _folded(template: str) -> str:
+    """The template without upper and lower case, and without the names of its parameters."""
+    return "/".join(part if is_parameter(part) else fold(part) for part in shape(template).split("/"))
 
 
 def _fits(template: str, path: str) -> bool:
-    """Whether the literal segments of the template are in the path with the same case. The template matches the path
-    where case is ignored."""
-    return all(
-        wanted.startswith("{") or wanted == given
-        for wanted, given in zip(template.split("/"), path.split("/"), strict=False)
-    )
+    """Whether the template matches the path as it is written. It matches the path where neither case nor a slash at the
+    end makes a difference."""
+    parts, given = template.split("/"), path.split("/")
+    if not is_rest(parts[-1]) and len(parts) != len(given):
+        return False
+    return all(is_parameter(wanted) or wanted == found for wanted, found in zip(parts, given, strict=False))

@@ -29,6 +29,7 @@ from pywatt_host.http.request_head import RequestHead
 from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.http.server.exchange import ServerExchange
 from pywatt_host.http.server.head import CHUNKED
+from pywatt_host.net.limits import client_key
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
@@ -263,14 +264,20 @@ class Edge:
                 self._found[exchange.path, exchange.method] = (mount, exchange.plan)
         plan = exchange.plan
         if plan.guard is not None:
+            if plan.rate is not None and (wait := plan.rate.wait_for(_address(exchange))) > 0:
+                return self._over(exchange, 429, "rate", _retry_after(wait))
             exchange.bearer = scope["type"] == "websocket" and take_bearer(scope)
             verdict = plan.guard.recall(scope)
             if verdict is None:
-                if self.running >= self._concurrency:
-                    return self._over(exchange, 503, "", (b"retry-after", b"1"))
-                return _Pending(mount)
+                if self.running < self._concurrency:
+                    return _Pending(mount)
+                if plan.rate is not None:
+                    plan.rate.give_back(_address(exchange))
+                return self._over(exchange, 503, "", (b"retry-after", b"1"))
             if verdict.status:
                 return self._denied(exchange, verdict)
+            if plan.rate is not None:
+                plan.rate.give_back(_address(exchange))
             exchange.identity = verdict
             scope[CLAIMS] = verdict.claims
         if plan.bounded or exchange.length or self.running >= self._concurrency or scope["type"] != "http":
@@ -317,15 +324,18 @@ class Edge:
         verdict = await guard.examine(scope)
         if verdict.status:
             return self._denied(exchange, verdict)
+        if exchange.plan.rate is not None:
+            exchange.plan.rate.give_back(_address(exchange))
         exchange.identity = verdict
         scope[CLAIMS] = verdict.claims
         return self._admit(scope, exchange, pending.mount)
 
     def _denied(self, exchange: Exchange, verdict: Verdict) -> Refusal:
-        """A refused credential counts against the rate limit of the client's address, which slows guessing down."""
-        rate = exchange.plan.rate
-        if rate is not None and (wait := rate.wait_for(f"@{exchange.client}")) > 0:
-            return self._over(exchange, 429, "rate", _retry_after(wait))
+        """A refused request has counted against the rate limit of the client's address, before its credential was
+        looked at. That limits guesses, also those that are verified at the same time. The request does not count if
+        its credential could not be verified."""
+        if verdict.status == 503 and exchange.plan.rate is not None:
+            exchange.plan.rate.give_back(_address(exchange))
         exchange.identity = verdict
         return Refusal(verdict.status, verdict.reason, headers=verdict.headers)
 
@@ -333,7 +343,7 @@ class Edge:
         """The application where the request is within all limits, else a refusal."""
         plan = exchange.plan
         if plan.rate is not None:
-            wait = plan.rate.wait_for(f"={exchange.subject}" if exchange.subject else f"@{exchange.client}")
+            wait = plan.rate.wait_for(f"={exchange.subject}" if exchange.subject else _address(exchange))
             if wait > 0:
                 return self._over(exchange, 429, "rate", _retry_after(wait))
         if exchange.length:
@@ -472,6 +482,11 @@ class Edge:
 async def _not_answered(scope: Scope) -> Answer | None:
     """Stands for a path that an application of the host answers."""
     return None
+
+
+def _address(exchange: Exchange) -> str:
+    """The subject of a rate limit that stands for the client's address."""
+    return f"@{client_key(exchange.client)}"
 
 
 def _retry_after(wait: float) -> tuple[bytes, bytes]:

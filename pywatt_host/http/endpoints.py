@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from pywatt_host.manifest.values.paths import is_parameter, is_rest, other_spelling, shape
+
 T = TypeVar("T")
 
 
@@ -24,24 +26,26 @@ class Table(Generic[T]):
 
     A literal segment is preferred to `{x}`, and `{x}` to `{x:path}`, segment by segment. The path is matched before the
     method: where the best template does not have the method, no other template is tried, so that a less strict template
-    never answers for a stricter one. `{x:path}` also matches an empty rest.
+    never answers for a stricter one. `{x:path}` also matches a rest that is empty or missing: `/a/{x:path}` matches
+    `/a/` and `/a`.
     """
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
         self._literal: dict[str, dict[str, T]] = {}
+        self._added: dict[str, dict[str, T]] = {}  # template without the names of its parameters -> its methods
 
     def add(self, template: str, methods: Iterable[str], value: T) -> None:
         """Add a template. Raises ValueError where another template of the same shape has one of the methods."""
         node, segments = self._root, template.split("/")[1:]
         slot: dict[str, T] | None = None
         for segment in segments:
-            if segment.startswith("{") and segment.endswith(":path}"):
+            if is_rest(segment):
                 if node.rest is None:
                     node.rest = {}
                 slot = node.rest
                 break
-            if segment.startswith("{"):
+            if is_parameter(segment):
                 if node.parameter is None:
                     node.parameter = _Node()
                 node = node.parameter
@@ -58,6 +62,20 @@ class Table(Generic[T]):
         if taken:
             raise ValueError(f"{template} [{taken[0]}] is declared twice")
         slot.update(dict.fromkeys(methods, value))
+        self._added[shape(template)] = slot
+
+    def add_other_spellings(self) -> None:
+        """Let each template also stand for its path with, or without, a slash at the end, for the methods that a
+        template of that spelling does not have."""
+        declared = {template: dict(methods) for template, methods in self._added.items()}
+        for template, methods in declared.items():
+            other = other_spelling(template)
+            if other is None:
+                continue
+            taken = declared.get(other, {})
+            for method, value in methods.items():
+                if "*" not in taken and lookup(taken, method) is None:
+                    self.add(other, (method,), value)
 
     def match(self, path: str) -> dict[str, T] | None:
         """The methods and values of the best template for a path; None where no template matches."""
@@ -76,7 +94,7 @@ class Table(Generic[T]):
 
 def _walk(node: _Node[T], segments: list[str], at: int) -> dict[str, T] | None:
     if at == len(segments):
-        return node.methods
+        return node.methods if node.methods is not None else node.rest
     segment = segments[at]
     literal = node.literals.get(segment)
     if literal is not None:

@@ -19,6 +19,10 @@ class Verdict(Protocol):
         """The reason for the log, as `auth.SCHEME: REASON`; it needs no escaping."""
 
     @property
+    def is_guess(self) -> bool:
+        """Whether the request had a credential, and that is not valid."""
+
+    @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Headers of the refusal, such as challenges."""
 

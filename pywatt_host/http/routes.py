@@ -9,6 +9,7 @@ from typing import Any
 from pywatt_host.http.ambiguous_paths import AmbiguousPaths
 from pywatt_host.http.endpoints import Table
 from pywatt_host.http.exchange import Plan
+from pywatt_host.manifest.values.paths import covers
 from pywatt_host.types import ASGIApp, Receive, Scope, Send
 
 
@@ -25,11 +26,12 @@ class Mount:
         self.prefix = prefix
         self.app = app
         self.strict = strict
-        self._root = "" if prefix == "/" else prefix
+        self._root = prefix.rstrip("/")
         self._state = state
 
     def covers(self, path: str) -> bool:
-        return not self._root or path == self._root or path.startswith(self._root + "/")
+        """Whether requests to the path may be for this application."""
+        return covers(self._root, path)
 
     def enter(self, scope: Scope) -> None:
         """Set the state and the `root_path` of a scope for this application."""

@@ -22,6 +22,7 @@ from pywatt_host.http.media_types import content_headers
 from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.http.ranges import Part, parse_ranges, partial
 from pywatt_host.manifest.values.names import is_hidden
+from pywatt_host.manifest.values.paths import below
 from pywatt_host.types import Headers, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.static")
@@ -242,10 +243,7 @@ async def _disconnected(receive: Receive) -> None:
 
 def _relative(scope: Scope) -> str:
     """The path below the mount, as the name of a file. It may lead out of the directory."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if path == root or path.startswith(root + "/"):
-        path = path[len(root) :]
+    path = below(scope.get("root_path", ""), scope["path"])
     return os.path.normpath(os.path.join(*path.split("/")))
 
 

@@ -16,6 +16,8 @@ from secrets import token_hex
 from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.messaging.context import Vouch, context_with, verified_claims
+from pywatt_host.observability.context import current_request
 
 logger = logging.getLogger("pywatt.messages")
 
@@ -49,14 +51,16 @@ current_message: ContextVar[MessageInfo | None] = ContextVar("pywatt_message", d
 class RegisteredHandler:
     """A handler of the application. It runs in a thread where it is not a coroutine function.
 
-    `convert` turns the content of a message into the type that the handler's parameter is annotated with. At most
-    `concurrency` calls run at the same time; None allows any number.
+    `auth` are the schemes of which a message must have a credential; empty where it needs none. `convert` turns the
+    content of a message into the type that the handler's parameter is annotated with. At most `concurrency` calls run
+    at the same time; None allows any number.
     """
 
     handler: Handler
     is_async: bool
     convert: Convert | None = None
     concurrency: int | None = None
+    auth: tuple[str, ...] = ()
     running: int = field(default=0)
     semaphore: asyncio.Semaphore | None = None  # made with the first call through `call_limited`
 
@@ -77,13 +81,17 @@ class RegisteredHandler:
 
     @classmethod
     def of(
-        cls, handler: Handler, concurrency: int | None = None, names: Mapping[str, Any] | None = None
+        cls,
+        handler: Handler,
+        concurrency: int | None = None,
+        names: Mapping[str, Any] | None = None,
+        auth: tuple[str, ...] = (),
     ) -> RegisteredHandler:
         """`names` are local names that the handler's annotation may use. Raises ValueError where `concurrency` is not a
         whole number from 1 on."""
         if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
             raise ValueError(f"concurrency is {concurrency!r}: give a whole number, 1 or more")
-        return cls(handler, inspect.iscoroutinefunction(handler), _converter(handler, names or {}), concurrency)
+        return cls(handler, inspect.iscoroutinefunction(handler), _converter(handler, names or {}), concurrency, auth)
 
 
 async def _threaded(handler: Handler, content: Any) -> Any:
@@ -92,18 +100,25 @@ async def _threaded(handler: Handler, content: Any) -> Any:
 
 
 class Handlers:
-    """The handlers of one module: one for each message type."""
+    """The handlers of one module: one for each message type. `vouch` verifies the credentials of messages; without it
+    they are not looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, vouch: Vouch | None = None) -> None:
+        self.vouch = vouch
         self._by_type: dict[str, RegisteredHandler] = {}
 
     def on(
-        self, type: str, handler: Handler, concurrency: int | None = None, names: Mapping[str, Any] | None = None
+        self,
+        type: str,
+        handler: Handler,
+        concurrency: int | None = None,
+        names: Mapping[str, Any] | None = None,
+        auth: tuple[str, ...] = (),
     ) -> None:
         """Register a handler. Raises ValueError where the type already has one."""
         if type in self._by_type:
             raise ValueError(f"messages of type {type!r} already have a handler")
-        self._by_type[type] = RegisteredHandler.of(handler, concurrency, names)
+        self._by_type[type] = RegisteredHandler.of(handler, concurrency, names, auth)
 
     def get(self, type: str) -> RegisteredHandler | None:
         return self._by_type.get(type)
@@ -112,17 +127,27 @@ class Handlers:
         return bool(self._by_type)
 
     async def deliver(
-        self, type: str, content: Mapping[str, Any], timeout: float, info: MessageInfo | None = None
+        self,
+        type: str,
+        content: Mapping[str, Any],
+        timeout: float,
+        info: MessageInfo | None = None,
+        authorization: str | None = None,
     ) -> Any:
         """Call the handler of a message that does not arrive over a channel, such as one from the control socket, and
-        return its reply. Raises MessagingError: no_handler, invalid_message, handler_failed, timeout."""
+        return its reply. Raises MessagingError: no_handler, invalid_message, unauthorized, handler_failed, timeout."""
         handler = self._by_type.get(type)
         if handler is None:
             known = ", ".join(sorted(self._by_type)) or "none"
             raise MessagingError("no_handler", f"there is no handler for {type[:60]!r} (registered: {known})")
-        token = current_message.set(info)
+        token, context = current_message.set(info), current_request.get()
+        entered = current_request.set(context)
         try:
             async with asyncio.timeout(timeout):
+                if handler.auth or (authorization is not None and self.vouch is not None):
+                    source = info.source if info is not None else ""
+                    claims = await verified_claims(self.vouch, authorization, handler.auth, source)
+                    current_request.set(context_with(context, claims))
                 return to_jsonable(await handler.call_limited({**content, "type": type}))
         except TimeoutError:
             raise MessagingError("timeout", f"no answer within {timeout:g}s") from None
@@ -133,6 +158,7 @@ class Handlers:
             logger.exception("the handler for %r raised (error %s)", type[:60], error_id, extra={"error_id": error_id})
             raise MessagingError("handler_failed", failure_text(error_id)) from error
         finally:
+            current_request.reset(entered)
             current_message.reset(token)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +15,7 @@ from pywatt_host.exceptions import ProtocolError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.incoming import EventHandler
+from pywatt_host.net.limits import GUESSES, RateLimiter, client_key
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
@@ -55,6 +58,7 @@ class HttpMessages:
         self._limit = limit
         self._event = event
         self._refusals = BadRecords("a peer on http")
+        self._guesses = RateLimiter(GUESSES, time.monotonic)  # wrong tokens, by the address that sent them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -62,6 +66,8 @@ class HttpMessages:
         elif any(name == b"origin" for name, _ in scope["headers"]):
             self._refuse("it is from a page in a browser (it has the header Origin)")
             await send_problem(send, 403, "messages are not taken from pages in browsers (Origin)")
+        elif wait := self._guesses.wait_for(client := _client(scope)):
+            await send_problem(send, 429, headers=[(b"retry-after", str(math.ceil(wait)).encode())])
         elif not self._is_authorized(scope):
             self._refuse("the token is missing or wrong (channels.http.token)")
             await send_problem(send, 401, headers=_CHALLENGE)
@@ -69,6 +75,7 @@ class HttpMessages:
             self._refuse("its content type is not application/json")
             await send_problem(send, 415, "the content type must be application/json")
         else:
+            self._guesses.give_back(client)
             await self._take(receive, send)
 
     def _refuse(self, why: str) -> None:
@@ -122,6 +129,11 @@ def _is_unix(scope: Scope) -> bool:
 def _is_json(scope: Scope) -> bool:
     given = [value for name, value in scope["headers"] if name == b"content-type"]
     return len(given) == 1 and given[0].partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return client_key(client[0]) if client is not None else ""
 
 
 async def _body(receive: Receive, limit: int) -> bytes | None:

@@ -9,13 +9,14 @@ import sys
 import time
 from asyncio import TaskGroup
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
-from typing import Any, TypeAlias
+from typing import Any
 
 from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.manifest.values import Rate
+from pywatt_host.messaging.context import MessageContext, Vouch, verified_claims
 from pywatt_host.messaging.handlers import (
     Handlers,
     MessageInfo,
@@ -25,7 +26,7 @@ from pywatt_host.messaging.handlers import (
     new_error_id,
     to_jsonable,
 )
-from pywatt_host.messaging.incoming import Incoming, MessageContext, error_document, message_context
+from pywatt_host.messaging.incoming import Incoming, error_document, message_context
 from pywatt_host.net.limits import RateLimiter
 from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.deadlines import Deadlines
@@ -38,11 +39,9 @@ _MAX_WAITING_FACTOR = 16  # messages that may wait for each one that may run
 _MIN_QUEUE_LENGTH = 64  # messages that may wait for one handler, whatever its concurrency
 _BUSY_QUEUE_LENGTH = 32  # messages that wait for one handler, from which on no more are fetched from a queue
 _DEADLINE = "deadline"  # the argument of the cancellation of a handler whose deadline has passed
-CODES = frozenset({"no_handler", "invalid_message", "handler_failed", "timeout", "unknown_target", "too_large"})
-
-
-# Verifies the value of an Authorization header and returns its claims. Raises MessagingError where it is not valid.
-Vouch: TypeAlias = Callable[[str], Awaitable[dict[str, Any]]]
+CODES = frozenset(
+    {"no_handler", "invalid_message", "handler_failed", "timeout", "unknown_target", "too_large", "unauthorized"}
+)
 
 
 class Inbox:
@@ -58,9 +57,8 @@ class Inbox:
         """`vouch` verifies the credentials that come with messages; without it they are not looked at. `mask` removes
         secrets from the texts of errors that are answered."""
         self.module_id = module_id
-        self.handlers = Handlers()
+        self.handlers = Handlers(vouch)
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
-        self.vouch = vouch
         self._mask = mask
         self._most = most
         self._rate = rate
@@ -128,7 +126,7 @@ class Inbox:
             current_message.set,
             MessageInfo(incoming.source, incoming.channel, incoming.vouched_by, deadline, incoming.attempt),
         )
-        authorization = properties.get("authorization") if self.vouch is not None else None
+        authorization = properties.get("authorization") if self.handlers.vouch is not None else None
         if "request_id" in properties or "traceparent" in properties or authorization is not None:
             context.run(current_request.set, message_context(properties))
         loop = asyncio.get_running_loop()
@@ -167,10 +165,11 @@ class Inbox:
 
     async def _handle(self, incoming: Incoming, handler: RegisteredHandler, content: Any, authorization: Any) -> None:
         try:
-            if authorization is not None and self.vouch is not None:
+            if authorization is not None or handler.auth:
+                claims = await verified_claims(self.handlers.vouch, authorization, handler.auth, incoming.source)
                 current = current_request.get()
                 assert isinstance(current, MessageContext)
-                current.claims = await self.vouch(str(authorization))
+                current.claims = claims
             reply = await handler(content)
             incoming.answer(self.module_id, to_jsonable(reply))
             self.counts["in", "ok"] += 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from pywatt_host.messaging.context import MessageContext
 from pywatt_host.messaging.handlers import MAX_ERROR_LENGTH
-from pywatt_host.observability.context import TraceContext, parse_traceparent
+from pywatt_host.observability.context import parse_traceparent
 from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
 
@@ -48,17 +48,6 @@ def reply_payload(content: Any) -> Payload:
 def error_document(code: str, text: str) -> dict[str, str]:
     """An error in the form in which it is answered."""
     return {"type": "error", "code": code, "message": text[:MAX_ERROR_LENGTH]}
-
-
-@dataclass(slots=True)
-class MessageContext:
-    """The RequestContext of a message: its id, its trace, and the claims of its credential once they are verified."""
-
-    request_id: bytes = b""
-    trace: TraceContext | None = None
-    unavailable: str = ""
-    reason: str = ""
-    claims: dict[str, Any] = field(default_factory=dict)
 
 
 def message_context(properties: Any) -> MessageContext:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pywatt_host.clients.none import no_orchestrator
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.messaging.context import Vouch
 from pywatt_host.messaging.handlers import Handlers, MessageInfo, message_type, to_jsonable
 from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
 from pywatt_host.observability.context import current_request
@@ -23,8 +24,8 @@ class LocalMessages:
     """Messages within this process only. A module can send to itself and receives the events that it publishes; a
     message to another module fails at once."""
 
-    def __init__(self, module_id: str) -> None:
-        self.handlers = Handlers()
+    def __init__(self, module_id: str, vouch: Vouch | None = None) -> None:
+        self.handlers = Handlers(vouch)
         self.counts: Counter[tuple[str, str]] = Counter()
         self.topics = Subscriptions(self.counts)
         self._module_id = module_id
@@ -36,13 +37,13 @@ class LocalMessages:
         if target != self._module_id or channel is not None:
             no_orchestrator(target)
         message_type(to_jsonable(message))
-        task = asyncio.get_running_loop().create_task(self._sent(target, message))
+        task = asyncio.get_running_loop().create_task(self._sent(target, message, authorization))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _sent(self, target: str, message: Any) -> None:
+    async def _sent(self, target: str, message: Any, authorization: str | None) -> None:
         try:
-            await self.request(target, message, _SEND_TIMEOUT)
+            await self.request(target, message, _SEND_TIMEOUT, authorization)
         except MessagingError as error:
             logger.warning("a message to %s was not handled: %s", target, error, extra={"target": target})
 
@@ -54,7 +55,7 @@ class LocalMessages:
         message = to_jsonable(message)
         info = MessageInfo(self._module_id, "process", "process", time.time() + timeout)
         try:
-            return await self.handlers.deliver(message_type(message), message, timeout, info)
+            return await self.handlers.deliver(message_type(message), message, timeout, info, authorization)
         except MessagingError as error:
             error.target = target
             raise

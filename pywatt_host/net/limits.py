@@ -1,13 +1,16 @@
-"""Limits on concurrent requests and on the rate of requests."""
+"""Limits on concurrent requests, on the rate of requests, and on guesses of credentials."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pywatt_host.manifest.values import Rate
 
+GUESSES = Rate(30, 60.0)  # wrong credentials of one address, on the host's own paths
 _MAX_SUBJECTS = 10_000  # with a token bucket
 
 
@@ -46,3 +49,24 @@ class RateLimiter:
         if len(self._buckets) > _MAX_SUBJECTS:
             self._buckets.popitem(last=False)
         return 0.0 if allowed else (1.0 - tokens) / self._per_second
+
+    def give_back(self, subject: str) -> None:
+        """Put back a token that was taken for a request which turned out not to count."""
+        found = self._buckets.get(subject)
+        if found is not None:
+            self._buckets[subject] = (min(self._capacity, found[0] + 1.0), found[1])
+
+
+@lru_cache(maxsize=1024)
+def client_key(address: str) -> str:
+    """The client that an address is counted for: the network of 64 bits of an IPv6 address, since a client has all of
+    them, and the IPv4 address that an IPv6 address stands for. Any other text is returned as it is."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.values.paths import covers
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.protocol.messages import Announce, AnnouncedEndpoint
 from pywatt_host.protocol.session import cut
@@ -134,7 +135,7 @@ def _match(table: Table[Module], path: str) -> dict[str, Module] | None:
 
 def _is_hidden(place: Place) -> bool:
     path = place.path.rstrip("/") or "/"
-    return path in place.module.hidden or path == MESSAGES_PREFIX or path.startswith(MESSAGES_PREFIX + "/")
+    return path in place.module.hidden or covers(MESSAGES_PREFIX, path)
 
 
 def _template(path: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from pywatt_host.manifest.values.paths import below
 from pywatt_host.types import Environ, Scope
 from pywatt_host.wsgi.error_log import ErrorLog
 
@@ -79,10 +80,7 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog, length: int | None 
 
 def _split_path(root_path: str, path: str) -> tuple[str, str]:
     """Return SCRIPT_NAME and PATH_INFO. `/app` is a prefix of `/app` and `/app/x`, but not of `/application`."""
-    root = root_path.rstrip("/")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
-        path = path[len(root) :]
-    return _as_latin1(root), _as_latin1(path)
+    return _as_latin1(root_path.rstrip("/")), _as_latin1(below(root_path, path))
 
 
 def _as_latin1(text: str) -> str:

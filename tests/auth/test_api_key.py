@@ -32,7 +32,7 @@ def test_keys_have_names_or_get_them_by_their_place() -> None:
     assert subject(scheme, f"robot:{LONG}1") == ""
     found = scheme.recall((LONG + "1").encode())
     assert found is not None
-    assert found.claims == {"sub": "robot"}
+    assert found.claims == {"sub": "robot", "pywatt.auth": {"scheme": "key", "type": "api_key"}}
 
 
 @pytest.mark.parametrize(

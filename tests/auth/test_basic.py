@@ -35,10 +35,10 @@ def with_users(text: str, use: Callable[[BasicScheme], Awaitable[None]], clock: 
     run(main)
 
 
-async def told(scheme: BasicScheme, credential: bytes) -> str:
+async def told(scheme: BasicScheme, credential: bytes, client: str = "") -> str:
     """The subject, or why not."""
     try:
-        return (await scheme.verify(credential)).subject
+        return (await scheme.verify(credential, client)).subject
     except (DeniedError, UnavailableError) as error:
         return f"({error.reason})"
 

@@ -115,7 +115,7 @@ def test_a_token_is_remembered_until_it_ends_and_never_for_long() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     clock = Clock()
     held = VerifiedTokens(clock=clock, max_entries=10, max_bytes=1000)
-    identity = Identity("jwt", "a", {}, clock.now + 10)
+    identity = Identity("jwt", "jwt", "a", {}, clock.now + 10)
     for number in range(100):
         held.put(f"token-{number:02}".encode(), identity)
     assert len(held) == 10

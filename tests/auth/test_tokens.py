@@ -177,7 +177,7 @@ def test_media_types_are_compared_without_case_and_prefix(value: str, compared: 
 
 
 def identity(until: float) -> Identity:
-    return Identity("jwt", "alice", {"sub": "alice"}, until)
+    return Identity("jwt", "jwt", "alice", {"sub": "alice"}, until)
 
 
 def test_an_identity_is_remembered_until_its_time_is_over_and_not_at_that_time() -> None:

@@ -62,6 +62,35 @@ def test_the_walk_goes_back_where_a_literal_leads_nowhere() -> None:
     ]
 
 
+def test_a_slash_at_the_end_makes_no_difference_except_where_both_spellings_have_the_method() -> None:
+    table: Table[int] = Table()
+    for number, (template, method) in enumerate(
+        [
+            ("/a", "GET"),
+            ("/a/", "POST"),
+            ("/b", "GET"),
+            ("/b/", "*"),
+            ("/c/{x}/", "GET"),
+            ("/d", "HEAD"),
+            ("/d/", "GET"),
+        ]
+    ):
+        table.add(template, [method], number)
+    table.add_other_spellings()
+    found = {path: table.match(path) for path in ("/a", "/a/", "/b", "/b/", "/c/1", "/c/1/", "/d", "/d/", "/c/")}
+    assert found == {
+        "/a": {"GET": 0, "POST": 1},
+        "/a/": {"GET": 0, "POST": 1},
+        "/b": {"GET": 2, "*": 3},
+        "/b/": {"*": 3},
+        "/c/1": {"GET": 4},
+        "/c/1/": {"GET": 4},
+        "/d": {"HEAD": 5, "GET": 6},
+        "/d/": {"GET": 6},
+        "/c/": None,
+    }
+
+
 def test_head_is_get_and_a_star_is_every_method_of_http() -> None:
     methods = {"GET": 1, "*": 2}
     assert [lookup(methods, method) for method in ("GET", "HEAD", "BREW", "WEBSOCKET")] == [1, 1, 2, None]
@@ -82,6 +111,8 @@ def _fits(template: str, path: str) -> list[int] | None:
     wanted, given_ = template.split("/")[1:], path.split("/")[1:]
     ranks: list[int] = []
     for number, segment in enumerate(wanted):
+        if segment == "{rest:path}" and number == len(given_):  # the rest is missing
+            return [*ranks, 2]
         if number >= len(given_) or (segment == "{x}" and not given_[number]):
             return None
         if segment == "{rest:path}":  # which may be empty, after its slash

@@ -161,6 +161,25 @@ def test_drift_is_a_warning_at_the_endpoint_in_both_directions(project: Project)
     assert problems(project, "--strict") == (0, [])
 
 
+def test_a_rule_that_protects_no_route_is_a_warning_with_the_route_that_was_meant(project: Project) -> None:
+    project.write("main.py", FASTAPI)
+    auth = "app: main:app\nauth: {jwt: {secret: 'a secret of more than thirty-two bytes'}}\n"
+    rules = "  - {path: '/user/{id}', auth: jwt}\n  - {path: '/users/{id}', auth: jwt}\n"
+    project.write("pywatt.yaml", f"{auth}endpoints:\n  from: auto\n  auth: none\n  rules:\n{rules}")
+    code, found = problems(project)
+    assert code == 0
+    assert [(each["code"], each["severity"], each["path"], each["line"]) for each in found] == [
+        ("drift-rule", "warning", "endpoints.rules[0].path", 7)
+    ]
+    assert "no application has a route for /user/{id}" in found[0]["message"]
+    assert found[0]["hint"] == "did you mean /users/{id}?"
+    assert problems(project, "--strict")[0] == 2
+    assert "endpoints.rules[0].path: no application has a route for /user/{id}" in project.cli("routes").stderr
+    project.write("pywatt.yaml", f"{auth}endpoints:\n{rules}")
+    missing = [each["hint"] for each in problems(project)[1] if each["code"] == "drift-missing"]
+    assert missing == ["did you mean /users/{id}?"]
+
+
 COUNTERS = """
 from fastapi import FastAPI
 from prometheus_client import make_asgi_app

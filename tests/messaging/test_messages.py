@@ -309,7 +309,7 @@ def test_a_credential_travels_with_a_message_and_is_verified_where_it_arrives() 
                 current = current_request.get()
                 called.append(current.claims if current is not None else {})
 
-            async def vouch(authorization: str) -> dict[str, Any]:
+            async def vouch(authorization: str, **more: Any) -> dict[str, Any]:
                 if authorization != "Bearer good":
                     raise MessagingError("handler_failed", "it does not hold")
                 return {"sub": "alice"}
@@ -317,7 +317,7 @@ def test_a_credential_travels_with_a_message_and_is_verified_where_it_arrives() 
             pair.answering.handlers.on("it", handle)
             # Where nobody can tell whether it holds, it says nothing.
             await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer good")
-            pair.answering.inbox.vouch = vouch
+            pair.answering.inbox.handlers.vouch = vouch
             await pair.asking.request("answering", {"type": "it"}, PATIENCE, "Bearer good")
             await pair.asking.request("answering", {"type": "it"}, PATIENCE)
             with pytest.raises(MessagingError, match="does not hold"):

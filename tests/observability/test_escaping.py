@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pywatt_host.http.accesslog import LineAccessLog
 from pywatt_host.http.exchange import Plan, WrappedExchange
-from pywatt_host.messaging.incoming import MessageContext
+from pywatt_host.messaging.context import MessageContext
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.escaping import console_text, json_line, json_text
 from pywatt_host.observability.log_stream import LogStream
@@ -57,6 +57,7 @@ class Verified:
     subject: str
     status: int = 200
     reason: str = ""
+    is_guess: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
     claims: dict[str, Any] = field(default_factory=dict)
 

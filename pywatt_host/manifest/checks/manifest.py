@@ -15,6 +15,7 @@ from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, 
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import is_loopback
+from pywatt_host.manifest.values.paths import everything_below, overlap, shape
 from pywatt_host.manifest.yaml.node import Node
 
 _EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})
@@ -100,10 +101,10 @@ class ManifestChecks:
                 yield ("endpoints", number), endpoint
 
     def _endpoints(self) -> None:
-        seen: dict[tuple[str, ...], list[tuple[KeyPath, Endpoint | Rule]]] = {}
+        seen: dict[str, list[tuple[KeyPath, Endpoint | Rule]]] = {}
         prefixes = [prefix for _, prefix in self._mounted()]
         for path, endpoint in self._declared():
-            same = seen.setdefault(_template_shape(endpoint.path), [])
+            same = seen.setdefault(shape(endpoint.path), [])
             for other_path, other in same:
                 methods = _common(endpoint.methods, other.methods)
                 if methods:
@@ -112,7 +113,7 @@ class ManifestChecks:
                     self._add((*path, "path"), "tie", message, "remove one of them, or give them different methods")
                     break
             same.append((path, endpoint))
-            if prefixes and not any(_reaches(endpoint.path, prefix) for prefix in prefixes):
+            if prefixes and not any(overlap(endpoint.path, everything_below(prefix)) for prefix in prefixes):
                 message = f"no application is mounted at a prefix of {self._shown((*path, 'path'), endpoint.path)}"
                 hint = f"write the full path, including the prefix; mounted: {', '.join(sorted(set(prefixes))[:8])}"
                 self._add((*path, "path"), "not-mounted", message, hint)
@@ -246,35 +247,12 @@ def _is_of_loopback(address: Address) -> bool:
     return isinstance(address, TcpAddress) and is_loopback(address.host)
 
 
-def _template_shape(path: str) -> tuple[str, ...]:
-    """The template without the names of its parameters, which make no difference for matching."""
-    return tuple(
-        ("{:path}" if part.endswith(":path}") else "{}") if part.startswith("{") else part for part in path.split("/")
-    )
-
-
 def _common(methods: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     if "*" in methods and "*" in others:
         return ["*"]
     if "*" in methods or "*" in others:
         return []
     return [method for method in methods if method in others]
-
-
-def _reaches(template: str, prefix: str) -> bool:
-    """Whether a request that matches the template can have the prefix."""
-    if prefix == "/":
-        return True
-    parts, wanted = template.split("/")[1:], prefix.split("/")[1:]
-    for number, segment in enumerate(wanted):
-        if number >= len(parts):
-            return False
-        part = parts[number]
-        if part.endswith(":path}"):
-            return True
-        if not part.startswith("{") and part != segment:
-            return False
-    return True
 
 
 def _same(address: Address, other: Address) -> bool:

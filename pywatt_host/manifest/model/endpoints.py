@@ -75,9 +75,7 @@ class Endpoint(EndpointOptions):
 class Rule(EndpointOptions):
     """Options for those of the application's own routes that match a path template."""
 
-    path: EndpointPath = required(
-        "Path template. It also matches the path with a trailing slash.", "/public/{rest:path}"
-    )
+    path: EndpointPath = required("Path template. A slash at its end makes no difference.", "/public/{rest:path}")
     methods: Methods = key(
         ("*",), 'Methods that the rule applies to. `["*"]`, the default, stands for all methods.', ["POST"]
     )
