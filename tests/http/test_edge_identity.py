@@ -131,7 +131,8 @@ def forwarding_names(app: Recorder) -> set[str]:
 
 
 def warnings(host: Hosted) -> list[str]:
-    return [record["peer"] for record in host.logs("pywatt.edge") if record.get("key") == "server.trusted_proxies"]
+    found = [record for record in host.logs("pywatt.edge") if record.get("key") == "server.trusted_proxies"]
+    return [record["peer"] for record in found if "peer" in record]
 
 
 def test_forwarding_headers_of_a_stranger_are_removed_and_the_rest_stays() -> None:

@@ -14,7 +14,7 @@ def create_app(state: AppState) -> Starlette:
         try:
             price = await state.request("prices", wanted, timeout=2)
         except MessagingError as error:
-            status = 404 if error.code == "handler_failed" else 503
+            status = 404 if error.code == "invalid_message" else 503
             return JSONResponse({"error": error.message}, status)
         return JSONResponse({"total": price["cents"] * request.path_params["count"] / 100})
 
