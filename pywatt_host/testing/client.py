@@ -226,10 +226,12 @@ class ModuleClient(_ModuleAccess, httpx.Client):
 
     def deliver(self, type: str, message: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """Deliver a message to the handler for `type` (`@on_message`), and return its reply. `timeout` is in seconds.
+        The credential of the client's `Authorization` header, such as that of `with_claims`, goes with the message.
         Raises MessagingError if there is no such handler, or if the handler fails."""
         patience = self._patience if timeout is None else timeout
         handlers = self._module.host.channels.messages.handlers
-        return self.run(handlers.deliver(type, message or {}, patience), patience + 1)
+        credential = self.headers.get("authorization")
+        return self.run(handlers.deliver(type, message or {}, patience, authorization=credential), patience + 1)
 
     def rotate(self, **secrets: str) -> None:
         """Give secrets new values, all at once, as the orchestrator does. The module must have been started with
@@ -272,7 +274,8 @@ class AsyncModuleClient(_ModuleAccess, httpx.AsyncClient):
     async def deliver(self, type: str, message: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """See ModuleClient.deliver."""
         patience = self._patience if timeout is None else timeout
-        return await self._module.host.channels.messages.handlers.deliver(type, message or {}, patience)
+        handlers, credential = self._module.host.channels.messages.handlers, self.headers.get("authorization")
+        return await handlers.deliver(type, message or {}, patience, authorization=credential)
 
     async def rotate(self, **secrets: str) -> None:
         """See ModuleClient.rotate."""

@@ -12,6 +12,7 @@ import pytest
 
 from pywatt_host.app.state import AppState
 from pywatt_host.exceptions import MessagingError
+from pywatt_host.testing.modules import PywattModule
 from tests.auth.tokens_for_tests import SECRET, signed
 from tests.hosting import PATIENCE, Hosted, Recorder, hosted, run
 
@@ -152,3 +153,17 @@ def test_a_handler_cannot_name_a_scheme_that_messages_have_no_credentials_of(aut
                 host.state.on_message("it", auth=auth)
 
     run(main)
+
+
+def test_the_test_kit_delivers_messages_with_the_credential_of_the_client(pywatt_module: PywattModule) -> None:
+    client = pywatt_module(
+        {"app": Recorder(), "auth": {"jwt": AUTH["jwt"]}, "endpoints": [{"path": "/", "auth": "jwt"}]}
+    )
+
+    @client.state.on_message("refund", auth="jwt")
+    async def refund(message: Any) -> Any:
+        return [client.state.claims["sub"], client.state.claims["pywatt.auth"]["scheme"]]
+
+    assert client.with_claims(sub="ann").deliver("refund") == ["ann", "jwt"]
+    with pytest.raises(MessagingError, match=r"requires a credential of jwt, and there is none \(unauthorized\)"):
+        client.deliver("refund")
