@@ -13,6 +13,7 @@ from pywatt_host.observability.escaping import console_text, json_text
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock
 
+_LONGEST_REMEMBERED = 256  # characters of a path whose part of a line is remembered
 _LONGEST_SUBJECT = 200  # characters of a subject, which comes from a token, that are logged
 
 
@@ -54,22 +55,20 @@ class LineAccessLog:
 
     @staticmethod
     def _line(when: str, exchange: Exchange) -> str:
-        # Not made with a JSON library, since it is made for every request, and in most of them nothing needs escaping.
-        path, method, client, reason = exchange.path, exchange.method, exchange.client, exchange.reason
-        texts = f"{method}{path}{client}{reason}"
-        if not texts.isascii() or not texts.isprintable() or '"' in texts or "\\" in texts:
-            path, method, client, reason = json_text(path), json_text(method), json_text(client), json_text(reason)
-        trace = f'","trace_id":"{exchange.trace.trace_id}' if exchange.trace is not None else ""
-        reason = f'","reason":"{reason}' if reason else ""
-        who = exchange.subject
-        subject = f'","subject":"{_subject(who)}' if who else ""
-        given_id, status = exchange.request_id, exchange.status
-        request_id = given_id.decode("latin-1") if given_id.isalnum() else json_text(given_id.decode("latin-1"))
+        # Not made with a JSON library, since it is made for every request, and most of it is the same in many.
+        path, trace, who = exchange.path, exchange.trace, exchange.identity
+        request = _request if len(path) <= _LONGEST_REMEMBERED else _request.__wrapped__
+        request_id = exchange.request_id.decode("latin-1")
+        more = f'","trace_id":"{trace.trace_id}' if trace is not None else ""
+        if who is not None and who.subject:
+            more += f'","subject":"{_text(who.subject[:_LONGEST_SUBJECT])}'
+        if exchange.reason:
+            more += f'","reason":"{json_text(exchange.reason)}'
         return (
-            f'{{"time":"{when}","level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
-            f'"method":"{method}","path":"{path}","route":"{exchange.plan.route}","status":{status},'
-            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.body_bytes},"client":"{client}",'
-            f'"request_id":"{request_id}{trace}{subject}{reason}"}}\n'
+            f'{{"time":"{when}",{request(exchange.method, path, exchange.plan.route, exchange.status)}'
+            f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.body_bytes},'
+            f'"client":"{_text(exchange.client)}",'
+            f'"request_id":"{request_id if request_id.isalnum() else json_text(request_id)}{more}"}}\n'
         )
 
     def _console(self, when: str, exchange: Exchange) -> str:
@@ -90,6 +89,14 @@ class LineAccessLog:
         )
 
 
-@lru_cache(maxsize=1024)
-def _subject(subject: str) -> str:
-    return json_text(subject[:_LONGEST_SUBJECT])
+@lru_cache(maxsize=4096)
+def _request(method: str, path: str, route: str, status: int) -> str:
+    """The members of a line that say what was asked for, and the status."""
+    method, path = json_text(method), json_text(path)
+    return (
+        f'"level":"info","logger":"pywatt.access","message":"{method} {path} {status}",'
+        f'"method":"{method}","path":"{path}","route":"{json_text(route)}","status":{status},'
+    )
+
+
+_text = lru_cache(maxsize=4096)(json_text)
