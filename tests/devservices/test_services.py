@@ -156,6 +156,7 @@ def test_postgresql_has_another_folder_if_the_user_nobody_cannot_reach_this_one(
     used.close()
 
 
+@pytest.mark.slow
 def test_no_password_is_in_the_arguments_of_a_process(folder: Path) -> None:
     used = services(folder)
     for kind in KINDS:
@@ -168,6 +169,7 @@ def test_no_password_is_in_the_arguments_of_a_process(folder: Path) -> None:
     assert set(modes.values()) == {0}
 
 
+@pytest.mark.slow
 def test_an_initdb_that_did_not_finish_is_done_again(folder: Path) -> None:
     used = services(folder)
     url(used, "postgresql")
@@ -269,6 +271,7 @@ def test_dev_and_up_start_them_share_them_and_stop_them(project: Project, folder
     assert server_of(folder, "redis") is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only under root")
 def test_programs_that_the_user_nobody_cannot_reach_are_copied_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -344,6 +347,7 @@ def test_a_folder_that_another_user_has_prepared_is_refused(folder: Path, outsid
     assert not (real / "postgresql" / "data").exists()
 
 
+@pytest.mark.slow
 @as_root
 def test_the_folder_outside_is_passable_for_the_server_alone(folder: Path, outside: Path) -> None:
     used = services(folder)
@@ -355,6 +359,7 @@ def test_the_folder_outside_is_passable_for_the_server_alone(folder: Path, outsi
         assert status.st_gid == (outside / "postgresql" / "data").stat().st_gid
 
 
+@pytest.mark.slow
 @as_root
 def test_root_runs_no_program_from_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reachable = Postgresql._reachable
@@ -382,6 +387,7 @@ def test_no_file_is_given_away_through_a_link(folder: Path) -> None:
     assert (folder / "link").lstat().st_uid != 0
 
 
+@pytest.mark.slow
 @as_root
 def test_what_the_server_leaves_in_its_folder_is_read_without_following_links(folder: Path) -> None:
     used = services(folder)
@@ -402,6 +408,7 @@ def test_what_the_server_leaves_in_its_folder_is_read_without_following_links(fo
     used.close()
 
 
+@pytest.mark.slow
 @as_root
 def test_the_server_of_another_user_does_not_get_our_variables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "of-the-application")

@@ -71,16 +71,18 @@ async def asked(address: tuple[str, int], *pieces: bytes) -> bytes:
     """What the gateway sends until it ends the connection, or until each piece has a whole answer."""
     reader, writer = await asyncio.open_connection(*address)
     data = b""
-    async with asyncio.timeout(PATIENCE):
-        for count, piece in enumerate(pieces, 1):
-            writer.write(piece)
-            while len(whole(data)) < count:
-                more = await reader.read(65536)
-                if not more:
-                    return data
-                data += more
-    writer.close()
-    return data
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for count, piece in enumerate(pieces, 1):
+                writer.write(piece)
+                while len(whole(data)) < count:
+                    more = await reader.read(65536)
+                    if not more:
+                        return data
+                    data += more
+        return data
+    finally:
+        writer.close()
 
 
 def whole(data: bytes) -> list[Answer]:
