@@ -13,6 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from pywatt_host.http.server.serving import Progress, Serving
 from pywatt_host.types import Headers, Scope
@@ -104,6 +105,13 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.early += data  # a client should not send anything yet
         if len(self.early) > _MAX_EARLY:
             self.transport.abort()
+
+    def shutdown(self) -> None:
+        """End the WebSocket with close code 1012, because the host stops."""
+        if self.handshake_complete and self.conn.state is not State.OPEN:
+            self.transport.close()  # the closing handshake has begun: another close frame would be an error
+        else:
+            super().shutdown()
 
     async def run_asgi(self) -> None:
         """Call the application. Where it raises, an accepted WebSocket is closed with 1011."""
