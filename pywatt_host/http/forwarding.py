@@ -126,8 +126,9 @@ def _host(entry: str) -> str | None:
 
 
 def _address(text: str) -> Address | None:
-    """The address that a text is; an IPv4 address that is written as an IPv6 address is the IPv4 address. None where it
-    is none, or has a zone that is not the name of an interface: that may hold any character."""
+    """Read an address. An IPv4 address that is written as an IPv6 address becomes the IPv4 address. Returns None for a
+    text that is no address, and for an address whose zone is not the name of an interface, since a zone may contain any
+    character."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -54,6 +54,7 @@ class Impostor(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))  # else the client may not get rid of it
         self.do_GET()
 
     def address_string(self) -> str:
