@@ -124,7 +124,6 @@ class _Ruled:
     """
 
     def __init__(self, planner: _Planner, rules: Iterable[Rule], unmatched: Plan) -> None:
-        self._planner = planner
         self._unmatched = unmatched
         self._rules: Table[tuple[Rule, Plan]] = Table()
         self._plans: dict[tuple[str, str], Plan] = {}

@@ -122,6 +122,7 @@ class Edge:
                 if client is not None:
                     exchange.client = client[0]
             if self._cors is not None:
+                exchange.plan = self._unmatched  # of a preflight request, which the middleware answers
                 scope[_IN_CORS] = exchange
                 return self._cors
         if exchange.path in self._host_paths:

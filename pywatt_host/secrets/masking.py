@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from pywatt_host.observability.masked import masked_document
 from pywatt_host.secrets.spellings import Spelling, spellings
 
 MASK = "***"
@@ -62,10 +61,6 @@ class Masker:
             if run in text:
                 text = spelling.mask(text, MASK)
         return data if text is before else text.encode("latin-1")
-
-    def mask_value(self, value: Any) -> Any:
-        """Return a JSON document with every text in it masked, the names of members included."""
-        return masked_document(value, self.mask, self.mask_bytes)
 
 
 def _ordered(found: Mapping[str, tuple[Spelling, ...]]) -> _Ordered:

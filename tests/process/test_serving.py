@@ -360,3 +360,13 @@ def test_bodies_that_arrive_slowly_do_not_take_the_places_of_other_requests(serv
         for connection in slow:
             connection.send(b"y")
             assert connection.response().body == b"2"
+
+
+def test_a_preflight_request_is_counted(served: Project) -> None:
+    served.manifest(server={"cors": {"allow_origins": ["https://x.example"]}}, metrics=True)
+    host = served.host()
+    with host.connect() as connection:
+        connection.head("OPTIONS", "/", Origin="https://x.example", Access_Control_Request_Method="GET")
+        assert connection.response().status == 200
+    metrics = host.get("/metrics").body.decode()
+    assert 'count{http_request_method="OPTIONS",http_response_status_code="200",http_route="unmatched"} 1.0' in metrics
