@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import socket
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 from pywatt_host.http.server.serving import Serving
 from pywatt_host.net.descriptors import room_for_connections
+from pywatt_host.net.limits import client_key
 from pywatt_host.net.listeners import Listener
 
 logger = logging.getLogger("pywatt.server")
@@ -175,12 +175,7 @@ class Acceptor:
             return _UNCOUNTED
         if self._serving.handler.trusts(host):
             return _UNCOUNTED
-        if ":" in host:
-            address = ipaddress.IPv6Address(host.partition("%")[0])
-            if address.ipv4_mapped is not None:
-                return str(address.ipv4_mapped)
-            return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-        return str(host)
+        return client_key(host)
 
     def _over(self, client: str) -> bool:
         limit = self._serving.bounds.connections_per_client
@@ -207,14 +202,15 @@ class Acceptor:
         holders: dict[str, list[Any]] = {}
         sizes: Counter[str] = Counter()
         for connection in self._clients:
-            sizes[connection.peer] += 1
+            holder = client_key(connection.peer)
+            sizes[holder] += 1
             if connection.transport.get_write_buffer_size():
                 continue  # it may have answered, but the client has not read the answer
             if connection.idle and (not connection.fresh or now - connection.since >= _FRESH):
-                holders.setdefault(connection.peer, []).append(connection)
+                holders.setdefault(holder, []).append(connection)
         if not holders:
             return False
-        biggest = max(holders, key=lambda peer: sizes[peer])
+        biggest = max(holders, key=lambda holder: sizes[holder])
         oldest = sorted(holders[biggest], key=lambda connection: connection.since)
         for connection in oldest[:_ROOM]:
             connection.transport.abort()
