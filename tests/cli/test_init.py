@@ -119,7 +119,7 @@ def said(*arguments: str) -> tuple[int, str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir())
+    return sorted(each.name for each in folder.iterdir() if each.name != "__pycache__")  # of the imported application
 
 
 def endpoints(folder: Path) -> list[tuple[str, tuple[str, ...], str | None]]:

@@ -146,6 +146,7 @@ def test_data_are_kept_and_each_name_has_its_own_database(folder: Path) -> None:
     used.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only under root")
 def test_postgresql_has_another_folder_if_the_user_nobody_cannot_reach_this_one(folder: Path) -> None:
     folder.chmod(0o700)
@@ -181,6 +182,7 @@ def test_an_initdb_that_did_not_finish_is_done_again(folder: Path) -> None:
     used.close()
 
 
+@pytest.mark.slow
 def test_data_of_another_postgresql_version_are_not_touched(folder: Path) -> None:
     used = services(folder)
     url(used, "postgresql")
@@ -205,6 +207,7 @@ def test_without_the_extra_it_says_what_to_install(
     assert str(caught.value) == (f"{kind}+dev: a private server needs the extra dev: pip install 'pywatt-host[dev]'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_with_a_long_path_is_served_by_a_port(folder: Path, kind: str) -> None:
     deep = folder / ("a" * 90)

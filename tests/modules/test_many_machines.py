@@ -58,6 +58,7 @@ def until_health(of: Module, wanted: str) -> None:
     assert answer.status == 200
 
 
+@pytest.mark.slow
 def test_a_provider_is_found_and_one_that_is_killed_is_gone_within_its_lease(
     project: Project, nats_server: Server
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_server_that_is_started_anew_is_found_again_and_everything_goes_on(
     until_health(asking, "healthy")
 
 
+@pytest.mark.slow
 def test_a_link_that_is_cut_and_healed_carries_again(project: Project, nats_server: Server) -> None:
     link = Link(nats_server.port)
     lease = f"{LEASE:g}s"
@@ -188,6 +190,7 @@ def test_a_link_that_is_cut_and_healed_carries_again(project: Project, nats_serv
     asking.until("discover", lambda found: not found, type="api")
 
 
+@pytest.mark.slow
 def test_a_start_without_a_server_waits_for_it_or_ends_where_it_is_required(project: Project, own_nats: Server) -> None:
     own_nats.stop()
     refused = module(project, "refused", **channels(own_nats.url, "start", required=True))

@@ -238,6 +238,7 @@ def test_an_address_beyond_loopback_becomes_loopback_and_a_line_says_so(
     assert sum("not a loopback" in line for line in running.process.lines) == 2
 
 
+@pytest.mark.slow
 def test_a_second_child_accepts_on_the_sockets_of_the_first_over_tcp_and_unix(
     served: Project, dev: Callable[..., Dev]
 ) -> None:
@@ -322,6 +323,7 @@ def test_a_request_that_a_reload_cuts_is_told_to_come_back(dev: Callable[..., De
     assert answer.json()["detail"] == "the host stopped before the request was answered: send it again"
 
 
+@pytest.mark.slow
 def test_an_import_that_hangs_is_told_and_ends_with_the_next_save(dev: Callable[..., Dev]) -> None:
     running = dev()
     assert running.get("/x").status == 200
@@ -332,6 +334,7 @@ def test_an_import_that_hangs_is_told_and_ends_with_the_next_save(dev: Callable[
     assert running.get("/x").status == 200
 
 
+@pytest.mark.slow
 def test_a_child_that_ignores_sigterm_is_killed(served: Project, dev: Callable[..., Dev]) -> None:
     served.write(
         "deaf.py",
@@ -437,6 +440,7 @@ def test_a_python_file_listens_where_its_decorator_says(served: Project, dev: Ca
     assert running.get("/x", address=f"http://127.0.0.1:{second}").body == b"GET /x"
 
 
+@pytest.mark.slow
 def test_a_decorator_that_breaks_is_a_503_where_it_listened_until_it_is_mended(
     served: Project, dev: Callable[..., Dev]
 ) -> None:

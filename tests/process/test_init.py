@@ -26,6 +26,7 @@ def assert_its_test_passes(project: Project, folder: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_new_module_is_valid_runs_and_passes_its_test(project: Project, framework: str) -> None:
     pytest.importorskip(framework)

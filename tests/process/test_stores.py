@@ -186,6 +186,7 @@ def test_a_cache_killed_and_restarted_under_load(
         server.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [servers.postgres, servers.maria], ids=["postgresql", "mysql"])
 def test_a_database_that_hangs_is_a_bounded_wait_and_a_clear_error(
     project: Project, tmp_path: Path, make: Callable[[Path], Server]

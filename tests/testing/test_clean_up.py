@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.processes import Executed
 from tests.testing.conftest import RunTests
 from tests.testing.programs import MANIFEST, OURS
@@ -33,6 +35,7 @@ def events(folder: Path) -> list[str]:
     return (folder / "events").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_modules_of_a_failed_test_are_stopped_the_newest_first(run_tests: RunTests, tmp_path: Path) -> None:
     outcome = run_tests(
         EVENTS
