@@ -370,3 +370,33 @@ def test_a_preflight_request_is_counted(served: Project) -> None:
         assert connection.response().status == 200
     metrics = host.get("/metrics").body.decode()
     assert 'count{http_request_method="OPTIONS",http_response_status_code="200",http_route="unmatched"} 1.0' in metrics
+
+
+def test_a_range_that_is_to_be_ignored_does_not_reach_the_application(project: Project) -> None:
+    project.write("page.txt", "0123456789")
+    project.write(
+        "main.py",
+        """
+        from starlette.applications import Starlette
+        from starlette.responses import FileResponse
+        from starlette.routing import Route
+
+        async def page(request):
+            return FileResponse("page.txt")
+
+        app = Starlette(routes=[Route("/", page)])
+        """,
+    )
+    project.manifest()
+    host = project.host()
+    asked = [
+        ("GET", "bytes=0-1", 206, "2"),
+        ("GET", "lines=0-1", 200, "10"),
+        ("GET", "nonsense", 200, "10"),
+        ("HEAD", "bytes=0-1", 200, "10"),
+    ]
+    with host.connect() as connection:
+        for method, value, status, length in asked:
+            connection.head(method, "/", Range=value)
+            answer = connection.response(method)
+            assert (answer.status, answer.headers["content-length"]) == (status, length), (method, value)

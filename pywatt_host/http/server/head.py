@@ -17,9 +17,8 @@ _REMEMBERED: Final = 4096  # entries of each table
 _LONGEST_REMEMBERED: Final = 256  # bytes of a name, a target or a host that is remembered
 
 # What a field means to the connection or to the edge. PLAIN fields mean nothing to either.
-PLAIN, DROPPED, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, REQUEST_ID, TRACEPARENT, FORWARDING, WEBSOCKET = (
-    range(12)
-)
+PLAIN, DROPPED, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, REQUEST_ID, TRACEPARENT, FORWARDING = range(11)
+WEBSOCKET, RANGE = 11, 12
 
 _KINDS: Final = {
     b"host": HOST,
@@ -32,6 +31,7 @@ _KINDS: Final = {
     b"traceparent": TRACEPARENT,
     b"sec-websocket-key": WEBSOCKET,
     b"sec-websocket-version": WEBSOCKET,
+    b"range": RANGE,
 }
 
 
@@ -161,6 +161,12 @@ def is_websocket_key(value: bytes) -> bool:
         return len(base64.b64decode(value.strip(), validate=True)) == 16
     except (binascii.Error, ValueError):
         return False
+
+
+def is_byte_range(value: bytes) -> bool:
+    """Whether a Range is in bytes, the one unit that every server understands (RFC 9110 section 14.1)."""
+    unit, equals, _ = value.partition(b"=")
+    return bool(equals) and unit.strip().lower() == b"bytes"
 
 
 def tokens(value: bytes) -> list[bytes]:

@@ -320,6 +320,9 @@ class RequestReader:
             exchange.body_complete = False
             expects = noted.get(head.EXPECT, b"").strip().lower()
             exchange.continues = expects == b"100-continue" and not exchange.http10
+        if head.RANGE in noted and (method == "HEAD" or not head.is_byte_range(noted[head.RANGE])):
+            # It is to be ignored (RFC 9110 section 14.2), and frameworks answer it with 206 or 400.
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         if head.UPGRADE in noted and self._parser.should_upgrade():
             self._offered = exchange
 
