@@ -184,10 +184,11 @@ def test_what_credentials_may_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", ["00", "01"])
 def test_trace_and_request_id_are_headers_and_reach_the_handler(flags: str, nats_server: Server) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
+    prefix = f"trace{flags}"  # subjects of its own: the server is shared
     seen: list[tuple[str, dict[str, str]]] = []
 
     async def main() -> None:
-        async with hosted(manifest(nats_server.url, prefix="trace"), hello) as host:
+        async with hosted(manifest(nats_server.url, prefix=prefix), hello) as host:
 
             @host.state.on_message("echo")
             async def echo(message: dict[str, Any]) -> Any:
@@ -197,18 +198,20 @@ def test_trace_and_request_id_are_headers_and_reach_the_handler(flags: str, nats
                 return [current.request_id.decode(), current.trace.trace_id, current.trace.flags, message["n"]]
 
             client = await nats_py.connect(nats_server.url)
-            listening = await client.subscribe("trace.message.>")
-            await client.flush()
-            properties = {"request_id": "abc", "traceparent": f"00-{trace}-b7ad6b7169203331-{flags}"}
-            current_request.set(message_context(properties))
-            answer = await host.state.request("users", {"type": "echo", "n": 7}, channel="nats")
-            assert answer == ["abc", trace, int(flags), 7]
-            message = await listening.next_msg(PATIENCE)
-            seen.append((message.subject, dict(message.headers or {})))
-            await client.close()
+            try:
+                listening = await client.subscribe(f"{prefix}.message.>")
+                await client.flush()
+                properties = {"request_id": "abc", "traceparent": f"00-{trace}-b7ad6b7169203331-{flags}"}
+                current_request.set(message_context(properties))
+                answer = await host.state.request("users", {"type": "echo", "n": 7}, channel="nats")
+                assert answer == ["abc", trace, int(flags), 7]
+                message = await listening.next_msg(PATIENCE)
+                seen.append((message.subject, dict(message.headers or {})))
+            finally:
+                await client.close()
 
     run(main)
     ((subject, headers),) = seen
-    assert subject == "trace.message.users.users"
+    assert subject == f"{prefix}.message.users.users"
     assert headers["X-Request-ID"] == "abc"
     assert re.fullmatch(f"00-{trace}-[0-9a-f]{{16}}-{flags}", headers["traceparent"])
