@@ -25,12 +25,13 @@ from pywatt_host.messaging.http_client import HttpTransport, rendered
 from pywatt_host.messaging.http_requests import ChannelRequests
 from pywatt_host.messaging.http_server import HttpMessages
 from pywatt_host.messaging.inbox import Inbox
+from pywatt_host.messaging.incoming import Incoming
 from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
-from pywatt_host.peers.client import PeerClient, PeerHandlers
+from pywatt_host.peers.client import PassedOn, PeerClient, PeerHandlers, WorkerHandlers
 from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.peers.incoming import IncomingMessages
 from pywatt_host.peers.reconnecting import Connector
@@ -39,7 +40,7 @@ from pywatt_host.peers.server import PeerServer
 from pywatt_host.peers.static import StaticPeers, static_modules
 from pywatt_host.peers.targets import bind_listeners, connectors
 from pywatt_host.peers.token import ChannelToken, TokenDependant
-from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Publish, SecretValue
+from pywatt_host.protocol.messages import AnnouncedEndpoint, Event, GetSecret, Publish, SecretValue, WorkerEvent
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.secrets import Masker
 from pywatt_host.service import Dependant, Service
@@ -79,12 +80,15 @@ class HostChannels:
         policy: Callable[[str], CallPolicy | None] = lambda target: None,
         private_server: Callable[[str, str], Awaitable[str]] | None = None,
         vouch: Vouch | None = None,
+        worker: WorkerHandlers | None = None,
+        take: Callable[[Incoming], None] | None = None,
     ) -> None:
         """`app` gives the edge once it has started, for HTTP requests that come over a channel. `health` is the report
         that heartbeats are answered with. `stop` and `orchestrator_lost` are called when the orchestrator stops the
         module or is gone. `trace` is the file to which everything sent and received is written, masked. `policy` gives
         timeouts and retries for messages to a target, `private_server` the URL of a NATS server for development.
-        `vouch` verifies credentials that come with messages.
+        `vouch` verifies credentials that come with messages. `worker` answers the supervisor, where this host is one of
+        its workers. `take` takes incoming messages in place of handlers of this process.
 
         Raises ChannelError for channels that cannot be made, OSError for a trace that cannot be written.
         """
@@ -96,9 +100,10 @@ class HostChannels:
         self._trace = trace_file = TraceFile(trace, masker.mask) if trace is not None else None
         self._health = health
         self._rotate: Rotate | None = None
+        self._worker = worker
         self.token = ChannelToken(manifest, init, secret_values)
         self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask)
-        self.incoming = IncomingMessages(self.inbox)
+        self.incoming = IncomingMessages(take or self.inbox.take)
         self.topics = Subscriptions(self.inbox.counts)
         self._requests = ChannelRequests(
             app, body=manifest.server.limits.body, frame=limits.frame, timeout=manifest.server.timeouts.request
@@ -212,6 +217,8 @@ class HostChannels:
             message=self.incoming.from_orchestrator,
             rotated=self._rotated,
             shutdown=stop,
+            worker=self._worker,
+            passed_on=PassedOn(self.incoming.from_supervisor, self._from_supervisor) if self._worker else None,
             lost=lost,
             event=self._from_orchestrator,
         )
@@ -232,6 +239,10 @@ class HostChannels:
     def _from_orchestrator(self, event: Event, connection: PeerConnection) -> None:
         """An event that the orchestrator passes on."""
         self._event(event.topic, event.source_module_id, event.payload, connection.channel, "orchestrator")
+
+    def _from_supervisor(self, event: WorkerEvent, connection: PeerConnection) -> None:
+        """An event that the supervisor of this worker passes on."""
+        self._event(event.topic, event.source_module_id, event.payload, event.channel, event.vouched_by)
 
     def _from_connected_peer(self, event: Event, connection: PeerConnection) -> None:
         """An event of a module that this one is connected to."""

@@ -27,11 +27,13 @@ class Descriptors:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """The orchestrator's init message, and the bytes that arrived behind it."""
+    """The orchestrator's init message, and the bytes that arrived behind it. `supervised`: the other side is not an
+    orchestrator but the supervisor of this worker, and the descriptors are those of a socket between the two."""
 
     init: Init
     rest: bytes
     descriptors: Descriptors
+    supervised: bool = False
 
 
 def private_descriptors() -> Descriptors:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from importlib import import_module
@@ -31,6 +30,7 @@ from pywatt_host.manifest.values import Address
 from pywatt_host.observability.escaping import json_line
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
+from pywatt_host.runtime.event_loop import loop_factory, tune_collector
 from pywatt_host.runtime.host import Host, Ready
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Descriptors, Handshake
 
 logger = logging.getLogger("pywatt.host")
-
-_YOUNG_OBJECTS = 10_000  # container objects that are created and not freed before the garbage collector runs
 
 
 class Parent(Protocol):
@@ -199,7 +197,7 @@ def serve(
                 decorated.keep_token(manifest)
             if parent is None or parent.announces:
                 _announce(ready, manifest.logging, stream, terminal)
-            _tune_collector()
+            tune_collector()
             if parent is not None:
                 parent.ready(host)
 
@@ -214,24 +212,6 @@ def serve(
         if failed or returns:
             host.unwound()
         return code
-
-
-def _tune_collector() -> None:
-    """Make the garbage collector run less often. Imported modules live as long as the process, so it need not look at
-    them again. The objects of running requests alone exceed its default threshold, so it would look at all of them
-    again and again."""
-    gc.freeze()
-    young, *older = gc.get_threshold()
-    if 0 < young < _YOUNG_OBJECTS:
-        gc.set_threshold(_YOUNG_OBJECTS, *older)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
-    except ImportError:
-        return None
-    return factory
 
 
 def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from pywatt_host.cli.options import coloured, show_problems
-from pywatt_host.cli.run import loop_factory
 from pywatt_host.cli.terminal import plain
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest.load import InitLayer, environment, load
@@ -28,6 +27,7 @@ from pywatt_host.observability.escaping import json_line
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
 from pywatt_host.orchestrator.wattson import Up, Wattson
+from pywatt_host.runtime.event_loop import loop_factory
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.sources import make_sources
 from pywatt_host.supervision.output import Output

@@ -197,6 +197,18 @@ class Messages:
         except HostError as error:
             logger.warning("a message to %s was not handled: %s", target, error, extra={"target": target})
 
+    # For workers ----------------------------------------------------------------------------------------------------
+
+    async def pass_on(self, target: str, payload: Payload, timeout: float) -> Payload:
+        """Send a message that a worker of this host has written, unchanged, and return the answer unchanged. Raises
+        MessagingError."""
+        return await self._try_routes(self._routes(target, None), target, payload, timeout, None)
+
+    async def pass_event(self, topic: str, event: Payload) -> None:
+        """Publish an event that a worker of this host has written, on every channel that is connected."""
+        for transport in self._transports:
+            await transport.publish(topic, event, None)
+
     # Publishing -----------------------------------------------------------------------------------------------------
 
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:

@@ -28,6 +28,7 @@ from pywatt_host.protocol.messages import (
     Draining,
     Event,
     GetSecret,
+    GetSnapshot,
     Heartbeat,
     HeartbeatAck,
     HttpRequest,
@@ -40,7 +41,12 @@ from pywatt_host.protocol.messages import (
     RoutedResponse,
     RouteToModule,
     Shutdown,
+    Snapshot,
     Subscribe,
+    WorkerAccept,
+    WorkerEvent,
+    WorkerMessage,
+    WorkerRetire,
 )
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import Request, agreed
@@ -50,6 +56,24 @@ _REPEATABLE = (GetSecret, Discover, Register)  # requests that may be sent again
 
 HttpHandler: TypeAlias = Callable[[HttpRequest], Awaitable[HttpResponse]]
 RotatedHandler: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHandlers:
+    """What answers the supervisor of a worker beside what answers any orchestrator: `accept` begins to accept
+    connections, `retire` is told why the worker drains and ends, `snapshot` gives its metrics."""
+
+    accept: Callable[[], None]
+    retire: Callable[[str], None]
+    snapshot: Callable[[], Awaitable[list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """What takes the messages and events that a supervisor passes on to its worker."""
+
+    message: Callable[[WorkerMessage, PeerConnection], None]
+    event: Callable[[WorkerEvent, PeerConnection], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +88,8 @@ class PeerHandlers:
     http: HttpHandler | None = None
     rotated: RotatedHandler | None = None
     shutdown: Callable[[str], None] | None = None
+    worker: WorkerHandlers | None = None
+    passed_on: PassedOn | None = None
     lost: Callable[[str], None] = lambda why: None
 
 
@@ -135,8 +161,10 @@ class PeerClient:
 
     @property
     def address(self) -> str | None:
-        """The address of the orchestrator's API, from its init message."""
-        return self._handshake.init.orchestrator_api if self._handshake is not None else None
+        """The address of the orchestrator's API, from its init message; None for a worker, which has a supervisor."""
+        if self._handshake is None or self._handshake.supervised:
+            return None
+        return self._handshake.init.orchestrator_api
 
     @property
     def on_stdio(self) -> bool:
@@ -174,6 +202,7 @@ class PeerClient:
         try:
             if self._handshake is not None:
                 await self._open_stdio(self._handshake)
+            if self._handshake is not None and not self._handshake.supervised:  # a supervisor that ends is noticed
                 silence = tasks.create_task(self._heartbeats.watch(), name="heartbeats")
             async with self.connecting(tasks, with_secrets=False):
                 yield
@@ -192,8 +221,9 @@ class PeerClient:
         return self.reconnector.connecting(tasks, with_secrets=with_secrets)
 
     async def _open_stdio(self, handshake: Handshake) -> None:
+        peer = "the supervisor" if handshake.supervised else "the orchestrator"
         connection = PeerConnection(
-            "stdio", "the orchestrator", Lines(self._frame_limit), line, self._dispatch(), self._stdio_ended,
+            "stdio", peer, Lines(self._frame_limit), line, self._dispatch(), self._stdio_ended,
             limit=self._frame_limit, extensions=self._extensions, trace=self._trace,
         )  # fmt: skip
         self._stdio = connection
@@ -333,6 +363,12 @@ class PeerClient:
             table[Rotated] = lambda message, connection: self._spawn(self._acknowledge(rotated, message, connection))
         if (shutdown := handlers.shutdown) is not None:
             table[Shutdown] = lambda message, connection: self._shutdown(shutdown)
+        if (worker := handlers.worker) is not None:
+            table[WorkerAccept] = lambda message, connection: worker.accept()
+            table[WorkerRetire] = lambda message, connection: self._retire(worker.retire, message.why)
+            table[GetSnapshot] = lambda message, connection: self._spawn(_send_snapshot(worker, message, connection))
+        if (passed_on := handlers.passed_on) is not None:
+            table[WorkerMessage], table[WorkerEvent] = passed_on.message, passed_on.event
         return table
 
     def _heartbeat(self, message: Heartbeat, connection: PeerConnection) -> None:
@@ -349,11 +385,20 @@ class PeerClient:
 
     def _shutdown(self, shutdown: Callable[[str], None]) -> None:
         self.reconnector.stopping = True
-        shutdown("the orchestrator's shutdown")
+        supervised = self._handshake is not None and self._handshake.supervised
+        shutdown("the supervisor's shutdown" if supervised else "the orchestrator's shutdown")
+
+    def _retire(self, retire: Callable[[str], None], why: str) -> None:
+        self.reconnector.stopping = True
+        retire(why)
 
 
 async def _answer_http(http: HttpHandler, message: HttpRequest, connection: PeerConnection) -> None:
     connection.send(await http(message))
+
+
+async def _send_snapshot(worker: WorkerHandlers, message: GetSnapshot, connection: PeerConnection) -> None:
+    connection.send(Snapshot(await worker.snapshot(), message.request_id))
 
 
 class PeerRoute:

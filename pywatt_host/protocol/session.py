@@ -20,9 +20,12 @@ from pywatt_host.protocol.messages import (
     Discovered,
     Error,
     Extensions,
+    GetHostPath,
     GetSecret,
+    GetSnapshot,
     Heartbeat,
     HeartbeatAck,
+    HostPathAnswer,
     HttpRequest,
     HttpResponse,
     Message,
@@ -38,6 +41,7 @@ from pywatt_host.protocol.messages import (
     ServiceOperationResult,
     ServiceRequest,
     ServiceResponse,
+    Snapshot,
 )
 
 MAX_PENDING = 65536  # requests of one session that wait for their answers
@@ -45,7 +49,7 @@ MAX_PENDING = 65536  # requests of one session that wait for their answers
 Key: TypeAlias = tuple[str, ...]
 Request: TypeAlias = (
     GetSecret | Register | Discover | ServiceRequest | ServiceOperation | PortRequest | RouteToModule | HttpRequest
-    | Heartbeat
+    | Heartbeat | GetSnapshot | GetHostPath
 )  # fmt: skip
 
 
@@ -261,8 +265,8 @@ def _expire(answer: asyncio.Future[Any]) -> None:
 
 
 # Requests without an id of their own: correlated by their order, or by the id of the extension `request_id`.
-_WITHOUT_ID = frozenset((GetSecret, Register, Discover, ServiceOperation))
-_WITHOUT_ID_ANSWERS = frozenset((SecretValue, Registered, Discovered, ServiceOperationResult))
+_WITHOUT_ID = frozenset((GetSecret, Register, Discover, ServiceOperation, GetSnapshot, GetHostPath))
+_WITHOUT_ID_ANSWERS = frozenset((SecretValue, Registered, Discovered, ServiceOperationResult, Snapshot, HostPathAnswer))
 # For these, any answer of the same name will do. A peer that left one request unanswered is therefore not out of step
 # for ever, as it would be where places count.
 _INTERCHANGEABLE = frozenset((GetSecret.op, Heartbeat.op))
@@ -294,6 +298,8 @@ _ANSWERS: dict[type[Any], Callable[[Any], tuple[Key, bool]]] = {
     Discovered: lambda message: ((Discover.op,), False),
     ServiceOperationResult: lambda message: ((ServiceOperation.op,), False),
     HeartbeatAck: lambda message: ((Heartbeat.op,), False),
+    Snapshot: lambda message: ((GetSnapshot.op,), False),
+    HostPathAnswer: lambda message: ((GetHostPath.op,), False),
 }
 ANSWERS = frozenset((*_ANSWERS, Error))  # what `answered` takes
 

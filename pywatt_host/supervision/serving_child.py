@@ -65,7 +65,7 @@ class ServingChild:
         with theirs:
             setup = {"parent": theirs.fileno(), "announces": announce, "listening": descriptors}
             child = await Child.start(
-                [sys.executable, *_path_options(), "-m", PROGRAM, json.dumps(setup), *arguments],
+                [sys.executable, *path_options(), "-m", PROGRAM, json.dumps(setup), *arguments],
                 pass_fds=(theirs.fileno(), *(fd for each in descriptors.values() for fd in each)),
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_EVENT_BYTES)
@@ -99,7 +99,7 @@ class ServingChild:
         return killed
 
 
-def _path_options() -> list[str]:
+def path_options() -> list[str]:
     """Give the child the same import path: `python -m pywatt_host` has the working directory on it, the script
     `pywatt-host` has not."""
     return [] if sys.path[:1] in ([""], [os.getcwd()]) else ["-P"]

@@ -59,7 +59,7 @@ async def talking(most: int = 256) -> AsyncIterator[Pair]:
             "answering",
             frame_limit=FRAME,
             handshake_timeout=PATIENCE,
-            message=IncomingMessages(answering.inbox).from_client,
+            message=IncomingMessages(answering.inbox.take).from_client,
             health=dict,
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)

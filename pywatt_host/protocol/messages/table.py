@@ -39,6 +39,17 @@ from pywatt_host.protocol.messages.stores import (
     ServiceRequest,
     ServiceResponse,
 )
+from pywatt_host.protocol.messages.workers import (
+    GetHostPath,
+    GetSnapshot,
+    HostPathAnswer,
+    Snapshot,
+    WorkerAccept,
+    WorkerEvent,
+    WorkerFailed,
+    WorkerMessage,
+    WorkerRetire,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,12 @@ ToModule: TypeAlias = (
     | RoutedMessage
     | RoutedResponse
     | Event
+    | WorkerAccept
+    | WorkerRetire
+    | WorkerMessage
+    | WorkerEvent
+    | GetSnapshot
+    | HostPathAnswer
 )
 ToOrchestrator: TypeAlias = (
     Announce
@@ -108,6 +125,9 @@ ToOrchestrator: TypeAlias = (
     | Publish
     | Subscribe
     | Unsubscribe
+    | WorkerFailed
+    | Snapshot
+    | GetHostPath
 )
 Message: TypeAlias = ToModule | ToOrchestrator | Error
 Received: TypeAlias = Message | Unknown
@@ -116,7 +136,8 @@ MESSAGES: tuple[type[Any], ...] = (
     Init, SecretValue, Rotated, Shutdown, Heartbeat, Registered, Discovered, ServiceResponse, ServiceOperationResult,
     HttpRequest, PortResponse, RoutedMessage, RoutedResponse, Event, Announce, Identify, GetSecret, RotationAck,
     Register, Deregister, Discover, ServiceRequest, ServiceOperation, HttpResponse, PortRequest, RouteToModule,
-    HeartbeatAck, Draining, Publish, Subscribe, Unsubscribe, Error,
+    HeartbeatAck, Draining, Publish, Subscribe, Unsubscribe, Error, WorkerAccept, WorkerRetire, GetSnapshot,
+    HostPathAnswer, WorkerFailed, Snapshot, GetHostPath, WorkerMessage, WorkerEvent,
 )  # fmt: skip
 _READERS: dict[str, Callable[[Document], Message]] = {message.op: message.read for message in MESSAGES}
 

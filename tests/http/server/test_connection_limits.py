@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from pywatt_host.cli.run import loop_factory
+from pywatt_host.runtime.event_loop import loop_factory
 from tests.hosting import PATIENCE
 from tests.http.server.answers import Client
 from tests.http.server.application import WHOLE

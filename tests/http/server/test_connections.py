@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.cli.run import loop_factory
+from pywatt_host.runtime.event_loop import loop_factory
 from tests.http.server.answers import Answer, Client, read_answers
 from tests.http.server.connections.case import HALF_CLOSE, LEAVE, PAUSE, RELEASE, Case, Expected, Until, get, request
 from tests.http.server.connections.table import CASES

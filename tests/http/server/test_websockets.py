@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pywatt_host.cli.run import loop_factory
+from pywatt_host.runtime.event_loop import loop_factory
 from tests.http.server.answers import Client
 from tests.http.server.connections.case import get
 from tests.http.server.connections.upgrades import closing, frame, handshake, server_frame

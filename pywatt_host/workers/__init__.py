@@ -1,0 +1,1 @@
+"""Hosts with several worker processes: the supervisor, its workers, and how they are replaced."""

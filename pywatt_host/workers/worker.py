@@ -1,0 +1,140 @@
+"""A worker: an ordinary host whose orchestrator is its supervisor, and whose sockets are given to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+from pywatt_host.app.state import InitData
+from pywatt_host.build.host import build
+from pywatt_host.channels.stdio import Descriptors, Handshake
+from pywatt_host.exceptions import AppLoadError, HostError
+from pywatt_host.http.server.place import Place
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.model.secrets import SecretSource
+from pywatt_host.manifest.values import FdAddress
+from pywatt_host.net.passing import PassingChannel
+from pywatt_host.net.shared_limits import SharedLimits
+from pywatt_host.observability.logs import configured, standard_error
+from pywatt_host.protocol.codec import line
+from pywatt_host.protocol.messages import EXTENSIONS, Init, WorkerFailed
+from pywatt_host.runtime.event_loop import loop_factory, tune_collector
+from pywatt_host.runtime.host import Ready
+from pywatt_host.workers.link import WorkerSetup
+
+logger = logging.getLogger("pywatt.host")
+
+_MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
+
+
+def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
+    """The manifest of a worker: what the supervisor does for all workers is left out. Secrets come from the supervisor;
+    channels where other modules connect, and the orchestrator, are the supervisor's. Each worker takes its share of the
+    connections."""
+    server, channels, secrets = manifest.server, manifest.channels, manifest.secrets
+    limits, timeouts = server.limits, server.timeouts
+    share = None if limits.connections is None else -(-limits.connections // workers)
+    return manifest.model_copy(
+        update={
+            "server": server.model_copy(
+                update={
+                    "control": "off",
+                    "limits": limits.model_copy(update={"connections": share}),
+                    "timeouts": timeouts.model_copy(update={"drain_delay": 0.0}),
+                }
+            ),
+            "channels": channels.model_copy(update={"stdio": "required", "ipc": None, "tcp": None}),
+            "secrets": secrets.model_copy(update={"sources": (SecretSource(kind="orchestrator"),)}),
+        }
+    )
+
+
+def run_worker(
+    manifest: Manifest,
+    environ: Mapping[str, str],
+    objects: Mapping[str, Any],
+    setup: WorkerSetup,
+    descriptors: Sequence[int],
+) -> int:
+    """Run a worker until its supervisor ends it, and return the exit code. `manifest` is the one that `worker_manifest`
+    has made. `descriptors` are those of `link.Start`; they belong to the worker from now on."""
+    uplink, passing, shared, *sockets = descriptors
+    report = socket.socket(fileno=os.dup(uplink))
+    try:
+        return _Worker(manifest, environ, objects, setup).run(uplink, passing, shared, sockets, report)
+    finally:
+        report.close()
+
+
+class _Worker:
+    def __init__(
+        self, manifest: Manifest, environ: Mapping[str, str], objects: Mapping[str, Any], setup: WorkerSetup
+    ) -> None:
+        self._manifest = manifest
+        self._environ = environ
+        self._objects = objects
+        self._setup = setup
+
+    def run(self, uplink: int, passing: int, shared: int, sockets: Sequence[int], report: socket.socket) -> int:
+        setup, manifest = self._setup, self._manifest
+        stream, terminal = standard_error(), sys.stderr.isatty()
+        colour = terminal and "NO_COLOR" not in self._environ
+        limits = SharedLimits.attach(shared, setup.slot)
+        place = Place(
+            PassingChannel(socket.socket(fileno=passing)),
+            limits.connections,
+            limits.least_connections,
+            addresses=setup.addresses,
+        )
+        init = Init("", manifest.module_id, {}, extensions=tuple(sorted(EXTENSIONS)))
+        handshake = Handshake(init, b"", Descriptors(uplink, os.dup(uplink)), supervised=True)
+        with configured(manifest.logging, stream, terminal=terminal, colour=colour):
+            host = None
+            try:
+                host = build(
+                    manifest,
+                    self._environ,
+                    stream,
+                    handshake=handshake,
+                    objects=self._objects,
+                    init=InitData(
+                        manifest.module_id, setup.orchestrator_api, MappingProxyType(setup.init_env), setup.init_listen
+                    ),
+                    limits=limits,
+                    place=place,
+                )
+            except HostError as error:
+                self._failed(error, report)
+                return error.exit_code
+            given = {"server.listen": [FdAddress(fd) for fd in sockets], "server.admin.listen": []}
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                failed = False
+                try:
+                    code = runner.run(host.serve(_ready, ends_process=True, sockets=given, place=place))
+                except HostError as error:
+                    self._failed(error, report)
+                    code, failed = error.exit_code, True
+            if failed:
+                host.unwound()
+            return code
+
+    def _failed(self, error: HostError, report: socket.socket) -> None:
+        """Log why the worker cannot start, and tell the supervisor, before the event loop closes."""
+        cause = error.__cause__ if isinstance(error, AppLoadError) else None
+        logger.critical("%s", error, exc_info=cause)
+        trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
+        message = WorkerFailed(error.exit_code, str(error)[:_MAX_TRACE], trace[-_MAX_TRACE:])
+        with suppress(OSError):
+            report.sendall(line(message, frozenset()))
+
+
+def _ready(ready: Ready) -> None:
+    tune_collector()

@@ -1,0 +1,250 @@
+"""One worker, as the supervisor sees it: its connection, its state, and whether it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from pywatt_host.exceptions import HostError, MessagingError
+from pywatt_host.net.passing import PassingChannel
+from pywatt_host.observability.running_clock import RunningClock
+from pywatt_host.peers.connection import Dispatch, PeerConnection
+from pywatt_host.protocol.codec import Lines, line
+from pywatt_host.protocol.messages import (
+    EXTENSIONS,
+    Announce,
+    GetSnapshot,
+    Heartbeat,
+    HeartbeatAck,
+    Shutdown,
+    Snapshot,
+    WorkerAccept,
+    WorkerFailed,
+    WorkerRetire,
+)
+from pywatt_host.supervision.process import describe_exit, signal_process
+
+logger = logging.getLogger("pywatt.workers")
+
+PING_INTERVAL = 0.25  # seconds
+_UNRESPONSIVE_AFTER = 0.5  # seconds without an answer, after which others accept in the worker's place
+_SNAPSHOT_TIMEOUT = 0.5  # seconds
+
+State: TypeAlias = Literal["starting", "ready", "accepting", "draining", "ended"]
+
+
+class WorkerProcess:
+    """A worker from its start to its end.
+
+    `started` is done once the worker has announced itself and its checks pass, or once it has failed. `changed` is
+    called when `responsive`, the state or the health may have changed.
+    """
+
+    def __init__(
+        self,
+        key: int,
+        place: int,
+        slot: int,
+        generation: int,
+        *,
+        connections: Callable[[int], int],
+        changed: Callable[[WorkerProcess], None],
+    ) -> None:
+        """`key` is unique in the supervisor's life. `connections` reads the number of open connections of a slot."""
+        self.key = key
+        self.place = place
+        self.slot = slot
+        self.generation = generation
+        self.name = f"worker {place + 1}"
+        self.state: State = "starting"
+        self.pid: int | None = None
+        self.since = time.monotonic()
+        self.announce: Announce | None = None
+        self.report: Mapping[str, Any] | None = None  # its health, from the last answer to a ping
+        self.failure: WorkerFailed | None = None
+        self.fetched: set[str] = set()  # the secrets that it has asked for
+        self.replaced = False  # another worker takes its place, or is about to
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.channel: PassingChannel
+        self.connection: PeerConnection
+        self._connections = connections
+        self._changed = changed
+        self._clock = RunningClock(PING_INTERVAL)  # a pause of the supervisor is not held against a worker
+        self._asked_at: float | None = None  # on that clock: when the oldest unanswered ping was sent
+        self._ended_by = ""
+
+    # Opening --------------------------------------------------------------------------------------------------------
+
+    async def open(self, dispatch: Dispatch, frame: int) -> tuple[socket.socket, socket.socket]:
+        """Open the connection and the passing channel. Returns the worker's ends."""
+        ours, theirs = socket.socketpair()
+        ours_passing, theirs_passing = socket.socketpair()
+        ours.setblocking(False)
+        self.channel = PassingChannel(ours_passing)
+        self.connection = PeerConnection(
+            "worker", self.name, Lines(frame), line, dispatch, self._connection_ended, limit=frame,
+            extensions=EXTENSIONS,
+        )  # fmt: skip
+        self.connection.owner = self
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: self.connection.wire, ours)
+        return theirs, theirs_passing
+
+    # State ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def responsive(self) -> bool:
+        """Whether it answers pings, or has been asked too recently to tell."""
+        if self.state == "ended":
+            return False
+        return self._asked_at is None or self._clock.time() - self._asked_at < _UNRESPONSIVE_AFTER
+
+    @property
+    def connections(self) -> int:
+        """The number of its open connections."""
+        return self._connections(self.slot)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it accepts connections and its checks pass."""
+        return self.state == "accepting" and self._passes()
+
+    @property
+    def age(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self.since
+
+    def _passes(self) -> bool:
+        return self.report is not None and self.report.get("status") in ("healthy", "degraded")
+
+    def set_state(self, state: State) -> None:
+        if self.state != "ended" and self.state != state:
+            self.state = state
+            self._changed(self)
+
+    def status(self) -> dict[str, Any]:
+        """What `ps` shows."""
+        return {
+            "worker": self.place + 1,
+            "generation": self.generation,
+            "pid": self.pid,
+            "state": self.state,
+            "healthy": self.healthy,
+            "responsive": self.responsive,
+            "age": round(self.age, 1),
+            "connections": self.connections,
+        }
+
+    # What it tells ---------------------------------------------------------------------------------------------------
+
+    def announced(self, message: Announce) -> None:
+        """It serves, and waits until it may accept."""
+        self.announce = message
+        self.ping()
+
+    def beaten(self, message: HeartbeatAck) -> None:
+        """It has answered a ping."""
+        was = self.responsive
+        self._asked_at = None
+        before, self.report = self.report, message.health
+        if self.state == "starting" and self.announce is not None and self._passes():
+            self.set_state("ready")
+            if not self.started.done():
+                self.started.set_result(None)
+        elif not was or (before or {}).get("status") != (self.report or {}).get("status"):
+            self._changed(self)
+
+    def failed(self, message: WorkerFailed) -> None:
+        """It cannot start, and is about to end."""
+        self.failure = message
+
+    def _connection_ended(self, connection: PeerConnection, why: HostError | None) -> None:
+        if self.state not in ("draining", "ended") and why is not None:
+            logger.error("%s: %s", self.name, why, extra={"worker": self.place + 1})
+            self.kill(f"its connection cannot be read: {why}")
+
+    def has_ended(self, code: int) -> None:
+        """Its process has ended."""
+        if self.ended.done():
+            return
+        self.state = "ended"
+        self.connection.abort()
+        self.channel.close()
+        self.ended.set_result(code)
+        if not self.started.done():
+            self.started.set_result(None)
+        self._changed(self)
+
+    def ending(self) -> str:
+        """How it ended, for people."""
+        how = describe_exit(self.ended.result()) if self.ended.done() else "it still runs"
+        return f"{self._ended_by}; {how}" if self._ended_by else how
+
+    # What it is told -------------------------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        """Let it accept connections."""
+        self.connection.send(WorkerAccept())
+        self.set_state("accepting")
+
+    def retire(self, why: str) -> None:
+        """Let it drain and end; its successor accepts already."""
+        self.connection.send(WorkerRetire(why))
+        self.set_state("draining")
+
+    def shut_down(self) -> None:
+        """Let it drain and end with the host: it takes what waits in the queues of its sockets as well."""
+        self.connection.send(Shutdown())
+        self.set_state("draining")
+
+    def ping(self) -> None:
+        """Send a ping."""
+        if self.connection.open and self.connection.send(Heartbeat()) and self._asked_at is None:
+            self._asked_at = self._clock.time()
+
+    def silent_for(self) -> float:
+        """Seconds since the oldest ping that it has not answered."""
+        return 0.0 if self._asked_at is None else self._clock.time() - self._asked_at
+
+    def look(self) -> None:
+        """Advance the clock of this worker and ping it again. Call this every PING_INTERVAL."""
+        was = self.responsive
+        self._clock.tick()
+        if was and not self.responsive:
+            logger.warning(
+                "%s does not answer; others accept connections in its place", self.name,
+                extra={"worker": self.place + 1, "pid": self.pid},
+            )  # fmt: skip
+            self._changed(self)
+        if self._asked_at is None:
+            self.ping()
+
+    async def snapshot(self) -> list[Any] | None:
+        """Its metrics; None where it does not answer in time."""
+        try:
+            answer: Snapshot = await self.connection.session.request(GetSnapshot(), _SNAPSHOT_TIMEOUT)
+        except (HostError, MessagingError):
+            return None
+        return answer.families
+
+    def kill(self, why: str) -> None:
+        """Kill it at once."""
+        self._ended_by = self._ended_by or why
+        if self.pid is not None and not self.ended.done():
+            signal_process(self.pid, signal.SIGKILL)
+
+    def alive(self) -> bool:
+        """Whether its process exists, also where nobody has told of its end."""
+        if self.pid is None:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except OSError:
+            return False
+        return True
