@@ -28,6 +28,8 @@ SERVER_KEYS = (  # keys of the manifest that another server decides about
     "server.listen",
     "server.admin",
     "server.control",
+    "server.workers",
+    "server.reload",
     "server.limits.header",
     "server.limits.backlog",
     "server.limits.connections",

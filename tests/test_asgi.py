@@ -39,7 +39,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "pywatt.yaml"
     monkeypatch.setenv("PYWATT_MANIFEST", str(path))
-    server = "{limits: {backlog: 7, body: 1B, websocket: {message: 1MiB}}, timeouts: {write: off}}"
+    limits = "{backlog: 7, body: 1B, websocket: {message: 1MiB}}"
+    server = f"{{workers: 2, reload: watch, limits: {limits}, timeouts: {{write: off}}}}"
     path.write_text(f"app: {MODULE}:app\nendpoints: [{{path: /}}]\nserver: {server}\n")
     return path
 
@@ -73,7 +74,13 @@ def test_keys_that_the_server_owns_are_listed_once_at_start(manifest: Path, capf
     words = "have no effect, since another server serves"
     told = [line for line in capfd.readouterr().err.splitlines() if words in line]
     assert len(told) == 1
-    for key in ("server.limits.backlog", "server.limits.websocket", "server.timeouts.write"):
+    for key in (
+        "server.workers",
+        "server.reload",
+        "server.limits.backlog",
+        "server.limits.websocket",
+        "server.timeouts.write",
+    ):
         assert key in told[0]
     assert "server.limits.body" not in told[0]
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,9 +65,9 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
     more += [f"logging.level={log_level}"] if log_level else []
     selection = replace(selection, overrides=(*selection.overrides, *more))
-    config_reader = _ConfigReader(selection, bool(listen), ignored)
     services: DevServices | None = None
     echo = _Echo()
+    config_reader = _ConfigReader(selection, bool(listen), ignored, echo.line)
     try:
         folder = selection.source().directory
         os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
@@ -111,6 +112,8 @@ class _ConfigReader:
     selection: Selection
     listen_given: bool
     ignored: tuple[str, ...]
+    tell: Callable[[str], None]
+    told: set[str] = field(default_factory=set)  # the lines that were told already
     described: dict[tuple[int, int], Source] = field(
         default_factory=dict
     )  # the last version of a Python file that could be read
@@ -134,11 +137,21 @@ class _ConfigReader:
                     f"--listen {address}: dev listens only on loopback addresses and Unix sockets; use run instead"
                 )
                 raise click.UsageError(message)
+        self._tell_of_workers(manifest)
         watched = watched_files(manifest, env_file=env_file or beside, ignored=self.ignored)
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
         return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)))
+
+    def _tell_of_workers(self, manifest: Manifest) -> None:
+        server = manifest.server
+        given = ["server.workers"] if server.workers.count != 1 else []
+        given += ["server.reload"] if server.reload not in (None, "off") else []
+        line = f"dev ignores {' and '.join(given)}: it serves with one process, which it restarts when a file changes"
+        if given and line not in self.told:
+            self.told.add(line)
+            self.tell(line)
 
     def _source(self) -> Source:
         """The source of the manifest. A Python file is imported in a child process to find the addresses of its
@@ -171,6 +184,8 @@ class _ConfigReader:
             *selection.overrides,
             f"server.timeouts.shutdown={int(shutdown * 1000)}ms",
             "server.timeouts.drain_delay=0s",
+            "server.workers=1",
+            "server.reload=off",
         ]
         if manifest.secrets.sources is None:
             settings.append('secrets.sources=[env, {"dotenv": ".env"}]')

@@ -1,7 +1,8 @@
-"""The control socket of a running host: its status, and requests to stop, to rotate secrets and to handle messages.
+"""The control socket of a running host: its status, its manifest, and requests to stop,
+to reload, to rotate secrets and to handle messages.
 
 It is HTTP over a Unix socket with permissions 0600, so that only the same user and root can use it. The commands `ps`,
-`stop`, `rotate` and `send` are its clients.
+`stop`, `reload`, `diff`, `rotate` and `send` are its clients.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ MAX_BODY = 16 * 1024**2  # bytes of a request
 MESSAGE_TIMEOUT = 30.0  # seconds for the answer to a message, where the request has none
 _LONGEST_TIMEOUT = 3600  # seconds that a request may ask for
 
+NO_RELOAD = (
+    "This host does not reload, because server.reload is off. Set server.reload: signal in the manifest and restart the"
+    " host."
+)
+
 Mask = Callable[[str], str]
 Rotate = Callable[[str], Awaitable[dict[str, Any]]]
+Reload = Callable[[str], Awaitable[dict[str, Any]]]
 SendMessage = Callable[[str, Mapping[str, Any], float], Awaitable[Any]]
 
 
@@ -32,8 +39,12 @@ class ControlApp:
 
     `GET /status` answers with the result of `status()`. `POST /stop` answers 202 and calls `stop()`. `POST /rotate
     {"name"}` answers with the result of `rotate(name)`. `POST /send {"type", "content", "timeout"}` answers with the
-    result of `send(type, content, timeout)` as `{"reply": ...}`, or with `{"error": {"code", "message"}}`. Without
-    `rotate` or `send`, their paths are 404. `mask` removes secrets from each text of an answer.
+    result of `send(type, content, timeout)` as `{"reply": ...}`, or with `{"error": {"code", "message"}}`.
+
+    `POST /reload {"module"}` answers with the verdict, the result of `reload(module)`, once the reload has succeeded or
+    failed; the module is "" where the body names none. `GET /manifest` answers with the result of `manifest()`, as
+    `manifest_answer` makes it. Without `rotate`, `send` or `manifest`, their paths are 404; without `reload`, the 404
+    names the key that would change that. `mask` removes secrets from each text of an answer.
     """
 
     def __init__(
@@ -43,12 +54,17 @@ class ControlApp:
         rotate: Rotate | None = None,
         send: SendMessage | None = None,
         mask: Mask = lambda text: text,
+        *,
+        reload: Reload | None = None,
+        manifest: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self._mask = mask
         self._status = status
         self._stop = stop
         self._rotate = rotate
         self._send = send
+        self._reload = reload
+        self._manifest = manifest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,8 +86,30 @@ class ControlApp:
                     return await deliver(type, content, timeout)
 
                 await answer_send(receive, send, to_this_host, self._mask)
+            case "POST", "/reload" if self._reload is not None:
+                await answer_reload(receive, send, self._reload, self._mask)
+            case "POST", "/reload":
+                await send_problem(send, 404, NO_RELOAD)
+            case "GET", "/manifest" if self._manifest is not None:
+                await send_json(send, 200, masked_document(self._manifest(), self._mask))
             case _:
                 await send_problem(send, 404)
+
+
+async def answer_reload(receive: Receive, send: Send, reload: Reload, mask: Mask) -> None:
+    """Answer with the verdict of a reload; 409 where the reload is not possible now, 404 where there is no such
+    module."""
+    asked = await body_of(receive)
+    module = asked.get("module", "") if asked is not None else ""
+    if not isinstance(module, str):
+        await send_problem(send, 400, 'The body must be {"module": string} or {}.')
+        return
+    try:
+        verdict = await reload(module)
+    except HostError as error:
+        await send_problem(send, 409, mask(str(error)))
+        return
+    await send_json(send, 200, masked_document(verdict, mask))
 
 
 async def answer_rotate(receive: Receive, send: Send, rotate: Rotate, mask: Mask) -> None:

@@ -24,6 +24,7 @@ from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
 from pywatt_host.runtime.control import ControlApp, control_path
 from pywatt_host.runtime.lifecycle import lifecycle
+from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.runtime.signals import StopSignals
@@ -255,6 +256,7 @@ class Host:
             self._rotate,
             self.channels.messages.handlers.deliver,
             self.rotation.store.mask,
+            manifest=lambda: manifest_answer(self.manifest, 1),
         )
 
     def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:

@@ -27,6 +27,7 @@ from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource,
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.model.services import RegisteredService, Services, StaticService
 from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
+from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.problems import KeyPath, display_path
 from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
 
@@ -59,6 +60,7 @@ __all__ = [
     "Mount",
     "NatsChannel",
     "Pool",
+    "Recycle",
     "RegisteredService",
     "Requirement",
     "ResilienceTarget",
@@ -76,6 +78,7 @@ __all__ = [
     "TcpChannel",
     "Timeouts",
     "Vault",
+    "Workers",
 ]
 
 

@@ -63,15 +63,16 @@ class Document(Section):
 class Short:
     """The short forms of a section.
 
-    `text` names the key that a string sets. `flag` names the key that a bool sets; a string or a mapping then sets it
-    to true as well, because writing the section at all switches it on. `names` names the key, a mapping by name, that a
-    list of names sets. `items` names the key, a list, that a list sets.
+    `text` names the key that a string sets; with `integer`, an integer sets it too. `flag` names the key that a bool
+    sets; a string or a mapping then sets it to true as well, because writing the section at all switches it on. `names`
+    names the key, a mapping by name, that a list of names sets. `items` names the key, a list, that a list sets.
     """
 
     text: str | None = None
     flag: str | None = None
     names: str | None = None
     items: str | None = None
+    integer: bool = False
 
 
 class Names:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Section, key, required
+from pywatt_host.manifest.model.base import Deferred, Section, Short, key, required
+from pywatt_host.manifest.model.workers import Reload, ReloadMode, Workers
 from pywatt_host.manifest.values import (
     Address,
     Bool,
@@ -192,6 +193,21 @@ class Server(Section):
         "off",
         "run/control.sock",
     )
+    workers: Annotated[Workers, Short(text="count", integer=True), Deferred()] = key(
+        Workers,
+        "How many processes serve the application. A number, or `auto`, is short for `{count: ...}`.",
+        4,
+        "auto",
+        {"count": "auto", "recycle": {"memory": "512MiB"}},
+    )
+    reload: Reload = key(
+        None,
+        "What makes the host read its manifest and its code again, without losing a request. `signal`: SIGHUP and"
+        " `pywatt-host reload`. `watch`: these, and a changed manifest, env file or secret directory. `off`: nothing."
+        " If omitted: `signal` with more than one worker, otherwise `off`.",
+        "signal",
+        "watch",
+    )
     paths: Literal["strict", "lenient"] = key(
         "strict",
         "`strict` answers 400 to encoded slashes, dot segments, backslashes, NUL and empty segments. `lenient`"
@@ -218,3 +234,16 @@ class Server(Section):
     timeouts: Timeouts = key(
         Timeouts, "How long the host waits for requests, responses, and its own shutdown.", {"request": "30s"}
     )
+
+    @property
+    def reload_mode(self) -> ReloadMode:
+        """`reload`, or its default: signal with more than one worker, otherwise off."""
+        if self.reload is not None:
+            return self.reload
+        return "signal" if self.workers.resolved() > 1 else "off"
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the process that was started is a supervisor, and workers serve: there is more than one worker, or
+        the host reloads."""
+        return self.workers.resolved() > 1 or self.reload_mode != "off"

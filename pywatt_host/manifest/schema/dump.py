@@ -20,7 +20,7 @@ def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped:
     `masked`: secrets in plain text become ***. Use `escaped=False` for `Source.of_data`, whose texts are not
     interpolated: a literal `${` is not escaped, and a text that refers to secrets stays a SecretTemplate.
     """
-    for section in (manifest.secrets, manifest.channels):
+    for section in (manifest.secrets, manifest.channels, manifest.server.workers):
         complete(type(section))  # a section without a validator has no serializer either
     data: dict[str, Any] = manifest.model_dump(by_alias=True, exclude_unset=not all)
     endpoints = manifest.endpoints

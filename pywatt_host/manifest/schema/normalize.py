@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import takewhile
 
+from pywatt_host.manifest.model.base import Short
 from pywatt_host.manifest.problems import KeyPath, Report, quote
 from pywatt_host.manifest.schema.shape import (
     Choice,
@@ -210,7 +211,7 @@ class Normalizer:
                 return Node(
                     {short.flag: Node(flag, node.mark, node.origin)}, node.mark, node.origin, keys={}, short=short.flag
                 )
-            if short is not None and short.text is not None and isinstance(value, str | SecretTemplate):
+            if short is not None and short.text is not None and _sets_text(value, short):
                 entries = {}
                 leaf = text_shape(shape)
                 whole = node if leaf is None else self._scalar(node, leaf, path)
@@ -262,7 +263,7 @@ class Normalizer:
             forms += ["true, false"]
         if shape.short is not None and shape.short.text is not None:
             example = inner.example(shape.short.text)
-            forms += [f"a string such as {example}"]
+            forms += [f"{'an integer' if shape.short.integer else 'a string'} such as {example}"]
         if shape.short is not None and (shape.short.names is not None or shape.short.items is not None):
             forms += ["a list of names"]
         wanted = (", ".join(forms) + " or " if forms else "") + "a mapping"
@@ -273,6 +274,11 @@ class Normalizer:
 
 
 _MIN_MASKED_CHARACTERS = 4  # a shorter secret is not masked in source lines, because it matches too many words
+
+
+def _sets_text(value: object, short: Short) -> bool:
+    """Whether a value sets the key that a text is short for."""
+    return isinstance(value, str | SecretTemplate) or (short.integer and type(value) is int)
 
 
 def _may_be_secret(shape: Leaf, value: object) -> bool:

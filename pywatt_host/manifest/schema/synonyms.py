@@ -15,6 +15,7 @@ from pywatt_host.manifest.model.operations import Health, Logging, Metrics
 from pywatt_host.manifest.model.resiliency import CircuitBreaker, Policies, Resiliency, RetryPolicy, Target, Targets
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Cors, Limits, Server, Timeouts, WebSocketLimits
+from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
 from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.schema.shape import SectionShape, key_paths
@@ -66,6 +67,12 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "timeout": "server.timeouts.request",
         "threads": "app.threads",
         "worker_class": "app.interface",
+        "workers": "server.workers",
+        "worker": "server.workers",
+        "processes": "server.workers",
+        "reload": "server.reload",
+        "autoreload": "server.reload: watch",
+        "max_requests": "server.workers.recycle.requests",
         # secrets and channels
         "secret": "secrets",
         "vault": "secrets.sources: [{vault: {address, path}}]",
@@ -217,6 +224,51 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "root_path": "`app.route_prefix`, outside of server",
         "threads": "`app.threads`, outside of server",
         "worker_class": "`app.interface`, outside of server",
+        "worker": "workers",
+        "processes": "workers",
+        "workers_count": "workers",
+        "max_requests": "workers.recycle.requests",
+        "limit_max_requests": "workers.recycle.requests",
+        "max_requests_jitter": "workers.recycle.jitter: 10%",
+        "workers_lifetime": "workers.recycle.age",
+        "workers_max_rss": "workers.recycle.memory",
+        "timeout_worker_healthcheck": "workers.ping_limit",
+        "recycle": "workers.recycle",
+        "preload_app": "workers.start: fork",
+        "auto_reload": "reload: watch",
+        "autoreload": "reload: watch",
+        "watch": "reload: watch",
+    },
+    Workers: {
+        "number": "count",
+        "processes": "count",
+        "workers": "count",
+        "max": "count",
+        "method": "start",
+        "start_method": "start",
+        "preload": "start: fork",
+        "startup_timeout": "start_limit",
+        "start_timeout": "start_limit",
+        "ping": "ping_limit",
+        "ping_timeout": "ping_limit",
+        "timeout": "ping_limit",
+        "healthcheck_timeout": "ping_limit",
+        "max_requests": "recycle.requests",
+        "requests": "recycle.requests",
+        "age": "recycle.age",
+        "lifetime": "recycle.age",
+        "memory": "recycle.memory",
+        "max_rss": "recycle.memory",
+        "jitter": "recycle.jitter",
+    },
+    Recycle: {
+        "max_requests": "requests",
+        "max_requests_jitter": "jitter: 10%",
+        "lifetime": "age",
+        "max_age": "age",
+        "rss": "memory",
+        "max_rss": "memory",
+        "max_memory": "memory",
     },
     Limits: {
         "max_body_size": "body",
@@ -341,13 +393,11 @@ _NOT_SUPPORTED: dict[type[Section], frozenset[str]] = {
     Manifest: frozenset(
         {
             "tracing",
-            "workers",
-            "reload",
             "tls",
             "ssl",
         }
     ),
-    Server: frozenset({"workers", "tls", "reload", "ssl"}),
+    Server: frozenset({"tls", "ssl"}),
 }
 
 

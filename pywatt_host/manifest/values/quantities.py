@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticKnownError
@@ -195,22 +195,61 @@ RateLimit: TypeAlias = Annotated[
 ]
 
 
+# Percentages ----------------------------------------------------------------------------------------------------------
+
+PERCENTAGE_PATTERN = r"^([0-9]|[1-4][0-9]|50)%$"
+_PERCENTAGE = re.compile(r"([0-9]|[1-4][0-9]|50)%\Z")
+
+
+def parse_percentage(value: Any) -> float:
+    """Convert `0%` to `50%` to a fraction, 0.0 to 0.5. Raises PydanticCustomError for any other text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise fault("percentage", '{number} has no percent sign; perhaps "{number}%"', number=value)
+    text = text_of(value, "a percentage", "10%")
+    match = _PERCENTAGE.match(text)
+    if match is None:
+        raise fault("percentage", '"{text}" is not a percentage (write 0% to 50%, such as 10%)', text=text[:40])
+    return int(match[1]) / 100
+
+
+Percentage: TypeAlias = Annotated[
+    float,
+    PlainValidator(parse_percentage),
+    PlainSerializer(lambda fraction: f"{round(fraction * 100)}%"),
+    text_schema(PERCENTAGE_PATTERN),
+    Format("a percentage", "write 0% to 50%, such as 10%"),
+]
+
+
 # Counts ---------------------------------------------------------------------------------------------------------------
 
 MAX_COUNT = 1_000_000
+MAX_WORKERS = 256
 
 
-def parse_count(value: Any) -> int:
-    """Return a number of things, from 1 to MAX_COUNT. Raises PydanticKnownError for any other value."""
+def parse_count(value: Any, most: int = MAX_COUNT) -> int:
+    """Return a number of things, from 1 to `most`. Raises PydanticKnownError for any other value."""
     number = to_int(value)
     if type(number) is not int:
         raise PydanticKnownError("int_type")
     if number < 1:
         raise PydanticKnownError("greater_than_equal", {"ge": 1})
-    if number > MAX_COUNT:
-        raise PydanticKnownError("less_than_equal", {"le": MAX_COUNT})
+    if number > most:
+        raise PydanticKnownError("less_than_equal", {"le": most})
     return number
 
+
+def parse_workers(value: Any) -> int | Literal["auto"]:
+    """Return a number of workers, from 1 to MAX_WORKERS, or `auto`. Raises PydanticKnownError for any other value."""
+    return "auto" if value == "auto" else parse_count(value, MAX_WORKERS)
+
+
+WorkerCount: TypeAlias = Annotated[
+    int | Literal["auto"],
+    PlainValidator(parse_workers),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}]}),
+    Format("a number of workers", "write an integer, or auto"),
+]
 
 CountOrOff: TypeAlias = Annotated[
     int | None,
