@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import time
@@ -238,13 +237,3 @@ class WorkerProcess:
         self._ended_by = self._ended_by or why
         if self.pid is not None and not self.ended.done():
             signal_process(self.pid, signal.SIGKILL)
-
-    def alive(self) -> bool:
-        """Whether its process exists, also where nobody has told of its end."""
-        if self.pid is None:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except OSError:
-            return False
-        return True

@@ -1,0 +1,237 @@
+"""A generation: one state of manifest and code, with the secrets, the zygote and the workers that belong to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.manifest.values.names import Script
+from pywatt_host.secrets.rotation import Rotation
+from pywatt_host.supervision.process import describe_exit
+from pywatt_host.workers.link import Load, WorkerSetup
+from pywatt_host.workers.worker import worker_manifest
+from pywatt_host.workers.worker_process import WorkerProcess
+from pywatt_host.workers.worker_secrets import WorkerSecrets
+from pywatt_host.workers.zygote_process import WorkerStartError, ZygoteProcess
+
+logger = logging.getLogger("pywatt.workers")
+
+_LOOK_INTERVAL = 0.02  # seconds between two looks whether a worker has become healthy
+
+
+@dataclass(frozen=True, slots=True)
+class AppInit:
+    """What the application sees as `app_state.init`, beside the module id."""
+
+    orchestrator_api: str | None
+    env: Mapping[str, str]
+    listen: str | None
+
+
+class Surroundings(Protocol):
+    """What a generation needs of the supervisor to start a worker."""
+
+    def new_worker(self, place: int, generation: int) -> WorkerProcess:
+        """A worker with a key and a slot of its own."""
+
+    async def open(self, worker: WorkerProcess) -> tuple[list[int], Callable[[], None]]:
+        """Open the worker's connections. Returns the descriptors for it, and what closes the supervisor's copies."""
+
+    def setup(self, worker: WorkerProcess) -> WorkerSetup: ...
+
+    def worker_ended(self, key: int, code: int) -> None:
+        """The process of a worker has ended."""
+
+
+class Generation:
+    """Starts the workers of one manifest. `start` imports the code, `start_worker` starts one worker."""
+
+    def __init__(
+        self,
+        number: int,
+        manifest: Manifest,
+        rotation: Rotation,
+        around: Surroundings,
+        *,
+        script: Script | None,
+        environ: Mapping[str, str],
+    ) -> None:
+        """`manifest` is the whole one. `environ` is the environment for the workers."""
+        self.number = number
+        self.manifest = manifest
+        self.count = manifest.server.workers.resolved()
+        self.rotation = rotation
+        self.secrets = WorkerSecrets(rotation.store, lambda: self.workers)
+        self.workers: list[WorkerProcess] = []  # that have not ended
+        self.stack = AsyncExitStack()  # what ends with the generation
+        self._around = around
+        self._script = script
+        self._environ = dict(environ)
+        self._zygote: ZygoteProcess | None = None
+        self._parents: dict[WorkerProcess, ZygoteProcess] = {}
+        self._spare: ZygoteProcess | None = None  # has imported the code and can become a worker
+        self._stale = False  # whether `app.env` has changed since the zygote has imported the code
+        self._importing = asyncio.Lock()
+        rotation.register(self.secrets)
+        self.secrets.on_rotated = self._rotated
+
+    # Code -----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Import the code. Raises WorkerStartError."""
+        async with self._importing:
+            await self._import()
+
+    async def _import(self) -> None:
+        """Start a process that has imported the code, and decide whether it may be forked."""
+        start = self.manifest.server.workers.start
+        zygote = await self._new_zygote()
+        if start == "spawn" or (start == "auto" and (zygote.threads or sys.platform != "linux")):
+            if start == "auto" and zygote.threads and not self._parents:
+                logger.info(
+                    "importing the application starts %d threads: its workers are spawned and not forked",
+                    zygote.threads, extra={"key": "server.workers.start"},
+                )  # fmt: skip
+            self._spare = zygote
+            return
+        if zygote.threads:
+            logger.warning(
+                "importing the application starts %d threads, which its workers do not have", zygote.threads,
+                extra={"key": "server.workers.start"},
+            )  # fmt: skip
+        before, self._zygote, self._stale = self._zygote, zygote, False
+        self._close_unused(before)
+
+    async def _new_zygote(self) -> ZygoteProcess:
+        limit = self.manifest.server.workers.start_limit
+        load = Load(
+            worker_manifest(self.manifest, self.count), self._environ, self._secrets_of_environment(), self._script
+        )
+        try:
+            async with asyncio.timeout(limit):
+                return await ZygoteProcess.start(load, self._around.worker_ended)
+        except TimeoutError:
+            text = f"the code was not imported within {limit:g}s (server.workers.start_limit)"
+            raise WorkerStartError(text, 3) from None
+
+    def _templates(self) -> list[SecretTemplate]:
+        manifest = self.manifest
+        applications = [*([manifest.app] if manifest.app is not None else []), *manifest.mounts]
+        values = [value for each in applications for value in getattr(each, "env", {}).values()]
+        return [value for value in values if isinstance(value, SecretTemplate)]
+
+    def _secrets_of_environment(self) -> dict[str, str]:
+        names = {name for template in self._templates() for name in template.names}
+        values = self.rotation.store.secret_values
+        return {name: values[name] for name in names if name in values}
+
+    def _rotated(self, names: frozenset[str]) -> None:
+        """A process that starts from now on has to import the code with the new values."""
+        if any(name in names for template in self._templates() for name in template.names):
+            self._stale = True
+            spare, self._spare = self._spare, None
+            if spare is not None:
+                spare.close()
+
+    # Workers --------------------------------------------------------------------------------------------------------
+
+    async def start_worker(self, place: int, *, healthy: bool) -> WorkerProcess:
+        """Start a worker and return it once it is ready to accept; with `healthy`, once its checks pass. Raises
+        WorkerStartError; the worker has ended then."""
+        limit = self.manifest.server.workers.start_limit
+        worker = self._around.new_worker(place, self.number)
+        self.workers.append(worker)
+        try:
+            async with asyncio.timeout(limit):
+                await self._launch(worker)
+                await worker.started
+                while healthy and worker.state == "starting":
+                    await asyncio.sleep(_LOOK_INTERVAL)
+        except TimeoutError:
+            raise WorkerStartError(
+                f"{worker.name} was not ready within {limit:g}s (server.workers.start_limit){_failing(worker)}", 3
+            ) from None
+        finally:
+            if worker.state == "starting" or worker.state == "ended":
+                worker.kill("it was not ready")
+                if worker.pid is None:
+                    self._around.worker_ended(worker.key, 0)
+        if worker.state == "ended":
+            raise self._failure(worker)
+        return worker
+
+    async def _launch(self, worker: WorkerProcess) -> None:
+        async with self._importing:
+            if self._zygote is None and self._spare is None or self._stale:
+                await self._import()
+            elif self._zygote is not None and self._zygote.lost:
+                await self._import()
+            spare, self._spare = self._spare, None
+            zygote = spare or self._zygote
+            assert zygote is not None
+        descriptors, close = await self._around.open(worker)
+        try:
+            setup = self._around.setup(worker)
+            worker.pid = await zygote.start_worker(worker.key, setup, descriptors, fork=spare is None)
+        finally:
+            close()
+        self._parents[worker] = zygote
+
+    def _failure(self, worker: WorkerProcess) -> WorkerStartError:
+        told = worker.failure
+        if told is not None:
+            return WorkerStartError(f"{worker.name}: {told.message}", told.exit_code or 3, told.trace, reported=True)
+        code = worker.ended.result()
+        return WorkerStartError(
+            f"{worker.name} ended before it was ready: {describe_exit(code)}", code if code in (2, 3, 4) else 3
+        )
+
+    def orphaned(self, worker: WorkerProcess) -> bool:
+        """Whether the process that would tell of the end of a worker has ended itself."""
+        parent = self._parents.get(worker)
+        return parent is not None and parent.lost
+
+    def forget(self, worker: WorkerProcess) -> None:
+        """A worker has ended."""
+        if worker in self.workers:
+            self.workers.remove(worker)
+        self._close_unused(self._parents.pop(worker, None))
+
+    def _close_unused(self, zygote: ZygoteProcess | None) -> None:
+        """End a process that has imported the code earlier, once it has no workers left."""
+        if zygote is not None and zygote is not self._zygote and zygote not in self._parents.values():
+            zygote.close()
+
+    async def close(self) -> None:
+        """End what belongs to the generation. Its workers have ended."""
+        for zygote in (self._zygote, self._spare):
+            if zygote is not None:
+                zygote.close()
+        await self.stack.aclose()
+
+    def kill(self) -> None:
+        """Kill its workers."""
+        for worker in tuple(self.workers):
+            worker.kill("the host ends")
+
+    def status(self) -> dict[str, Any]:
+        """What `ps` shows."""
+        return {"generation": self.number, "workers": [worker.status() for worker in self.workers]}
+
+
+def _failing(worker: WorkerProcess) -> str:
+    """The checks of a worker that do not pass, for an error."""
+    checks = (worker.report or {}).get("checks", {})
+    failing = [
+        f"{name} {check.get('status')}{': ' + check['error'] if check.get('error') else ''}"
+        for name, check in checks.items()
+        if check.get("status") != "passing"
+    ]
+    return f": {'; '.join(failing)}" if failing else ""

@@ -1,0 +1,321 @@
+"""The workers of a host over all generations: who serves each place, and who replaces a worker that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+from pywatt_host.observability.running_clock import RunningClock
+from pywatt_host.workers.crash_loop import CrashLoop
+from pywatt_host.workers.generation import Generation
+from pywatt_host.workers.memory import own_memory
+from pywatt_host.workers.recycling import Recycling, Usage
+from pywatt_host.workers.worker_process import PING_INTERVAL, WorkerProcess
+from pywatt_host.workers.zygote_process import WorkerStartError
+
+logger = logging.getLogger("pywatt.workers")
+
+_RECYCLE_INTERVAL = 1.0  # seconds between two looks whether a worker has served long enough
+_DRAIN_GRACE = 2.0  # seconds after the shutdown limit, at which a worker that drains is killed
+
+
+class WorkerPool:
+    """Keeps one worker accepting at each place of the current generation.
+
+    `joined` is called with a worker that accepts from now on, `left` with one that gets no further connections.
+    """
+
+    def __init__(
+        self,
+        *,
+        joined: Callable[[WorkerProcess], None],
+        left: Callable[[WorkerProcess], None],
+        requests: Callable[[WorkerProcess], int],
+    ) -> None:
+        """`requests` gives the number of requests that a worker has served."""
+        self.current: Generation | None = None
+        self.generations: list[Generation] = []  # also those whose workers still drain
+        self.restarts: Counter[str] = Counter()  # of workers, by reason
+        self.stopping = False
+        self.exit_codes: list[int] = []  # of workers that have ended while the host stopped
+        self._joined = joined
+        self._left = left
+        self._requests = requests
+        self._places: dict[int, WorkerProcess] = {}
+        self._filling: set[int] = set()  # places that wait for a worker
+        self._crash_loop = CrashLoop()
+        self._recycling = Recycling()
+        self._next = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._retired: dict[WorkerProcess, float] = {}  # when a worker that drains is killed
+        self._memory: dict[WorkerProcess, int | None] = {}
+        self._one_recycled = asyncio.Lock()
+
+    # Who there is ---------------------------------------------------------------------------------------------------
+
+    def all(self) -> Iterator[WorkerProcess]:
+        """Every worker that has not ended."""
+        for generation in self.generations:
+            yield from tuple(generation.workers)
+
+    def accepting(self) -> list[WorkerProcess]:
+        """The workers that accept connections, by place."""
+        return [self._places[place] for place in sorted(self._places)]
+
+    def candidates(self) -> Sequence[WorkerProcess]:
+        """The workers that take a message, the next one first: healthy ones, or all that answer where none is."""
+        found = [worker for worker in self.accepting() if worker.responsive]
+        found = [worker for worker in found if worker.healthy] or found
+        if len(found) > 1:
+            self._next += 1
+            first = self._next % len(found)
+            found = found[first:] + found[:first]
+        return found
+
+    @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return self.current.count if self.current is not None else 0
+
+    @property
+    def looping(self) -> bool:
+        """Whether workers end again and again soon after their start."""
+        return self._crash_loop.looping
+
+    def memory(self, worker: WorkerProcess) -> int | None:
+        """The memory of a worker in bytes, measured lately; None where it cannot be measured."""
+        if worker not in self._memory and worker.pid is not None:
+            self._memory[worker] = own_memory(worker.pid)
+        return self._memory.get(worker)
+
+    # Generations ----------------------------------------------------------------------------------------------------
+
+    async def start(self, generation: Generation, *, healthy: bool) -> list[WorkerProcess]:
+        """Start all workers of a generation, and return them ready to accept. The first one starts alone, so that what
+        is wrong is said once. Raises WorkerStartError; none of them runs then."""
+        self.generations.append(generation)
+        try:
+            await generation.start()
+            workers = [await generation.start_worker(0, healthy=healthy)]
+            others = (generation.start_worker(place, healthy=healthy) for place in range(1, generation.count))
+            results = await asyncio.gather(*others, return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+                workers.append(result)
+            return workers
+        except BaseException:
+            await self.discard(generation)
+            raise
+
+    async def discard(self, generation: Generation) -> None:
+        """End a generation that was not put to use."""
+        generation.kill()
+        ends = [worker.ended for worker in generation.workers if worker.pid is not None]
+        if ends:
+            await asyncio.wait(ends, timeout=_DRAIN_GRACE)
+        if generation in self.generations:
+            self.generations.remove(generation)
+        await generation.close()
+
+    def put_to_use(self, generation: Generation, workers: Sequence[WorkerProcess], why: str) -> None:
+        """Let these workers accept, and retire all others."""
+        self.current = generation
+        before, self._places = self._places, {}
+        for worker in workers:
+            if worker.state == "ended":  # since it was ready
+                self._places.pop(worker.place, None)
+                self._fill(worker.place, "it ended")
+                continue
+            self._take_place(worker)
+        for worker in before.values():
+            self._retire(worker, why)
+
+    def _take_place(self, worker: WorkerProcess) -> None:
+        self._places[worker.place] = worker
+        worker.accept()
+        self._joined(worker)
+
+    def _retire(self, worker: WorkerProcess, why: str) -> None:
+        worker.replaced = True
+        self._left(worker)
+        worker.retire(why)
+        self._begin_drain(worker)
+
+    def _begin_drain(self, worker: WorkerProcess) -> None:
+        generation = self._of(worker)
+        limit = generation.manifest.server.timeouts.shutdown if generation is not None else 0.0
+        self._retired[worker] = time.monotonic() + limit + _DRAIN_GRACE
+
+    def _of(self, worker: WorkerProcess) -> Generation | None:
+        return next((each for each in self.generations if each.number == worker.generation), None)
+
+    # Replacing ------------------------------------------------------------------------------------------------------
+
+    def ended(self, worker: WorkerProcess) -> None:
+        """A worker has ended."""
+        self._retired.pop(worker, None)
+        self._memory.pop(worker, None)
+        generation = self._of(worker)
+        if generation is not None:
+            generation.forget(worker)
+            if generation is not self.current and not generation.workers and generation in self.generations:
+                if self.current is None or generation.number < self.current.number:
+                    self.generations.remove(generation)
+                    self._spawn(generation.close())
+        if self.stopping:
+            self.exit_codes.append(worker.ended.result())
+            return
+        if self._places.get(worker.place) is worker:
+            del self._places[worker.place]
+            self._left(worker)
+            logger.error(
+                "%s has ended (%s); another one starts in its place", worker.name, worker.ending(),
+                extra={"worker": worker.place + 1, "pid": worker.pid},
+            )  # fmt: skip
+            self._crash_loop.ended(worker.place, worker.age)
+            self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
+            self._fill(worker.place, "ended")
+
+    def _fill(self, place: int, why: str) -> None:
+        if place not in self._filling and not self.stopping:
+            self._filling.add(place)
+            self._spawn(self._filled(place))
+
+    async def _filled(self, place: int) -> None:
+        """Start workers at a place until one accepts there."""
+        try:
+            while not self.stopping and self.current is not None and place < self.wanted and place not in self._places:
+                await asyncio.sleep(self._crash_loop.delay(place))
+                generation = self.current
+                try:
+                    worker = await generation.start_worker(place, healthy=False)
+                except WorkerStartError as error:
+                    self._crash_loop.ended(place, 0.0)
+                    logger.error(
+                        "no worker could start in place of worker %d: %s", place + 1, error,
+                        extra={"worker": place + 1},
+                    )  # fmt: skip
+                    continue
+                if generation is not self.current or self.stopping or place in self._places:
+                    worker.replaced = True
+                    worker.kill("its generation was replaced")
+                    continue
+                self._take_place(worker)
+                logger.info("%s accepts connections", worker.name, extra={"worker": place + 1, "pid": worker.pid})
+        finally:
+            self._filling.discard(place)
+
+    async def watch(self) -> None:
+        """Ping all workers, replace those that do not answer, and recycle, for as long as this is awaited."""
+        clock = RunningClock(PING_INTERVAL)
+        recycled = 0.0
+        while True:
+            await clock.next_look()
+            now = time.monotonic()
+            for worker in tuple(self.all()):
+                self._look(worker, now)
+            if now - recycled >= _RECYCLE_INTERVAL and not self.stopping:
+                recycled = now
+                self._recycle()
+
+    def _look(self, worker: WorkerProcess, now: float) -> None:
+        worker.look()
+        generation = self._of(worker)
+        if generation is None:
+            return
+        limit = self.current.manifest.server.workers.ping_limit if self.current is not None else 10.0
+        killed_at = self._retired.get(worker)
+        if killed_at is not None:
+            if now >= killed_at:
+                worker.kill("it did not end in time")
+        elif worker.state in ("ready", "accepting") and worker.silent_for() >= limit:
+            worker.kill(f"it did not answer for {limit:g}s (server.workers.ping_limit)")
+        if worker.state != "ended" and generation.orphaned(worker):
+            self._orphan_ended(worker)
+
+    def _orphan_ended(self, worker: WorkerProcess) -> None:
+        """A worker whose zygote has ended: the end of its connection says that it has ended as well."""
+        if not worker.connection.open:
+            worker.kill("its connection ended")
+            worker.has_ended(-9)
+
+    def _recycle(self) -> None:
+        """Begin to replace a worker that has served long enough: one at a time, and new before old."""
+        generation = self.current
+        if generation is None or self._one_recycled.locked() or self._filling:
+            return
+        settings = generation.manifest.server.workers.recycle
+        if settings.requests is None and settings.age is None and settings.memory is None:
+            return
+        for worker in self.accepting():
+            if settings.memory is not None:
+                self._memory[worker] = own_memory(worker.pid) if worker.pid is not None else None
+        usages = [
+            Usage(worker.key, self._requests(worker), worker.age, self.memory(worker) or 0)
+            for worker in self.accepting()
+        ]
+        due = self._recycling.due(settings, usages)
+        if due is not None:
+            key, reason = due
+            worker = next(each for each in self.accepting() if each.key == key)
+            self._spawn(self._replaced(generation, worker, reason))
+
+    async def _replaced(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
+        async with self._one_recycled:
+            try:
+                successor = await generation.start_worker(worker.place, healthy=True)
+            except WorkerStartError as error:
+                logger.error("%s stays: no worker could start in its place: %s", worker.name, error)
+                return
+            if generation is not self.current or self.stopping or self._places.get(worker.place) is not worker:
+                successor.replaced = True
+                successor.kill("it is not needed")
+                return
+            logger.info("%s is recycled: %s", worker.name, reason, extra={"worker": worker.place + 1})
+            self.restarts["recycled"] += 1
+            self._take_place(successor)
+            self._retire(worker, f"it is recycled: {reason}")
+
+    # Stopping -------------------------------------------------------------------------------------------------------
+
+    def shut_down(self) -> None:
+        """Let every worker drain with the host."""
+        self.stopping = True
+        for worker in self.all():
+            if worker.state == "starting":
+                worker.kill("the host stops")
+            elif worker.state != "draining":
+                worker.shut_down()
+
+    async def wait(self, timeout: float) -> int:
+        """Wait until all workers have ended. Returns how many had to be killed after `timeout` seconds."""
+        ends = [worker.ended for worker in self.all() if worker.pid is not None]
+        if ends:
+            await asyncio.wait(ends, timeout=timeout)
+        left = [worker for worker in self.all() if worker.pid is not None]
+        for worker in left:
+            logger.error("%s did not stop in time and is killed", worker.name, extra={"worker": worker.place + 1})
+            worker.kill("it did not stop in time")
+        if left:
+            await asyncio.wait([worker.ended for worker in left], timeout=1.0)
+        return len(left)
+
+    async def close(self) -> None:
+        """End all generations."""
+        self.stopping = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        for generation in tuple(self.generations):
+            generation.kill()
+            await generation.close()
+        self.generations.clear()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
