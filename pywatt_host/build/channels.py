@@ -28,6 +28,7 @@ from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
+from pywatt_host.net.limits import Limits
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 from pywatt_host.peers.client import PeerClient, PeerHandlers
@@ -79,12 +80,14 @@ class HostChannels:
         policy: Callable[[str], CallPolicy | None] = lambda target: None,
         private_server: Callable[[str, str], Awaitable[str]] | None = None,
         vouch: Vouch | None = None,
+        host_limits: Limits | None = None,
     ) -> None:
         """`app` gives the edge once it has started, for HTTP requests that come over a channel. `health` is the report
         that heartbeats are answered with. `stop` and `orchestrator_lost` are called when the orchestrator stops the
         module or is gone. `trace` is the file to which everything sent and received is written, masked. `policy` gives
         timeouts and retries for messages to a target, `private_server` the URL of a NATS server for development.
-        `vouch` verifies credentials that come with messages.
+        `vouch` verifies credentials that come with messages. `host_limits` makes the limits on messages that arrive;
+        by default they hold for this process.
 
         Raises ChannelError for channels that cannot be made, OSError for a trace that cannot be written.
         """
@@ -97,7 +100,7 @@ class HostChannels:
         self._health = health
         self._rotate: Rotate | None = None
         self.token = ChannelToken(manifest, init, secret_values)
-        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask)
+        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask, host_limits)
         self.incoming = IncomingMessages(self.inbox)
         self.topics = Subscriptions(self.inbox.counts)
         self._requests = ChannelRequests(
@@ -133,7 +136,7 @@ class HostChannels:
             offered = init.auth_token if init is not None else None
             token = channels.http.token if channels.http.token is not None else offered
             self.http_server = HttpMessages(
-                self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event
+                self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event, host_limits
             )
         self.nats: NatsMessaging | None = None
         if channels.nats is not None:
