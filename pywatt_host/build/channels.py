@@ -29,6 +29,7 @@ from pywatt_host.messaging.incoming import Incoming
 from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
+from pywatt_host.net.limits import Limits
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
 from pywatt_host.peers.client import PassedOn, PeerClient, PeerHandlers, WorkerHandlers
@@ -82,13 +83,15 @@ class HostChannels:
         vouch: Vouch | None = None,
         worker: WorkerHandlers | None = None,
         take: Callable[[Incoming], None] | None = None,
+        host_limits: Limits | None = None,
     ) -> None:
         """`app` gives the edge once it has started, for HTTP requests that come over a channel. `health` is the report
         that heartbeats are answered with. `stop` and `orchestrator_lost` are called when the orchestrator stops the
         module or is gone. `trace` is the file to which everything sent and received is written, masked. `policy` gives
         timeouts and retries for messages to a target, `private_server` the URL of a NATS server for development.
         `vouch` verifies credentials that come with messages. `worker` answers the supervisor, where this host is one of
-        its workers. `take` takes incoming messages in place of handlers of this process.
+        its workers. `take` takes incoming messages in place of handlers of this process. `host_limits` makes the limits
+        on messages that arrive; by default they hold for this process.
 
         Raises ChannelError for channels that cannot be made, OSError for a trace that cannot be written.
         """
@@ -102,7 +105,7 @@ class HostChannels:
         self._rotate: Rotate | None = None
         self._worker = worker
         self.token = ChannelToken(manifest, init, secret_values)
-        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask)
+        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask, host_limits)
         self.incoming = IncomingMessages(take or self.inbox.take)
         self.topics = Subscriptions(self.inbox.counts)
         self._requests = ChannelRequests(
@@ -138,7 +141,7 @@ class HostChannels:
             offered = init.auth_token if init is not None else None
             token = channels.http.token if channels.http.token is not None else offered
             self.http_server = HttpMessages(
-                self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event
+                self.inbox, lambda: rendered(token, secret_values()), limits.frame, self._event, host_limits
             )
         self.nats: NatsMessaging | None = None
         if channels.nats is not None:

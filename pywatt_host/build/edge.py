@@ -27,6 +27,7 @@ from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values.addresses import everybody
+from pywatt_host.net.limits import GUESSES, Limits
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
@@ -58,12 +59,13 @@ class HostEdge:
         requests: RequestMetrics | NoRequestMetrics,
         metrics: AppMetrics,
         messages: ASGIApp | None,
+        limits: Limits,
         environ: Mapping[str, str],
         stream: LogStream,
         explain: bool,
     ) -> None:
-        """`messages` takes messages over HTTP, where `channels.http` declares that. With `explain`, refusals of the
-        host say which manifest key would change them."""
+        """`messages` takes messages over HTTP, where `channels.http` declares that. `limits` makes all limits on
+        requests. With `explain`, refusals of the host say which manifest key would change them."""
         self.edge: Edge | None = None
         self._manifest = manifest
         self._applications = applications
@@ -72,6 +74,7 @@ class HostEdge:
         self._requests = requests
         self._metrics = metrics
         self._messages = messages
+        self._limits = limits
         self._environ = environ
         self._stream = stream
         self._explain = explain
@@ -106,7 +109,12 @@ class HostEdge:
             paths[health.path] = self._health_beside_app
             self._checks.add("app", self._check_app)
         self._routes = compile_routes(
-            manifest, self._applications.all, self._requests, self._schemes.guard, health=health_of_app
+            manifest,
+            self._applications.all,
+            self._requests,
+            self._schemes.guard,
+            self._limits,
+            health=health_of_app,
         )
         http = manifest.channels.http
         self.edge = Edge(
@@ -116,7 +124,7 @@ class HostEdge:
             host_apps={http.path: self._messages} if self._messages is not None and http is not None else {},
             forwarding=Forwarding(self._trusted_proxies(), guarded=bool(manifest.auth)),
             access_log=self._access_log(),
-            concurrency=server.limits.concurrency,
+            concurrency=self._limits.gate("server.limits.concurrency", server.limits.concurrency),
             cors=cors(server.cors) if server.cors is not None else None,
             explain=Explanations(manifest) if self._explain else None,
         )
@@ -157,7 +165,8 @@ class HostEdge:
             paths[health.liveness] = reported(self._checks.liveness)
             paths[health.readiness] = reported(self._checks.readiness)
         if metrics.enabled:
-            paths[metrics.path] = guarded(self._scrape, self._schemes.guard(metrics.auth))
+            guesses = self._limits.rate_limiter("guesses on metrics", GUESSES)
+            paths[metrics.path] = guarded(self._scrape, self._schemes.guard(metrics.auth), guesses)
         return paths
 
     def _health_report(self) -> HostPath:

@@ -12,6 +12,7 @@ from pywatt_host.app.state import InitData
 from pywatt_host.build.parts import HostParts
 from pywatt_host.build.services import services
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.net.limits import Limits
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import standard_error
 from pywatt_host.runtime.host import Host
@@ -30,6 +31,7 @@ def build(
     objects: Mapping[str, Any] = MappingProxyType({}),
     init: InitData | None = None,
     explain: bool = False,
+    limits: Limits | None = None,
 ) -> Host:
     """Make the Host that a manifest describes.
 
@@ -39,7 +41,8 @@ def build(
     everything said to it and to other modules is written, masked. `objects` maps import paths of the manifest to
     objects that need not be imported, such as a function decorated in this process. `init` is what the application sees
     as `app_state.init`, where it does not come from `handshake`. With `explain`, refusals of the host say which
-    manifest key would change them.
+    manifest key would change them. `limits` makes the limits on requests and their rates, for a host of several worker
+    processes; by default they hold for this process.
 
     Raises ChannelError for channels that cannot be made (such as missing TLS files), OSError for a trace that cannot be
     written.
@@ -56,6 +59,7 @@ def build(
         objects=objects,
         init=init,
         explain=explain,
+        limits=limits,
     )
     return Host(
         manifest,

@@ -25,6 +25,7 @@ from pywatt_host.clients.none import NoResilience
 from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.net.limits import Limits, LocalLimits
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
@@ -66,9 +67,12 @@ class HostParts:
         objects: Mapping[str, Any],
         init: InitData | None,
         explain: bool,
+        limits: Limits | None = None,
     ) -> None:
+        """`limits`: see `build`."""
         self.manifest = manifest
         self._environ = environ
+        self._limits = limits or LocalLimits()
         self._created = time.time()
         masker = Masker()
         stream.mask_with(masker.mask_bytes)
@@ -119,6 +123,7 @@ class HostParts:
             requests=requests,
             metrics=metrics,
             messages=self.channels.http_server,
+            limits=self._limits,
             environ=environ,
             stream=stream,
             explain=explain,
@@ -198,6 +203,7 @@ class HostParts:
             policy=self.resilience.for_messages,
             private_server=self._private_server,
             vouch=self.schemes.vouch,
+            host_limits=self._limits,
         )
         return made
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.app.applications import Application
@@ -14,10 +13,9 @@ from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.http.exchange import Plan
 from pywatt_host.http.guard import Guard
 from pywatt_host.http.routes import Routes
-from pywatt_host.manifest.model import AutoEndpoints, Manifest, Requirement, Rule
-from pywatt_host.manifest.model.endpoints import EndpointOptions
+from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
 from pywatt_host.manifest.values.paths import everything_below
-from pywatt_host.net.limits import Gate, RateLimiter
+from pywatt_host.net.limits import Gate, Limits, RateLimiter
 from pywatt_host.observability.metrics import UNMATCHED, NoRequestMetrics, RequestMetrics
 
 # The guard of endpoints with this requirement; None where they need no credential.
@@ -31,9 +29,11 @@ class _Planner:
     manifest: Manifest
     metrics: RequestMetrics | NoRequestMetrics
     guards: Guards
+    limits: Limits
     default: Guard | None = None  # of endpoints without `auth`
 
-    def plan(self, route: str, options: EndpointOptions | None = None, key: str = "") -> Plan:
+    def plan(self, route: str, options: Endpoint | Rule | None = None, key: str = "") -> Plan:
+        """The plan of a route. `key` is the place of `options` in the manifest."""
         server = self.manifest.server
         timeout, body, guard = server.timeouts.request, server.limits.body, self.default
         gate: Gate | None = None
@@ -41,14 +41,15 @@ class _Planner:
         keys = {"timeout": "server.timeouts.request", "body": "server.limits.body"}
         if options is not None:
             given = options.model_fields_set
+            name = f"{' '.join(sorted(options.methods))} {options.path}"  # is the same after a reload, `key` may not be
             if "timeout" in given:
                 timeout, keys["timeout"] = options.timeout, f"{key}.timeout"
             if "body" in given:
                 body, keys["body"] = options.body, f"{key}.body"
             if options.concurrency is not None:
-                gate, keys["concurrency"] = Gate(options.concurrency), f"{key}.concurrency"
+                gate, keys["concurrency"] = self.limits.gate(name, options.concurrency), f"{key}.concurrency"
             if options.rate_limit is not None:
-                rate, keys["rate"] = RateLimiter(options.rate_limit, monotonic), f"{key}.rate_limit"
+                rate, keys["rate"] = self.limits.rate_limiter(name, options.rate_limit), f"{key}.rate_limit"
             if options.auth is not None:
                 guard = self.guards(options.auth)
         return Plan(route, self.metrics.cells(route), timeout, body, gate, rate, guard, keys)
@@ -59,6 +60,7 @@ def compile_routes(
     applications: Iterable[Application],
     metrics: RequestMetrics | NoRequestMetrics,
     guards: Guards,
+    limits: Limits,
     *,
     health: bool = False,
 ) -> Routes:
@@ -71,7 +73,7 @@ def compile_routes(
     table: Table[Plan] = Table()
     probed = ("GET",) if health else ()
     if not isinstance(endpoints, AutoEndpoints):
-        planner = _Planner(manifest, metrics, guards)
+        planner = _Planner(manifest, metrics, guards, limits)
         unmatched = planner.plan(UNMATCHED)
         for number, endpoint in enumerate(endpoints):
             table.add(endpoint.path, endpoint.methods, planner.plan(endpoint.path, endpoint, f"endpoints[{number}]"))
@@ -80,7 +82,7 @@ def compile_routes(
         templates = [(each.path, each.methods, guards(each.auth)) for each in endpoints]
         ambiguous = AmbiguousPaths(table, templates, None) if _mixed(table) else None
         return Routes(table, True, unmatched, ambiguous=ambiguous)
-    planner = _Planner(manifest, metrics, guards, guards(endpoints.auth))
+    planner = _Planner(manifest, metrics, guards, limits, guards(endpoints.auth))
     unmatched = planner.plan(UNMATCHED)
     if health:
         table.add(manifest.health.path, probed, replace(planner, default=None).plan(UNMATCHED))

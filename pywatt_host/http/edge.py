@@ -29,7 +29,7 @@ from pywatt_host.http.request_head import RequestHead
 from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.http.server.exchange import ServerExchange
 from pywatt_host.http.server.head import CHUNKED
-from pywatt_host.net.limits import client_key
+from pywatt_host.net.limits import Gate, client_key
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.types import ASGIApp, Headers, Receive, Scope, Send
@@ -72,12 +72,12 @@ class Edge:
         host_apps: Mapping[str, ASGIApp] = MappingProxyType({}),
         forwarding: Forwarding,
         access_log: AccessLog,
-        concurrency: int,
+        concurrency: Gate,
         cors: Callable[[ASGIApp], ASGIApp] | None = None,
         explain: Explain | None = None,
     ) -> None:
         """`host_paths` are answered by the host with GET, `host_apps` by an application of the host with any method.
-        `concurrency` is how many requests may run at the same time. `explain` makes the detail of refusals."""
+        `concurrency` limits how many requests may run at the same time. `explain` makes the detail of refusals."""
         self._mounts = sorted(mounts, key=lambda mount: len(mount.prefix), reverse=True)
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
         self._table, self._closed = routes.table, routes.closed
@@ -91,13 +91,18 @@ class Edge:
         silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
         self._observe = None if silent else self._finished
         self._concurrency = concurrency
+        self._running, self._room = concurrency.count, concurrency.room
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._explain = explain
         self._wraps = cors is not None or explain is not None
         self._found: dict[tuple[str, str], tuple[Mount, Plan]] = {}  # what `_find` has found for plain paths
         self._warned: dict[str, float] = {}  # when each limit was last warned of
         self._done: list[Exchange] = []  # finished, and not yet counted and logged
-        self.running = 0
+
+    @property
+    def running(self) -> int:
+        """How many requests run in this process."""
+        return self._running[0]
 
     def trusts(self, host: str) -> bool:
         """Whether an address is that of a trusted proxy."""
@@ -159,18 +164,18 @@ class Edge:
         """The body of a request that was `arriving` is there: from now on it counts as running."""
         exchange.arriving = False
         exchange.running = True
-        self.running += 1
+        self._running[0] += 1
 
     def left(self, exchange: Exchange) -> None:
         """The application of a request has returned, or was not called."""
         exchange.arriving = False
         if exchange.running:
             exchange.running = False
-            self.running -= 1
+            self._running[0] -= 1
         gate = exchange.plan.gate
         if gate is not None and exchange.gated:
             exchange.gated = False
-            gate.running -= 1
+            gate.count[0] -= 1
 
     # Requests of other servers --------------------------------------------------------------------------------------
 
@@ -270,7 +275,7 @@ class Edge:
             exchange.bearer = scope["type"] == "websocket" and take_bearer(scope)
             verdict = plan.guard.recall(scope)
             if verdict is None:
-                if self.running < self._concurrency:
+                if not self._concurrency.full():
                     return _Pending(mount)
                 if plan.rate is not None:
                     plan.rate.give_back(_address(exchange))
@@ -281,9 +286,9 @@ class Edge:
                 plan.rate.give_back(_address(exchange))
             exchange.identity = verdict
             scope[CLAIMS] = verdict.claims
-        if plan.bounded or exchange.length or self.running >= self._concurrency or scope["type"] != "http":
+        if plan.bounded or exchange.length or self._running[0] >= self._room[0] or scope["type"] != "http":
             return self._admit(scope, exchange, mount)
-        self.running += 1
+        self._running[0] += 1
         exchange.running = True
         mount.enter(scope)
         return mount
@@ -356,15 +361,15 @@ class Edge:
         if plan.gate is not None and plan.gate.full():
             return self._over(exchange, 503, "concurrency", (b"retry-after", b"1"))
         if exchange.method != "WEBSOCKET":  # WebSockets mostly idle, and do not count
-            if self.running >= self._concurrency:
+            if self._concurrency.full():
                 return self._over(exchange, 503, "", (b"retry-after", b"1"))
             if exchange.awaits_body:
                 exchange.arriving = True  # a client that sends slowly must not take the place of others
             else:
                 exchange.running = True
-                self.running += 1
+                self._running[0] += 1
         if plan.gate is not None:
-            plan.gate.running += 1
+            plan.gate.count[0] += 1
             exchange.gated = True
         mount.enter(scope)
         return mount

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from time import monotonic
 from typing import Any
 
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.guard import Guard
 from pywatt_host.http.problem import problem_body, problem_headers, send_problem
-from pywatt_host.manifest.values import Rate
 from pywatt_host.manifest.values.addresses import is_loopback
-from pywatt_host.net.limits import GUESSES, RateLimiter, client_key
+from pywatt_host.net.limits import RateLimiter, client_key
 from pywatt_host.types import Receive, Scope, Send
 
 
@@ -53,22 +51,21 @@ def accepted_locally(scope: Scope) -> bool:
     return server is not None and (server[1] is None or is_loopback(server[0]))
 
 
-def guarded(path: HostPath, guard: Guard | None, guesses: Rate = GUESSES) -> HostPath:
+def guarded(path: HostPath, guard: Guard | None, guesses: RateLimiter) -> HostPath:
     """The path, for requests that the guard lets through; others are refused. `guesses` limits the wrong credentials of
     one address: over it, credentials are not looked at."""
     if guard is None:
         return path
-    limiter = RateLimiter(guesses, monotonic)
 
     async def answer(scope: Scope) -> Answer | None:
         client = scope.get("client")
         address = client_key(client[0]) if client is not None else ""
-        wait = limiter.wait_for(address)
+        wait = guesses.wait_for(address)
         if wait > 0:
             return _problem(429, ((b"retry-after", str(ceil(wait)).encode()),))
         verdict = guard.recall(scope) or await guard.examine(scope)
         if not verdict.is_guess:
-            limiter.give_back(address)
+            guesses.give_back(address)
         if not verdict.status:
             return await path(scope)
         return _problem(verdict.status, verdict.headers)

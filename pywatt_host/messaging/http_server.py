@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from pywatt_host.exceptions import ProtocolError
 from pywatt_host.http.problem import send_problem
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.incoming import EventHandler
-from pywatt_host.net.limits import GUESSES, RateLimiter, client_key
+from pywatt_host.net.limits import GUESSES, Limits, LocalLimits, client_key
 from pywatt_host.protocol.jsontext import dumps, loads
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.protocol.session import cut
@@ -51,14 +50,20 @@ class HttpMessages:
     type that needs no preflight) is refused in any case, before its body is read.
     """
 
-    def __init__(self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventHandler) -> None:
+    def __init__(
+        self, inbox: Inbox, token: Callable[[], str | None], limit: int, event: EventHandler,
+        limits: Limits | None = None,
+    ) -> None:  # fmt: skip
+        """`limit` is the longest message, in bytes. `limits` makes the limit on wrong tokens; by default it holds for
+        this process."""
         self.refused = 0
         self._inbox = inbox
         self._token = token
         self._limit = limit
         self._event = event
         self._refusals = BadRecords("a peer on http")
-        self._guesses = RateLimiter(GUESSES, time.monotonic)  # wrong tokens, by the address that sent them
+        # Wrong tokens, by the address that sent them.
+        self._guesses = (limits or LocalLimits()).rate_limiter("guesses on channels.http", GUESSES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":

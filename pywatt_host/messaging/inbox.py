@@ -27,7 +27,7 @@ from pywatt_host.messaging.handlers import (
     to_jsonable,
 )
 from pywatt_host.messaging.incoming import Incoming, error_document, message_context
-from pywatt_host.net.limits import RateLimiter
+from pywatt_host.net.limits import Limits, LocalLimits
 from pywatt_host.observability.context import current_request
 from pywatt_host.protocol.deadlines import Deadlines
 from pywatt_host.protocol.payload import Envelope
@@ -52,17 +52,19 @@ class Inbox:
 
     def __init__(
         self, module_id: str, most: int, rate: Rate | None = None, vouch: Vouch | None = None,
-        mask: Callable[[str], str] = lambda text: text,
+        mask: Callable[[str], str] = lambda text: text, limits: Limits | None = None,
     ) -> None:  # fmt: skip
         """`vouch` verifies the credentials that come with messages; without it they are not looked at. `mask` removes
-        secrets from the texts of errors that are answered."""
+        secrets from the texts of errors that are answered. `limits` makes the limit on the rate; by default it holds
+        for this process."""
         self.module_id = module_id
         self.handlers = Handlers(vouch)
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
         self._mask = mask
         self._most = most
         self._rate = rate
-        self._limiter = RateLimiter(rate, time.monotonic) if rate is not None else None
+        limits = limits or LocalLimits()
+        self._limiter = limits.rate_limiter("channels.limits.rate", rate) if rate is not None else None
         self._deadlines: Deadlines[asyncio.Task[None]] = Deadlines(lambda task: task.cancel(_DEADLINE))
         self._waiting: deque[Incoming] = deque()
         self._queues: dict[RegisteredHandler, deque[Incoming]] = {}  # messages that wait for one handler

@@ -14,6 +14,7 @@ from pywatt_host.app.route_report import RouteRow, compare
 from pywatt_host.build.routes import compile_routes
 from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.manifest import Manifest, Source, load
+from pywatt_host.net.limits import LocalLimits
 from pywatt_host.observability.metrics import NoRequestMetrics
 
 
@@ -145,7 +146,7 @@ def test_an_endpoint_overrides_the_server_and_its_limits_name_its_keys() -> None
         timeouts={"request": "9s"},
         limits={"body": "7B"},
     )
-    routes = compile_routes(of, [], NoRequestMetrics(), lambda requirement: None)
+    routes = compile_routes(of, [], NoRequestMetrics(), lambda requirement: None, LocalLimits())
     plain, bounded = [(routes.table.match(path) or {})["GET"] for path in ("/a", "/b")]
     assert (plain.timeout, plain.body, plain.gate, plain.rate) == (9.0, 7, None, None)
     assert (bounded.timeout, bounded.body) == (None, 1)
@@ -164,7 +165,7 @@ def test_a_rule_is_for_its_methods_and_its_limits_hold_for_all_below_it_together
     rules = [{"path": "/api/{p:path}", "methods": ["POST"], "concurrency": 1}, {"path": "/x", "body": "1B"}]
     of = manifest({"from": "auto", "rules": rules})
     app = application(of, ("/api/a", "GET POST"), ("/api/{id}", "POST"), ("/x", "GET"))
-    routes = compile_routes(of, [app], NoRequestMetrics(), lambda requirement: None)
+    routes = compile_routes(of, [app], NoRequestMetrics(), lambda requirement: None, LocalLimits())
 
     assert routes.plan_for is not None
     plan_for = routes.plan_for
@@ -186,7 +187,11 @@ def test_a_rule_is_for_its_methods_and_its_limits_hold_for_all_below_it_together
 def test_an_application_that_has_a_path_twice_is_no_fault() -> None:
     of = manifest("auto")
     routes = compile_routes(
-        of, [application(of, ("/a", "GET"), ("/a", "GET POST"))], NoRequestMetrics(), lambda requirement: None
+        of,
+        [application(of, ("/a", "GET"), ("/a", "GET POST"))],
+        NoRequestMetrics(),
+        lambda requirement: None,
+        LocalLimits(),
     )
     assert set(routes.table.match("/a") or {}) == {"GET", "POST"}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.net.limits import LocalLimits
 from pywatt_host.observability.logs import ResponseCutError
 from pywatt_host.types import Message, Receive, Scope, Send
 from tests.hosting import Hosted, Recorder, hello, hosted, run, websocket
@@ -211,12 +212,12 @@ def test_websockets_are_bounded_by_their_endpoint_and_do_not_count_as_running() 
     run(main)
 
 
-def test_a_rate_is_per_client_and_over_it_429_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_is_per_client_and_over_it_429_says_when_to_come_again() -> None:
     now = [1000.0]
-    monkeypatch.setattr("pywatt_host.build.routes.monotonic", lambda: now[0])
+    limits = LocalLimits(lambda: now[0])
 
     async def main() -> None:
-        async with hosted({"endpoints": [{"path": "/", "rate_limit": "2/m"}]}, Recorder()) as host:
+        async with hosted({"endpoints": [{"path": "/", "rate_limit": "2/m"}]}, Recorder(), limits=limits) as host:
 
             async def status(client: str) -> tuple[int, str]:
                 answer = await host.get("/", client=(client, 1))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pywatt_host.manifest.values import Rate
-from pywatt_host.net.limits import Gate, RateLimiter
+from pywatt_host.net.limits import LocalGate, LocalRateLimiter
 
 
 def test_a_gate_is_full_at_its_limit() -> None:
-    gate = Gate(2)
+    gate = LocalGate(2)
     assert not gate.full()
-    gate.running = 2
+    gate.count[0] += 2
     assert gate.full()
 
 
 def test_a_bucket_fills_again_with_time_and_each_subject_has_its_own() -> None:
     now = 0.0
-    limiter = RateLimiter(Rate(2, 60.0), lambda: now)
+    limiter = LocalRateLimiter(Rate(2, 60.0), lambda: now)
     assert [limiter.wait_for("a") for _ in range(3)] == [0.0, 0.0, 30.0]
     assert limiter.wait_for("b") == 0.0
     now = 30.0
@@ -24,7 +24,7 @@ def test_a_bucket_fills_again_with_time_and_each_subject_has_its_own() -> None:
 
 
 def test_the_memory_of_a_rate_limiter_is_bounded() -> None:
-    limiter = RateLimiter(Rate(1, 60.0), lambda: 0.0)
+    limiter = LocalRateLimiter(Rate(1, 60.0), lambda: 0.0)
     assert [limiter.wait_for("first"), limiter.wait_for("first")] == [0.0, 60.0]
     for number in range(20_000):
         limiter.wait_for(f"hostile {number}")

@@ -23,6 +23,7 @@ from pywatt_host.http.server.server import Drain, HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.model.workspace import Workspace as WorkspaceManifest
 from pywatt_host.manifest.model.workspace import WorkspaceModule
+from pywatt_host.net.limits import LocalGate
 from pywatt_host.net.listeners import Listener
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.metrics import NoCells
@@ -111,7 +112,7 @@ def edge_of(app: ASGIApp, lines: Lines) -> Edge:
         host_paths={},
         forwarding=Forwarding([]),
         access_log=lines,
-        concurrency=2000,
+        concurrency=LocalGate(2000),
     )
 
 
