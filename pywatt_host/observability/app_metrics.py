@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.observability.metrics import GaugeMode
+
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram, Summary
 
@@ -15,7 +17,7 @@ class AppMetrics:
 
     Each method returns the metric of that name, and creates it with the first call. Labels are names; their values are
     given with `.labels(...)`, as in prometheus-client. All methods can be called from any thread. They raise ValueError
-    where the name is not valid, and where it is registered with another type, other labels or other buckets.
+    where the name is not valid, and where it is registered with another type, mode, other labels or other buckets.
     prometheus-client is imported with the first metric or the first scrape. The metrics live as long as the host.
 
     >>> metrics = AppMetrics()
@@ -49,13 +51,19 @@ class AppMetrics:
         """
         return self.registry.metric("Counter", name, doc, labels)  # type: ignore[no-any-return]
 
-    def gauge(self, name: str, doc: str = "", labels: Sequence[str] = ()) -> Gauge:
+    def gauge(self, name: str, doc: str = "", labels: Sequence[str] = (), mode: GaugeMode = "sum") -> Gauge:
         """A value that goes up and down, such as the length of a queue.
+
+        `mode` says what a host with several workers shows: the `sum` of their values, the highest one (`max`), or the
+        one that a worker has set most recently (`last`). With one worker it makes no difference. Any other mode is a
+        ValueError.
 
         >>> waiting = AppMetrics().gauge("jobs_waiting", "Jobs that wait for a worker.")
         >>> waiting.set(7)
+        >>> oldest = AppMetrics().gauge("oldest_job_seconds", "Age of the oldest job.", mode="max")
+        >>> imported = AppMetrics().gauge("last_import_timestamp_seconds", "Time of the last import.", mode="last")
         """
-        return self.registry.metric("Gauge", name, doc, labels)  # type: ignore[no-any-return]
+        return self.registry.metric("Gauge", name, doc, labels, mode=mode)  # type: ignore[no-any-return]
 
     def histogram(
         self, name: str, doc: str = "", labels: Sequence[str] = (), buckets: Sequence[float] | None = None

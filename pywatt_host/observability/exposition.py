@@ -5,31 +5,58 @@ This module is imported by the first scrape or the first metric of the applicati
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pywatt_host.observability.metrics import Family, Histogram, RequestMetrics
+from pywatt_host.observability.last_gauge import LastGauge
+from pywatt_host.observability.metrics import GAUGE_MODES, Family, GaugeMode, Histogram, RequestMetrics
 
 # A version on which prometheus-client would fail, or which it would return unchecked.
 _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(\.[0-9]{1,3}){0,2}\s*(;|$))")
 
 
-# What a name is registered as: kind, labels, buckets.
-_Shape: TypeAlias = tuple[str, tuple[str, ...], tuple[float, ...] | None]
+class _Shape(NamedTuple):
+    """What a name is registered as. `mode` is for gauges."""
+
+    kind: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] | None
+    mode: GaugeMode | None
+
+    def __str__(self) -> str:
+        mode = f" of mode {self.mode!r}" if self.mode is not None else ""
+        return f"{self.kind.lower()}{mode} with the labels {list(self.labels)}"
+
+
+class GaugeFamily(GaugeMetricFamily):
+    """A gauge of the host itself, with its mode."""
+
+    def __init__(self, name: str, doc: str, labels: Sequence[str], mode: GaugeMode) -> None:
+        super().__init__(name, doc, labels=labels)
+        self.mode = mode
+
+
+class Collects(Protocol):
+    """What can be rendered."""
+
+    def collect(self) -> Iterable[Metric]: ...
 
 
 class MetricsRegistry:
-    """The metrics of one host: those of the application, the process and the requests."""
+    """The metrics of one process: those of the application, the process and the requests. `id` tells it from the
+    registry of any other process."""
 
     def __init__(self) -> None:
+        self.id = os.urandom(8).hex()
         self._registry = CollectorRegistry(auto_describe=False)
         self._made: dict[str, tuple[_Shape, Any]] = {}
         self._lock = threading.Lock()
@@ -41,34 +68,51 @@ class MetricsRegistry:
         self._registry.register(collector)
 
     def metric(
-        self, kind: str, name: str, doc: str, labels: Sequence[str], buckets: Sequence[float] | None = None
+        self,
+        kind: str,
+        name: str,
+        doc: str,
+        labels: Sequence[str],
+        buckets: Sequence[float] | None = None,
+        mode: GaugeMode | None = None,
     ) -> Any:
         """The metric of this name, created where it does not exist. Raises ValueError where it exists as another kind,
-        or with other labels or buckets."""
-        wanted: _Shape = (kind, tuple(labels), tuple(buckets) if buckets is not None else None)
+        or with another mode, other labels or other buckets."""
+        if mode is not None and mode not in GAUGE_MODES:
+            raise ValueError(f"metric {name!r}: {mode!r} is not a mode of gauges (sum, max, last)")
+        wanted = _Shape(kind, tuple(labels), tuple(buckets) if buckets is not None else None, mode)
         with self._lock:
             if name in self._made:
                 existing, metric = self._made[name]
                 if existing != wanted:
-                    raise ValueError(
-                        f"metric {name!r} exists already, as a {existing[0].lower()} with the labels"
-                        f" {list(existing[1])}"
-                    )
+                    raise ValueError(f"metric {name!r} exists already, as a {existing}")
                 return metric
-            options = {"buckets": wanted[2]} if wanted[2] is not None else {}
-            make = getattr(prometheus_client, kind)
-            metric = make(name, doc or name, wanted[1], registry=self._registry, **options)
+            options = {"buckets": wanted.buckets} if wanted.buckets is not None else {}
+            make = LastGauge if mode == "last" else getattr(prometheus_client, kind)
+            metric = make(name, doc or name, wanted.labels, registry=self._registry, **options)
             self._made[name] = (wanted, metric)
             return metric
 
     def collect(self) -> Iterator[Metric]:
         yield from self._registry.collect()
 
+    def mode(self, family: Metric) -> GaugeMode:
+        """The mode of a gauge that `collect` has yielded."""
+        if isinstance(family, GaugeFamily):
+            return family.mode
+        shape, _ = self._made.get(family.name, (None, None))
+        return shape.mode if shape is not None and shape.mode is not None else "sum"
+
+    def changed(self, family: Metric, labels: Mapping[str, str]) -> float:
+        """When a series of a gauge of mode `last` was last set, on the monotonic clock of the machine."""
+        _, gauge = self._made[family.name]
+        return gauge.changed_at(labels)  # type: ignore[no-any-return]
+
 
 class _Labelled:
     """A registry that adds constant labels to each sample."""
 
-    def __init__(self, registry: MetricsRegistry, labels: Mapping[str, str]) -> None:
+    def __init__(self, registry: Collects, labels: Mapping[str, str]) -> None:
         self._registry = registry
         self._labels = dict(labels)
 
@@ -79,7 +123,7 @@ class _Labelled:
             yield labelled
 
 
-def render(registry: MetricsRegistry, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
+def render(registry: Collects, labels: Mapping[str, str], accept: str) -> tuple[bytes, str]:
     """The text and its content type, in the format that the Accept header asks for. This takes milliseconds: call it in
     a thread."""
     wanted = ",".join(part for part in accept.split(",") if not _ODD_VERSION.search(part))
@@ -124,10 +168,12 @@ class FamilyCollector(Collector):
             if isinstance(each, Histogram):
                 yield _histogram(each)
                 continue
-            kind, name, doc, labels, values = each
-            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-            family = make(name, doc, labels=labels)
-            for label_values, value in values.items():
+            family: CounterMetricFamily | GaugeFamily = (
+                CounterMetricFamily(each.name, each.doc, labels=each.labels)
+                if each.kind == "counter"
+                else GaugeFamily(each.name, each.doc, each.labels, each.mode)
+            )
+            for label_values, value in each.values.items():
                 family.add_metric(label_values, value)
             yield family
 

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 UNMATCHED = "unmatched"
 KNOWN_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "WEBSOCKET")
 )
 
+# Which value a host with several workers shows for a gauge: the sum over its workers, the highest, or the one that was
+# set last.
+GaugeMode: TypeAlias = Literal["sum", "max", "last"]
+GAUGE_MODES: tuple[GaugeMode, ...] = ("sum", "max", "last")
+
 
 class Family(NamedTuple):
-    """A metric that a scrape makes from plain numbers. `values` has the number for each combination of label values."""
+    """A metric that a scrape makes from plain numbers. `values` has the number for each combination of label values;
+    `mode` is for gauges, and `sum` or `max`."""
 
     kind: Literal["counter", "gauge"]
     name: str
     doc: str
     labels: tuple[str, ...]
     values: Mapping[tuple[str, ...], float]
+    mode: GaugeMode = "sum"
 
 
 class Histogram(NamedTuple):

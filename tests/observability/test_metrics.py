@@ -209,7 +209,7 @@ def test_no_accept_header_at_all_makes_the_rendering_fail(accept: str) -> None:
 
     from pywatt_host.observability.exposition import render
 
-    text, content_type = render(CollectorRegistry(), {}, accept)  # type: ignore[arg-type]
+    text, content_type = render(CollectorRegistry(), {}, accept)
     assert isinstance(text, bytes)
     assert re.match(r"(text/plain|application/openmetrics-text); version=[0-9.]+(; [a-z0-9=;. _-]+)?\Z", content_type)
 
@@ -250,6 +250,28 @@ def test_a_metric_asked_for_as_something_else_is_an_error_that_says_what_is_ther
             for name in (DURATION, "http_server_active_requests"):
                 with pytest.raises(ValueError, match=r"[Dd]uplicate|already"):
                     metrics.gauge(name)
+
+    run(main)
+
+
+def test_a_gauge_has_one_mode_which_changes_nothing_with_one_worker() -> None:
+    async def main() -> None:
+        async with hosted({"metrics": True}, Recorder()) as host:
+            metrics = host.state.metrics
+            assert metrics.gauge("stock", mode="sum") is metrics.gauge("stock")
+            with pytest.raises(
+                ValueError, match=r"'stock' exists already, as a gauge of mode 'sum' with the labels \[\]"
+            ):
+                metrics.gauge("stock", mode="max")
+            with pytest.raises(ValueError, match=r"'stocks': 'min' is not a mode of gauges \(sum, max, last\)"):
+                metrics.gauge("stocks", mode="min")  # type: ignore[arg-type]
+            metrics.gauge("stock").set(7)
+            metrics.gauge("age", labels=("of",), mode="max").labels("x").set(3)
+            metrics.gauge("imported", labels=("of",), mode="last").labels(of="x").set(5)
+            samples = await scrape(host)
+            assert samples["stock", frozenset()] == 7
+            assert samples["age", frozenset({("of", "x")})] == 3
+            assert samples["imported", frozenset({("of", "x")})] == 5
 
     run(main)
 

@@ -97,6 +97,6 @@ class Resilience:
             yield Family("counter", "pywatt_retries", "Calls to others made again, by target.", ("target",), retries)
         if states:
             doc = "Circuit breakers by target: 0 closed, 1 half-open, 2 open."
-            yield Family("gauge", "pywatt_circuit_breaker_state", doc, ("target",), states)
+            yield Family("gauge", "pywatt_circuit_breaker_state", doc, ("target",), states, mode="max")
             doc = "Attempts that a circuit breaker did not let through, by target."
             yield Family("counter", "pywatt_circuit_breaker_rejected", doc, ("target",), rejected)
