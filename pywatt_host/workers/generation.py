@@ -169,9 +169,11 @@ class Generation:
 
     async def _launch(self, worker: WorkerProcess) -> None:
         async with self._importing:
-            if self._zygote is None and self._spare is None or self._stale:
-                await self._import()
-            elif self._zygote is not None and self._zygote.lost:
+            if (
+                (self._zygote is None and self._spare is None)
+                or self._stale
+                or (self._zygote is not None and self._zygote.lost)
+            ):
                 await self._import()
             spare, self._spare = self._spare, None
             zygote = spare or self._zygote

@@ -6,14 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.host_paths import by_listener, guarded
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.metrics import Family, Histogram
-from pywatt_host.observability.snapshots import MergedMetrics
 from pywatt_host.protocol.messages import GetHostPath
 from pywatt_host.types import Scope
 from pywatt_host.workers.health import HostHealth
@@ -21,6 +22,7 @@ from pywatt_host.workers.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
+    from pywatt_host.observability.snapshots import MergedMetrics
 
 _FRESH = 0.1  # seconds for which snapshots of workers count as new, where several scrapes arrive together
 _JSON = "application/json"
@@ -34,9 +36,17 @@ class SupervisorMetrics:
     ) -> None:
         self._workers = workers
         self._own = own
-        self._merged = MergedMetrics()
+        self._loaded: MergedMetrics | None = None
         self._pulled = 0.0
         self._one_pull = asyncio.Lock()
+
+    @property
+    def _merged(self) -> MergedMetrics:
+        """prometheus-client is loaded with the first use."""
+        if self._loaded is None:
+            module = import_module("pywatt_host.observability.snapshots")
+            self._loaded = module.MergedMetrics(AppMetrics().registry)
+        return self._loaded
 
     def update(self, worker: WorkerProcess, families: list[Any]) -> None:
         """Take the metrics that a worker has sent by itself."""
@@ -44,7 +54,8 @@ class SupervisorMetrics:
 
     def ended(self, worker: WorkerProcess) -> None:
         """A worker has ended: what it has counted stays in the sum."""
-        self._merged.ended(str(worker.key))
+        if self._loaded is not None:
+            self._loaded.ended(str(worker.key))
 
     async def pull(self) -> None:
         """Fetch the metrics of all workers. One that does not answer counts with what it sent last."""
@@ -143,10 +154,14 @@ def _answering(report: Callable[[], tuple[int, dict[str, Any]]]) -> HostPath:
     async def answer(scope: Scope) -> Answer:
         status, document = report()
         body = json.dumps(document).encode()
-        return status, [
-            (b"content-type", _JSON.encode()),
-            (b"cache-control", b"no-store"),
-            (b"content-length", b"%d" % len(body)),
-        ], body
+        return (
+            status,
+            [
+                (b"content-type", _JSON.encode()),
+                (b"cache-control", b"no-store"),
+                (b"content-length", b"%d" % len(body)),
+            ],
+            body,
+        )
 
     return answer

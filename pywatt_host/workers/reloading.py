@@ -1,0 +1,138 @@
+"""A reload: a new generation from the manifest and the code on disk, put to use if nothing is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeAlias
+
+from pywatt_host.exceptions import BindError, HostError, ManifestError
+from pywatt_host.manifest import Manifest, render_text
+from pywatt_host.workers.plan import plan
+from pywatt_host.workers.zygote_process import WorkerStartError
+
+logger = logging.getLogger("pywatt.workers")
+
+Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "start", "stopping"]
+
+
+class RefusedReloadError(Exception):
+    """A reload that was refused. `stage` says in which step, `exit_code` what the verb `reload` exits with: 2 where the
+    manifest is at fault, 3 where the new generation could not start."""
+
+    def __init__(self, stage: Stage, exit_code: int, reason: str) -> None:
+        self.stage = stage
+        self.exit_code = exit_code
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Reloading:
+    """Runs one reload at a time. While one runs, all further requests share the next one."""
+
+    def __init__(
+        self,
+        load: Callable[[], Manifest],
+        current: Callable[[], tuple[int, Manifest]],
+        begin: Callable[[Manifest], Awaitable[int]],
+        told: Callable[[dict[str, Any]], None],
+        mask: Callable[[str], str],
+    ) -> None:
+        """`load` reads the manifest, in a thread. `current` gives number and manifest of the generation in use. `begin`
+        builds a new generation and puts it to use; it returns its number, and raises RefusedReloadError or HostError.
+        `told` gets each verdict. `mask` removes secrets from reasons."""
+        self.last: dict[str, Any] | None = None
+        self._load = load
+        self._current = current
+        self._begin = begin
+        self._told = told
+        self._mask = mask
+        self._running: asyncio.Task[dict[str, Any]] | None = None
+        self._next: asyncio.Task[dict[str, Any]] | None = None
+        self._closed = False
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a reload runs."""
+        return self._running is not None and not self._running.done()
+
+    async def reload(self, why: str) -> dict[str, Any]:
+        """Reload and return the verdict: `{"ok", "generation", "stage", "exit_code", "reason", "changes", "seconds"}`.
+        `why` is for the log."""
+        if self.under_way:
+            if self._next is None or self._next.done():
+                self._next = asyncio.get_running_loop().create_task(self._after(self._running, why))
+            return await asyncio.shield(self._next)
+        self._running = asyncio.get_running_loop().create_task(self._reload(why))
+        return await asyncio.shield(self._running)
+
+    async def _after(self, running: asyncio.Task[dict[str, Any]] | None, why: str) -> dict[str, Any]:
+        if running is not None:
+            await asyncio.wait((running,))
+        self._running = asyncio.current_task()
+        return await self._reload(why)
+
+    async def _reload(self, why: str) -> dict[str, Any]:
+        began = time.monotonic()
+        logger.info("reload: %s", why)
+        changes: list[dict[str, str]] = []
+        try:
+            number = await self._attempt(changes)
+            verdict: dict[str, Any] = {"ok": True, "generation": number, "exit_code": 0}
+        except RefusedReloadError as error:
+            verdict = {
+                "ok": False,
+                "generation": self._current()[0],
+                "stage": error.stage,
+                "exit_code": error.exit_code,
+                "reason": self._mask(error.reason),
+            }
+        verdict |= {"changes": changes, "seconds": round(time.monotonic() - began, 3)}
+        self.last = {**verdict, "time": round(time.time(), 3)}
+        if verdict["ok"]:
+            logger.info(
+                "reload: generation %d is in use after %.2fs", verdict["generation"], verdict["seconds"],
+                extra={"generation": verdict["generation"]},
+            )  # fmt: skip
+        else:
+            logger.error(
+                "reload: refused (%s); generation %d serves on: %s",
+                verdict["stage"], verdict["generation"], verdict["reason"],
+                extra={"generation": verdict["generation"], "stage": verdict["stage"]},
+            )  # fmt: skip
+        self._told(verdict)
+        return verdict
+
+    async def _attempt(self, changes: list[dict[str, str]]) -> int:
+        if self._closed:
+            raise RefusedReloadError("stopping", 3, "the host is stopping")
+        try:
+            manifest = await asyncio.to_thread(self._load)
+        except ManifestError as error:
+            raise RefusedReloadError("manifest", 2, render_text(error.problems).strip()) from error
+        except HostError as error:
+            raise RefusedReloadError("manifest", error.exit_code, str(error)) from error
+        planned = plan(self._current()[1], manifest)
+        changes += [change._asdict() for change in planned]
+        refused = [f"{change.path}: {change.reason}" for change in planned if change.action == "refused"]
+        if refused:
+            raise RefusedReloadError("plan", 2, "; ".join(refused))
+        try:
+            return await self._begin(manifest)
+        except WorkerStartError as error:
+            reason = f"{error}\n{error.trace.strip()}" if error.trace else str(error)
+            raise RefusedReloadError("start", error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
+        except BindError as error:
+            raise RefusedReloadError("listen", 3, str(error)) from error
+        except HostError as error:
+            raise RefusedReloadError("secrets", 3, str(error)) from error
+
+    async def close(self) -> None:
+        """Refuse further reloads, and end the one that runs."""
+        self._closed = True
+        for task in (self._next, self._running):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait((task,))

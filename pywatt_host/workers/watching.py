@@ -1,0 +1,80 @@
+"""`server.reload: watch`: notices that the manifest, an env file or a secret directory has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pywatt_host.manifest import Manifest
+
+logger = logging.getLogger("pywatt.workers")
+
+_POLL_INTERVAL = 0.5  # seconds
+_DEBOUNCE = 0.3  # seconds for which nothing must change: a file may still be being written
+_MAX_ENTRIES = 1000  # of a directory that are looked at
+
+
+def watched_paths(manifest: Manifest, env_file: Path | None) -> list[Path]:
+    """The files and directories whose change calls for a reload. Secrets that rotate by themselves are not among
+    them."""
+    found: list[Path] = []
+    if manifest.source is not None:
+        found.append(manifest.source)
+    if env_file is not None:
+        found.append(env_file)
+    if not manifest.secrets.rotate:
+        for source in manifest.secrets.sources or ():
+            found += [manifest.resolve(name) for name in (source.dotenv, source.directory, source.file) if name]
+    return found
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """What changes when the file does, or any file of the directory. Symbolic links are followed, so that a mounted
+    ConfigMap counts as changed when its link `..data` moves."""
+    try:
+        status = os.stat(path)
+        own: tuple[object, ...] = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if not os.path.isdir(path):
+            return own
+        entries: list[tuple[object, ...]] = []
+        for name in sorted(os.listdir(path))[:_MAX_ENTRIES]:
+            entry = os.stat(path / name)
+            if not os.path.isdir(path / name):
+                entries.append((name, entry.st_ino, entry.st_mtime_ns, entry.st_size))
+        return (status.st_ino, *entries)
+    except OSError:
+        return ()
+
+
+def _identities(paths: Iterable[Path]) -> tuple[object, ...]:
+    return tuple(_identity(path) for path in paths)
+
+
+async def watch(paths: Callable[[], list[Path]], changed: Callable[[str], None]) -> None:
+    """Call `changed` with what has changed, for as long as this is awaited. `paths` is asked before each look. Files
+    are polled, which works on every file system; a change counts once nothing has changed for a moment."""
+    present = await asyncio.to_thread(paths)
+    seen = dict(zip(present, await asyncio.to_thread(_identities, present), strict=True))
+    while True:
+        await asyncio.sleep(_POLL_INTERVAL)
+        now = await _look(paths)
+        differing = [path for path in now if path in seen and now[path] != seen[path]]
+        if differing:
+            while True:  # until it is written
+                await asyncio.sleep(_DEBOUNCE)
+                later = await _look(paths)
+                if later == now:
+                    break
+                now = later
+            differing = [path for path in now if path in seen and now[path] != seen[path]]
+        seen = now
+        if differing:
+            changed(f"{', '.join(path.name for path in differing)} changed")
+
+
+async def _look(paths: Callable[[], list[Path]]) -> dict[Path, object]:
+    present = paths()
+    return dict(zip(present, await asyncio.to_thread(_identities, present), strict=True))
