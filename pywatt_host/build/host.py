@@ -18,6 +18,7 @@ from pywatt_host.runtime.host import Host
 
 if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.http.host_answers import HostAnswers
 
 
 def build(
@@ -30,6 +31,7 @@ def build(
     objects: Mapping[str, Any] = MappingProxyType({}),
     init: InitData | None = None,
     explain: bool = False,
+    host_answers: HostAnswers | None = None,
 ) -> Host:
     """Make the Host that a manifest describes.
 
@@ -39,7 +41,8 @@ def build(
     everything said to it and to other modules is written, masked. `objects` maps import paths of the manifest to
     objects that need not be imported, such as a function decorated in this process. `init` is what the application sees
     as `app_state.init`, where it does not come from `handshake`. With `explain`, refusals of the host say which
-    manifest key would change them.
+    manifest key would change them. `host_answers`, in a worker, asks the supervisor for the answer to health, probes
+    and metrics, so that every listener gives the answer of the whole host.
 
     Raises ChannelError for channels that cannot be made (such as missing TLS files), OSError for a trace that cannot be
     written.
@@ -56,6 +59,7 @@ def build(
         objects=objects,
         init=init,
         explain=explain,
+        host_answers=host_answers,
     )
     return Host(
         manifest,

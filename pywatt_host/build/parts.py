@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pywatt_host.clients.resilience.targets import Resilience
     from pywatt_host.clients.tokens import TokenAuth
     from pywatt_host.devservices.services import DevServices
+    from pywatt_host.http.host_answers import HostAnswers
     from pywatt_host.stores.service import Datastores
 
 
@@ -66,6 +67,7 @@ class HostParts:
         objects: Mapping[str, Any],
         init: InitData | None,
         explain: bool,
+        host_answers: HostAnswers | None = None,
     ) -> None:
         self.manifest = manifest
         self._environ = environ
@@ -122,6 +124,7 @@ class HostParts:
             environ=environ,
             stream=stream,
             explain=explain,
+            host_answers=host_answers,
         )
         self._add_checks()
         self.rotation.register(
