@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from pywatt_host.build.host import build
+from pywatt_host.http.host_answers import HostAnswers
 from pywatt_host.http.problem import send_problem
 from pywatt_host.manifest import Source, load
 from pywatt_host.net.limits import Limits
@@ -222,6 +223,7 @@ async def hosted(
     directory: Path | None = None,
     explain: bool = False,
     limits: Limits | None = None,
+    host_answers: HostAnswers | None = None,
     **apps: Any,
 ) -> AsyncIterator[Hosted]:
     """Start a host for `app` (and for `apps`, which a manifest mounts as `under_test:NAME`)."""
@@ -235,7 +237,9 @@ async def hosted(
                 Source.of_data(data, name="test", directory=directory or Path(folder)), environ=environ or {}
             ).manifest
             with configured(loaded.logging, stream, terminal=False, colour=False):
-                host = build(loaded, environ or {}, stream, explain=explain, limits=limits)
+                host = build(
+                    loaded, environ or {}, stream, explain=explain, limits=limits, host_answers=host_answers
+                )
                 async with host.application() as surface:
                     yield Hosted(host, surface.public, surface.admin, log)
         finally:

@@ -22,6 +22,7 @@ from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.edge import Answer, Edge, HostPath
 from pywatt_host.http.explanation import Explanations
 from pywatt_host.http.forwarding import Forwarding
+from pywatt_host.http.host_answers import AskingPaths, HostAnswers, accept
 from pywatt_host.http.host_paths import HostPathsApp, by_listener, guarded, reported
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
@@ -63,9 +64,11 @@ class HostEdge:
         environ: Mapping[str, str],
         stream: LogStream,
         explain: bool,
+        host_answers: HostAnswers | None = None,
     ) -> None:
         """`messages` takes messages over HTTP, where `channels.http` declares that. `limits` makes all limits on
-        requests. With `explain`, refusals of the host say which manifest key would change them."""
+        requests. With `explain`, refusals of the host say which manifest key would change them. `host_answers` answers
+        the host's own paths in a worker."""
         self.edge: Edge | None = None
         self._manifest = manifest
         self._applications = applications
@@ -78,6 +81,7 @@ class HostEdge:
         self._environ = environ
         self._stream = stream
         self._explain = explain
+        self._asking = AskingPaths(host_answers) if host_answers is not None else None
         self._routes: Routes | None = None
         self._surface: Surface | None = None
 
@@ -162,23 +166,29 @@ class HostEdge:
         paths: dict[str, HostPath] = {}
         if health.enabled:
             paths[health.path] = self._health_report()
-            paths[health.liveness] = reported(self._checks.liveness)
-            paths[health.readiness] = reported(self._checks.readiness)
+            paths[health.liveness] = self._of_host(health.liveness, reported(self._checks.liveness))
+            paths[health.readiness] = self._of_host(health.readiness, reported(self._checks.readiness))
         if metrics.enabled:
             guesses = self._limits.rate_limiter("guesses on metrics", GUESSES)
-            paths[metrics.path] = guarded(self._scrape, self._schemes.guard(metrics.auth), guesses)
+            scrape = self._of_host(metrics.path, self._scrape)
+            paths[metrics.path] = guarded(scrape, self._schemes.guard(metrics.auth), guesses)
         return paths
 
+    def _of_host(self, path: str, own: HostPath, details: bool | None = None) -> HostPath:
+        """The path as the host answers it: in a worker that is its supervisor, and everywhere else `own`."""
+        return own if self._asking is None else self._asking.path(path, own, details)
+
     def _health_report(self) -> HostPath:
-        full, brief = reported(self._checks.report), reported(partial(self._checks.report, details=False))
+        path = self._manifest.health.path
+        full = self._of_host(path, reported(self._checks.report), True)
+        brief = self._of_host(path, reported(partial(self._checks.report, details=False)), False)
         details = self._manifest.health.details
         if details is None and self._manifest.server.admin is None:
             return by_listener(full, brief)
         return brief if details is False else full
 
     async def _scrape(self, scope: Scope) -> Answer:
-        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
-        text, content_type = await asyncio.to_thread(self._render, accept)
+        text, content_type = await asyncio.to_thread(self._render, accept(scope))
         headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(text)).encode())]
         return 200, headers, text
 
@@ -202,8 +212,14 @@ class HostEdge:
             raise RuntimeError(f"the application answers {status} on {self._manifest.health.path}")
 
     async def _health_beside_app(self, scope: Scope) -> Answer | None:
-        """The application answers itself while all other checks pass; else the answer is the host's report."""
-        return None if self._checks.passing(but="app") else await self._health_report()(scope)
+        """The application answers itself while all other checks pass; else the answer is the host's report. In a
+        worker, the checks of the whole host have to pass as well."""
+        if not self._checks.passing(but="app"):
+            return await self._health_report()(scope)
+        if self._asking is None or not self._checks.passing():
+            return None
+        answer = await self._health_report()(scope)
+        return answer if answer is not None and answer[0] >= 400 else None
 
 
 def cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:

@@ -19,6 +19,7 @@ from pywatt_host.runtime.host import Host
 
 if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.http.host_answers import HostAnswers
 
 
 def build(
@@ -32,6 +33,7 @@ def build(
     init: InitData | None = None,
     explain: bool = False,
     limits: Limits | None = None,
+    host_answers: HostAnswers | None = None,
 ) -> Host:
     """Make the Host that a manifest describes.
 
@@ -42,7 +44,8 @@ def build(
     objects that need not be imported, such as a function decorated in this process. `init` is what the application sees
     as `app_state.init`, where it does not come from `handshake`. With `explain`, refusals of the host say which
     manifest key would change them. `limits` makes the limits on requests and their rates, for a host of several worker
-    processes; by default they hold for this process.
+    processes; by default they hold for this process. `host_answers`, in a worker, asks the supervisor for the answer to health, probes
+    and metrics, so that every listener gives the answer of the whole host.
 
     Raises ChannelError for channels that cannot be made (such as missing TLS files), OSError for a trace that cannot be
     written.
@@ -60,6 +63,7 @@ def build(
         init=init,
         explain=explain,
         limits=limits,
+        host_answers=host_answers,
     )
     return Host(
         manifest,

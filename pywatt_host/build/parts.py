@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pywatt_host.clients.resilience.targets import Resilience
     from pywatt_host.clients.tokens import TokenAuth
     from pywatt_host.devservices.services import DevServices
+    from pywatt_host.http.host_answers import HostAnswers
     from pywatt_host.stores.service import Datastores
 
 
@@ -68,6 +69,7 @@ class HostParts:
         init: InitData | None,
         explain: bool,
         limits: Limits | None = None,
+        host_answers: HostAnswers | None = None,
     ) -> None:
         """`limits`: see `build`."""
         self.manifest = manifest
@@ -127,6 +129,7 @@ class HostParts:
             environ=environ,
             stream=stream,
             explain=explain,
+            host_answers=host_answers,
         )
         self._add_checks()
         self.rotation.register(

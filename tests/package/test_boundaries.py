@@ -23,6 +23,7 @@ NAMED = {
     "app/hooks.py": 2,
     "runtime/lifecycle.py": 1,
     "http/edge.py": 2,
+    "http/host_answers.py": 1,
     "http/server/exchange.py": 1,
     "http/server/websocket.py": 1,
     "observability/health.py": 1,

@@ -47,20 +47,21 @@ class Supervised:
         return checks
 
     async def own_check(self, name: str, error: Exception | None = None, *, optional: bool = False) -> None:
-        """Add a check of the supervisor's own, and wait for its first result."""
-        over = asyncio.Event()
+        """Add a check of the supervisor's own, and wait until it counts."""
+        ran = asyncio.Event()
 
         async def check() -> None:
-            over.set()
+            ran.set()
             if error is not None:
                 raise error
 
-        self.own = Checks(Health.model_validate({"start_period": "0s"}), IDENTITY)
+        self.own = Checks(Health.model_validate({"start_period": "1ms", "interval": "1ms"}), IDENTITY)
         self.own.add(name, check, optional=optional)
         self.own.serving = True
         async with asyncio.TaskGroup() as tasks, self.own.running(tasks):
-            await over.wait()
-            await asyncio.sleep(0)
+            while self.own.report()[1]["checks"][name]["status"] == "starting":
+                await ran.wait()
+                ran.clear()
         self.health = HostHealth(self.own, lambda: self.workers, lambda: self.wanted)
 
 
