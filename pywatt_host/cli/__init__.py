@@ -33,6 +33,8 @@ _VERBS = {
     "rotate": ("control", "Fetch a secret again and put the new value to use."),
     "send": ("control", "Send a message to a module and print its reply."),
     "stop": ("control", "Drain and stop a host, `up`, or one module."),
+    "reload": ("reload", "Let a running host read its manifest and code again, without losing a request."),
+    "diff": ("diff", "Show what a reload of the manifest would change."),
     "init": ("init", "Write a new module, or a manifest for an existing application."),
     "export": ("export", "Write the files that run a module under systemd, Compose or Kubernetes."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),

@@ -2,152 +2,37 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from pywatt_host.cli.running import (
+    ELSEWHERE,
+    PATIENCE,
+    RefusedError,
+    UnixConnection,
+    ask_running,
+    control_option,
+    folder_option,
+    json_option,
+    only,
+    running_hosts,
+)
 from pywatt_host.cli.terminal import echo, echo_json, plain
-from pywatt_host.runtime.control import control_folders
 
-_PATIENCE = 5.0  # seconds for a host to answer on its control socket
 _ROTATION = 60.0  # seconds for a rotation: fetching the secret, and acknowledgements
 _LINES = 1000  # lines that `up` keeps of each module
-_ELSEWHERE = "pywatt-host ps lists what is running. To look elsewhere, use --folder or --control."
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A host or an `up` that answered on its control socket."""
-
-    socket: Path
-    status: dict[str, Any]
-
-    @property
-    def id(self) -> str:
-        name: str = self.status["module"]["id"]
-        return name
-
-    @property
-    def is_workspace(self) -> bool:
-        return self.status.get("kind") == "workspace"
-
-    @property
-    def modules(self) -> list[str]:
-        """The ids of the modules of a workspace."""
-        return [module["id"] for module in self.status.get("modules", ())]
-
-
-class RefusedError(Exception):
-    """The host answered with a problem document (RFC 9457)."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float | None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self._path))
-
-
-def _ask(
-    path: Path, method: str, target: str, document: dict[str, Any] | None = None, timeout: float = _PATIENCE
-) -> dict[str, Any]:
-    """The answer of the host at `path`. `timeout` is in seconds. Raises OSError if no host answers, and RefusedError if
-    the answer is a problem document."""
-    connection = _UnixConnection(path, timeout)
-    try:
-        body = json.dumps(document).encode() if document is not None else None
-        connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        assert isinstance(answer, dict)
-        if response.status >= 400:
-            raise RefusedError(str(answer.get("detail") or answer.get("title") or response.status))
-        return answer
-    except (http.client.HTTPException, ValueError) as error:
-        raise OSError(f"{path} is not a control socket of PyWatt Host") from error
-    finally:
-        connection.close()
-
-
-def _ask_running(
-    one: Running, target: str, document: dict[str, Any] | None = None, timeout: float = _PATIENCE
-) -> dict[str, Any]:
-    """The answer of a host that answered a moment ago. If it has stopped since then, the command ends with exit code 1.
-    Raises RefusedError."""
-    try:
-        return _ask(one.socket, "POST", target, document, timeout)
-    except OSError:
-        echo(f"{one.id} ({one.status['pid']}): the connection closed before the answer arrived", err=True)
-        raise click.exceptions.Exit(1) from None
-
-
-def _sockets(folder: Path, explicit: Path | None) -> Iterator[Path]:
-    if explicit is not None:
-        yield explicit
-        return
-    for place in control_folders(folder, os.environ):
-        yield from sorted(place.glob("*.sock"))
-
-
-def _running(folder: Path, explicit: Path | None) -> list[Running]:
-    """All hosts that answer. A host that belongs to an `up` which also answers is left out: it is a module of that
-    `up`."""
-    found = list(_answering(folder, explicit))
-    theirs = {
-        replica["pid"] for each in found for module in each.status.get("modules", ()) for replica in module["replicas"]
-    }
-    return [each for each in found if each.status["pid"] not in theirs]
-
-
-def _answering(folder: Path, explicit: Path | None) -> Iterator[Running]:
-    for path in _sockets(folder, explicit):
-        try:
-            yield Running(path, _ask(path, "GET", "/status"))
-        except ConnectionRefusedError:
-            if explicit is None:
-                path.unlink(missing_ok=True)  # left behind by a process that was killed
-        except (OSError, RefusedError) as error:
-            echo(f"{path}: {(isinstance(error, OSError) and error.strerror) or error}", err=True)
-
-
-def _only(found: list[Running], what: str) -> Running:
-    """The only host in `found`. Raises UsageError if there is none or more than one."""
-    if not found:
-        raise click.UsageError(f"no {what} is running here. {_ELSEWHERE}")
-    if len(found) > 1:
-        names = plain(", ".join(f"{each.id} ({each.status['pid']})" for each in found))
-        raise click.UsageError(f"several are running here: {names}. Choose one with --control.")
-    return found[0]
-
-
-_folder = click.option(
-    "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(),
-    help="Folder of the manifest or wattson.yaml, in which to look when XDG_RUNTIME_DIR is not set.",
-)
-_control = click.option(
-    "--control", type=click.Path(path_type=Path), help="Path of one control socket (server.control)."
-)
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
-@_folder
-@_control
+@folder_option
+@control_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def ps(folder: Path, control: Path | None, as_json: bool) -> int:
     """List the hosts that the current user runs, and each `up` with its modules.
@@ -157,7 +42,7 @@ def ps(folder: Path, control: Path | None, as_json: bool) -> int:
       pywatt-host ps
       pywatt-host ps --json --control run/control.sock
     """
-    found = _running(folder.absolute(), control)
+    found = running_hosts(folder.absolute(), control)
     if as_json:
         echo_json([{**each.status, "control": os.fspath(each.socket)} for each in found])
         return 0
@@ -190,8 +75,8 @@ def _since(moment: float) -> str:
 
 @click.command()
 @click.argument("module", metavar="[MODULE|PID]", required=False)
-@_folder
-@_control
+@folder_option
+@control_option
 def stop(module: str | None, folder: Path, control: Path | None) -> int:
     """Drain and stop a running host, an `up`, or one module of an `up`.
 
@@ -202,23 +87,23 @@ def stop(module: str | None, folder: Path, control: Path | None) -> int:
       pywatt-host stop users
       pywatt-host stop --control run/control.sock
     """
-    running = _running(folder.absolute(), control)
+    running = running_hosts(folder.absolute(), control)
     found = [each for each in running if module is None or module in (each.id, str(each.status["pid"]))]
     if not found and module is not None:
         holders = [each for each in running if module in each.modules]
         for each in holders:
-            _ask_running(each, "/stop", {"module": module})
+            ask_running(each, "/stop", {"module": module})
             echo(f"{module} (of {each.id}) is stopping", err=True)
         if holders:
             return 0
     if not found:
         what = f'host or module named "{module}"' if module else "host"
-        raise click.UsageError(f"no {what} is running here. {_ELSEWHERE}")
+        raise click.UsageError(f"no {what} is running here. {ELSEWHERE}")
     if module is None and len(found) > 1:
         names = plain(", ".join(f"{each.id} ({each.status['pid']})" for each in found))
         raise click.UsageError(f"several hosts are running here: {names}. Name one of them.")
     for each in found:
-        _ask_running(each, "/stop")
+        ask_running(each, "/stop")
         echo(f"{each.id} ({each.status['pid']}) is stopping", err=True)
     return 0
 
@@ -233,8 +118,8 @@ def stop(module: str | None, folder: Path, control: Path | None) -> int:
     default=_LINES,
     help="Print only the last N lines. Default: all lines that are kept.",
 )
-@_folder
-@_control
+@folder_option
+@control_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Path | None, as_json: bool) -> int:
     """Print what the modules of an `up` wrote to standard error: all modules, or one.
@@ -244,12 +129,12 @@ def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Pa
       pywatt-host logs users -n 20
       pywatt-host logs -f
     """
-    found = [each for each in _running(folder.absolute(), control) if each.is_workspace]
+    found = [each for each in running_hosts(folder.absolute(), control) if each.is_workspace]
     what = f'up with a module "{module}"' if module else "up"
-    up = _only([each for each in found if module is None or module in each.modules], what)
+    up = only([each for each in found if module is None or module in each.modules], what)
     target = f"/logs?lines={lines}" + (f"&module={quote(module)}" if module else "") + ("&follow=1" if follow else "")
     several = {each["id"] for each in up.status["modules"] if len(each["replicas"]) > 1}
-    connection = _UnixConnection(up.socket, None)
+    connection = UnixConnection(up.socket, None)
     try:
         connection.request("GET", target)
         response = connection.getresponse()
@@ -270,9 +155,9 @@ def logs(module: str | None, follow: bool, lines: int, folder: Path, control: Pa
 
 @click.command()
 @click.argument("name")
-@_folder
-@_control
-@_as_json
+@folder_option
+@control_option
+@json_option
 def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
     """Fetch a secret again from its sources and put the new value to use: in the running host, or in every module of
     the running `up`.
@@ -283,10 +168,10 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
     Examples:
       pywatt-host rotate JWT_SECRET
     """
-    running = _running(folder.absolute(), control)
-    one = _only([each for each in running if each.is_workspace] or running, "host")
+    running = running_hosts(folder.absolute(), control)
+    one = only([each for each in running if each.is_workspace] or running, "host")
     try:
-        report = _ask_running(one, "/rotate", {"name": name}, _ROTATION)
+        report = ask_running(one, "/rotate", {"name": name}, _ROTATION)
     except RefusedError as error:
         echo(f"{name}: {error}", err=True)
         return 1
@@ -308,8 +193,8 @@ def rotate(name: str, folder: Path, control: Path | None, as_json: bool) -> int:
 @click.option(
     "--timeout", type=click.FloatRange(0.001, 3600), default=30.0, help="Seconds to wait for the reply. Default: 30."
 )
-@_folder
-@_control
+@folder_option
+@control_option
 def send(module: str, type: str, content: str, timeout: float, folder: Path, control: Path | None) -> int:
     """Send a message to a module and print its reply as JSON.
 
@@ -328,13 +213,13 @@ def send(module: str, type: str, content: str, timeout: float, folder: Path, con
         raise click.UsageError("the JSON argument must be an object, such as '{\"user\": 7}'")
     found = [
         each
-        for each in _running(folder.absolute(), control)
+        for each in running_hosts(folder.absolute(), control)
         if module in each.modules or (not each.is_workspace and module == each.id)
     ]
-    one = _only(found, f'module "{module}"')
+    one = only(found, f'module "{module}"')
     asked = {"module": module, "type": type, "content": document, "timeout": timeout}
     try:
-        answer = _ask_running(one, "/send", asked, timeout + 2 * _PATIENCE)
+        answer = ask_running(one, "/send", asked, timeout + 2 * PATIENCE)
     except RefusedError as error:
         echo(f"{module}: {error}", err=True)
         return 1

@@ -38,11 +38,12 @@ ENDED = {
     ("token",): "eyJ",
     ("schema",): "{\n",
     ("ps", "--json"): "[]\n",
+    ("diff", "--json", "--against", "pywatt.yaml"): "[]\n",
     ("init", "new"): "wrote new/",
     ("export", "systemd"): "#",
     ("completion", "bash"): "_pywatt_host_completion",
 }
-SERVING = {"run", "dev", "up", "logs", "send", "rotate", "stop"}
+SERVING = {"run", "dev", "up", "logs", "send", "rotate", "stop", "reload"}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.exceptions import BindError, MessagingError, SecretError
+from pywatt_host.exceptions import BindError, HostError, MessagingError, SecretError
 from pywatt_host.runtime.control import ControlApp, control_folders, control_path
 from tests.hosting import Answer, Call, http_scope, run, websocket
 from tests.processes import Project
@@ -86,6 +86,40 @@ def test_it_rotates_and_sends_where_the_host_can() -> None:
         plain = ControlApp(dict, lambda why: None)
         for path in ("/rotate", "/send"):
             assert (await ask(path, {"name": "TOKEN"}, plain)).status == 404
+
+    run(main)
+
+
+def test_it_reloads_and_tells_the_manifest_where_the_host_can() -> None:
+    asked: list[str] = []
+
+    async def reload(module: str) -> dict[str, Any]:
+        asked.append(module)
+        if module == "gone":
+            raise HostError("there is no module gone")
+        return {"ok": False, "reason": "the token is hunter22"}
+
+    def mask(text: str) -> str:
+        return text.replace("hunter22", "***")
+
+    app = ControlApp(dict, lambda why: None, mask=mask, reload=reload, manifest=lambda: {"manifest": {"a": "hunter22"}})
+
+    async def ask(body: bytes, app: ControlApp = app) -> Answer:
+        return await Call(app, http_scope("POST", "/reload"), [body]).answer()
+
+    async def main() -> None:
+        assert (await ask(b"")).json() == {"ok": False, "reason": "the token is ***"}
+        assert (await ask(b'{"module": "users"}')).status == 200
+        refused = await ask(b'{"module": "gone"}')
+        assert (refused.status, refused.json()["detail"]) == (409, "there is no module gone")
+        assert (await ask(b'{"module": 1}')).status == 400
+        assert asked == ["", "users", "gone"]
+        assert (await Call(app, http_scope("GET", "/manifest")).answer()).json() == {"manifest": {"a": "***"}}
+        plain = ControlApp(dict, lambda why: None)
+        missing = await ask(b"", plain)
+        assert missing.status == 404
+        assert "server.reload" in missing.json()["detail"]
+        assert (await Call(plain, http_scope("GET", "/manifest")).answer()).status == 404
 
     run(main)
 
