@@ -135,7 +135,7 @@ class RollingReload:
     async def _roll(
         self, module: Module, manifest: Manifest | None, waiting: set[Replica], *, alone: bool
     ) -> str | None:
-        """Replace the replicas of a module, one after the other. Returns a remark, or None. Raises ReloadRefusedError."""
+        """Replace the replicas of a module in turn. Returns a remark, or None. Raises ReloadRefusedError."""
         hidden, before = hidden_paths(manifest), module.hidden
         replaced, left_alone = 0, 0
         module.hidden = hidden | before  # while replicas of both kinds answer
@@ -168,7 +168,7 @@ class RollingReload:
         await self._healthy(replica)
 
     async def _replace(self, module: Module, old: Replica) -> None:
-        """Start a successor, use it once it is healthy, and stop `old`. Raises ReloadRefusedError; `old` is in use then."""
+        """Start a successor, use it once it is healthy, and stop `old`. `old` stays in use on ReloadRefusedError."""
         successor = self._make(module.id, old.number)
         module.add_beside(successor)
         self._said[successor] = deque(maxlen=_KEPT_LINES)
