@@ -50,7 +50,8 @@ def ps(folder: Path, control: Path | None, as_json: bool) -> int:
     for each in found:
         status = each.status
         version, listen = status["module"].get("version", "-"), " ".join(status.get("listen", ()))
-        rows.append((each.id, version, str(status["pid"]), status["status"], _since(status["started"]), listen))
+        state = status["status"] + _reload_note(status)
+        rows.append((each.id, version, str(status["pid"]), state, _since(status["started"]), listen))
         for module in status.get("modules", ()):
             rows += _replica_rows(module)
     shown = [[plain(cell) for cell in row] for row in rows]
@@ -66,7 +67,17 @@ def _replica_rows(module: dict[str, Any]) -> Iterator[tuple[str, str, str, str, 
         state = "healthy" if replica["healthy"] else replica["state"]
         if replica["restarts"]:
             state += f" (restarts: {replica['restarts']})"
+        if not replica.get("in_use", True):
+            state += " (reload)"
         yield name, "-", str(replica["pid"] or "-"), state, _since(replica["since"]), replica["listen"] or "-"
+
+
+def _reload_note(status: dict[str, Any]) -> str:
+    """What is to be said about the reload of a workspace that runs, or about the last one that was refused."""
+    if (reloading := status.get("reloading")) is not None:
+        return f" (reloading {reloading['module']})"
+    verdict = status.get("reload")
+    return " (reload refused)" if verdict is not None and not verdict["ok"] else ""
 
 
 def _since(moment: float) -> str:

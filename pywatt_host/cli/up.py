@@ -16,16 +16,16 @@ import click
 from pywatt_host.cli.options import coloured, show_problems
 from pywatt_host.cli.terminal import plain
 from pywatt_host.exceptions import HostError, ManifestError
-from pywatt_host.manifest.load import InitLayer, environment, load
+from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.model.secrets import SecretSource
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import Problem, Report
-from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load_workspace, workspace_source
 from pywatt_host.observability.escaping import json_line
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
+from pywatt_host.orchestrator.manifests import load_manifests
 from pywatt_host.orchestrator.wattson import Up, Wattson
 from pywatt_host.runtime.event_loop import loop_factory
 from pywatt_host.secrets import Masker, SecretStore
@@ -56,7 +56,7 @@ def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, l
 
     `up` starts the modules in the order of their dependencies, gives them secrets, passes on their messages, serves all
     of them at one address, and restarts a module that crashes. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT stops
-    the modules in reverse order; the second kills them.
+    the modules in reverse order; the second kills them. SIGHUP reloads all modules, one replica after the other.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, l
     """
     try:
         loaded = _workspace(targets, env_file)
-        manifests = _manifests(loaded.workspace)
+        manifests = load_manifests(loaded.workspace, os.environ)
     except ManifestError as error:
         show_problems(error.problems)
         return 2
@@ -90,26 +90,6 @@ def _is_workspace(path: Path) -> bool:
     if path.is_dir():
         return (path / "wattson.yaml").exists()
     return path.name.startswith("wattson") or path.stem.endswith("wattson")
-
-
-def _manifests(workspace: Workspace) -> dict[str, Manifest]:
-    """The manifests of the modules, as the modules will load them. Raises ManifestError with all errors of all
-    manifests."""
-    manifests: dict[str, Manifest] = {}
-    faults: list[Problem] = []
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYWATT_")}
-    for id, module in workspace.modules.items():
-        if module.manifest is None:
-            continue
-        source = Source.file(workspace.resolve(module.manifest))
-        layer = InitLayer(None, id, dict(module.env), has_token=module.channel != "stdio")
-        try:
-            manifests[id] = load(source, profile=module.profile, init=layer, environ=environ).manifest
-        except ManifestError as error:
-            faults += error.problems
-    if faults:
-        raise ManifestError(faults)
-    return manifests
 
 
 def _run(

@@ -54,8 +54,8 @@ class ModuleAcceptor:
 
     def _candidates(self, message: Identify, listener: PeerListener) -> list[tuple[str, Replica]]:
         module = self._modules.get(message.module_id)
-        replicas = module.replicas if module is not None else ()
-        return [(replica.token, replica) for replica in replicas if replica.token and replica.pid is not None]
+        processes = module.processes if module is not None else ()
+        return [(replica.token, replica) for replica in processes if replica.token and replica.pid is not None]
 
 
 def _admitted(connection: PeerConnection) -> None:

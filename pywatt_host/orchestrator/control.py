@@ -42,16 +42,19 @@ class Orchestrator(Protocol):
 
     async def stop_module(self, id: str) -> None: ...
 
+    async def reload(self, module: str | None) -> dict[str, Any]: ...
+
 
 class WorkspaceControl:
-    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /stop`
-    (with `{"module"}`, that module alone)."""
+    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /reload`
+    and `POST /stop` (both with `{"module"}` for that module alone)."""
 
     def __init__(self, wattson: Orchestrator) -> None:
         self._wattson = wattson
         self._host = ControlApp(wattson.status, lambda why: wattson.asked_to_stop(), mask=wattson.output.mask)
         self._closing = asyncio.Event()
         self._stopping: set[asyncio.Task[None]] = set()
+        self._reloading: set[asyncio.Task[dict[str, Any]]] = set()
 
     def close(self) -> None:
         """End the responses that follow logs."""
@@ -75,6 +78,8 @@ class WorkspaceControl:
                 )
             case "POST", "/send":
                 await answer_send(receive, send, self._deliver, wattson.output.mask)
+            case "POST", "/reload":
+                await self._reload(receive, send)
             case "POST", "/stop":
                 await self._stop(receive, send)
             case _:
@@ -93,6 +98,18 @@ class WorkspaceControl:
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
             await send_json(send, 202, {"status": "stopping"})
+
+    async def _reload(self, receive: Receive, send: Send) -> None:
+        """Answer with the verdict of a reload. The reload goes on where the client leaves before that."""
+        asked = await body_of(receive)
+        id = asked.get("module") if asked is not None else None
+        if id is not None and id not in self._wattson.modules:
+            await send_problem(send, 404, f"There is no module {id}.")
+            return
+        task = asyncio.get_running_loop().create_task(self._wattson.reload(id))
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+        await send_json(send, 200, masked_document(await asyncio.shield(task), self._wattson.output.mask))
 
     async def _deliver(self, module: str, type: str, content: Mapping[str, Any], timeout: float) -> Any:
         """Send a message and return its answer. Raises MessagingError, with the code of an error that was answered."""

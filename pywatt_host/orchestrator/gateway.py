@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from pywatt_host.exceptions import HostError, MessagingError
@@ -45,8 +45,16 @@ class Gateway:
     """An ASGI application. Replicas take requests in turn; a replica that refuses the connection is skipped, since
     nothing was sent yet. A module without a listener is asked over its channel, with one message each way."""
 
-    def __init__(self, modules: Mapping[str, Module], workspace: Workspace, own: Iterable[str] = ()) -> None:
-        """`own` are the addresses of the gateway itself: a request to a module that announces one would never end."""
+    def __init__(
+        self,
+        modules: Mapping[str, Module],
+        workspace: Workspace,
+        own: Iterable[str] = (),
+        reload_refused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`own` are the addresses of the gateway itself: a request to a module that announces one would never end.
+        `reload_refused` says whether the last reload was refused: the gateway is degraded then."""
+        self._reload_refused = reload_refused
         self._modules = modules
         self._own = frozenset(Address.parse(address) for address in own)
         self._paths = Paths(modules)
@@ -57,6 +65,12 @@ class Gateway:
 
     async def close(self) -> None:
         self._pool.close()
+
+    def gone(self, replica: Replica) -> None:
+        """Close the idle connections to a process that has ended."""
+        address = self._address(replica)
+        if address is not None:
+            self._pool.forget(address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in _OWN_PATHS:
@@ -88,7 +102,10 @@ class Gateway:
         checks = {id: _health_of(module) for id, module in self._modules.items()}
         healthy = all(status == "healthy" for status in checks.values())
         members = ",".join(f'"{id}":{{"status":"{status}"}}' for id, status in checks.items())
-        body = f'{{"status":"{"healthy" if healthy else "unhealthy"}","checks":{{{members}}}}}'
+        refused = self._reload_refused()
+        status = "unhealthy" if not healthy else "degraded" if refused else "healthy"
+        reload = ',"reload":{"status":"refused"}' if refused else ""
+        body = f'{{"status":"{status}","checks":{{{members}}}{reload}}}'
         await _answer_json(send, 200 if healthy else 503, body.encode())
 
     # HTTP -----------------------------------------------------------------------------------------------------------
@@ -96,24 +113,41 @@ class Gateway:
     async def _request(self, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
         target = place.raw + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         headers, body = framed(request_headers(scope, place.prefix), scope)
-        candidates = place.module.candidates()
-        for replica in candidates:
-            fresh = scope["method"] not in _SAFE
-            while (connection := await self._connect(replica, fresh=fresh)) is not None:
-                try:
-                    await self._pass_on(connection, replica.label, scope, target, (headers, body), receive, send)
-                except BrokenError as error:
-                    if error.silent and not fresh and not body:
-                        fresh = True  # the module closed an idle connection just then (RFC 9112, section 9.3.1)
-                        continue
-                    logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
-                    await self._refuse(scope, receive, send, 502, "The module did not answer as it should.")
-                return
-        for replica in candidates:
+        tried: list[Replica] = []
+        while (replica := _next(place.module, tried)) is not None:
+            tried.append(replica)
+            with replica.handling():
+                if await self._handled(replica, scope, target, (headers, body), receive, send):
+                    return
+        for replica in sorted(tried, key=lambda each: not each.in_use):
             if not replica.listener_answered and replica.connection() is not None:
-                await self._unary(replica, scope, target, headers, receive, send)
+                with replica.handling():
+                    await self._unary(replica, scope, target, headers, receive, send)
                 return
         await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
+
+    async def _handled(
+        self,
+        replica: Replica,
+        scope: Scope,
+        target: bytes,
+        request: tuple[list[tuple[bytes, bytes]], bool],
+        receive: Receive,
+        send: Send,
+    ) -> bool:
+        """Whether a replica took the connection: then the request is answered."""
+        fresh = scope["method"] not in _SAFE
+        while (connection := await self._connect(replica, fresh=fresh)) is not None:
+            try:
+                await self._pass_on(connection, replica.label, scope, target, request, receive, send)
+            except BrokenError as error:
+                if error.silent and not fresh and not request[1]:
+                    fresh = True  # the module closed an idle connection just then (RFC 9112, section 9.3.1)
+                    continue
+                logger.warning("%s %s: %s: %s", scope["method"], scope["path"], replica.label, error)
+                await self._refuse(scope, receive, send, 502, "The module did not answer as it should.")
+            return True
+        return False
 
     def _address(self, replica: Replica) -> Address | None:
         address = Address.parse(replica.announce.listen) if replica.announce is not None else None
@@ -221,7 +255,9 @@ class Gateway:
     async def _websocket(self, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
         target = place.raw + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         headers = request_headers(scope, place.prefix)
-        for replica in place.module.candidates():
+        tried: list[Replica] = []
+        while (replica := _next(place.module, tried)) is not None:
+            tried.append(replica)
             address = self._address(replica)
             if address is None:
                 continue
@@ -252,6 +288,12 @@ class Gateway:
             await refuse_websocket(send, scope.get("extensions"), status, detail)
         else:
             await send_problem(send, status, detail, headers)
+
+
+def _next(module: Module, tried: Sequence[Replica]) -> Replica | None:
+    """The next replica that takes traffic and was not tried yet. It is looked for each time: a reload may have replaced
+    a replica since the one before was tried."""
+    return next((replica for replica in module.candidates() if replica not in tried), None)
 
 
 def _health_of(module: Module) -> str:

@@ -1,4 +1,4 @@
-"""A module: its replicas, and which of them takes the next request."""
+"""A module: its replicas, which of them takes the next request, and the processes beside them during a reload."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ class Module:
         self.replicas = tuple(replicas)
         self.hidden = hidden
         self._next = 0
+        self._beside: list[Replica] = []  # successors that start, and replaced replicas that drain
+
+    @property
+    def processes(self) -> tuple[Replica, ...]:
+        """The replicas, and during a reload also those that start or drain beside them."""
+        return (*self.replicas, *self._beside)
+
+    def add_beside(self, successor: Replica) -> None:
+        """Keep a successor that is not in use yet."""
+        self._beside.append(successor)
+
+    def swap(self, old: Replica, successor: Replica) -> None:
+        """Use the successor in place of `old`, which stays beside the replicas until `remove`."""
+        self.replicas = tuple(successor if each is old else each for each in self.replicas)
+        self._beside[self._beside.index(successor)] = old
+        successor.in_use, old.in_use = True, False
+
+    def remove(self, replica: Replica) -> None:
+        """Forget a process beside the replicas that has ended for good."""
+        if replica in self._beside:
+            self._beside.remove(replica)
 
     def candidates(self) -> list[Replica]:
         """The replicas that take traffic, the next one first: the healthy ones, or all that run where none is healthy,
@@ -63,5 +84,5 @@ class Module:
             "id": self.id,
             "kind": kind,
             "status": status,
-            "replicas": [replica.status() for replica in self.replicas],
+            "replicas": [each.status() for each in sorted(self.processes, key=lambda replica: replica.number)],
         }

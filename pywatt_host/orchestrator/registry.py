@@ -120,8 +120,13 @@ class ServiceRegistry:
             del self._entries[provider_id]
 
     def all(self) -> list[Provider]:
-        """Every registered provider, with its present health."""
-        return [replace(entry.provider, is_healthy=self._healthy(entry.replica)) for entry in self._entries.values()]
+        """Every registered provider of a process in use, with its present health. During a reload, the services of a
+        process come and go with its use."""
+        return [
+            replace(entry.provider, is_healthy=self._healthy(entry.replica))
+            for entry in self._entries.values()
+            if entry.replica.in_use
+        ]
 
 
 def _listening_at(listen: str) -> str:

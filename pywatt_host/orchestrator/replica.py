@@ -7,7 +7,8 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -70,8 +71,11 @@ class Surroundings(Protocol):
 class Replica:
     """Runs one process after the other, and knows the state of the present one."""
 
-    def __init__(self, terms: Terms, number: int, label: str, around: Surroundings) -> None:
+    def __init__(self, terms: Terms, number: int, label: str, around: Surroundings, *, in_use: bool = True) -> None:
+        """`in_use` is False for the successor of a replica, until it takes the replica's place."""
         self.terms = terms
+        self.in_use = in_use
+        self.requests = 0  # that the gateway has passed on, and that are not answered yet
         self.module = terms.module
         self.number = number
         self.label = label
@@ -113,6 +117,21 @@ class Replica:
             return False
         return self.health is None or self.health.get("status") in ("healthy", "degraded")
 
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Count a request that is passed on to this replica, for as long as the block runs."""
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.settled()
+
+    def settled(self) -> None:
+        """A request or a message was answered. A replica that is out of use waits for the last one."""
+        if not self.in_use:
+            self._around.changed()
+
     @property
     def over(self) -> bool:
         """Whether it will not be started again."""
@@ -128,7 +147,7 @@ class Replica:
     def status(self) -> dict[str, Any]:
         """What `ps` shows."""
         document: dict[str, Any] = {"replica": self.number, "state": self.state, "healthy": self.healthy}
-        document |= {"pid": self.pid, "restarts": self.restarts, "since": self.since}
+        document |= {"pid": self.pid, "restarts": self.restarts, "since": self.since, "in_use": self.in_use}
         document["listen"] = self.announce.listen if self.announce is not None else None
         connection = self.connection()
         document["channel"] = connection.channel if connection is not None else None
@@ -155,6 +174,9 @@ class Replica:
                 self.ending = await self._life()
                 if self._stopping.is_set():
                     break
+                if not self.in_use:  # a successor that does not start; the replica that it was to replace serves on
+                    self._set("failed")
+                    return
                 if not should_restart(self.terms.policy, self.ending):
                     logger.log(
                         logging.ERROR if self.ending.failed else logging.INFO,
@@ -226,8 +248,8 @@ class Replica:
                 exited.cancel()
             announced = self.announce is not None
             self._child, self.pid = None, None
-            self._close_connections()
             self._around.gone(self)
+            self._close_connections()
         return Ending(code, announced, loop.time() - began, why)
 
     def _close_connections(self) -> None:

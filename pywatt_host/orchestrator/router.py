@@ -88,6 +88,7 @@ class Router:
         if opened is not None:
             traffic.settle(key)
             self._answer(opened, message.payload)
+            replica.settled()
         elif key in traffic.settled:
             self.counts["answered_twice_or_late"] += 1
         else:
@@ -198,6 +199,11 @@ class Router:
         self.counts[code] += 1
         content = {"type": "error", "code": code, "message": text}
         opened.sender.send(RoutedResponse(opened.target, opened.request_id, Payload.of(content)))
+
+    def busy(self, replica: Replica) -> bool:
+        """Whether a process has a message that it has not answered yet."""
+        traffic = self._traffic.get(replica)
+        return traffic is not None and bool(traffic.open)
 
     def gone(self, replica: Replica) -> None:
         """Answer the open messages of a process that has ended in its place."""

@@ -35,10 +35,13 @@ class EventRouter:
                 del self._subscribed[topic]
 
     def publish(self, message: Publish, source: str) -> int:
-        """Send an event to every subscriber, also to the publisher if it has subscribed. Returns how many got it."""
+        """Send an event to every subscriber that is in use, also to the publisher if it has subscribed. Returns how
+        many got it."""
         event = Event(message.topic, source, message.payload)
         reached = 0
         for replica in tuple(self._subscribed.get(message.topic, ())):
+            if not replica.in_use:
+                continue  # during a reload: only one of a replica and its successor gets an event
             connection = replica.connection()
             reached += connection is not None and connection.send(event)
         return reached

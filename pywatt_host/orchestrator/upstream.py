@@ -197,6 +197,11 @@ class UpstreamPool:
         else:
             connection.close()
 
+    def forget(self, address: Address) -> None:
+        """Close the idle connections to an address at which nothing listens any more."""
+        for connection in self._idle.pop(address, ()):
+            connection.close()
+
     def close(self) -> None:
         for idle in self._idle.values():
             for connection in idle:

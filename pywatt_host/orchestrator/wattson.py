@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,20 +26,23 @@ from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.gateway import Gateway
 from pywatt_host.orchestrator.gateway_log import GatewayHandler
 from pywatt_host.orchestrator.launch import module_launch
+from pywatt_host.orchestrator.manifests import load_some
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
 from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.replica import Replica, Terms
+from pywatt_host.orchestrator.rolling import RollingReload
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
+from pywatt_host.orchestrator.verdicts import ReloadRefusedError, Verdict
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
-from pywatt_host.runtime.signals import StopSignals
+from pywatt_host.runtime.signals import HangupSignal, StopSignals
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
@@ -79,7 +82,7 @@ class Wattson:
         self.modules: dict[str, Module] = {}
         self.router = Router(self.modules, workspace.timeouts.request)
         self.registry = ServiceRegistry(
-            replicas=lambda: [each for one in self.modules.values() for each in one.replicas]
+            replicas=lambda: [each for module in self.modules.values() for each in module.replicas]
         )
         self.output = output
         self.rotations = Rotations(store, self._replicas)
@@ -103,13 +106,12 @@ class Wattson:
         for id, declared in workspace.modules.items():
             self._secret_names |= set(declared.secrets or ())
             output.declare(id, declared.replicas)
-            terms = self._terms(id)
-            replicas = [
-                Replica(terms, number, output.label(id, number), self) for number in range(1, declared.replicas + 1)
-            ]
+            replicas = [self._make_replica(id, number) for number in range(1, declared.replicas + 1)]
             self.modules[id] = Module(id, declared, replicas, hidden_paths(manifests.get(id)))
         self._channels: dict[str, list[Listener]] = {}
         self._gateway_address: tuple[str, ...] = ()
+        self._gateway: Gateway | None = None  # while the modules live
+        self._rolling: RollingReload | None = None  # likewise
 
     def _make_stores(self) -> Stores:
         workspace = self.workspace
@@ -139,8 +141,12 @@ class Wattson:
         # otherwise it could take PATH from all others.
         return module_launch(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
 
+    def _make_replica(self, id: str, number: int, *, in_use: bool = True) -> Replica:
+        return Replica(self._terms(id), number, self.output.label(id, number), self, in_use=in_use)
+
     def _replicas(self) -> list[Replica]:
-        return [replica for module in self.modules.values() for replica in module.replicas]
+        """All processes: the replicas, and during a reload those beside them."""
+        return [replica for module in self.modules.values() for replica in module.processes]
 
     # What replicas need ---------------------------------------------------------------------------------------------
 
@@ -168,6 +174,8 @@ class Wattson:
         )
 
     def line(self, replica: Replica, data: bytes) -> None:
+        if self._rolling is not None:
+            self._rolling.line(replica, data)
         self.output.write(replica.module, replica.number, data)
 
     def changed(self) -> None:
@@ -175,6 +183,8 @@ class Wattson:
         self._changes.notify_all()
 
     def gone(self, replica: Replica) -> None:
+        if self._gateway is not None:
+            self._gateway.gone(replica)
         self.router.gone(replica)
         self.registry.gone(replica)
         self.rotations.gone(replica)
@@ -190,7 +200,8 @@ class Wattson:
         where everything ended as asked, 1 where work was cut short or a module failed for good. Raises HostError where
         it cannot start; nothing is left behind then."""
         bound: list[Listener] = []
-        with StopSignals(self.stop, asyncio.get_running_loop()):
+        loop = asyncio.get_running_loop()
+        with StopSignals(self.stop, loop), HangupSignal(self._hung_up, self.stop, loop):
             try:
                 workspace = self.workspace
                 gateway = bind(
@@ -229,8 +240,14 @@ class Wattson:
         acceptor = ModuleAcceptor(self._channels, self.modules, self.dispatch(), self.workspace.limits.frame)
         ended = Drain()
         async with TaskGroup() as tasks:
+            rolling = self._rolling = RollingReload(
+                self.modules, self.router, self._changes, tasks,
+                make=lambda id, number: self._make_replica(id, number, in_use=False),
+                load=self._load_again, stopping=lambda: self._stopping, mask=self.output.mask,
+            )  # fmt: skip
             watching = [
                 tasks.create_task(self.router.watch(), name="messages"),
+                tasks.create_task(rolling.watch(), name="reload"),
                 tasks.create_task(self.rotations.watch(self.workspace.secrets.interval), name="watch secrets"),
             ]
             async with AsyncExitStack() as stack:
@@ -239,8 +256,10 @@ class Wattson:
                     await stack.enter_async_context(_served("control", app, control, ended, tasks))
                     stack.callback(app.close)
                 await stack.enter_async_context(acceptor.running(tasks))
+                served = self._gateway = Gateway(
+                    self.modules, self.workspace, self._gateway_address, lambda: rolling.refused
+                )
                 await stack.enter_async_context(self._living(tasks))
-                served = Gateway(self.modules, self.workspace, self._gateway_address)
                 stack.push_async_callback(served.close)
                 handler = GatewayHandler(served, served.log.finished)
                 await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks))
@@ -282,13 +301,13 @@ class Wattson:
     async def _bring_down(self, module: Module) -> None:
         """Stop a module, once every module that depends on it has ended."""
         dependants = [other for other in self.modules.values() if module.id in other.declared.depends_on]
-        await self._changes.wait_for(lambda: all(replica.over for other in dependants for replica in other.replicas))
+        await self._changes.wait_for(lambda: all(each.over for other in dependants for each in other.processes))
         await self.stop_module(module.id)
         self._changes.notify_all()
 
     async def stop_module(self, id: str) -> None:
         """Stop all processes of one module for good. Raises KeyError for an unknown module."""
-        await asyncio.gather(*(replica.stop() for replica in self.modules[id].replicas))
+        await asyncio.gather(*(replica.stop() for replica in self.modules[id].processes))
 
     async def _tell(self, on_up: Callable[[Up], None]) -> None:
         await self._changes.wait_for(lambda: self._stopping or self._settled())
@@ -326,6 +345,33 @@ class Wattson:
             logger.warning("no control socket: %s", error, extra={"key": "control"})
             return []
 
+    # Reloading ------------------------------------------------------------------------------------------------------
+
+    async def reload(self, module: str | None = None) -> dict[str, Any]:
+        """Replace the processes of one module, or of all, by processes that run the manifest and the code on disk, one
+        replica after the other. `wattson.yaml` is not read again. Returns the verdict:
+        `{"ok", "exit_code", "stage", "reason", "seconds", "modules": {id: {"ok", "reason", "seconds"}}}`. Raises
+        KeyError for an unknown module."""
+        if module is not None:
+            self.modules[module]  # or KeyError
+        if self._rolling is None or self._stopping:
+            verdict = Verdict()
+            verdict.refuse(ReloadRefusedError("up is stopping" if self._stopping else "up has not started yet"))
+            return verdict.document()
+        return await self._rolling.reload(module)
+
+    def _hung_up(self) -> None:
+        if self._rolling is not None:
+            self._rolling.ask()
+
+    def _load_again(self, ids: Iterable[str]) -> dict[str, Manifest]:
+        """The manifests of these modules, as they are on disk. The secrets that they declare are withheld from the
+        environment of every process from now on."""
+        manifests = load_some(self.workspace, ids, self._environ)
+        for manifest in manifests.values():
+            self._secret_names |= set(manifest.secret_keys)
+        return manifests
+
     # Telling and stopping -------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -341,6 +387,8 @@ class Wattson:
             "listen": list(self._gateway_address),
             "modules": modules,
             "messages": dict(self.router.counts),
+            "reloading": self._rolling.progress if self._rolling is not None else None,
+            "reload": self._rolling.last if self._rolling is not None else None,
         }
 
     def stop(self, why: str) -> None:
