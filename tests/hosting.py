@@ -237,9 +237,7 @@ async def hosted(
                 Source.of_data(data, name="test", directory=directory or Path(folder)), environ=environ or {}
             ).manifest
             with configured(loaded.logging, stream, terminal=False, colour=False):
-                host = build(
-                    loaded, environ or {}, stream, explain=explain, limits=limits, host_answers=host_answers
-                )
+                host = build(loaded, environ or {}, stream, explain=explain, limits=limits, host_answers=host_answers)
                 async with host.application() as surface:
                     yield Hosted(host, surface.public, surface.admin, log)
         finally:

@@ -25,7 +25,7 @@ from pywatt_host.messaging.http_client import HttpTransport, rendered
 from pywatt_host.messaging.http_requests import ChannelRequests
 from pywatt_host.messaging.http_server import HttpMessages
 from pywatt_host.messaging.inbox import Inbox
-from pywatt_host.messaging.incoming import Incoming
+from pywatt_host.messaging.incoming import EventHandler, Incoming
 from pywatt_host.messaging.messages import CallPolicy, Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.messaging.transport import Transport
@@ -103,6 +103,7 @@ class HostChannels:
         self._trace = trace_file = TraceFile(trace, masker.mask) if trace is not None else None
         self._health = health
         self._rotate: Rotate | None = None
+        self._take_event: EventHandler | None = None
         self._worker = worker
         self.token = ChannelToken(manifest, init, secret_values)
         self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask, host_limits)
@@ -208,6 +209,10 @@ class HostChannels:
         secrets over these channels."""
         self._rotate = rotate
 
+    def on_event(self, take: EventHandler) -> None:
+        """Let `take` have each event that arrives, in place of the subscriptions of this process."""
+        self._take_event = take
+
     async def _rotated(self, rotation_id: str, names: Sequence[str]) -> str:
         assert self._rotate is not None
         return await self._rotate(rotation_id, names)
@@ -256,7 +261,10 @@ class HostChannels:
         self._event(event.topic, connection.module_id, event.payload, connection.channel, connection.vouched_by)
 
     def _event(self, topic: str, source: str, payload: Payload, channel: str, vouched_by: str) -> None:
-        self.messages.event(topic, source, payload, channel, vouched_by)
+        if self._take_event is not None:
+            self._take_event(topic, source, payload, channel, vouched_by)
+        else:
+            self.messages.event(topic, source, payload, channel, vouched_by)
 
     async def _fetch(self, name: str) -> str:
         """A secret of the orchestrator. Raises MessagingError, `unknown_secret` where it has none of that name."""

@@ -20,6 +20,7 @@ from pywatt_host.runtime.host import Host
 if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Handshake
     from pywatt_host.http.host_answers import HostAnswers
+    from pywatt_host.peers.client import WorkerHandlers
 
 
 def build(
@@ -34,6 +35,7 @@ def build(
     explain: bool = False,
     limits: Limits | None = None,
     host_answers: HostAnswers | None = None,
+    worker: WorkerHandlers | None = None,
 ) -> Host:
     """Make the Host that a manifest describes.
 
@@ -43,9 +45,9 @@ def build(
     everything said to it and to other modules is written, masked. `objects` maps import paths of the manifest to
     objects that need not be imported, such as a function decorated in this process. `init` is what the application sees
     as `app_state.init`, where it does not come from `handshake`. With `explain`, refusals of the host say which
-    manifest key would change them. `limits` makes the limits on requests and their rates, for a host of several worker
-    processes; by default they hold for this process. `host_answers`, in a worker, asks the supervisor for the answer to health, probes
-    and metrics, so that every listener gives the answer of the whole host.
+    manifest key would change them. `limits` makes the limits on requests and their rates; by default they hold for this
+    process. Where this host is a worker, `handshake` leads to its supervisor, `worker` answers it, and `host_answers`
+    asks it for the answer to health, probes and metrics, so that every listener gives the answer of the whole host.
 
     Raises ChannelError for channels that cannot be made (such as missing TLS files), OSError for a trace that cannot be
     written.
@@ -64,6 +66,7 @@ def build(
         explain=explain,
         limits=limits,
         host_answers=host_answers,
+        worker=worker,
     )
     return Host(
         manifest,

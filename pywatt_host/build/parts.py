@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pywatt_host.clients.tokens import TokenAuth
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.http.host_answers import HostAnswers
+    from pywatt_host.peers.client import WorkerHandlers
     from pywatt_host.stores.service import Datastores
 
 
@@ -70,6 +71,7 @@ class HostParts:
         explain: bool,
         limits: Limits | None = None,
         host_answers: HostAnswers | None = None,
+        worker: WorkerHandlers | None = None,
     ) -> None:
         """`limits`: see `build`."""
         self.manifest = manifest
@@ -79,12 +81,12 @@ class HostParts:
         masker = Masker()
         stream.mask_with(masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts)
-        self.checks = Checks(manifest.health, _identity(manifest), masker.mask)
+        self.checks = Checks(manifest.health, identity_of(manifest), masker.mask)
         self.hooks = Hooks()
         self.private_servers = self._make_private_servers()
         self.resilience = self._make_resilience()
         self.schemes = self._make_schemes()
-        self.channels = self._make_channels(handshake, masker, trace)
+        self.channels = self._make_channels(handshake, masker, trace, worker)
         self.rotation = self._make_rotation(masker)
         self.channels.on_rotation(self.rotation.rotated)
         self.tasks, self.bridge = Tasks(self.checks), Bridge()
@@ -187,7 +189,7 @@ class HostParts:
         return schemes
 
     def _make_channels(
-        self, handshake: Handshake | None, masker: Masker, trace: Path | None
+        self, handshake: Handshake | None, masker: Masker, trace: Path | None, worker: WorkerHandlers | None
     ) -> HostChannels | NoChannels:
         channels, services = self.manifest.channels, self.manifest.services
         declared = (handshake, channels.ipc, channels.tcp, channels.http, channels.nats)
@@ -206,6 +208,7 @@ class HostParts:
             policy=self.resilience.for_messages,
             private_server=self._private_server,
             vouch=self.schemes.vouch,
+            worker=worker,
             host_limits=self._limits,
         )
         return made
@@ -285,7 +288,7 @@ class HostParts:
         """What the control socket answers."""
         _, report = self.checks.report()
         return {
-            "module": _identity(self.manifest)["module"],
+            "module": identity_of(self.manifest)["module"],
             "pid": os.getpid(),
             "started": round(self._created, 3),
             "manifest": os.fspath(self.manifest.source) if self.manifest.source else None,
@@ -302,7 +305,7 @@ def _init_data(manifest: Manifest, environ: Mapping[str, str], handshake: Handsh
     return InitData(init.module_id, init.orchestrator_api, MappingProxyType(dict(init.env)), init.listen)
 
 
-def _identity(manifest: Manifest) -> dict[str, Any]:
+def identity_of(manifest: Manifest) -> dict[str, Any]:
     """What health reports and the control socket say about the module."""
     module = manifest.module
     identity: dict[str, Any] = {"id": manifest.module_id}

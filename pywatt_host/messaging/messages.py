@@ -104,14 +104,9 @@ class Messages:
                 answer = await routes[0].request(target, self._ids(), payload, timeout)
             else:
                 answer = await self._try_routes(routes, target, payload, timeout, channel)
-            content = answer.document()
-            if is_envelope(content):
-                content = Envelope.open(content).content
+            return content_of(answer, target)
         except ProtocolError as error:
             raise MessagingError("invalid_message", str(error), target) from error
-        if content.__class__ is dict and content.get("type") == "error" and isinstance(content.get("code"), str):
-            raise MessagingError(content["code"], str(content.get("message", ""))[:MAX_ERROR_LENGTH], target)
-        return content
 
     async def _try_routes(
         self, routes: Sequence[MessageRoute], target: str, payload: Payload, timeout: float, channel: str | None
@@ -325,6 +320,16 @@ def _trace_properties() -> dict[str, Any]:
     if request.trace is not None:
         properties["traceparent"] = request.trace.child()
     return properties
+
+
+def content_of(answer: Payload, target: str) -> Any:
+    """The reply in an answer. Raises MessagingError where it is an error, ProtocolError where it cannot be read."""
+    content = answer.document()
+    if is_envelope(content):
+        content = Envelope.open(content).content
+    if content.__class__ is dict and content.get("type") == "error" and isinstance(content.get("code"), str):
+        raise MessagingError(content["code"], str(content.get("message", ""))[:MAX_ERROR_LENGTH], target)
+    return content
 
 
 def _is_unknown_there(answer: Payload) -> bool:

@@ -15,6 +15,7 @@ from pywatt_host.app.applications import Applications
 from pywatt_host.app.state import AppState
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.exceptions import BindError, HostError
+from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.server import HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.model import Manifest
@@ -51,6 +52,7 @@ class Ready:
     listen: tuple[str, ...]
     admin: tuple[str, ...]
     paths: tuple[str, ...]
+    workers: int = 0  # 0 where the host is one process
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,24 @@ class Channels(Protocol):
 
     def draining(self) -> None:
         """Tell the orchestrator and other modules that this module is about to stop."""
+
+
+def bounds_of(manifest: Manifest) -> Bounds:
+    """The limits of the servers of a manifest."""
+    limits, timeouts = manifest.server.limits, manifest.server.timeouts
+    return Bounds(
+        header_bytes=limits.header,
+        header_seconds=timeouts.header,
+        keep_alive=timeouts.keep_alive,
+        backlog=limits.backlog,
+        body_seconds=timeouts.body,
+        write_seconds=timeouts.write,
+        connections=limits.connections,
+        connections_per_client=limits.connections_per_client,
+        websocket_message=limits.websocket.message,
+        websocket_compression=limits.websocket.compression,
+        websocket_connections=limits.websocket.connections,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +209,7 @@ class Host:
         *,
         ends_process: bool = False,
         sockets: Mapping[str, Sequence[Address]] = MappingProxyType({}),
+        place: Place | None = None,
     ) -> int:
         """Serve until a signal, `stop()`, the control socket or the orchestrator stops the host.
 
@@ -199,7 +220,8 @@ class Host:
         `on_ready` is called once, when requests are answered. With `ends_process` the process belongs to the host: a
         second signal, and anything that still hangs at the shutdown limit (a blocked event loop, a thread that is
         waited for at exit), ends it at once with 1. `sockets` has, for `server.listen` and `server.admin.listen`,
-        addresses to use in place of those of the manifest.
+        addresses to use in place of those of the manifest. `place` is what the public server of a worker shares with
+        others.
         """
         self._shutdown.watch(ends_process=ends_process)
         if ends_process:
@@ -207,7 +229,7 @@ class Host:
             raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
         try:
             with self._bound(sockets) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
-                await self._run(bound, on_ready)
+                await self._run(bound, on_ready, place)
         except HostError:
             self._shutdown.start_failed()
             raise
@@ -216,13 +238,13 @@ class Host:
                 self._shutdown.release()
         return self._shutdown.exit_code
 
-    async def _run(self, bound: _Sockets, on_ready: Callable[[Ready], None]) -> None:
-        addresses = tuple(listener.address for listener in bound.public)
+    async def _run(self, bound: _Sockets, on_ready: Callable[[Ready], None], place: Place | None) -> None:
+        addresses = place.addresses if place is not None else tuple(listener.address for listener in bound.public)
         systemd = notifier(self._environ)
         async with lifecycle(self._shutdown) as running:
             await running.start(each for each in self._services if each.phase <= Phase.HEALTH)
             await running.start(
-                (*self._servers(bound), *(each for each in self._services if each.phase > Phase.HEALTH))
+                (*self._servers(bound, place), *(each for each in self._services if each.phase > Phase.HEALTH))
             )
             self._shutdown.started()
             self._checks.serving = True
@@ -238,7 +260,7 @@ class Host:
                 systemd.stopping()
             await asyncio.sleep(self.manifest.server.timeouts.drain_delay)
 
-    def _servers(self, bound: _Sockets) -> Iterable[PhasedService]:
+    def _servers(self, bound: _Sockets, place: Place | None) -> Iterable[PhasedService]:
         """HTTP servers on the bound sockets."""
         surface = self._edge.surface
         if bound.control:
@@ -246,7 +268,7 @@ class Host:
             yield PhasedService(Phase.CONTROL, self._server("control", control, bound.control))
         if surface.admin is not None:
             yield PhasedService(Phase.ADMIN, self._server("admin", surface.admin, bound.admin))
-        yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public))
+        yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public, place))
 
     def control(self, addresses: Sequence[str]) -> ControlApp:
         """The application of the control socket, for a host that listens on these addresses."""
@@ -259,23 +281,8 @@ class Host:
             manifest=lambda: manifest_answer(self.manifest, 1),
         )
 
-    def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:
-        server = self.manifest.server
-        limits, timeouts = server.limits, server.timeouts
-        bounds = Bounds(
-            header_bytes=limits.header,
-            header_seconds=timeouts.header,
-            keep_alive=timeouts.keep_alive,
-            backlog=limits.backlog,
-            body_seconds=timeouts.body,
-            write_seconds=timeouts.write,
-            connections=limits.connections,
-            connections_per_client=limits.connections_per_client,
-            websocket_message=limits.websocket.message,
-            websocket_compression=limits.websocket.compression,
-            websocket_connections=limits.websocket.connections,
-        )
-        return HttpServer(name, app, listeners, bounds, self._shutdown.drain)
+    def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener], place: Place | None = None) -> HttpServer:
+        return HttpServer(name, app, listeners, bounds_of(self.manifest), self._shutdown.drain, place)
 
     @contextmanager
     def _bound(self, sockets: Mapping[str, Sequence[Address]]) -> Iterator[_Sockets]:

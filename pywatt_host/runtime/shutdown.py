@@ -82,6 +82,10 @@ class Shutdown:
         if self._starting is not None:
             self._starting.cancel()
 
+    def use(self, timeouts: Timeouts) -> None:
+        """Stop within these times from now on."""
+        self._timeouts = timeouts
+
     # How it goes on -------------------------------------------------------------------------------------------------
 
     def time_left(self) -> float:

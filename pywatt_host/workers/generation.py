@@ -28,11 +28,12 @@ _LOOK_INTERVAL = 0.02  # seconds between two looks whether a worker has become h
 
 @dataclass(frozen=True, slots=True)
 class AppInit:
-    """What the application sees as `app_state.init`, beside the module id."""
+    """What the application sees as `app_state.init`, beside the module id, and the token of the orchestrator."""
 
     orchestrator_api: str | None
     env: Mapping[str, str]
     listen: str | None
+    auth_token: str | None
 
 
 class Surroundings(Protocol):

@@ -52,6 +52,7 @@ class WorkerSetup:
     generation: int
     addresses: tuple[str, ...]
     listeners: tuple[int, ...]
+    auth_token: str | None = field(repr=False)
     orchestrator_api: str | None
     init_env: dict[str, str] = field(repr=False)
     init_listen: str | None

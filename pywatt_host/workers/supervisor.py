@@ -179,6 +179,7 @@ class Supervisor:
         )
         made.on_rotation(self._rotated)
         made.on_event(self._event)
+        self._subscribe = made.topics.on
         return made
 
     def _heartbeat(self) -> dict[str, Any]:
@@ -251,6 +252,7 @@ class Supervisor:
             worker.generation,
             self._sockets.addresses,
             tuple(index for index, _ in self._sockets.of_place(worker.place)),
+            init.auth_token,
             init.orchestrator_api,
             dict(init.env),
             init.listen,
@@ -303,7 +305,7 @@ class Supervisor:
 
     def _families(self) -> Iterator[Family | Histogram]:
         workers = self._pool.accepting()
-        states = {state: 0.0 for state in ("starting", "ready", "accepting", "draining")}
+        states = dict.fromkeys(("starting", "ready", "accepting", "draining"), 0.0)
         for worker in self._pool.all():
             if worker.state in states:
                 states[worker.state] += 1
@@ -329,7 +331,9 @@ class Supervisor:
         if self._pool.current is not None:
             counts = self._pool.current.rotation.counts
             rotations = {(result,): float(counts[result]) for result in ("success", "error")}
-            yield Family("counter", "pywatt_secret_rotations", "Rotations of secrets, by result.", ("result",), rotations)
+            yield Family(
+                "counter", "pywatt_secret_rotations", "Rotations of secrets, by result.", ("result",), rotations
+            )
 
     @property
     def _next_used(self) -> int:
@@ -497,7 +501,7 @@ class Supervisor:
         deadline = time.time() + timeout
         envelope = Envelope({**content, "type": type}, {"deadline": round(deadline, 3)}).seal()
         answer = await self._routing.ask("", Payload.of(envelope), "control", "process")
-        return _content_of(answer)
+        return import_module("pywatt_host.messaging.messages").content_of(answer, self.manifest.module_id)
 
     async def _reload_asked(self, module: str) -> dict[str, Any]:
         return await self.reloading.reload("asked over the control socket")
@@ -644,14 +648,8 @@ async def _accepted(loop: asyncio.AbstractEventLoop, serving: Serving, connectio
         connection.close()
 
 
-def _content_of(payload: Payload) -> Any:
-    """The reply in a message. Raises MessagingError where it is an error."""
-    messages = import_module("pywatt_host.messaging.messages")
-    return messages.content_of(payload)
-
-
 def _app_init(manifest: Manifest, environ: Mapping[str, str], handshake: Handshake | None) -> AppInit:
     if handshake is None:
-        return AppInit(None, dict(environ), None)
+        return AppInit(None, dict(environ), None, None)
     init = handshake.init
-    return AppInit(init.orchestrator_api, dict(init.env), init.listen)
+    return AppInit(init.orchestrator_api, dict(init.env), init.listen, init.auth_token)

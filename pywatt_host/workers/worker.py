@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
@@ -17,21 +18,24 @@ from pywatt_host.app.state import InitData
 from pywatt_host.build.host import build
 from pywatt_host.channels.stdio import Descriptors, Handshake
 from pywatt_host.exceptions import AppLoadError, HostError
+from pywatt_host.http.edge import Answer
 from pywatt_host.http.server.place import Place
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.secrets import SecretSource
 from pywatt_host.manifest.values import FdAddress
 from pywatt_host.net.passing import PassingChannel
-from pywatt_host.net.shared_limits import SharedLimits
+from pywatt_host.net.shared_limits import SharedLimits, WorkerLimits
 from pywatt_host.observability.logs import configured, standard_error
+from pywatt_host.peers.client import PeerClient, WorkerHandlers
 from pywatt_host.protocol.codec import line
-from pywatt_host.protocol.messages import EXTENSIONS, Init, WorkerFailed
+from pywatt_host.protocol.messages import EXTENSIONS, GetHostPath, HostPathAnswer, Init, WorkerFailed
 from pywatt_host.runtime.event_loop import loop_factory, tune_collector
-from pywatt_host.runtime.host import Ready
+from pywatt_host.runtime.host import Host, Ready
 from pywatt_host.workers.link import WorkerSetup
 
 logger = logging.getLogger("pywatt.host")
 
+_ASK_TIMEOUT = 2.0  # seconds for the supervisor to answer
 _MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
 
 
@@ -82,39 +86,39 @@ class _Worker:
         self._environ = environ
         self._objects = objects
         self._setup = setup
+        self._host: Host | None = None
 
     def run(self, uplink: int, passing: int, shared: int, sockets: Sequence[int], report: socket.socket) -> int:
         setup, manifest = self._setup, self._manifest
         stream, terminal = standard_error(), sys.stderr.isatty()
         colour = terminal and "NO_COLOR" not in self._environ
         limits = SharedLimits.attach(shared, setup.slot)
-        place = Place(
-            PassingChannel(socket.socket(fileno=passing)),
-            limits.connections,
-            limits.least_connections,
-            addresses=setup.addresses,
-        )
-        init = Init("", manifest.module_id, {}, extensions=tuple(sorted(EXTENSIONS)))
-        handshake = Handshake(init, b"", Descriptors(uplink, os.dup(uplink)), supervised=True)
+        channel = PassingChannel(socket.socket(fileno=passing))
+        place = Place(channel, limits.connections, limits.least_connections, addresses=setup.addresses)
+        init = Init("", manifest.module_id, {}, auth_token=setup.auth_token, extensions=tuple(sorted(EXTENSIONS)))
         with configured(manifest.logging, stream, terminal=terminal, colour=colour):
-            host = None
             try:
-                host = build(
+                host = self._host = build(
                     manifest,
                     self._environ,
                     stream,
-                    handshake=handshake,
+                    handshake=Handshake(init, b"", Descriptors(uplink, os.dup(uplink)), supervised=True),
                     objects=self._objects,
                     init=InitData(
                         manifest.module_id, setup.orchestrator_api, MappingProxyType(setup.init_env), setup.init_listen
                     ),
                     limits=limits,
-                    place=place,
+                    host_answers=self._ask,
+                    worker=WorkerHandlers(
+                        accept=lambda: self._accept(place, limits),
+                        retire=lambda why: self._retire(place, limits, why),
+                        snapshot=self._snapshot,
+                    ),
                 )
             except HostError as error:
                 self._failed(error, report)
                 return error.exit_code
-            given = {"server.listen": [FdAddress(fd) for fd in sockets], "server.admin.listen": []}
+            given = {"server.listen": [FdAddress(fd) for fd in sockets], "server.admin.listen": ()}
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 failed = False
                 try:
@@ -125,6 +129,34 @@ class _Worker:
             if failed:
                 host.unwound()
             return code
+
+    # What the supervisor asks for, and what it is asked ----------------------------------------------------------------
+
+    @staticmethod
+    def _accept(place: Place, limits: WorkerLimits) -> None:
+        place.accept()
+        limits.accepting(True)
+
+    def _retire(self, place: Place, limits: WorkerLimits, why: str) -> None:
+        assert self._host is not None
+        limits.accepting(False)
+        place.retire()
+        self._host.stop(why)
+
+    async def _snapshot(self) -> list[Any]:
+        assert self._host is not None
+        snapshots = import_module("pywatt_host.observability.snapshots")
+        found: list[Any] = await asyncio.to_thread(snapshots.snapshot, self._host.state.metrics.registry)
+        return found
+
+    async def _ask(self, path: str, accept: str, details: bool | None) -> Answer:
+        """The supervisor's answer to one of the host's own paths. Raises HostError."""
+        assert self._host is not None
+        client: PeerClient = self._host.channels.orchestrator  # type: ignore[attr-defined]
+        answer: HostPathAnswer = await client.request(GetHostPath(path, accept, details), _ASK_TIMEOUT)
+        body = answer.body.encode()
+        headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        return answer.status, [*headers, (b"content-length", b"%d" % len(body))], body
 
     def _failed(self, error: HostError, report: socket.socket) -> None:
         """Log why the worker cannot start, and tell the supervisor, before the event loop closes."""
