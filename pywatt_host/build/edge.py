@@ -95,6 +95,10 @@ class HostEdge:
         """How many requests run; 0 before the edge has started."""
         return self.edge.running if self.edge is not None else 0
 
+    def served_requests(self) -> int:
+        """How many requests the applications have answered."""
+        return self.edge.served if self.edge is not None else 0
+
     def announced(self) -> Sequence[Announced]:
         """The endpoints to announce to an orchestrator."""
         return announced(self._manifest, self._applications.all, self._routes)

@@ -279,7 +279,8 @@ class HostParts:
         """The report that heartbeats are answered with (protocol extension `health`)."""
         _, report = self.checks.report()
         status = report["status"] if report["status"] in ("healthy", "degraded") else "unhealthy"
-        return {"status": "unhealthy" if self.checks.draining else status, "checks": report["checks"]}
+        told = {"status": "unhealthy" if self.checks.draining else status, "checks": report["checks"]}
+        return told if self._worker is None else {**told, "requests": self.edge.served_requests()}
 
     def _running_requests(self) -> int:
         return self.edge.running_requests()

@@ -131,6 +131,19 @@ def run(
     if handshake is not None or loaded is None:
         loaded = loaded_or_exit(selection, init=layer_of(handshake))
     environ = environment(None, selection.env_file, Report())
+    if loaded.manifest.server.supervised and parent_of_this.get() is None:
+        supervise = import_module("pywatt_host.cli.supervise").supervise
+        code: int = supervise(
+            loaded.manifest,
+            loaded.warnings,
+            environ,
+            selection,
+            handshake=handshake,
+            init=layer_of(handshake),
+            trace=trace_protocol,
+            announce=lambda ready, manifest, stream, terminal: _announce(ready, manifest.logging, stream, terminal),
+        )
+        return code
     return serve(
         loaded.manifest,
         loaded.warnings,
@@ -229,13 +242,15 @@ def _announce(ready: Ready, settings: Logging, stream: LogStream, terminal: bool
         }
         document |= {"version": ready.version} if ready.version else {}
         document |= {"admin": ready.admin} if ready.admin else {}
+        document |= {"workers": ready.workers} if ready.workers else {}
         stream.write(json_line(document))
         return
     name = f"{ready.module_id} {ready.version}".strip()
     served = (
         f" ({' '.join(ready.paths)}{' on ' + ', '.join(ready.admin) if ready.admin else ''})" if ready.paths else ""
     )
-    stream.write(f"ready: {name} on {', '.join(ready.listen)}{served}; Ctrl-C stops\n".encode())
+    workers = f"; {ready.workers} worker{'s' if ready.workers > 1 else ''}" if ready.workers else ""
+    stream.write(f"ready: {name} on {', '.join(ready.listen)}{served}{workers}; Ctrl-C stops\n".encode())
 
 
 def _explain(error: HostError) -> None:

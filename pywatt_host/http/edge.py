@@ -92,6 +92,7 @@ class Edge:
         self._observe = None if silent else self._finished
         self._concurrency = concurrency
         self._running, self._room = concurrency.count, concurrency.room
+        self.served = 0  # requests that applications have answered
         self._cors = cors(self._inside_cors) if cors is not None else None
         self._explain = explain
         self._wraps = cors is not None or explain is not None
@@ -172,6 +173,7 @@ class Edge:
         if exchange.running:
             exchange.running = False
             self._running[0] -= 1
+            self.served += 1
         gate = exchange.plan.gate
         if gate is not None and exchange.gated:
             exchange.gated = False

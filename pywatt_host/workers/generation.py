@@ -23,8 +23,6 @@ from pywatt_host.workers.zygote_process import WorkerStartError, ZygoteProcess
 
 logger = logging.getLogger("pywatt.workers")
 
-_LOOK_INTERVAL = 0.02  # seconds between two looks whether a worker has become healthy
-
 
 @dataclass(frozen=True, slots=True)
 class AppInit:
@@ -153,8 +151,8 @@ class Generation:
             async with asyncio.timeout(limit):
                 await self._launch(worker)
                 await worker.started
-                while healthy and worker.state == "starting":
-                    await asyncio.sleep(_LOOK_INTERVAL)
+                if healthy:
+                    await worker.passed
         except TimeoutError:
             raise WorkerStartError(
                 f"{worker.name} was not ready within {limit:g}s (server.workers.start_limit){_failing(worker)}", 3
@@ -170,11 +168,7 @@ class Generation:
 
     async def _launch(self, worker: WorkerProcess) -> None:
         async with self._importing:
-            if (
-                (self._zygote is None and self._spare is None)
-                or self._stale
-                or (self._zygote is not None and self._zygote.lost)
-            ):
+            if self._spare is None and (self._zygote is None or self._zygote.lost or self._stale):
                 await self._import()
             spare, self._spare = self._spare, None
             zygote = spare or self._zygote

@@ -13,6 +13,7 @@ from pywatt_host.auth.none import NoSchemes
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.host_paths import by_listener, guarded
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.net.limits import GUESSES, LocalLimits
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.metrics import Family, Histogram
 from pywatt_host.protocol.messages import GetHostPath
@@ -97,6 +98,7 @@ class SupervisorPaths:
         self._health = health
         self._metrics = metrics
         self._schemes = schemes
+        self._guesses = LocalLimits().rate_limiter("guesses on metrics", GUESSES)
 
     def names(self) -> frozenset[str]:
         """The paths of probes and metrics."""
@@ -119,7 +121,7 @@ class SupervisorPaths:
             found[health.liveness] = _answering(self._health.liveness)
             found[health.readiness] = _answering(self._health.readiness)
         if metrics.enabled:
-            found[metrics.path] = guarded(self._scraped, self._schemes().guard(metrics.auth))
+            found[metrics.path] = guarded(self._scraped, self._schemes().guard(metrics.auth), self._guesses)
         return found
 
     def _report(self) -> HostPath:

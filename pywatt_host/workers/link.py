@@ -115,7 +115,7 @@ def send(sock: socket.socket, message: Any, descriptors: Sequence[int] = ()) -> 
     _until_ready(sock, lambda: sock.sendmsg([header], rights))
     view = memoryview(data)
     while view:
-        view = view[_until_ready(sock, lambda view=view: sock.send(view)) :]  # type: ignore[misc]
+        view = view[_until_ready(sock, lambda view=view: sock.send(view)) :]
 
 
 def _until_ready(sock: socket.socket, write: Any) -> int:

@@ -34,9 +34,7 @@ class WorkerPool:
         *,
         joined: Callable[[WorkerProcess], None],
         left: Callable[[WorkerProcess], None],
-        requests: Callable[[WorkerProcess], int],
     ) -> None:
-        """`requests` gives the number of requests that a worker has served."""
         self.current: Generation | None = None
         self.generations: list[Generation] = []  # also those whose workers still drain
         self.restarts: Counter[str] = Counter()  # of workers, by reason
@@ -44,7 +42,6 @@ class WorkerPool:
         self.exit_codes: list[int] = []  # of workers that have ended while the host stopped
         self._joined = joined
         self._left = left
-        self._requests = requests
         self._places: dict[int, WorkerProcess] = {}
         self._filling: set[int] = set()  # places that wait for a worker
         self._crash_loop = CrashLoop()
@@ -163,10 +160,7 @@ class WorkerPool:
         generation = self._of(worker)
         if generation is not None:
             generation.forget(worker)
-            if generation is not self.current and not generation.workers and generation in self.generations:
-                if self.current is None or generation.number < self.current.number:
-                    self.generations.remove(generation)
-                    self._spawn(generation.close())
+            self._close_drained(generation)
         if self.stopping:
             self.exit_codes.append(worker.ended.result())
             return
@@ -180,6 +174,14 @@ class WorkerPool:
             self._crash_loop.ended(worker.place, worker.age)
             self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
             self._fill(worker.place, "ended")
+
+    def _close_drained(self, generation: Generation) -> None:
+        """End an old generation once its last worker has ended."""
+        current = self.current
+        if current is not None and generation.number < current.number and not generation.workers:
+            if generation in self.generations:
+                self.generations.remove(generation)
+                self._spawn(generation.close())
 
     def _fill(self, place: int, why: str) -> None:
         if place not in self._filling and not self.stopping:
@@ -256,7 +258,7 @@ class WorkerPool:
             if settings.memory is not None:
                 self._memory[worker] = own_memory(worker.pid) if worker.pid is not None else None
         usages = [
-            Usage(worker.key, self._requests(worker), worker.age, self.memory(worker) or 0)
+            Usage(worker.key, worker.requests, worker.age, self.memory(worker) or 0)
             for worker in self.accepting()
         ]
         due = self._recycling.due(settings, usages)

@@ -73,8 +73,8 @@ class WorkerRequests:
         host_path: Callable[[GetHostPath], Awaitable[HostAnswer]],
         healthy: Callable[[], bool],
     ) -> None:
-        """`secrets` gives those of a generation. `snapshot` takes the metrics that a worker sends by itself. `host_path`
-        answers the host's own paths. `healthy` tells whether the host is."""
+        """`secrets` gives those of a generation. `snapshot` takes the metrics that a worker sends by itself.
+        `host_path` answers the host's own paths. `healthy` tells whether the host is."""
         self._module_id = module_id
         self._routing = routing
         self._registrations = registrations

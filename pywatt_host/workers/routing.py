@@ -142,8 +142,8 @@ class WorkerRouting:
         connection.send(RoutedResponse(target, message.request_id, answer))
 
     def publish(self, topic: str, payload: Payload, worker: WorkerProcess) -> None:
-        """Pass on an event that a worker publishes: to the other workers that have subscribed, and to other modules. The
-        worker itself has delivered it to its own handlers."""
+        """Pass on an event that a worker publishes: to the other workers that have subscribed, and to other modules.
+        The worker itself has delivered it to its own handlers."""
         for other in tuple(self._topics.get(topic, ())):
             if other is not worker:
                 other.connection.send(WorkerEvent(topic, self._module_id, payload, "process", "process"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.auth.none import NoSchemes
+from pywatt_host.build.host_metrics import Values
 from pywatt_host.build.none import NoChannels
 from pywatt_host.build.parts import identity_of
 from pywatt_host.exceptions import BindError, HostError
@@ -109,7 +110,7 @@ class Supervisor:
         self.checks = Checks(manifest.health, identity_of(manifest), self._masker.mask)
         self._shared = SharedLimits.create()
         self._sockets = ListeningSockets()
-        self._pool = WorkerPool(joined=self._joined, left=self._left, requests=self._served)
+        self._pool = WorkerPool(joined=self._joined, left=self._left)
         self.health = HostHealth(self.checks, self._health_of_workers, lambda: self._pool.wanted)
         self._metrics = SupervisorMetrics(self._pool.all, self._families)
         self._schemes: Schemes | NoSchemes = NoSchemes()
@@ -283,9 +284,6 @@ class Supervisor:
     def _left(self, worker: WorkerProcess) -> None:
         self._distributor.leave(worker)
 
-    def _served(self, worker: WorkerProcess) -> int:
-        return self._shared.requests(worker.slot)
-
     def _serve_here(self, connection: socket.socket) -> None:
         """Serve a connection whose first request is for a probe, because no worker answers."""
         assert self._tasks is not None
@@ -309,17 +307,17 @@ class Supervisor:
         for worker in self._pool.all():
             if worker.state in states:
                 states[worker.state] += 1
-        restarts = {(reason,): float(self._pool.restarts[reason]) for reason in ("ended", "blocked", "recycled")}
+        restarts: Values = {(reason,): float(self._pool.restarts[reason]) for reason in ("ended", "blocked", "recycled")}
         yield Family("counter", "pywatt_worker_restarts", "Workers that were replaced.", ("reason",), restarts)
         yield Family("gauge", "pywatt_generation", "The generation in use.", (), {(): float(self._next_used)})
         yield Family(
-            "gauge", "pywatt_workers", "Workers by state.", ("state",), {(name,): n for name, n in states.items()}
+            "gauge", "pywatt_workers", "Workers by state.", ("state",), {(name,): number for name, number in states.items()}
         )
-        reloads = {(result,): float(number) for result, number in self._reloads.items()}
+        reloads: Values = {(result,): float(number) for result, number in self._reloads.items()}
         yield Family("counter", "pywatt_reloads", "Reloads, by result.", ("result",), reloads)
-        ages = {(str(worker.place + 1),): worker.age for worker in workers}
+        ages: Values = {(str(worker.place + 1),): worker.age for worker in workers}
         yield Family("gauge", "pywatt_worker_age_seconds", "Seconds since a worker started.", ("worker",), ages)
-        memory = {
+        memory: Values = {
             (str(worker.place + 1),): float(found)
             for worker in workers
             if (found := self._pool.memory(worker)) is not None
@@ -330,7 +328,7 @@ class Supervisor:
                 yield family
         if self._pool.current is not None:
             counts = self._pool.current.rotation.counts
-            rotations = {(result,): float(counts[result]) for result in ("success", "error")}
+            rotations: Values = {(result,): float(counts[result]) for result in ("success", "error")}
             yield Family(
                 "counter", "pywatt_secret_rotations", "Rotations of secrets, by result.", ("result",), rotations
             )
@@ -625,6 +623,16 @@ class Supervisor:
         self._requests.close()
         self._routing.close()
         self._registrations.close()
+
+    @asynccontextmanager
+    async def admin_running(self, tasks: TaskGroup) -> AsyncIterator[None]:
+        """Serve on the admin listener of the manifest, and on those of later ones."""
+        admin = self.manifest.server.admin.listen if self.manifest.server.admin is not None else ()
+        await self._admin.use(admin, self._admin.bind(admin, self.manifest.directory), tasks)
+        try:
+            yield
+        finally:
+            await self._admin.close()
 
 
 class _AdminService:

@@ -130,7 +130,7 @@ class _Worker:
                 host.unwound()
             return code
 
-    # What the supervisor asks for, and what it is asked ----------------------------------------------------------------
+    # Between the supervisor and the host ------------------------------------------------------------------------------
 
     @staticmethod
     def _accept(place: Place, limits: WorkerLimits) -> None:
@@ -154,7 +154,7 @@ class _Worker:
         assert self._host is not None
         client: PeerClient = self._host.channels.orchestrator  # type: ignore[attr-defined]
         answer: HostPathAnswer = await client.request(GetHostPath(path, accept, details), _ASK_TIMEOUT)
-        body = answer.body.encode()
+        body = answer.content.encode()
         headers = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
         return answer.status, [*headers, (b"content-length", b"%d" % len(body))], body
 

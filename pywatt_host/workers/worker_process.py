@@ -41,8 +41,9 @@ State: TypeAlias = Literal["starting", "ready", "accepting", "draining", "ended"
 class WorkerProcess:
     """A worker from its start to its end.
 
-    `started` is done once the worker has announced itself and its checks pass, or once it has failed. `changed` is
-    called when `responsive`, the state or the health may have changed.
+    `started` is done once the worker has announced itself and answered a ping, `passed` once its health checks have
+    passed; both are done where it has ended before. `changed` is called when `responsive`, the state or the health may
+    have changed.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class WorkerProcess:
         self.fetched: set[str] = set()  # the secrets that it has asked for
         self.replaced = False  # another worker takes its place, or is about to
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.channel: PassingChannel
         self.connection: PeerConnection
@@ -108,6 +110,11 @@ class WorkerProcess:
     def connections(self) -> int:
         """The number of its open connections."""
         return self._connections(self.slot)
+
+    @property
+    def requests(self) -> int:
+        """The number of requests that it has served, as of its last answer to a ping."""
+        return int((self.report or {}).get("requests", 0))
 
     @property
     def healthy(self) -> bool:
@@ -152,10 +159,12 @@ class WorkerProcess:
         was = self.responsive
         self._asked_at = None
         before, self.report = self.report, message.health
-        if self.state == "starting" and self.announce is not None and self._passes():
+        if self.announce is not None:
+            _done(self.started)
+            if self._passes():
+                _done(self.passed)
+        if self.state == "starting" and self.announce is not None:
             self.set_state("ready")
-            if not self.started.done():
-                self.started.set_result(None)
         elif not was or (before or {}).get("status") != (self.report or {}).get("status"):
             self._changed(self)
 
@@ -176,8 +185,8 @@ class WorkerProcess:
         self.connection.abort()
         self.channel.close()
         self.ended.set_result(code)
-        if not self.started.done():
-            self.started.set_result(None)
+        _done(self.started)
+        _done(self.passed)
         self._changed(self)
 
     def ending(self) -> str:
@@ -237,3 +246,8 @@ class WorkerProcess:
         self._ended_by = self._ended_by or why
         if self.pid is not None and not self.ended.done():
             signal_process(self.pid, signal.SIGKILL)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from pywatt_host.exceptions import HostError
 from pywatt_host.supervision.child import Child
@@ -100,7 +101,8 @@ class ZygoteProcess:
         if not fork:
             self._became = key
             self._forked.pop(key).cancel()
-            return self._child.pid
+            pid: int = self._child.pid
+            return pid
         return await forked
 
     def _read(self) -> None:
@@ -131,10 +133,11 @@ class ZygoteProcess:
             self._release()
             return
         error = WorkerStartError(f"the process that imports the code ended: {describe_exit(code)}", 3)
-        for waiting in (self._loaded, *self._forked.values()):
-            if not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # retrieved, where nobody waits any more
+        waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forked.values()]
+        for each in waiting:
+            if not each.done():
+                each.set_exception(error)
+                each.exception()  # retrieved, where nobody waits any more
         self._forked.clear()
         if not self._closed:
             self.lost = True

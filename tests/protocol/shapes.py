@@ -16,8 +16,10 @@ from pywatt_host.protocol.messages import (
     Discover,
     Discovered,
     Error,
+    GetHostPath,
     GetSecret,
     HeartbeatAck,
+    HostPathAnswer,
     HttpRequest,
     HttpResponse,
     Identify,
@@ -34,7 +36,9 @@ from pywatt_host.protocol.messages import (
     ServiceOperationResult,
     ServiceRequest,
     ServiceResponse,
+    Snapshot,
     TcpChannelOffer,
+    WorkerFailed,
 )
 from pywatt_host.protocol.payload import Payload
 
@@ -98,6 +102,10 @@ _FIELDS: dict[Any, dict[str, SearchStrategy[Any]]] = {
     ServiceOperationResult: {"success": flags, "result": json_documents},
     ServiceRequest: {"service_type": service_types, "config": json_documents},
     ServiceResponse: {"service_type": service_types, "success": flags},
+    WorkerFailed: {"exit_code": st.integers(0, 255)},
+    Snapshot: {"families": st.lists(json_documents, max_size=3)},
+    GetHostPath: {"details": st.none() | flags},
+    HostPathAnswer: {"status": st.integers(100, 599), "headers": mappings},
 }
 
 

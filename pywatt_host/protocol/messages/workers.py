@@ -201,12 +201,12 @@ class GetHostPath:
 
 @dataclass(frozen=True, slots=True)
 class HostPathAnswer:
-    """The answer to `get_host_path`: an HTTP response whose body is text."""
+    """The answer to `get_host_path`: an HTTP response whose body is text, `content`."""
 
     op: ClassVar[str] = "host_path"
     status: int
     headers: Mapping[str, str]
-    body: str = field(repr=False)
+    content: str = field(repr=False)
     request_id: str | None = None
 
     @classmethod
@@ -214,10 +214,10 @@ class HostPathAnswer:
         return cls(
             read_integer(document, "status", 100, 599),
             read_string_map(document, "headers"),
-            read_string(document, "body"),
+            read_string(document, "content"),
             read_optional_string(document, "request_id"),
         )
 
     def wire(self, extensions: Extensions) -> Document:
-        document = {"op": self.op, "status": self.status, "headers": dict(self.headers), "body": self.body}
+        document = {"op": self.op, "status": self.status, "headers": dict(self.headers), "content": self.content}
         return with_request_id(document, self.request_id, extensions)
