@@ -15,6 +15,7 @@ from pywatt_host.app.applications import Applications
 from pywatt_host.app.state import AppState
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.exceptions import BindError, HostError
+from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.server import HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.model import Manifest
@@ -188,6 +189,7 @@ class Host:
         *,
         ends_process: bool = False,
         sockets: Mapping[str, Sequence[Address]] = MappingProxyType({}),
+        place: Place | None = None,
     ) -> int:
         """Serve until a signal, `stop()`, the control socket or the orchestrator stops the host.
 
@@ -198,15 +200,16 @@ class Host:
         `on_ready` is called once, when requests are answered. With `ends_process` the process belongs to the host: a
         second signal, and anything that still hangs at the shutdown limit (a blocked event loop, a thread that is
         waited for at exit), ends it at once with 1. `sockets` has, for `server.listen` and `server.admin.listen`,
-        addresses to use in place of those of the manifest.
+        addresses to use in place of those of the manifest. A worker has a `place`: its listeners take the place of
+        `server.listen`, and it accepts once the place does.
         """
         self._shutdown.watch(ends_process=ends_process)
         if ends_process:
             limits = self.manifest.server.limits
             raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
         try:
-            with self._bound(sockets) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
-                await self._run(bound, on_ready)
+            with self._bound(sockets, place) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
+                await self._run(bound, on_ready, place)
         except HostError:
             self._shutdown.start_failed()
             raise
@@ -215,13 +218,13 @@ class Host:
                 self._shutdown.release()
         return self._shutdown.exit_code
 
-    async def _run(self, bound: _Sockets, on_ready: Callable[[Ready], None]) -> None:
+    async def _run(self, bound: _Sockets, on_ready: Callable[[Ready], None], place: Place | None) -> None:
         addresses = tuple(listener.address for listener in bound.public)
         systemd = notifier(self._environ)
         async with lifecycle(self._shutdown) as running:
             await running.start(each for each in self._services if each.phase <= Phase.HEALTH)
             await running.start(
-                (*self._servers(bound), *(each for each in self._services if each.phase > Phase.HEALTH))
+                (*self._servers(bound, place), *(each for each in self._services if each.phase > Phase.HEALTH))
             )
             self._shutdown.started()
             self._checks.serving = True
@@ -237,7 +240,7 @@ class Host:
                 systemd.stopping()
             await asyncio.sleep(self.manifest.server.timeouts.drain_delay)
 
-    def _servers(self, bound: _Sockets) -> Iterable[PhasedService]:
+    def _servers(self, bound: _Sockets, place: Place | None) -> Iterable[PhasedService]:
         """HTTP servers on the bound sockets."""
         surface = self._edge.surface
         if bound.control:
@@ -245,7 +248,7 @@ class Host:
             yield PhasedService(Phase.CONTROL, self._server("control", control, bound.control))
         if surface.admin is not None:
             yield PhasedService(Phase.ADMIN, self._server("admin", surface.admin, bound.admin))
-        yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public))
+        yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public, place))
 
     def control(self, addresses: Sequence[str]) -> ControlApp:
         """The application of the control socket, for a host that listens on these addresses."""
@@ -257,7 +260,7 @@ class Host:
             self.rotation.store.mask,
         )
 
-    def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener]) -> HttpServer:
+    def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener], place: Place | None = None) -> HttpServer:
         server = self.manifest.server
         limits, timeouts = server.limits, server.timeouts
         bounds = Bounds(
@@ -273,10 +276,10 @@ class Host:
             websocket_compression=limits.websocket.compression,
             websocket_connections=limits.websocket.connections,
         )
-        return HttpServer(name, app, listeners, bounds, self._shutdown.drain)
+        return HttpServer(name, app, listeners, bounds, self._shutdown.drain, place)
 
     @contextmanager
-    def _bound(self, sockets: Mapping[str, Sequence[Address]]) -> Iterator[_Sockets]:
+    def _bound(self, sockets: Mapping[str, Sequence[Address]], place: Place | None) -> Iterator[_Sockets]:
         """All sockets of the host, bound; they are closed when the block ends. Raises BindError and ChannelError."""
         server, directory = self.manifest.server, self.manifest.directory
         backlog, environ = server.limits.backlog, dict(self._environ)
@@ -287,9 +290,12 @@ class Host:
                     stack.callback(listener.close)
                 return listeners
 
-            key = "server.listen"
-            listen = sockets.get(key, server.listen)
-            public = opened(bind(listen, key=key, directory=directory, backlog=backlog, environ=environ))
+            if place is not None:
+                public = opened(list(place.listeners))
+            else:
+                key = "server.listen"
+                listen = sockets.get(key, server.listen)
+                public = opened(bind(listen, key=key, directory=directory, backlog=backlog, environ=environ))
             admin: list[Listener] = []
             if server.admin is not None:
                 key = "server.admin.listen"
