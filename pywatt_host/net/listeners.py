@@ -29,12 +29,13 @@ _MAX_UNIX_PATH = 100  # bytes; sun_path has 108 on Linux and 104 on macOS
 @dataclass(slots=True)
 class Listener:
     """A bound socket. `owned` says that the host bound it: no other process accepts from it, and its Unix path may be
-    removed."""
+    removed. `number` tells the listeners of a host apart where connections are passed between its processes."""
 
     sock: socket.socket
     owned: bool
     path: Path | None = None
     _identity: tuple[int, int] | None = field(default=None)
+    number: int = 0
 
     @property
     def address(self) -> str:

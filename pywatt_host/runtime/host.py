@@ -220,15 +220,15 @@ class Host:
         `on_ready` is called once, when requests are answered. With `ends_process` the process belongs to the host: a
         second signal, and anything that still hangs at the shutdown limit (a blocked event loop, a thread that is
         waited for at exit), ends it at once with 1. `sockets` has, for `server.listen` and `server.admin.listen`,
-        addresses to use in place of those of the manifest. `place` is what the public server of a worker shares with
-        others.
+        addresses to use in place of those of the manifest. A worker has a `place`: its listeners take the place of
+        `server.listen`, and it accepts once the place does.
         """
         self._shutdown.watch(ends_process=ends_process)
         if ends_process:
             limits = self.manifest.server.limits
             raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
         try:
-            with self._bound(sockets) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
+            with self._bound(sockets, place) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
                 await self._run(bound, on_ready, place)
         except HostError:
             self._shutdown.start_failed()
@@ -285,7 +285,7 @@ class Host:
         return HttpServer(name, app, listeners, bounds_of(self.manifest), self._shutdown.drain, place)
 
     @contextmanager
-    def _bound(self, sockets: Mapping[str, Sequence[Address]]) -> Iterator[_Sockets]:
+    def _bound(self, sockets: Mapping[str, Sequence[Address]], place: Place | None) -> Iterator[_Sockets]:
         """All sockets of the host, bound; they are closed when the block ends. Raises BindError and ChannelError."""
         server, directory = self.manifest.server, self.manifest.directory
         backlog, environ = server.limits.backlog, dict(self._environ)
@@ -296,9 +296,12 @@ class Host:
                     stack.callback(listener.close)
                 return listeners
 
-            key = "server.listen"
-            listen = sockets.get(key, server.listen)
-            public = opened(bind(listen, key=key, directory=directory, backlog=backlog, environ=environ))
+            if place is not None:
+                public = opened(list(place.listeners))
+            else:
+                key = "server.listen"
+                listen = sockets.get(key, server.listen)
+                public = opened(bind(listen, key=key, directory=directory, backlog=backlog, environ=environ))
             admin: list[Listener] = []
             if server.admin is not None:
                 key = "server.admin.listen"

@@ -258,8 +258,7 @@ class WorkerPool:
             if settings.memory is not None:
                 self._memory[worker] = own_memory(worker.pid) if worker.pid is not None else None
         usages = [
-            Usage(worker.key, worker.requests, worker.age, self.memory(worker) or 0)
-            for worker in self.accepting()
+            Usage(worker.key, worker.requests, worker.age, self.memory(worker) or 0) for worker in self.accepting()
         ]
         due = self._recycling.due(settings, usages)
         if due is not None:

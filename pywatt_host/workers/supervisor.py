@@ -23,9 +23,7 @@ from pywatt_host.build.host_metrics import Values
 from pywatt_host.build.none import NoChannels
 from pywatt_host.build.parts import identity_of
 from pywatt_host.exceptions import BindError, HostError
-from pywatt_host.http.server.connection import HttpConnection
 from pywatt_host.http.server.server import HttpServer
-from pywatt_host.http.server.serving import Serving
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
@@ -118,7 +116,6 @@ class Supervisor:
         app = HostPathsOfNow(self._paths.table)
         self._admin = AdminServers(app, bounds_of(manifest), self.shutdown.drain)
         self._stand_in = HttpServer("stand-in", app, (), bounds_of(manifest), self.shutdown.drain)
-        self._stand_in_serving: Serving | None = None
         self._distributor = Distributor(self._sockets, host_paths=self._paths.names, serve=self._serve_here)
         self._channels = self._make_channels(handshake, trace)
         outside = Outside(self._channels)
@@ -286,13 +283,7 @@ class Supervisor:
 
     def _serve_here(self, connection: socket.socket) -> None:
         """Serve a connection whose first request is for a probe, because no worker answers."""
-        assert self._tasks is not None
-        serving = self._stand_in_serving
-        if serving is None:
-            connection.close()
-            return
-        loop = asyncio.get_running_loop()
-        self._tasks.create_task(_accepted(loop, serving, connection))
+        self._stand_in.serve_once(connection)
 
     # Health and metrics ---------------------------------------------------------------------------------------------
 
@@ -307,11 +298,17 @@ class Supervisor:
         for worker in self._pool.all():
             if worker.state in states:
                 states[worker.state] += 1
-        restarts: Values = {(reason,): float(self._pool.restarts[reason]) for reason in ("ended", "blocked", "recycled")}
+        restarts: Values = {
+            (reason,): float(self._pool.restarts[reason]) for reason in ("ended", "blocked", "recycled")
+        }
         yield Family("counter", "pywatt_worker_restarts", "Workers that were replaced.", ("reason",), restarts)
         yield Family("gauge", "pywatt_generation", "The generation in use.", (), {(): float(self._next_used)})
         yield Family(
-            "gauge", "pywatt_workers", "Workers by state.", ("state",), {(name,): number for name, number in states.items()}
+            "gauge",
+            "pywatt_workers",
+            "Workers by state.",
+            ("state",),
+            {(name,): number for name, number in states.items()},
         )
         reloads: Values = {(result,): float(number) for result, number in self._reloads.items()}
         yield Family("counter", "pywatt_reloads", "Reloads, by result.", ("result",), reloads)
@@ -473,7 +470,6 @@ class Supervisor:
             await running.start([PhasedService(Phase.CONTROL, server)])
         await running.start([PhasedService(Phase.ADMIN, _AdminService(self))])
         await running.start([PhasedService(Phase.HTTP, self._stand_in)])
-        self._stand_in_serving = self._stand_in.serving
         server_of_peers = self._channels.server
         if server_of_peers is not None:
             await running.start([PhasedService(Phase.PEER_SERVER, server_of_peers)])
@@ -647,13 +643,6 @@ class _AdminService:
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         async with self._supervisor.admin_running(tasks):
             yield
-
-
-async def _accepted(loop: asyncio.AbstractEventLoop, serving: Serving, connection: socket.socket) -> None:
-    try:
-        await loop.connect_accepted_socket(lambda: HttpConnection.of(serving), connection)
-    except OSError:  # the client has gone
-        connection.close()
 
 
 def _app_init(manifest: Manifest, environ: Mapping[str, str], handshake: Handshake | None) -> AppInit:

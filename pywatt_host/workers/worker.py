@@ -22,7 +22,8 @@ from pywatt_host.http.edge import Answer
 from pywatt_host.http.server.place import Place
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.secrets import SecretSource
-from pywatt_host.manifest.values import FdAddress
+from pywatt_host.manifest.values import Address
+from pywatt_host.net.listeners import Listener
 from pywatt_host.net.passing import PassingChannel
 from pywatt_host.net.shared_limits import SharedLimits, WorkerLimits
 from pywatt_host.observability.logs import configured, standard_error
@@ -94,7 +95,11 @@ class _Worker:
         colour = terminal and "NO_COLOR" not in self._environ
         limits = SharedLimits.attach(shared, setup.slot)
         channel = PassingChannel(socket.socket(fileno=passing))
-        place = Place(channel, limits.connections, limits.least_connections, addresses=setup.addresses)
+        listeners = [
+            Listener(socket.socket(fileno=descriptor), owned=False, number=number)
+            for descriptor, number in zip(sockets, setup.listeners, strict=True)
+        ]
+        place = Place(channel, limits.connections, limits.least_connections, listeners, setup.addresses)
         init = Init("", manifest.module_id, {}, auth_token=setup.auth_token, extensions=tuple(sorted(EXTENSIONS)))
         with configured(manifest.logging, stream, terminal=terminal, colour=colour):
             try:
@@ -118,7 +123,7 @@ class _Worker:
             except HostError as error:
                 self._failed(error, report)
                 return error.exit_code
-            given = {"server.listen": [FdAddress(fd) for fd in sockets], "server.admin.listen": ()}
+            given: dict[str, Sequence[Address]] = {"server.admin.listen": ()}
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 failed = False
                 try:

@@ -10,14 +10,19 @@ import asyncio
 import errno
 import logging
 import socket
+import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
+from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.serving import Serving
 from pywatt_host.net.descriptors import room_for_connections
 from pywatt_host.net.limits import client_key
 from pywatt_host.net.listeners import Listener
+
+if TYPE_CHECKING:
+    from pywatt_host.http.server.connection import HttpConnection
 
 logger = logging.getLogger("pywatt.server")
 
@@ -32,17 +37,24 @@ _UNCOUNTED = ""  # the client of connections over Unix sockets
 
 class Acceptor:
     """Accepts the connections of one server. Those of trusted proxies do not count for
-    `limits.connections_per_client`."""
+    `limits.connections_per_client`.
+
+    With a `place` it accepts once the place does, takes the connections that the supervisor passes, and gives some of
+    its own away. The same limits hold for connections that were passed.
+    """
 
     def __init__(
         self,
         serving: Serving,
         listeners: list[Listener],
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], HttpConnection],
+        place: Place | None = None,
     ) -> None:
+        self.passed_at = 0.0  # when the supervisor last passed a connection, on the clock of time.monotonic
         self._serving = serving
         self._listeners = listeners
         self._make = make
+        self._place = place
         self._loop = serving.loop
         self._counts: Counter[str] = Counter()  # connections by client
         self._clients: dict[Any, str] = {}  # connection -> client
@@ -50,7 +62,7 @@ class Acceptor:
         self._paused: asyncio.TimerHandle | None = None
         self._taken = 0  # that have been accepted, and are no connections of the event loop yet
         self._full = False  # waits until a connection ends
-        self._listening = False
+        self._watched: list[int] = []  # descriptors
         serving.on_closed.append(self._closed)
         self._limit, self._limit_key = serving.bounds.connections, "server.limits.connections"
         room = room_for_connections()
@@ -59,9 +71,12 @@ class Acceptor:
 
     def start(self) -> None:
         """Begin to accept."""
-        for listener in self._listeners:
-            listener.sock.listen(self._serving.bounds.backlog)
-            listener.sock.setblocking(False)
+        if self._place is not None:
+            self._place.follow(self._again)
+        else:
+            for listener in self._listeners:
+                listener.sock.listen(self._serving.bounds.backlog)
+                listener.sock.setblocking(False)
         self._listen()
 
     def stop(self) -> None:
@@ -74,22 +89,65 @@ class Acceptor:
     async def take_all(self) -> None:
         """Accept all connections that the kernel has completed, whatever the limits are."""
         for listener in self._listeners:
-            for sock in _accept_all(listener.sock, self._serving.bounds.backlog):
+            for sock in accept_all(listener.sock, self._serving.bounds.backlog):
                 await self._take(sock, self._client(sock))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until what was accepted are connections of the event loop."""
         while self._arriving:
             await asyncio.wait(self._arriving)
 
+    async def take_passed(self, place: Place) -> None:
+        """Take what the supervisor still passes until it has finished, whatever the limits are."""
+        passing = place.passing
+        while not passing.ended:
+            try:
+                passed = passing.receive()
+            except OSError as error:
+                self._serving.warn(f"taking connections is paused: {error.strerror}", OPEN_FILES)
+                await asyncio.sleep(_PAUSE)
+                continue
+            for _, sock in passed:
+                self.passed_at = time.monotonic()
+                await self._take(sock, self._client(sock))
+            self._report()
+            if not passed and not passing.ended:
+                await self._readable(passing.fileno())
+
+    def take_last(self, sock: socket.socket) -> None:
+        """Take a connection that somebody else has accepted, for one request: the connection is closed after it."""
+
+        def make() -> HttpConnection:
+            connection = self._make()
+            connection.closing = True
+            return connection
+
+        self._arrive(self._take(sock, self._client(sock), make))
+
     def _listen(self) -> None:
-        if not self._listening:
-            self._listening = True
-            for listener in self._listeners:
-                self._loop.add_reader(listener.sock.fileno(), self._accept, listener.sock)
+        """Watch where connections come from now."""
+        if self._watched:
+            return
+        place, found = self._place, dict[int, tuple[Any, ...]]()
+        if place is None or (place.accepting and not place.retired):
+            found = {listener.sock.fileno(): (self._accept, listener) for listener in self._listeners}
+        if place is not None and place.accepting and not place.passing.ended:
+            found[place.passing.fileno()] = (self._receive, place)
+        for descriptor, callback in found.items():
+            self._loop.add_reader(descriptor, *callback)
+        self._watched = list(found)
 
     def _unlisten(self) -> None:
-        if self._listening:
-            self._listening = False
-            for listener in self._listeners:
-                self._loop.remove_reader(listener.sock.fileno())
+        for descriptor in self._watched:
+            self._loop.remove_reader(descriptor)
+        self._watched = []
+
+    def _again(self) -> None:
+        """Where connections come from has changed."""
+        self._unlisten()
+        if self._paused is None and not self._serving.draining:
+            self._listen()
 
     def _pause(self) -> None:
         """Leave new connections in the queue of the kernel for a moment."""
@@ -102,20 +160,30 @@ class Acceptor:
         if not self._serving.draining:
             self._listen()
 
-    def _accept(self, listener: socket.socket) -> None:
+    @property
+    def _count(self) -> int:
+        return len(self._clients) + self._taken
+
+    def _has_room(self, taken: int, certain: bool) -> bool:
+        """Whether one more connection can be accepted, beside those `taken` in this turn. Pauses where there is none.
+        `certain` says that one waits: idle connections make room for it then."""
+        if self._limit is None or self._count + taken < self._limit:
+            return True
+        if certain and self._make_room():
+            return True
+        if certain:
+            self._serving.warn(f"accepting is paused at {self._limit} connections", self._limit_key)
+            self._full = True
+            self._pause()  # until a connection ends, or one is idle by then
+        return False
+
+    def _accept(self, listener: Listener) -> None:
         taken: list[tuple[socket.socket, str]] = []
-        limit = self._limit
         for number in range(_BATCH):
-            full = limit is not None and len(self._clients) + self._taken + len(taken) >= limit
-            if full and number:
-                break  # whether one more waits is not known yet
-            if full and not self._make_room():
-                self._serving.warn(f"accepting is paused at {limit} connections", self._limit_key)
-                self._full = True
-                self._pause()  # until a connection ends, or one is idle by then
-                break
+            if not self._has_room(len(taken), certain=not number):
+                break  # whether one more waits is known for the first only
             try:
-                sock, _address = listener.accept()
+                sock, _address = listener.sock.accept()
             except (BlockingIOError, InterruptedError):
                 break
             except ConnectionAbortedError:
@@ -124,18 +192,32 @@ class Acceptor:
                 self._cannot(error)
                 break
             sock.setblocking(False)
-            client = self._client(sock)
-            if self._over(client):
-                self._serving.warn(f"a connection of {client} is closed", "server.limits.connections_per_client")
-                sock.close()
-                continue
-            self._counts[client] += 1
-            taken.append((sock, client))
-        if taken:
-            self._taken += len(taken)
-            task = self._loop.create_task(self._take_each(taken))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            if self._place is None or not self._place.give_away(sock, listener.number, self._count + len(taken) + 1):
+                self._admit(sock, taken)
+        self._take_soon(taken)
+
+    def _receive(self, place: Place) -> None:
+        """Take connections that the supervisor passes."""
+        passing, taken = place.passing, list[tuple[socket.socket, str]]()
+        if passing.waiting() and self._has_room(0, certain=True):
+            free = _BATCH if self._limit is None else self._limit - self._count
+            try:
+                for _, sock in passing.receive(min(_BATCH, max(1, free))):
+                    self._admit(sock, taken)
+            except OSError as error:
+                self._cannot(error)
+            self._take_soon(taken)
+        if passing.ended:
+            self._again()
+
+    def _admit(self, sock: socket.socket, taken: list[tuple[socket.socket, str]]) -> None:
+        client = self._client(sock)
+        if self._over(client):
+            self._serving.warn(f"a connection of {client} is closed", "server.limits.connections_per_client")
+            sock.close()
+            return
+        self._counts[client] += 1
+        taken.append((sock, client))
 
     def _cannot(self, error: OSError) -> None:
         if error.errno in _NO_DESCRIPTOR:
@@ -145,17 +227,46 @@ class Acceptor:
             logger.warning("accepting has failed: %s", error)
         self._pause()
 
+    def _take_soon(self, taken: list[tuple[socket.socket, str]]) -> None:
+        if taken:
+            self._taken += len(taken)
+            self._arrive(self._take_each(taken))
+            self._report()
+
+    def _arrive(self, taking: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(taking)
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
     async def _take_each(self, taken: list[tuple[socket.socket, str]]) -> None:
         for sock, client in taken:
             self._counts[client] -= 1
             await self._take(sock, client)
             self._taken -= 1
+        self._report()  # some may have gone
 
-    async def _take(self, sock: socket.socket, client: str) -> None:
+    def _report(self) -> None:
+        if self._place is not None:
+            self._place.connections.set(self._count)
+
+    async def _readable(self, descriptor: int) -> None:
+        ready = self._loop.create_future()
+
+        def is_ready() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        self._loop.add_reader(descriptor, is_ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(descriptor)
+
+    async def _take(self, sock: socket.socket, client: str, make: Callable[[], HttpConnection] | None = None) -> None:
         self._counts[client] += 1
         try:
-            made = await self._loop.connect_accepted_socket(self._make, sock)
-            connection: Any = made[1]
+            made = await self._loop.connect_accepted_socket(make or self._make, sock)
+            connection = made[1]
         except OSError:  # the client has gone
             sock.close()
             self._forget(client)
@@ -186,6 +297,7 @@ class Acceptor:
         if client is None:
             return
         self._forget(client)
+        self._report()
         if self._full and not self._serving.draining:
             self._full = False
             self._listen()
@@ -218,8 +330,8 @@ class Acceptor:
         return True
 
 
-def _accept_all(sock: socket.socket, at_most: int) -> list[socket.socket]:
-    """Accept all connections in the queue of a listener."""
+def accept_all(sock: socket.socket, at_most: int) -> list[socket.socket]:
+    """Accept all connections in the queue of a listener, about `at_most`."""
     accepted: list[socket.socket] = []
     while len(accepted) <= at_most:
         try:

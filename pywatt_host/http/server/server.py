@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import socket
 import struct
 import termios
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from pywatt_host.http.server.accepting import Acceptor
 from pywatt_host.http.server.connection import HttpConnection
 from pywatt_host.http.server.exchange import STREAM_ENDED, ServerExchange
+from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.serving import AppHandler, Bounds, Handler, Serving
 from pywatt_host.net.listeners import Listener
 from pywatt_host.observability.logs import CUT
@@ -53,6 +55,9 @@ class HttpServer:
     All requests are answered that arrive on connections which the kernel had completed before the listener closed; the
     last response of each connection has `Connection: close`. Streams without an end are told to end. Requests that
     still run at the deadline of `drain` are cut, logged and counted in `drain.cut`.
+
+    With a `place` the listeners belong to the supervisor. The server then has stopped once the supervisor has finished
+    the passing channel as well, and all connections from there are served.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class HttpServer:
         listeners: Sequence[Listener],
         bounds: Bounds,
         drain: Drain,
+        place: Place | None = None,
     ) -> None:
         self.name = name
         handler: Any = app if hasattr(app, "accept") else AppHandler(app)
@@ -69,20 +75,32 @@ class HttpServer:
         self._listeners = list(listeners)
         self._bounds = bounds
         self._drain = drain
+        self._place = place
+        self._acceptor: Acceptor | None = None  # while it runs
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         serving = Serving(self._handler, self._bounds, asyncio.get_running_loop())
-        acceptor = Acceptor(serving, self._listeners, lambda: HttpConnection.of(serving))
+        acceptor = Acceptor(serving, self._listeners, lambda: HttpConnection.of(serving), self._place)
         acceptor.start()
+        self._acceptor = acceptor
         ticking = tasks.create_task(_tick(serving), name=f"{self.name} clock")
         try:
             yield
         finally:
+            self._acceptor = None
             try:
                 await self._close(serving, acceptor)
             finally:
                 ticking.cancel()
+
+    def serve_once(self, connection: socket.socket) -> None:
+        """Answer one request of a connection that was accepted elsewhere, and close it. The server owns the connection.
+        Where the server does not run, the connection is closed at once."""
+        if self._acceptor is None:
+            connection.close()
+        else:
+            self._acceptor.take_last(connection)
 
     # Stopping -------------------------------------------------------------------------------------------------------
 
@@ -90,14 +108,21 @@ class HttpServer:
         serving.draining = True
         ended = _end_streams(serving)
         await self._stop_accepting(acceptor)
+        async with self._passed(acceptor) as passed:
+            await self._finish(serving, acceptor, ended, passed)
+
+    async def _finish(
+        self, serving: Serving, acceptor: Acceptor, ended: set[ServerExchange], passed: asyncio.Task[None] | None
+    ) -> None:
+        """Serve the connections that there are, and those of `passed`, to their end or to the deadline."""
         closed_at = time.monotonic()
         linger = min(_LINGER, self._bounds.keep_alive, _LINGER_SHARE * self._drain.left())
-        while serving.connections or serving.running:
+        while serving.connections or serving.running or not (passed is None or passed.done()):
             if self._drain.left() <= 0:
                 await self._cut(serving)
                 return
             now = time.monotonic()
-            lingered = now - closed_at >= linger
+            lingered = now - max(closed_at, acceptor.passed_at) >= linger
             for connection in tuple(serving.connections):
                 _release(connection, lingered)
             ended |= _end_streams(serving)
@@ -112,13 +137,33 @@ class HttpServer:
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _stop_accepting(self, acceptor: Acceptor) -> None:
-        for listener in self._listeners:
-            listener.refuse_new()
-        await asyncio.sleep(min(_HANDSHAKE_GRACE, self._drain.left()))
-        acceptor.stop()
-        await acceptor.take_all()
+        place = self._place
+        if place is None:
+            for listener in self._listeners:
+                listener.refuse_new()
+        if place is None or (place.accepting and not place.retired):
+            await asyncio.sleep(min(_HANDSHAKE_GRACE, self._drain.left()))
+            acceptor.stop()
+            await acceptor.take_all()
+        else:
+            acceptor.stop()
+            await acceptor.settle()
         for listener in self._listeners:
             listener.close()
+
+    @asynccontextmanager
+    async def _passed(self, acceptor: Acceptor) -> AsyncIterator[asyncio.Task[None] | None]:
+        """Take the connections that the supervisor still passes. Afterwards it learns that no more are taken."""
+        if self._place is None:
+            yield None
+            return
+        passed = asyncio.create_task(acceptor.take_passed(self._place))
+        try:
+            yield passed
+        finally:
+            passed.cancel()
+            await asyncio.wait([passed])
+            self._place.passing.close()
 
     async def _cut(self, serving: Serving) -> None:
         running = [task for task in serving.running if not task.done()]
