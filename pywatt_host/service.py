@@ -49,7 +49,9 @@ class Dependant(Protocol):
     """A part of the host that uses the secrets `names`, and follows their rotation."""
 
     name: str
-    names: frozenset[str]
+
+    @property
+    def names(self) -> frozenset[str]: ...
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
         """Prepare for new values beside those in use. `secret_values` has the values of all secrets after the rotation.

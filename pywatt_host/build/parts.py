@@ -76,6 +76,7 @@ class HostParts:
         """`limits`: see `build`."""
         self.manifest = manifest
         self._environ = environ
+        self._worker = worker
         self._limits = limits or LocalLimits()
         self._created = time.time()
         masker = Masker()

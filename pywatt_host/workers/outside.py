@@ -33,6 +33,11 @@ class Outside:
         if self._channels is not None:
             await self._channels.messages.pass_event(topic, payload)
 
+    def subscribe(self, topic: str) -> None:
+        """Subscribe to a topic on every channel, for as long as the host runs."""
+        if self._channels is not None and topic not in self._channels.topics.all:
+            self._channels.topics.on(topic, _for_workers)
+
     # The orchestrator -----------------------------------------------------------------------------------------------
 
     async def discover(self, service_type: str) -> list[Provider]:
@@ -57,3 +62,7 @@ class Outside:
         if self._channels is None:
             raise MessagingError("unavailable", "there is no orchestrator (run it under one)", service_type)
         return await self._channels.stores.operate(connection, service_type, operation, params, timeout)
+
+
+async def _for_workers(event: object) -> None:
+    """The handler of the supervisor itself: events go to the workers before any handler is called."""

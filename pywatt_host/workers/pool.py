@@ -178,10 +178,11 @@ class WorkerPool:
     def _close_drained(self, generation: Generation) -> None:
         """End an old generation once its last worker has ended."""
         current = self.current
-        if current is not None and generation.number < current.number and not generation.workers:
-            if generation in self.generations:
-                self.generations.remove(generation)
-                self._spawn(generation.close())
+        if current is None or generation.number >= current.number or generation.workers:
+            return
+        if generation in self.generations:
+            self.generations.remove(generation)
+            self._spawn(generation.close())
 
     def _fill(self, place: int, why: str) -> None:
         if place not in self._filling and not self.stopping:

@@ -46,8 +46,15 @@ class WorkerRouting:
     """Gives messages from outside to one worker each, and events to every worker that has subscribed. What workers send
     goes to other modules, or back to a worker where it is for this module."""
 
-    def __init__(self, module_id: str, outside: Outside, candidates: Callable[[], Sequence[WorkerProcess]]) -> None:
-        """`candidates` gives the workers that take messages, the best one first."""
+    def __init__(
+        self,
+        module_id: str,
+        outside: Outside,
+        candidates: Callable[[], Sequence[WorkerProcess]],
+        subscribe: Callable[[str], None],
+    ) -> None:
+        """`candidates` gives the workers that take messages, the best one first. `subscribe` is called with each topic
+        that the first worker subscribes to."""
         self._module_id = module_id
         self._outside = outside
         self._candidates = candidates
@@ -55,7 +62,7 @@ class WorkerRouting:
         self._open: dict[str, _Open] = {}
         self._topics: dict[str, dict[WorkerProcess, None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.on_new_topic: Callable[[str], None] = lambda topic: None
+        self._subscribe = subscribe
 
     # To workers -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +161,7 @@ class WorkerRouting:
         fresh = topic not in self._topics
         self._topics.setdefault(topic, {})[worker] = None
         if fresh:
-            self.on_new_topic(topic)
+            self._subscribe(topic)
 
     def unsubscribe(self, topic: str, worker: WorkerProcess) -> None:
         """A worker no longer wants the events of a topic."""

@@ -39,7 +39,7 @@ from pywatt_host.runtime.lifecycle import Lifecycle, lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.shutdown import Shutdown
-from pywatt_host.runtime.signals import StopSignals
+from pywatt_host.runtime.signals import HangupSignal, StopSignals
 from pywatt_host.runtime.systemd import Notifier, notifier
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import Rotation
@@ -120,7 +120,7 @@ class Supervisor:
         self._channels = self._make_channels(handshake, trace)
         outside = Outside(self._channels)
         self._registrations = Registrations(manifest.module_id, self._channels.discovery)
-        self._routing = WorkerRouting(manifest.module_id, outside, self._pool.candidates)
+        self._routing = WorkerRouting(manifest.module_id, outside, self._pool.candidates, outside.subscribe)
         self._requests = WorkerRequests(
             module_id=manifest.module_id,
             routing=self._routing,
@@ -177,7 +177,6 @@ class Supervisor:
         )
         made.on_rotation(self._rotated)
         made.on_event(self._event)
-        self._subscribe = made.topics.on
         return made
 
     def _heartbeat(self) -> dict[str, Any]:
@@ -363,7 +362,8 @@ class Supervisor:
         try:
             with (
                 self._bound() as control,
-                StopSignals(self.shutdown.stop, reload=self._signalled),
+                StopSignals(self.shutdown.stop),
+                HangupSignal(self._signalled, self.shutdown.request, asyncio.get_running_loop()),
                 self.shutdown.cancels_start(),
             ):
                 await self._run(control, on_ready)

@@ -101,8 +101,7 @@ class ZygoteProcess:
         if not fork:
             self._became = key
             self._forked.pop(key).cancel()
-            pid: int = self._child.pid
-            return pid
+            return int(self._child.pid)
         return await forked
 
     def _read(self) -> None:

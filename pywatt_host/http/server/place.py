@@ -28,8 +28,8 @@ class Place:
 
     `listeners` are duplicates of the sockets of this place, which the supervisor owns: the server never listens,
     refuses connections or removes a path. `connections` is told the number of open connections. `least` returns the
-    least number of connections of any other worker that accepts; None where there is no other. `addresses` are all those that the
-    host listens on.
+    least number of connections of any other worker that accepts; None where there is no other. `addresses` are all
+    those that the host listens on.
     """
 
     def __init__(
