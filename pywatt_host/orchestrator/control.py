@@ -16,11 +16,12 @@ from pywatt_host.observability.masked import masked_document
 from pywatt_host.orchestrator.acceptor import NAME
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.registry import ServiceRegistry
+from pywatt_host.orchestrator.reloads import Reloads
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.protocol.messages import Message, RoutedResponse
 from pywatt_host.protocol.payload import Envelope
-from pywatt_host.runtime.control import ControlApp, answer_rotate, answer_send, body_of, send_json
+from pywatt_host.runtime.control import ControlApp, answer_reload, answer_rotate, answer_send, body_of, send_json
 from pywatt_host.supervision.output import TAIL_LINES, Output, OutputLine
 from pywatt_host.types import Receive, Scope, Send
 
@@ -33,6 +34,7 @@ class Orchestrator(Protocol):
     modules: dict[str, Module]
     output: Output
     registry: ServiceRegistry
+    reloads: Reloads
     rotations: Rotations
     router: Router
 
@@ -44,8 +46,8 @@ class Orchestrator(Protocol):
 
 
 class WorkspaceControl:
-    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /stop`
-    (with `{"module"}`, that module alone)."""
+    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /reload`
+    and `POST /stop` (these two with `{"module"}` for that module alone)."""
 
     def __init__(self, wattson: Orchestrator) -> None:
         self._wattson = wattson
@@ -73,6 +75,8 @@ class WorkspaceControl:
                 await answer_rotate(
                     receive, send, lambda name: wattson.rotations.rotate([name], "asked for"), wattson.output.mask
                 )
+            case "POST", "/reload":
+                await answer_reload(receive, send, wattson.reloads.reload, wattson.output.mask)
             case "POST", "/send":
                 await answer_send(receive, send, self._deliver, wattson.output.mask)
             case "POST", "/stop":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pywatt_host.devservices.services import DevServices
@@ -30,6 +32,7 @@ from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
 from pywatt_host.orchestrator.ports import Ports
 from pywatt_host.orchestrator.registry import ServiceRegistry
+from pywatt_host.orchestrator.reloads import Reloads
 from pywatt_host.orchestrator.replica import Replica, Terms
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
@@ -39,7 +42,7 @@ from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
-from pywatt_host.runtime.signals import StopSignals
+from pywatt_host.runtime.signals import OtherSignals, StopSignals, ignored
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
@@ -93,6 +96,7 @@ class Wattson:
         self._requests = ModuleRequests(
             self.modules, self.router, self.registry, self._ports, self._topics, self.rotations, store, self.stores
         )
+        self.reloads = Reloads(self.modules, manifests, environ)
         self._changes = LoopCondition()
         self._drain = Drain()
         self._stopping = False
@@ -190,7 +194,13 @@ class Wattson:
         where everything ended as asked, 1 where work was cut short or a module failed for good. Raises HostError where
         it cannot start; nothing is left behind then."""
         bound: list[Listener] = []
-        with StopSignals(self.stop, asyncio.get_running_loop()):
+        loop = asyncio.get_running_loop()
+        others: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGHUP: self.reloads.requested.set,
+            signal.SIGUSR1: partial(ignored, signal.SIGUSR1),
+            signal.SIGUSR2: partial(ignored, signal.SIGUSR2),
+        }
+        with StopSignals(self.stop, loop), OtherSignals(others, loop):
             try:
                 workspace = self.workspace
                 gateway = bind(
@@ -232,6 +242,7 @@ class Wattson:
             watching = [
                 tasks.create_task(self.router.watch(), name="messages"),
                 tasks.create_task(self.rotations.watch(self.workspace.secrets.interval), name="watch secrets"),
+                tasks.create_task(self.reloads.watch(), name="reloads"),
             ]
             async with AsyncExitStack() as stack:
                 if control:
