@@ -14,9 +14,6 @@ import click
 
 from pywatt_host.cli.running import (
     ELSEWHERE,
-    PATIENCE,
-    RefusedError,
-    UnixConnection,
     ask_running,
     control_option,
     folder_option,
@@ -25,6 +22,7 @@ from pywatt_host.cli.running import (
     running_hosts,
 )
 from pywatt_host.cli.terminal import echo, echo_json, plain
+from pywatt_host.runtime.control_client import PATIENCE, RefusedError, UnixConnection
 
 _ROTATION = 60.0  # seconds for a rotation: fetching the secret, and acknowledgements
 _LINES = 1000  # lines that `up` keeps of each module

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
-from pywatt_host.cli.running import RefusedError, Running, answering, ask, control_option, json_option
+from pywatt_host.cli.running import Running, answering, control_option, json_option
 from pywatt_host.cli.terminal import echo, echo_json, plain
+from pywatt_host.runtime.control_client import RefusedError, ask
 from pywatt_host.workers.plan import Change, Described, compare
 
 _WORDS = {"rebuilt": "rebuilt", "in_place": "in place", "refused": "refused"}

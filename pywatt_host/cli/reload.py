@@ -12,7 +12,6 @@ import click
 
 from pywatt_host.cli.running import (
     ELSEWHERE,
-    RefusedError,
     Running,
     ask_running,
     control_option,
@@ -21,8 +20,8 @@ from pywatt_host.cli.running import (
     running_hosts,
 )
 from pywatt_host.cli.terminal import echo, echo_json, plain
+from pywatt_host.runtime.control_client import LONGEST_RELOAD, RefusedError
 
-_LONGEST_RELOAD = 3600.0  # seconds; a host that ends in between closes the connection
 _PROGRESS_DELAY = 1.0  # seconds until a line says that the command waits
 _FAULTS = {
     "manifest": "the manifest is not valid",
@@ -60,7 +59,7 @@ def reload(module: str | None, folder: Path, control: Path | None, as_json: bool
     name = f"{target.id} ({target.status['pid']})"
     try:
         with _progress(f"waiting for {name} to reload"):
-            verdict = ask_running(target, "/reload", document, _LONGEST_RELOAD)
+            verdict = ask_running(target, "/reload", document, LONGEST_RELOAD)
     except RefusedError as error:
         echo(f"{name}: {error}", err=True)
         return 1
@@ -113,9 +112,9 @@ def _print(name: str, verdict: dict[str, Any]) -> None:
     if verdict.get("ok") is True:
         echo(f"{name}: generation {generation} is in use after {verdict.get('seconds', 0.0):.1f} s")
         return
-    fault = _FAULTS.get(str(verdict.get("stage")), "the reload failed")
+    why = _FAULTS.get(str(verdict.get("stage")))
     serving = f"generation {generation} serves on" if generation is not None else "nothing has changed"
-    echo(f"{name}: not reloaded, because {fault}; {serving}", err=True)
+    echo(f"{name}: not reloaded{f', because {why}' if why else ''}; {serving}", err=True)
     for line in str(verdict.get("reason") or "").splitlines():
         echo(line, err=True)
 

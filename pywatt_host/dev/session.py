@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pywatt_host.dev.changes import WatchedFiles, describe
 from pywatt_host.dev.unavailable import UnavailableServer
 from pywatt_host.exceptions import BindError, ManifestError, ServiceError
 from pywatt_host.manifest import render_text
-from pywatt_host.runtime.signals import StopSignals
+from pywatt_host.runtime.signals import OtherSignals, StopSignals
 from pywatt_host.supervision.serving_child import ChildEvent, ChildFailed, ChildReady, ChildStopped, ServingChild
 from pywatt_host.supervision.sockets import ListenAddresses, ListenerSet
 
@@ -94,7 +96,10 @@ class DevSession:
         Raises ManifestError and BindError at the first start, and ServiceError if files cannot be watched.
         """
         loop = asyncio.get_running_loop()
-        with StopSignals(self._request_stop, loop):
+        # SIGHUP: the terminal has gone, and `dev` with it.
+        numbers = (signal.SIGUSR1, signal.SIGUSR2)
+        others = {number: partial(self._echo, f"{number.name} is ignored") for number in numbers}
+        with StopSignals(self._request_stop, loop, also=[signal.SIGHUP]), OtherSignals(others, loop):
             config = self._read_config()
             self._listeners.update(config.addresses)
             self._watched = config.watched

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from pywatt_host.export.facts import Exported, ExportOptions, Facts
 from pywatt_host.export.text import head
 from pywatt_host.export.units import HARDENED, assignment, command, unit
+from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import dump_address
 
@@ -123,6 +124,8 @@ def _environment(plan: _Plan) -> dict[str, str]:
         found["XDG_RUNTIME_DIR"] = f"/run/{plan.own}"
         if server.control != "auto":
             found["PYWATT__SERVER__CONTROL"] = "auto"
+    if _depends_on_the_machine(facts.manifest):
+        found["PYWATT__SERVER__RELOAD"] = "signal"
     mount = facts.secret_mount("%d", anywhere=False)
     if mount is not None:
         found |= mount.variables
@@ -165,7 +168,7 @@ def _service(plan: _Plan) -> str:
         about["PartOf"] = f"{facts.name}.target"
     arguments = [f"{plan.folder}/.venv/bin/pywatt-host", "run", _target_of(plan)]
     lines = [
-        "Type=notify",
+        *_kind(facts.manifest),
         command("ExecStart", arguments),
         f"WorkingDirectory={plan.folder.replace('%', '%%')}",
         *(assignment(name, value) for name, value in _environment(plan).items()),
@@ -193,6 +196,27 @@ def _service(plan: _Plan) -> str:
     ]
     wanted = f"{facts.name}.target" if several else "multi-user.target"
     return unit({"Unit": [f"{key}={value}" for key, value in about.items()], "Service": lines}, wanted)
+
+
+def _reloads(manifest: Manifest) -> bool:
+    """Whether the service reloads, whatever machine it runs on: `workers: auto` may be one worker there."""
+    return manifest.server.reload_mode != "off" or _depends_on_the_machine(manifest)
+
+
+def _depends_on_the_machine(manifest: Manifest) -> bool:
+    return manifest.server.workers.count == "auto" and manifest.server.reload is None
+
+
+def _kind(manifest: Manifest) -> list[str]:
+    if not _reloads(manifest):
+        return ["Type=notify"]
+    return [
+        "# systemctl reload sends SIGHUP and waits until the reload has ended. Before 253, systemd does not know this",
+        "# type and keeps the first one: add ExecReload=/bin/kill -HUP $MAINPID there, which does not wait.",
+        "Type=notify",
+        "Type=notify-reload",
+        "NotifyAccess=main",
+    ]
 
 
 def _target_of(plan: _Plan) -> str:

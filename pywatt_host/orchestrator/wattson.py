@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pywatt_host.devservices.services import DevServices
@@ -42,7 +44,7 @@ from pywatt_host.orchestrator.verdicts import ReloadRefusedError, Verdict
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
-from pywatt_host.runtime.signals import HangupSignal, StopSignals
+from pywatt_host.runtime.signals import HangupSignal, OtherSignals, StopSignals, ignored
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
@@ -201,7 +203,15 @@ class Wattson:
         it cannot start; nothing is left behind then."""
         bound: list[Listener] = []
         loop = asyncio.get_running_loop()
-        with StopSignals(self.stop, loop), HangupSignal(self._hung_up, self.stop, loop):
+        others: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGUSR1: partial(ignored, signal.SIGUSR1),
+            signal.SIGUSR2: partial(ignored, signal.SIGUSR2),
+        }
+        with (
+            StopSignals(self.stop, loop),
+            HangupSignal(self._hung_up, self.stop, loop),
+            OtherSignals(others, loop),
+        ):
             try:
                 workspace = self.workspace
                 gateway = bind(

@@ -28,7 +28,7 @@ from pywatt_host.runtime.lifecycle import lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.shutdown import Shutdown
-from pywatt_host.runtime.signals import StopSignals
+from pywatt_host.runtime.signals import OtherSignals, StopSignals, signals_of_one_process
 from pywatt_host.runtime.systemd import notifier
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.types import ASGIApp
@@ -228,7 +228,12 @@ class Host:
             limits = self.manifest.server.limits
             raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
         try:
-            with self._bound(sockets, place) as bound, StopSignals(self.stop), self._shutdown.cancels_start():
+            with (
+                self._bound(sockets, place) as bound,
+                StopSignals(self.stop),
+                self._other_signals(),
+                self._shutdown.cancels_start(),
+            ):
                 await self._run(bound, on_ready, place)
         except HostError:
             self._shutdown.start_failed()
@@ -237,6 +242,13 @@ class Host:
             if not ends_process:
                 self._shutdown.release()
         return self._shutdown.exit_code
+
+    def _other_signals(self) -> OtherSignals:
+        """Signals that would end the process by default. In a worker they do nothing: its supervisor reloads."""
+        handlers = signals_of_one_process()
+        if self.manifest.server.supervised:
+            handlers = dict.fromkeys(handlers, lambda: None)
+        return OtherSignals(handlers, asyncio.get_running_loop())
 
     async def _run(self, bound: _Sockets, on_ready: Callable[[Ready], None], place: Place | None) -> None:
         addresses = place.addresses if place is not None else tuple(listener.address for listener in bound.public)

@@ -1,4 +1,4 @@
-"""Notifications to systemd (sd_notify(3)): ready, stopping, alive."""
+"""Notifications to systemd (sd_notify(3)): ready, reloading, stopping, alive."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ class Notifier:
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        self._tell(f"READY=1\nMAINPID={os.getpid()}")
+        self.ready()
         keeping_alive = (
             tasks.create_task(self._keep_alive(self._watchdog), name="systemd watchdog") if self._watchdog else None
         )
@@ -36,6 +37,17 @@ class Notifier:
             self._tell("STOPPING=1")
             if keeping_alive is not None:
                 keeping_alive.cancel()
+
+    def ready(self, status: str = "") -> None:
+        """Say that the host serves, at its start and after each reload, whether it succeeded or not. `systemctl status`
+        shows `status`, which is one line."""
+        shown = f"\nSTATUS={' '.join(status.split())}" if status else ""
+        self._tell(f"READY=1\nMAINPID={os.getpid()}{shown}")
+
+    def reloading(self) -> None:
+        """Say that a reload begins. `systemctl reload` waits for `ready` from then on, which must follow."""
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
     def stopping(self) -> None:
         """Say that the host drains, before any service stops."""

@@ -100,6 +100,7 @@ RULES = (
 _BY_KEY = {tuple(rule.key.split(".")): rule for rule in RULES}
 
 _NO_RELOAD = "this host does not reload: server.reload is off; restart it, with server.reload: signal to reload later"
+_UNKNOWN = "the host and this command have different versions, and only one of them knows the key; restart the host"
 _LEAVES = "the host would not reload any more; restart it for that"
 _LEAVES_BY_COUNT = "with one worker and no server.reload the host would not reload any more; set server.reload: signal"
 
@@ -151,9 +152,12 @@ def rule_for(path: KeyPath) -> Rule:
 
 
 def _decided(path: KeyPath, old: Described, new: Described) -> tuple[Action, str]:
-    rule = rule_for(path)
     if old.reload == "off":
         return "refused", _NO_RELOAD
+    try:
+        rule = rule_for(path)
+    except KeyError:  # a host of another version runs
+        return "refused", _UNKNOWN
     if new.reload == "off" and rule.key == "server.reload":
         return "refused", _LEAVES
     if new.reload == "off" and rule.key == "server.workers.count" and "reload" not in new.document.get("server", {}):
@@ -166,8 +170,8 @@ def _differences(old: Any, new: Any, shape: Shape, path: KeyPath) -> Iterator[Ke
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in _keys(old, new, shape):
             below = (*path, key)
-            if key in old and key in new:
-                yield from _differences(old[key], new[key], _below(shape, key), below)
+            if (key in old and key in new) or _is_divided(below):
+                yield from _differences(old.get(key, {}), new.get(key, {}), _below(shape, key), below)
             else:
                 yield below
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
@@ -175,6 +179,11 @@ def _differences(old: Any, new: Any, shape: Shape, path: KeyPath) -> Iterator[Ke
             yield from _differences(before, after, _item(shape), (*path, number))
     elif type(old) is not type(new) or old != new:
         yield path
+
+
+def _is_divided(path: KeyPath) -> bool:
+    """Whether the keys of a section have rules of their own. A host of another version may not have the section."""
+    return any(len(key) > len(path) and key[: len(path)] == path for key in _BY_KEY)
 
 
 def _keys(old: Mapping[str, Any], new: Mapping[str, Any], shape: Shape) -> Iterator[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,7 @@ from pywatt_host.runtime.lifecycle import Lifecycle, lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.shutdown import Shutdown
-from pywatt_host.runtime.signals import HangupSignal, StopSignals
+from pywatt_host.runtime.signals import HangupSignal, OtherSignals, StopSignals, ignored
 from pywatt_host.runtime.systemd import Notifier, notifier
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import Rotation
@@ -356,6 +358,7 @@ class Supervisor:
         """Serve until a signal, the control socket or the orchestrator stops the host. Returns the exit code: 0 where
         all work was done, 1 where some was cut, 5 where the orchestrator was lost. Raises HostError where the host
         cannot start; nothing is left behind then. The process belongs to the host."""
+        loop = asyncio.get_running_loop()
         self.shutdown.watch(ends_process=True)
         limits = self.manifest.server.limits
         raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
@@ -363,7 +366,8 @@ class Supervisor:
             with (
                 self._bound() as control,
                 StopSignals(self.shutdown.stop),
-                HangupSignal(self._signalled, self.shutdown.request, asyncio.get_running_loop()),
+                HangupSignal(self._signalled, self.shutdown.request, loop),
+                OtherSignals({each: partial(ignored, each) for each in (signal.SIGUSR1, signal.SIGUSR2)}, loop),
                 self.shutdown.cancels_start(),
             ):
                 await self._run(control, on_ready)
@@ -583,7 +587,7 @@ class Supervisor:
         self._reloads["success" if verdict["ok"] else "error"] += 1
         self.health.reload_refused(None if verdict["ok"] else verdict["reason"])
         if self._systemd is not None:
-            self._systemd.ready()
+            self._systemd.ready("" if verdict["ok"] else f"the last reload was refused: {verdict['reason']}"[:500])
 
     async def _watch_files(self) -> None:
         def paths() -> list[Path]:

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from pywatt_host.cli import cli
+from pywatt_host.cli.dev import _ConfigReader
+from pywatt_host.cli.options import Selection
 from tests.processes import Project
 
 
@@ -53,3 +55,20 @@ def test_a_taken_address_is_exit_code_3(project: Project) -> None:
     assert done.returncode == 3
     assert "the address is in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_workers_and_reload_are_ignored_with_one_line(project: Project) -> None:
+    told: list[str] = []
+    reader = _ConfigReader(Selection(str(project.folder)), False, (), told.append)
+    project.write("main.py", "app = None\n")
+    for server in ({}, {"workers": 1, "reload": "off"}):
+        project.manifest(server=server)
+        reader.read()
+    assert told == []
+    project.manifest(server={"workers": 4, "reload": "watch"})
+    for _ in range(2):
+        assert {"server.workers=1", "server.reload=off"} <= set(reader.read().arguments)
+    (line,) = told
+    assert line.startswith(
+        "dev ignores server.workers and server.reload: it serves with one process, which it restarts"
+    )

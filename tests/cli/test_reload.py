@@ -41,7 +41,7 @@ def test_a_generation_in_use_is_exit_code_0(project: Project) -> None:
         ("secrets", 3, "a secret could not be fetched"),
         ("import", 3, "the application could not be imported"),
         ("start", 3, "the new workers did not become ready"),
-        ("other", 1, "the reload failed"),
+        ("", 1, ""),
     ],
 )
 def test_a_refused_reload_says_why_and_that_the_old_generation_serves(
@@ -52,7 +52,7 @@ def test_a_refused_reload_says_why_and_that_the_old_generation_serves(
     with control_socket(path, {"GET /status": (200, status("users", 7)), "POST /reload": (200, verdict)}):
         done = called(["reload", "--control", "c.sock"], project.folder, LOCAL)
         assert (done.returncode, done.stdout) == (code, "")
-        first = f"users (7): not reloaded, because {said}; generation 4 serves on"
+        first = f"users (7): not reloaded{said and ', because '}{said}; generation 4 serves on"
         assert done.stderr.splitlines() == [first, "the reason", "in two lines"]
         done = called(["reload", "--control", "c.sock", "--json"], project.folder, LOCAL)
         assert (done.returncode, json.loads(done.stdout)) == (code, verdict)

@@ -39,6 +39,9 @@ MANIFESTS: dict[str, dict[str, Any]] = {
         }
     },
     "systemd": {"server": {"listen": "systemd"}},
+    "workers": {"server": {"workers": 4}},
+    "workers-auto": {"server": {"workers": "auto"}},
+    "reload": {"server": {"reload": "watch"}},
     "admin": {"server": {"listen": ":8080", "admin": {"listen": ":9090"}}, "metrics": True},
     "admin-loopback": {"server": {"admin": {"listen": "127.0.0.1:8081"}}, "metrics": {"path": "/numbers"}},
     "admin-unix": {"server": {"admin": {"listen": "unix:run/admin.sock"}, "control": "off"}},

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.cli.control import _ask
+from pywatt_host.runtime.control_client import ask
 from tests.orchestrator.test_up import RUST, Workspace
 from tests.processes import PATIENCE, Project
 
@@ -43,7 +43,8 @@ class Reloading(Workspace):
 
     def reload(self, module: str | None = None) -> dict[str, Any]:
         (control,) = (self.project.folder / "pywatt").glob(f"*-{self.ready()['pid']}.sock")
-        return _ask(control, "POST", "/reload", {"module": module} if module else {}, 3 * PATIENCE)
+        verdict: dict[str, Any] = ask(control, "POST", "/reload", {"module": module} if module else {}, 3 * PATIENCE)
+        return verdict
 
     def pids(self) -> list[int | None]:
         return [replica["pid"] for replicas in self.modules().values() for replica in replicas]

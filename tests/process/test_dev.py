@@ -470,7 +470,7 @@ def test_a_decorator_that_breaks_is_a_503_where_it_listened_until_it_is_mended(
 # Stopping -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_both_with_exit_code_0(dev: Callable[..., Dev], number: signal.Signals) -> None:
     running = dev()
     address = running.address

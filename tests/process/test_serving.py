@@ -36,6 +36,21 @@ def test_ctrl_c_stops_as_well(served: Project) -> None:
     assert host.wait() == 0
 
 
+def test_signals_that_other_servers_reload_with_end_nothing(served: Project) -> None:
+    host = served.host()
+    assert host.ready
+    for number, said in (
+        (signal.SIGHUP, "SIGHUP: this host does not reload, because server.reload is off"),
+        (signal.SIGUSR1, "SIGUSR1 is ignored"),
+        (signal.SIGUSR2, "SIGUSR2 is ignored"),
+    ):
+        host.signal(number)
+        host.wait_for(said)
+    os.kill(host.child.pid, signal.SIGPIPE)
+    assert host.get("/hello").status == 200
+    assert host.stop() == 0
+
+
 def test_an_application_without_a_manifest_is_served(served: Project) -> None:
     (served.folder / "pywatt.yaml").unlink()
     host = served.host("--listen", "127.0.0.1:0", "main:app")

@@ -71,6 +71,7 @@ def test_a_verb_serves_until_it_is_told_to_stop(module: Project, verb: str) -> N
     address = re.search(r"http://[0-9.:]+", host.wait_for(lambda line: "ready" in line and "http://" in line))
     assert address is not None
     assert host.get("/", address[0]).body == b"served"
+    assert module.cli_process("reload").returncode == 1
     assert module.cli_process("stop").returncode == 0
     assert host.wait() == 0
     assert host.stdout == b""
@@ -84,6 +85,10 @@ def test_a_workspace_is_spoken_to(module: Project) -> None:
     sent = module.cli_process("send", "users", "greet", '{"name": "Ada"}')
     assert (sent.returncode, json.loads(sent.stdout)["text"]) == (0, "hello Ada")
     assert module.cli_process("rotate", "KEY", "--json").returncode == 0
+    reloaded = module.cli_process("reload")
+    assert (reloaded.returncode, reloaded.stdout) == (1, "")
+    assert "users: not reloaded" in reloaded.stderr
+    assert "server.reload is off" in reloaded.stderr
     assert "users | " in module.cli_process("logs", "users").stdout
     assert module.cli_process("stop").returncode == 0
     assert up.wait() == 0

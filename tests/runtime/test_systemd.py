@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def test_it_tells_ready_and_stopping(systemd: tuple[socket.socket, str]) -> None
             assert sock.recv(100) == b"STOPPING=1"
 
     run(main)
+
+
+def test_a_reload_is_told_with_its_time_and_ends_with_ready(systemd: tuple[socket.socket, str]) -> None:
+    sock, path = systemd
+    service = notifier({"NOTIFY_SOCKET": path})
+    assert service is not None
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    service.reloading()
+    first, _, when = sock.recv(200).decode().partition("\nMONOTONIC_USEC=")
+    assert first == "RELOADING=1"
+    assert before <= int(when) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    service.ready()
+    assert sock.recv(200).decode() == f"READY=1\nMAINPID={os.getpid()}"
+    service.ready("reload refused:\n pywatt.yaml:1:1")
+    assert sock.recv(200).decode().endswith("\nSTATUS=reload refused: pywatt.yaml:1:1")
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,16 @@ def test_the_answer_of_a_running_host_is_compared_as_its_manifest_would_be() -> 
     assert compare(Described.running(answer), Described.of(old, masked=True)) == []
 
 
+def test_a_host_of_another_version_may_have_other_keys() -> None:
+    answer = manifest_answer(manifest(), 1)
+    del answer["manifest"]["server"]["workers"]
+    answer["manifest"]["server"]["later"] = True
+    changes = compare(Described.running(answer), Described.of(manifest(), masked=True))
+    assert [change.path for change in changes][:2] == ["server.workers.count", "server.workers.start"]
+    assert (changes[-1].path, changes[-1].action) == ("server.later", "refused")
+    assert "different versions" in changes[-1].reason
+
+
 @pytest.mark.parametrize("answer", [{}, {"manifest": [], "module_id": "a", "reload": "off"}, {"manifest": {}}])
 def test_another_answer_is_an_error(answer: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="not the manifest of a running host"):
