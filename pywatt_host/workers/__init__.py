@@ -1,0 +1,1 @@
+"""The workers of a host, and the supervisor that starts, watches and replaces them."""
