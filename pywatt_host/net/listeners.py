@@ -11,18 +11,15 @@ import grp
 import os
 import socket
 import stat
-import struct
-import sys
 from collections.abc import Iterable
-from ctypes import addressof, create_string_buffer
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
+from pywatt_host.net.packet_filters import drop_syn
 
 _FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MAX_UNIX_PATH = 100  # bytes; sun_path has 108 on Linux and 104 on macOS
 
 
@@ -54,23 +51,8 @@ class Listener:
         is empty.
         """
         self.remove_path()
-        if self.owned and self.sock.family != socket.AF_UNIX and sys.platform == "linux":
-            self._drop_syn()
-
-    def _drop_syn(self) -> None:
-        program = [  # classic BPF over the TCP header: drop where SYN is set and ACK is not
-            (0x30, 0, 0, 13),  # A = byte 13, the flags
-            (0x54, 0, 0, 0x12),  # A &= SYN | ACK
-            (0x15, 0, 1, 0x02),  # if A == SYN ...
-            (0x06, 0, 0, 0),  # ... drop
-            (0x06, 0, 0, 0xFFFFFFFF),  # else keep
-        ]
-        code = create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
-        filter_program = struct.pack("HL", len(program), addressof(code))
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
-        except OSError:
-            return  # the kernel or sandbox does not support it: the listener closes right after its queue is empty
+        if self.owned and self.sock.family != socket.AF_UNIX:
+            drop_syn(self.sock)  # where that fails, the listener closes right after its queue is empty
 
     def remove_path(self) -> None:
         """Remove the Unix path, if it still is the socket that the host made."""
@@ -90,16 +72,23 @@ class Listener:
 
 
 def bind(
-    addresses: Iterable[Address], *, key: str, directory: Path, backlog: int, environ: dict[str, str] | None = None
+    addresses: Iterable[Address],
+    *,
+    key: str,
+    directory: Path,
+    backlog: int,
+    environ: dict[str, str] | None = None,
+    reuse_port: bool = False,
 ) -> list[Listener]:
     """Bind all of `addresses`, or none. The sockets accept no connection before `listen()` is called on them.
 
-    `key` is the manifest key for errors. Unix paths are relative to `directory`. Raises BindError.
+    `key` is the manifest key for errors. Unix paths are relative to `directory`. With `reuse_port`, other sockets of
+    this user that have the option SO_REUSEPORT may have the address. Raises BindError.
     """
     listeners: list[Listener] = []
     try:
         for address in addresses:
-            listeners += _bind_one(address, key, directory, environ if environ is not None else {})
+            listeners += _bind_one(address, key, directory, environ if environ is not None else {}, reuse_port)
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -107,10 +96,10 @@ def bind(
     return listeners
 
 
-def _bind_one(address: Address, key: str, directory: Path, environ: dict[str, str]) -> list[Listener]:
+def _bind_one(address: Address, key: str, directory: Path, environ: dict[str, str], reuse_port: bool) -> list[Listener]:
     match address:
         case TcpAddress():
-            return _bind_tcp(address, key)
+            return _bind_tcp(address, key, reuse_port)
         case UnixAddress():
             return [_bind_unix(address, key, directory)]
         case FdAddress():
@@ -119,7 +108,34 @@ def _bind_one(address: Address, key: str, directory: Path, environ: dict[str, st
             return _from_systemd(key, environ)
 
 
-def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
+def share(listener: Listener) -> Listener:
+    """Bind another socket to the address of a TCP listener, with SO_REUSEPORT: the kernel chooses one of them for each
+    new connection, once both listen. Raises OSError, as where another user made the first socket."""
+    first = listener.sock
+    before = first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    allow_sharing(first)
+    sock = socket.socket(first.family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        allow_sharing(sock)
+        if first.family == socket.AF_INET6:
+            only = first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        sock.bind(first.getsockname())
+    except BaseException:
+        sock.close()
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, before)
+        raise
+    sock.setblocking(False)
+    return Listener(sock, owned=True)
+
+
+def allow_sharing(sock: socket.socket) -> None:
+    """Let other sockets of this user have the same address. Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _bind_tcp(address: TcpAddress, key: str, reuse_port: bool) -> list[Listener]:
     try:
         found = socket.getaddrinfo(
             address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
@@ -136,6 +152,8 @@ def _bind_tcp(address: TcpAddress, key: str) -> list[Listener]:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                allow_sharing(sock)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((target[0], port, *target[2:]))
@@ -169,10 +187,7 @@ def _bind_unix(address: UnixAddress, key: str, directory: Path) -> Listener:
     shown = f"unix:{path}"
     if len(os.fsencode(path)) > _MAX_UNIX_PATH:
         raise BindError(shown, key, f"the path is too long for a Unix socket (at most {_MAX_UNIX_PATH} bytes)")
-    try:
-        group = grp.getgrnam(address.group).gr_gid if address.group is not None else -1
-    except KeyError:
-        raise BindError(shown, key, f"there is no group {address.group!r}") from None
+    group = group_id(address, shown, key)
     _remove_stale(path, shown, key)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -193,6 +208,14 @@ def _bind_unix(address: UnixAddress, key: str, directory: Path) -> Listener:
         raise BindError(shown, key, error.strerror or str(error), hint) from error
     sock.setblocking(False)
     return Listener(sock, owned=True, path=path, _identity=(status.st_dev, status.st_ino))
+
+
+def group_id(address: UnixAddress, shown: str, key: str) -> int:
+    """The number of the group that owns a Unix socket; -1 where the address names none. Raises BindError."""
+    try:
+        return grp.getgrnam(address.group).gr_gid if address.group is not None else -1
+    except KeyError:
+        raise BindError(shown, key, f"there is no group {address.group!r}") from None
 
 
 def _remove_stale(path: Path, shown: str, key: str) -> None:

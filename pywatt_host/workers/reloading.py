@@ -37,16 +37,18 @@ class Reloading:
         load: Callable[[], Manifest],
         current: Callable[[], tuple[int, Manifest]],
         begin: Callable[[Manifest], Awaitable[int]],
+        begun: Callable[[], None],
         told: Callable[[dict[str, Any]], None],
         mask: Callable[[str], str],
     ) -> None:
         """`load` reads the manifest, in a thread. `current` gives number and manifest of the generation in use. `begin`
         builds a new generation and puts it to use; it returns its number, and raises RefusedReloadError or HostError.
-        `told` gets each verdict. `mask` removes secrets from reasons."""
+        `begun` is called when one begins, `told` gets each verdict. `mask` removes secrets from reasons."""
         self.last: dict[str, Any] | None = None
         self._load = load
         self._current = current
         self._begin = begin
+        self._begun = begun
         self._told = told
         self._mask = mask
         self._running: asyncio.Task[dict[str, Any]] | None = None
@@ -77,6 +79,7 @@ class Reloading:
     async def _reload(self, why: str) -> dict[str, Any]:
         began = time.monotonic()
         logger.info("reload: %s", why)
+        self._begun()
         changes: list[dict[str, str]] = []
         try:
             number = await self._attempt(changes)

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import time
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -54,7 +53,7 @@ from pywatt_host.workers.health import HostHealth, WorkerHealth
 from pywatt_host.workers.host_paths import SupervisorMetrics, SupervisorPaths
 from pywatt_host.workers.link import WorkerSetup
 from pywatt_host.workers.outside import Outside
-from pywatt_host.workers.places import ListeningSockets
+from pywatt_host.workers.places import Change, ListeningSockets
 from pywatt_host.workers.pool import WorkerPool
 from pywatt_host.workers.registrations import Registrations
 from pywatt_host.workers.reloading import Reloading
@@ -73,7 +72,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pywatt.host")
 
 _PULL_INTERVAL = 2.0  # seconds between two looks at the metrics of workers
-_HANDSHAKE_GRACE = 0.05  # seconds for TCP handshakes that have begun to complete
 _STOP_GRACE = 0.2  # seconds after the shutdown limit that workers get to leave by themselves
 
 
@@ -118,7 +116,8 @@ class Supervisor:
         app = HostPathsOfNow(self._paths.table)
         self._admin = AdminServers(app, bounds_of(manifest), self.shutdown.drain)
         self._stand_in = HttpServer("stand-in", app, (), bounds_of(manifest), self.shutdown.drain)
-        self._distributor = Distributor(self._sockets, host_paths=self._paths.names, serve=self._serve_here)
+        self._change: tuple[int, Change] | None = None  # sockets for a generation that is not in use yet
+        self._distributor: Distributor
         self._channels = self._make_channels(handshake, trace)
         outside = Outside(self._channels)
         self._registrations = Registrations(manifest.module_id, self._channels.discovery)
@@ -144,6 +143,7 @@ class Supervisor:
             load,
             lambda: (self._generation.number, self.manifest),
             self._put_to_use,
+            self._begun,
             self._told,
             self._masker.mask,
         )
@@ -233,7 +233,7 @@ class Supervisor:
 
     async def open(self, worker: WorkerProcess) -> tuple[list[int], Callable[[], None]]:
         theirs, theirs_passing = await worker.open(self._requests.dispatch, self.manifest.channels.limits.frame)
-        sockets = [sock for _, sock in self._sockets.of_place(worker.place)]
+        sockets = [sock for _, sock in self._sockets_for(worker).of_place(worker.place)]
         descriptors = [theirs.fileno(), theirs_passing.fileno(), self._shared.descriptor]
         descriptors += [sock.fileno() for sock in sockets]
 
@@ -243,14 +243,20 @@ class Supervisor:
 
         return descriptors, close
 
+    def _sockets_for(self, worker: WorkerProcess) -> ListeningSockets | Change:
+        """The sockets that a worker accepts from: those in use, or those for its generation."""
+        if self._change is not None and self._change[0] == worker.generation:
+            return self._change[1]
+        return self._sockets
+
     def setup(self, worker: WorkerProcess) -> WorkerSetup:
-        init = self._app_init
+        init, sockets = self._app_init, self._sockets_for(worker)
         return WorkerSetup(
             worker.place,
             worker.slot,
             worker.generation,
-            self._sockets.addresses,
-            tuple(index for index, _ in self._sockets.of_place(worker.place)),
+            sockets.addresses,
+            tuple(number for number, _ in sockets.of_place(worker.place)),
             init.auth_token,
             init.orchestrator_api,
             dict(init.env),
@@ -261,7 +267,10 @@ class Supervisor:
         worker = self._by_key.pop(key, None)
         if worker is None:
             return
+        joined = worker.joined
         worker.has_ended(code)
+        if joined:
+            self._distributor.lost(worker)
         self._shared.clear(worker.slot)
         self._metrics.ended(worker)
         self._routing.gone(worker)
@@ -274,17 +283,15 @@ class Supervisor:
     def _changed(self, worker: WorkerProcess) -> None:
         if not worker.ended.done():
             self._shared.set_aside(worker.slot, not worker.responsive)
-        self._distributor.changed()
+        if worker.joined:
+            self._distributor.changed()
 
     def _joined(self, worker: WorkerProcess) -> None:
+        worker.joined = True
         self._distributor.join(worker)
 
     def _left(self, worker: WorkerProcess) -> None:
         self._distributor.leave(worker)
-
-    def _serve_here(self, connection: socket.socket) -> None:
-        """Serve a connection whose first request is for a probe, because no worker answers."""
-        self._stand_in.serve_once(connection)
 
     # Health and metrics ---------------------------------------------------------------------------------------------
 
@@ -346,7 +353,7 @@ class Supervisor:
             "status": "draining" if self.checks.draining else report["status"],
             "checks": report["checks"],
             "generation": self._next_used,
-            "reloading": self.reloading.under_way,
+            "reloading": {"module": self.manifest.module_id} if self.reloading.under_way else None,
             "reload": self.reloading.last,
             "workers": [worker.status() for worker in self._pool.all()],
             "listen": self._sockets.addresses,
@@ -384,7 +391,8 @@ class Supervisor:
         """All sockets of the host, bound; they are closed when the block ends. Raises BindError and ChannelError."""
         with ExitStack() as stack:
             stack.callback(self._sockets.close)
-            self._prepare_sockets(self.manifest).commit()
+            stack.callback(self._roll_back)
+            self._prepare_sockets(self.manifest, 1)
             control = self._bind_control()
             for listener in control:
                 stack.callback(listener.close)
@@ -392,9 +400,10 @@ class Supervisor:
             self._channels.bind()
             yield control
 
-    def _prepare_sockets(self, manifest: Manifest) -> Any:
+    def _prepare_sockets(self, manifest: Manifest, generation: int) -> Change:
+        """Bind the sockets of a manifest, for a generation that is not in use yet. Raises BindError."""
         server = manifest.server
-        return self._sockets.prepare(
+        change = self._sockets.prepare(
             server.listen,
             key="server.listen",
             places=server.workers.resolved(),
@@ -402,6 +411,20 @@ class Supervisor:
             backlog=server.limits.backlog,
             environ=dict(self._environ),
         )
+        self._change = generation, change
+        return change
+
+    def _roll_back(self) -> None:
+        """Close sockets that were bound for a generation that is not put to use."""
+        change, self._change = self._change, None
+        if change is not None:
+            change[1].rollback()
+
+    def _commit(self) -> None:
+        """Put the sockets to use that were bound for a generation. Raises BindError."""
+        assert self._change is not None
+        self._change[1].commit()
+        self._change = None
 
     def _bind_control(self) -> list[Listener]:
         """The control socket. Where it cannot be bound, `server.control: auto` logs a warning, a path raises
@@ -436,6 +459,10 @@ class Supervisor:
                 background.append(tasks.create_task(self._pool.watch(), name="workers"))
                 workers = await self._pool.start(generation, healthy=False)
                 await self._start_servers(running, control, tasks)
+                self._distributor = Distributor(
+                    self._sockets, host_paths=self._paths.names, serve=self._stand_in.serve_once
+                )
+                self._commit()
                 self._pool.put_to_use(generation, workers, "")
                 self.shutdown.started()
                 self.checks.serving = True
@@ -544,25 +571,22 @@ class Supervisor:
     async def _put_to_use(self, manifest: Manifest) -> int:
         """Build a generation and put it to use. Raises HostError; the old one serves on then."""
         assert self._tasks is not None
-        if self._systemd is not None:
-            self._systemd.reloading()
         generation = self._new_generation(manifest)
-        change = self._prepare_sockets(manifest)
         bound: dict[Address, list[Listener]] = {}
+        admin = manifest.server.admin.listen if manifest.server.admin is not None else ()
         try:
-            admin = manifest.server.admin.listen if manifest.server.admin is not None else ()
+            self._prepare_sockets(manifest, generation.number)
             bound = self._admin.bind(admin, manifest.directory)
             await self._load_secrets(generation, self._tasks)
             schemes = await self._schemes_of(generation, self._tasks)
-            change.offer()
             workers = await self._pool.start(generation, healthy=True)
+            self._commit()
         except BaseException:
-            change.rollback()
+            self._roll_back()
             close_listeners(bound)
             await self._pool.discard(generation)
             raise
         before, self.manifest, self._schemes = self.manifest, manifest, schemes
-        change.commit()
         self.shutdown.use(manifest.server.timeouts)
         if manifest.logging != before.logging:
             self._relogged(manifest)
@@ -581,6 +605,11 @@ class Supervisor:
         generation.rotation.register(*schemes.dependants())
         await generation.stack.enter_async_context(schemes.running(tasks))
         return schemes
+
+    def _begun(self) -> None:
+        """Tell that a reload begins."""
+        if self._systemd is not None:
+            self._systemd.reloading()
 
     def _told(self, verdict: dict[str, Any]) -> None:
         """Tell the verdict of a reload everywhere but in the log."""
@@ -611,7 +640,6 @@ class Supervisor:
         await self.reloading.close()
         await asyncio.sleep(self.manifest.server.timeouts.drain_delay)
         self._sockets.refuse_new()
-        await asyncio.sleep(_HANDSHAKE_GRACE)
         await self._distributor.take_all()
         workers = self._pool.accepting()
         self._pool.shut_down()

@@ -70,6 +70,8 @@ class WorkerProcess:
         self.failure: WorkerFailed | None = None
         self.fetched: set[str] = set()  # the secrets that it has asked for
         self.replaced = False  # another worker takes its place, or is about to
+        self.opened = False  # it has its connections
+        self.joined = False  # the distributor has its passing channel
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -94,6 +96,7 @@ class WorkerProcess:
             extensions=EXTENSIONS,
         )  # fmt: skip
         self.connection.owner = self
+        self.opened = True
         await asyncio.get_running_loop().connect_accepted_socket(lambda: self.connection.wire, ours)
         return theirs, theirs_passing
 
@@ -182,8 +185,10 @@ class WorkerProcess:
         if self.ended.done():
             return
         self.state = "ended"
-        self.connection.abort()
-        self.channel.close()
+        if self.opened:
+            self.connection.abort()
+            if not self.joined:
+                self.channel.close()
         self.ended.set_result(code)
         _done(self.started)
         _done(self.passed)

@@ -1,0 +1,307 @@
+"""The listening sockets of a host with workers.
+
+The supervisor makes and holds them, so that neither the end of a worker nor a reload loses a connection. A worker has a
+place, from 0 on. On Linux each place has a socket of its own for each TCP address (SO_REUSEPORT, socket(7)): the worker
+accepts from it, and so does its successor. Where that is not possible, the supervisor accepts and passes connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from pywatt_host.exceptions import BindError
+from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
+from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id, share
+from pywatt_host.net.packet_filters import steer
+
+logger = logging.getLogger("pywatt.workers")
+
+_MOST = 255  # listeners: the number of each is a byte where connections are passed
+
+# An address, or the path of a Unix socket; and a number that tells equal addresses apart (port 0 may stand twice).
+_Slot: TypeAlias = tuple[Address | Path, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The sockets of one address. `shared`: there is one for each place, and workers accept from them; otherwise there
+    is one, and the supervisor accepts from it."""
+
+    number: int
+    listeners: tuple[Listener, ...]
+    shared: bool
+    steered: bool = False  # new connections are steered away from sockets that have left
+
+    @property
+    def first(self) -> Listener:
+        return self.listeners[0]
+
+
+class Source(NamedTuple):
+    """A socket that connections come from. `place` is that of the workers that accept from it; None: the supervisor
+    does. `leaving`: it closes soon."""
+
+    listener: Listener
+    place: int | None
+    leaving: bool
+
+
+class ListeningSockets:
+    """The sockets of the addresses in use, and those that are about to close. An address that stays keeps its sockets,
+    and port 0 its port."""
+
+    def __init__(self) -> None:
+        self._groups: dict[_Slot, tuple[Group, ...]] = {}
+        self._leaving: list[Listener] = []
+        self._given_up: set[Address] = set()  # inherited sockets that were closed: others may have the descriptor now
+        self._followers: list[Callable[[], None]] = []
+
+    def prepare(
+        self,
+        addresses: Sequence[Address],
+        *,
+        key: str,
+        places: int,
+        directory: Path,
+        backlog: int,
+        environ: Mapping[str, str],
+    ) -> Change:
+        """Bind what is new, for so many places. Nothing changes for clients before `Change.commit`.
+
+        `key` is the manifest key of the addresses; Unix paths are relative to `directory`. Raises BindError; then
+        nothing stays bound.
+        """
+        change = Change(self, key, places, backlog)
+        try:
+            for number, address in enumerate(addresses):
+                place: Address | Path = directory / address.path if isinstance(address, UnixAddress) else address
+                slot = (place, addresses[:number].count(address))
+                groups = self._groups.get(slot)
+                if groups is None:
+                    listeners = self._bind(address, key, directory, backlog, environ, change.bound)
+                    groups = tuple(Group(change.free_number(), (each,), False) for each in listeners)
+                    change.numbers.update(group.number for group in groups)
+                elif isinstance(address, UnixAddress):
+                    shown = f"unix:{place}"
+                    change.access.append((Path(shown[5:]), address.mode, group_id(address, shown, key)))
+                change.groups[slot] = tuple(_for_places(group, places, change.bound) for group in groups)
+        except BaseException:
+            change.rollback()
+            raise
+        return change
+
+    def _bind(
+        self,
+        address: Address,
+        key: str,
+        directory: Path,
+        backlog: int,
+        environ: Mapping[str, str],
+        bound: list[Listener],
+    ) -> list[Listener]:
+        if address in self._given_up:
+            raise BindError(str(address), key, "an earlier manifest gave the socket up", "restart the host")
+
+        def attempt(reuse_port: bool) -> list[Listener]:
+            return bind(
+                [address],
+                key=key,
+                directory=directory,
+                backlog=backlog,
+                environ=dict(environ),
+                reuse_port=reuse_port,
+            )
+
+        try:
+            # Without SO_REUSEPORT first: an address that another process of this user has is in use, and not shared.
+            found = attempt(False)
+        except BindError:
+            own = self._of_port(address)
+            if not own:
+                raise
+            for listener in own:  # 127.0.0.1:80 may become :80, though our own socket has the port
+                allow_sharing(listener.sock)
+            found = attempt(True)
+        bound += found
+        return found
+
+    def _of_port(self, address: Address) -> list[Listener]:
+        """Our own sockets with the port of an address."""
+        if not isinstance(address, TcpAddress) or sys.platform != "linux":
+            return []
+        return [
+            listener
+            for listener in (*self._leaving, *(listener for group in self.groups for listener in group.listeners))
+            if listener.sock.family != socket.AF_UNIX and listener.sock.getsockname()[1] == address.port
+        ]
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for groups in self._groups.values() for group in groups]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses for clients: `http://HOST:PORT` or `unix:PATH`."""
+        return _addresses(self.groups)
+
+    def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
+        """The sockets that the workers of a place accept from, each with the number of its listener."""
+        return _of_place(self.groups, place)
+
+    def sources(self) -> Iterator[Source]:
+        """All sockets that connections may come from."""
+        for group in self.groups:
+            for place, listener in enumerate(group.listeners):
+                yield Source(listener, place if group.shared else None, leaving=False)
+        for listener in self._leaving:
+            yield Source(listener, None, leaving=True)
+
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change of the sockets."""
+        self._followers.append(changed)
+
+    def replace(self, groups: dict[_Slot, tuple[Group, ...]]) -> None:
+        """Put other groups in the place of those in use. Sockets that are in no group any more leave."""
+        kept = {id(listener) for each in groups.values() for group in each for listener in group.listeners}
+        for (name, _), each in self._groups.items():
+            for listener in (listener for group in each for listener in group.listeners):
+                if id(listener) not in kept:
+                    listener.refuse_new()
+                    self._leaving.append(listener)
+                    if isinstance(name, FdAddress | SystemdAddress) and not listener.owned:
+                        self._given_up.add(name)
+        self._groups = groups
+        for changed in self._followers:
+            changed()
+
+    def left(self, listener: Listener) -> None:
+        """Close a socket that leaves, once its queue is empty."""
+        self._leaving.remove(listener)
+        listener.close()
+
+    def refuse_new(self) -> None:
+        """Complete no new connections on any socket. What waits at an inherited socket stays for its owner's next
+        process as well."""
+        for group in self.groups:
+            if len(group.listeners) > 1 and not group.first.owned:
+                steer(group.first.sock, 1)
+            for listener in group.listeners:
+                listener.refuse_new()
+
+    def close(self) -> None:
+        """Close every socket, and remove the paths of Unix sockets."""
+        for listener in (*self._leaving, *(listener for group in self.groups for listener in group.listeners)):
+            listener.close()
+        self._leaving, self._groups = [], {}
+
+
+@dataclass(slots=True)
+class Change:
+    """Sockets that are bound and not in use yet. The next change is prepared once this one has been committed or rolled
+    back."""
+
+    _sockets: ListeningSockets
+    _key: str
+    places: int
+    _backlog: int
+    groups: dict[_Slot, tuple[Group, ...]] = field(default_factory=dict)
+    bound: list[Listener] = field(default_factory=list)
+    access: list[tuple[Path, int, int]] = field(default_factory=list)  # of Unix sockets: mode and group
+    numbers: set[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numbers = {group.number for group in self._sockets.groups}
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return _addresses(self._all)
+
+    def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
+        """What the workers of a place accept from after the commit, each with the number of its listener."""
+        return _of_place(self._all, place)
+
+    def commit(self) -> None:
+        """Put the sockets to use. Sockets that are not needed any more leave: they complete no new connections, and the
+        distributor closes them when their queues are empty. Raises BindError where another process took an address
+        since it was bound; then nothing has changed, and nothing new stays bound."""
+        try:
+            for group in self._all:
+                for listener in group.listeners:
+                    listener.sock.listen(self._backlog)
+        except OSError as error:
+            self.rollback()
+            raise BindError(group.first.address, self._key, error.strerror or str(error)) from error
+        for group in self._all:
+            inherited = not group.first.owned and len(group.listeners) > 1  # the host before us has steered, perhaps
+            if group.steered or inherited:
+                steer(group.first.sock, len(group.listeners))
+        for path, mode, owner in self.access:
+            try:
+                if owner != -1:
+                    os.chown(path, -1, owner)
+                os.chmod(path, mode)
+            except OSError as error:
+                logger.warning("the access to unix:%s stays as it is: %s", path, error, extra={"key": self._key})
+        self.bound = []
+        self._sockets.replace(self.groups)
+
+    def rollback(self) -> None:
+        """Close what was bound."""
+        for listener in self.bound:
+            listener.close()
+        self.bound = []
+
+    def free_number(self) -> int:
+        """A number that no listener has. Raises BindError."""
+        number = next((number for number in range(_MOST) if number not in self.numbers), None)
+        if number is None:
+            raise BindError("another address", self._key, f"a host with workers has at most {_MOST} listeners")
+        self.numbers.add(number)
+        return number
+
+    @property
+    def _all(self) -> list[Group]:
+        return [group for groups in self.groups.values() for group in groups]
+
+
+def _for_places(group: Group, places: int, bound: list[Listener]) -> Group:
+    """The group with a socket for each place, where it can be shared. Further sockets are added to `bound`."""
+    if sys.platform != "linux" or group.first.sock.family == socket.AF_UNIX:
+        return Group(group.number, _numbered(group.number, (group.first,)), False)
+    listeners = list(group.listeners[:places])
+    more: list[Listener] = []
+    try:
+        while len(listeners) + len(more) < places:
+            more.append(share(group.first))
+    except OSError as error:
+        for listener in more:
+            listener.close()
+        logger.info("%s: the supervisor accepts and passes connections (%s)", group.first.address, error)
+        steered = group.steered or len(group.listeners) > 1
+        return Group(group.number, _numbered(group.number, (group.first,)), False, steered)
+    bound += more
+    steered = group.steered or places < len(group.listeners)
+    return Group(group.number, _numbered(group.number, (*listeners, *more)), True, steered)
+
+
+def _numbered(number: int, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
+    for listener in listeners:
+        listener.number = number
+    return listeners
+
+
+def _addresses(groups: Iterable[Group]) -> tuple[str, ...]:
+    return tuple(group.first.address for group in groups)
+
+
+def _of_place(groups: Iterable[Group], place: int) -> list[tuple[int, socket.socket]]:
+    return [
+        (group.number, group.listeners[place].sock) for group in groups if group.shared and place < len(group.listeners)
+    ]
