@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import stat
 import time
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ async def open_stdio(handshake: Handshake, wire: Wire) -> None:
     terminals."""
     loop = asyncio.get_running_loop()
     descriptors = handshake.descriptors
+    if _is_one_socket(descriptors):
+        await _open_socket(handshake, wire)
+        return
     # Checked first: an event loop that is given a file may end the whole process.
     for name, descriptor in (("input", descriptors.reading), ("output", descriptors.writing)):
         mode = os.fstat(descriptor).st_mode
@@ -102,3 +106,23 @@ async def open_stdio(handshake: Handshake, wire: Wire) -> None:
         await loop.connect_read_pipe(lambda: wire, os.fdopen(descriptors.reading, "rb", buffering=0))
     except (OSError, ValueError) as error:
         raise ChannelError("stdio", "", f"standard input and output cannot be used: {error}") from error
+
+
+def _is_one_socket(descriptors: Descriptors) -> bool:
+    """Whether both descriptors are the same socket. As two pipes they would not work: event loops read from the writing
+    end of a pipe to notice its end, and what they read there would be lost."""
+    reading, writing = os.fstat(descriptors.reading), os.fstat(descriptors.writing)
+    return stat.S_ISSOCK(reading.st_mode) and (reading.st_dev, reading.st_ino) == (writing.st_dev, writing.st_ino)
+
+
+async def _open_socket(handshake: Handshake, wire: Wire) -> None:
+    sock = socket.socket(fileno=handshake.descriptors.reading)
+    os.close(handshake.descriptors.writing)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: wire, sock)
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise ChannelError("stdio", "", f"standard input and output cannot be used: {error}") from error
+    if handshake.rest:
+        wire.data_received(handshake.rest)
