@@ -1,5 +1,0 @@
-"""TEMPORARY"""
-
-
-def own_memory(pid: int) -> int | None:
-    return None
