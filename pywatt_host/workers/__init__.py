@@ -1,0 +1,1 @@
+"""Worker processes under a supervisor that never imports the application, and reload without a lost request."""
