@@ -206,11 +206,14 @@ def importable(**attributes: Any) -> Iterator[None]:
     module = ModuleType(MODULE)
     vars(module).update(attributes)
     path = sys.path[:]
+    before = sys.modules.get(MODULE)  # of a host around this one
     sys.modules[MODULE] = module
     try:
         yield
     finally:
         del sys.modules[MODULE]
+        if before is not None:
+            sys.modules[MODULE] = before
         sys.path[:] = path
 
 

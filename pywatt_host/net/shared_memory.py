@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable
 
 _WORD = 8  # bytes of an integer
-_TRIES = 20  # to get a lock
+_TRIES = 200  # to get a lock; about 20 milliseconds
 _AT_ONCE = 4  # of them, without a pause between
 _PAUSE = 0.00005  # seconds between the others
-_GIVE_UP_FOR = 100_000_000  # nanoseconds in which a lock that was not to be had is not tried again
+_IMPATIENT_FOR = 1_000_000_000  # nanoseconds
 
 
 def new_descriptor(words: int) -> int:
@@ -54,35 +54,33 @@ class Locks:
     """Locks on single integers of shared memory, between processes (not between threads of one process).
 
     A lock ends when its process ends, however that ends. A process that is stopped (SIGSTOP) while it holds a lock does
-    not hold up the others for long: they try for about 2 milliseconds, then go on without the lock, and do so for the
-    next 0.1 seconds without another try.
+    not hold up the others for long: they wait for about 20 milliseconds, then go on without the lock. For a second from
+    then on they try once, and do not wait.
     """
 
     def __init__(self, descriptor: int, now: Callable[[], int] = time.monotonic_ns) -> None:
         """`now` returns nanoseconds."""
         self._descriptor = descriptor
         self._now = now
-        self._given_up: dict[int, int] = {}  # word -> until when
+        self._impatient: dict[int, int] = {}  # word -> until when it is not waited for
 
     def acquire(self, word: int) -> bool:
         """Lock a word. Returns False where the caller has to go on without the lock; it must not be released then."""
-        if self._given_up:
-            until = self._given_up.get(word)
-            if until is not None:
-                if self._now() < until:
-                    return False
-                del self._given_up[word]
-        for attempt in range(_TRIES):
+        tries = 1 if self._impatient and self._now() < self._impatient.get(word, 0) else _TRIES
+        for attempt in range(tries):
+            if attempt >= _AT_ONCE:
+                time.sleep(_PAUSE)
             try:
                 fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, word * _WORD)
             except (BlockingIOError, PermissionError):  # another process has it
-                if attempt >= _AT_ONCE:
-                    time.sleep(_PAUSE)
+                continue
             except OSError:  # the kernel has no room for another lock
                 return False
-            else:
-                return True
-        self._given_up[word] = self._now() + _GIVE_UP_FOR
+            if self._impatient:
+                self._impatient.pop(word, None)
+            return True
+        if tries > 1:
+            self._impatient[word] = self._now() + _IMPATIENT_FOR
         return False
 
     def release(self, word: int) -> None:

@@ -18,7 +18,7 @@ class Child:
     """A running child process with a session of its own."""
 
     def __init__(self, process: Process) -> None:
-        self.pid = process.pid
+        self.pid: int = process.pid
         self._process = process
         self._reading: asyncio.Task[None] | None = None
 

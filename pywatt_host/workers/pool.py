@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from pywatt_host.observability.running_clock import RunningClock
-from pywatt_host.workers.crash_loop import CrashLoop
+from pywatt_host.workers.crash_loop import CrashLoop, Replacements
 from pywatt_host.workers.generation import Generation
 from pywatt_host.workers.memory import own_memory
-from pywatt_host.workers.recycling import Recycling, Usage
+from pywatt_host.workers.recycling import Recycling, WorkerUse
 from pywatt_host.workers.worker_process import PING_INTERVAL, WorkerProcess
 from pywatt_host.workers.zygote_process import WorkerStartError
 
@@ -44,8 +44,9 @@ class WorkerPool:
         self._left = left
         self._places: dict[int, WorkerProcess] = {}
         self._filling: set[int] = set()  # places that wait for a worker
-        self._crash_loop = CrashLoop()
-        self._recycling = Recycling()
+        self._crash_loop = CrashLoop(time.monotonic)
+        self._replacements = Replacements()
+        self._recycling: Recycling | None = None
         self._next = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._retired: dict[WorkerProcess, float] = {}  # when a worker that drains is killed
@@ -122,11 +123,13 @@ class WorkerPool:
     def put_to_use(self, generation: Generation, workers: Sequence[WorkerProcess], why: str) -> None:
         """Let these workers accept, and retire all others."""
         self.current = generation
+        for place in range(generation.count):
+            self._replacements.forget(place)
         before, self._places = self._places, {}
         for worker in workers:
             if worker.state == "ended":  # since it was ready
                 self._places.pop(worker.place, None)
-                self._fill(worker.place, "it ended")
+                self._fill(worker.place, worker.age)
                 continue
             self._take_place(worker)
         for worker in before.values():
@@ -171,9 +174,9 @@ class WorkerPool:
                 "%s has ended (%s); another one starts in its place", worker.name, worker.ending(),
                 extra={"worker": worker.place + 1, "pid": worker.pid},
             )  # fmt: skip
-            self._crash_loop.ended(worker.place, worker.age)
+            self._crash_loop.ended(worker.age)
             self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
-            self._fill(worker.place, "ended")
+            self._fill(worker.place, worker.age)
 
     def _close_drained(self, generation: Generation) -> None:
         """End an old generation once its last worker has ended."""
@@ -184,21 +187,22 @@ class WorkerPool:
             self.generations.remove(generation)
             self._spawn(generation.close())
 
-    def _fill(self, place: int, why: str) -> None:
+    def _fill(self, place: int, lived: float) -> None:
         if place not in self._filling and not self.stopping:
             self._filling.add(place)
-            self._spawn(self._filled(place))
+            self._spawn(self._filled(place, lived))
 
-    async def _filled(self, place: int) -> None:
-        """Start workers at a place until one accepts there."""
+    async def _filled(self, place: int, lived: float) -> None:
+        """Start workers at a place until one accepts there. The last one there ran for `lived` seconds."""
         try:
             while not self.stopping and self.current is not None and place < self.wanted and place not in self._places:
-                await asyncio.sleep(self._crash_loop.delay(place))
+                await asyncio.sleep(self._replacements.delay_after(place, lived))
+                lived = 0.0
                 generation = self.current
                 try:
                     worker = await generation.start_worker(place, healthy=False)
                 except WorkerStartError as error:
-                    self._crash_loop.ended(place, 0.0)
+                    self._crash_loop.ended(0.0)
                     logger.error(
                         "no worker could start in place of worker %d: %s", place + 1, error,
                         extra={"worker": place + 1},
@@ -252,20 +256,19 @@ class WorkerPool:
         generation = self.current
         if generation is None or self._one_recycled.locked() or self._filling:
             return
-        settings = generation.manifest.server.workers.recycle
-        if settings.requests is None and settings.age is None and settings.memory is None:
-            return
-        for worker in self.accepting():
-            if settings.memory is not None:
+        limits = generation.manifest.server.workers.recycle
+        if self._recycling is None or self._recycling.limits != limits:
+            self._recycling = Recycling(limits)
+        if limits.memory is not None:
+            for worker in self.accepting():
                 self._memory[worker] = own_memory(worker.pid) if worker.pid is not None else None
-        usages = [
-            Usage(worker.key, worker.requests, worker.age, self.memory(worker) or 0) for worker in self.accepting()
+        workers = {worker.key: worker for worker in self.accepting()}
+        used = [
+            WorkerUse(key, worker.requests, worker.age, self._memory.get(worker)) for key, worker in workers.items()
         ]
-        due = self._recycling.due(settings, usages)
+        due = self._recycling.due(used, replacing=False)
         if due is not None:
-            key, reason = due
-            worker = next(each for each in self.accepting() if each.key == key)
-            self._spawn(self._replaced(generation, worker, reason))
+            self._spawn(self._replaced(generation, workers[due.id], due.reason))
 
     async def _replaced(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
         async with self._one_recycled:

@@ -101,7 +101,7 @@ class ZygoteProcess:
         if not fork:
             self._became = key
             self._forked.pop(key).cancel()
-            return int(self._child.pid)
+            return self._child.pid
         return await forked
 
     def _read(self) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from pywatt_host.net.limits import LocalLimits
+from pywatt_host.net.limits import GUESSES, Limits, LocalLimits
+from pywatt_host.net.shared_limits import SharedLimits
 from pywatt_host.observability.logs import ResponseCutError
 from pywatt_host.types import Message, Receive, Scope, Send
 from tests.hosting import Hosted, Recorder, hello, hosted, run, websocket
@@ -384,5 +388,81 @@ def test_a_client_that_leaves_is_seen_by_the_application_and_logged_as_499() -> 
             assert left.is_set()
             assert call.sent == []
             assert host.access()[-1]["status"] == 499
+
+    run(main)
+
+
+# Over several processes -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def two_workers() -> Iterator[tuple[Limits, Limits]]:
+    """What two workers of one host have; here both are in this process."""
+    shared = SharedLimits.create()
+    first, second = (SharedLimits.attach(os.dup(shared.descriptor), shared.assign()) for _ in range(2))
+    try:
+        yield first, second
+    finally:
+        for each in (first, second, shared):
+            each.close()
+
+
+@pytest.mark.parametrize("key", ["server", "endpoint", "rule"])
+def test_concurrency_holds_for_all_workers_together_in_each_generation(key: str) -> None:
+    async def main() -> None:
+        endpoint: dict[str, Any] = {"path": "/{p:path}", "methods": ["GET", "POST"], "concurrency": 3}
+        other = {"path": "/other", "concurrency": 1}
+        manifests: dict[str, list[Any]] = {
+            "server": [{"server": {"limits": {"concurrency": 3}}}] * 2,
+            "endpoint": [
+                {"endpoints": [endpoint]},
+                {"endpoints": [other, {**endpoint, "methods": ["POST", "GET"]}]},  # a reload has changed the order
+            ],
+            "rule": [{"endpoints": {"rules": [endpoint]}}, {"endpoints": {"rules": [other, endpoint]}}],
+        }
+        old, new = ({"health": False, **each} for each in manifests[key])
+        app = Gated()
+        with two_workers() as (one, two):
+            async with hosted(old, app, limits=one) as first, hosted(new, app, limits=two) as second:
+                requests = [host.start("GET", "/") for host in (first, first, second)]
+                await app.until(3)
+                for host in (first, second):
+                    refused = await host.get("/")
+                    assert (refused.status, refused.header("retry-after")) == (503, "1")
+                app.go.set()
+                assert [(await request.answer()).status for request in requests] == [200] * 3
+                assert (await second.get("/")).status == 200
+
+    run(main)
+
+
+def test_a_rate_holds_for_all_workers_together_and_a_reload_gives_no_fresh_budget() -> None:
+    async def main() -> None:
+        endpoint, other = {"path": "/", "rate_limit": "3/h"}, {"path": "/other", "rate_limit": "1/h"}
+        with two_workers() as (one, two):
+            async with hosted({"endpoints": [endpoint]}, Recorder(), limits=one) as host:
+                assert [(await host.get("/")).status for _ in range(2)] == [200, 200]
+            async with hosted({"endpoints": [other, endpoint]}, Recorder(), limits=two) as host:
+                assert [(await host.get(path)).status for path in ("/", "/", "/other")] == [200, 429, 200]
+
+    run(main)
+
+
+def test_guesses_on_the_metrics_are_limited_for_all_workers_together() -> None:
+    async def main() -> None:
+        manifest = {
+            "auth": {"robots": {"type": "api_key", "keys": f"robot:{'k' * 32}"}},
+            "metrics": {"auth": "robots"},
+            "health": False,
+        }
+        wrong = {"x-api-key": "w" * 32}
+        with two_workers() as (one, two):
+            async with (
+                hosted(manifest, Recorder(), limits=one) as first,
+                hosted(manifest, Recorder(), limits=two) as second,
+            ):
+                hosts = [first, second] * (GUESSES.count // 2)
+                assert {(await host.get("/metrics", headers=wrong)).status for host in hosts} == {401}
+                assert [(await host.get("/metrics", headers=wrong)).status for host in (first, second)] == [429, 429]
 
     run(main)

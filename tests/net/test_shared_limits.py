@@ -208,7 +208,9 @@ def test_a_process_that_dies_or_stops_with_a_lock_does_not_hold_up_others(how: s
         assert time.monotonic() - begun < PATIENCE / 10
 
 
-def test_a_lock_that_another_process_keeps_is_tried_again_after_a_while() -> None:
+def test_a_lock_that_another_process_keeps_is_waited_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("pywatt_host.net.shared_memory.time.sleep", pauses.append)
     descriptor = new_descriptor(8)
     try:
         clock = Clock()
@@ -227,10 +229,16 @@ def test_a_lock_that_another_process_keeps_is_tried_again_after_a_while() -> Non
             assert holder.stdout is not None
             holder.stdout.readline()
             locks = Locks(descriptor, clock.now)
-            assert (locks.acquire(1), locks.acquire(1), locks.acquire(2)) == (False, False, True)
+            assert locks.acquire(2)
+            assert pauses == []
+            assert not locks.acquire(1)
+            assert 0 < sum(waited := pauses[:]) < 0.02
+            assert not locks.acquire(1)
+            assert pauses == waited
+            clock.nanoseconds += 2_000_000_000
+            assert not locks.acquire(1)
+            assert pauses == 2 * waited
             holder.kill()
-        assert not locks.acquire(1)  # still given up
-        clock.nanoseconds += 200_000_000
         assert locks.acquire(1)
     finally:
         os.close(descriptor)

@@ -41,8 +41,8 @@ class EndpointOptions(Section):
     )
     rate_limit: RateLimit | None = key(
         None,
-        "Number of requests per unit of time, counted in this process for each subject, or for each client address"
-        " if there is no subject. Above it, the response is 429 with Retry-After.",
+        "Number of requests per unit of time, counted in all workers together for each subject, or for each client"
+        " address if there is no subject. Above it, the response is 429 with Retry-After.",
         "100/s",
     )
     auth: Auth = key(

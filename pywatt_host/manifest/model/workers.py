@@ -56,7 +56,8 @@ class Recycle(Section):
     age: DurationOrOff = key(None, "Age at which a worker is replaced. `off`: a worker may have any age.", "6h")
     memory: SizeOrOff = key(
         None,
-        "Memory of a worker (its resident set) above which it is replaced. `off`: a worker may use any amount.",
+        "Memory that a worker has for itself (not shared with other workers) above which it is replaced, once it has"
+        " run for 10 seconds. `off`: a worker may use any amount.",
         "512MiB",
     )
     jitter: Percentage = key(
