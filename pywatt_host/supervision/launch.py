@@ -26,3 +26,9 @@ class Launch:
         if self.ours or sys.platform != "linux":
             return list(self.command)
         return [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *self.command]
+
+
+def path_options() -> list[str]:
+    """Give the child the same import path: `python -m pywatt_host` has the working directory on it, the script
+    `pywatt-host` has not."""
+    return [] if sys.path[:1] in ([""], [os.getcwd()]) else ["-P"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pywatt_host.supervision.child import Child
+from pywatt_host.supervision.launch import path_options
 from pywatt_host.supervision.process import StopPolicy, describe_exit
 
 PROGRAM = "pywatt_host.cli.served"
@@ -97,9 +97,3 @@ class ServingChild:
         killed = await self._child.stop(_STOP)
         self._writer.close()
         return killed
-
-
-def path_options() -> list[str]:
-    """Give the child the same import path: `python -m pywatt_host` has the working directory on it, the script
-    `pywatt-host` has not."""
-    return [] if sys.path[:1] in ([""], [os.getcwd()]) else ["-P"]

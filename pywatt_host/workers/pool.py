@@ -26,7 +26,8 @@ _DRAIN_GRACE = 2.0  # seconds after the shutdown limit, at which a worker that d
 class WorkerPool:
     """Keeps one worker accepting at each place of the current generation.
 
-    `joined` is called with a worker that accepts from now on, `left` with one that gets no further connections.
+    `joined` is called with a worker that accepts from now on, `left` with one that gets no further connections,
+    `vanished` with one that has ended though nobody told of its end.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class WorkerPool:
         *,
         joined: Callable[[WorkerProcess], None],
         left: Callable[[WorkerProcess], None],
+        vanished: Callable[[WorkerProcess], None],
     ) -> None:
         self.current: Generation | None = None
         self.generations: list[Generation] = []  # also those whose workers still drain
@@ -42,6 +44,7 @@ class WorkerPool:
         self.exit_codes: list[int] = []  # of workers that have ended while the host stopped
         self._joined = joined
         self._left = left
+        self._vanished = vanished
         self._places: dict[int, WorkerProcess] = {}
         self._filling: set[int] = set()  # places that wait for a worker
         self._crash_loop = CrashLoop(time.monotonic)
@@ -249,7 +252,7 @@ class WorkerPool:
         """A worker whose zygote has ended: the end of its connection says that it has ended as well."""
         if not worker.connection.open:
             worker.kill("its connection ended")
-            worker.has_ended(-9)
+            self._vanished(worker)
 
     def _recycle(self) -> None:
         """Begin to replace a worker that has served long enough: one at a time, and new before old."""

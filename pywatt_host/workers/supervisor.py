@@ -108,7 +108,7 @@ class Supervisor:
         self.checks = Checks(manifest.health, identity_of(manifest), self._masker.mask)
         self._shared = SharedLimits.create()
         self._sockets = ListeningSockets()
-        self._pool = WorkerPool(joined=self._joined, left=self._left)
+        self._pool = WorkerPool(joined=self._joined, left=self._left, vanished=self._vanished)
         self.health = HostHealth(self.checks, self._health_of_workers, lambda: self._pool.wanted)
         self._metrics = SupervisorMetrics(self._pool.all, self._families)
         self._schemes: Schemes | NoSchemes = NoSchemes()
@@ -292,6 +292,9 @@ class Supervisor:
 
     def _left(self, worker: WorkerProcess) -> None:
         self._distributor.leave(worker)
+
+    def _vanished(self, worker: WorkerProcess) -> None:
+        self.worker_ended(worker.key, -signal.SIGKILL)
 
     # Health and metrics ---------------------------------------------------------------------------------------------
 

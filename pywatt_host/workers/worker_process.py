@@ -227,6 +227,8 @@ class WorkerProcess:
 
     def look(self) -> None:
         """Advance the clock of this worker and ping it again. Call this every PING_INTERVAL."""
+        if not self.opened:
+            return
         was = self.responsive
         self._clock.tick()
         if was and not self.responsive:

@@ -204,7 +204,10 @@ def _other_threads() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    return Zygote(socket.socket(fileno=int(arguments[0]))).run()
+    try:
+        return Zygote(socket.socket(fileno=int(arguments[0]))).run()
+    except BrokenPipeError:
+        return 0  # the supervisor has ended meanwhile
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from typing import Any
 
 from pywatt_host.exceptions import HostError
 from pywatt_host.supervision.child import Child
+from pywatt_host.supervision.launch import path_options
 from pywatt_host.supervision.process import describe_exit
-from pywatt_host.supervision.serving_child import path_options
 from pywatt_host.workers.link import (
     CodeLoaded,
     Forked,
@@ -92,7 +92,8 @@ class ZygoteProcess:
 
     async def start_worker(self, key: int, setup: WorkerSetup, descriptors: Sequence[int], *, fork: bool) -> int:
         """Start a worker and return its process id. Raises WorkerStartError."""
-        forked = self._forked[key] = asyncio.get_running_loop().create_future()
+        forked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forked[key] = forked
         try:
             send(self._sock, Start(key, setup, fork), descriptors)
         except OSError as error:
@@ -100,7 +101,7 @@ class ZygoteProcess:
             raise WorkerStartError("the process that has imported the code has ended", 3) from error
         if not fork:
             self._became = key
-            self._forked.pop(key).cancel()
+            del self._forked[key]
             return self._child.pid
         return await forked
 

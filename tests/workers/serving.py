@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pywatt_host.runtime.event_loop import loop_factory
 from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.server import Drain, HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.values import Address, TcpAddress
 from pywatt_host.net.listeners import Listener
 from pywatt_host.net.passing import PassingChannel
+from pywatt_host.runtime.event_loop import loop_factory
 from pywatt_host.types import Receive, Scope, Send
 from pywatt_host.workers.distributor import Distributor
 from pywatt_host.workers.places import Change, ListeningSockets

@@ -42,7 +42,7 @@ def test_without_limits_no_worker_is_due() -> None:
 
 def test_memory_that_is_not_known_or_of_a_young_worker_does_not_count() -> None:
     recycling = Recycling(Limits(memory=MIB))
-    assert recycling.due([use(1, memory=None), use(2, age=59.0, memory=9 * MIB)], False) is None
+    assert recycling.due([use(1, memory=None), use(2, age=9.0, memory=9 * MIB)], False) is None
 
 
 def test_one_worker_is_replaced_at_a_time_and_the_furthest_over_a_limit_is_first() -> None:
