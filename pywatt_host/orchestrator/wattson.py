@@ -350,8 +350,8 @@ class Wattson:
     async def reload(self, module: str | None = None) -> dict[str, Any]:
         """Replace the processes of one module, or of all, by processes that run the manifest and the code on disk, one
         replica after the other. `wattson.yaml` is not read again. Returns the verdict:
-        `{"ok", "exit_code", "stage", "reason", "seconds", "modules": {id: {"ok", "reason", "seconds"}}}`. Raises
-        KeyError for an unknown module."""
+        `{"ok", "exit_code", "stage", "reason", "seconds", "modules": {id: {"ok", "generation", "stage", "exit_code",
+        "reason", "seconds"}}}`. Raises KeyError for an unknown module."""
         if module is not None:
             self.modules[module]  # or KeyError
         if self._rolling is None or self._stopping:

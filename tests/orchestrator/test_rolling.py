@@ -129,7 +129,9 @@ def test_each_replica_is_replaced_before_the_next_one() -> None:
 
         town.begin = begin
         verdict = await town.rolling.reload("a")
-        assert verdict["modules"]["a"] | {"seconds": 0} == {"ok": True, "reason": None, "seconds": 0}
+        assert verdict["modules"]["a"] | {"seconds": 0} == {
+            "ok": True, "generation": 2, "stage": None, "exit_code": 0, "reason": None, "seconds": 0,
+        }  # fmt: skip
         assert seen == [[True, True], [False, True]]
         assert town.modules["a"].replicas == tuple(town.made)
         assert town.modules["a"].processes == tuple(town.made)
@@ -154,6 +156,8 @@ def test_the_second_replica_that_does_not_start_ends_the_reload_and_says_how_far
             "1 of 2 replicas run the new code",
         ]
         assert verdict["modules"]["b"]["reason"] == "it was not reloaded, because another module could not be"
+        assert [each["generation"] for each in verdict["modules"].values()] == [1, 1]
+        assert [each["exit_code"] for each in verdict["modules"].values()] == [2, 2]
         assert town.modules["a"].processes == (town.made[0], town.peers["a"][1].replica)
         assert town.rolling.refused
         assert town.rolling.progress is None
@@ -191,7 +195,8 @@ def test_a_module_that_has_ended_is_started_again_only_where_it_is_named() -> No
         town.peers["a"][0].replica.state = "ended"
         verdict = await town.rolling.reload(None)
         assert verdict["modules"]["a"] | {"seconds": 0} == {
-            "ok": True, "reason": "it has ended, and was not started again", "seconds": 0,
+            "ok": True, "generation": 1, "stage": None, "exit_code": 0,
+            "reason": "it has ended, and was not started again", "seconds": 0,
         }  # fmt: skip
         assert town.made == []
         assert (await town.rolling.reload("a"))["ok"]
