@@ -25,6 +25,7 @@ from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.gateway import Gateway
 from pywatt_host.orchestrator.gateway_log import GatewayHandler
+from pywatt_host.orchestrator.hangup import HangupSignal
 from pywatt_host.orchestrator.launch import module_launch
 from pywatt_host.orchestrator.manifests import load_some
 from pywatt_host.orchestrator.module import Module
@@ -42,7 +43,7 @@ from pywatt_host.orchestrator.verdicts import ReloadRefusedError, Verdict
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
-from pywatt_host.runtime.signals import HangupSignal, StopSignals
+from pywatt_host.runtime.signals import StopSignals
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
