@@ -246,6 +246,32 @@ def test_the_open_requests_of_a_program_are_waited_for_before_it_is_stopped() ->
     in_town(test, "a", "b")
 
 
+def test_requests_during_a_reload_make_one_more_after_it() -> None:
+    async def test(town: Town) -> None:
+        begun, going_on = asyncio.Event(), asyncio.Event()
+
+        async def begin(replica: Scripted) -> None:
+            begun.set()
+            await going_on.wait()
+            await healthy(replica)
+
+        town.begin = begin
+        watching = asyncio.create_task(town.rolling.watch())
+        town.rolling.ask()
+        await begun.wait()
+        assert town.rolling.progress is not None
+        assert town.rolling.progress["module"] == "a"
+        for _ in range(3):
+            town.rolling.ask()
+        going_on.set()
+        await town.around.changes.wait_for(lambda: len(town.made) == 2)
+        assert (await town.rolling.reload(None))["ok"]  # waits for the second one
+        assert len(town.made) == 3
+        watching.cancel()
+
+    in_town(test, "a")
+
+
 def test_hidden_paths_follow_the_manifest() -> None:
     async def test(town: Town) -> None:
         town.modules["a"].hidden = frozenset({"/old-health"})
