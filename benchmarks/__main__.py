@@ -1,4 +1,4 @@
-"""The one entry: `python -m benchmarks edge|wsgi|startup|channels|stores|all`."""
+"""The one entry: `python -m benchmarks edge|wsgi|startup|channels|stores|workers|reload|all`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks import channels, load, report, startup, wrk
+from benchmarks import channels, load, reload, report, startup, workers, wrk
 from benchmarks.server import Cores
 from benchmarks.stacks import EDGE, STARTUP, WSGI, Workload
 from benchmarks.throughput import Connect, Settings, compare
+from benchmarks.worker_stacks import THROUGHPUT
 
 _WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "edge": EDGE,
@@ -25,6 +27,8 @@ _WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "startup": (),
     "channels": (),
     "stores": (),
+    "workers": (),
+    "reload": (),
     "all": (*EDGE, WSGI),
 }
 
@@ -99,7 +103,27 @@ def _measure(what: str, settings: Settings, runs: int, folder: Path, results: li
         compared = stores.compare(settings.seconds, settings.rounds, folder, _say)
         print(stores.table(compared), flush=True)
         results.append(stores.data(compared))
+    if what in ("workers", "all"):
+        faults |= _measure_workers(settings, folder, results)
+    if what in ("reload", "all"):
+        reloaded = reload.measure(settings.seconds, settings.rounds, folder, _say)
+        print(report.reload_table(reloaded), flush=True)
+        results.append(reload.data(reloaded))
+        faults |= any(row.fault for row in reloaded)
     return faults
+
+
+def _measure_workers(settings: Settings, folder: Path, results: list[dict[str, Any]]) -> bool:
+    """Servers with several workers use all cores."""
+    comparison = compare(THROUGHPUT, replace(settings, cores=Cores(None, None)), folder, _say)
+    print(report.throughput_table(comparison), flush=True)
+    results.append(report.throughput_data(comparison))
+    spreads = workers.measure_spread(settings.rounds, folder, _say)
+    memories = workers.measure_memory(folder, _say)
+    print(report.workers_tables(spreads, memories), flush=True)
+    results.extend(workers.data(spreads, memories))
+    faults = [row.fault for row in comparison.rows] + [row.fault for row in spreads] + [row.fault for row in memories]
+    return any(faults)
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:

@@ -27,11 +27,14 @@ def host_manifest(
     paths: tuple[str, ...] = ("/",),
     full: bool,
     tokens: bool = False,
+    workers: int = 1,
+    reload: bool = False,
 ) -> str:
     """A manifest that serves `app` on loopback, with everything on and `paths` declared, or with nothing on. With
-    `tokens`, every path asks for one."""
+    `tokens`, every path asks for one; with `reload`, SIGHUP reloads."""
     text = f"version: 1\nmodule: {{id: benchmark}}\napp: {{import_path: {app}, interface: {interface}, threads: 16}}\n"
-    text += f"server: {{listen: 127.0.0.1:{port}}}\n"
+    more = (f", workers: {workers}" if workers > 1 else "") + (", reload: signal" if reload else "")
+    text += f"server: {{listen: 127.0.0.1:{port}{more}}}\n"
     if not full:
         return text + NOTHING_ON
     auth = "auth: jwt" if tokens else "auth: none"

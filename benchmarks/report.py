@@ -9,13 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
+from benchmarks import reload, workers
 from benchmarks.startup import Timing
 from benchmarks.throughput import Comparison, Row
+from benchmarks.worker_stacks import WORKERS
 
 ENOUGH = 3.0  # how many times faster than bare uvicorn the load should be able to go
 _PACKAGES = (
     *("pywatt-host", "uvicorn", "uvloop", "httptools", "h11", "starlette", "flask", "a2wsgi"),
-    *("gunicorn", "waitress", "granian"),
+    *("gunicorn", "uvicorn-worker", "waitress", "granian", "fastapi"),
     *("prometheus-fastapi-instrumentator", "asgi-correlation-id", "python-json-logger"),
 )
 
@@ -70,7 +72,27 @@ def startup_table(title: str, timings: Sequence[Timing]) -> str:
     return _table(title, lines, notes)
 
 
-def _note(row: Row | Timing) -> str:
+def workers_tables(spreads: Sequence[workers.Spread], memories: Sequence[workers.Memory]) -> str:
+    """How connections spread over workers, and what a worker takes of memory."""
+    spread, memory = workers.tables(spreads, memories)
+    title = f"spread of {workers.CONNECTIONS} kept connections over {WORKERS} workers"
+    first = _table(title, spread, [_note(row) for row in spreads if not workers.measured(row)])
+    notes = [_note(row) for row in memories if not workers.measured(row)]
+    return f"{first}\n{_table('memory, a FastAPI application of 30 routes', memory, notes)}"
+
+
+def reload_table(rows: Sequence[reload.ReloadRow]) -> str:
+    """What reloads under load cost."""
+    notes = [_note(row) for row in rows if not row.measured]
+    for row in rows:
+        for what, failures in (("good reloads", row.failures), ("broken code", row.broken_failures)):
+            if failures:
+                kinds = ", ".join(f"{number} {kind}" for kind, number in failures.most_common())
+                notes.append(f"{row.name}, {what}: {kinds}")
+    return _table("reload under load, two good ones and one with broken code", reload.cells(rows), notes)
+
+
+def _note(row: Row | Timing | workers.Spread | workers.Memory | reload.ReloadRow) -> str:
     return f"{row.name}: left out, {row.skipped}" if row.skipped else f"{row.name}: FAULT, {row.fault}"
 
 

@@ -104,6 +104,20 @@ class Server:
         stats = list(self._stats())
         return sum(int(fields[21]) for _, fields in stats) * os.sysconf("SC_PAGE_SIZE") if stats else None
 
+    def private_memory(self, pid: int) -> int:
+        """Bytes that one process shares with no other: its unique set size. Raises OSError without smaps_rollup."""
+        kept = _rollup(pid)
+        return kept["Private_Clean"] + kept["Private_Dirty"]
+
+    def proportional_memory(self) -> int:
+        """Bytes of all its processes, each shared page counted once. Raises OSError without smaps_rollup."""
+        return sum(_rollup(pid)["Pss"] for pid, _ in self._stats())
+
+    def hang_up(self) -> None:
+        """Send SIGHUP to the process that was started, and to no worker."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGHUP)
+
     def _stats(self) -> Iterator[tuple[int, list[str]]]:
         """The fields of proc(5)'s stat from `state` on, of every process in its session."""
         for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -144,6 +158,12 @@ def started(stack: Stack, folder: Path, core: int | None) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """The sums of proc(5)'s smaps of a process, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(value.split()[0]) * 1024 for name, _, value in (line.partition(":") for line in lines)}
 
 
 def free_port() -> int:

@@ -23,11 +23,14 @@ class HostRun:
     interface: str = "asgi"
     paths: tuple[str, ...] = ("/",)
     tokens: bool = False
+    workers: int = 1
+    reload: bool = False
 
     def manifest(self, port: int) -> str:
         return host_manifest(
-            self.app, port, interface=self.interface, paths=self.paths, full=self.full, tokens=self.tokens
-        )
+            self.app, port, interface=self.interface, paths=self.paths, full=self.full, tokens=self.tokens,
+            workers=self.workers, reload=self.reload,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Module:
         self.declared = declared
         self.replicas = tuple(replicas)
         self.hidden = hidden
+        self.generation = 1  # how often its code was loaded by all replicas
         self._next = 0
         self._beside: list[Replica] = []  # successors that start, and replaced replicas that drain
 
@@ -84,5 +85,6 @@ class Module:
             "id": self.id,
             "kind": kind,
             "status": status,
+            "generation": self.generation,
             "replicas": [each.status() for each in sorted(self.processes, key=lambda replica: replica.number)],
         }

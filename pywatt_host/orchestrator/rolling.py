@@ -111,7 +111,7 @@ class RollingReload:
             else:
                 continue
             refused.reason = self._mask(refused.reason)
-            verdict.of_module(id, refused.reason)
+            verdict.kept(id, self._modules[id].generation, refused)
             if verdict.ok:
                 verdict.refuse(refused)
         waiting = {replica for id in ids for replica in self._modules[id].replicas if replica.state == "waiting"}
@@ -120,15 +120,17 @@ class RollingReload:
             try:
                 note = await self._roll(module, manifests.get(id), waiting, alone=alone)
             except ReloadRefusedError as error:
-                reason = self._mask(error.reason)
-                verdict.of_module(id, reason, time.monotonic() - began)
-                error.reason = f"{id}: {reason}"
+                error.reason = self._mask(error.reason)
+                verdict.kept(id, module.generation, error, time.monotonic() - began)
+                error.reason = f"{id}: {error.reason}"
                 verdict.refuse(error)
                 break
-            verdict.of_module(id, note, time.monotonic() - began, ok=True)
+            verdict.reloaded(id, module.generation, note, time.monotonic() - began)
         for id in ids:
             if id not in verdict.modules:
-                verdict.of_module(id, "it was not reloaded, because another module could not be")
+                stage, code = verdict.stage or "start", verdict.exit_code
+                beside = ReloadRefusedError("it was not reloaded, because another module could not be", code, stage)
+                verdict.kept(id, self._modules[id].generation, beside)
 
     # One module -------------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,10 @@ class RollingReload:
             raise
         finally:
             module.hidden = hidden if replaced == len(module.replicas) else module.hidden if replaced else before
-        return "it has ended, and was not started again" if left_alone == len(module.replicas) else None
+        if left_alone == len(module.replicas):
+            return "it has ended, and was not started again"
+        module.generation += 1
+        return None
 
     async def _starts(self, module: Module, replica: Replica) -> None:
         """Wait for a replica that had not started when the reload began, and so starts with what is on disk now."""

@@ -36,9 +36,13 @@ class Verdict:
     def refuse(self, error: ReloadRefusedError) -> None:
         self.exit_code, self.stage, self.reason = error.exit_code, error.stage, error.reason
 
-    def of_module(self, id: str, reason: str | None, seconds: float = 0.0, *, ok: bool | None = None) -> None:
-        ok = reason is None if ok is None else ok
-        self.modules[id] = {"ok": ok, "reason": reason, "seconds": round(seconds, 3)}
+    def reloaded(self, id: str, generation: int, note: str | None, seconds: float) -> None:
+        """A module was reloaded, or there was nothing to reload, for which `note` has the reason."""
+        self.modules[id] = _module(True, generation, None, 0, note, seconds)
+
+    def kept(self, id: str, generation: int, error: ReloadRefusedError, seconds: float = 0.0) -> None:
+        """A module was not reloaded."""
+        self.modules[id] = _module(False, generation, error.stage, error.exit_code, error.reason, seconds)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -49,3 +53,17 @@ class Verdict:
             "seconds": round(self.seconds, 3),
             "modules": self.modules,
         }
+
+
+def _module(
+    ok: bool, generation: int, stage: str | None, exit_code: int, reason: str | None, seconds: float
+) -> dict[str, Any]:
+    """The verdict of one module, with the members that the verdict of a single host has."""
+    return {
+        "ok": ok,
+        "generation": generation,
+        "stage": stage,
+        "exit_code": exit_code,
+        "reason": reason,
+        "seconds": round(seconds, 3),
+    }

@@ -44,7 +44,8 @@ from pywatt_host.orchestrator.verdicts import ReloadRefusedError, Verdict
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
 from pywatt_host.runtime.control import control_path
-from pywatt_host.runtime.signals import HangupSignal, OtherSignals, StopSignals, ignored
+from pywatt_host.runtime.hangup import HangupSignal
+from pywatt_host.runtime.signals import OtherSignals, StopSignals, ignored
 from pywatt_host.secrets import SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
@@ -360,8 +361,8 @@ class Wattson:
     async def reload(self, module: str | None = None) -> dict[str, Any]:
         """Replace the processes of one module, or of all, by processes that run the manifest and the code on disk, one
         replica after the other. `wattson.yaml` is not read again. Returns the verdict:
-        `{"ok", "exit_code", "stage", "reason", "seconds", "modules": {id: {"ok", "reason", "seconds"}}}`. Raises
-        KeyError for an unknown module."""
+        `{"ok", "exit_code", "stage", "reason", "seconds", "modules": {id: {"ok", "generation", "stage", "exit_code",
+        "reason", "seconds"}}}`. Raises KeyError for an unknown module."""
         if module is not None:
             self.modules[module]  # or KeyError
         if self._rolling is None or self._stopping:

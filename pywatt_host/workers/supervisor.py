@@ -35,12 +35,13 @@ from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import Family, Histogram
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.runtime.control import ControlApp, control_path
+from pywatt_host.runtime.hangup import HangupSignal
 from pywatt_host.runtime.host import Ready, bounds_of
 from pywatt_host.runtime.lifecycle import Lifecycle, lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.shutdown import Shutdown
-from pywatt_host.runtime.signals import HangupSignal, OtherSignals, StopSignals, ignored
+from pywatt_host.runtime.signals import OtherSignals, StopSignals, ignored
 from pywatt_host.runtime.systemd import Notifier, notifier
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import Rotation

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
 import threading
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pywatt_host.runtime.control_client import ask
 from tests.orchestrator.test_up import RUST, Workspace
-from tests.processes import PATIENCE, Project
+from tests.processes import PATIENCE, Connection, Project
 
 APP = """
 async def app(scope, receive, send):
@@ -43,7 +44,10 @@ class Reloading(Workspace):
 
     def reload(self, module: str | None = None) -> dict[str, Any]:
         (control,) = (self.project.folder / "pywatt").glob(f"*-{self.ready()['pid']}.sock")
-        verdict: dict[str, Any] = ask(control, "POST", "/reload", {"module": module} if module else {}, 3 * PATIENCE)
+        with Connection(f"unix:{control}") as connection:
+            connection.sock.settimeout(3 * PATIENCE)
+            asked = json.dumps({"module": module} if module else {}).encode()
+            verdict: dict[str, Any] = connection.request("POST", "/reload", asked).json()
         return verdict
 
     def pids(self) -> list[int | None]:
@@ -166,6 +170,7 @@ def test_a_manifest_that_is_at_fault_is_refused_before_any_process_starts(projec
     assert workspace.up.stop() == 0
 
 
+@pytest.mark.slow
 def test_sighup_reloads_every_module_once_more_where_it_arrives_during_a_reload(project: Project) -> None:
     workspace = Reloading(project)
     workspace.code(project, "second")
@@ -207,6 +212,41 @@ def test_a_module_with_a_fixed_port_is_told_that_it_cannot_run_twice(project: Pr
     assert f"port {port} is in use" in verdict["reason"]
     assert "a module with a fixed address cannot be reloaded" in verdict["reason"]
     assert workspace.modules()["fixed"][0]["state"] == "running"
+    assert workspace.up.stop() == 0
+
+
+def test_a_manifest_with_a_fixed_listener_is_told_the_same(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    workspace = Reloading(project)
+    project.write("users/pywatt.yaml", f"app: main:app\nserver: {{admin: {{listen: 127.0.0.1:{port}}}}}\n")
+    assert workspace.reload()["ok"]  # the old process has no admin listener
+    verdict = workspace.reload()
+    assert (verdict["ok"], verdict["exit_code"]) == (False, 3)
+    assert f"server.admin.listen: cannot listen on 127.0.0.1:{port}" in verdict["reason"]
+    assert "a module with a fixed address cannot be reloaded" in verdict["reason"]
+    assert workspace.get("/users/") == (200, "first")
+    assert workspace.up.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors by /proc")
+def test_many_reloads_leave_no_descriptor_and_no_process_behind(project: Project) -> None:
+    workspace = Reloading(project, modules={"rusty": {"command": RUST, "channel": "ipc"}})
+
+    def reload() -> tuple[int, int]:
+        for path in ("/users/", "/rusty/things/1"):  # the gateway keeps the connections
+            assert workspace.get(path)[0] == 200
+        assert workspace.reload()["ok"]
+        up = workspace.ready()["pid"]
+        children = (Path(f"/proc/{up}/task/{up}/children")).read_text().split()
+        return len(os.listdir(f"/proc/{up}/fd")), len(children)
+
+    reload()
+    before = reload()
+    for _ in range(5):
+        after = reload()
+    assert after == before
     assert workspace.up.stop() == 0
 
 

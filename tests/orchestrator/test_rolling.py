@@ -129,7 +129,9 @@ def test_each_replica_is_replaced_before_the_next_one() -> None:
 
         town.begin = begin
         verdict = await town.rolling.reload("a")
-        assert verdict["modules"]["a"] | {"seconds": 0} == {"ok": True, "reason": None, "seconds": 0}
+        assert verdict["modules"]["a"] | {"seconds": 0} == {
+            "ok": True, "generation": 2, "stage": None, "exit_code": 0, "reason": None, "seconds": 0,
+        }  # fmt: skip
         assert seen == [[True, True], [False, True]]
         assert town.modules["a"].replicas == tuple(town.made)
         assert town.modules["a"].processes == tuple(town.made)
@@ -154,6 +156,8 @@ def test_the_second_replica_that_does_not_start_ends_the_reload_and_says_how_far
             "1 of 2 replicas run the new code",
         ]
         assert verdict["modules"]["b"]["reason"] == "it was not reloaded, because another module could not be"
+        assert [each["generation"] for each in verdict["modules"].values()] == [1, 1]
+        assert [each["exit_code"] for each in verdict["modules"].values()] == [2, 2]
         assert town.modules["a"].processes == (town.made[0], town.peers["a"][1].replica)
         assert town.rolling.refused
         assert town.rolling.progress is None
@@ -191,7 +195,8 @@ def test_a_module_that_has_ended_is_started_again_only_where_it_is_named() -> No
         town.peers["a"][0].replica.state = "ended"
         verdict = await town.rolling.reload(None)
         assert verdict["modules"]["a"] | {"seconds": 0} == {
-            "ok": True, "reason": "it has ended, and was not started again", "seconds": 0,
+            "ok": True, "generation": 1, "stage": None, "exit_code": 0,
+            "reason": "it has ended, and was not started again", "seconds": 0,
         }  # fmt: skip
         assert town.made == []
         assert (await town.rolling.reload("a"))["ok"]
@@ -239,6 +244,32 @@ def test_the_open_requests_of_a_program_are_waited_for_before_it_is_stopped() ->
         assert content_of(answer) == {"type": "reply"}
 
     in_town(test, "a", "b")
+
+
+def test_requests_during_a_reload_make_one_more_after_it() -> None:
+    async def test(town: Town) -> None:
+        begun, going_on = asyncio.Event(), asyncio.Event()
+
+        async def begin(replica: Scripted) -> None:
+            begun.set()
+            await going_on.wait()
+            await healthy(replica)
+
+        town.begin = begin
+        watching = asyncio.create_task(town.rolling.watch())
+        town.rolling.ask()
+        await begun.wait()
+        assert town.rolling.progress is not None
+        assert town.rolling.progress["module"] == "a"
+        for _ in range(3):
+            town.rolling.ask()
+        going_on.set()
+        await town.around.changes.wait_for(lambda: len(town.made) == 2)
+        assert (await town.rolling.reload(None))["ok"]  # waits for the second one
+        assert len(town.made) == 3
+        watching.cancel()
+
+    in_town(test, "a")
 
 
 def test_hidden_paths_follow_the_manifest() -> None:

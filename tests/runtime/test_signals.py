@@ -9,9 +9,7 @@ import threading
 
 import pytest
 
-from pywatt_host.runtime import signals
 from pywatt_host.runtime.signals import (
-    HangupSignal,
     OtherSignals,
     ShutdownWatch,
     StopSignals,
@@ -139,32 +137,3 @@ def test_the_watch_calls_overdue_unless_it_is_released(released: bool) -> None:
     watch.begin(0.0)
     watch.join()
     assert calls == ([] if released else ["overdue"])
-
-
-@pytest.mark.parametrize(
-    ("terminals", "ignored", "told"),
-    [
-        ([False], False, "reload"),
-        ([True, True], False, "reload"),
-        ([True, False], False, "the terminal was closed"),
-        ([False], True, "reload"),
-    ],
-)
-def test_a_hangup_reloads_and_a_closed_terminal_stops(
-    terminals: list[bool], ignored: bool, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`terminals`: whether there is one, each time that this is looked up."""
-    monkeypatch.setattr(signals, "_has_terminal", lambda: terminals.pop(0))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-
-    async def main() -> None:
-        heard: asyncio.Queue[str] = asyncio.Queue()
-        with HangupSignal(lambda: heard.put_nowait("reload"), heard.put_nowait, asyncio.get_running_loop()):
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert await heard.get() == told
-
-    try:
-        run(main)
-        assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
-    finally:
-        signal.signal(signal.SIGHUP, before)
