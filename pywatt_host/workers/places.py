@@ -231,13 +231,15 @@ class Change:
         """Put the sockets to use. Sockets that are not needed any more leave: they complete no new connections, and the
         distributor closes them when their queues are empty. Raises BindError where another process took an address
         since it was bound; then nothing has changed, and nothing new stays bound."""
-        try:
-            for group in self._all:
+        kept = {group.number for group in self._sockets.groups}
+        for group in sorted(self._all, key=lambda group: group.number in kept):  # first what may fail
+            try:
                 for listener in group.listeners:
                     listener.sock.listen(self._backlog)
-        except OSError as error:
-            self.rollback()
-            raise BindError(group.first.address, self._key, error.strerror or str(error)) from error
+            except OSError as error:
+                address = group.first.address
+                self.rollback()
+                raise BindError(address, self._key, error.strerror or str(error)) from error
         for group in self._all:
             inherited = not group.first.owned and len(group.listeners) > 1  # the host before us has steered, perhaps
             if group.steered or inherited:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,9 @@ import pytest
 
 from pywatt_host.app.state import AppState
 from pywatt_host.exceptions import AppLoadError, BindError, ServiceError
+from pywatt_host.http.server.place import Place
+from pywatt_host.net.listeners import Listener
+from pywatt_host.net.passing import PassingChannel
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import MODULE, PATIENCE, Recorder, hello, hosted, importable, run
 from tests.processes import Project
@@ -277,10 +281,10 @@ def test_arguments_reach_the_factory() -> None:
 
 
 @asynccontextmanager
-async def serving(host: Any) -> AsyncIterator[Any]:
+async def serving(host: Any, **options: Any) -> AsyncIterator[Any]:
     """A host that serves on its own sockets; stopped at the end."""
     ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(host.serve(ready.set_result))
+    task = asyncio.create_task(host.serve(ready.set_result, **options))
     await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
     if not ready.done():
         await task
@@ -307,6 +311,32 @@ def test_a_host_can_serve_inside_another_program_and_be_stopped_by_it(project: P
                 writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert (await reader.readuntil(b"\r\n")).endswith(b"200 OK\r\n")
                 writer.close()
+
+    run(main)
+
+
+def test_a_host_with_a_place_serves_on_the_sockets_of_its_supervisor(project: Project) -> None:
+    class Cell:
+        def set(self, value: int) -> None:
+            self.value = value
+
+    async def main() -> None:
+        near, far = (PassingChannel(sock) for sock in socket.socketpair())
+        with importable(app=hello), socket.create_server(("127.0.0.1", 0)) as sock:
+            sock.setblocking(False)
+            address = sock.getsockname()
+            cell = Cell()
+            place = Place(far, cell, lambda: None, [Listener(sock.dup(), owned=False)])
+            async with serving(built(project.folder, listen="10.255.255.1:1"), place=place) as ready:
+                assert ready.listen == (f"http://127.0.0.1:{address[1]}",)
+                reader, writer = await asyncio.open_connection(*address)
+                writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+                place.accept()
+                assert (await reader.readuntil(b"\r\n")).endswith(b"200 OK\r\n")
+                assert cell.value == 1
+                writer.close()
+                near.finish()
+            near.close()
 
     run(main)
 
