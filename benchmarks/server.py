@@ -119,13 +119,17 @@ class Server:
             self._process.send_signal(signal.SIGHUP)
 
     def _stats(self) -> Iterator[tuple[int, list[str]]]:
-        """The fields of proc(5)'s stat from `state` on, of every process in its session."""
+        """The fields of proc(5)'s stat from `state` on, of every process in its session and of all their descendants,
+        which may have sessions of their own."""
+        stats: dict[int, list[str]] = {}
         for entry in Path("/proc").glob("[0-9]*/stat"):
             # A process may leave between being listed and being read.
             with suppress(OSError):
-                fields = entry.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self._process.pid:
-                    yield int(entry.parent.name), fields
+                stats[int(entry.parent.name)] = entry.read_text().rpartition(")")[2].split()
+        own = {pid for pid, fields in stats.items() if int(fields[3]) == self._process.pid}
+        while more := {pid for pid, fields in stats.items() if pid not in own and int(fields[1]) in own}:
+            own |= more
+        yield from ((pid, stats[pid]) for pid in own)
 
     def take_output(self) -> int:
         """How many octets it wrote since the last call; the file is emptied, so that it stays small."""

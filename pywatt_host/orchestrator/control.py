@@ -102,7 +102,7 @@ class WorkspaceControl:
     async def _reload(self, receive: Receive, send: Send) -> None:
         """Answer with the verdict of a reload. The reload goes on where the client leaves before that."""
         asked = await body_of(receive)
-        id = asked.get("module") if asked is not None else None
+        id = (asked.get("module") or None) if asked is not None else None
         if id is not None and id not in self._wattson.modules:
             await send_problem(send, 404, f"There is no module {id}.")
             return

@@ -251,7 +251,9 @@ class Host:
         return OtherSignals(handlers, asyncio.get_running_loop())
 
     async def _run(self, bound: _Sockets, on_ready: Callable[[Ready], None], place: Place | None) -> None:
-        addresses = place.addresses if place is not None else tuple(listener.address for listener in bound.public)
+        addresses = tuple(listener.address for listener in bound.public)
+        if place is not None and place.addresses:
+            addresses = place.addresses
         systemd = notifier(self._environ)
         async with lifecycle(self._shutdown) as running:
             await running.start(each for each in self._services if each.phase <= Phase.HEALTH)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.exceptions import HostError, SecretError
+from pywatt_host.exceptions import SecretError
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.protocol.messages import Provider, RoutedResponse
 from pywatt_host.protocol.payload import Payload
@@ -39,8 +39,6 @@ def control(content: Any) -> WorkspaceControl:
         return {"acknowledged": {"users": f"error: {TEXT}"}}
 
     async def reload(module: str) -> dict[str, Any]:
-        if module == "refused":
-            raise HostError(TEXT)
         return {"ok": False, "modules": {module: {"reason": TEXT}}}
 
     provider = Provider("1", "users", "api", "users-api", None, TEXT, {"a": TEXT}, True)
@@ -49,9 +47,9 @@ def control(content: Any) -> WorkspaceControl:
         output=SimpleNamespace(mask=masker.mask),
         registry=SimpleNamespace(all=lambda: [provider]),
         rotations=SimpleNamespace(rotate=rotate),
-        reloads=SimpleNamespace(reload=reload),
+        reload=reload,
         router=Router(content),
-        modules={},
+        modules={"users": None},
     )
     return WorkspaceControl(wattson)
 
@@ -64,7 +62,6 @@ def control(content: Any) -> WorkspaceControl:
         ("POST", "/rotate", {"name": "KEY"}, None),
         ("POST", "/rotate", {"name": "REFUSED"}, None),
         ("POST", "/reload", {"module": "users"}, None),
-        ("POST", "/reload", {"module": "refused"}, None),
         ("POST", "/send", {"module": "users", "type": "it"}, {"reply": [TEXT]}),
         ("POST", "/send", {"module": "users", "type": "it"}, {"type": "error", "code": "a", "message": TEXT}),
     ],
