@@ -52,6 +52,9 @@ class Parent(Protocol):
     def failed(self, error: HostError, stream: LogStream) -> None: ...
 
 
+_SUPERVISION = ("server.workers", "server.reload", "server=")
+_SUPERVISION_VARIABLES = ("PYWATT__SERVER__WORKERS", "PYWATT__SERVER__RELOAD")
+
 # Set by `cli.served`. If it is set, the host's own answers name the manifest key that would change them.
 parent_of_this: ContextVar[Parent | None] = ContextVar("pywatt_parent", default=None)
 
@@ -157,6 +160,10 @@ def run(
 
 def _with_function(selection: Selection, given: Decorated | None) -> Selection:
     try:
+        if given is None and _may_have_workers(selection):
+            described = replace(selection, decorated=None)
+            if described.load(allow_unset=True).manifest.server.supervised:
+                return described
         return selection.with_function(given)
     except ManifestError as error:
         show_problems(error.problems)
@@ -166,6 +173,22 @@ def _with_function(selection: Selection, given: Decorated | None) -> Selection:
             traceback.print_exception(error.__cause__)
         click.echo(str(error), err=True)
         raise click.exceptions.Exit(error.exit_code) from None
+
+
+def _may_have_workers(selection: Selection) -> bool:
+    """Whether a Python file may be run by a supervisor, which must not import it: a child process looks then. Arguments
+    of the decorator do not name workers; a manifest, an override or a variable may."""
+    script = selection.script()
+    if script is None:
+        return False
+    if any(override.startswith(_SUPERVISION) for override in selection.overrides):
+        return True
+    if any(name.upper().startswith(_SUPERVISION_VARIABLES) for name in os.environ):
+        return True
+    try:
+        return "manifest" in script.path.read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def serve(

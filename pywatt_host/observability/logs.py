@@ -11,9 +11,10 @@ import sys
 import time
 import traceback
 from asyncio import CancelledError
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pywatt_host.manifest.model import Logging
@@ -65,17 +66,25 @@ def _redacted(value: Any, names: frozenset[str]) -> Any:
 
 
 class RecordFormatter:
-    """Turns a logging record into the bytes of one line. The values of the fields in `redact` are replaced."""
+    """Turns a logging record into the bytes of one line. The values of the fields in `redact` are replaced. Each record
+    has the fields `always`."""
 
-    def __init__(self, style: Literal["json", "console"], redact: Iterable[str], colour: bool) -> None:
+    def __init__(
+        self,
+        style: Literal["json", "console"],
+        redact: Iterable[str],
+        colour: bool,
+        always: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._style = style
         self._redact = frozenset(name.lower() for name in redact)
         self._colour = colour
+        self._always = dict(always)
         self._clock = Clock()
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """The fields of a record beside its message: those of the request, then its own `extra`."""
-        fields: dict[str, Any] = {}
+        """The fields of a record beside its message: those of the process and the request, then its own `extra`."""
+        fields: dict[str, Any] = dict(self._always)
         request = current_request.get()
         if request is not None:
             fields["request_id"] = request.request_id.decode("utf-8", "backslashreplace")
@@ -214,9 +223,17 @@ def style_for(settings: Logging, stream_is_terminal: bool) -> Literal["json", "c
 
 
 @contextmanager
-def configured(settings: Logging, stream: LogStream, *, terminal: bool, colour: bool) -> Iterator[None]:
-    """Send the logging of the process to `stream` as the manifest says. Leaving restores the previous configuration."""
-    formatter = RecordFormatter(style_for(settings, terminal), settings.redact, colour)
+def configured(
+    settings: Logging,
+    stream: LogStream,
+    *,
+    terminal: bool,
+    colour: bool,
+    always: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[None]:
+    """Send the logging of the process to `stream` as the manifest says; each record has the fields `always`. Leaving
+    restores the previous configuration."""
+    formatter = RecordFormatter(style_for(settings, terminal), settings.redact, colour, always)
     root, handler = logging.getLogger(), StreamHandler(stream, formatter)
     levels: dict[str, int] = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING}
     levels.update({name: LEVELS[level] for name, level in settings.loggers.items()})

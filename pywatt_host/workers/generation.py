@@ -118,7 +118,7 @@ class Generation:
                 return await ZygoteProcess.start(load, self._around.worker_ended)
         except TimeoutError:
             text = f"the code was not imported within {limit:g}s (server.workers.start_limit)"
-            raise WorkerStartError(text, 3) from None
+            raise WorkerStartError(text, 3, importing=True) from None
 
     def _templates(self) -> list[SecretTemplate]:
         manifest = self.manifest

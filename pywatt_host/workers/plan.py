@@ -39,8 +39,7 @@ class Rule(NamedTuple):
 
 _APPLICATION = "new workers load the application with it"
 _WORKERS = "new workers are built with it"
-_CHANNELS = "channels are held by the supervisor; restart the host to change them"
-_SERVICES = "services are registered by the supervisor; restart the host to change them"
+_CHANNELS = "channels to the orchestrator and to peers are held by the supervisor; restart the host to change them"
 _SECRETS = "the secrets are fetched anew before new workers start"
 
 RULES = (
@@ -89,7 +88,9 @@ RULES = (
     Rule("metrics.labels", "in_place", "the supervisor adds the labels to every series"),
     Rule("metrics.auth", "rebuilt", _WORKERS),
     Rule("channels", "refused", _CHANNELS),
-    Rule("services", "refused", _SERVICES),
+    Rule("channels.http", "rebuilt", _WORKERS),
+    Rule("channels.nats", "rebuilt", "new workers connect with it; the old connections end with the old workers"),
+    Rule("services", "rebuilt", "new workers register services and connect to modules with it"),
     Rule("resiliency", "rebuilt", _WORKERS),
     Rule("logging.level", "in_place", "the supervisor and its workers log at the new level"),
     Rule("logging.format", "in_place", "the supervisor and its workers log in the new format"),

@@ -15,7 +15,7 @@ from pywatt_host.workers.zygote_process import WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
-Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "start", "stopping"]
+Stage: TypeAlias = Literal["manifest", "plan", "secrets", "import", "start"]
 
 
 class RefusedReloadError(Exception):
@@ -110,7 +110,7 @@ class Reloading:
 
     async def _attempt(self, changes: list[dict[str, str]]) -> int:
         if self._closed:
-            raise RefusedReloadError("stopping", 3, "the host is stopping")
+            raise RefusedReloadError("start", 3, "the host is stopping")
         try:
             manifest = await asyncio.to_thread(self._load)
         except ManifestError as error:
@@ -126,9 +126,10 @@ class Reloading:
             return await self._begin(manifest)
         except WorkerStartError as error:
             reason = f"{error}\n{error.trace.strip()}" if error.trace else str(error)
-            raise RefusedReloadError("start", error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
+            stage: Stage = "import" if error.importing else "start"
+            raise RefusedReloadError(stage, error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
         except BindError as error:
-            raise RefusedReloadError("listen", 3, str(error)) from error
+            raise RefusedReloadError("start", 3, str(error)) from error
         except HostError as error:
             raise RefusedReloadError("secrets", 3, str(error)) from error
 

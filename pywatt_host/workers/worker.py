@@ -101,7 +101,8 @@ class _Worker:
         ]
         place = Place(channel, limits.connections, limits.least_connections, listeners, setup.addresses)
         init = Init("", manifest.module_id, {}, auth_token=setup.auth_token, extensions=tuple(sorted(EXTENSIONS)))
-        with configured(manifest.logging, stream, terminal=terminal, colour=colour):
+        always = {"worker": setup.place + 1}
+        with configured(manifest.logging, stream, terminal=terminal, colour=colour, always=always):
             try:
                 host = self._host = build(
                     manifest,

@@ -33,13 +33,17 @@ PROGRAM = "pywatt_host.workers.zygote"
 
 class WorkerStartError(HostError):
     """A worker, or the code of all workers, could not start. `exit_code` is that of the host. `trace` is the
-    application's own traceback. `reported`: the failing process has logged it already."""
+    application's own traceback. `reported`: the failing process has logged it already. `importing`: the code could not
+    be imported."""
 
-    def __init__(self, message: str, exit_code: int, trace: str = "", *, reported: bool = False) -> None:
+    def __init__(
+        self, message: str, exit_code: int, trace: str = "", *, reported: bool = False, importing: bool = False
+    ) -> None:
         self.message = message
         self.exit_code = exit_code
         self.trace = trace
         self.reported = reported
+        self.importing = importing
         super().__init__(message)
 
 
@@ -114,7 +118,7 @@ class ZygoteProcess:
                         self._loaded.set_result(None)
                 case LoadFailed(code, text, trace):
                     if not self._loaded.done():
-                        self._loaded.set_exception(WorkerStartError(text, code, trace, reported=True))
+                        self._loaded.set_exception(WorkerStartError(text, code, trace, reported=True, importing=True))
                 case Forked(key, pid):
                     forked = self._forked.pop(key, None)
                     if forked is not None and not forked.done():
@@ -132,7 +136,8 @@ class ZygoteProcess:
             self._worker_ended(self._became, code)
             self._release()
             return
-        error = WorkerStartError(f"the process that imports the code ended: {describe_exit(code)}", 3)
+        text = f"the process that imports the code ended: {describe_exit(code)}"
+        error = WorkerStartError(text, 3, importing=True)
         waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forked.values()]
         for each in waiting:
             if not each.done():

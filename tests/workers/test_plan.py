@@ -136,7 +136,7 @@ def test_a_section_that_comes_or_goes_is_one_change() -> None:
         ({}, {"server": {"reload": "signal", "timeouts": {"request": "9s"}}}, ("server.timeouts.request", "rebuilt")),
         ({}, {"server": {"reload": "signal", "control": "off"}}, ("server.control", "refused")),
         ({}, {"channels": {"stdio": "off"}}, ("channels.stdio", "refused")),
-        ({}, {"services": {"register": [{"name": "a", "type": "api"}]}}, ("services.register", "refused")),
+        ({}, {"services": {"register": [{"name": "a", "type": "api"}]}}, ("services.register", "rebuilt")),
         ({}, {"module": {"id": "other"}}, ("module.id", "refused")),
         ({}, {"module": {"version": "2"}}, ("module.version", "rebuilt")),
     ],
@@ -151,7 +151,9 @@ def test_a_change_is_rebuilt_taken_over_in_place_or_refused(
 def test_a_refusal_says_why() -> None:
     (change,) = plan(manifest(), manifest(channels={"stdio": "off"}))
     assert change == Change(
-        "channels.stdio", "refused", "channels are held by the supervisor; restart the host to change them"
+        "channels.stdio",
+        "refused",
+        rule_for(("channels",)).reason,
     )
 
 
