@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
+import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -218,6 +219,25 @@ def test_of_two_pipes_the_end_of_one_ends_the_other(run: Run, way: str) -> None:
         for fd, closed in ((theirs_out, ("writer closes", "both")), (theirs_in, ("reader closes", "both"))):
             if way not in closed:
                 os.close(fd)
+
+    run(main)
+
+
+def test_one_socket_for_both_directions_loses_nothing(run: Run) -> None:
+    """As two pipes, the event loop would read from the writing end too, and drop what it reads there."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        received: list[Received] = []
+        ended: list[HostError | None] = []
+        wire = Wire("stdio", Lines(FRAME), received.append, ended.append)
+        await open_stdio(Handshake(Init("", "users"), b"", Descriptors(os.dup(ours.fileno()), ours.detach())), wire)
+        for number in range(200):
+            theirs.sendall(b'{"op":"heartbeat"}\n')
+            wire.write(line(Heartbeat(), frozenset()))
+            await until(lambda number=number: len(received) == number + 1)  # type: ignore[misc]
+        theirs.close()
+        await until(lambda: bool(ended))
 
     run(main)
 
