@@ -232,7 +232,7 @@ def test_one_socket_for_both_directions_loses_nothing(run: Run) -> None:
         ended: list[HostError | None] = []
         wire = Wire("stdio", Lines(FRAME), received.append, ended.append)
         await open_stdio(Handshake(Init("", "users"), b"", Descriptors(os.dup(ours.fileno()), ours.detach())), wire)
-        for number in range(200):
+        for number in range(40):
             theirs.sendall(b'{"op":"heartbeat"}\n')
             wire.write(line(Heartbeat(), frozenset()))
             await until(lambda number=number: len(received) == number + 1)  # type: ignore[misc]
