@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import BindError
-from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
+from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id, share
-from pywatt_host.net.packet_filters import steer
+from pywatt_host.net.packet_filters import keep_syn, steer
 
 logger = logging.getLogger("pywatt.workers")
 
@@ -44,6 +44,13 @@ class Group:
         return self.listeners[0]
 
 
+class _Leaving(NamedTuple):
+    """A socket that closes soon."""
+
+    slot: _Slot
+    listener: Listener
+
+
 class Source(NamedTuple):
     """A socket that connections come from. `place` is that of the workers that accept from it; None: the supervisor
     does. `leaving`: it closes soon."""
@@ -59,8 +66,11 @@ class ListeningSockets:
 
     def __init__(self) -> None:
         self._groups: dict[_Slot, tuple[Group, ...]] = {}
-        self._leaving: list[Listener] = []
-        self._given_up: set[Address] = set()  # inherited sockets that were closed: others may have the descriptor now
+        self._leaving: list[_Leaving] = []
+        self._claimed: list[Listener] = []  # that leave, and that a change would use again
+        self._given_up: set[Address | Path] = (
+            set()
+        )  # inherited sockets that were closed: others may have the descriptor now
         self._followers: list[Callable[[], None]] = []
 
     def prepare(
@@ -83,11 +93,10 @@ class ListeningSockets:
             for number, address in enumerate(addresses):
                 place: Address | Path = directory / address.path if isinstance(address, UnixAddress) else address
                 slot = (place, addresses[:number].count(address))
-                groups = self._groups.get(slot)
-                if groups is None:
+                groups = self._known(slot)
+                if not groups:
                     listeners = self._bind(address, key, directory, backlog, environ, change.bound)
                     groups = tuple(Group(change.free_number(), (each,), False) for each in listeners)
-                    change.numbers.update(group.number for group in groups)
                 elif isinstance(address, UnixAddress):
                     shown = f"unix:{place}"
                     change.access.append((Path(shown[5:]), address.mode, group_id(address, shown, key)))
@@ -95,7 +104,20 @@ class ListeningSockets:
         except BaseException:
             change.rollback()
             raise
+        chosen = {id(listener) for listener in change.listeners}
+        self._claimed = [each.listener for each in self._leaving if id(each.listener) in chosen]
         return change
+
+    def _known(self, slot: _Slot) -> tuple[Group, ...]:
+        """The groups of an address, with their sockets that leave: those are used again where they are needed."""
+        leaving = [each.listener for each in self._leaving if each.slot == slot and each.listener.path is None]
+        found = {group.number: group for group in self._groups.get(slot, ())}
+        for listener in leaving:
+            group = found.get(listener.number)
+            listeners = group.listeners if group is not None else ()
+            if listener.owned:
+                found[listener.number] = Group(listener.number, (*listeners, listener), True, steered=True)
+        return tuple(found.values())
 
     def _bind(
         self,
@@ -138,9 +160,18 @@ class ListeningSockets:
             return []
         return [
             listener
-            for listener in (*self._leaving, *(listener for group in self.groups for listener in group.listeners))
+            for listener in self._all()
             if listener.sock.family != socket.AF_UNIX and listener.sock.getsockname()[1] == address.port
         ]
+
+    def _all(self) -> list[Listener]:
+        used = [listener for group in self.groups for listener in group.listeners]
+        return [*used, *(each.listener for each in self._leaving)]
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of all listeners."""
+        return {listener.number for listener in self._all()}
 
     @property
     def groups(self) -> list[Group]:
@@ -160,8 +191,8 @@ class ListeningSockets:
         for group in self.groups:
             for place, listener in enumerate(group.listeners):
                 yield Source(listener, place if group.shared else None, leaving=False)
-        for listener in self._leaving:
-            yield Source(listener, None, leaving=True)
+        for each in self._leaving:
+            yield Source(each.listener, None, leaving=True)
 
     def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change of the sockets."""
@@ -170,21 +201,33 @@ class ListeningSockets:
     def replace(self, groups: dict[_Slot, tuple[Group, ...]]) -> None:
         """Put other groups in the place of those in use. Sockets that are in no group any more leave."""
         kept = {id(listener) for each in groups.values() for group in each for listener in group.listeners}
-        for (name, _), each in self._groups.items():
-            for listener in (listener for group in each for listener in group.listeners):
+        for each in self._leaving:
+            if id(each.listener) in kept:
+                keep_syn(each.listener.sock)
+        self._leaving = [each for each in self._leaving if id(each.listener) not in kept]
+        self._claimed = []
+        for slot, old in self._groups.items():
+            for listener in (listener for group in old for listener in group.listeners):
                 if id(listener) not in kept:
                     listener.refuse_new()
-                    self._leaving.append(listener)
-                    if isinstance(name, FdAddress | SystemdAddress) and not listener.owned:
-                        self._given_up.add(name)
+                    self._leaving.append(_Leaving(slot, listener))
+                    if not listener.owned:
+                        self._given_up.add(slot[0])
         self._groups = groups
         for changed in self._followers:
             changed()
 
-    def left(self, listener: Listener) -> None:
-        """Close a socket that leaves, once its queue is empty."""
-        self._leaving.remove(listener)
+    def left(self, listener: Listener) -> bool:
+        """Close a socket that leaves, once its queue is empty. False: it stays, since a change may use it again."""
+        if any(listener is claimed for claimed in self._claimed):
+            return False
+        self._leaving = [each for each in self._leaving if each.listener is not listener]
         listener.close()
+        return True
+
+    def released(self) -> None:
+        """No change is prepared any more."""
+        self._claimed = []
 
     def refuse_new(self) -> None:
         """Complete no new connections on any socket. What waits at an inherited socket stays for its owner's next
@@ -197,7 +240,7 @@ class ListeningSockets:
 
     def close(self) -> None:
         """Close every socket, and remove the paths of Unix sockets."""
-        for listener in (*self._leaving, *(listener for group in self.groups for listener in group.listeners)):
+        for listener in self._all():
             listener.close()
         self._leaving, self._groups = [], {}
 
@@ -217,7 +260,7 @@ class Change:
     numbers: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.numbers = {group.number for group in self._sockets.groups}
+        self.numbers = self._sockets.numbers
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -259,6 +302,7 @@ class Change:
         for listener in self.bound:
             listener.close()
         self.bound = []
+        self._sockets.released()
 
     def free_number(self) -> int:
         """A number that no listener has. Raises BindError."""
@@ -267,6 +311,10 @@ class Change:
             raise BindError("another address", self._key, f"a host with workers has at most {_MOST} listeners")
         self.numbers.add(number)
         return number
+
+    @property
+    def listeners(self) -> list[Listener]:
+        return [listener for group in self._all for listener in group.listeners]
 
     @property
     def _all(self) -> list[Group]:
