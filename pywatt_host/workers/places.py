@@ -11,15 +11,16 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
-from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id, share
+from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id
 from pywatt_host.net.packet_filters import keep_syn, steer
+from pywatt_host.workers.groups import Group, addresses_of, for_places, listeners_of_place
 
 logger = logging.getLogger("pywatt.workers")
 
@@ -27,21 +28,6 @@ _MOST = 255  # listeners: the number of each is a byte where connections are pas
 
 # An address, or the path of a Unix socket; and a number that tells equal addresses apart (port 0 may stand twice).
 _Slot: TypeAlias = tuple[Address | Path, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The sockets of one address. `shared`: there is one for each place, and workers accept from them; otherwise there
-    is one, and the supervisor accepts from it."""
-
-    number: int
-    listeners: tuple[Listener, ...]
-    shared: bool
-    steered: bool = False  # new connections are steered away from sockets that have left
-
-    @property
-    def first(self) -> Listener:
-        return self.listeners[0]
 
 
 class _Leaving(NamedTuple):
@@ -68,9 +54,8 @@ class ListeningSockets:
         self._groups: dict[_Slot, tuple[Group, ...]] = {}
         self._leaving: list[_Leaving] = []
         self._claimed: list[Listener] = []  # that leave, and that a change would use again
-        self._given_up: set[Address | Path] = (
-            set()
-        )  # inherited sockets that were closed: others may have the descriptor now
+        # Inherited sockets that were closed: something else may have the descriptor now.
+        self._given_up: set[Address | Path] = set()
         self._followers: list[Callable[[], None]] = []
 
     def prepare(
@@ -100,7 +85,7 @@ class ListeningSockets:
                 elif isinstance(address, UnixAddress):
                     shown = f"unix:{place}"
                     change.access.append((Path(shown[5:]), address.mode, group_id(address, shown, key)))
-                change.groups[slot] = tuple(_for_places(group, places, change.bound) for group in groups)
+                change.groups[slot] = tuple(for_places(group, places, change.bound) for group in groups)
         except BaseException:
             change.rollback()
             raise
@@ -110,12 +95,12 @@ class ListeningSockets:
 
     def _known(self, slot: _Slot) -> tuple[Group, ...]:
         """The groups of an address, with their sockets that leave: those are used again where they are needed."""
-        leaving = [each.listener for each in self._leaving if each.slot == slot and each.listener.path is None]
         found = {group.number: group for group in self._groups.get(slot, ())}
-        for listener in leaving:
-            group = found.get(listener.number)
-            listeners = group.listeners if group is not None else ()
-            if listener.owned:
+        for each in self._leaving:
+            listener = each.listener
+            if each.slot == slot and listener.path is None and slot[0] not in self._given_up:
+                group = found.get(listener.number)
+                listeners = group.listeners if group is not None else ()
                 found[listener.number] = Group(listener.number, (*listeners, listener), True, steered=True)
         return tuple(found.values())
 
@@ -180,11 +165,11 @@ class ListeningSockets:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses for clients: `http://HOST:PORT` or `unix:PATH`."""
-        return _addresses(self.groups)
+        return addresses_of(self.groups)
 
     def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
         """The sockets that the workers of a place accept from, each with the number of its listener."""
-        return _of_place(self.groups, place)
+        return listeners_of_place(self.groups, place)
 
     def sources(self) -> Iterator[Source]:
         """All sockets that connections may come from."""
@@ -264,11 +249,11 @@ class Change:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return _addresses(self._all)
+        return addresses_of(self._all)
 
     def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
         """What the workers of a place accept from after the commit, each with the number of its listener."""
-        return _of_place(self._all, place)
+        return listeners_of_place(self._all, place)
 
     def commit(self) -> None:
         """Put the sockets to use. Sockets that are not needed any more leave: they complete no new connections, and the
@@ -319,39 +304,3 @@ class Change:
     @property
     def _all(self) -> list[Group]:
         return [group for groups in self.groups.values() for group in groups]
-
-
-def _for_places(group: Group, places: int, bound: list[Listener]) -> Group:
-    """The group with a socket for each place, where it can be shared. Further sockets are added to `bound`."""
-    if sys.platform != "linux" or group.first.sock.family == socket.AF_UNIX:
-        return Group(group.number, _numbered(group.number, (group.first,)), False)
-    listeners = list(group.listeners[:places])
-    more: list[Listener] = []
-    try:
-        while len(listeners) + len(more) < places:
-            more.append(share(group.first))
-    except OSError as error:
-        for listener in more:
-            listener.close()
-        logger.info("%s: the supervisor accepts and passes connections (%s)", group.first.address, error)
-        steered = group.steered or len(group.listeners) > 1
-        return Group(group.number, _numbered(group.number, (group.first,)), False, steered)
-    bound += more
-    steered = group.steered or places < len(group.listeners)
-    return Group(group.number, _numbered(group.number, (*listeners, *more)), True, steered)
-
-
-def _numbered(number: int, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
-    for listener in listeners:
-        listener.number = number
-    return listeners
-
-
-def _addresses(groups: Iterable[Group]) -> tuple[str, ...]:
-    return tuple(group.first.address for group in groups)
-
-
-def _of_place(groups: Iterable[Group], place: int) -> list[tuple[int, socket.socket]]:
-    return [
-        (group.number, group.listeners[place].sock) for group in groups if group.shared and place < len(group.listeners)
-    ]
