@@ -10,6 +10,7 @@ from ctypes import addressof, create_string_buffer
 from typing import TypeAlias
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_SO_DETACH_FILTER = 27
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM, linux/filter.h
 
@@ -30,6 +31,15 @@ def drop_syn(sock: socket.socket) -> bool:
             (0x06, 0, 0, 0xFFFFFFFF),  # else keep
         ],
     )
+
+
+def keep_syn(sock: socket.socket) -> None:
+    """Undo `drop_syn`."""
+    if sys.platform == "linux":
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        except OSError:
+            pass  # nothing was dropped
 
 
 def steer(sock: socket.socket, count: int) -> bool:

@@ -187,13 +187,17 @@ class Distributor:
         self.changed()
 
     def _close(self, listener: Listener) -> None:
-        """Close a socket that leaves."""
+        """Close a socket that leaves, unless it is used again."""
         descriptor = listener.sock.fileno()
-        self._leaving.pop(descriptor).cancel()
-        if self._watched.pop(descriptor, None) is not None:
-            self._loop.remove_reader(descriptor)
+        del self._leaving[descriptor]
+        if not any(source.leaving and source.listener is listener for source in self._sockets.sources()):
+            return
         self._empty(listener)
-        self._sockets.left(listener)
+        watched = self._watched.pop(descriptor, None)
+        if watched is not None:
+            self._loop.remove_reader(descriptor)
+        if not self._sockets.left(listener):
+            self._watch()
 
     def _empty(self, listener: Listener) -> None:
         while accepted := accept_all(listener.sock, _BATCH):

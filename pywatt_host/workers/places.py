@@ -11,15 +11,16 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import BindError
-from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
-from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id, share
-from pywatt_host.net.packet_filters import steer
+from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
+from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id
+from pywatt_host.net.packet_filters import keep_syn, steer
+from pywatt_host.workers.groups import Group, addresses_of, for_places, listeners_of_place
 
 logger = logging.getLogger("pywatt.workers")
 
@@ -29,19 +30,11 @@ _MOST = 255  # listeners: the number of each is a byte where connections are pas
 _Slot: TypeAlias = tuple[Address | Path, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The sockets of one address. `shared`: there is one for each place, and workers accept from them; otherwise there
-    is one, and the supervisor accepts from it."""
+class _Leaving(NamedTuple):
+    """A socket that closes soon."""
 
-    number: int
-    listeners: tuple[Listener, ...]
-    shared: bool
-    steered: bool = False  # new connections are steered away from sockets that have left
-
-    @property
-    def first(self) -> Listener:
-        return self.listeners[0]
+    slot: _Slot
+    listener: Listener
 
 
 class Source(NamedTuple):
@@ -59,8 +52,10 @@ class ListeningSockets:
 
     def __init__(self) -> None:
         self._groups: dict[_Slot, tuple[Group, ...]] = {}
-        self._leaving: list[Listener] = []
-        self._given_up: set[Address] = set()  # inherited sockets that were closed: others may have the descriptor now
+        self._leaving: list[_Leaving] = []
+        self._claimed: list[Listener] = []  # that leave, and that a change would use again
+        # Inherited sockets that were closed: something else may have the descriptor now.
+        self._given_up: set[Address | Path] = set()
         self._followers: list[Callable[[], None]] = []
 
     def prepare(
@@ -83,19 +78,31 @@ class ListeningSockets:
             for number, address in enumerate(addresses):
                 place: Address | Path = directory / address.path if isinstance(address, UnixAddress) else address
                 slot = (place, addresses[:number].count(address))
-                groups = self._groups.get(slot)
-                if groups is None:
+                groups = self._known(slot)
+                if not groups:
                     listeners = self._bind(address, key, directory, backlog, environ, change.bound)
                     groups = tuple(Group(change.free_number(), (each,), False) for each in listeners)
-                    change.numbers.update(group.number for group in groups)
                 elif isinstance(address, UnixAddress):
                     shown = f"unix:{place}"
                     change.access.append((Path(shown[5:]), address.mode, group_id(address, shown, key)))
-                change.groups[slot] = tuple(_for_places(group, places, change.bound) for group in groups)
+                change.groups[slot] = tuple(for_places(group, places, change.bound) for group in groups)
         except BaseException:
             change.rollback()
             raise
+        chosen = {id(listener) for listener in change.listeners}
+        self._claimed = [each.listener for each in self._leaving if id(each.listener) in chosen]
         return change
+
+    def _known(self, slot: _Slot) -> tuple[Group, ...]:
+        """The groups of an address, with their sockets that leave: those are used again where they are needed."""
+        found = {group.number: group for group in self._groups.get(slot, ())}
+        for each in self._leaving:
+            listener = each.listener
+            if each.slot == slot and listener.path is None and slot[0] not in self._given_up:
+                group = found.get(listener.number)
+                listeners = group.listeners if group is not None else ()
+                found[listener.number] = Group(listener.number, (*listeners, listener), True, steered=True)
+        return tuple(found.values())
 
     def _bind(
         self,
@@ -138,9 +145,18 @@ class ListeningSockets:
             return []
         return [
             listener
-            for listener in (*self._leaving, *(listener for group in self.groups for listener in group.listeners))
+            for listener in self._all()
             if listener.sock.family != socket.AF_UNIX and listener.sock.getsockname()[1] == address.port
         ]
+
+    def _all(self) -> list[Listener]:
+        used = [listener for group in self.groups for listener in group.listeners]
+        return [*used, *(each.listener for each in self._leaving)]
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of all listeners."""
+        return {listener.number for listener in self._all()}
 
     @property
     def groups(self) -> list[Group]:
@@ -149,19 +165,19 @@ class ListeningSockets:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses for clients: `http://HOST:PORT` or `unix:PATH`."""
-        return _addresses(self.groups)
+        return addresses_of(self.groups)
 
     def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
         """The sockets that the workers of a place accept from, each with the number of its listener."""
-        return _of_place(self.groups, place)
+        return listeners_of_place(self.groups, place)
 
     def sources(self) -> Iterator[Source]:
         """All sockets that connections may come from."""
         for group in self.groups:
             for place, listener in enumerate(group.listeners):
                 yield Source(listener, place if group.shared else None, leaving=False)
-        for listener in self._leaving:
-            yield Source(listener, None, leaving=True)
+        for each in self._leaving:
+            yield Source(each.listener, None, leaving=True)
 
     def follow(self, changed: Callable[[], None]) -> None:
         """Call `changed` after each change of the sockets."""
@@ -170,21 +186,33 @@ class ListeningSockets:
     def replace(self, groups: dict[_Slot, tuple[Group, ...]]) -> None:
         """Put other groups in the place of those in use. Sockets that are in no group any more leave."""
         kept = {id(listener) for each in groups.values() for group in each for listener in group.listeners}
-        for (name, _), each in self._groups.items():
-            for listener in (listener for group in each for listener in group.listeners):
+        for each in self._leaving:
+            if id(each.listener) in kept:
+                keep_syn(each.listener.sock)
+        self._leaving = [each for each in self._leaving if id(each.listener) not in kept]
+        self._claimed = []
+        for slot, old in self._groups.items():
+            for listener in (listener for group in old for listener in group.listeners):
                 if id(listener) not in kept:
                     listener.refuse_new()
-                    self._leaving.append(listener)
-                    if isinstance(name, FdAddress | SystemdAddress) and not listener.owned:
-                        self._given_up.add(name)
+                    self._leaving.append(_Leaving(slot, listener))
+                    if not listener.owned:
+                        self._given_up.add(slot[0])
         self._groups = groups
         for changed in self._followers:
             changed()
 
-    def left(self, listener: Listener) -> None:
-        """Close a socket that leaves, once its queue is empty."""
-        self._leaving.remove(listener)
+    def left(self, listener: Listener) -> bool:
+        """Close a socket that leaves, once its queue is empty. False: it stays, since a change may use it again."""
+        if any(listener is claimed for claimed in self._claimed):
+            return False
+        self._leaving = [each for each in self._leaving if each.listener is not listener]
         listener.close()
+        return True
+
+    def released(self) -> None:
+        """No change is prepared any more."""
+        self._claimed = []
 
     def refuse_new(self) -> None:
         """Complete no new connections on any socket. What waits at an inherited socket stays for its owner's next
@@ -197,7 +225,7 @@ class ListeningSockets:
 
     def close(self) -> None:
         """Close every socket, and remove the paths of Unix sockets."""
-        for listener in (*self._leaving, *(listener for group in self.groups for listener in group.listeners)):
+        for listener in self._all():
             listener.close()
         self._leaving, self._groups = [], {}
 
@@ -217,15 +245,15 @@ class Change:
     numbers: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.numbers = {group.number for group in self._sockets.groups}
+        self.numbers = self._sockets.numbers
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return _addresses(self._all)
+        return addresses_of(self._all)
 
     def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
         """What the workers of a place accept from after the commit, each with the number of its listener."""
-        return _of_place(self._all, place)
+        return listeners_of_place(self._all, place)
 
     def commit(self) -> None:
         """Put the sockets to use. Sockets that are not needed any more leave: they complete no new connections, and the
@@ -259,6 +287,7 @@ class Change:
         for listener in self.bound:
             listener.close()
         self.bound = []
+        self._sockets.released()
 
     def free_number(self) -> int:
         """A number that no listener has. Raises BindError."""
@@ -269,41 +298,9 @@ class Change:
         return number
 
     @property
+    def listeners(self) -> list[Listener]:
+        return [listener for group in self._all for listener in group.listeners]
+
+    @property
     def _all(self) -> list[Group]:
         return [group for groups in self.groups.values() for group in groups]
-
-
-def _for_places(group: Group, places: int, bound: list[Listener]) -> Group:
-    """The group with a socket for each place, where it can be shared. Further sockets are added to `bound`."""
-    if sys.platform != "linux" or group.first.sock.family == socket.AF_UNIX:
-        return Group(group.number, _numbered(group.number, (group.first,)), False)
-    listeners = list(group.listeners[:places])
-    more: list[Listener] = []
-    try:
-        while len(listeners) + len(more) < places:
-            more.append(share(group.first))
-    except OSError as error:
-        for listener in more:
-            listener.close()
-        logger.info("%s: the supervisor accepts and passes connections (%s)", group.first.address, error)
-        steered = group.steered or len(group.listeners) > 1
-        return Group(group.number, _numbered(group.number, (group.first,)), False, steered)
-    bound += more
-    steered = group.steered or places < len(group.listeners)
-    return Group(group.number, _numbered(group.number, (*listeners, *more)), True, steered)
-
-
-def _numbered(number: int, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
-    for listener in listeners:
-        listener.number = number
-    return listeners
-
-
-def _addresses(groups: Iterable[Group]) -> tuple[str, ...]:
-    return tuple(group.first.address for group in groups)
-
-
-def _of_place(groups: Iterable[Group], place: int) -> list[tuple[int, socket.socket]]:
-    return [
-        (group.number, group.listeners[place].sock) for group in groups if group.shared and place < len(group.listeners)
-    ]

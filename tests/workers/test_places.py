@@ -227,6 +227,32 @@ def test_an_address_may_become_wider_and_narrower_at_the_same_port(sockets: List
         assert sockets.addresses == (f"http://{address}",)
 
 
+@linux
+def test_sockets_that_have_not_left_yet_are_used_again(sockets: ListeningSockets) -> None:
+    prepare(sockets, FREE, places=3).commit()
+    before = [sockets.of_place(place) for place in range(3)]
+    prepare(sockets, FREE, places=1).commit()
+    change = prepare(sockets, FREE, places=4)
+    assert [change.of_place(place) for place in range(3)] == before
+    assert not any(sockets.left(source.listener) for source in sockets.sources() if source.leaving)
+    change.rollback()
+    change = prepare(sockets, FREE, places=4)
+    change.commit()
+    assert [sockets.of_place(place) for place in range(3)] == before
+    assert not any(source.leaving for source in sockets.sources())
+    for _ in range(64):  # no SYN is dropped any more
+        socket.create_connection(("127.0.0.1", port(sockets)), timeout=0.5).close()
+    number = port(sockets)
+    prepare(sockets, places=2).commit()
+    assert sockets.addresses == ()
+    prepare(sockets, FREE, places=2).commit()
+    assert [sockets.of_place(place) for place in range(2)] == before[:2]
+    assert port(sockets) == number
+    for source in tuple(sockets.sources()):
+        if source.leaving:
+            assert sockets.left(source.listener)
+
+
 # Under load -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,14 +11,13 @@ import errno
 import logging
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from pywatt_host.http.server.open_connections import OpenConnections
 from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.serving import Serving
 from pywatt_host.net.descriptors import room_for_connections
-from pywatt_host.net.limits import client_key
 from pywatt_host.net.listeners import Listener
 
 if TYPE_CHECKING:
@@ -28,11 +27,8 @@ logger = logging.getLogger("pywatt.server")
 
 OPEN_FILES = "the limit on open files (LimitNOFILE, ulimit -n)"
 _BATCH = 64  # connections that are accepted before other work gets its turn
-_ROOM = 8  # connections that are closed at once to make room for others
-_FRESH = 1.0  # seconds in which a new connection without a request does not count as idle
 _PAUSE = 0.2  # seconds without accepting, where nothing can be accepted
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_UNCOUNTED = ""  # the client of connections over Unix sockets
 
 
 class Acceptor:
@@ -56,8 +52,7 @@ class Acceptor:
         self._make = make
         self._place = place
         self._loop = serving.loop
-        self._counts: Counter[str] = Counter()  # connections by client
-        self._clients: dict[Any, str] = {}  # connection -> client
+        self._connections = OpenConnections(serving)
         self._arriving: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
         self._taken = 0  # that have been accepted, and are no connections of the event loop yet
@@ -90,7 +85,7 @@ class Acceptor:
         """Accept all connections that the kernel has completed, whatever the limits are."""
         for listener in self._listeners:
             for sock in accept_all(listener.sock, self._serving.bounds.backlog):
-                await self._take(sock, self._client(sock))
+                await self._take(sock, self._connections.client_of(sock))
         await self.settle()
 
     async def settle(self) -> None:
@@ -110,7 +105,7 @@ class Acceptor:
                 continue
             for _, sock in passed:
                 self.passed_at = time.monotonic()
-                await self._take(sock, self._client(sock))
+                await self._take(sock, self._connections.client_of(sock))
             self._report()
             if not passed and not passing.ended:
                 await self._readable(passing.fileno())
@@ -123,7 +118,7 @@ class Acceptor:
             connection.closing = True
             return connection
 
-        self._arrive(self._take(sock, self._client(sock), make))
+        self._arrive(self._take(sock, self._connections.client_of(sock), make))
 
     def _listen(self) -> None:
         """Watch where connections come from now."""
@@ -162,14 +157,14 @@ class Acceptor:
 
     @property
     def _count(self) -> int:
-        return len(self._clients) + self._taken
+        return len(self._connections) + self._taken
 
     def _has_room(self, taken: int, certain: bool) -> bool:
         """Whether one more connection can be accepted, beside those `taken` in this turn. Pauses where there is none.
         `certain` says that one waits: idle connections make room for it then."""
         if self._limit is None or self._count + taken < self._limit:
             return True
-        if certain and self._make_room():
+        if certain and self._connections.make_room():
             return True
         if certain:
             self._serving.warn(f"accepting is paused at {self._limit} connections", self._limit_key)
@@ -211,18 +206,18 @@ class Acceptor:
             self._again()
 
     def _admit(self, sock: socket.socket, taken: list[tuple[socket.socket, str]]) -> None:
-        client = self._client(sock)
-        if self._over(client):
+        client = self._connections.client_of(sock)
+        if self._connections.over(client):
             self._serving.warn(f"a connection of {client} is closed", "server.limits.connections_per_client")
             sock.close()
             return
-        self._counts[client] += 1
+        self._connections.expect(client)
         taken.append((sock, client))
 
     def _cannot(self, error: OSError) -> None:
         if error.errno in _NO_DESCRIPTOR:
             self._serving.warn(f"accepting is paused: {error.strerror}", OPEN_FILES)
-            self._make_room()
+            self._connections.make_room()
         else:
             logger.warning("accepting has failed: %s", error)
         self._pause()
@@ -240,7 +235,7 @@ class Acceptor:
 
     async def _take_each(self, taken: list[tuple[socket.socket, str]]) -> None:
         for sock, client in taken:
-            self._counts[client] -= 1
+            self._connections.forget(client)
             await self._take(sock, client)
             self._taken -= 1
         self._report()  # some may have gone
@@ -263,71 +258,26 @@ class Acceptor:
             self._loop.remove_reader(descriptor)
 
     async def _take(self, sock: socket.socket, client: str, make: Callable[[], HttpConnection] | None = None) -> None:
-        self._counts[client] += 1
+        self._connections.expect(client)
         try:
             made = await self._loop.connect_accepted_socket(make or self._make, sock)
             connection = made[1]
         except OSError:  # the client has gone
             sock.close()
-            self._forget(client)
+            self._connections.forget(client)
             return
         if connection.transport.is_closing():
-            self._forget(client)
+            self._connections.forget(client)
         else:
-            self._clients[connection] = client
-
-    def _client(self, sock: socket.socket) -> str:
-        """The client that a connection is counted for: its address, and the network of 64 bits of an IPv6 address."""
-        if sock.family == socket.AF_UNIX or self._serving.bounds.connections_per_client is None:
-            return _UNCOUNTED
-        try:
-            host = sock.getpeername()[0]
-        except OSError:
-            return _UNCOUNTED
-        if self._serving.handler.trusts(host):
-            return _UNCOUNTED
-        return client_key(host)
-
-    def _over(self, client: str) -> bool:
-        limit = self._serving.bounds.connections_per_client
-        return limit is not None and client != _UNCOUNTED and self._counts[client] >= limit
+            self._connections.add(connection, client)
 
     def _closed(self, connection: Any) -> None:
-        client = self._clients.pop(connection, None)
-        if client is None:
+        if not self._connections.remove(connection):
             return
-        self._forget(client)
         self._report()
         if self._full and not self._serving.draining:
             self._full = False
             self._listen()
-
-    def _forget(self, client: str) -> None:
-        self._counts[client] -= 1
-        if self._counts[client] <= 0:
-            del self._counts[client]
-
-    def _make_room(self) -> bool:
-        """Close connections that are idle for longest, of the client that has most connections. Returns whether there
-        were some."""
-        now = self._serving.now
-        holders: dict[str, list[Any]] = {}
-        sizes: Counter[str] = Counter()
-        for connection in self._clients:
-            holder = client_key(connection.peer)
-            sizes[holder] += 1
-            if connection.transport.get_write_buffer_size():
-                continue  # it may have answered, but the client has not read the answer
-            if connection.idle and (not connection.fresh or now - connection.since >= _FRESH):
-                holders.setdefault(holder, []).append(connection)
-        if not holders:
-            return False
-        biggest = max(holders, key=lambda holder: sizes[holder])
-        oldest = sorted(holders[biggest], key=lambda connection: connection.since)
-        for connection in oldest[:_ROOM]:
-            connection.transport.abort()
-            self._closed(connection)
-        return True
 
 
 def accept_all(sock: socket.socket, at_most: int) -> list[socket.socket]:
