@@ -167,6 +167,10 @@ class Ids:
         self._count += 1
         return f"{self._prefix}{self._count:012x}"
 
+    def gave(self, id: str) -> bool:
+        """Whether an id is one of this instance's."""
+        return id.startswith(self._prefix)
+
 
 def _dumps(document: Any, option: int = 0) -> bytes:
     try:

@@ -7,7 +7,7 @@ import contextvars
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -28,11 +28,13 @@ class Shutdown:
     `drain` has the deadline, which all servers share. `failed` is set where something did not stop in order.
     """
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, before_exit: Callable[[], None] = lambda: None) -> None:
+        """`before_exit` is called where the process is ended at once, from a signal handler or another thread."""
         self.drain = Drain()
         self.failed = False
         self.requested = asyncio.Event()
         self._timeouts = timeouts
+        self._before_exit = before_exit
         self._watch = ShutdownWatch(
             lambda: self._end_process("did not stop within server.timeouts.shutdown: ended at once")
         )
@@ -139,7 +141,8 @@ class Shutdown:
         """End the process at once, where it belongs to the host, without waiting for threads or the event loop."""
         if not self._ends_process:
             return
-        with suppress(Exception):  # named boundary: the last log line
+        with suppress(Exception):  # named boundary: what ends with the process, and the last log line
+            self._before_exit()
             logger.error("%s", why)
             for handler in logging.getLogger().handlers:
                 handler.flush()  # what standard error did not take before; ours do not wait for its reader

@@ -218,6 +218,14 @@ class Generation:
         for worker in tuple(self.workers):
             worker.kill("the host ends")
 
+    def kill_processes(self) -> None:
+        """Kill its workers and what has imported its code, without waiting and without the event loop."""
+        for worker in tuple(self.workers):
+            worker.kill("the host ends")
+        for zygote in {self._zygote, self._spare, *self._parents.values()}:
+            if zygote is not None:
+                zygote.kill()
+
     def status(self) -> dict[str, Any]:
         """What `ps` shows."""
         return {"generation": self.number, "workers": [worker.status() for worker in self.workers]}

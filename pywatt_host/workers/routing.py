@@ -82,7 +82,11 @@ class WorkerRouting:
         except ProtocolError as error:
             content = error_document("handler_failed", str(error))
         try:
-            incoming.answer(self._module_id, content)
+            try:
+                incoming.answer(self._module_id, content)
+            except MessagingError as error:
+                text = f"the answer cannot be passed on: {error.message}"
+                incoming.answer(self._module_id, error_document(error.code, text))
         except HostError as error:
             logger.debug("%s got no answer: %s", cut(incoming.source, 60), error)
 
@@ -111,6 +115,8 @@ class WorkerRouting:
                 self._open.pop(request_id, None)
         if isinstance(failure, MessagingError):
             raise failure
+        if isinstance(failure, ProtocolError):  # no worker can be given it
+            raise MessagingError("invalid_message", str(failure), self._module_id) from failure
         raise MessagingError("handler_failed", "no worker is running", self._module_id)
 
     def event(self, topic: str, source: str, payload: Payload, channel: str, vouched_by: str) -> None:
@@ -133,6 +139,9 @@ class WorkerRouting:
             if not opened.answer.done():
                 opened.answer.set_result(message.payload)
             return
+        if self._ids.gave(message.request_id):
+            logger.debug("%s answered %s twice or too late", connection.peer, message.request_id)
+            return
         self._spawn(self._send(message, connection))
 
     async def _send(self, message: RouteToModule, connection: PeerConnection) -> None:
@@ -146,7 +155,16 @@ class WorkerRouting:
             answer = Payload.of(error_document(error.code, error.message))
         except ProtocolError as error:
             answer = Payload.of(error_document("invalid_message", str(error)))
-        connection.send(RoutedResponse(target, message.request_id, answer))
+        except HostError as error:
+            answer = Payload.of(error_document("lost", f"the channel broke before the answer: {error}"))
+        try:
+            connection.session.send(RoutedResponse(target, message.request_id, answer))
+        except (MessagingError, ProtocolError) as error:
+            code = error.code if isinstance(error, MessagingError) else "invalid_message"
+            document = error_document(code, f"the answer cannot be passed on: {error}")
+            connection.send(RoutedResponse(target, message.request_id, Payload.of(document)))
+        except HostError as error:
+            logger.debug("an answer of %s was not delivered: %s", cut(target, 60), error)
 
     def publish(self, topic: str, payload: Payload, worker: WorkerProcess) -> None:
         """Pass on an event that a worker publishes: to the other workers that have subscribed, and to other modules.

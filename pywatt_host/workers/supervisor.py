@@ -105,7 +105,7 @@ class Supervisor:
         self._created = time.time()
         self._masker = Masker()
         stream.mask_with(self._masker.mask_bytes)
-        self.shutdown = Shutdown(manifest.server.timeouts)
+        self.shutdown = Shutdown(manifest.server.timeouts, before_exit=self._kill_all)
         self.checks = Checks(manifest.health, identity_of(manifest), self._masker.mask)
         self._shared = SharedLimits.create()
         self._sockets = ListeningSockets()
@@ -297,6 +297,12 @@ class Supervisor:
     def _vanished(self, worker: WorkerProcess) -> None:
         self.worker_ended(worker.key, -signal.SIGKILL)
 
+    def _kill_all(self) -> None:
+        """The process is about to end at once: nobody would stop the workers afterwards. This may run in a signal
+        handler, or in another thread."""
+        for generation in tuple(self._pool.generations):
+            generation.kill_processes()
+
     # Health and metrics ---------------------------------------------------------------------------------------------
 
     def _health_of_workers(self) -> list[WorkerHealth]:
@@ -456,6 +462,7 @@ class Supervisor:
                 await running.start([PhasedService(Phase.CHANNELS, channels)])
                 generation = self._new_generation(self.manifest)
                 await self._load_secrets(generation, tasks)
+                self._schemes = await self._schemes_of(generation, tasks)
                 await running.start(PhasedService(Phase.CONNECTIONS, each) for each in channels.connections)
                 await running.start(PhasedService(Phase.MESSAGES, each) for each in channels.answering)
                 self._add_checks()

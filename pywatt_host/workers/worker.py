@@ -33,6 +33,7 @@ from pywatt_host.protocol.messages import EXTENSIONS, GetHostPath, HostPathAnswe
 from pywatt_host.runtime.event_loop import loop_factory, tune_collector
 from pywatt_host.runtime.host import Host, Ready
 from pywatt_host.workers.link import WorkerSetup
+from pywatt_host.workers.supervisor_watch import ORPHAN_GRACE, SupervisorWatch
 
 logger = logging.getLogger("pywatt.host")
 
@@ -73,6 +74,7 @@ def run_worker(
     has made. `descriptors` are those of `link.Start`; they belong to the worker from now on."""
     uplink, passing, shared, *sockets = descriptors
     report = socket.socket(fileno=os.dup(uplink))
+    SupervisorWatch(report.fileno(), ORPHAN_GRACE).start()
     try:
         return _Worker(manifest, environ, objects, setup).run(uplink, passing, shared, sockets, report)
     finally:

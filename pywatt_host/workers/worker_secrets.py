@@ -87,8 +87,8 @@ class WorkerSecrets:
 
     @property
     def names(self) -> frozenset[str]:
-        """The secrets that any worker has asked for."""
-        return frozenset().union(*(worker.fetched for worker in self._workers()))
+        """All secrets: a worker may ask for one of them for the first time while it rotates."""
+        return frozenset(self._store.names())
 
     async def prepare(self, secret_values: Mapping[str, str]) -> Prepared:
         """Let every worker use the new values. Raises SecretError with what each worker that refuses says; all workers

@@ -44,11 +44,12 @@ from pywatt_host.workers.link import (
     close_all,
     send,
 )
+from pywatt_host.workers.supervisor_watch import ORPHAN_GRACE, SupervisorWatch, continue_without_supervisor
 from pywatt_host.workers.worker import run_worker
 
 logger = logging.getLogger("pywatt.host")
 
-ORPHAN_GRACE = 8.0  # seconds that workers have to finish their requests once the supervisor is gone
+_THREAD_EXIT = 0.05  # seconds for a thread that has ended to leave the list of threads
 _TASKS = "/proc/self/task"  # has an entry for each thread of the process, on Linux
 _LEFT_ALONE = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 _MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
@@ -91,6 +92,7 @@ class Zygote:
             return self._import(message)
         assert self._load is not None
         if not message.fork:
+            continue_without_supervisor()
             self._become_ordinary()
             return run_worker(self._load.manifest, self._load.environ, self._objects, message.setup, descriptors)
         pid = os.fork()
@@ -115,6 +117,21 @@ class Zygote:
     # Importing ------------------------------------------------------------------------------------------------------
 
     def _import(self, load: Load) -> int | None:
+        watch = SupervisorWatch(self._sock.fileno(), 0.0)
+        watch.start()
+        try:
+            code = self._import_and_log(load)
+        finally:
+            watch.stop()
+        if code is not None:
+            return code
+        self._load = load
+        gc.collect()
+        gc.freeze()
+        send(self._sock, CodeLoaded(_other_threads()))
+        return None
+
+    def _import_and_log(self, load: Load) -> int | None:
         stream, terminal = standard_error(), sys.stderr.isatty()
         colour = terminal and "NO_COLOR" not in load.environ
         with configured(load.manifest.logging, stream, terminal=terminal, colour=colour):
@@ -127,10 +144,6 @@ class Zygote:
                 logger.critical("%s", error, exc_info=cause)
                 send(self._sock, LoadFailed(error.exit_code, str(error)[:_MAX_TRACE], trace[-_MAX_TRACE:]))
                 return error.exit_code
-        self._load = load
-        gc.collect()
-        gc.freeze()
-        send(self._sock, CodeLoaded(_other_threads()))
         return None
 
     # Workers --------------------------------------------------------------------------------------------------------
@@ -196,11 +209,16 @@ def _preload(manifest: Manifest, environ: Mapping[str, str], objects: Mapping[st
 
 def _other_threads() -> int:
     """How many threads run beside the main one, also those that Python did not start."""
-    try:
-        native = len(os.listdir(_TASKS))
-    except OSError:
-        native = 1
-    return max(native, threading.active_count()) - 1
+    deadline = time.monotonic() + _THREAD_EXIT
+    while True:
+        try:
+            native = len(os.listdir(_TASKS))
+        except OSError:
+            native = 1
+        others = max(native, threading.active_count()) - 1
+        if others == 0 or time.monotonic() >= deadline:
+            return others
+        time.sleep(0.001)
 
 
 def main(arguments: Sequence[str]) -> int:

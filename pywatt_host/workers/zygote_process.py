@@ -86,12 +86,12 @@ class ZygoteProcess:
         try:
             await asyncio.to_thread(send, ours, load)
             await zygote._loaded
-        except OSError as error:
+        except BaseException as error:
             zygote.close()
+            zygote.kill()  # an import that hangs would go on
+            if not isinstance(error, OSError):
+                raise
             raise WorkerStartError(f"the process that imports the code ended: {error.strerror or error}", 3) from error
-        except BaseException:
-            zygote.close()
-            raise
         return zygote
 
     async def start_worker(self, key: int, setup: WorkerSetup, descriptors: Sequence[int], *, fork: bool) -> int:
@@ -166,8 +166,9 @@ class ZygoteProcess:
         await asyncio.wait((self._watching,))
 
     def kill(self) -> None:
-        """Kill the process and its workers at once."""
-        self._child.kill()
+        """Kill the process at once. The workers that it has forked are not killed with it."""
+        if not self._watching.done():
+            self._child.kill()
 
 
 def environment_of_workers(environ: dict[str, str]) -> dict[str, str]:

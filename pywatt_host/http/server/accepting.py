@@ -213,6 +213,7 @@ class Acceptor:
             return
         self._connections.expect(client)
         taken.append((sock, client))
+        self._report(len(taken))  # at once: other workers compare themselves with this number at the same moment
 
     def _cannot(self, error: OSError) -> None:
         if error.errno in _NO_DESCRIPTOR:
@@ -226,7 +227,6 @@ class Acceptor:
         if taken:
             self._taken += len(taken)
             self._arrive(self._take_each(taken))
-            self._report()
 
     def _arrive(self, taking: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(taking)
@@ -240,9 +240,10 @@ class Acceptor:
             self._taken -= 1
         self._report()  # some may have gone
 
-    def _report(self) -> None:
+    def _report(self, more: int = 0) -> None:
+        """Tell the other workers how many connections there are; `more` are not counted yet."""
         if self._place is not None:
-            self._place.connections.set(self._count)
+            self._place.connections.set(self._count + more)
 
     async def _readable(self, descriptor: int) -> None:
         ready = self._loop.create_future()
