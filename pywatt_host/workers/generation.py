@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pywatt_host.manifest.model import Manifest
@@ -22,16 +21,6 @@ from pywatt_host.workers.worker_secrets import WorkerSecrets
 from pywatt_host.workers.zygote_process import WorkerStartError, ZygoteProcess
 
 logger = logging.getLogger("pywatt.workers")
-
-
-@dataclass(frozen=True, slots=True)
-class AppInit:
-    """What the application sees as `app_state.init`, beside the module id, and the token of the orchestrator."""
-
-    orchestrator_api: str | None
-    env: Mapping[str, str]
-    listen: str | None
-    auth_token: str | None
 
 
 class Surroundings(Protocol):

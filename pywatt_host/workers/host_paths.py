@@ -53,7 +53,7 @@ class SupervisorMetrics:
         """Take the metrics that a worker has sent by itself."""
         self._merged.update(str(worker.key), families)
 
-    def ended(self, worker: WorkerProcess) -> None:
+    def gone(self, worker: WorkerProcess) -> None:
         """A worker has ended: what it has counted stays in the sum."""
         if self._loaded is not None:
             self._loaded.ended(str(worker.key))

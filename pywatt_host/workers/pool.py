@@ -159,8 +159,8 @@ class WorkerPool:
 
     # Replacing ------------------------------------------------------------------------------------------------------
 
-    def ended(self, worker: WorkerProcess) -> None:
-        """A worker has ended."""
+    def gone(self, worker: WorkerProcess) -> None:
+        """A worker has ended: another one takes its place, unless it was told to end."""
         self._retired.pop(worker, None)
         self._memory.pop(worker, None)
         generation = self._of(worker)

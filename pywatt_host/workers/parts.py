@@ -1,0 +1,256 @@
+"""The parts of a supervisor: each object that a host with workers has once, made and given what it needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from asyncio import TaskGroup
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pywatt_host.auth.none import NoSchemes
+from pywatt_host.build.none import NoChannels
+from pywatt_host.build.parts import identity_of
+from pywatt_host.http.server.server import HttpServer
+from pywatt_host.manifest.model import Manifest
+from pywatt_host.observability.health import Checks
+from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.protocol.payload import Envelope, Payload
+from pywatt_host.runtime.host import bounds_of
+from pywatt_host.runtime.shutdown import Shutdown
+from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.rotation import Rotation
+from pywatt_host.secrets.sources import make_sources
+from pywatt_host.workers.admin import AdminServers, HostPathsOfNow
+from pywatt_host.workers.channel_requests import ChannelRequestsToWorkers
+from pywatt_host.workers.families import SupervisorFamilies
+from pywatt_host.workers.generation import Generation
+from pywatt_host.workers.health import HostHealth, WorkerHealth
+from pywatt_host.workers.host_paths import SupervisorMetrics, SupervisorPaths
+from pywatt_host.workers.outside import Outside
+from pywatt_host.workers.pool import WorkerPool
+from pywatt_host.workers.registrations import Registrations
+from pywatt_host.workers.requests import WorkerRequests
+from pywatt_host.workers.routing import WorkerRouting
+from pywatt_host.workers.surroundings import AppInit, Follower, Surroundings
+from pywatt_host.workers.worker_secrets import WorkerSecrets
+from pywatt_host.workers.zygote_process import environment_of_workers
+
+if TYPE_CHECKING:
+    from pywatt_host.auth.schemes import Schemes
+    from pywatt_host.build.channels import HostChannels
+    from pywatt_host.channels.stdio import Handshake
+    from pywatt_host.manifest.values.names import Script
+    from pywatt_host.messaging.incoming import Incoming
+
+
+class SupervisorParts:
+    """Makes all parts, each once. `manifest` and `schemes` are those in use: a reload replaces them.
+
+    Where two parts need each other, the later one is given to the earlier as a function that is called when it is
+    needed.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        environ: Mapping[str, str],
+        stream: LogStream,
+        *,
+        handshake: Handshake | None,
+        trace: Path | None,
+        script: Script | None,
+    ) -> None:
+        """`script` is the Python file with the decorated function that the manifest comes from. Raises ChannelError for
+        channels that cannot be made, OSError for a trace that cannot be written."""
+        if handshake is not None:
+            environ = {**environ, **handshake.init.env}
+        self.manifest = manifest
+        self.environ = environ
+        self.schemes: Schemes | NoSchemes = NoSchemes()  # that guard the metrics, where the supervisor serves them
+        self.reloads: Counter[str] = Counter()  # by result
+        self._script = script
+        self._created = time.time()
+        self._first: Generation | None = None  # while it starts
+        self._generations = 0
+        self.masker = Masker()
+        stream.mask_with(self.masker.mask_bytes)
+        self.shutdown = Shutdown(manifest.server.timeouts, before_exit=self._kill_all)
+        self.checks = Checks(manifest.health, identity_of(manifest), self.masker.mask)
+        self.around = Surroundings(
+            _app_init(environ, handshake),
+            dict(environ),
+            lambda: self.requests.dispatch,
+            self._followers,
+            manifest.channels.limits.frame,
+        )
+        self.pool = WorkerPool(joined=self.around.joined, left=self.around.left, vanished=self.around.vanished)
+        self.health = HostHealth(self.checks, self._health_of_workers, lambda: self.pool.wanted)
+        self.channels = self._make_channels(handshake, trace)
+        self.metrics = SupervisorMetrics(self.pool.all, SupervisorFamilies(self.pool, self.channels, self.reloads))
+        self.paths = SupervisorPaths(lambda: self.manifest, self.health, self.metrics, lambda: self.schemes)
+        paths, bounds = HostPathsOfNow(self.paths.table), bounds_of(manifest)
+        self.admin = AdminServers(paths, bounds, self.shutdown.drain)
+        self.stand_in = HttpServer("stand-in", paths, (), bounds, self.shutdown.drain)
+        outside = Outside(self.channels)
+        self.registrations = Registrations(manifest.module_id, self.channels.discovery)
+        self.routing = WorkerRouting(manifest.module_id, outside, self.pool.candidates, outside.subscribe)
+        self.requests = WorkerRequests(
+            module_id=manifest.module_id,
+            routing=self.routing,
+            registrations=self.registrations,
+            upstream=outside,
+            secrets=self._secrets_of,
+            snapshot=self.metrics.update,
+            host_path=self.paths.for_worker,
+            healthy=lambda: self.health.report()[0] == 200,
+        )
+
+    def _make_channels(self, handshake: Handshake | None, trace: Path | None) -> HostChannels | NoChannels:
+        """The channels that the host has once: to the orchestrator, and those where other modules connect."""
+        channels = self.manifest.channels
+        if handshake is None and channels.ipc is None and channels.tcp is None:
+            return NoChannels(self.manifest.module_id)
+        services = self.manifest.services.model_copy(update={"static": (), "register_": ()})
+        manifest = self.manifest.model_copy(
+            update={"channels": channels.model_copy(update={"http": None, "nats": None}), "services": services}
+        )
+        app = ChannelRequestsToWorkers(self.pool.candidates, lambda: self.manifest.server.timeouts.request)
+        made: HostChannels = import_module("pywatt_host.build.channels").HostChannels(
+            manifest,
+            handshake,
+            app=lambda: app,
+            health=self.health.heartbeat,
+            stop=self.shutdown.request,
+            orchestrator_lost=self.shutdown.orchestrator_lost,
+            secret_values=self._secret_values,
+            masker=self.masker,
+            trace=trace,
+            take=self._take,
+        )
+        made.on_rotation(self._rotated)
+        made.on_event(self._event)
+        return made
+
+    def new_generation(self, manifest: Manifest) -> Generation:
+        """A generation with secrets of its own, not started."""
+        secrets = manifest.secrets
+        sources = make_sources(
+            secrets.sources, directory=manifest.directory, environ=self.environ, fetch=self.channels.fetch
+        )
+        store = SecretStore(manifest.secret_keys, sources, self.masker)
+        rotation = Rotation(store, rotate=secrets.rotate, interval=secrets.interval)
+        rotation.register(*self.channels.dependants())
+        self._generations += 1
+        environ = environment_of_workers(dict(self.environ))
+        generation = Generation(
+            self._generations, manifest, rotation, self.around, script=self._script, environ=environ
+        )
+        if self.pool.current is None:
+            self._first = generation
+        return generation
+
+    async def load_secrets(self, generation: Generation, tasks: TaskGroup) -> Schemes | NoSchemes:
+        """Fetch the secrets of a generation, and watch them for as long as it lives. Returns the schemes that guard its
+        metrics, where the supervisor serves them. Raises SecretError."""
+        manifest, rotation = generation.manifest, generation.rotation
+        await generation.stack.enter_async_context(rotation.running(tasks))
+        if not manifest.metrics.enabled or not manifest.metrics.auth:
+            return NoSchemes()
+        schemes: Schemes = import_module("pywatt_host.auth.schemes").Schemes(
+            manifest, lambda: rotation.store.secret_values
+        )
+        rotation.register(*schemes.dependants())
+        await generation.stack.enter_async_context(schemes.running(tasks))
+        return schemes
+
+    def add_checks(self) -> None:
+        """The supervisor's own health checks."""
+        self.channels.add_checks(self.checks)
+        if self.manifest.secrets.rotate:
+            self.checks.add("secrets", self._check_secrets, optional=True)
+
+    # What parts ask for while the host runs -------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """The number of the generation in use; 0 before the first one is."""
+        return self.pool.current.number if self.pool.current is not None else 0
+
+    def _followers(self) -> Iterable[Follower]:
+        yield from (self.metrics, self.routing, self.requests, self.registrations)
+        yield from (generation.secrets for generation in tuple(self.pool.generations))
+        yield self.pool
+
+    def _secrets_of(self, generation: int) -> WorkerSecrets:
+        return next(each.secrets for each in self.pool.generations if each.number == generation)
+
+    def _secret_values(self) -> Mapping[str, str]:
+        generation = self.pool.current or self._first
+        return generation.rotation.store.secret_values if generation is not None else {}
+
+    async def _check_secrets(self) -> None:
+        if self.pool.current is not None:
+            await self.pool.current.rotation.check()
+
+    def _health_of_workers(self) -> list[WorkerHealth]:
+        current = self.pool.current
+        workers = [each for each in current.workers if not each.replaced] if current is not None else []
+        return [WorkerHealth(worker.name, worker.responsive, worker.report) for worker in workers]
+
+    def _kill_all(self) -> None:
+        """The process is about to end at once: nobody would stop the workers afterwards. This may run in a signal
+        handler, or in another thread."""
+        for generation in tuple(self.pool.generations):
+            generation.kill_processes()
+
+    # What the orchestrator, peers and the control socket ask for ----------------------------------------------------
+
+    def _take(self, incoming: Incoming) -> None:
+        self.routing.take(incoming)
+
+    def _event(self, topic: str, source: str, payload: Payload, channel: str, vouched_by: str) -> None:
+        self.routing.event(topic, source, payload, channel, vouched_by)
+
+    async def _rotated(self, rotation_id: str, names: Sequence[str]) -> str:
+        if self.pool.current is None:
+            return "the module is starting"
+        return await self.pool.current.rotation.rotated(rotation_id, names)
+
+    async def rotate(self, name: str) -> dict[str, Any]:
+        """Rotate a secret for the control socket. Raises HostError."""
+        assert self.pool.current is not None
+        changed = await self.pool.current.rotation.rotate_by_hand(name)
+        return {"name": name, "changed": name in changed}
+
+    async def deliver(self, type: str, content: Mapping[str, Any], timeout: float) -> Any:
+        """Give a message of the control socket to a worker, and return its reply. Raises MessagingError."""
+        deadline = round(time.time() + timeout, 3)
+        envelope = Envelope({**content, "type": type}, {"deadline": deadline}).seal()
+        answer = await self.routing.ask("", Payload.of(envelope), "control", "process")
+        return import_module("pywatt_host.messaging.messages").content_of(answer, self.manifest.module_id)
+
+    def status(self) -> dict[str, Any]:
+        """What the control socket answers, beside what is said about reloads."""
+        _, report = self.health.report()
+        return {
+            **identity_of(self.manifest),
+            "pid": os.getpid(),
+            "started": round(self._created, 3),
+            "manifest": os.fspath(self.manifest.source) if self.manifest.source else None,
+            "status": "draining" if self.checks.draining else report["status"],
+            "checks": report["checks"],
+            "generation": self.number,
+            "workers": [worker.status() for worker in self.pool.all()],
+            "listen": self.around.sockets.addresses,
+        }
+
+
+def _app_init(environ: Mapping[str, str], handshake: Handshake | None) -> AppInit:
+    if handshake is None:
+        return AppInit(None, dict(environ), None, None)
+    init = handshake.init
+    return AppInit(init.orchestrator_api, dict(init.env), init.listen, init.auth_token)
