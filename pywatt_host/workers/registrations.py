@@ -28,9 +28,12 @@ class Discovery(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Service:
+    """A registered service. `known_as` are the ids that workers were given for it, and its name."""
+
     wanted: Register
-    id: str = ""
+    id: str
     holders: set[WorkerProcess] = field(default_factory=set)
+    known_as: set[str] = field(default_factory=set)
 
 
 class Registrations:
@@ -58,14 +61,18 @@ class Registrations:
                 )
             except HostError as error:
                 return Registered(False, None, getattr(error, "message", str(error)), message.request_id)
-            holders = service.holders if service is not None else set()
-            self._services[key] = _Service(wanted, provider_id, {*holders, worker})
+            new = self._services[key] = _Service(wanted, provider_id, {worker}, {provider_id, wanted.name})
+            if service is not None:
+                new.holders |= service.holders
+                new.known_as |= service.known_as
+            if worker.ended.done():  # while it was registered
+                self.gone(worker)
             return Registered(True, provider_id, None, message.request_id)
 
     def deregister(self, message: Deregister, worker: WorkerProcess) -> None:
         """A worker no longer offers a service."""
         for key, service in self._services.items():
-            if message.provider_id in (service.id, service.wanted.name):
+            if message.provider_id in service.known_as:
                 service.holders.discard(worker)
                 self._forget_unused(key)
                 return

@@ -81,6 +81,7 @@ class WorkerProcess:
         self._changed = changed
         self._clock = RunningClock(PING_INTERVAL)  # a pause of the supervisor is not held against a worker
         self._asked_at: float | None = None  # on that clock: when the oldest unanswered ping was sent
+        self._silent = False  # it has been told that this worker does not respond
         self._ended_by = ""
 
     # Opening --------------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ class WorkerProcess:
 
     def beaten(self, message: HeartbeatAck) -> None:
         """It has answered a ping."""
-        was = self.responsive
+        was_silent, self._silent = self._silent, False
         self._asked_at = None
         before, self.report = self.report, message.health
         if self.announce is not None:
@@ -168,7 +169,7 @@ class WorkerProcess:
                 _done(self.passed)
         if self.state == "starting" and self.announce is not None:
             self.set_state("ready")
-        elif not was or (before or {}).get("status") != (self.report or {}).get("status"):
+        elif was_silent or (before or {}).get("status") != (self.report or {}).get("status"):
             self._changed(self)
 
     def failed(self, message: WorkerFailed) -> None:
@@ -229,9 +230,9 @@ class WorkerProcess:
         """Advance the clock of this worker and ping it again. Call this every PING_INTERVAL."""
         if not self.opened:
             return
-        was = self.responsive
         self._clock.tick()
-        if was and not self.responsive:
+        if not self._silent and self.state != "ended" and not self.responsive:
+            self._silent = True
             logger.warning(
                 "%s does not answer; others accept connections in its place", self.name,
                 extra={"worker": self.place + 1, "pid": self.pid},

@@ -80,7 +80,7 @@ class SpokenWorker:
 
     async def start(self) -> None:
         """Announce itself, and wait until the supervisor counts it as ready."""
-        self.say(Announce("", ()))
+        self.say(Announce("127.0.0.1:1", ()))
         async with asyncio.timeout(PATIENCE):
             await self.process.started
 
