@@ -107,6 +107,7 @@ class SupervisorParts:
             snapshot=self.metrics.update,
             host_path=self.paths.for_worker,
             healthy=lambda: self.health.report()[0] == 200,
+            drains=self.pool.drains,
         )
 
     def _make_channels(self, handshake: Handshake | None, trace: Path | None) -> HostChannels | NoChannels:

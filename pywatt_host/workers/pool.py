@@ -181,6 +181,23 @@ class WorkerPool:
             self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
             self._fill(worker.place, worker.age)
 
+    def drains(self, worker: WorkerProcess) -> None:
+        """A worker accepts no more. Where it was not told to (somebody has sent it SIGTERM), another one starts in its
+        place at once."""
+        worker.set_state("draining")
+        if self.stopping or self._places.get(worker.place) is not worker:
+            return
+        logger.warning(
+            "%s was told to stop; another one starts in its place", worker.name,
+            extra={"worker": worker.place + 1, "pid": worker.pid},
+        )  # fmt: skip
+        del self._places[worker.place]
+        worker.replaced = True
+        self._left(worker)
+        self._begin_drain(worker)
+        self.restarts["ended"] += 1
+        self._fill(worker.place, worker.age)
+
     def _close_drained(self, generation: Generation) -> None:
         """End an old generation once its last worker has ended."""
         current = self.current

@@ -72,9 +72,11 @@ class WorkerRequests:
         snapshot: Callable[[WorkerProcess, list[Any]], None],
         host_path: Callable[[GetHostPath], Awaitable[HostAnswer]],
         healthy: Callable[[], bool],
+        drains: Callable[[WorkerProcess], None],
     ) -> None:
         """`secrets` gives those of a generation. `snapshot` takes the metrics that a worker sends by itself.
-        `host_path` answers the host's own paths. `healthy` tells whether the host is."""
+        `host_path` answers the host's own paths. `healthy` tells whether the host is. `drains` is told of a worker that
+        accepts no more."""
         self._module_id = module_id
         self._routing = routing
         self._registrations = registrations
@@ -90,7 +92,7 @@ class WorkerRequests:
             Announce: of_worker(lambda message, worker: worker.announced(message)),
             HeartbeatAck: of_worker(lambda message, worker: worker.beaten(message)),
             WorkerFailed: of_worker(lambda message, worker: worker.failed(message)),
-            Draining: of_worker(lambda message, worker: worker.set_state("draining")),
+            Draining: of_worker(lambda message, worker: drains(worker)),
             Snapshot: self._snapshot_or_answer,
             GetSecret: lambda message, peer: secrets(peer.owner.generation).get(message, peer),
             RotationAck: of_worker(lambda message, worker: secrets(worker.generation).acknowledged(message, worker)),

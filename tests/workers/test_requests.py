@@ -93,6 +93,7 @@ class Asked:
             snapshot=lambda worker, families: self.snapshots.append((worker, families)),
             host_path=self._host_path,
             healthy=lambda: True,
+            drains=lambda worker: worker.set_state("draining"),
         )
 
     async def _host_path(self, message: GetHostPath) -> tuple[int, dict[str, str], str]:
