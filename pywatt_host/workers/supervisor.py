@@ -139,6 +139,7 @@ class Supervisor:
         self._tasks: TaskGroup | None = None
         self._systemd: Notifier | None = None
         self._reloads = {"success": 0, "error": 0}
+        self._rotated_lately: set[str] = set()  # names of secrets, since a generation began to fetch its own
         self.reloading = Reloading(
             load,
             lambda: (self._generation.number, self.manifest),
@@ -196,7 +197,20 @@ class Supervisor:
     _loading: Mapping[str, str] = {}
 
     async def _rotated(self, rotation_id: str, names: Sequence[str]) -> str:
-        return await self._generation.rotation.rotated(rotation_id, names)
+        """Rotate secrets because the orchestrator says so. A reload may put another generation to use meanwhile, whose
+        values were fetched before."""
+        while True:
+            generation = self._generation
+            answer = await generation.rotation.rotated(rotation_id, names)
+            if generation is self._generation:
+                self._rotated_lately.update(names if not answer else ())
+                return answer
+
+    async def _catch_up(self, generation: Generation) -> None:
+        """Rotate what was rotated since a generation has fetched its secrets. Raises SecretError."""
+        while names := self._rotated_lately:
+            self._rotated_lately = set()
+            await generation.rotation.rotate(names, "rotated during the reload")
 
     def _secrets_of(self, generation: int) -> Any:
         return next(each.secrets for each in self._pool.generations if each.number == generation)
@@ -522,6 +536,7 @@ class Supervisor:
     async def _rotate(self, name: str) -> dict[str, Any]:
         """Rotate a secret for the control socket. Raises HostError."""
         changed = await self._generation.rotation.rotate_by_hand(name)
+        self._rotated_lately.add(name)
         return {"name": name, "changed": name in changed}
 
     async def _deliver(self, type: str, content: Mapping[str, Any], timeout: float) -> Any:
@@ -580,9 +595,11 @@ class Supervisor:
         try:
             self._prepare_sockets(manifest, generation.number)
             bound = self._admin.bind(admin, manifest.directory)
+            self._rotated_lately.clear()
             await self._load_secrets(generation, self._tasks)
             schemes = await self._schemes_of(generation, self._tasks)
             workers = await self._pool.start(generation, healthy=True)
+            await self._catch_up(generation)
             self._commit()
         except BaseException:
             self._roll_back()
