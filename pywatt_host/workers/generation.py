@@ -80,21 +80,29 @@ class Generation:
     async def _import(self) -> None:
         """Start a process that has imported the code, and decide whether it may be forked."""
         start = self.manifest.server.workers.start
-        zygote = await self._new_zygote()
+        self._stale = False  # a rotation meanwhile says so again
+        try:
+            zygote = await self._new_zygote()
+        except BaseException:
+            self._stale = True
+            raise
         if start == "spawn" or (start == "auto" and (zygote.threads or sys.platform != "linux")):
             if start == "auto" and zygote.threads and not self._parents:
                 logger.info(
                     "importing the application starts %d threads: its workers are spawned and not forked",
                     zygote.threads, extra={"key": "server.workers.start"},
                 )  # fmt: skip
-            self._spare = zygote
+            if self._stale:
+                zygote.close()
+            else:
+                self._spare = zygote
             return
         if zygote.threads:
             logger.warning(
                 "importing the application starts %d threads, which its workers do not have", zygote.threads,
                 extra={"key": "server.workers.start"},
             )  # fmt: skip
-        before, self._zygote, self._stale = self._zygote, zygote, False
+        before, self._zygote = self._zygote, zygote
         self._close_unused(before)
 
     async def _new_zygote(self) -> ZygoteProcess:
@@ -142,22 +150,23 @@ class Generation:
                 await worker.started
                 if healthy:
                     await worker.passed
-        except TimeoutError:
-            raise WorkerStartError(
-                f"{worker.name} was not ready within {limit:g}s (server.workers.start_limit){_failing(worker)}", 3
-            ) from None
-        finally:
-            if worker.state == "starting" or worker.state == "ended":
-                worker.kill("it was not ready")
-                if worker.pid is None:
-                    self._around.worker_ended(worker.key, 0)
-        if worker.state == "ended":
-            raise self._failure(worker)
+            if worker.state == "ended":
+                raise self._failure(worker)
+        except BaseException as error:
+            worker.kill("it was not ready")
+            if worker.pid is None:
+                self._around.worker_ended(worker.key, 0)
+            if isinstance(error, TimeoutError):
+                text = f"{worker.name} was not ready within {limit:g}s (server.workers.start_limit){_failing(worker)}"
+                raise WorkerStartError(text, 3) from None
+            if isinstance(error, OSError):
+                raise WorkerStartError(f"{worker.name} cannot be started: {error.strerror or error}", 3) from error
+            raise
         return worker
 
     async def _launch(self, worker: WorkerProcess) -> None:
         async with self._importing:
-            if self._spare is None and (self._zygote is None or self._zygote.lost or self._stale):
+            while self._spare is None and (self._zygote is None or self._zygote.lost or self._stale):
                 await self._import()
             spare, self._spare = self._spare, None
             zygote = spare or self._zygote

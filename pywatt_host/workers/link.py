@@ -151,6 +151,8 @@ class Receiver:
             os.set_inheritable(descriptor, False)
         if not data:
             self.ended = True
+            close_all(self._descriptors)  # of a message that does not come whole any more
+            self._descriptors = []
             return
         self._data += data
         while len(self._data) >= _HEADER.size:

@@ -75,6 +75,7 @@ class SupervisorParts:
         self._script = script
         self._created = time.time()
         self._first: Generation | None = None  # while it starts
+        self._rotated_lately: set[str] = set()  # names of secrets, since a generation began to fetch its own
         self._generations = 0
         self.masker = Masker()
         stream.mask_with(self.masker.mask_bytes)
@@ -158,6 +159,7 @@ class SupervisorParts:
         """Fetch the secrets of a generation, and watch them for as long as it lives. Returns the schemes that guard its
         metrics, where the supervisor serves them. Raises SecretError."""
         manifest, rotation = generation.manifest, generation.rotation
+        self._rotated_lately.clear()
         await generation.stack.enter_async_context(rotation.running(tasks))
         if not manifest.metrics.enabled or not manifest.metrics.auth:
             return NoSchemes()
@@ -167,6 +169,12 @@ class SupervisorParts:
         rotation.register(*schemes.dependants())
         await generation.stack.enter_async_context(schemes.running(tasks))
         return schemes
+
+    async def catch_up(self, generation: Generation) -> None:
+        """Rotate what was rotated since a generation has fetched its secrets. Raises SecretError."""
+        while names := self._rotated_lately:
+            self._rotated_lately = set()
+            await generation.rotation.rotate(names, "rotated during the reload")
 
     def add_checks(self) -> None:
         """The supervisor's own health checks."""
@@ -217,14 +225,20 @@ class SupervisorParts:
         self.routing.event(topic, source, payload, channel, vouched_by)
 
     async def _rotated(self, rotation_id: str, names: Sequence[str]) -> str:
-        if self.pool.current is None:
-            return "the module is starting"
-        return await self.pool.current.rotation.rotated(rotation_id, names)
+        """Rotate secrets because the orchestrator says so. A reload may put another generation to use meanwhile, whose
+        values were fetched before."""
+        while (generation := self.pool.current) is not None:
+            answer = await generation.rotation.rotated(rotation_id, names)
+            if generation is self.pool.current:
+                self._rotated_lately.update(names if not answer else ())
+                return answer
+        return "the module is starting"
 
     async def rotate(self, name: str) -> dict[str, Any]:
         """Rotate a secret for the control socket. Raises HostError."""
         assert self.pool.current is not None
         changed = await self.pool.current.rotation.rotate_by_hand(name)
+        self._rotated_lately.add(name)
         return {"name": name, "changed": name in changed}
 
     async def deliver(self, type: str, content: Mapping[str, Any], timeout: float) -> Any:

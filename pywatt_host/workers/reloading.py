@@ -63,21 +63,34 @@ class Reloading:
     async def reload(self, why: str) -> dict[str, Any]:
         """Reload and return the verdict: `{"ok", "generation", "stage", "exit_code", "reason", "changes", "seconds"}`.
         `why` is for the log."""
-        if self.under_way:
-            if self._next is None or self._next.done():
-                self._next = asyncio.get_running_loop().create_task(self._after(self._running, why))
-            return await asyncio.shield(self._next)
-        self._running = asyncio.get_running_loop().create_task(self._reload(why))
-        return await asyncio.shield(self._running)
+        loop = asyncio.get_running_loop()
+        if self._next is None and self.under_way:
+            self._next = loop.create_task(self._after(self._running, why))
+        elif self._next is None:
+            self._running = loop.create_task(self._verdict(why))
+        task = self._next or self._running
+        assert task is not None
+        return await asyncio.shield(task)
 
     async def _after(self, running: asyncio.Task[dict[str, Any]] | None, why: str) -> dict[str, Any]:
         if running is not None:
             await asyncio.wait((running,))
-        self._running = asyncio.current_task()
-        return await self._reload(why)
+        self._running, self._next = self._next, None
+        return await self._verdict(why)
 
-    async def _reload(self, why: str) -> dict[str, Any]:
+    async def _verdict(self, why: str) -> dict[str, Any]:
+        """Reload. The stop of the host refuses a reload, which is a verdict for whoever waits for it, and told to
+        nobody else."""
         began = time.monotonic()
+        if not self._closed:
+            try:
+                return await self._reload(why, began)
+            except asyncio.CancelledError:
+                logger.info("reload: given up, since the host is stopping")
+        verdict = self._refused(RefusedReloadError("start", 3, "the host is stopping"))
+        return {**verdict, "changes": [], "seconds": round(time.monotonic() - began, 3)}
+
+    async def _reload(self, why: str, began: float) -> dict[str, Any]:
         logger.info("reload: %s", why)
         self._begun()
         changes: list[dict[str, str]] = []
@@ -85,13 +98,7 @@ class Reloading:
             number = await self._attempt(changes)
             verdict: dict[str, Any] = {"ok": True, "generation": number, "exit_code": 0}
         except RefusedReloadError as error:
-            verdict = {
-                "ok": False,
-                "generation": self._current()[0],
-                "stage": error.stage,
-                "exit_code": error.exit_code,
-                "reason": self._mask(error.reason),
-            }
+            verdict = self._refused(error)
         verdict |= {"changes": changes, "seconds": round(time.monotonic() - began, 3)}
         self.last = {**verdict, "time": round(time.time(), 3)}
         if verdict["ok"]:
@@ -108,15 +115,24 @@ class Reloading:
         self._told(verdict)
         return verdict
 
+    def _refused(self, error: RefusedReloadError) -> dict[str, Any]:
+        return {
+            "ok": False,
+            "generation": self._current()[0],
+            "stage": error.stage,
+            "exit_code": error.exit_code,
+            "reason": self._mask(error.reason),
+        }
+
     async def _attempt(self, changes: list[dict[str, str]]) -> int:
-        if self._closed:
-            raise RefusedReloadError("start", 3, "the host is stopping")
         try:
             manifest = await asyncio.to_thread(self._load)
         except ManifestError as error:
             raise RefusedReloadError("manifest", 2, render_text(error.problems).strip()) from error
         except HostError as error:
             raise RefusedReloadError("manifest", error.exit_code, str(error)) from error
+        except OSError as error:
+            raise RefusedReloadError("manifest", 2, str(error)) from error
         planned = plan(self._current()[1], manifest)
         changes += [change._asdict() for change in planned]
         refused = [f"{change.path}: {change.reason}" for change in planned if change.action == "refused"]
@@ -132,11 +148,17 @@ class Reloading:
             raise RefusedReloadError("start", 3, str(error)) from error
         except HostError as error:
             raise RefusedReloadError("secrets", 3, str(error)) from error
+        except RefusedReloadError:
+            raise
+        except Exception as error:  # named boundary: whatever it is, the generation in use serves on
+            logger.exception("a reload failed")
+            raise RefusedReloadError("start", 3, f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
         """Refuse further reloads, and end the one that runs."""
         self._closed = True
-        for task in (self._next, self._running):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait((task,))
+        if self._running is not None and not self._running.done():
+            self._running.cancel()
+        waiting = [task for task in (self._running, self._next) if task is not None]
+        if waiting:
+            await asyncio.wait(waiting)

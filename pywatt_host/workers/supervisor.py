@@ -283,6 +283,7 @@ class Supervisor:
             admin = parts.admin.bind(addresses, manifest.directory)
             schemes = await parts.load_secrets(generation, self._tasks)
             workers = await parts.pool.start(generation, healthy=True)
+            await parts.catch_up(generation)
             parts.around.commit()
         except BaseException:
             parts.around.roll_back()

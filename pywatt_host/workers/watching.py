@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from pathlib import Path
 
 from pywatt_host.manifest import Manifest
@@ -36,17 +38,20 @@ def _identity(path: Path) -> tuple[object, ...]:
     ConfigMap counts as changed when its link `..data` moves."""
     try:
         status = os.stat(path)
-        own: tuple[object, ...] = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if not os.path.isdir(path):
-            return own
-        entries: list[tuple[object, ...]] = []
-        for name in sorted(os.listdir(path))[:_MAX_ENTRIES]:
-            entry = os.stat(path / name)
-            if not os.path.isdir(path / name):
-                entries.append((name, entry.st_ino, entry.st_mtime_ns, entry.st_size))
-        return (status.st_ino, *entries)
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_ino, status.st_mtime_ns, status.st_size
+        return (status.st_ino, *map(_of_entry, sorted(os.listdir(path))[:_MAX_ENTRIES], repeat(path)))
     except OSError:
         return ()
+
+
+def _of_entry(name: str, folder: Path) -> tuple[object, ...]:
+    """The same of a file in a directory. Folders in it, and links that lead nowhere, count by their names."""
+    try:
+        status = os.stat(folder / name)
+    except OSError:
+        return (name,)
+    return (name,) if stat.S_ISDIR(status.st_mode) else (name, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 def _identities(paths: Iterable[Path]) -> tuple[object, ...]:

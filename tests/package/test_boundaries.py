@@ -40,6 +40,7 @@ NAMED = {
     "messaging/http_requests.py": 1,
     "app/user_state.py": 1,
     "wsgi/threads.py": 1,
+    "workers/reloading.py": 1,
 }
 
 
