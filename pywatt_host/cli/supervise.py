@@ -16,8 +16,9 @@ import click
 from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.exceptions import HostError
 from pywatt_host.manifest import Problem
-from pywatt_host.manifest.load import InitLayer
+from pywatt_host.manifest.load import InitLayer, environment
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.manifest.problems import Report
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import configured, standard_error
 from pywatt_host.runtime.event_loop import loop_factory, tune_collector
@@ -65,6 +66,7 @@ def supervise(
                 trace=trace,
                 script=again.script(),
                 env_file=selection.env_file,
+                read_environ=lambda: environment(None, selection.env_file, Report()),
                 relogged=use_logging,
             )
         except HostError as error:

@@ -26,12 +26,15 @@ def new_descriptor(words: int) -> int:
     """The descriptor of new shared memory for this many integers, all of them 0. Programs that this process starts do
     not inherit it unless they are told to. Raises OSError."""
     if hasattr(os, "memfd_create"):
-        descriptor: int = os.memfd_create("pywatt-limits")
+        descriptor: int = os.memfd_create("pywatt-limits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         with tempfile.TemporaryFile(buffering=0) as file:
             descriptor = os.dup(file.fileno())
     try:
         os.ftruncate(descriptor, _in_pages(words))
+        if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
+            # A process that has the memory must not be able to take it from the others: they would end by SIGBUS.
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except OSError:
         os.close(descriptor)
         raise

@@ -106,6 +106,10 @@ class Checks:
         self.draining = False
         self.serving = False
 
+    def use(self, settings: Health, identity: dict[str, Any]) -> None:
+        """Run the checks with other settings from now on, and say in reports that the module is another version."""
+        self._settings, self._identity = settings, identity
+
     def add(self, name: str, function: CheckFunction, *, optional: bool = False) -> None:
         """Add a check. While the host runs, it starts at once. Where an optional check fails, the health is degraded
         and the module stays ready. Raises ValueError where the name is taken."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from asyncio import TaskGroup
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from pywatt_host.http.edge import HostPath
@@ -19,6 +21,8 @@ from pywatt_host.types import ASGIApp, Receive, Scope, Send
 logger = logging.getLogger("pywatt.workers")
 
 _KEY = "server.admin.listen"
+_BACKLOG = 128
+_LEAVE_TIME = 5.0  # seconds for the requests on a listener that a reload closes
 
 
 class HostPathsOfNow:
@@ -31,14 +35,35 @@ class HostPathsOfNow:
         await HostPathsApp(self._table())(scope, receive, send)
 
 
+class _LeavingDrain(Drain):
+    """The drain of the host, until the server leaves by itself: then it has a deadline of its own, and what it cuts
+    does not count for the host."""
+
+    def __init__(self, host: Drain) -> None:
+        super().__init__()
+        self._host = host
+
+    def leave(self, seconds: float) -> None:
+        """The server has so many seconds to drain."""
+        self.deadline = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return super().left() if self.deadline is not None else self._host.left()
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    drain: _LeavingDrain
+    stack: AsyncExitStack
+
+
 class AdminServers:
     """One server for each address. An address that stays keeps its server, its connections and its port."""
 
-    def __init__(self, app: ASGIApp, bounds: Bounds, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
-        self._bounds = bounds
         self._drain = drain
-        self._running: dict[Address, AsyncExitStack] = {}
+        self._running: dict[Address, _Served] = {}
         self._listeners: dict[Address, list[Listener]] = {}
 
     @property
@@ -52,30 +77,37 @@ class AdminServers:
         try:
             for address in dict.fromkeys(addresses):
                 if address not in self._listeners:
-                    bound[address] = bind([address], key=_KEY, directory=directory, backlog=self._bounds.backlog)
+                    bound[address] = bind([address], key=_KEY, directory=directory, backlog=_BACKLOG)
         except BaseException:
             close_listeners(bound)
             raise
         return bound
 
     async def use(
-        self, addresses: Sequence[Address], bound: Mapping[Address, list[Listener]], tasks: TaskGroup
+        self,
+        addresses: Sequence[Address],
+        bound: Mapping[Address, list[Listener]],
+        tasks: TaskGroup,
+        bounds: Bounds,
     ) -> None:
-        """Serve on the addresses that `bind` has bound, and no more on those that are not among `addresses`."""
+        """Serve on the addresses that `bind` has bound, and no more on those that are not among `addresses`. Requests
+        that run there get a few seconds to finish."""
         for address, listeners in bound.items():
-            stack = self._running[address] = AsyncExitStack()
+            served = self._running[address] = _Served(_LeavingDrain(self._drain), AsyncExitStack())
             self._listeners[address] = listeners
-            server = HttpServer("admin", self._app, listeners, self._bounds, self._drain)
-            await stack.enter_async_context(server.running(tasks))
+            server = HttpServer("admin", self._app, listeners, bounds, served.drain)
+            await served.stack.enter_async_context(server.running(tasks))
         for address in [each for each in self._running if each not in addresses]:
             del self._listeners[address]
-            await self._running.pop(address).aclose()
+            served = self._running.pop(address)
+            served.drain.leave(_LEAVE_TIME)
+            await served.stack.aclose()
 
     async def close(self) -> None:
         """Drain and close all."""
-        for stack in self._running.values():
-            await stack.aclose()
-        self._running.clear()
+        while self._running:
+            _, served = self._running.popitem()
+            await served.stack.aclose()
         close_listeners(self._listeners)
         self._listeners.clear()
 

@@ -157,6 +157,8 @@ class Generation:
             if worker.pid is None:
                 self._around.worker_ended(worker.key, 0)
             if isinstance(error, TimeoutError):
+                if worker.pid is None and self._zygote is not None:
+                    self._zygote.kill()  # it does not answer: the next worker has another one
                 text = f"{worker.name} was not ready within {limit:g}s (server.workers.start_limit){_failing(worker)}"
                 raise WorkerStartError(text, 3) from None
             if isinstance(error, OSError):
@@ -174,7 +176,7 @@ class Generation:
         descriptors, close = await self._around.open(worker)
         try:
             setup = self._around.setup(worker)
-            worker.pid = await zygote.start_worker(worker.key, setup, descriptors, fork=spare is None)
+            worker.runs_as(await zygote.start_worker(worker.key, setup, descriptors, fork=spare is None))
         finally:
             close()
         self._parents[worker] = zygote

@@ -66,8 +66,8 @@ class SupervisorMetrics:
             workers = [worker for worker in self._workers() if worker.announce is not None]
             found = await asyncio.gather(*(worker.snapshot() for worker in workers))
             for worker, families in zip(workers, found, strict=True):
-                if families is not None and not worker.ended.done():
-                    await asyncio.to_thread(self._merged.update, str(worker.key), families)
+                if families is not None and not worker.ended.done():  # on this thread: it may end while one waits
+                    self._merged.update(str(worker.key), families)
             self._pulled = time.monotonic()
 
     async def scrape(self, manifest: Manifest, accept: str) -> tuple[bytes, str]:

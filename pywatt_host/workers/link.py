@@ -1,13 +1,14 @@
-"""The link between the supervisor and a zygote: objects and descriptors over a Unix socket.
+"""The link between the supervisor and a zygote: messages and descriptors over a Unix socket.
 
-Both ends are processes of this package on the same machine, which have made the socket themselves, so objects are
-pickled. A message is a header (length and number of descriptors), then the pickled object. The descriptors travel with
-the header (SCM_RIGHTS, unix(7)).
+A message is a header (length and number of descriptors), then the content. The descriptors travel with the header
+(SCM_RIGHTS, unix(7)). What the supervisor sends is pickled. What the zygote sends is JSON: the zygote runs code of the
+application, and what that code can send must not be able to run anything in the supervisor.
 """
 
 from __future__ import annotations
 
 import array
+import json
 import os
 import pickle
 import select
@@ -15,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pywatt_host.manifest.model import Manifest
@@ -24,6 +25,7 @@ from pywatt_host.manifest.values.names import Script
 MAX_DESCRIPTORS = 250  # of one message; the kernel passes 253 at most (SCM_MAX_FD)
 _HEADER = struct.Struct(">IB")
 _SEND_TIMEOUT = 10.0  # seconds for the other side to take a message
+_MAX_LENGTH = 64 * 1024**2  # bytes of a message
 _READ_BYTES = 64 * 1024
 
 
@@ -103,13 +105,27 @@ class WorkerEnded:
     code: int
 
 
-FromSupervisor = Load | Start
 FromZygote = CodeLoaded | LoadFailed | Forked | WorkerEnded
+_FROM_ZYGOTE = {kind.__name__: kind for kind in (CodeLoaded, LoadFailed, Forked, WorkerEnded)}
 
 
 def send(sock: socket.socket, message: Any, descriptors: Sequence[int] = ()) -> None:
-    """Send a message, waiting until the other side takes it. Raises OSError."""
-    data = pickle.dumps(message)
+    """Send a message to a zygote, waiting until it takes it. Raises OSError."""
+    _send(sock, pickle.dumps(message), descriptors)
+
+
+def tell(sock: socket.socket, message: FromZygote) -> None:
+    """Send a message to the supervisor, waiting until it takes it. Raises OSError."""
+    _send(sock, json.dumps([type(message).__name__, asdict(message)]).encode(), ())
+
+
+def _told(data: bytes) -> FromZygote:
+    """The message of a zygote. Raises ValueError, TypeError and KeyError where it is none."""
+    name, members = json.loads(data)
+    return _FROM_ZYGOTE[name](**members)
+
+
+def _send(sock: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
     header = _HEADER.pack(len(data), len(descriptors))
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
     _until_ready(sock, lambda: sock.sendmsg([header], rights))
@@ -129,9 +145,13 @@ def _until_ready(sock: socket.socket, write: Any) -> int:
 
 
 class Receiver:
-    """Puts the pieces that arrive together again. Descriptors are not inherited by other programs."""
+    """Puts the pieces that arrive together again. Descriptors are not inherited by other programs.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `of_zygote`: the messages are those of a zygote; one that cannot be read ends the link.
+    """
+
+    def __init__(self, sock: socket.socket, *, of_zygote: bool = False) -> None:
+        self._of_zygote = of_zygote
         self.ended = False
         self._sock = sock
         self._data = bytearray()
@@ -150,19 +170,32 @@ class Receiver:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         if not data:
-            self.ended = True
-            close_all(self._descriptors)  # of a message that does not come whole any more
-            self._descriptors = []
+            self._end()
             return
         self._data += data
         while len(self._data) >= _HEADER.size:
             length, count = _HEADER.unpack_from(self._data)
+            if length > _MAX_LENGTH:
+                self._end()
+                return
             if len(self._data) < _HEADER.size + length:
                 return
-            message = pickle.loads(self._data[_HEADER.size : _HEADER.size + length])
+            content = bytes(self._data[_HEADER.size : _HEADER.size + length])
             del self._data[: _HEADER.size + length]
             given, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+            try:
+                message = _told(content) if self._of_zygote else pickle.loads(content)
+            except (ValueError, TypeError, KeyError):
+                close_all(given)
+                self._end()
+                return
             yield message, given
+
+    def _end(self) -> None:
+        """Nothing more is received."""
+        self.ended = True
+        close_all(self._descriptors)  # of a message that does not come whole any more
+        self._descriptors = []
 
 
 def close_all(descriptors: Iterable[int]) -> None:

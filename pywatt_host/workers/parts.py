@@ -66,8 +66,8 @@ class SupervisorParts:
     ) -> None:
         """`script` is the Python file with the decorated function that the manifest comes from. Raises ChannelError for
         channels that cannot be made, OSError for a trace that cannot be written."""
-        if handshake is not None:
-            environ = {**environ, **handshake.init.env}
+        self._init_env = handshake.init.env if handshake is not None else {}
+        environ = {**environ, **self._init_env}
         self.manifest = manifest
         self.environ = environ
         self.schemes: Schemes | NoSchemes = NoSchemes()  # that guard the metrics, where the supervisor serves them
@@ -94,7 +94,7 @@ class SupervisorParts:
         self.metrics = SupervisorMetrics(self.pool.all, SupervisorFamilies(self.pool, self.channels, self.reloads))
         self.paths = SupervisorPaths(lambda: self.manifest, self.health, self.metrics, lambda: self.schemes)
         paths, bounds = HostPathsOfNow(self.paths.table), bounds_of(manifest)
-        self.admin = AdminServers(paths, bounds, self.shutdown.drain)
+        self.admin = AdminServers(paths, self.shutdown.drain)
         self.stand_in = HttpServer("stand-in", paths, (), bounds, self.shutdown.drain)
         outside = Outside(self.channels)
         self.registrations = Registrations(manifest.module_id, self.channels.discovery)
@@ -137,19 +137,25 @@ class SupervisorParts:
         made.on_event(self._event)
         return made
 
-    def new_generation(self, manifest: Manifest) -> Generation:
-        """A generation with secrets of its own, not started."""
+    def new_generation(self, manifest: Manifest, environ: Mapping[str, str] | None = None) -> Generation:
+        """A generation with secrets of its own, not started. `environ` is the environment as it was read anew; by
+        default it is that of the start."""
+        environ = self.environ if environ is None else {**environ, **self._init_env}
         secrets = manifest.secrets
         sources = make_sources(
-            secrets.sources, directory=manifest.directory, environ=self.environ, fetch=self.channels.fetch
+            secrets.sources, directory=manifest.directory, environ=environ, fetch=self.channels.fetch
         )
         store = SecretStore(manifest.secret_keys, sources, self.masker)
         rotation = Rotation(store, rotate=secrets.rotate, interval=secrets.interval)
         rotation.register(*self.channels.dependants())
         self._generations += 1
-        environ = environment_of_workers(dict(self.environ))
         generation = Generation(
-            self._generations, manifest, rotation, self.around, script=self._script, environ=environ
+            self._generations,
+            manifest,
+            rotation,
+            self.around,
+            script=self._script,
+            environ=environment_of_workers(dict(environ)),
         )
         if self.pool.current is None:
             self._first = generation
@@ -181,6 +187,12 @@ class SupervisorParts:
         self.channels.add_checks(self.checks)
         if self.manifest.secrets.rotate:
             self.checks.add("secrets", self._check_secrets, optional=True)
+
+    def use(self, manifest: Manifest) -> None:
+        """The manifest of another generation is in use."""
+        self.manifest = manifest
+        self.shutdown.use(manifest.server.timeouts)
+        self.checks.use(manifest.health, identity_of(manifest))
 
     # What parts ask for while the host runs -------------------------------------------------------------------------
 
@@ -227,9 +239,9 @@ class SupervisorParts:
     async def _rotated(self, rotation_id: str, names: Sequence[str]) -> str:
         """Rotate secrets because the orchestrator says so. A reload may put another generation to use meanwhile, whose
         values were fetched before."""
-        while (generation := self.pool.current) is not None:
+        while (generation := self.pool.current or self._first) is not None:
             answer = await generation.rotation.rotated(rotation_id, names)
-            if generation is self.pool.current:
+            if generation is (self.pool.current or self._first):
                 self._rotated_lately.update(names if not answer else ())
                 return answer
         return "the module is starting"
@@ -260,6 +272,7 @@ class SupervisorParts:
             "checks": report["checks"],
             "generation": self.number,
             "workers": [worker.status() for worker in self.pool.all()],
+            "crash_loop": self.pool.looping,
             "listen": self.around.sockets.addresses,
         }
 

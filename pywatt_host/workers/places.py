@@ -24,7 +24,7 @@ from pywatt_host.workers.groups import Group, addresses_of, for_places, listener
 
 logger = logging.getLogger("pywatt.workers")
 
-_MOST = 255  # listeners: the number of each is a byte where connections are passed
+_MOST = 240  # listeners: a worker gets all their sockets in one message, which holds 253 descriptors at most
 
 # An address, or the path of a Unix socket; and a number that tells equal addresses apart (port 0 may stand twice).
 _Slot: TypeAlias = tuple[Address | Path, int]

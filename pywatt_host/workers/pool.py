@@ -19,6 +19,7 @@ from pywatt_host.workers.zygote_process import WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
+_MEMORY_INTERVAL = 2.0  # seconds between two measurements of the memory of workers
 _RECYCLE_INTERVAL = 1.0  # seconds between two looks whether a worker has served long enough
 _DRAIN_GRACE = 2.0  # seconds after the shutdown limit, at which a worker that drains is killed
 
@@ -53,7 +54,8 @@ class WorkerPool:
         self._next = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._retired: dict[WorkerProcess, float] = {}  # when a worker that drains is killed
-        self._memory: dict[WorkerProcess, int | None] = {}
+        self._memory: dict[WorkerProcess, int | None] = {}  # bytes, as measured last
+        self._told_of_loop = False
         self._one_recycled = asyncio.Lock()
 
     # Who there is ---------------------------------------------------------------------------------------------------
@@ -88,9 +90,7 @@ class WorkerPool:
         return self._crash_loop.looping
 
     def memory(self, worker: WorkerProcess) -> int | None:
-        """The memory of a worker in bytes, measured lately; None where it cannot be measured."""
-        if worker not in self._memory and worker.pid is not None:
-            self._memory[worker] = own_memory(worker.pid)
+        """The memory of a worker in bytes, measured in the last seconds; None where it cannot be measured."""
         return self._memory.get(worker)
 
     # Generations ----------------------------------------------------------------------------------------------------
@@ -137,6 +137,8 @@ class WorkerPool:
             self._take_place(worker)
         for worker in before.values():
             self._retire(worker, why)
+        for older in tuple(self.generations):
+            self._close_drained(older)
 
     def _take_place(self, worker: WorkerProcess) -> None:
         self._places[worker.place] = worker
@@ -178,8 +180,18 @@ class WorkerPool:
                 extra={"worker": worker.place + 1, "pid": worker.pid},
             )  # fmt: skip
             self._crash_loop.ended(worker.age)
+            self._tell_of_loop()
             self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
             self._fill(worker.place, worker.age)
+
+    def _tell_of_loop(self) -> None:
+        """Say once that workers end again and again."""
+        if self.looping and not self._told_of_loop:
+            logger.error(
+                "workers end again and again within their first seconds; the others serve on, and each further start"
+                " waits longer. Look at what the workers have logged, and reload when it is mended"
+            )
+        self._told_of_loop = self.looping
 
     def drains(self, worker: WorkerProcess) -> None:
         """A worker accepts no more. Where it was not told to (somebody has sent it SIGTERM), another one starts in its
@@ -223,6 +235,7 @@ class WorkerPool:
                     worker = await generation.start_worker(place, healthy=False)
                 except WorkerStartError as error:
                     self._crash_loop.ended(0.0)
+                    self._tell_of_loop()
                     logger.error(
                         "no worker could start in place of worker %d: %s", place + 1, error,
                         extra={"worker": place + 1},
@@ -240,15 +253,24 @@ class WorkerPool:
     async def watch(self) -> None:
         """Ping all workers, replace those that do not answer, and recycle, for as long as this is awaited."""
         clock = RunningClock(PING_INTERVAL)
-        recycled = 0.0
+        recycled = measured = 0.0
         while True:
             await clock.next_look()
             now = time.monotonic()
             for worker in tuple(self.all()):
                 self._look(worker, now)
+            if now - measured >= _MEMORY_INTERVAL:
+                measured = now
+                self._spawn(self._measure())
             if now - recycled >= _RECYCLE_INTERVAL and not self.stopping:
                 recycled = now
                 self._recycle()
+
+    async def _measure(self) -> None:
+        """Measure the memory of all workers, in a thread: it takes a millisecond for each 100 MiB."""
+        workers = [worker for worker in self.all() if worker.pid is not None]
+        found = await asyncio.to_thread(lambda: [own_memory(worker.pid or 0) for worker in workers])
+        self._memory = dict(zip(workers, found, strict=True))
 
     def _look(self, worker: WorkerProcess, now: float) -> None:
         worker.look()
@@ -279,9 +301,6 @@ class WorkerPool:
         limits = generation.manifest.server.workers.recycle
         if self._recycling is None or self._recycling.limits != limits:
             self._recycling = Recycling(limits)
-        if limits.memory is not None:
-            for worker in self.accepting():
-                self._memory[worker] = own_memory(worker.pid) if worker.pid is not None else None
         workers = {worker.key: worker for worker in self.accepting()}
         used = [
             WorkerUse(key, worker.requests, worker.age, self._memory.get(worker)) for key, worker in workers.items()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from pywatt_host.exceptions import BindError, HostError, ManifestError
+from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError
 from pywatt_host.manifest import Manifest, render_text
 from pywatt_host.workers.plan import plan
 from pywatt_host.workers.zygote_process import WorkerStartError
@@ -144,7 +144,7 @@ class Reloading:
             reason = f"{error}\n{error.trace.strip()}" if error.trace else str(error)
             stage: Stage = "import" if error.importing else "start"
             raise RefusedReloadError(stage, error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
-        except BindError as error:
+        except (BindError, ServiceError) as error:
             raise RefusedReloadError("start", 3, str(error)) from error
         except HostError as error:
             raise RefusedReloadError("secrets", 3, str(error)) from error

@@ -36,7 +36,7 @@ from pywatt_host.workers.admin import close_listeners
 from pywatt_host.workers.distributor import Distributor
 from pywatt_host.workers.parts import SupervisorParts
 from pywatt_host.workers.reloading import Reloading
-from pywatt_host.workers.watching import watch, watched_paths
+from pywatt_host.workers.watching import look, watch, watched_paths
 from pywatt_host.workers.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ logger = logging.getLogger("pywatt.host")
 
 _PULL_INTERVAL = 2.0  # seconds between two looks at the metrics of workers
 _STOP_GRACE = 0.2  # seconds after the shutdown limit that workers get to leave by themselves
+_PASS_TIME = 2.0  # seconds for connections that wait to be passed to workers, when the host stops
 _MAX_STATUS = 500  # characters of a reason that `systemctl status` shows
 
 
@@ -64,15 +65,20 @@ class Supervisor:
         trace: Path | None = None,
         script: Script | None = None,
         env_file: Path | None = None,
+        read_environ: Callable[[], Mapping[str, str]] | None = None,
         relogged: Callable[[Manifest], None] = lambda manifest: None,
     ) -> None:
-        """`load` reads the manifest anew for a reload. `script` is the Python file with the decorated function that the
-        manifest comes from. `relogged` applies the logging settings of a manifest. Raises ChannelError for channels
-        that cannot be made, OSError for a trace that cannot be written."""
+        """`load` reads the manifest anew for a reload, and `read_environ` the environment with `env_file`. `script` is
+        the Python file with the decorated function that the manifest comes from. `relogged` applies the logging
+        settings of a manifest. Raises ChannelError for channels that cannot be made, OSError for a trace that cannot be
+        written."""
         self.parts = SupervisorParts(manifest, environ, stream, handshake=handshake, trace=trace, script=script)
         self._env_file = env_file
+        self._read_environ = read_environ
+        self._seen = look(self._watched())  # now, since files may change while the host starts
         self._relogged = relogged
         self._tasks: TaskGroup | None = None
+        self._reload_wanted = ""  # why, where one was asked for before the host was ready
         self._systemd: Notifier | None = None
         self.reloading = Reloading(
             load,
@@ -174,12 +180,15 @@ class Supervisor:
                 self._announce(workers[0])
                 if not parts.shutdown.requested.is_set():
                     on_ready(self._ready())
+                    if self._reload_wanted:
+                        self._request_reload(self._reload_wanted)
                 await parts.shutdown.requested.wait()
                 await self._stop()
             finally:
                 for task in background:
                     task.cancel()
-                await parts.pool.close()  # what it watches runs in `tasks`
+                await parts.pool.close()  # what these two have started runs in `tasks`
+                await parts.admin.close()
 
     async def _start(
         self, running: Lifecycle, tasks: TaskGroup, background: list[asyncio.Task[Any]]
@@ -256,7 +265,9 @@ class Supervisor:
             self._request_reload("SIGHUP")
 
     def _request_reload(self, why: str) -> None:
-        if self._tasks is not None and not self.parts.pool.stopping and self.parts.pool.current is not None:
+        if self._tasks is None or self.parts.pool.current is None:
+            self._reload_wanted = why
+        elif not self.parts.pool.stopping:
             self._tasks.create_task(self._reload_for(why), name="reload")
 
     async def _reload_for(self, why: str) -> None:
@@ -265,18 +276,19 @@ class Supervisor:
     async def _asked_to_reload(self, module: str) -> dict[str, Any]:
         return await self.reloading.reload("asked over the control socket")
 
-    async def _watch_files(self) -> None:
-        def paths() -> list[Path]:
-            manifest = self.parts.manifest
-            return watched_paths(manifest, self._env_file) if manifest.server.reload_mode == "watch" else []
+    def _watched(self) -> list[Path]:
+        manifest = self.parts.manifest
+        return watched_paths(manifest, self._env_file) if manifest.server.reload_mode == "watch" else []
 
-        await watch(paths, self._request_reload)
+    async def _watch_files(self) -> None:
+        await watch(self._watched, self._seen, self._request_reload)
 
     async def _put_to_use(self, manifest: Manifest) -> int:
         """Build a generation and put it to use. Raises HostError; the old one serves on then."""
         assert self._tasks is not None
         parts, addresses = self.parts, _admin_addresses(manifest)
-        generation = parts.new_generation(manifest)
+        environ = await asyncio.to_thread(self._read_environ) if self._read_environ is not None else None
+        generation = parts.new_generation(manifest, environ)
         admin: dict[Address, list[Listener]] = {}
         try:
             parts.around.prepare(manifest, generation.number)
@@ -290,12 +302,12 @@ class Supervisor:
             close_listeners(admin)
             await parts.pool.discard(generation)
             raise
-        before, parts.manifest, parts.schemes = parts.manifest, manifest, schemes
-        parts.shutdown.use(manifest.server.timeouts)
+        before, parts.schemes = parts.manifest, schemes
+        parts.use(manifest)
         if manifest.logging != before.logging:
             self._relogged(manifest)
         parts.pool.put_to_use(generation, workers, "a reload")
-        await parts.admin.use(addresses, admin, self._tasks)
+        await parts.admin.use(addresses, admin, self._tasks, bounds_of(manifest))
         self._announce(workers[0])
         return generation.number
 
@@ -323,9 +335,13 @@ class Supervisor:
         await self.reloading.close()
         await asyncio.sleep(parts.manifest.server.timeouts.drain_delay)
         parts.around.sockets.refuse_new()
-        await distributor.take_all()
         workers = parts.pool.accepting()
-        parts.pool.shut_down()
+        parts.pool.shut_down()  # they take what the distributor passes, whatever their limits are
+        try:
+            async with asyncio.timeout(_PASS_TIME):
+                await distributor.take_all()
+        except TimeoutError:
+            pass  # what no worker takes is answered by the distributor at its end
         for worker in workers:
             distributor.leave(worker)
         cut = await parts.pool.wait(parts.shutdown.time_left() + _STOP_GRACE)
@@ -347,7 +363,8 @@ class _AdminService:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         admin = self._parts.admin
-        await admin.use(_admin_addresses(self._parts.manifest), self._bound, tasks)
+        manifest = self._parts.manifest
+        await admin.use(_admin_addresses(manifest), self._bound, tasks, bounds_of(manifest))
         try:
             yield
         finally:

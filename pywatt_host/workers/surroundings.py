@@ -100,8 +100,9 @@ class Surroundings:
         slot = self.shared.assign()
         self._next_key += 1
         worker = WorkerProcess(
-            self._next_key, place, slot, generation, connections=self.shared.connections, changed=self._changed
-        )
+            self._next_key, place, slot, generation,
+            connections=self.shared.connections, changed=self._changed, vanished=self.vanished,
+        )  # fmt: skip
         self._workers[worker.key] = worker
         return worker
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 from pathlib import Path
 
@@ -16,6 +16,7 @@ logger = logging.getLogger("pywatt.workers")
 
 _POLL_INTERVAL = 0.5  # seconds
 _DEBOUNCE = 0.3  # seconds for which nothing must change: a file may still be being written
+_MOST_WAITS = 16  # for that, of so many seconds each
 _MAX_ENTRIES = 1000  # of a directory that are looked at
 
 
@@ -54,32 +55,25 @@ def _of_entry(name: str, folder: Path) -> tuple[object, ...]:
     return (name,) if stat.S_ISDIR(status.st_mode) else (name, status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def _identities(paths: Iterable[Path]) -> tuple[object, ...]:
-    return tuple(_identity(path) for path in paths)
+def look(paths: Iterable[Path]) -> dict[Path, object]:
+    """What tells later whether the files have changed since."""
+    return {path: _identity(path) for path in paths}
 
 
-async def watch(paths: Callable[[], list[Path]], changed: Callable[[str], None]) -> None:
-    """Call `changed` with what has changed, for as long as this is awaited. `paths` is asked before each look. Files
-    are polled, which works on every file system; a change counts once nothing has changed for a moment."""
-    present = await asyncio.to_thread(paths)
-    seen = dict(zip(present, await asyncio.to_thread(_identities, present), strict=True))
+async def watch(paths: Callable[[], list[Path]], seen: Mapping[Path, object], changed: Callable[[str], None]) -> None:
+    """Call `changed` with what has changed, for as long as this is awaited. `paths` is asked before each look; `seen`
+    is what `look` returned when the manifest was read. Files are polled, which works on every file system. A change
+    counts once nothing has changed for a moment, or after five seconds of further changes."""
     while True:
-        await asyncio.sleep(_POLL_INTERVAL)
-        now = await _look(paths)
+        now = await asyncio.to_thread(look, paths())
         differing = [path for path in now if path in seen and now[path] != seen[path]]
-        if differing:
-            while True:  # until it is written
-                await asyncio.sleep(_DEBOUNCE)
-                later = await _look(paths)
-                if later == now:
-                    break
-                now = later
-            differing = [path for path in now if path in seen and now[path] != seen[path]]
+        for _ in range(_MOST_WAITS if differing else 0):  # until it is written
+            await asyncio.sleep(_DEBOUNCE)
+            before, now = now, await asyncio.to_thread(look, paths())
+            if before == now:
+                break
+        differing = [path for path in now if path in seen and now[path] != seen[path]]
         seen = now
         if differing:
             changed(f"{', '.join(path.name for path in differing)} changed")
-
-
-async def _look(paths: Callable[[], list[Path]]) -> dict[Path, object]:
-    present = paths()
-    return dict(zip(present, await asyncio.to_thread(_identities, present), strict=True))
+        await asyncio.sleep(_POLL_INTERVAL)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError
@@ -32,6 +34,7 @@ from pywatt_host.supervision.process import describe_exit, signal_process
 logger = logging.getLogger("pywatt.workers")
 
 PING_INTERVAL = 0.25  # seconds
+_REPORT_TIME = 0.3  # seconds for the zygote to report the end of a worker
 _UNRESPONSIVE_AFTER = 0.5  # seconds without an answer, after which others accept in the worker's place
 _SNAPSHOT_TIMEOUT = 0.5  # seconds
 
@@ -55,8 +58,10 @@ class WorkerProcess:
         *,
         connections: Callable[[int], int],
         changed: Callable[[WorkerProcess], None],
+        vanished: Callable[[WorkerProcess], None] = lambda worker: None,
     ) -> None:
-        """`key` is unique in the supervisor's life. `connections` reads the number of open connections of a slot."""
+        """`key` is unique in the supervisor's life. `connections` reads the number of open connections of a slot.
+        `vanished` is called where the process has ended and its zygote does not report that."""
         self.key = key
         self.place = place
         self.slot = slot
@@ -79,6 +84,8 @@ class WorkerProcess:
         self.connection: PeerConnection
         self._connections = connections
         self._changed = changed
+        self._vanished = vanished
+        self._pidfd = -1
         self._clock = RunningClock(PING_INTERVAL)  # a pause of the supervisor is not held against a worker
         self._asked_at: float | None = None  # on that clock: when the oldest unanswered ping was sent
         self._silent = False  # it has been told that this worker does not respond
@@ -100,6 +107,29 @@ class WorkerProcess:
         self.opened = True
         await asyncio.get_running_loop().connect_accepted_socket(lambda: self.connection.wire, ours)
         return theirs, theirs_passing
+
+    def runs_as(self, pid: int) -> None:
+        """The process of the worker has started. On Linux its end is noticed by itself as well (pidfd_open(2)): the
+        zygote, which runs code of the application, may fail to report it."""
+        self.pid = pid
+        if hasattr(os, "pidfd_open"):
+            with suppress(OSError):  # it has ended already, or there is no descriptor left
+                self._pidfd = os.pidfd_open(pid)
+                asyncio.get_running_loop().add_reader(self._pidfd, self._process_ended)
+
+    def _process_ended(self) -> None:
+        self._forget_process()
+        asyncio.get_running_loop().call_later(_REPORT_TIME, self._not_reported)
+
+    def _not_reported(self) -> None:
+        if not self.ended.done():
+            self._vanished(self)
+
+    def _forget_process(self) -> None:
+        descriptor, self._pidfd = self._pidfd, -1
+        if descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
 
     # State ----------------------------------------------------------------------------------------------------------
 
@@ -190,6 +220,7 @@ class WorkerProcess:
             self.connection.abort()
             if not self.joined:
                 self.channel.close()
+        self._forget_process()
         self.ended.set_result(code)
         _done(self.started)
         _done(self.passed)

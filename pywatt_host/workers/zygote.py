@@ -42,7 +42,7 @@ from pywatt_host.workers.link import (
     Start,
     WorkerEnded,
     close_all,
-    send,
+    tell,
 )
 from pywatt_host.workers.supervisor_watch import ORPHAN_GRACE, SupervisorWatch, continue_without_supervisor
 from pywatt_host.workers.worker import run_worker
@@ -71,9 +71,9 @@ class Zygote:
     def run(self) -> int:
         # The supervisor decides when the zygote ends. These are handlers that do nothing, since programs that the
         # application starts would inherit signals that are ignored.
-        for number in (signal.SIGCHLD, *_LEFT_ALONE):
+        for number in _LEFT_ALONE:
             signal.signal(number, lambda number, frame: None)
-        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        self._watch_children()
         while not self._receiver.ended:
             ready, _, _ = select.select((self._sock, self._wakeup), (), ())
             if self._wakeup in ready:
@@ -85,6 +85,11 @@ class Zygote:
                         return code
         self._end_workers()
         return 0
+
+    def _watch_children(self) -> None:
+        """Be woken when a worker ends. The application may have changed this when it was imported."""
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
 
     def _handle(self, message: Load | Start, descriptors: Sequence[int]) -> int | None:
         """Returns the exit code of a process that has become a worker, or that cannot go on."""
@@ -102,7 +107,7 @@ class Zygote:
             return run_worker(self._load.manifest, self._load.environ, self._objects, message.setup, descriptors)
         self._workers[pid] = message.key
         close_all(descriptors)
-        send(self._sock, Forked(message.key, pid))
+        tell(self._sock, Forked(message.key, pid))
         return None
 
     def _become_ordinary(self) -> None:
@@ -126,9 +131,10 @@ class Zygote:
         if code is not None:
             return code
         self._load = load
+        self._watch_children()
         gc.collect()
         gc.freeze()
-        send(self._sock, CodeLoaded(_other_threads()))
+        tell(self._sock, CodeLoaded(_other_threads()))
         return None
 
     def _import_and_log(self, load: Load) -> int | None:
@@ -142,7 +148,7 @@ class Zygote:
                 cause = error.__cause__ if isinstance(error, AppLoadError) else None
                 trace = "".join(traceback.format_exception(cause)) if cause is not None else ""
                 logger.critical("%s", error, exc_info=cause)
-                send(self._sock, LoadFailed(error.exit_code, str(error)[:_MAX_TRACE], trace[-_MAX_TRACE:]))
+                tell(self._sock, LoadFailed(error.exit_code, str(error)[:_MAX_TRACE], trace[-_MAX_TRACE:]))
                 return error.exit_code
         return None
 
@@ -166,7 +172,7 @@ class Zygote:
             if key is None:
                 continue  # a process that the application has started when it was imported
             try:
-                send(self._sock, WorkerEnded(key, os.waitstatus_to_exitcode(status)))
+                tell(self._sock, WorkerEnded(key, os.waitstatus_to_exitcode(status)))
             except OSError:
                 return  # the supervisor has ended, which is noticed next
 
@@ -222,8 +228,11 @@ def _other_threads() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
+    sock = socket.socket(fileno=int(arguments[0]))
+    sock.set_inheritable(False)
+    del sys.argv[1:]  # the application has no use for the number
     try:
-        return Zygote(socket.socket(fileno=int(arguments[0]))).run()
+        return Zygote(sock).run()
     except BrokenPipeError:
         return 0  # the supervisor has ended meanwhile
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class ZygoteProcess:
         self.threads = 0  # that run in it beside the main one
         self._child = child
         self._sock = sock
-        self._receiver = Receiver(sock)
+        self._receiver = Receiver(sock, of_zygote=True)
         self._worker_ended = worker_ended
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._forked: dict[int, asyncio.Future[int]] = {}
@@ -76,6 +77,7 @@ class ZygoteProcess:
                 child = await Child.start(
                     [sys.executable, *path_options(), "-m", PROGRAM, str(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
+                    env=environment_of_workers(dict(os.environ)),
                     stdin=asyncio.subprocess.DEVNULL,
                 )
             except OSError as error:
@@ -110,6 +112,8 @@ class ZygoteProcess:
         return await forked
 
     def _read(self) -> None:
+        if self._sock.fileno() < 0:
+            return
         for message, _ in self._receiver.receive():
             match message:
                 case CodeLoaded(threads):
@@ -127,6 +131,8 @@ class ZygoteProcess:
                     self._worker_ended(key, code)
         if self._receiver.ended:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            if self._became is None:
+                self._child.kill()  # it has ended, or what it says cannot be read
 
     async def _watch(self) -> None:
         code = await self._child.wait()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pywatt_host.workers import link
-from pywatt_host.workers.link import MAX_DESCRIPTORS, CodeLoaded, Forked, Receiver, WorkerEnded, close_all, send
+from pywatt_host.workers.link import (
+    MAX_DESCRIPTORS,
+    CodeLoaded,
+    Forked,
+    LoadFailed,
+    Receiver,
+    WorkerEnded,
+    close_all,
+    send,
+    tell,
+)
 
 
 @dataclass
@@ -140,6 +152,34 @@ def test_the_end_of_the_other_side_is_told_after_what_it_has_sent(pair: Pair) ->
     pair.ours.close()
     receiver = Receiver(pair.theirs)
     assert pair.received(receiver, 2) == [(WorkerEnded(1, -9), [])]
+    assert receiver.ended
+
+
+@pytest.mark.parametrize(
+    "message",
+    [CodeLoaded(2), LoadFailed(3, "it raised", 'Traceback: "é"\n'), Forked(1, 2), WorkerEnded(1, -9)],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_a_zygote_tells_arrives(pair: Pair, message: Any) -> None:
+    tell(pair.ours, message)
+    assert pair.received(Receiver(pair.theirs, of_zygote=True), 1) == [(message, [])]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [pickle.dumps(os.getcwd), b"[]", b'["Start", {}]', b'["Forked", {"key": 1}]', b"{", b'["Forked", 1]'],
+)
+def test_what_is_no_message_of_a_zygote_ends_the_link_and_runs_nothing(pair: Pair, content: bytes) -> None:
+    pair.ours.sendall(struct.pack(">IB", len(content), 0) + content)
+    receiver = Receiver(pair.theirs, of_zygote=True)
+    assert list(receiver.receive()) == []
+    assert receiver.ended
+
+
+def test_a_message_that_is_said_to_be_huge_ends_the_link(pair: Pair) -> None:
+    pair.ours.sendall(struct.pack(">IB", 2**32 - 1, 0))
+    receiver = Receiver(pair.theirs)
+    assert list(receiver.receive()) == []
     assert receiver.ended
 
 

@@ -184,8 +184,8 @@ def test_an_inherited_socket_that_was_given_up_is_not_taken_again(sockets: Liste
             prepare(sockets, SystemdAddress())
 
 
-def test_there_are_at_most_255_listeners(sockets: ListeningSockets) -> None:
-    with pytest.raises(BindError, match="at most 255 listeners"):
+def test_there_are_at_most_240_listeners(sockets: ListeningSockets) -> None:
+    with pytest.raises(BindError, match="at most 240 listeners"):
         prepare(sockets, *[FREE] * 256, places=1)
 
 

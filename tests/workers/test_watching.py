@@ -14,7 +14,7 @@ import pytest
 
 from pywatt_host.manifest import Manifest, Source, load
 from pywatt_host.workers import watching
-from pywatt_host.workers.watching import watch, watched_paths
+from pywatt_host.workers.watching import look, watch, watched_paths
 from tests.hosting import run
 from tests.workers.supervised import until
 
@@ -53,7 +53,7 @@ def in_folder(folder: Path, test: Callable[[Watched], Awaitable[None]], *names: 
     async def watched() -> AsyncIterator[Watched]:
         found = Watched(folder)
         found.paths = [found.write(name) for name in names]
-        task = asyncio.create_task(watch(found._paths, found.changes.append))
+        task = asyncio.create_task(watch(found._paths, look(found.paths), found.changes.append))
         try:
             await found.looked()
             yield found
