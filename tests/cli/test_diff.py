@@ -49,7 +49,8 @@ def test_a_file_is_compared_without_a_host(module: Project) -> None:
     assert done.stdout.splitlines() == [
         "config.a              rebuilt   new workers load the application with it",
         "server.workers.count  in place  workers are added or drained",
-        "channels.stdio        refused   channels are held by the supervisor; restart the host to change them",
+        "channels.stdio        refused   channels to the orchestrator and to peers are held by the"
+        " supervisor; restart the host to change them",
     ]
     done = called(["diff", "--against", "old.yaml", "--json"], module.folder, LOCAL)
     assert actions(done.stdout) == CHANGES
