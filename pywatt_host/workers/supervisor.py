@@ -661,6 +661,7 @@ class Supervisor:
         await asyncio.sleep(self.manifest.server.timeouts.drain_delay)
         self._sockets.refuse_new()
         await self._distributor.take_all()
+        self._sockets.close()  # the workers close theirs: who connects from now on is refused at once
         workers = self._pool.accepting()
         self._pool.shut_down()
         for worker in workers:

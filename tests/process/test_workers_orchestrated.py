@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import PATIENCE, Project
+from tests.processes import PATIENCE, Project, allowed
 from tests.scripted import Orchestrated
 
 APP = """
@@ -91,7 +91,7 @@ def create_app(state):
 
     async def lingering(request):
         print("it lingers", file=sys.stderr, flush=True)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(float(request.query_params.get("seconds", 0.5)))
         return PlainTextResponse("done")
 
     async def echo_body(request):
@@ -357,6 +357,14 @@ def test_events_reach_each_worker_once_and_go_out_once(start: Start) -> None:
     assert module.silent()
 
 
+def _connects(module: Orchestrated, address: str) -> bool:
+    try:
+        module.connect(address).sock.close()
+    except OSError:
+        return False
+    return True
+
+
 def _reply(module: Orchestrated, content: dict[str, Any]) -> Any:
     module.say(op="routed_module_message", source_module_id="b", original_request_id="r", payload={"json": content})
     return module.hear("route_to_module", request_id="r")["payload"]["json"]
@@ -430,4 +438,19 @@ def test_a_rotation_under_load_and_a_reload_lose_nothing(start: Start, project: 
     assert len(statuses) > 20
     assert set(statuses) == {200}
     module.say(op="shutdown")
+    assert module.wait() == 0
+
+
+@pytest.mark.slow
+def test_while_the_host_drains_a_new_connection_is_refused_at_once(start: Start) -> None:
+    module = start()
+    address = announced(module)
+    with module.connect(address) as connection:
+        connection.head("GET", "/lingering?seconds=5")
+        module.wait_for("it lingers")
+        module.say(op="shutdown")
+        began = time.monotonic()
+        while _connects(module, address):
+            assert time.monotonic() - began < allowed(1.0)
+        assert connection.response().body == b"done"
     assert module.wait() == 0
