@@ -117,10 +117,10 @@ class Messages:
         for route in routes:
             try:
                 answer = await route.request(target, request_id, payload, max(0.001, deadline - time.monotonic()))
-                if not _is_unknown_there(answer):
+                refusal = _not_passed_on(answer, target)
+                if refusal is None:
                     return answer
-                text = str(answer.document().get("message", ""))[:MAX_ERROR_LENGTH]
-                failures.append((route.channel, MessagingError("unknown_target", text, target)))
+                failures.append((route.channel, refusal))
             except MessagingError as error:
                 error.target = error.target or target
                 if error.code not in _TRY_NEXT:
@@ -332,13 +332,16 @@ def content_of(answer: Payload, target: str) -> Any:
     return content
 
 
-def _is_unknown_there(answer: Payload) -> bool:
-    """Whether the answer says that the target is not known there."""
+def _not_passed_on(answer: Payload, target: str) -> MessagingError | None:
+    """The error in an answer that says that the message did not reach the target: an orchestrator does not know it, or
+    the supervisor of this worker has no channel to it."""
     try:
         content = answer.document()
     except ProtocolError:
-        return False  # the reader of the answer reports it
-    return content.__class__ is dict and content.get("type") == "error" and content.get("code") == "unknown_target"
+        return None  # the reader of the answer reports it
+    if content.__class__ is not dict or content.get("type") != "error" or content.get("code") not in _TRY_NEXT:
+        return None
+    return MessagingError(content["code"], str(content.get("message", ""))[:MAX_ERROR_LENGTH], target)
 
 
 def _never_sent(error: Exception) -> bool:

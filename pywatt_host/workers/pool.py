@@ -47,7 +47,7 @@ class WorkerPool:
         self._left = left
         self._vanished = vanished
         self._places: dict[int, WorkerProcess] = {}
-        self._filling: set[int] = set()  # places that wait for a worker
+        self._filling: dict[int, asyncio.Task[None]] = {}  # places that wait for a worker
         self._crash_loop = CrashLoop(time.monotonic)
         self._replacements = Replacements()
         self._recycling: Recycling | None = None
@@ -126,6 +126,9 @@ class WorkerPool:
     def put_to_use(self, generation: Generation, workers: Sequence[WorkerProcess], why: str) -> None:
         """Let these workers accept, and retire all others."""
         self.current = generation
+        for filling in self._filling.values():  # with workers of the old one
+            filling.cancel()
+        self._filling.clear()
         for place in range(generation.count):
             self._replacements.forget(place)
         before, self._places = self._places, {}
@@ -221,8 +224,7 @@ class WorkerPool:
 
     def _fill(self, place: int, lived: float) -> None:
         if place not in self._filling and not self.stopping:
-            self._filling.add(place)
-            self._spawn(self._filled(place, lived))
+            self._filling[place] = self._spawn(self._filled(place, lived))
 
     async def _filled(self, place: int, lived: float) -> None:
         """Start workers at a place until one accepts there. The last one there ran for `lived` seconds."""
@@ -241,14 +243,15 @@ class WorkerPool:
                         extra={"worker": place + 1},
                     )  # fmt: skip
                     continue
-                if generation is not self.current or self.stopping or place in self._places:
+                if self.stopping or place in self._places:
                     worker.replaced = True
-                    worker.kill("its generation was replaced")
+                    worker.kill("it is not needed")
                     continue
                 self._take_place(worker)
                 logger.info("%s accepts connections", worker.name, extra={"worker": place + 1, "pid": worker.pid})
         finally:
-            self._filling.discard(place)
+            if self._filling.get(place) is asyncio.current_task():
+                del self._filling[place]
 
     async def watch(self) -> None:
         """Ping all workers, replace those that do not answer, and recycle, for as long as this is awaited."""
@@ -359,7 +362,8 @@ class WorkerPool:
             await generation.close()
         self.generations.clear()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

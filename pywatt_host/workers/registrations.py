@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +21,7 @@ class Discovery(Protocol):
     """The discovery of the supervisor's own channels."""
 
     async def register(
-        self, name: str, service_type: str, address: str, version: str | None, metadata: dict[str, str] | None
+        self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str] | None
     ) -> str: ...
 
     async def deregister(self, service: str) -> None: ...
@@ -57,7 +58,7 @@ class Registrations:
             wanted = _plain(message)
             try:
                 provider_id = await self._discovery.register(
-                    wanted.name, wanted.service_type, wanted.address, wanted.version, dict(wanted.metadata or {})
+                    wanted.name, wanted.service_type, wanted.address, wanted.version, wanted.metadata
                 )
             except HostError as error:
                 return Registered(False, None, getattr(error, "message", str(error)), message.request_id)

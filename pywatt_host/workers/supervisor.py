@@ -342,6 +342,7 @@ class Supervisor:
                 await distributor.take_all()
         except TimeoutError:
             pass  # what no worker takes is answered by the distributor at its end
+        parts.around.sockets.close()  # workers close theirs: clients that connect from now on are refused at once
         for worker in workers:
             distributor.leave(worker)
         cut = await parts.pool.wait(parts.shutdown.time_left() + _STOP_GRACE)

@@ -50,10 +50,21 @@ def keys_for(channel: str, folder: Any, nats: str) -> tuple[dict[str, Any], dict
     )
 
 
-@pytest.fixture(params=[pytest.param(each, marks=[pytest.mark.slow] if each == "http" else []) for each in CHANNELS])
+def _pairs() -> Iterator[Any]:
+    """Each channel between two processes, and between two hosts with two workers each."""
+    for workers in (1, 2):
+        for channel in CHANNELS:
+            slow = channel == "http" or (workers == 2 and channel != "ipc")
+            name = channel if workers == 1 else f"{channel}, {workers} workers"
+            yield pytest.param((channel, workers), marks=[pytest.mark.slow] if slow else [], id=name)
+
+
+@pytest.fixture(params=_pairs())
 def two(request: pytest.FixtureRequest, project: Project, nats_server: Server) -> Iterator[Two]:
-    channel = request.param
+    channel, workers = request.param
     users, billing = keys_for(channel, project.folder, nats_server.url)
+    for keys in (users, billing):
+        keys["server"] = {**keys.get("server", {}), "workers": workers}
     pair = Two(channel, module(project, "users", **users), module(project, "billing", **billing))
     assert pair.users.host.ready
     assert pair.billing.host.ready

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -27,9 +27,10 @@ class Registry:
         self.go_on.set()
 
     async def register(
-        self, name: str, service_type: str, address: str, version: str | None, metadata: dict[str, str] | None
+        self, name: str, service_type: str, address: str, version: str | None, metadata: Mapping[str, str] | None
     ) -> str:
         self.registered.append((name, service_type, address))
+        self.metadata = metadata
         number = len(self.registered)
         await self.go_on.wait()
         if self.refusal:
@@ -85,6 +86,7 @@ def test_what_two_workers_register_is_registered_once_and_both_get_the_same_id()
         assert (first.provider_id, second.provider_id) == ("p1", "p1")
         assert (first.request_id, second.request_id) == ("a", "b")
         assert len(host.registry.registered) == 1
+        assert host.registry.metadata is None
 
     in_registry(test)
 
