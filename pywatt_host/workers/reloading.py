@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 from pywatt_host.exceptions import BindError, HostError, ManifestError
 from pywatt_host.manifest import Manifest, render_text
 from pywatt_host.workers.plan import plan
-from pywatt_host.workers.zygote_process import WorkerStartError
+from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
-Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "start", "stopping"]
+Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "import", "start", "stopping"]
 
 
 class RefusedReloadError(Exception):
@@ -126,7 +126,8 @@ class Reloading:
             return await self._begin(manifest)
         except WorkerStartError as error:
             reason = f"{error}\n{error.trace.strip()}" if error.trace else str(error)
-            raise RefusedReloadError("start", error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
+            stage: Stage = "import" if isinstance(error, CodeImportError) else "start"
+            raise RefusedReloadError(stage, error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
         except BindError as error:
             raise RefusedReloadError("listen", 3, str(error)) from error
         except HostError as error:

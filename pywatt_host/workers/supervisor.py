@@ -59,7 +59,7 @@ from pywatt_host.workers.registrations import Registrations
 from pywatt_host.workers.reloading import Reloading
 from pywatt_host.workers.requests import WorkerRequests
 from pywatt_host.workers.routing import WorkerRouting
-from pywatt_host.workers.watching import watch, watched_paths
+from pywatt_host.workers.watching import look, watch, watched_paths
 from pywatt_host.workers.worker_process import WorkerProcess
 from pywatt_host.workers.zygote_process import environment_of_workers
 
@@ -100,6 +100,7 @@ class Supervisor:
         self._environ = environ
         self._script = script
         self._env_file = env_file
+        self._seen = look(self._watched())  # now, since the manifest and the secrets may change while the host starts
         self._relogged = relogged
         self._created = time.time()
         self._masker = Masker()
@@ -522,7 +523,7 @@ class Supervisor:
             self._rotate,
             self._deliver,
             self._masker.mask,
-            reload=self._reload_asked,
+            reload=None if self.manifest.server.reload_mode == "off" else self._reload_asked,
             manifest=lambda: manifest_answer(self.manifest, self._next_used),
         )
 
@@ -628,11 +629,11 @@ class Supervisor:
         if self._systemd is not None:
             self._systemd.ready("" if verdict["ok"] else f"the last reload was refused: {verdict['reason']}"[:500])
 
-    async def _watch_files(self) -> None:
-        def paths() -> list[Path]:
-            return watched_paths(self.manifest, self._env_file) if self.manifest.server.reload_mode == "watch" else []
+    def _watched(self) -> list[Path]:
+        return watched_paths(self.manifest, self._env_file) if self.manifest.server.reload_mode == "watch" else []
 
-        await watch(paths, self._request_reload)
+    async def _watch_files(self) -> None:
+        await watch(self._watched, self._seen, self._request_reload)
 
     async def _metrics_loop(self) -> None:
         while True:

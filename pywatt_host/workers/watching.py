@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pywatt_host.manifest import Manifest
@@ -49,23 +49,22 @@ def _identity(path: Path) -> tuple[object, ...]:
         return ()
 
 
-def _identities(paths: Iterable[Path]) -> tuple[object, ...]:
-    return tuple(_identity(path) for path in paths)
+def look(paths: Iterable[Path]) -> dict[Path, object]:
+    """What tells whether the files have changed since."""
+    return {path: _identity(path) for path in paths}
 
 
-async def watch(paths: Callable[[], list[Path]], changed: Callable[[str], None]) -> None:
-    """Call `changed` with what has changed, for as long as this is awaited. `paths` is asked before each look. Files
-    are polled, which works on every file system; a change counts once nothing has changed for a moment."""
-    present = await asyncio.to_thread(paths)
-    seen = dict(zip(present, await asyncio.to_thread(_identities, present), strict=True))
+async def watch(paths: Callable[[], list[Path]], seen: Mapping[Path, object], changed: Callable[[str], None]) -> None:
+    """Call `changed` with what has changed, for as long as this is awaited. `paths` is asked before each look; `seen`
+    is what `look` returned when the manifest was read. Files are polled, which works on every file system; a change
+    counts once nothing has changed for a moment."""
     while True:
-        await asyncio.sleep(_POLL_INTERVAL)
-        now = await _look(paths)
+        now = await asyncio.to_thread(look, paths())
         differing = [path for path in now if path in seen and now[path] != seen[path]]
         if differing:
             while True:  # until it is written
                 await asyncio.sleep(_DEBOUNCE)
-                later = await _look(paths)
+                later = await asyncio.to_thread(look, paths())
                 if later == now:
                     break
                 now = later
@@ -73,8 +72,4 @@ async def watch(paths: Callable[[], list[Path]], changed: Callable[[str], None])
         seen = now
         if differing:
             changed(f"{', '.join(path.name for path in differing)} changed")
-
-
-async def _look(paths: Callable[[], list[Path]]) -> dict[Path, object]:
-    present = paths()
-    return dict(zip(present, await asyncio.to_thread(_identities, present), strict=True))
+        await asyncio.sleep(_POLL_INTERVAL)

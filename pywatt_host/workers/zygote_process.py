@@ -43,6 +43,10 @@ class WorkerStartError(HostError):
         super().__init__(message)
 
 
+class CodeImportError(WorkerStartError):
+    """The code of all workers could not be imported."""
+
+
 class ZygoteProcess:
     """A process of PROGRAM. `worker_ended` is called with the key and the exit code of each of its workers that ends.
 
@@ -65,7 +69,8 @@ class ZygoteProcess:
 
     @classmethod
     async def start(cls, load: Load, worker_ended: Callable[[int, int], None]) -> ZygoteProcess:
-        """Start the process and return once it has imported the code. Raises WorkerStartError."""
+        """Start the process and return once it has imported the code. Raises WorkerStartError, CodeImportError
+        where it is the code that fails."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -87,7 +92,7 @@ class ZygoteProcess:
             zygote.kill()  # an import that hangs would go on
             if not isinstance(error, OSError):
                 raise
-            raise WorkerStartError(f"the process that imports the code ended: {error.strerror or error}", 3) from error
+            raise CodeImportError(f"the process that imports the code ended: {error.strerror or error}", 3) from error
         return zygote
 
     async def start_worker(self, key: int, setup: WorkerSetup, descriptors: Sequence[int], *, fork: bool) -> int:
@@ -114,7 +119,7 @@ class ZygoteProcess:
                         self._loaded.set_result(None)
                 case LoadFailed(code, text, trace):
                     if not self._loaded.done():
-                        self._loaded.set_exception(WorkerStartError(text, code, trace, reported=True))
+                        self._loaded.set_exception(CodeImportError(text, code, trace, reported=True))
                 case Forked(key, pid):
                     forked = self._forked.pop(key, None)
                     if forked is not None and not forked.done():
@@ -132,7 +137,7 @@ class ZygoteProcess:
             self._worker_ended(self._became, code)
             self._release()
             return
-        error = WorkerStartError(f"the process that imports the code ended: {describe_exit(code)}", 3)
+        error = CodeImportError(f"the process that imports the code ended: {describe_exit(code)}", 3)
         waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forked.values()]
         for each in waiting:
             if not each.done():
