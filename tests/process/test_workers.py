@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
+import textwrap
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -391,3 +393,211 @@ def test_a_pause_of_the_supervisor_ends_no_worker(served: Project) -> None:
         running.health()
     assert load.faults == []
     assert running.workers() == before
+
+
+# Recycling ------------------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_recycled_by_requests_without_losing_one(served: Project) -> None:
+    manifest(served, {"workers": {"count": 2, "recycle": {"requests": 150, "jitter": "10%"}}})
+    running = Supervised(served)
+    before = {*running.workers().values()}
+    with Load(running.address) as load:
+        running.until_workers(without=before)
+        load.more(50)
+    assert load.faults == []
+    assert running.metric('pywatt_worker_restarts_total{reason="recycled"}') >= 2
+    assert "it has served" in running.host.wait_for("is recycled")
+    assert running.host.stop() == 0
+
+
+def test_workers_are_recycled_by_age_one_after_the_other(served: Project) -> None:
+    manifest(served, {"workers": {"count": 2, "recycle": {"age": "1s", "jitter": "0%"}}})
+    running = Supervised(served)
+    before = {*running.workers().values()}
+    with Load(running.address) as load:
+        until(lambda: len({*running.workers().values()} & before) == 1)
+        running.until_workers(without=before)
+    assert load.faults == []
+    assert "it has run for" in running.host.wait_for("is recycled")
+
+
+@pytest.mark.slow
+def test_a_worker_is_recycled_by_the_memory_that_it_has_alone(served: Project) -> None:
+    manifest(served, {"workers": {"count": 2, "recycle": {"memory": "100MiB", "jitter": "0%"}}})
+    running = Supervised(served)
+    grown = int(running.host.get(f"/grow/{120 * 1024**2}").body)
+    other = ({*running.workers().values()} - {grown}).pop()
+    until(lambda: running.metric("pywatt_worker_memory_bytes") > 120 * 1024**2)
+    after = running.until_workers(without=[grown])
+    assert other in after.values()
+    assert "MiB of memory" in running.host.wait_for("is recycled")
+
+
+def test_a_worker_that_is_recycled_finishes_what_it_does(served: Project) -> None:
+    manifest(served, {"workers": {"count": 2, "recycle": {"age": "1s", "jitter": "0%"}}})
+    running = Supervised(served)
+    with ExitStack() as stack:
+        connections = connections_to_each(running, stack)
+        for connection in connections.values():
+            connection.head("GET", "/sleep/3")
+        running.until_workers(without=connections)
+        for connection in connections.values():
+            assert connection.response().body == b"one"
+
+
+# Limits, numbers and ways to start ------------------------------------------------------------------------------------
+
+
+def test_limits_hold_for_all_workers_together(served: Project) -> None:
+    endpoints = [{"path": "/pid", "rate_limit": "20/h"}, {"path": "/sleep/{s}", "concurrency": 3}, {"path": "/version"}]
+    manifest(served, endpoints=endpoints)
+    running = Supervised(served)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(running.address)) for _ in range(8)]
+        statuses = [connections[number % 8].request("GET", "/pid").status for number in range(48)]
+        assert statuses.count(200) == 20
+        assert statuses.count(429) == 28
+        for connection in connections:
+            connection.head("GET", "/sleep/0.5")
+        slow = [connection.response().status for connection in connections]
+        assert slow.count(200) in (3, 4)  # wrong by the number of workers less one at most
+        assert slow.count(503) == 8 - slow.count(200)
+        assert connections[0].request("GET", "/version").status == 200
+    victim = running.workers()[1]
+    os.kill(victim, signal.SIGKILL)
+    running.until_workers(without=[victim])
+    assert running.host.get("/pid").status == 429  # the next worker knows what the last one has counted
+
+
+def test_the_number_of_workers_is_that_of_the_cores(served: Project) -> None:
+    manifest(served, {"workers": "auto", "reload": "signal"})
+    running = Supervised(served)
+    assert running.host.ready["workers"] == len(running.workers()) >= 1
+
+
+def test_one_worker_with_reload_has_a_supervisor_too(served: Project) -> None:
+    manifest(served, {"workers": 1, "reload": "signal"})
+    running = Supervised(served)
+    assert list(running.workers()) == [1]
+    assert int(running.host.get("/pid").body) == running.workers()[1] != running.host.child.pid
+    assert running.reload()["ok"]
+    assert running.host.stop() == 0
+
+
+SCRIPT = """
+    import os
+    from pywatt_host import pywatt_module
+
+    VERSION = "one"
+
+    @pywatt_module(manifest={"server": {"listen": "127.0.0.1:0"}})
+    def create_app(state):
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                raise RuntimeError("declined")
+            body = f"{VERSION} {os.getpid()}".encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+        return app
+"""
+
+
+def test_a_decorated_function_runs_in_workers_and_reloads(project: Project) -> None:
+    project.write("notes.py", SCRIPT)
+    host = project.start([sys.executable, "notes.py", "--log-format", "json"], env={"PYWATT__SERVER__WORKERS": "2"})
+    assert host.ready["workers"] == 2
+    found = {host.get("/").body.decode() for _ in range(16)}
+    assert {answer.split()[0] for answer in found} == {"one"}
+    project.write("notes.py", SCRIPT.replace('"one"', '"two"'))
+    done = project.cli("reload")
+    assert done.returncode == 0, done.stderr
+    assert {host.get("/").body.split()[0] for _ in range(8)} == {b"two"}
+    project.write("notes.py", "raise RuntimeError('broken')")
+    done = project.cli("reload")
+    assert done.returncode in (2, 3)
+    assert "broken" in done.stderr
+    assert host.get("/").body.startswith(b"two")
+    assert host.stop() == 0
+    assert host.stdout == b""
+
+
+def test_a_decorated_function_may_say_itself_how_many_workers(project: Project) -> None:
+    project.write("notes.py", SCRIPT.replace('"listen"', '"workers": 2, "listen"'))
+    host = project.host("notes.py")
+    assert host.ready["workers"] == 2
+    assert host.get("/").status == 200
+    assert host.stop() == 0
+
+
+FLASK = """
+    import os
+    import threading
+    from flask import Flask
+
+    app = Flask(__name__)
+    both = threading.Barrier(2)
+
+    @app.get("/together")
+    def together():
+        both.wait(30)
+        return str(os.getpid())
+
+    @app.get("/pid")
+    def pid():
+        return str(os.getpid())
+"""
+
+
+def test_a_wsgi_application_has_threads_in_each_worker(project: Project) -> None:
+    project.write("main.py", FLASK)
+    manifest(project)
+    running = Supervised(project)
+    with Load(running.address) as load, ExitStack() as stack:
+        pid, first = connections_to_each(running, stack).popitem()
+        first.head("GET", "/together")
+        found = 0
+        while found != pid:
+            other = stack.enter_context(Connection(running.address))
+            found = int(other.request("GET", "/pid").body)
+        other.head("GET", "/together")
+        assert {first.response().body, other.response().body} == {str(pid).encode()}
+        assert running.reload()["ok"]
+        load.more(50)
+    assert load.faults == []
+    assert running.host.stop() == 0
+
+
+def test_working_dir_and_env_with_a_secret(project: Project) -> None:
+    project.write("src/inner/main.py", APP + "\n    IMPORTED = os.environ['TOKEN']\n")
+    keys = {"import_path": "main:app", "working_dir": "src/inner", "env": {"TOKEN": "token=${secret:TOKEN}"}}
+    manifest(project, app=keys, secrets=["TOKEN"])
+    running = Supervised(project, TOKEN="a-long-token")
+    assert running.host.get("/env/TOKEN").body == b"token=a-long-token"
+    victim = running.workers()[1]
+    os.kill(victim, signal.SIGKILL)
+    running.until_workers(without=[victim])
+    assert {running.host.get("/env/TOKEN").body for _ in range(8)} == {b"token=a-long-token"}
+    assert running.reload()["ok"]
+    assert running.host.get("/env/TOKEN").body == b"token=a-long-token"
+    assert not [line for line in running.host.lines if "a-long-token" in line]
+
+
+def test_an_import_that_starts_threads_is_spawned(served: Project) -> None:
+    text = textwrap.dedent(APP)
+    (served.folder / "main.py").write_text(
+        f"import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n{text}"
+    )
+    running = Supervised(served)
+    assert running.host.wait_for("its workers are spawned and not forked")
+    with Load(running.address) as load:
+        victim = running.workers()[1]
+        os.kill(victim, signal.SIGKILL)
+        running.until_workers(without=[victim])
+        before = {*running.workers().values()}
+        assert running.reload()["ok"]
+        assert not {*running.workers().values()} & before
+        load.more(50)
+    only_of(load, {victim})
+    assert running.host.stop() == 0
+    assert running.processes() == set()
