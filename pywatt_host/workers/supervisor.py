@@ -227,8 +227,9 @@ class Supervisor:
         self._next_key += 1
         slot = self._shared.assign()
         worker = WorkerProcess(
-            self._next_key, place, slot, generation, connections=self._shared.connections, changed=self._changed
-        )
+            self._next_key, place, slot, generation, connections=self._shared.connections, alone=self._shared.alone,
+            changed=self._changed,
+        )  # fmt: skip
         self._by_key[worker.key] = worker
         return worker
 

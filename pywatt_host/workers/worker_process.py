@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError
@@ -54,9 +55,11 @@ class WorkerProcess:
         generation: int,
         *,
         connections: Callable[[int], int],
+        alone: Callable[[int], AbstractContextManager[bool]],
         changed: Callable[[WorkerProcess], None],
     ) -> None:
-        """`key` is unique in the supervisor's life. `connections` reads the number of open connections of a slot."""
+        """`key` is unique in the supervisor's life. `connections` reads the number of open connections of a slot.
+        `alone` keeps the worker of a slot from taking connections; it gives False where that is not possible."""
         self.key = key
         self.place = place
         self.slot = slot
@@ -78,9 +81,11 @@ class WorkerProcess:
         self.channel: PassingChannel
         self.connection: PeerConnection
         self._connections = connections
+        self._alone = alone
         self._changed = changed
         self._clock = RunningClock(PING_INTERVAL)  # a pause of the supervisor is not held against a worker
         self._asked_at: float | None = None  # on that clock: when the oldest unanswered ping was sent
+        self._responded = True  # what others were told last: whether it was responsive
         self._ended_by = ""
 
     # Opening --------------------------------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         ours_passing, theirs_passing = socket.socketpair()
         ours.setblocking(False)
-        self.channel = PassingChannel(ours_passing)
+        self.channel = PassingChannel(ours_passing, theirs_passing.dup())
         self.connection = PeerConnection(
             "worker", self.name, Lines(frame), line, dispatch, self._connection_ended, limit=frame,
             extensions=EXTENSIONS,
@@ -113,6 +118,12 @@ class WorkerProcess:
     def connections(self) -> int:
         """The number of its open connections."""
         return self._connections(self.slot)
+
+    def take_back(self) -> int:
+        """Take back the connections that were passed to it, and that it has not taken. Returns how many, which are the
+        last ones."""
+        with self._alone(self.slot) as alone:
+            return self.channel.take_back() if alone else 0
 
     @property
     def requests(self) -> int:
@@ -159,8 +170,8 @@ class WorkerProcess:
 
     def beaten(self, message: HeartbeatAck) -> None:
         """It has answered a ping."""
-        was = self.responsive
         self._asked_at = None
+        was, self._responded = self._responded, True
         before, self.report = self.report, message.health
         if self.announce is not None:
             _done(self.started)
@@ -229,9 +240,9 @@ class WorkerProcess:
         """Advance the clock of this worker and ping it again. Call this every PING_INTERVAL."""
         if not self.opened:
             return
-        was = self.responsive
         self._clock.tick()
-        if was and not self.responsive:
+        if self._responded and not self.responsive and self.state != "ended":
+            self._responded = False
             logger.warning(
                 "%s does not answer; others accept connections in its place", self.name,
                 extra={"worker": self.place + 1, "pid": self.pid},
