@@ -126,6 +126,7 @@ class WorkerPool:
     def put_to_use(self, generation: Generation, workers: Sequence[WorkerProcess], why: str) -> None:
         """Let these workers accept, and retire all others."""
         self.current = generation
+        self._crash_loop = CrashLoop(time.monotonic)
         for place in range(generation.count):
             self._replacements.forget(place)
         before, self._places = self._places, {}
@@ -177,9 +178,16 @@ class WorkerPool:
                 "%s has ended (%s); another one starts in its place", worker.name, worker.ending(),
                 extra={"worker": worker.place + 1, "pid": worker.pid},
             )  # fmt: skip
-            self._crash_loop.ended(worker.age)
+            self._ended_early(worker.age)
             self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
             self._fill(worker.place, worker.age)
+
+    def _ended_early(self, lived: float) -> None:
+        """A worker has ended that was not told to; say so once where that happens again and again."""
+        before = self.looping
+        self._crash_loop.ended(lived)
+        if self.looping and not before:
+            logger.error("workers end again and again soon after their start; further ones start later and later")
 
     def _close_drained(self, generation: Generation) -> None:
         """End an old generation once its last worker has ended."""
@@ -205,7 +213,7 @@ class WorkerPool:
                 try:
                     worker = await generation.start_worker(place, healthy=False)
                 except WorkerStartError as error:
-                    self._crash_loop.ended(0.0)
+                    self._ended_early(0.0)
                     logger.error(
                         "no worker could start in place of worker %d: %s", place + 1, error,
                         extra={"worker": place + 1},

@@ -110,7 +110,9 @@ class Supervisor:
         self._shared = SharedLimits.create()
         self._sockets = ListeningSockets()
         self._pool = WorkerPool(joined=self._joined, left=self._left, vanished=self._vanished)
-        self.health = HostHealth(self.checks, self._health_of_workers, lambda: self._pool.wanted)
+        self.health = HostHealth(
+            self.checks, self._health_of_workers, lambda: self._pool.wanted, lambda: self._pool.looping
+        )
         self._metrics = SupervisorMetrics(self._pool.all, self._families)
         self._schemes: Schemes | NoSchemes = NoSchemes()
         self._paths = SupervisorPaths(lambda: self.manifest, self.health, self._metrics, lambda: self._schemes)

@@ -300,18 +300,24 @@ def test_workers_that_never_start_end_the_start(served: Project) -> None:
     assert len([line for line in host.logs if line["level"] == "critical"]) == 1
 
 
-def test_a_crash_loop_is_told_and_waits_longer_each_time(served: Project) -> None:
+def test_a_crash_loop_is_told_and_the_others_serve_on(served: Project) -> None:
     manifest(served, {"admin": {"listen": "127.0.0.1:0"}})
     running = Supervised(served)
     (admin,) = running.host.ready["admin"]
-    served.write("main.py", "raise RuntimeError('broken meanwhile')")  # a fork does not read it
     steady = running.workers()[2]
-    for _ in range(3):
-        victim = running.workers()[1]
-        os.kill(victim, signal.SIGKILL)
-        running.until_workers(without=[victim])
+    with Load(running.address) as load:
+        victims: list[int] = []
+        while len(victims) < 5:
+            victims.append(until(lambda: running.workers().get(1)))
+            os.kill(victims[-1], signal.SIGKILL)
+            until(lambda: running.workers().get(1) != victims[-1])
+        running.host.wait_for("workers end again and again soon after their start")
+        load.more(50)
+        health = running.host.get("/health", admin).json()
+        assert (health["status"], health["checks"]["workers"]["status"]) == ("degraded", "failing")
+    only_of(load, {*victims}, fresh=5)
     assert running.workers()[2] == steady
-    assert running.metric("pywatt_worker_restarts_total", admin) == 3
+    assert running.metric("pywatt_worker_restarts_total", admin) == 5
 
 
 def test_without_its_zygote_a_host_serves_on_and_replaces(served: Project) -> None:
