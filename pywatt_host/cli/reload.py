@@ -26,9 +26,11 @@ _PROGRESS_DELAY = 1.0  # seconds until a line says that the command waits
 _FAULTS = {
     "manifest": "the manifest is not valid",
     "plan": "the manifest changes keys that only a restart changes",
+    "listen": "a listener could not be bound",
     "secrets": "a secret could not be fetched",
     "import": "the application could not be imported",
     "start": "the new workers did not become ready",
+    "stopping": "the host is stopping",
 }
 
 

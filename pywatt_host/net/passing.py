@@ -2,7 +2,7 @@
 
 Each connection is one byte, the number of its listener, with the descriptor beside it (SCM_RIGHTS, unix(7)). The other
 side confirms each connection that it has taken with one byte of its own. So the sender knows how many are on their way,
-and what to pass to somebody else when the other process ends.
+and what to pass to somebody else when the other process ends, or does not take them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 UNCONFIRMED = 100  # connections that may be on their way to the other side
 _BATCH = 64  # connections that are received before other work gets its turn
@@ -26,13 +28,21 @@ _SPACE = socket.CMSG_SPACE(struct.calcsize("i"))
 class PassingChannel:
     """One end of a channel. Both ends pass connections and receive them; neither ever waits.
 
-    `sock` is one of `socket.socketpair()`. The channel owns it.
+    `sock` is one of `socket.socketpair()`. The channel owns it, and `other_end`, with which it can `take_back`. `alone`
+    is entered while this side receives; it gives False where the other side takes back at that moment.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        other_end: socket.socket | None = None,
+        alone: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True),
+    ) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._sock = sock
+        self._other_end = other_end
+        self._alone = alone
         self._owed = 0  # confirmations that have not been sent
         self.unconfirmed = 0  # connections that were sent, and that the other side has not taken yet
         self.ended = False  # the other side sends no more, and all that it has sent was received
@@ -64,10 +74,14 @@ class PassingChannel:
         Raises OSError where this process has no descriptor left for the first of them. On Linux that connection stays
         in the channel; elsewhere the system has closed it.
         """
+        with self._alone() as alone:
+            return self._received(at_most) if alone else []
+
+    def _received(self, at_most: int) -> list[tuple[int, socket.socket]]:
         found: list[tuple[int, socket.socket]] = []
         taken = 0
         try:
-            while taken < at_most and self.waiting():
+            while taken < at_most and self._waiting():
                 try:
                     listener, descriptor = self._take()
                 except OSError:
@@ -88,6 +102,10 @@ class PassingChannel:
 
     def waiting(self) -> bool:
         """Whether a connection is there to be received. Confirmations before it are read."""
+        with self._alone() as alone:
+            return alone and self._waiting()
+
+    def _waiting(self) -> bool:
         while not self.ended:
             try:
                 ahead = self._sock.recv(_AHEAD, socket.MSG_PEEK)
@@ -116,6 +134,29 @@ class PassingChannel:
     def close(self) -> None:
         """Close this end. The kernel closes connections that were not received."""
         self._sock.close()
+        if self._other_end is not None:
+            self._other_end.close()
+
+    def take_back(self) -> int:
+        """Take back the connections that the other side has not received: so many of those that were sent last. The
+        other side must not receive meanwhile (`alone`)."""
+        taken = confirmations = 0
+        while self._other_end is not None:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._other_end, 1, 1, socket.MSG_DONTWAIT)
+            except OSError:  # there is nothing more
+                break
+            for descriptor in descriptors:
+                os.close(descriptor)  # the caller has its own
+            if not data:
+                break
+            if data[0] == _CONFIRMED:
+                confirmations += 1
+            else:
+                taken += 1
+        self.unconfirmed -= taken
+        self._confirm(confirmations)  # once more: they are for the other side
+        return taken
 
     def _take(self) -> tuple[int, int]:
         """The next connection: the number of its listener, and the descriptor."""

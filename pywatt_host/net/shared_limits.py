@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from pywatt_host.exceptions import ServiceError
@@ -78,7 +79,8 @@ class SharedLimits:
         self._memory = _laid_out(mapped(descriptor, _WORDS))
         self._memory.secret[:] = memoryview(os.urandom(8 * _SECRET_WORDS)).cast("q")
         self._memory.layout[0] = _LAYOUT
-        self._names = GateNames(self._memory.names, Locks(descriptor), _NAMES_AT)
+        self._locks = Locks(descriptor)
+        self._names = GateNames(self._memory.names, self._locks, _NAMES_AT)
         self._used: set[int] = set()
 
     @classmethod
@@ -116,6 +118,12 @@ class SharedLimits:
         """How many connections the worker has open."""
         return self._memory.row(_CONNECTIONS)[slot]
 
+    @contextmanager
+    def alone(self, slot: int) -> Iterator[bool]:
+        """Keep the worker from taking connections that are passed to it. Gives False where it does so just now."""
+        with _locked(self._locks, slot) as held:
+            yield held
+
     def set_aside(self, slot: int, aside: bool) -> None:
         """Whether `least_connections` leaves a worker out, such as one that does not respond."""
         self._memory.row(_SET_ASIDE)[slot] = int(aside)
@@ -134,6 +142,18 @@ class SharedLimits:
         self._memory.width[0] = max(self._used, default=-1) + 1
         for row in range(self._names.used):
             self._memory.rooms[row] = 0
+
+
+@contextmanager
+def _locked(locks: Locks, slot: int) -> Iterator[bool]:
+    """The lock on what is passed to a worker; False where another process has it."""
+    word = _CELLS_AT + _CONNECTIONS * SLOTS + slot
+    held = locks.acquire(word)
+    try:
+        yield held
+    finally:
+        if held:
+            locks.release(word)
 
 
 class _Connections:
@@ -189,6 +209,12 @@ class WorkerLimits:
     def rate_limiter(self, name: str, rate: Rate) -> SharedRateLimiter:
         """A rate limiter that all workers share which use the name."""
         return SharedRateLimiter(name, rate, self._memory.buckets, self._locks, self._secret, self._now, _BUCKETS_AT)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Take connections that the supervisor passes. Gives False where it takes them back just now."""
+        with _locked(self._locks, self._slot) as held:
+            yield held
 
     def accepting(self, accepts: bool) -> None:
         """Whether this worker takes connections from others."""

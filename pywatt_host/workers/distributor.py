@@ -51,6 +51,9 @@ class Target(Protocol):
     def connections(self) -> int:
         """How many connections it has."""
 
+    def take_back(self) -> int:
+        """Take back the connections that were passed to it and that it has not taken: so many of the last ones."""
+
 
 @dataclass(eq=False, slots=True)
 class _Lane:
@@ -70,6 +73,11 @@ class _Lane:
             return False
         self.sent.append((listener, sock))
         return True
+
+    def take_back(self) -> list[tuple[int, socket.socket]]:
+        """What the worker has not taken, while it does not respond."""
+        count = self.worker.take_back() if self.sent else 0
+        return [self.sent.pop() for _ in range(count)][::-1]
 
     def settle(self) -> None:
         """Close what the worker has taken."""
@@ -122,8 +130,7 @@ class Distributor:
         self.changed()
 
     def lost(self, worker: Target) -> None:
-        """The process of the worker has ended: what it has not taken goes to others. The distributor notices the end by
-        itself as well, unless a child of the worker still has its channel."""
+        """The process of the worker has ended: what it has given away, and what it has not taken, goes to others."""
         for lane in tuple(self._lanes):
             if lane.worker is worker:
                 for _ in range(_READS):
@@ -134,6 +141,10 @@ class Distributor:
 
     def changed(self) -> None:
         """Whether a worker responds, or the sockets, have changed."""
+        for lane in tuple(self._lanes):
+            if not lane.worker.responsive:
+                for listener, sock in lane.take_back():
+                    self._pass(listener, sock)
         self._watch()
         self._release()
 

@@ -18,7 +18,7 @@ from pywatt_host.workers.link import Load, WorkerSetup
 from pywatt_host.workers.worker import worker_manifest
 from pywatt_host.workers.worker_process import WorkerProcess
 from pywatt_host.workers.worker_secrets import WorkerSecrets
-from pywatt_host.workers.zygote_process import WorkerStartError, ZygoteProcess
+from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError, ZygoteProcess
 
 logger = logging.getLogger("pywatt.workers")
 
@@ -115,7 +115,7 @@ class Generation:
                 return await ZygoteProcess.start(load, self._around.worker_ended)
         except TimeoutError:
             text = f"the code was not imported within {limit:g}s (server.workers.start_limit)"
-            raise WorkerStartError(text, 3, importing=True) from None
+            raise CodeImportError(text, 3) from None
 
     def _templates(self) -> list[SecretTemplate]:
         manifest = self.manifest

@@ -67,13 +67,20 @@ class HostHealth:
     that counts; any other failure leaves it degraded, because the other workers serve.
     """
 
-    def __init__(self, own: Checks, workers: Callable[[], Sequence[WorkerHealth]], wanted: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        own: Checks,
+        workers: Callable[[], Sequence[WorkerHealth]],
+        wanted: Callable[[], int],
+        looping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """`own` are the supervisor's checks, which also know whether the host serves and drains. `workers` are those
         that take connections now or are about to, without the ones that a reload has replaced. `wanted` says how many
-        there should be."""
+        there should be, `looping` whether workers end again and again."""
         self._own = own
         self._workers = workers
         self._wanted = wanted
+        self._looping = looping
         self._refused: str | None = None
         self._reloads = False
 
@@ -133,6 +140,8 @@ class HostHealth:
 
     def _of_workers(self, workers: Sequence[WorkerHealth]) -> tuple[CheckState, str]:
         """State and message of the check `workers`."""
+        if self._looping():
+            return "failing", "workers end again and again soon after their start"
         wanted = self._wanted()
         ready = sum(worker.is_ready for worker in workers)
         if ready >= wanted:

@@ -89,7 +89,9 @@ class SupervisorParts:
             manifest.channels.limits.frame,
         )
         self.pool = WorkerPool(joined=self.around.joined, left=self.around.left, vanished=self.around.vanished)
-        self.health = HostHealth(self.checks, self._health_of_workers, lambda: self.pool.wanted)
+        self.health = HostHealth(
+            self.checks, self._health_of_workers, lambda: self.pool.wanted, lambda: self.pool.looping
+        )
         self.channels = self._make_channels(handshake, trace)
         self.metrics = SupervisorMetrics(self.pool.all, SupervisorFamilies(self.pool, self.channels, self.reloads))
         self.paths = SupervisorPaths(lambda: self.manifest, self.health, self.metrics, lambda: self.schemes)

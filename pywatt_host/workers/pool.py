@@ -55,7 +55,6 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._retired: dict[WorkerProcess, float] = {}  # when a worker that drains is killed
         self._memory: dict[WorkerProcess, int | None] = {}  # bytes, as measured last
-        self._told_of_loop = False
         self._one_recycled = asyncio.Lock()
 
     # Who there is ---------------------------------------------------------------------------------------------------
@@ -129,6 +128,7 @@ class WorkerPool:
         for filling in self._filling.values():  # with workers of the old one
             filling.cancel()
         self._filling.clear()
+        self._crash_loop = CrashLoop(time.monotonic)
         for place in range(generation.count):
             self._replacements.forget(place)
         before, self._places = self._places, {}
@@ -182,19 +182,19 @@ class WorkerPool:
                 "%s has ended (%s); another one starts in its place", worker.name, worker.ending(),
                 extra={"worker": worker.place + 1, "pid": worker.pid},
             )  # fmt: skip
-            self._crash_loop.ended(worker.age)
-            self._tell_of_loop()
+            self._ended_early(worker.age)
             self.restarts["blocked" if "did not answer" in worker.ending() else "ended"] += 1
             self._fill(worker.place, worker.age)
 
-    def _tell_of_loop(self) -> None:
-        """Say once that workers end again and again."""
-        if self.looping and not self._told_of_loop:
+    def _ended_early(self, lived: float) -> None:
+        """A worker has ended that was not told to; say so once where that happens again and again."""
+        before = self.looping
+        self._crash_loop.ended(lived)
+        if self.looping and not before:
             logger.error(
-                "workers end again and again within their first seconds; the others serve on, and each further start"
-                " waits longer. Look at what the workers have logged, and reload when it is mended"
+                "workers end again and again soon after their start; each further one starts later. Look at what the"
+                " workers have logged, and reload when it is mended"
             )
-        self._told_of_loop = self.looping
 
     def drains(self, worker: WorkerProcess) -> None:
         """A worker accepts no more. Where it was not told to (somebody has sent it SIGTERM), another one starts in its
@@ -236,8 +236,7 @@ class WorkerPool:
                 try:
                     worker = await generation.start_worker(place, healthy=False)
                 except WorkerStartError as error:
-                    self._crash_loop.ended(0.0)
-                    self._tell_of_loop()
+                    self._ended_early(0.0)
                     logger.error(
                         "no worker could start in place of worker %d: %s", place + 1, error,
                         extra={"worker": place + 1},

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeAlias
 from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError
 from pywatt_host.manifest import Manifest, render_text
 from pywatt_host.workers.plan import plan
-from pywatt_host.workers.zygote_process import WorkerStartError
+from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
-Stage: TypeAlias = Literal["manifest", "plan", "secrets", "import", "start"]
+Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "import", "start", "stopping"]
 
 
 class RefusedReloadError(Exception):
@@ -87,7 +87,7 @@ class Reloading:
                 return await self._reload(why, began)
             except asyncio.CancelledError:
                 logger.info("reload: given up, since the host is stopping")
-        verdict = self._refused(RefusedReloadError("start", 3, "the host is stopping"))
+        verdict = self._refused(RefusedReloadError("stopping", 3, "the host is stopping"))
         return {**verdict, "changes": [], "seconds": round(time.monotonic() - began, 3)}
 
     async def _reload(self, why: str, began: float) -> dict[str, Any]:
@@ -142,9 +142,11 @@ class Reloading:
             return await self._begin(manifest)
         except WorkerStartError as error:
             reason = f"{error}\n{error.trace.strip()}" if error.trace else str(error)
-            stage: Stage = "import" if error.importing else "start"
+            stage: Stage = "import" if isinstance(error, CodeImportError) else "start"
             raise RefusedReloadError(stage, error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
-        except (BindError, ServiceError) as error:
+        except BindError as error:
+            raise RefusedReloadError("listen", 3, str(error)) from error
+        except ServiceError as error:
             raise RefusedReloadError("start", 3, str(error)) from error
         except HostError as error:
             raise RefusedReloadError("secrets", 3, str(error)) from error

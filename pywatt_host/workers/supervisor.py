@@ -217,7 +217,7 @@ class Supervisor:
                 parts.rotate,
                 parts.deliver,
                 parts.masker.mask,
-                reload=self._asked_to_reload,
+                reload=self._asked_to_reload if parts.manifest.server.reload_mode != "off" else None,
                 manifest=lambda: manifest_answer(parts.manifest, parts.number),
             )
             server = HttpServer("control", app, control, bounds_of(parts.manifest), parts.shutdown.drain)

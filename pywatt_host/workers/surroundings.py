@@ -101,7 +101,8 @@ class Surroundings:
         self._next_key += 1
         worker = WorkerProcess(
             self._next_key, place, slot, generation,
-            connections=self.shared.connections, changed=self._changed, vanished=self.vanished,
+            connections=self.shared.connections, alone=self.shared.alone, changed=self._changed,
+            vanished=self.vanished,
         )  # fmt: skip
         self._workers[worker.key] = worker
         return worker

@@ -96,7 +96,7 @@ class _Worker:
         stream, terminal = standard_error(), sys.stderr.isatty()
         colour = terminal and "NO_COLOR" not in self._environ
         limits = SharedLimits.attach(shared, setup.slot)
-        channel = PassingChannel(socket.socket(fileno=passing))
+        channel = PassingChannel(socket.socket(fileno=passing), alone=limits.alone)
         listeners = [
             Listener(socket.socket(fileno=descriptor), owned=False, number=number)
             for descriptor, number in zip(sockets, setup.listeners, strict=True)

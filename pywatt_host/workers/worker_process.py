@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Literal, TypeAlias
 
 from pywatt_host.exceptions import HostError, MessagingError
@@ -57,10 +57,12 @@ class WorkerProcess:
         generation: int,
         *,
         connections: Callable[[int], int],
+        alone: Callable[[int], AbstractContextManager[bool]] = lambda slot: nullcontext(True),
         changed: Callable[[WorkerProcess], None],
         vanished: Callable[[WorkerProcess], None] = lambda worker: None,
     ) -> None:
         """`key` is unique in the supervisor's life. `connections` reads the number of open connections of a slot.
+        `alone` keeps the worker of a slot from taking connections; it gives False where that is not possible.
         `vanished` is called where the process has ended and its zygote does not report that."""
         self.key = key
         self.place = place
@@ -83,12 +85,13 @@ class WorkerProcess:
         self.channel: PassingChannel
         self.connection: PeerConnection
         self._connections = connections
+        self._alone = alone
         self._changed = changed
         self._vanished = vanished
         self._pidfd = -1
         self._clock = RunningClock(PING_INTERVAL)  # a pause of the supervisor is not held against a worker
         self._asked_at: float | None = None  # on that clock: when the oldest unanswered ping was sent
-        self._silent = False  # it has been told that this worker does not respond
+        self._responded: bool = True  # what others were told last: whether it was responsive
         self._ended_by = ""
 
     # Opening --------------------------------------------------------------------------------------------------------
@@ -98,7 +101,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         ours_passing, theirs_passing = socket.socketpair()
         ours.setblocking(False)
-        self.channel = PassingChannel(ours_passing)
+        self.channel = PassingChannel(ours_passing, theirs_passing.dup())
         self.connection = PeerConnection(
             "worker", self.name, Lines(frame), line, dispatch, self._connection_ended, limit=frame,
             extensions=EXTENSIONS,
@@ -145,6 +148,12 @@ class WorkerProcess:
         """The number of its open connections."""
         return self._connections(self.slot)
 
+    def take_back(self) -> int:
+        """Take back the connections that were passed to it, and that it has not taken. Returns how many, which are the
+        last ones."""
+        with self._alone(self.slot) as alone:
+            return self.channel.take_back() if alone else 0
+
     @property
     def requests(self) -> int:
         """The number of requests that it has served, as of its last answer to a ping."""
@@ -190,8 +199,8 @@ class WorkerProcess:
 
     def beaten(self, message: HeartbeatAck) -> None:
         """It has answered a ping."""
-        was_silent, self._silent = self._silent, False
         self._asked_at = None
+        was, self._responded = self._responded, True
         before, self.report = self.report, message.health
         if self.announce is not None:
             _done(self.started)
@@ -199,7 +208,7 @@ class WorkerProcess:
                 _done(self.passed)
         if self.state == "starting" and self.announce is not None:
             self.set_state("ready")
-        elif was_silent or (before or {}).get("status") != (self.report or {}).get("status"):
+        elif not was or (before or {}).get("status") != (self.report or {}).get("status"):
             self._changed(self)
 
     def failed(self, message: WorkerFailed) -> None:
@@ -262,8 +271,8 @@ class WorkerProcess:
         if not self.opened:
             return
         self._clock.tick()
-        if not self._silent and self.state != "ended" and not self.responsive:
-            self._silent = True
+        if self._responded and not self.responsive and self.state != "ended":
+            self._responded = False
             logger.warning(
                 "%s does not answer; others accept connections in its place", self.name,
                 extra={"worker": self.place + 1, "pid": self.pid},

@@ -34,18 +34,18 @@ PROGRAM = "pywatt_host.workers.zygote"
 
 class WorkerStartError(HostError):
     """A worker, or the code of all workers, could not start. `exit_code` is that of the host. `trace` is the
-    application's own traceback. `reported`: the failing process has logged it already. `importing`: the code could not
-    be imported."""
+    application's own traceback. `reported`: the failing process has logged it already."""
 
-    def __init__(
-        self, message: str, exit_code: int, trace: str = "", *, reported: bool = False, importing: bool = False
-    ) -> None:
+    def __init__(self, message: str, exit_code: int, trace: str = "", *, reported: bool = False) -> None:
         self.message = message
         self.exit_code = exit_code
         self.trace = trace
         self.reported = reported
-        self.importing = importing
         super().__init__(message)
+
+
+class CodeImportError(WorkerStartError):
+    """The code of all workers could not be imported."""
 
 
 class ZygoteProcess:
@@ -70,7 +70,8 @@ class ZygoteProcess:
 
     @classmethod
     async def start(cls, load: Load, worker_ended: Callable[[int, int], None]) -> ZygoteProcess:
-        """Start the process and return once it has imported the code. Raises WorkerStartError."""
+        """Start the process and return once it has imported the code. Raises WorkerStartError, CodeImportError
+        where it is the code that fails."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -93,7 +94,7 @@ class ZygoteProcess:
             zygote.kill()  # an import that hangs would go on
             if not isinstance(error, OSError):
                 raise
-            raise WorkerStartError(f"the process that imports the code ended: {error.strerror or error}", 3) from error
+            raise CodeImportError(f"the process that imports the code ended: {error.strerror or error}", 3) from error
         return zygote
 
     async def start_worker(self, key: int, setup: WorkerSetup, descriptors: Sequence[int], *, fork: bool) -> int:
@@ -122,7 +123,7 @@ class ZygoteProcess:
                         self._loaded.set_result(None)
                 case LoadFailed(code, text, trace):
                     if not self._loaded.done():
-                        self._loaded.set_exception(WorkerStartError(text, code, trace, reported=True, importing=True))
+                        self._loaded.set_exception(CodeImportError(text, code, trace, reported=True))
                 case Forked(key, pid):
                     forked = self._forked.pop(key, None)
                     if forked is not None and not forked.done():
@@ -142,8 +143,7 @@ class ZygoteProcess:
             self._worker_ended(self._became, code)
             self._release()
             return
-        text = f"the process that imports the code ended: {describe_exit(code)}"
-        error = WorkerStartError(text, 3, importing=True)
+        error = CodeImportError(f"the process that imports the code ended: {describe_exit(code)}", 3)
         waiting: list[asyncio.Future[Any]] = [self._loaded, *self._forked.values()]
         for each in waiting:
             if not each.done():

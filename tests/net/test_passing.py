@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
@@ -176,6 +176,50 @@ def test_the_number_of_a_listener_fits_a_byte(ends: tuple[PassingChannel, Passin
         for number in (-1, 255):
             with pytest.raises(ValueError, match="not the number of a listener"):
                 ends[0].send(connection, number)
+
+
+def test_what_the_other_side_has_not_received_is_taken_back() -> None:
+    one, two = socket.socketpair()
+    near, far = PassingChannel(one, two.dup()), PassingChannel(two)
+    with ExitStack() as stack:
+        stack.callback(near.close)
+        stack.callback(far.close)
+        ours, theirs = pair(stack)
+        assert near.send(ours, 1)
+        assert far.send(theirs, 9)
+        (passed,) = far.receive()  # and confirmed
+        (given,) = near.receive()  # and confirmed, which `far` has not read
+        for number in (2, 3):
+            assert near.send(ours, number)
+        assert (near.unconfirmed, far.unconfirmed) == (2, 1)
+        assert near.take_back() == 2
+        assert near.take_back() == 0
+        assert near.unconfirmed == 0
+        assert far.receive() == []
+        assert far.unconfirmed == 0  # the confirmation has arrived all the same
+        assert near.send(ours, 4)
+        (again,) = far.receive()
+        assert again[0] == 4
+        for _, sock in (passed, given, again):
+            sock.close()
+
+
+def test_nothing_is_received_while_the_other_side_takes_back() -> None:
+    one, two = socket.socketpair()
+    alone = [False]
+    near, far = PassingChannel(one), PassingChannel(two, alone=lambda: nullcontext(alone[0]))
+    with ExitStack() as stack:
+        stack.callback(near.close)
+        stack.callback(far.close)
+        ours, _ = pair(stack)
+        assert near.send(ours, 1)
+        assert not far.waiting()
+        assert far.receive() == []
+        alone[0] = True
+        assert far.waiting()
+        ((number, sock),) = far.receive()
+        sock.close()
+        assert number == 1
 
 
 def test_no_descriptor_is_left_open() -> None:

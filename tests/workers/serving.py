@@ -65,7 +65,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         near, far = socket.socketpair()
-        self.channel, self.far = PassingChannel(near), PassingChannel(far)
+        self.channel, self.far = PassingChannel(near, far.dup()), PassingChannel(far)
         self.drain = Drain()
         self.at_place = Place(self.far, self, lambda: self.fleet.least(self))
         duplicates = [Listener(sock.dup(), owned=False, number=number) for number, sock in self.listeners]
@@ -79,6 +79,9 @@ class Worker:
         """The cell with the number of connections."""
         self.connections = value
 
+    def take_back(self) -> int:
+        return self.channel.take_back()
+
     def accept(self) -> None:
         self.accepting = True
         self.at_place.accept()
@@ -90,8 +93,9 @@ class Worker:
         await self._task
 
     def die(self) -> None:
-        """End as a killed process does: what it has is closed."""
+        """End as a killed process does: what it has is closed, and the supervisor is told."""
         self.far.close()
+        self.fleet.distributor.lost(self)
 
     async def _run(self) -> None:
         async with TaskGroup() as tasks, self.server.running(tasks):

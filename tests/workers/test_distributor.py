@@ -117,6 +117,28 @@ def test_what_a_worker_has_not_taken_before_its_end_goes_to_another(loop: Loop, 
     run(loop, main())
 
 
+def test_what_a_worker_that_stops_responding_has_not_taken_goes_to_another(loop: Loop, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Fleet.of(tmp_path) as fleet:
+            fleet.listen(UnixAddress("a.sock"), places=2)
+            blocked = fleet.worker("blocked", 0)  # it does not read its channel
+            fleet.distributor.join(blocked)
+            clients = [await Client.to(str(tmp_path / "a.sock")) for _ in range(5)]
+            for client in clients[:4]:
+                client.ask()
+            clients[4].ask("/livez")
+            await until(lambda: blocked.channel.unconfirmed == 5)
+            blocked.responsive = False
+            fleet.distributor.changed()
+            assert await clients[4].answer() == "200 up"
+            fleet.start("w1", 1)
+            assert {await client.answer() for client in clients[:4]} == {"200 w1"}
+            assert blocked.channel.unconfirmed == 0
+            await close(clients)
+
+    run(loop, main())
+
+
 def test_a_worker_whose_channel_stays_open_is_lost_when_somebody_says_so(loop: Loop, tmp_path: Path) -> None:
     async def main() -> None:
         async with Fleet.of(tmp_path) as fleet:

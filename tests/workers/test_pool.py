@@ -113,7 +113,7 @@ class Pooled:
     def ends(self, worker: WorkerProcess, code: int = 0) -> None:
         if not worker.ended.done():
             worker.has_ended(code)
-            self.pool.ended(worker)
+            self.pool.gone(worker)
 
     def generation(self, **workers: Any) -> Any:
         self.generations += 1
