@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from pywatt_host.http.problem import problem_body, problem_headers
 
-_LOOK_AGAIN = 0.05  # seconds until a request line that has arrived in part is looked at again
+_LOOK_AGAIN = 0.05  # seconds until a request line that has arrived in part is looked at again; each time twice as many
+_LATEST_LOOK = 1.0  # seconds between two looks, at most
 _LONGEST = 4096  # bytes of a request line that may be one of the host's own paths
 
 
@@ -18,6 +19,7 @@ class _Held:
     listener: int
     sock: socket.socket
     watched: bool = False
+    wait: float = _LOOK_AGAIN
     timer: asyncio.TimerHandle | None = None
 
 
@@ -90,7 +92,8 @@ class StandIn:
         path = request_path(ahead)
         if path is None and len(ahead) < _LONGEST:
             self._unwatch(held)  # it would be readable all the time
-            held.timer = self._loop.call_later(_LOOK_AGAIN, self._look, held)
+            held.timer = self._loop.call_later(held.wait, self._look, held)
+            held.wait = min(2 * held.wait, _LATEST_LOOK)
         elif path in self._host_paths():
             self._forget(held)
             self._serve(held.sock)
