@@ -17,6 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from pywatt_host.testing.client import AsyncModuleClient, ModuleClient
     from pywatt_host.testing.isolation import ImportedModules
+    from pywatt_host.testing.module_process import ModuleProcess
     from pywatt_host.testing.modules import PywattModule
     from pywatt_host.testing.wattson import Announced, Answer, StartWattson, Wattson
     from pywatt_host.testing.websocket import WebSocket, WebSocketClosedError, WebSocketRefusedError
@@ -26,6 +27,7 @@ __all__ = [
     "Answer",
     "AsyncModuleClient",
     "ModuleClient",
+    "ModuleProcess",
     "PywattModule",
     "StartWattson",
     "Wattson",
@@ -41,6 +43,7 @@ _WHERE = {
     "Answer": "wattson",
     "AsyncModuleClient": "client",
     "ModuleClient": "client",
+    "ModuleProcess": "module_process",
     "PywattModule": "modules",
     "StartWattson": "wattson",
     "Wattson": "wattson",

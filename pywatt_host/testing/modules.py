@@ -1,14 +1,16 @@
-"""The object behind the fixture `pywatt_module`: it starts modules in the test's process."""
+"""The object behind the fixture `pywatt_module`: it starts modules in the test's process, or as processes."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from pywatt_host.app.decorated import Decorated
@@ -19,7 +21,9 @@ from pywatt_host.manifest.values.names import script_of
 from pywatt_host.testing.client import AsyncModuleClient, ModuleClient
 from pywatt_host.testing.isolation import ImportedModules
 from pywatt_host.testing.logs import CapturedLogs
+from pywatt_host.testing.module_process import ModuleProcess, import_path, start_module
 from pywatt_host.testing.paths import base_folder
+from pywatt_host.testing.process import environment
 from pywatt_host.testing.running import BackgroundContext
 from pywatt_host.testing.started_module import ModuleSetup, StartedModule, started_module
 
@@ -43,6 +47,7 @@ class PywattModule:
         self._tmp_path = tmp_path
         self._imported = imported
         self._running: list[tuple[BackgroundContext[StartedModule], ModuleClient, float]] = []
+        self._processes: list[tuple[ModuleProcess, TemporaryDirectory[str]]] = []
 
     def __call__(
         self,
@@ -107,8 +112,48 @@ class PywattModule:
         finally:
             await running.stop_here(setup.manifest.server.timeouts.shutdown + timeout)
 
+    def process(
+        self,
+        what: What,
+        *,
+        workers: int = 2,
+        secrets: Mapping[str, str] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        profile: str | None = None,
+        timeout: float = TIMEOUT,
+    ) -> ModuleProcess:
+        """Start a module as a process with `workers` workers, and return a client for it once it is ready.
+
+            module = pywatt_module.process("pywatt.yaml", workers=2)
+
+        `what` may also be a `.py` file; applications and factories have to be functions of a module, since the process
+        imports them. The other arguments are those of a module in the test's process, but `environ` is added to the
+        environment of the tests. The module listens on a free port, and runs until the end of the test. Raises
+        AssertionError with its log where it does not become ready.
+        """
+        target, base = self._target(what)
+        # Its path is short, since the paths of sockets have a limit.
+        folder = TemporaryDirectory(prefix="pywatt")
+        settings = [f"{key}={_written(value)}" for key, value in (overrides or {}).items()]
+        python_path = os.pathsep.join(filter(None, sys.path))
+        try:
+            module = start_module(
+                target, base, Path(folder.name), workers=workers, secrets=secrets, settings=settings, profile=profile,
+                environ=environment(Path(folder.name), PYTHONPATH=python_path, **(environ or {})), timeout=timeout,
+            )  # fmt: skip
+        except BaseException:
+            folder.cleanup()
+            raise
+        self._processes.append((module, folder))
+        return module
+
     def stop(self) -> None:
         """Stop every module, the newest first. Raises the first error of a module's background or while stopping."""
+        while self._processes:
+            module, folder = self._processes.pop()
+            with folder:
+                module.end()
         failures: list[BaseException] = []
         while self._running:
             running, client, timeout = self._running.pop()
@@ -165,6 +210,26 @@ class PywattModule:
         if re.match(IMPORT_PATTERN, target) and not path.exists():
             return Source.of_data({"app": target}, name=target, directory=base)
         return Source.file(path)
+
+    def _target(self, what: What) -> tuple[str, Path]:
+        """What `run` serves, and the folder to run it in."""
+        if isinstance(what, Decorated):
+            if what.file is None:
+                raise TypeError("a process cannot import this decorated function: it is not in a file")
+            return f"{what.file}:{what.function.__name__}", Path(what.file).parent
+        if isinstance(what, str | os.PathLike):
+            target = os.fspath(what)
+            base = base_folder(target, self._folders)
+            is_import = re.match(IMPORT_PATTERN, target) and not (base / target).exists()
+            return target if is_import else str(base / target), base
+        data = what if isinstance(what, Mapping) else {"app": what}
+
+        def plain(value: Any) -> Any:
+            return os.fspath(value) if isinstance(value, os.PathLike) else import_path(value)
+
+        path = self._tmp_path / f".pywatt-{len(self._processes) + 1}.yaml"
+        path.write_text(json.dumps(dict(data), default=plain, ensure_ascii=False), encoding="utf-8")
+        return str(path), self._tmp_path
 
     def _of_mapping(self, data: Mapping[str, Any]) -> tuple[Source, Mapping[str, Any]]:
         """The mapping as the text of a manifest file, so that interpolation and checks work as in a file."""

@@ -42,7 +42,7 @@ class WorkerPool:
         self.generations: list[Generation] = []  # also those whose workers still drain
         self.restarts: Counter[str] = Counter()  # of workers, by reason
         self.stopping = False
-        self.exit_codes: list[int] = []  # of workers that have ended while the host stopped
+        self.exit_codes: list[int] = []  # of workers that served, and have ended while the host stopped
         self._joined = joined
         self._left = left
         self._vanished = vanished
@@ -173,7 +173,8 @@ class WorkerPool:
             generation.forget(worker)
             self._close_drained(generation)
         if self.stopping:
-            self.exit_codes.append(worker.ended.result())
+            if worker.accepted:
+                self.exit_codes.append(worker.ended.result())
             return
         if self._places.get(worker.place) is worker:
             del self._places[worker.place]

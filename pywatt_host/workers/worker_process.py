@@ -77,6 +77,7 @@ class WorkerProcess:
         self.failure: WorkerFailed | None = None
         self.fetched: set[str] = set()  # the secrets that it has asked for
         self.replaced = False  # another worker takes its place, or is about to
+        self.accepted = False  # it was let accept connections, and may have work that its end cuts
         self.opened = False  # it has its connections
         self.joined = False  # the distributor has its passing channel
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -244,6 +245,7 @@ class WorkerProcess:
 
     def accept(self) -> None:
         """Let it accept connections."""
+        self.accepted = True
         self.connection.send(WorkerAccept())
         self.set_state("accepting")
 

@@ -24,8 +24,8 @@ PUBLIC = {
     ),
     "pywatt_host.starlette": ("app_state", "claims"),
     "pywatt_host.testing": (
-        "Announced", "Answer", "AsyncModuleClient", "ModuleClient", "PywattModule", "StartWattson", "Wattson",
-        "WebSocket", "WebSocketClosedError", "WebSocketRefusedError", "pywatt_module", "wattson",
+        "Announced", "Answer", "AsyncModuleClient", "ModuleClient", "ModuleProcess", "PywattModule", "StartWattson",
+        "Wattson", "WebSocket", "WebSocketClosedError", "WebSocketRefusedError", "pywatt_module", "wattson",
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pywatt_host.testing import ModuleClient, PywattModule, StartWattson, Wattson
+from pywatt_host.testing import ModuleClient, ModuleProcess, PywattModule, StartWattson, Wattson
 from tests.docs.pages import Block, blocks, rows
 from tests.processes import ROOT
 from tests.testing.conftest import RunTests
@@ -28,8 +28,9 @@ def test_an_example_passes(block: Block, run_tests: RunTests, tmp_path: Path) ->
 def test_what_it_lists_is_there() -> None:
     said = " ".join(row[0] for header in ("| it has besides | |", "| it does | |") for row in rows(PAGE, header))
     names = set(re.findall(r"`(\w+)", said))
-    assert [name for name in names if not hasattr(ModuleClient, name) and not hasattr(Wattson, name)] == []
+    kinds = (ModuleClient, ModuleProcess, Wattson)
+    assert [name for name in names if not any(hasattr(kind, name) for kind in kinds)] == []
     keywords = {name for row in rows(PAGE, "| keyword | |") for name in re.findall(r"^`(\w+)=", row[0])}
-    functions: tuple[Any, ...] = (PywattModule.__call__, StartWattson.__call__)
+    functions: tuple[Any, ...] = (PywattModule.__call__, PywattModule.process, StartWattson.__call__)
     taken = {name for function in functions for name in function.__kwdefaults__}
     assert keywords == taken

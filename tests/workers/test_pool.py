@@ -481,6 +481,8 @@ def test_a_place_that_waits_is_given_up_at_the_stop() -> None:
         generation.go_on.set()
         await until(lambda: [why for _, why in host.killed] == ["it is not needed"])
         assert host.serving() == [2]
+        await until(lambda: len(generation.workers) == 1)
+        assert host.pool.exit_codes == []  # it has served nothing that was cut
 
     in_pool(test)
 
