@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from pywatt_host.exceptions import BindError, HostError, ManifestError
-from pywatt_host.manifest import Manifest, render_text
+from pywatt_host.manifest import Manifest, Problem, render_text
 from pywatt_host.workers.plan import plan
 from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
 Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "import", "start", "stopping"]
+
+
+_STOPPING = "the host is stopping"
 
 
 class RefusedReloadError(Exception):
@@ -85,13 +88,11 @@ class Reloading:
             number = await self._attempt(changes)
             verdict: dict[str, Any] = {"ok": True, "generation": number, "exit_code": 0}
         except RefusedReloadError as error:
-            verdict = {
-                "ok": False,
-                "generation": self._current()[0],
-                "stage": error.stage,
-                "exit_code": error.exit_code,
-                "reason": self._mask(error.reason),
-            }
+            verdict = self._refused(error)
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            verdict = self._refused(RefusedReloadError("stopping", 3, _STOPPING))
         verdict |= {"changes": changes, "seconds": round(time.monotonic() - began, 3)}
         self.last = {**verdict, "time": round(time.time(), 3)}
         if verdict["ok"]:
@@ -108,13 +109,22 @@ class Reloading:
         self._told(verdict)
         return verdict
 
+    def _refused(self, error: RefusedReloadError) -> dict[str, Any]:
+        return {
+            "ok": False,
+            "generation": self._current()[0],
+            "stage": error.stage,
+            "exit_code": error.exit_code,
+            "reason": self._mask(error.reason),
+        }
+
     async def _attempt(self, changes: list[dict[str, str]]) -> int:
         if self._closed:
-            raise RefusedReloadError("stopping", 3, "the host is stopping")
+            raise RefusedReloadError("stopping", 3, _STOPPING)
         try:
             manifest = await asyncio.to_thread(self._load)
         except ManifestError as error:
-            raise RefusedReloadError("manifest", 2, render_text(error.problems).strip()) from error
+            raise RefusedReloadError("manifest", 2, _faults(error.problems)) from error
         except HostError as error:
             raise RefusedReloadError("manifest", error.exit_code, str(error)) from error
         planned = plan(self._current()[1], manifest)
@@ -134,9 +144,15 @@ class Reloading:
             raise RefusedReloadError("secrets", 3, str(error)) from error
 
     async def close(self) -> None:
-        """Refuse further reloads, and end the one that runs."""
+        """Refuse further reloads, and the one that runs."""
         self._closed = True
-        for task in (self._next, self._running):
+        if self._running is not None and not self._running.done():
+            self._running.cancel()
+        for task in (self._running, self._next):
             if task is not None and not task.done():
-                task.cancel()
                 await asyncio.wait((task,))
+
+
+def _faults(problems: Sequence[Problem]) -> str:
+    """The faults of a manifest, for people. Warnings are in the log of the start, and no reason to refuse."""
+    return render_text([each for each in problems if each.severity == "error"] or problems).strip()

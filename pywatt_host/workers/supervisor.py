@@ -298,7 +298,8 @@ class Supervisor:
         self._distributor.leave(worker)
 
     def _vanished(self, worker: WorkerProcess) -> None:
-        self.worker_ended(worker.key, -signal.SIGKILL)
+        # How it ended is not known. One that drains closes its connection when its work is done.
+        self.worker_ended(worker.key, 0 if worker.state == "draining" else -signal.SIGKILL)
 
     def _kill_all(self) -> None:
         """The process is about to end at once: nobody would stop the workers afterwards. This may run in a signal
