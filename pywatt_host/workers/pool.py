@@ -21,6 +21,7 @@ logger = logging.getLogger("pywatt.workers")
 
 _MEMORY_INTERVAL = 2.0  # seconds between two measurements of the memory of workers
 _RECYCLE_INTERVAL = 1.0  # seconds between two looks whether a worker has served long enough
+_END_TOLD_WITHIN = 0.5  # seconds for a zygote to tell that a worker has ended
 _DRAIN_GRACE = 2.0  # seconds after the shutdown limit, at which a worker that drains is killed
 
 
@@ -287,14 +288,16 @@ class WorkerPool:
                 worker.kill("it did not end in time")
         elif worker.state in ("ready", "accepting") and worker.silent_for() >= limit:
             worker.kill(f"it did not answer for {limit:g}s (server.workers.ping_limit)")
-        if worker.state != "ended" and generation.orphaned(worker):
-            self._orphan_ended(worker)
+        serves = worker.state in ("ready", "accepting")
+        untold = worker.closed_for >= _END_TOLD_WITHIN if serves else worker.closed_for > 0
+        if worker.state != "ended" and untold and (serves or generation.orphaned(worker)):
+            self._end_untold(worker)
 
-    def _orphan_ended(self, worker: WorkerProcess) -> None:
-        """A worker whose zygote has ended: the end of its connection says that it has ended as well."""
-        if not worker.connection.open:
+    def _end_untold(self, worker: WorkerProcess) -> None:
+        """A worker whose zygote has ended, or stands still: the end of its connection says that it has ended."""
+        if worker.state != "draining":
             worker.kill("its connection ended")
-            self._vanished(worker)
+        self._vanished(worker)
 
     def _recycle(self) -> None:
         """Begin to replace a worker that has served long enough: one at a time, and new before old."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError
-from pywatt_host.manifest import Manifest, render_text
+from pywatt_host.manifest import Manifest, Problem, render_text
 from pywatt_host.workers.plan import plan
 from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
 Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "import", "start", "stopping"]
+
+
+_STOPPING = "the host is stopping"
 
 
 class RefusedReloadError(Exception):
@@ -128,7 +131,7 @@ class Reloading:
         try:
             manifest = await asyncio.to_thread(self._load)
         except ManifestError as error:
-            raise RefusedReloadError("manifest", 2, render_text(error.problems).strip()) from error
+            raise RefusedReloadError("manifest", 2, _faults(error.problems)) from error
         except HostError as error:
             raise RefusedReloadError("manifest", error.exit_code, str(error)) from error
         except OSError as error:
@@ -157,10 +160,15 @@ class Reloading:
             raise RefusedReloadError("start", 3, f"{type(error).__name__}: {error}") from error
 
     async def close(self) -> None:
-        """Refuse further reloads, and end the one that runs."""
+        """Refuse further reloads, and the one that runs."""
         self._closed = True
         if self._running is not None and not self._running.done():
             self._running.cancel()
         waiting = [task for task in (self._running, self._next) if task is not None]
         if waiting:
             await asyncio.wait(waiting)
+
+
+def _faults(problems: Sequence[Problem]) -> str:
+    """The faults of a manifest, for people. Warnings are in the log of the start, and no reason to refuse."""
+    return render_text([each for each in problems if each.severity == "error"] or problems).strip()

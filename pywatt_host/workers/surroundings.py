@@ -154,8 +154,9 @@ class Surroundings:
             self.distributor.leave(worker)
 
     def vanished(self, worker: WorkerProcess) -> None:
-        """The worker has ended, though nobody told of its end."""
-        self.worker_ended(worker.key, -signal.SIGKILL)
+        """The worker has ended, and its zygote did not report that. How it ended is not known: one that drains closes
+        its connection when its work is done."""
+        self.worker_ended(worker.key, 0 if worker.state == "draining" else -signal.SIGKILL)
 
     def worker_ended(self, key: int, code: int) -> None:
         """The process of a worker has ended, with this exit code."""

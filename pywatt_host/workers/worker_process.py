@@ -93,6 +93,7 @@ class WorkerProcess:
         self._clock = RunningClock(PING_INTERVAL)  # a pause of the supervisor is not held against a worker
         self._asked_at: float | None = None  # on that clock: when the oldest unanswered ping was sent
         self._responded: bool = True  # what others were told last: whether it was responsive
+        self._closed_at: float | None = None  # when it has closed its connection
         self._ended_by = ""
 
     # Opening --------------------------------------------------------------------------------------------------------
@@ -217,6 +218,7 @@ class WorkerProcess:
         self.failure = message
 
     def _connection_ended(self, connection: PeerConnection, why: HostError | None) -> None:
+        self._closed_at = time.monotonic()
         if self.state not in ("draining", "ended") and why is not None:
             logger.error("%s: %s", self.name, why, extra={"worker": self.place + 1})
             self.kill(f"its connection cannot be read: {why}")
@@ -268,12 +270,17 @@ class WorkerProcess:
         """Seconds since the oldest ping that it has not answered."""
         return 0.0 if self._asked_at is None else self._clock.time() - self._asked_at
 
+    @property
+    def closed_for(self) -> float:
+        """Seconds since it has closed its connection, as a process does that ends."""
+        return 0.0 if self._closed_at is None else time.monotonic() - self._closed_at
+
     def look(self) -> None:
         """Advance the clock of this worker and ping it again. Call this every PING_INTERVAL."""
         if not self.opened:
             return
         self._clock.tick()
-        if self._responded and not self.responsive and self.state != "ended":
+        if self._responded and not self.responsive and self.state in ("ready", "accepting"):
             self._responded = False
             logger.warning(
                 "%s does not answer; others accept connections in its place", self.name,

@@ -30,6 +30,7 @@ from pywatt_host.workers.link import (
 logger = logging.getLogger("pywatt.workers")
 
 PROGRAM = "pywatt_host.workers.zygote"
+_FORK_LIMIT = 5.0  # seconds; a fork takes milliseconds
 
 
 class WorkerStartError(HostError):
@@ -110,7 +111,15 @@ class ZygoteProcess:
             self._became = key
             del self._forked[key]
             return self._child.pid
-        return await forked
+        try:
+            async with asyncio.timeout(_FORK_LIMIT):
+                return await forked
+        except TimeoutError:
+            text = f"the process that has imported the code did not answer for {_FORK_LIMIT:g}s"
+            raise WorkerStartError(text, 3) from None
+        finally:
+            if not forked.done() or forked.cancelled():
+                self.kill()  # it stands still, perhaps; the next attempt imports the code anew
 
     def _read(self) -> None:
         if self._sock.fileno() < 0:

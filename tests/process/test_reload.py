@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -330,6 +331,7 @@ def test_a_bad_reload_is_refused_and_the_old_serves_on(
         done = served.cli("reload")
         assert done.returncode == code, done.stderr
         assert reason in done.stderr
+        assert "warning" not in done.stderr
         assert "generation 1 serves on" in done.stderr
         load.more(30)
     assert load.faults == []
@@ -350,6 +352,35 @@ def test_a_bad_reload_is_refused_and_the_old_serves_on(
     assert running.host.stop() == 0
 
 
+def test_requests_to_reload_that_come_together_share_one(served: Project) -> None:
+    running = Supervised(served)
+    with Load(running.address) as load:
+        for _ in range(20):
+            running.host.signal(signal.SIGHUP)
+        assert running.reload()["ok"]
+        load.more(20)
+        assert running.status()["generation"] <= 4
+    assert load.faults == []
+    running.until_only(2)
+    assert running.host.stop() == 0
+
+
+def test_new_workers_that_are_killed_refuse_the_reload(served: Project) -> None:
+    running = Supervised(served)
+    before = running.workers()
+    with Load(running.address) as load:
+        verdicts: list[dict[str, Any]] = []
+        asking = threading.Thread(target=lambda: verdicts.append(running.reload()))
+        asking.start()
+        (pid,) = until(lambda: [pid for pid in running.workers("starting").values() if pid])
+        os.kill(pid, signal.SIGKILL)
+        asking.join()
+        load.more(20)
+    assert load.faults == []
+    assert (verdicts[0]["stage"], running.workers()) == ("start", before)
+    assert "killed by SIGKILL" in verdicts[0]["reason"]
+
+
 def test_the_traceback_of_the_application_is_told(served: Project) -> None:
     running = Supervised(served)
     served.write("main.py", "def broken():\n    return 1 / 0\nbroken()\n")
@@ -362,10 +393,14 @@ def test_the_traceback_of_the_application_is_told(served: Project) -> None:
 def test_a_worker_whose_import_hangs_does_not_hinder_the_stop(served: Project) -> None:
     running = Supervised(served)
     served.write("main.py", "import time\ntime.sleep(60)")
-    running.host.signal(signal.SIGHUP)
+    verdicts: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: verdicts.append(running.reload()))
+    asking.start()
     until(lambda: len(running.processes()) > 3)
     begun = time.monotonic()
     assert running.host.stop() == 0
+    asking.join()
+    assert (verdicts[0]["stage"], verdicts[0]["reason"]) == ("stopping", "the host is stopping")
     assert time.monotonic() - begun < allowed(1.0)
     assert running.processes() == set()
 

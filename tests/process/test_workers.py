@@ -338,6 +338,31 @@ def test_without_its_zygote_a_host_serves_on_and_replaces(served: Project) -> No
     assert running.processes() == set()
 
 
+def test_workers_drain_without_their_zygote(served: Project) -> None:
+    running = Supervised(served)
+    os.kill(running.zygote(), signal.SIGKILL)
+    running.host.wait_for("the process that has imported the code ended")
+    with running.host.connect() as connection:
+        connection.head("GET", "/sleep/0.5")
+        until(lambda: running.metric("http_server_active_requests") >= 1)
+        left = running.processes()
+        running.host.signal()
+        assert connection.response().body == b"one"
+    assert running.host.wait() == 0
+    until(lambda: not any(alive(pid) for pid in left))
+
+
+def test_a_zygote_that_stands_still_is_replaced(served: Project) -> None:
+    manifest(served, {"workers": {"count": 2, "start_limit": "1s"}})
+    running = Supervised(served)
+    os.kill(running.zygote(), signal.SIGSTOP)
+    victim = running.workers()[1]
+    os.kill(victim, signal.SIGKILL)
+    running.until_workers(without=[victim])
+    assert running.host.stop() == 0
+    assert running.processes() == set()
+
+
 # The supervisor is gone -----------------------------------------------------------------------------------------------
 
 
