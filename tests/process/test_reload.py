@@ -266,7 +266,7 @@ def lifespan_fails(project: Project) -> None:
 
 
 def never_healthy(project: Project) -> None:
-    manifest(project, {"workers": {"count": 2, "start_limit": "1s"}}, health={"interval": "100ms"})
+    manifest(project, {"workers": {"count": 2, "start_limit": "2s"}}, health={"interval": "100ms"})
     version(project, "sick")
     text = (project.folder / "main.py").read_text()
     project.write("main.py", text.replace('await answer(send, b"", 404)', 'await answer(send, b"sick", 500)'))
