@@ -660,6 +660,7 @@ class Supervisor:
         self._pool.shut_down()
         for worker in workers:
             self._distributor.leave(worker)
+        self._sockets.close()  # clients that come from now on are refused, though requests still run
         cut = await self._pool.wait(self.shutdown.time_left() + _STOP_GRACE)
         self.shutdown.count_cut(cut + sum(1 for code in self._pool.exit_codes if code != 0))
         self._distributor.close()
