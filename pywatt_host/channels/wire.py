@@ -133,7 +133,11 @@ class Wire(asyncio.Protocol):
         return None  # which closes the transport
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._finish(None if error is None else ChannelError(self.channel, "", str(error)[:200] or "lost"))
+        why = None
+        if error is not None:
+            why = ChannelError(self.channel, "", str(error)[:200] or "lost")
+            why.__cause__ = error
+        self._finish(why)
         self.close()  # the other one of two pipes
 
     def pause_writing(self) -> None:

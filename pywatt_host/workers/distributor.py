@@ -158,7 +158,7 @@ class Distributor:
         crowded = len(self._waiting) >= (1 if takers else _HELD)
         for source in self._sockets.sources():
             descriptor = source.listener.sock.fileno()
-            if source.leaving and descriptor not in self._leaving:
+            if source.leaving and descriptor not in self._leaving and not self._stopped:
                 self._leaving[descriptor] = self._loop.call_later(_LEAVING, self._close, source.listener)
             if not crowded and source.place not in served:
                 wanted[descriptor] = source
@@ -291,6 +291,7 @@ class Distributor:
         for source in tuple(self._sockets.sources()):
             self._empty(source.listener)
         self._stopped = True
+        self._keep_leaving()
         self._watch()
         while self._waiting and self._takers():
             self._release()
@@ -300,10 +301,10 @@ class Distributor:
         """Close the channels, before the sockets are closed. What still waits is answered with 503."""
         self._stopped = True
         self._watch()
-        for timer in (self._paused, self._retry, *self._leaving.values()):
+        self._keep_leaving()
+        for timer in (self._paused, self._retry):
             if timer is not None:
                 timer.cancel()
-        self._leaving.clear()
         for lane in self._lanes:
             self._loop.remove_reader(lane.worker.channel.fileno())
             lane.worker.channel.close()
@@ -311,3 +312,9 @@ class Distributor:
                 sock.close()
         self._lanes.clear()
         self._waiting.close()
+
+    def _keep_leaving(self) -> None:
+        """Leave the closing of sockets to their owner."""
+        for timer in self._leaving.values():
+            timer.cancel()
+        self._leaving.clear()

@@ -37,6 +37,7 @@ from pywatt_host.workers.supervisor_watch import ORPHAN_GRACE, SupervisorWatch
 
 logger = logging.getLogger("pywatt.host")
 
+_SOONER = 0.3  # seconds before the supervisor's limit, at which a worker cuts what still runs, and says so
 _ASK_TIMEOUT = 2.0  # seconds for the supervisor to answer
 _MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
 
@@ -44,9 +45,10 @@ _MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
 def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
     """The manifest of a worker: what the supervisor does for all workers is left out. Secrets come from the supervisor;
     channels where other modules connect, and the orchestrator, are the supervisor's. Each worker takes its share of the
-    connections."""
+    connections, and has stopped before the supervisor would kill it."""
     server, channels, secrets = manifest.server, manifest.channels, manifest.secrets
     limits, timeouts = server.limits, server.timeouts
+    shutdown = max(timeouts.shutdown - _SOONER, timeouts.shutdown / 2)
     share = None if limits.connections is None else -(-limits.connections // workers)
     return manifest.model_copy(
         update={
@@ -54,7 +56,7 @@ def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
                 update={
                     "control": "off",
                     "limits": limits.model_copy(update={"connections": share}),
-                    "timeouts": timeouts.model_copy(update={"drain_delay": 0.0}),
+                    "timeouts": timeouts.model_copy(update={"drain_delay": 0.0, "shutdown": shutdown}),
                 }
             ),
             "channels": channels.model_copy(update={"stdio": "required", "ipc": None, "tcp": None}),

@@ -219,9 +219,9 @@ class WorkerProcess:
 
     def _connection_ended(self, connection: PeerConnection, why: HostError | None) -> None:
         self._closed_at = time.monotonic()
-        if self.state not in ("draining", "ended") and why is not None:
-            logger.error("%s: %s", self.name, why, extra={"worker": self.place + 1})
-            self.kill(f"its connection cannot be read: {why}")
+        lost = why is None or isinstance(why.__cause__, OSError)  # as a process does that ends
+        if self.state not in ("draining", "ended") and not lost:
+            self.kill(f"its connection cannot be read: {why}")  # that has been logged
 
     def has_ended(self, code: int) -> None:
         """Its process has ended."""
