@@ -194,15 +194,15 @@ class Messages:
 
     # For workers ----------------------------------------------------------------------------------------------------
 
-    async def pass_on(self, target: str, payload: Payload, timeout: float) -> Payload:
+    async def pass_on(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
         """Send a message that a worker of this host has written, unchanged, and return the answer unchanged. Raises
         MessagingError."""
-        return await self._try_routes(self._routes(target, None), target, payload, timeout, None)
+        return await self._try_routes(self._routes(target, channel), target, payload, timeout, channel)
 
-    async def pass_event(self, topic: str, event: Payload) -> None:
-        """Publish an event that a worker of this host has written, on every channel that is connected."""
+    async def pass_event(self, topic: str, event: Payload, channel: str | None) -> None:
+        """Publish an event that a worker of this host has written, on `channel`, or on all that are connected."""
         for transport in self._transports:
-            await transport.publish(topic, event, None)
+            await transport.publish(topic, event, channel)
 
     # Publishing -----------------------------------------------------------------------------------------------------
 

@@ -160,6 +160,11 @@ class PeerClient:
         return self._handshake is not None or bool(self.connectors)
 
     @property
+    def _supervised(self) -> bool:
+        """Whether this is a worker, and the other side is its supervisor."""
+        return self._handshake is not None and self._handshake.supervised
+
+    @property
     def address(self) -> str | None:
         """The address of the orchestrator's API, from its init message; None for a worker, which has a supervisor."""
         if self._handshake is None or self._handshake.supervised:
@@ -310,6 +315,8 @@ class PeerClient:
         """See Transport. The orchestrator may know every module, so there is a route to each."""
         if channel is None:
             return (self._route,) if self.configured else ()
+        if self._supervised:
+            return (PeerRoute(self, None, channel),) if channel in _PREFERENCE else ()
         known = {connector.channel for connector in self.connectors}
         known |= {"stdio"} if self._handshake is not None else set()
         return (PeerRoute(self, channel),) if channel in known else ()
@@ -318,6 +325,8 @@ class PeerClient:
         """See Transport. The event goes to every connection whose other side passes events on or takes them."""
         if not self.configured or (channel is not None and channel not in _PREFERENCE):
             return None
+        if self._supervised:
+            return self._stdio is not None and self._stdio.send(Publish(topic, event, channel))
         open = [each for each in self.connections() if channel is None or each.channel == channel]
         able = [each for each in open if "events" in each.session.extensions]
         # All channels of an orchestrator lead to the same one; without one, each leads to a peer of its own.
@@ -406,13 +415,15 @@ class PeerRoute:
 
     keeps = False
 
-    def __init__(self, client: PeerClient, channel: str | None) -> None:
+    def __init__(self, client: PeerClient, channel: str | None, of_supervisor: str | None = None) -> None:
+        """`of_supervisor` is the channel over which the supervisor of this worker is to pass messages on."""
         self._client = client
         self._only = channel
+        self._of_supervisor = of_supervisor
 
     @property
     def channel(self) -> str:
-        return self._only or self._client.best_channel
+        return self._of_supervisor or self._only or self._client.best_channel
 
     @property
     def ready(self) -> bool:
@@ -421,7 +432,7 @@ class PeerRoute:
         return bool(self._client.connections())
 
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
-        message = RouteToModule(target, "", request_id, payload)
+        message = RouteToModule(target, "", request_id, payload, self._of_supervisor)
         answer: RoutedResponse = await self._client.request(message, timeout, target, self._only)
         return answer.payload
 

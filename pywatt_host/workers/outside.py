@@ -22,16 +22,16 @@ class Outside:
     def __init__(self, channels: HostChannels | NoChannels) -> None:
         self._channels = None if isinstance(channels, NoChannels) else channels
 
-    async def pass_on(self, target: str, payload: Payload, timeout: float) -> Payload:
+    async def pass_on(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
         """Send a message and return its answer. Raises MessagingError."""
         if self._channels is None:
             raise MessagingError("unavailable", _NO_CHANNEL, target)
-        return await self._channels.messages.pass_on(target, payload, timeout)
+        return await self._channels.messages.pass_on(target, payload, timeout, channel)
 
-    async def pass_event(self, topic: str, payload: Payload) -> None:
+    async def pass_event(self, topic: str, payload: Payload, channel: str | None) -> None:
         """Publish an event to other modules."""
         if self._channels is not None:
-            await self._channels.messages.pass_event(topic, payload)
+            await self._channels.messages.pass_event(topic, payload, channel)
 
     def subscribe(self, topic: str) -> None:
         """Subscribe to a topic on every channel, for as long as the host runs."""

@@ -97,7 +97,7 @@ class WorkerRequests:
             GetSecret: lambda message, peer: secrets(peer.owner.generation).get(message, peer),
             RotationAck: of_worker(lambda message, worker: secrets(worker.generation).acknowledged(message, worker)),
             RouteToModule: routing.routed,
-            Publish: of_worker(lambda message, worker: routing.publish(message.topic, message.payload, worker)),
+            Publish: of_worker(routing.publish),
             Subscribe: of_worker(lambda message, worker: routing.subscribe(message.topic, worker)),
             Unsubscribe: of_worker(lambda message, worker: routing.unsubscribe(message.topic, worker)),
             Register: lambda message, peer: self._spawn(self._register(message, peer)),

@@ -13,7 +13,7 @@ from pywatt_host.exceptions import HostError, MessagingError, ProtocolError
 from pywatt_host.messaging.incoming import Incoming, error_document
 from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.protocol.codec import Ids
-from pywatt_host.protocol.messages import RoutedResponse, RouteToModule, WorkerEvent, WorkerMessage
+from pywatt_host.protocol.messages import Publish, RoutedResponse, RouteToModule, WorkerEvent, WorkerMessage
 from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
 from pywatt_host.workers.worker_process import WorkerProcess
@@ -27,11 +27,11 @@ LONGEST_WAIT = 300.0  # seconds for the answer to a message that has no deadline
 class Outside(Protocol):
     """The supervisor's own channels to other modules."""
 
-    async def pass_on(self, target: str, payload: Payload, timeout: float) -> Payload:
-        """Send a message and return its answer. Raises MessagingError."""
+    async def pass_on(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
+        """Send a message over `channel`, or over any, and return its answer. Raises MessagingError."""
 
-    async def pass_event(self, topic: str, payload: Payload) -> None:
-        """Publish an event to other modules."""
+    async def pass_event(self, topic: str, payload: Payload, channel: str | None) -> None:
+        """Publish an event to other modules, over `channel` or over all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,10 +147,12 @@ class WorkerRouting:
     async def _send(self, message: RouteToModule, connection: PeerConnection) -> None:
         target = message.target_module_id
         try:
-            if target == self._module_id:
+            if target == self._module_id and message.channel is None:
                 answer = await self.ask(target, message.payload, "process", "process")
             else:
-                answer = await self._outside.pass_on(target, message.payload, _time_left(message.payload))
+                answer = await self._outside.pass_on(
+                    target, message.payload, _time_left(message.payload), message.channel
+                )
         except MessagingError as error:
             answer = Payload.of(error_document(error.code, error.message))
         except ProtocolError as error:
@@ -166,13 +168,14 @@ class WorkerRouting:
         except HostError as error:
             logger.debug("an answer of %s was not delivered: %s", cut(target, 60), error)
 
-    def publish(self, topic: str, payload: Payload, worker: WorkerProcess) -> None:
+    def publish(self, message: Publish, worker: WorkerProcess) -> None:
         """Pass on an event that a worker publishes: to the other workers that have subscribed, and to other modules.
         The worker itself has delivered it to its own handlers."""
+        topic, payload = message.topic, message.payload
         for other in tuple(self._topics.get(topic, ())):
             if other is not worker:
                 other.connection.send(WorkerEvent(topic, self._module_id, payload, "process", "process"))
-        self._spawn(self._outside.pass_event(topic, payload))
+        self._spawn(self._outside.pass_event(topic, payload, message.channel))
 
     def subscribe(self, topic: str, worker: WorkerProcess) -> None:
         """A worker wants the events of a topic."""

@@ -120,6 +120,7 @@ def test_two_hosts_talk(two: Two) -> None:
 
     # A channel may be forced; one that does not lead there is said so, with the key.
     assert billing.ask("users", "double", n=3, channel=two.channel)["channel"] == two.channel
+    assert users.ask("billing", "double", n=3, channel=two.channel)["channel"] == two.channel
     other = "nats" if two.channel == "http" else "http"
     code, text = billing.code("request", target="users", message={"type": "double", "n": 1}, channel=other)
     assert (code, f"there is no channel {other} to it" in text) == ("unavailable", True)

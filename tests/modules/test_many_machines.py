@@ -152,6 +152,27 @@ def test_three_replicas_share_what_comes_and_each_hears_what_is_published(
     assert users[0].host.wait() == 0
 
 
+@pytest.mark.parametrize("delivery", ["at_most_once", "at_least_once"])
+def test_two_workers_share_what_comes_and_handle_each_message_once(
+    project: Project, nats_server: Server, delivery: str
+) -> None:
+    keys = channels(nats_server.url, f"workers-{delivery}", delivery=delivery)
+    users, asking = module(project, "users", **keys, server={"workers": 2}), module(project, "asking", **keys)
+    ready(users, asking)
+    file = project.folder / "handled"
+    for number in range(40):
+        message = {"type": "work", "n": number, "file": str(file)}
+        asking.do("send_message", target="users", message=message)
+    asking.until("handled", lambda _: file.exists() and len(file.read_text().split()) >= 40)
+    assert sorted(map(int, file.read_text().split())) == list(range(40))
+    shares = Counter(asking.ask("users", "double", n=number)["pid"] for number in range(40))
+    assert len(shares) == 2
+    assert min(shares.values()) >= 5
+    asking.do("publish", topic="news.all", message={"text": "for all"})
+    assert [one["text"] for one in users.until("heard", bool)] == ["for all"]
+    assert users.host.stop() == 0
+
+
 def test_a_server_that_is_started_anew_is_found_again_and_everything_goes_on(
     project: Project, own_nats: Server
 ) -> None:

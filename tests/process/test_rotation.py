@@ -27,9 +27,11 @@ def create_app(state):
         if scope["type"] == "lifespan":
             raise RuntimeError("declined")
         secret = await state.get_secret("KEY")
+        if scope["path"] == "/undeclared":
+            secret = await state.get_secret("UNDECLARED")
         body = f"{secret.expose_secret()} {os.environ['KEY_URL']}".encode()
-        headers = [(b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200 if scope["path"] == "/" else 404, "headers": headers})
+        headers = [(b"content-length", b"%d" % len(body)), (b"x-pid", b"%d" % os.getpid())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     return app
@@ -47,6 +49,7 @@ class Load:
         self.faults: list[str] = []
         self.answers = 0
         self.seen: set[str] = set()
+        self.latest: dict[str, str] = {}  # what each process has answered, by its id
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
         for thread in self._threads:
             thread.start()
@@ -61,6 +64,7 @@ class Load:
                         self.faults.append(f"{response.status} {response.body!r}")
                     self.answers += 1
                     self.seen.add(value)
+                    self.latest[response.headers["x-pid"]] = value
         except (OSError, EOFError, ValueError) as error:
             self.faults.append(repr(error))
 
@@ -175,3 +179,45 @@ def test_a_changed_file_is_in_use_within_a_second_under_load(
     assert load.faults == []
     assert host.stop() == 0
     assert "value-number" not in "\n".join(host.lines)
+
+
+def in_use_by_both(load: Load, value: str) -> float:
+    """Seconds until both of two workers answer with the value."""
+    began = time.monotonic()
+    while list(load.latest.values()) != [value, value]:
+        time.sleep(0.005)
+        assert time.monotonic() - began < PATIENCE, load.latest
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "make"), [({"directory": "mounted"}, kubernetes), ({"dotenv": "secrets.env"}, dotenv)]
+)
+def test_two_workers_have_each_of_twenty_values_within_a_second_under_load(
+    project: Project, source: dict[str, str], make: Callable[[Path], Callable[[str], None]]
+) -> None:
+    change = make(project.folder)
+    change("value-number-0")
+    project.manifest(
+        app={"import_path": "main:create_app", "env": {"KEY_URL": "db://${secret:KEY}@h"}},
+        secrets={"rotate": True, "sources": [source, "env"], "keys": {"KEY": {}}},
+        server={"workers": 2},
+        logging={"access": False},
+        health=False,
+    )
+    host = project.host(env={**UNMEASURED, "UNDECLARED": "found-in-the-environment"})
+    load = Load(host.address)
+    took = []
+    for number in range(1, 21):
+        change(f"value-number-{number}")
+        took.append(in_use_by_both(load, f"value-number-{number}"))
+    load.stop()
+    assert statistics.median(took) < allowed(SOON), took
+    assert load.faults == []
+    assert load.answers > 100
+    for _ in range(6):
+        assert host.get("/undeclared").body.startswith(b"found-in-the-environment ")
+    assert host.stop() == 0
+    assert "value-number" not in "\n".join(host.lines)
+    assert "found-in-the-environment" not in "\n".join(host.lines)

@@ -70,10 +70,10 @@ class Upstream:
             raise self.failure
         return {"did": operation, "with": params}
 
-    async def pass_on(self, target: str, payload: Payload, timeout: float) -> Payload:
+    async def pass_on(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
         raise AssertionError
 
-    async def pass_event(self, topic: str, payload: Payload) -> None:
+    async def pass_event(self, topic: str, payload: Payload, channel: str | None) -> None:
         raise AssertionError
 
 

@@ -71,17 +71,20 @@ class Elsewhere:
     def __init__(self) -> None:
         self.passed: list[tuple[str, Any, float]] = []
         self.events: list[tuple[str, Any]] = []
+        self.channels: list[str | None] = []  # over which a worker has asked to pass it on
         self.topics: list[str] = []
         self.answer: Callable[[], Awaitable[Payload]] = self._reply
 
     async def _reply(self) -> Payload:
         return Payload.of({"sum": 4})
 
-    async def pass_on(self, target: str, payload: Payload, timeout: float) -> Payload:
+    async def pass_on(self, target: str, payload: Payload, timeout: float, channel: str | None) -> Payload:
+        self.channels.append(channel)
         self.passed.append((target, payload.document(), timeout))
         return await self.answer()
 
-    async def pass_event(self, topic: str, payload: Payload) -> None:
+    async def pass_event(self, topic: str, payload: Payload, channel: str | None) -> None:
+        self.channels.append(channel)
         self.events.append((topic, payload.document()))
 
 
@@ -97,7 +100,7 @@ class Routed:
         )
         self.dispatch: Any = {
             RouteToModule: self.routing.routed,
-            Publish: lambda message, peer: self.routing.publish(message.topic, message.payload, peer.owner),
+            Publish: lambda message, peer: self.routing.publish(message, peer.owner),
             Subscribe: lambda message, peer: self.routing.subscribe(message.topic, peer.owner),
             Unsubscribe: lambda message, peer: self.routing.unsubscribe(message.topic, peer.owner),
         }
@@ -320,6 +323,20 @@ def test_a_message_of_a_worker_that_cannot_be_passed_on_is_answered_with_the_err
         answer = (await worker.hear(RoutedResponse)).payload.document()
         assert answer["type"] == "error"
         assert answer["code"] in ("unavailable", "lost")
+
+    in_routing(test)
+
+
+def test_a_worker_may_say_over_which_channel_its_message_or_event_goes() -> None:
+    async def test(host: Routed) -> None:
+        worker = await host.worker()
+        worker.say(RouteToModule("billing", "", "w-1", Payload.of({"type": "sum"}), "tcp"))
+        await worker.hear(RoutedResponse)
+        worker.say(RouteToModule("users", "", "w-2", Payload.of({"type": "sum"}), "nats"))
+        await worker.hear(RoutedResponse)
+        worker.say(Publish("orders.created", Payload.of(ENVELOPE), "ipc"))
+        await until(lambda: host.elsewhere.events)
+        assert host.elsewhere.channels == ["tcp", "nats", "ipc"]
 
     in_routing(test)
 

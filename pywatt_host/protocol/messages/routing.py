@@ -11,13 +11,15 @@ from pywatt_host.protocol.payload import Payload
 
 @dataclass(frozen=True, slots=True)
 class RouteToModule:
-    """A message to another module, or the answer to one of its messages under the same request id (a UUID)."""
+    """A message to another module, or the answer to one of its messages under the same request id (a UUID). `channel`
+    is the only channel that a supervisor may pass the message of its worker on over; nobody else is told it."""
 
     op: ClassVar[str] = "route_to_module"
     target_module_id: str
     target_endpoint: str
     request_id: str
     payload: Payload
+    channel: str | None = None
 
     @classmethod
     def read(cls, document: Document) -> RouteToModule:
@@ -26,6 +28,7 @@ class RouteToModule:
             read_optional_string(document, "target_endpoint") or "",
             read_string(document, "request_id"),
             Payload.read(document.get("payload")),
+            read_optional_string(document, "channel"),
         )
 
     def wire(self, extensions: Extensions) -> Document:
@@ -35,6 +38,7 @@ class RouteToModule:
             "target_endpoint": self.target_endpoint,
             "request_id": self.request_id,
             "payload": self.payload.wire(inline="inline_payload" in extensions),
+            **({"channel": self.channel} if self.channel is not None else {}),
         }
 
 
@@ -97,19 +101,25 @@ class RoutedResponse:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Extension `events`: publishes an event to all subscribers of a topic."""
+    """Extension `events`: publishes an event to all subscribers of a topic. `channel` is as in RouteToModule."""
 
     op: ClassVar[str] = "publish"
     topic: str
     payload: Payload
+    channel: str | None = None
 
     @classmethod
     def read(cls, document: Document) -> Publish:
-        return cls(read_string(document, "topic"), Payload.read(document.get("payload")))
+        return cls(
+            read_string(document, "topic"),
+            Payload.read(document.get("payload")),
+            read_optional_string(document, "channel"),
+        )
 
     def wire(self, extensions: Extensions) -> Document:
         payload = self.payload.wire(inline="inline_payload" in extensions)
-        return {"op": "publish", "topic": self.topic, "payload": payload}
+        channel = {"channel": self.channel} if self.channel is not None else {}
+        return {"op": "publish", "topic": self.topic, "payload": payload, **channel}
 
 
 @dataclass(frozen=True, slots=True)
