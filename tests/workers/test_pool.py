@@ -369,9 +369,12 @@ def test_a_worker_whose_zygote_has_gone_is_found_by_the_end_of_its_connection() 
         host.looks()
         assert not worker.ended.done()
         host.spoken_workers[worker].leave()
-        await until(lambda: not worker.connection.open)
-        host.looks()
-        await until(lambda: host.serving() == [3, 2])
+
+        def replaced() -> bool:
+            host.looks()
+            return host.serving() == [3, 2]
+
+        await until(replaced)
 
     in_pool(test)
 
