@@ -31,6 +31,11 @@ def create_app(state):
     async def double(message):
         return about({"n": message["n"] * 2})
 
+    if "GUARDED" in os.environ:
+        @state.on_message("guarded", auth="jwt")
+        async def guarded(message):
+            return about({"sub": state.claims["sub"]})
+
     @state.on_message("order")
     def order(order: Order):
         return about({"number": order.number, "article": order.article})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.auth.tokens_for_tests import SECRET, signed
 from tests.modules.talking import Module, module
 from tests.processes import Project
 from tests.servers import Server, free_port
@@ -148,6 +149,29 @@ def test_a_message_with_another_token_is_let_in_nowhere(project: Project) -> Non
     assert users.do("handled") == []
     users.host.wait_for("refused: the token is missing or wrong (channels.http.token)")
     assert TOKEN not in "\n".join(users.host.lines + stranger.host.lines)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_token_of_a_channel_is_no_credential_of_a_message(project: Project, workers: int) -> None:
+    """A handler that requires authentication verifies what comes with the message, in workers as well."""
+    port = free_port()
+    users = module(
+        project, "users", server={"workers": workers}, auth={"jwt": {"secret": SECRET}}, env={"GUARDED": "yes"},
+        channels={"tcp": {"listen": f"127.0.0.1:{port}", "token": TOKEN}},
+    )  # fmt: skip
+    peer = {"name": "users", "type": "module", "address": f"tcp://127.0.0.1:{port}", "token": TOKEN}
+    billing = module(project, "billing", services={"static": [peer]})
+    assert users.host.ready
+    assert billing.host.ready
+    billing.host.wait_for("is connected to")
+    message = {"type": "guarded"}
+    for _ in range(2 * workers):
+        for authorization in (None, "Bearer forged", f"Bearer {TOKEN}"):
+            code, _ = billing.code("request", target="users", message=message, authorization=authorization)
+            assert code == "unauthorized"
+        answer = billing.do("request", target="users", message=message, authorization=f"Bearer {signed(sub='ann')}")
+        assert (answer["sub"], answer["vouched_by"], answer["source"]) == ("ann", "", "billing")
+    assert users.host.stop() == 0
 
 
 def test_what_is_posted_may_be_anything(project: Project) -> None:

@@ -401,6 +401,20 @@ def test_losing_the_orchestrator_lets_requests_finish_and_leaves_with_5(start: S
 
 
 @pytest.mark.slow
+def test_an_orchestrator_that_falls_silent_is_lost_for_all_workers(start: Start) -> None:
+    module = start({"channels": {"limits": {"heartbeat_missed": 2}}})
+    address = announced(module)
+    pids = keys(module, address)
+    for _ in range(3):
+        module.say(op="heartbeat")
+        module.hear("heartbeat_ack")
+    assert module.wait() == 5
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.slow
 def test_a_rotation_under_load_and_a_reload_lose_nothing(start: Start, project: Project) -> None:
     module = start()
     address = announced(module)
