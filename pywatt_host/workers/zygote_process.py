@@ -165,10 +165,11 @@ class ZygoteProcess:
         self._release()
 
     def close(self) -> None:
-        """End the process, once its workers have ended; those that still run get a few seconds."""
+        """End the process. Its workers have ended."""
         self._closed = True
         if self._became is None:
             self._release()
+            self.kill()  # it may stand still, and would not notice that the supervisor has gone
 
     def _release(self) -> None:
         if self._sock.fileno() >= 0:
