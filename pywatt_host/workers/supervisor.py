@@ -493,6 +493,7 @@ class Supervisor:
             finally:
                 for task in background:
                     task.cancel()
+                await self._pool.close()  # what watches the secrets of a generation is one of the tasks
 
     async def _load_secrets(self, generation: Generation, tasks: TaskGroup) -> None:
         """Fetch the secrets of a generation and watch them for as long as it lives. Raises SecretError."""
