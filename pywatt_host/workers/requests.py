@@ -90,7 +90,7 @@ class WorkerRequests:
             Announce: of_worker(lambda message, worker: worker.announced(message)),
             HeartbeatAck: of_worker(lambda message, worker: worker.beaten(message)),
             WorkerFailed: of_worker(lambda message, worker: worker.failed(message)),
-            Draining: of_worker(lambda message, worker: worker.set_state("draining")),
+            Draining: of_worker(lambda message, worker: worker.begun_to_drain()),
             Snapshot: self._snapshot_or_answer,
             GetSecret: lambda message, peer: secrets(peer.owner.generation).get(message, peer),
             RotationAck: of_worker(lambda message, worker: secrets(worker.generation).acknowledged(message, worker)),

@@ -658,7 +658,8 @@ class Supervisor:
         self._sockets.refuse_new()
         await self._distributor.take_all()
         workers = self._pool.accepting()
-        self._pool.shut_down()
+        await self._pool.shut_down()
+        self._distributor.collect()
         for worker in workers:
             self._distributor.leave(worker)
         self._sockets.close()  # clients that come from now on are refused, though requests still run

@@ -126,6 +126,9 @@ class Zygote:
         if code is not None:
             return code
         self._load = load
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # or each worker would write once more what is buffered
         gc.collect()
         gc.freeze()
         send(self._sock, CodeLoaded(_other_threads()))

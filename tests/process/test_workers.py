@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.process.supervised import APP, Load, Supervised, alive, until
+from tests.process.test_starting import AS_SYSTEMD
 from tests.processes import Connection, Project, allowed
 
 REPLACED = 2.0  # seconds within which a worker that has ended is replaced
@@ -112,6 +113,34 @@ def test_every_accepted_request_is_served_when_the_host_stops_under_load(served:
         assert running.host.wait() == 0
     refused = ("ConnectionRefusedError", "FileNotFoundError")
     assert [fault for fault in load.faults if not fault[1].startswith(refused)] == []
+
+
+def test_sockets_of_systemd_are_shared_reloaded_and_left_to_their_owner(served: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        manifest(served, {"listen": "systemd"})
+        command = [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno()), "-m", "pywatt_host", "run"]
+        host = served.start([*command, "--log-format", "json"], pass_fds=[listener.fileno()])
+        with Load(host.address) as load:
+            assert host.ready["workers"] == 2
+            load.more(50)
+            assert served.cli("reload").returncode == 0
+            load.more(50)
+            host.signal()
+            assert host.wait() == 0
+            assert load.faults == []
+            assert len(load.answers) == 4  # processes
+            load.stop()
+            listener.accept()[0].close()  # what has arrived since is for the owner's next process
+            listener.close()
+
+
+def test_what_an_import_prints_is_printed_once(project: Project) -> None:
+    project.write("main.py", "print('imported')\n" + textwrap.dedent(APP))
+    manifest(project)
+    host = project.host(env={"PYTHONUNBUFFERED": ""})
+    assert host.get("/version").status == 200
+    assert host.stop() == 0
+    assert host.stdout == b"imported\n"
 
 
 def test_a_second_signal_forces(served: Project) -> None:
