@@ -297,6 +297,12 @@ class Distributor:
             self._release()
             await asyncio.sleep(_RETRY)
 
+    def collect(self) -> None:
+        """Pass on what workers have given away up to now."""
+        for lane in tuple(self._lanes):
+            if lane in self._lanes:
+                self._read(lane)
+
     def close(self) -> None:
         """Close the channels, before the sockets are closed. What still waits is answered with 503."""
         self._stopped = True

@@ -52,7 +52,7 @@ class Outside:
     async def connect_store(self, service_type: str, config: Any, timeout: float) -> str:
         """Open a connection to a store of the orchestrator and return its id. Raises MessagingError."""
         if self._channels is None:
-            raise MessagingError("unavailable", "there is no orchestrator (run it under one)", service_type)
+            raise MessagingError("unavailable", "this host has no orchestrator: run it under one", service_type)
         return await self._channels.stores.connect(service_type, config, timeout)
 
     async def operate_store(
@@ -60,7 +60,7 @@ class Outside:
     ) -> Any:
         """Run one operation on a store of the orchestrator. Raises MessagingError."""
         if self._channels is None:
-            raise MessagingError("unavailable", "there is no orchestrator (run it under one)", service_type)
+            raise MessagingError("unavailable", "this host has no orchestrator: run it under one", service_type)
         return await self._channels.stores.operate(connection, service_type, operation, params, timeout)
 
 

@@ -21,6 +21,7 @@ logger = logging.getLogger("pywatt.workers")
 
 _MEMORY_INTERVAL = 2.0  # seconds between two measurements of the memory of workers
 _RECYCLE_INTERVAL = 1.0  # seconds between two looks whether a worker has served long enough
+_DRAIN_TOLD_WITHIN = 0.5  # seconds for workers to tell that they drain
 _END_TOLD_WITHIN = 0.5  # seconds for a zygote to tell that a worker has ended
 _DRAIN_GRACE = 2.0  # seconds after the shutdown limit, at which a worker that drains is killed
 
@@ -201,7 +202,7 @@ class WorkerPool:
     def drains(self, worker: WorkerProcess) -> None:
         """A worker accepts no more. Where it was not told to (somebody has sent it SIGTERM), another one starts in its
         place at once."""
-        worker.set_state("draining")
+        worker.begun_to_drain()
         if self.stopping or self._places.get(worker.place) is not worker:
             return
         logger.warning(
@@ -333,14 +334,17 @@ class WorkerPool:
 
     # Stopping -------------------------------------------------------------------------------------------------------
 
-    def shut_down(self) -> None:
-        """Let every worker drain with the host."""
+    async def shut_down(self) -> None:
+        """Let every worker drain with the host, and return once those that respond have begun to."""
         self.stopping = True
         for worker in self.all():
             if worker.state == "starting":
                 worker.kill("the host stops")
             elif worker.state != "draining":
                 worker.shut_down()
+        told = [worker.drains for worker in self.all() if worker.state == "draining" and worker.responsive]
+        if told:
+            await asyncio.wait(told, timeout=_DRAIN_TOLD_WITHIN)
 
     async def wait(self, timeout: float) -> int:
         """Wait until all workers have ended. Returns how many had to be killed after `timeout` seconds."""

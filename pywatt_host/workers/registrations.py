@@ -56,9 +56,10 @@ class Registrations:
                 service.holders.add(worker)
                 return Registered(True, service.id, None, message.request_id)
             wanted = _plain(message)
+            metadata = None if wanted.metadata is None else dict(wanted.metadata)
             try:
                 provider_id = await self._discovery.register(
-                    wanted.name, wanted.service_type, wanted.address, wanted.version, wanted.metadata
+                    wanted.name, wanted.service_type, wanted.address, wanted.version, metadata
                 )
             except HostError as error:
                 return Registered(False, None, getattr(error, "message", str(error)), message.request_id)

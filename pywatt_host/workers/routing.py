@@ -101,6 +101,8 @@ class WorkerRouting:
             message = WorkerMessage(source, request_id, payload, channel, vouched_by)
             try:
                 worker.connection.session.send(message)
+            except ProtocolError as error:
+                raise MessagingError("invalid_message", str(error), self._module_id) from error
             except HostError as error:
                 failure = error
                 continue

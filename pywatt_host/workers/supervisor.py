@@ -336,7 +336,8 @@ class Supervisor:
         await asyncio.sleep(parts.manifest.server.timeouts.drain_delay)
         parts.around.sockets.refuse_new()
         workers = parts.pool.accepting()
-        parts.pool.shut_down()  # they take what the distributor passes, whatever their limits are
+        await parts.pool.shut_down()  # they take what the distributor passes, whatever their limits are
+        distributor.collect()
         try:
             async with asyncio.timeout(_PASS_TIME):
                 await distributor.take_all()

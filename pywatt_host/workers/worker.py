@@ -103,7 +103,7 @@ class _Worker:
             Listener(socket.socket(fileno=descriptor), owned=False, number=number)
             for descriptor, number in zip(sockets, setup.listeners, strict=True)
         ]
-        place = Place(channel, limits.connections, limits.least_connections, listeners, setup.addresses)
+        place = Place(channel, limits.connections, lambda: self._least(limits), listeners, setup.addresses)
         init = Init("", manifest.module_id, {}, auth_token=setup.auth_token, extensions=tuple(sorted(EXTENSIONS)))
         always = {"worker": setup.place + 1}
         with configured(manifest.logging, stream, terminal=terminal, colour=colour, always=always):
@@ -146,6 +146,11 @@ class _Worker:
     def _accept(place: Place, limits: WorkerLimits) -> None:
         place.accept()
         limits.accepting(True)
+
+    def _least(self, limits: WorkerLimits) -> int | None:
+        """None while it drains: then it gives no connection away."""
+        draining = self._host is not None and self._host.state.draining.is_set()
+        return None if draining else limits.least_connections()
 
     def _retire(self, place: Place, limits: WorkerLimits, why: str) -> None:
         assert self._host is not None

@@ -45,8 +45,8 @@ class WorkerProcess:
     """A worker from its start to its end.
 
     `started` is done once the worker has announced itself and answered a ping, `passed` once its health checks have
-    passed; both are done where it has ended before. `changed` is called when `responsive`, the state or the health may
-    have changed.
+    passed, `drains` once it gives no connection away any more; all are done where it has ended before. `changed` is
+    called when `responsive`, the state or the health may have changed.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class WorkerProcess:
         self.joined = False  # the distributor has its passing channel
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.drains: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.channel: PassingChannel
         self.connection: PeerConnection
@@ -213,6 +214,11 @@ class WorkerProcess:
         elif not was or (before or {}).get("status") != (self.report or {}).get("status"):
             self._changed(self)
 
+    def begun_to_drain(self) -> None:
+        """It drains, as it was told or by itself."""
+        self.set_state("draining")
+        _done(self.drains)
+
     def failed(self, message: WorkerFailed) -> None:
         """It cannot start, and is about to end."""
         self.failure = message
@@ -236,6 +242,7 @@ class WorkerProcess:
         self.ended.set_result(code)
         _done(self.started)
         _done(self.passed)
+        _done(self.drains)
         self._changed(self)
 
     def ending(self) -> str:

@@ -132,6 +132,9 @@ class Zygote:
             return code
         self._load = load
         self._watch_children()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # or each worker would write once more what is buffered
         gc.collect()
         gc.freeze()
         tell(self._sock, CodeLoaded(_other_threads()))

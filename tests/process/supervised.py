@@ -178,8 +178,12 @@ class Load:
         self.more(20)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Ask no more; do not wait for what is asked."""
         self._over = True
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         self._thread.join(PATIENCE)
 
     def more(self, count: int = 50) -> None:

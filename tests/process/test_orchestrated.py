@@ -183,8 +183,9 @@ def test_extensions_are_used_where_they_are_offered_and_nowhere_else(start: Star
     assert module.wait() == 0
 
 
-def test_messages_are_answered_once_whatever_becomes_of_them(start: Start) -> None:
-    module = start()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_messages_are_answered_once_whatever_becomes_of_them(start: Start, workers: int) -> None:
+    module = start(manifest={"server": {"workers": workers}})
     announced(module)
     assert module.message({"type": "echo", "text": "hi"}) == {"said": "hi", "to": "users"}
     assert module.message({"type": "sync"}) == [1, 2, 3]
@@ -206,8 +207,9 @@ def test_messages_are_answered_once_whatever_becomes_of_them(start: Start) -> No
     assert "Traceback" not in str(module.raw)
 
 
-def test_a_module_asks_others_and_finds_services(start: Start) -> None:
-    module = start()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_module_asks_others_and_finds_services(start: Start, workers: int) -> None:
+    module = start(manifest={"server": {"workers": workers}})
     address = f"http://{announced(module)['listen']}"
     answers: list[bytes] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.process.supervised import APP, Load, Supervised, alive, until
+from tests.process.test_starting import AS_SYSTEMD
 from tests.processes import Connection, Project, allowed
 
 REPLACED = 2.0  # seconds within which a worker that has ended is replaced
@@ -79,6 +81,66 @@ def test_what_runs_is_finished_when_the_host_stops(served: Project) -> None:
             answer = connection.response()
             assert (answer.body, answer.headers["connection"]) == (b"one", "close")
     assert running.host.wait() == 0
+
+
+def test_clients_are_refused_while_the_last_requests_run(served: Project) -> None:
+    running = Supervised(served)
+    with running.host.connect() as connection:
+        connection.head("GET", "/sleep/1.5")
+        until(lambda: running.metric("http_server_active_requests") >= 1)
+        running.host.signal()
+        with pytest.raises(ConnectionRefusedError):
+            until(lambda: try_to_connect(running.address))
+        assert connection.response().body == b"one"
+    assert running.host.wait() == 0
+
+
+def try_to_connect(address: str) -> None:
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=0.1).close()
+    except TimeoutError:
+        pass  # the last handshakes are being waited for
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix:app.sock"])
+def test_every_accepted_request_is_served_when_the_host_stops_under_load(served: Project, address: str) -> None:
+    manifest(served, {"listen": address})
+    running = Supervised(served)
+    with Load(running.address) as load:
+        load.more(100)
+        running.host.signal()
+        assert running.host.wait() == 0
+    refused = ("ConnectionRefusedError", "FileNotFoundError")
+    assert [fault for fault in load.faults if not fault[1].startswith(refused)] == []
+
+
+def test_sockets_of_systemd_are_shared_reloaded_and_left_to_their_owner(served: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        manifest(served, {"listen": "systemd"})
+        command = [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno()), "-m", "pywatt_host", "run"]
+        host = served.start([*command, "--log-format", "json"], pass_fds=[listener.fileno()])
+        with Load(host.address) as load:
+            assert host.ready["workers"] == 2
+            load.more(50)
+            assert served.cli("reload").returncode == 0
+            load.more(50)
+            host.signal()
+            assert host.wait() == 0
+            assert load.faults == []
+            assert len(load.answers) == 4  # processes
+            load.stop()
+            listener.accept()[0].close()  # what has arrived since is for the owner's next process
+            listener.close()
+
+
+def test_what_an_import_prints_is_printed_once(project: Project) -> None:
+    project.write("main.py", "print('imported')\n" + textwrap.dedent(APP))
+    manifest(project)
+    host = project.host(env={"PYTHONUNBUFFERED": ""})
+    assert host.get("/version").status == 200
+    assert host.stop() == 0
+    assert host.stdout == b"imported\n"
 
 
 def test_a_second_signal_forces(served: Project) -> None:
@@ -425,6 +487,93 @@ def test_a_pause_of_the_supervisor_ends_no_worker(served: Project) -> None:
         running.health()
     assert load.faults == []
     assert running.workers() == before
+
+
+# Secrets and metrics of the application -------------------------------------------------------------------------------
+
+SERVICES = """
+    import os
+
+    async def create_app(state):
+        jobs = state.metrics.counter("jobs", "Jobs taken.")
+        waiting = state.metrics.gauge("waiting", "Jobs that wait.")
+        newest = state.metrics.gauge("newest", "The newest job.", mode="max")
+
+        @state.on_message("double")
+        async def double(message):
+            return {"twice": 2 * message["n"], "pid": os.getpid()}
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                raise RuntimeError("declined")
+            path = scope["path"]
+            status, body = 200, b"%d" % os.getpid()
+            if path == "/secret":
+                body += b" " + (await state.get_secret("KEY")).expose_secret().encode()
+            elif path == "/work":
+                jobs.inc()
+                waiting.set(3)
+                newest.set(os.getpid())
+            elif path == "/health":
+                status = 404
+            headers = [(b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        return app
+"""
+
+
+def test_a_secret_that_changes_is_in_use_in_every_worker(project: Project) -> None:
+    project.write("main.py", SERVICES)
+    project.write("mounted/KEY", "the first value")
+    secrets = {"rotate": True, "sources": [{"directory": "mounted"}], "keys": ["KEY"]}
+    manifest(project, app="main:create_app", secrets=secrets)
+    running = Supervised(project)
+
+    def values() -> set[str]:
+        answers = [running.host.get("/secret", running.address).body.decode() for _ in range(16)]
+        assert len({answer.split(" ")[0] for answer in answers}) == 2
+        return {answer.partition(" ")[2] for answer in answers}
+
+    assert values() == {"the first value"}
+    project.write("mounted/KEY", "the second value")
+    until(lambda: values() == {"the second value"})
+    victim = running.workers()[1]
+    os.kill(victim, signal.SIGKILL)
+    running.until_workers(without=[victim])
+    assert values() == {"the second value"}
+    project.write("mounted/KEY", "the third value")
+    assert project.cli("rotate", "KEY").returncode == 0
+    assert values() == {"the third value"}
+    assert running.host.stop() == 0
+
+
+def test_a_message_is_handled_by_one_worker_after_the_other(project: Project) -> None:
+    project.write("main.py", SERVICES)
+    manifest(project, app="main:create_app")
+    running = Supervised(project)
+    answers = [json.loads(project.cli("send", project.folder.name, "double", '{"n": 4}').stdout) for _ in range(4)]
+    assert {answer["twice"] for answer in answers} == {8}
+    assert {answer["pid"] for answer in answers} == {*running.workers().values()}
+
+
+def test_metrics_of_the_application_are_those_of_all_workers(project: Project) -> None:
+    project.write("main.py", SERVICES)
+    manifest(project, app="main:create_app")
+    running = Supervised(project)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(running.address)) for _ in range(16)]
+        pids = {int(connection.request("GET", "/work").body) for connection in connections}
+        assert len(pids) == 2
+        until(lambda: running.metric("jobs_total") == 16)
+        assert running.metric("waiting") == 6  # the sum
+        assert running.metric("newest") == max(pids)
+    os.kill(max(pids), signal.SIGKILL)
+    running.until_workers(without=[max(pids)])
+    assert running.metric("jobs_total") == 16  # what is counted stays
+    until(lambda: running.metric("waiting") == 3)  # a gauge ends with its process
+    assert running.reload()["ok"]
+    assert running.metric("jobs_total") == 16
 
 
 # Recycling ------------------------------------------------------------------------------------------------------------

@@ -446,12 +446,16 @@ def test_at_the_stop_all_workers_drain_and_none_is_replaced(caplog: pytest.LogCa
     async def test(host: Pooled) -> None:
         generation = await host.use()
         first, second = host.pool.accepting()
-        host.pool.shut_down()
+        stop = asyncio.create_task(host.pool.shut_down())
         for worker in (first, second):
             spoken = host.spoken_workers[worker]
             await spoken.hear(WorkerAccept)
             await spoken.hear(Shutdown)
-            host.ends(worker, 0)
+        assert not stop.done()
+        first.begun_to_drain()  # until then it may give connections away
+        host.ends(second, 0)
+        await asyncio.wait_for(stop, 0.2)
+        host.ends(first, 0)
         assert await host.pool.wait(5.0) == 0
         assert host.pool.exit_codes == [0, 0]
         await asyncio.sleep(0.05)
@@ -465,8 +469,10 @@ def test_at_the_stop_who_does_not_end_in_time_is_killed_and_counted() -> None:
     async def test(host: Pooled) -> None:
         await host.use()
         first, second = host.pool.accepting()
-        host.pool.shut_down()
+        stop = asyncio.create_task(host.pool.shut_down())
+        await asyncio.sleep(0)
         host.ends(first, 0)
+        await stop
         assert await host.pool.wait(0.05) == 1
         assert host.killed == [(second, "it did not stop in time")]
         assert host.pool.exit_codes == [0, -9]
@@ -480,11 +486,13 @@ def test_a_place_that_waits_is_given_up_at_the_stop() -> None:
         generation.go_on.clear()
         host.ends(host.at(0), 1)
         await until(lambda: generation.starts == 3)
-        host.pool.shut_down()
+        stop = asyncio.create_task(host.pool.shut_down())
+        await asyncio.sleep(0)
         generation.go_on.set()
         await until(lambda: [why for _, why in host.killed] == ["it is not needed"])
         assert host.serving() == [2]
         await until(lambda: len(generation.workers) == 1)
+        await stop
         assert host.pool.exit_codes == []  # it has served nothing that was cut
 
     in_pool(test)
