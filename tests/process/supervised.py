@@ -8,11 +8,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pywatt_host.runtime.control_client import ask
-from tests.processes import PATIENCE, Host, Project
+from tests.processes import PATIENCE, Connection, Host, Project
 
 T = TypeVar("T")
 
@@ -69,6 +70,17 @@ APP = """
         else:
             await answer(send, VERSION.encode())
 """
+
+
+def manifest(project: Project, server: dict[str, Any] | None = None, **keys: Any) -> None:
+    """Two workers that log no requests."""
+    keys = {"logging": {"access": False}, "metrics": True, **keys}
+    project.manifest(server={"workers": 2, **(server or {})}, **keys)
+
+
+def version(project: Project, name: str) -> None:
+    """Give the application another version."""
+    project.write("main.py", APP.replace('VERSION = "one"', f'VERSION = "{name}"'))
 
 
 class Supervised:
@@ -229,3 +241,27 @@ class Load:
         if b" 200 " not in head[:13]:
             raise ValueError(f"{head[:40]!r}")
         return int(body), b"connection: close" not in head
+
+
+def connections_to_each(running: Supervised, stack: ExitStack) -> dict[int, Connection]:
+    """A kept connection to each worker, by process."""
+    found: dict[int, Connection] = {}
+    while found.keys() != {*running.workers().values()}:
+        connection = stack.enter_context(Connection(running.address))
+        found[int(connection.request("GET", "/pid").body)] = connection
+    return found
+
+
+def block(running: Supervised, connections: dict[int, Connection]) -> None:
+    """Block the event loops of these workers."""
+    for pid, connection in connections.items():
+        connection.head("GET", "/block/60")
+        running.host.wait_for(f"blocked {pid}")
+
+
+def only_of(load: Load, victims: set[int], fresh: int = 2) -> None:
+    """Only requests of these processes were lost: at most one of each client that opens new connections, which knows no
+    process before the first answer."""
+    others = [fault for fault in load.faults if fault[0] not in victims]
+    assert len([fault for fault in others if fault[0] == 0]) <= fresh, load.faults
+    assert all(fault[0] == 0 for fault in others), load.faults
