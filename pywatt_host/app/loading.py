@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, TypeVar
 
+from pywatt_host.app.bytecode import young_sources_not_cached
 from pywatt_host.app.decorated import Decorated, Framework
 from pywatt_host.app.introspection import framework_of, interface_of, is_factory
 from pywatt_host.app.introspection.arguments import ArgumentsError, bind
@@ -105,7 +106,8 @@ async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], s
     except ArgumentsError as fault:
         raise AppLoadError(import_path, "factory-arguments", str(fault)) from None
     try:
-        app = obj(*positional, **keyword)
+        with young_sources_not_cached():  # factories import as well
+            app = obj(*positional, **keyword)
         if inspect.isawaitable(app):
             app = await app
     except (Exception, SystemExit) as exc:
@@ -130,7 +132,8 @@ def import_object(import_path: str, *, working_dir: Path) -> Any:
     importlib.invalidate_caches()
     _refuse_other_module_of_that_name(import_path, module_name, directory)
     try:
-        module = importlib.import_module(module_name)
+        with young_sources_not_cached():
+            module = importlib.import_module(module_name)
     except ManifestError:
         raise  # by a decorator in the module
     except (Exception, SystemExit) as exc:

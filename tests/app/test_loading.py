@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +63,30 @@ def test_an_application_is_loaded_with_its_interface(project: Project) -> None:
     project.write("main.py", ASGI + "def legacy(environ, start_response): ...")
     assert project.load() == LoadedApp(sys.modules["main"].app, "asgi", "", "main:app")
     assert project.load("main:legacy").interface == "wsgi"
+
+
+@pytest.mark.parametrize("in_factory", [False, True])
+def test_a_source_that_is_edited_twice_in_a_second_is_read_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, in_factory: bool
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    now = int(time.time())
+    code = "def app():\n    import part\n    return part.app\n" if in_factory else "from part import app"
+    project.write("main.py", code)
+    for name in ("one", "two"):
+        project.write("part.py", f"async def app(scope, receive, send): ...\napp.version = {name!r}\n")
+        os.utime(project.folder / "part.py", (now, now))
+        assert project.load(factory=in_factory).app.version == name
+        for module in ("main", "part"):
+            del sys.modules[module]
+
+
+def test_a_source_that_is_older_keeps_its_bytecode(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    project.write("main.py", ASGI)
+    os.utime(project.folder / "main.py", (1_000_000_000, 1_000_000_000))
+    project.load()
+    assert list((project.folder / "__pycache__").glob("main.*.pyc"))
 
 
 def test_attributes_and_packages_may_be_dotted(project: Project) -> None:
