@@ -65,10 +65,11 @@ class HostEdge:
         stream: LogStream,
         explain: bool,
         host_answers: HostAnswers | None = None,
+        worker: int | None = None,
     ) -> None:
         """`messages` takes messages over HTTP, where `channels.http` declares that. `limits` makes all limits on
         requests. With `explain`, refusals of the host say which manifest key would change them. `host_answers` answers
-        the host's own paths in a worker."""
+        the host's own paths in a worker, and `worker` is the number of that in logs."""
         self.edge: Edge | None = None
         self._manifest = manifest
         self._applications = applications
@@ -81,6 +82,7 @@ class HostEdge:
         self._environ = environ
         self._stream = stream
         self._explain = explain
+        self._worker = worker
         self._asking = AskingPaths(host_answers) if host_answers is not None else None
         self._routes: Routes | None = None
         self._surface: Surface | None = None
@@ -161,7 +163,8 @@ class HostEdge:
             return NoAccessLog()
         terminal = sys.stderr is not None and sys.stderr.isatty()
         colour = terminal and "NO_COLOR" not in self._environ
-        return LineAccessLog(self._stream, style_for(logging, terminal), logging.access.exclude, colour)
+        style = style_for(logging, terminal)
+        return LineAccessLog(self._stream, style, logging.access.exclude, colour, worker=self._worker)
 
     # The host's own paths -------------------------------------------------------------------------------------------
 

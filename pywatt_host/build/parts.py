@@ -133,6 +133,7 @@ class HostParts:
             stream=stream,
             explain=explain,
             host_answers=host_answers,
+            worker=worker.number if worker is not None else None,
         )
         self._add_checks()
         self.rotation.register(

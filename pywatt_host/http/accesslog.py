@@ -34,13 +34,20 @@ class LineAccessLog:
     """Writes JSON or console lines. The query string is left out, since clients put credentials into it."""
 
     def __init__(
-        self, stream: LogStream, style: Literal["json", "console"], exclude: Sequence[str], colour: bool = False
+        self,
+        stream: LogStream,
+        style: Literal["json", "console"],
+        exclude: Sequence[str],
+        colour: bool = False,
+        worker: int | None = None,
     ) -> None:
+        """`worker` is the number of the worker process, where the host has several."""
         self._stream = stream
         self._json = style == "json"
         self._exclude = tuple(exclude)
         self._colour = colour
         self._clock = Clock()
+        self._worker = "" if worker is None else f'"worker":{worker},' if self._json else f" worker={worker}"
 
     def write(self, exchanges: Iterable[Exchange]) -> None:
         when = self._clock(time.time())
@@ -53,8 +60,7 @@ class LineAccessLog:
         path = exchange.path
         return bool(self._exclude) and any(covers(prefix, path) for prefix in self._exclude)
 
-    @staticmethod
-    def _line(when: str, exchange: Exchange) -> str:
+    def _line(self, when: str, exchange: Exchange) -> str:
         # Not made with a JSON library, since it is made for every request, and most of it is the same in many.
         path, trace, who = exchange.path, exchange.trace, exchange.identity
         request = _request if len(path) <= _LONGEST_REMEMBERED else _request.__wrapped__
@@ -65,7 +71,7 @@ class LineAccessLog:
         if exchange.reason:
             more += f'","reason":"{json_text(exchange.reason)}'
         return (
-            f'{{"time":"{when}",{request(exchange.method, path, exchange.plan.route, exchange.status)}'
+            f'{{"time":"{when}",{self._worker}{request(exchange.method, path, exchange.plan.route, exchange.status)}'
             f'"duration_ms":{exchange.seconds * 1000:.3f},"bytes":{exchange.body_bytes},'
             f'"client":"{_text(exchange.client)}",'
             f'"request_id":"{request_id if request_id.isalnum() else json_text(request_id)}{more}"}}\n'
@@ -85,7 +91,7 @@ class LineAccessLog:
         shown_id = request_id if request_id.isprintable() else console_text(request_id)
         return (
             f"{when[11:23]} {method} {path} {status}{reason} {exchange.seconds * 1000:.1f}ms {client}"
-            f" {shown_id}{subject}\n"
+            f" {shown_id}{subject}{self._worker}\n"
         )
 
 

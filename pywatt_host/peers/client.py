@@ -61,8 +61,10 @@ RotatedHandler: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
 @dataclass(frozen=True, slots=True)
 class WorkerHandlers:
     """What answers the supervisor of a worker beside what answers any orchestrator: `accept` begins to accept
-    connections, `retire` is told why the worker drains and ends, `snapshot` gives its metrics."""
+    connections, `retire` is told why the worker drains and ends, `snapshot` gives its metrics. `number` is the worker's
+    in logs."""
 
+    number: int
     accept: Callable[[], None]
     retire: Callable[[str], None]
     snapshot: Callable[[], Awaitable[list[Any]]]

@@ -120,6 +120,7 @@ class _Worker:
                     limits=limits,
                     host_answers=self._ask,
                     worker=WorkerHandlers(
+                        number=setup.place + 1,
                         accept=lambda: self._accept(place, limits),
                         retire=lambda why: self._retire(place, limits, why),
                         snapshot=self._snapshot,

@@ -20,13 +20,15 @@ from pywatt_host.observability.metrics import NoCells
 from tests.hosting import Recorder, hello, hosted, http_scope, run
 
 
-def written(style: Literal["json", "console"], exclude: Sequence[str] = (), **scope: Any) -> bytes:
+def written(
+    style: Literal["json", "console"], exclude: Sequence[str] = (), worker: int | None = None, **scope: Any
+) -> bytes:
     """What the log writes for a request that was answered with 200."""
 
     async def main() -> bytes:
         with tempfile.TemporaryFile() as file:
             stream = LogStream(file.fileno())
-            log = LineAccessLog(stream, style, exclude)
+            log = LineAccessLog(stream, style, exclude, worker=worker)
 
             async def send(message: Any) -> None: ...
 
@@ -136,3 +138,9 @@ def test_a_console_line_is_for_people() -> None:
             assert "\x1b" not in refused
 
     run(main)
+
+
+def test_lines_of_a_worker_name_it() -> None:
+    assert json.loads(written("json", worker=2))["worker"] == 2
+    assert written("console", worker=2).endswith(b" worker=2\n")
+    assert b"worker" not in written("json") + written("console")

@@ -98,7 +98,11 @@ class Metrics(Section):
 class AccessLog(Section):
     """The access log: one line for each request."""
 
-    enabled: Bool = key(True, "Whether requests are logged. Requests for probes and metrics are never logged.", False)
+    enabled: Bool = key(
+        True,
+        "Whether requests are logged, whatever `logging.level` is. Requests for probes and metrics are never logged.",
+        False,
+    )
     exclude: tuple[LoggedPath, ...] = key(
         (), "Paths that are not logged, each with all paths below it.", ["/static"], strict=False
     )
