@@ -348,7 +348,14 @@ def test_a_request_that_the_old_process_refuses_goes_to_its_successor(monkeypatc
 
 def test_the_connections_to_a_process_that_has_ended_are_closed() -> None:
     async def main() -> None:
-        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        left = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+            left.set()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             address = Address(None, *server.sockets[0].getsockname()[:2])
             pool = UpstreamPool()
@@ -358,6 +365,7 @@ def test_the_connections_to_a_process_that_has_ended_are_closed() -> None:
             assert connection._writer.transport.is_closing()
             assert address not in pool._idle
             pool.forget(address)
+            await asyncio.wait_for(left.wait(), 10)
 
     run(main)
 

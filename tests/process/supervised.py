@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -220,15 +220,15 @@ class Load:
                 async with asyncio.timeout(PATIENCE):
                     reader, writer = await self._open()
                 open_ = True
-                while open_ and not self._over:
-                    began = time.monotonic()
-                    async with asyncio.timeout(PATIENCE):
-                        last, open_ = await self._request(reader, writer)
-                    self.slowest = max(self.slowest, time.monotonic() - began)
-                    self.answers[last] += 1
-                    open_ = open_ and keeps
-                    await asyncio.sleep(0.004)
-                writer.close()
+                with closing(writer):
+                    while open_ and not self._over:
+                        began = time.monotonic()
+                        async with asyncio.timeout(PATIENCE):
+                            last, open_ = await self._request(reader, writer)
+                        self.slowest = max(self.slowest, time.monotonic() - began)
+                        self.answers[last] += 1
+                        open_ = open_ and keeps
+                        await asyncio.sleep(0.004)
             except (OSError, EOFError, ValueError) as error:
                 self.faults.append((last, f"{error!r} after {time.monotonic() - began:.3f}s"))
                 await asyncio.sleep(0.05)

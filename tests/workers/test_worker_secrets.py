@@ -71,6 +71,7 @@ class Rotating:
         self.store = SecretStore(keys, [self.vault], Masker())
         self.rotation = Rotation(self.store, rotate=True, interval=60.0)
         self.workers: list[SpokenWorker] = []
+        self.opened: list[SpokenWorker] = []  # those that have ended as well
         self.secrets = WorkerSecrets(self.store, lambda: [each.process for each in self.workers])
         self.rotation.register(self.secrets)
         self.committed: list[frozenset[str]] = []
@@ -83,6 +84,7 @@ class Rotating:
     async def worker(self, *fetched: str) -> SpokenWorker:
         worker = await SpokenWorker.opened(self.dispatch, len(self.workers))
         self.workers.append(worker)
+        self.opened.append(worker)
         for name in fetched:
             await self.fetch(worker, name)
         return worker
@@ -117,7 +119,7 @@ async def rotating() -> AsyncIterator[Rotating]:
     try:
         yield found
     finally:
-        for worker in found.workers:
+        for worker in found.opened:
             await worker.end()
 
 
