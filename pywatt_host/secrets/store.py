@@ -240,6 +240,10 @@ class SecretStore:
                         continue  # the file is still being written
                 seen, last_read = present, loop.time()
                 changed, faults = await self._changed()
+                if _files_differ(present, await asyncio.to_thread(_identities, watched)):
+                    seen = None  # some values may be older than others
+                    await asyncio.sleep(_DEBOUNCE)
+                    continue
                 for fault in faults:
                     self._warn(f"{fault}; the value in use stays", once=f"watch {fault}")
                 self._warned -= {each for each in self._warned if each.startswith("watch ") and each[6:] not in faults}

@@ -17,6 +17,7 @@ import pytest
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.manifest.model.secrets import SecretSource as Declared
 from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.files import DirectorySource
 from tests.hosting import PATIENCE, run
 from tests.processes import allowed
 from tests.secrets import places
@@ -110,6 +111,32 @@ def test_what_changed_between_loading_and_watching_is_found(tmp_path: Path) -> N
         write("directory", tmp_path, {"A": "a-2"})
         async with following(secrets) as follower:
             await follower.until(A="a-2")
+
+    run(main)
+
+
+def test_a_swap_between_the_reading_of_two_files_is_seen_as_a_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        places.mount(tmp_path, {"A": "v1-a", "B": "v1-b"}, 1)
+        secrets = store("A B", places.source(FILES["directory"], tmp_path))
+        await secrets.load()
+        read, swapped = DirectorySource.get, asyncio.Event()
+
+        async def get(source: DirectorySource, name: str) -> str | None:
+            if name == "B":
+                await swapped.wait()
+            text = await read(source, name)
+            if not swapped.is_set():
+                places.mount(tmp_path, {"A": "v2-a", "B": "v2-b"}, 2)
+                swapped.set()
+            return text
+
+        monkeypatch.setattr(DirectorySource, "get", get)
+        async with following(secrets) as follower:
+            await follower.until(A="v2-a", B="v2-b")
+            assert follower.rotations == [frozenset({"A", "B"})]
 
     run(main)
 
