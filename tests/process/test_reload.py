@@ -67,8 +67,8 @@ def test_quick_reloads_lose_no_request(served: Project) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix:app.sock"])
-def test_a_hundred_reloads_lose_no_request_and_leak_nothing(served: Project, address: str) -> None:
+@pytest.mark.parametrize(("address", "count"), [("127.0.0.1:0", 100), ("unix:app.sock", 40)])
+def test_many_reloads_lose_no_request_and_leak_nothing(served: Project, address: str, count: int) -> None:
     manifest(served, {"listen": address})
     running = Supervised(served)
     pid = running.host.child.pid
@@ -82,7 +82,7 @@ def test_a_hundred_reloads_lose_no_request_and_leak_nothing(served: Project, add
 
     with Load(running.address) as load:
         before = (0, 0, 0)
-        for number in range(100):
+        for number in range(count):
             if number == 20:
                 before = held()
             bad = number % 5 == 4
