@@ -284,9 +284,6 @@ def test_a_store_that_cannot_be_ends_the_start_at_once(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="known fault: a request or two may be answered with 503, since PostgreSQL's connection is closed under them"
-)
 def test_fifty_changes_of_a_password_under_load_fail_no_request(project: Project, tmp_path: Path) -> None:
     server = made(servers.postgres, tmp_path / "server")
     secrets = tmp_path / "secrets"

@@ -24,7 +24,7 @@ class ConnectionPool:
         self.in_use = 0
         self.waiting = 0
         self._slots = asyncio.Semaphore(max_size)
-        self._drained = asyncio.Event()
+        self._drained = asyncio.Event()  # no connection is in use, and nobody waits for one
         self._drained.set()
         self._opened = False
 
@@ -39,8 +39,6 @@ class ConnectionPool:
         the error of the backend."""
         deadline = asyncio.get_running_loop().time() + timeout
         await self._slot(timeout)
-        self.in_use += 1  # counted before it is connected, so that `close` waits for it too
-        self._drained.clear()
         try:
             async with asyncio.timeout_at(deadline):
                 return await self.backend.acquire()
@@ -55,22 +53,30 @@ class ConnectionPool:
     def _free(self) -> None:
         self.in_use -= 1
         self._slots.release()
-        if not self.in_use:
+        self._set_drained()
+
+    def _set_drained(self) -> None:
+        if not self.in_use and not self.waiting:  # who waits may have the slot already, and run next
             self._drained.set()
 
     async def _slot(self, timeout: float) -> None:
+        """Take a slot. It counts as in use before it is connected, so that `close` waits for it too."""
+        self._drained.clear()
         if not self._slots.locked():
             await self._slots.acquire()  # at once
+            self.in_use += 1
             return
         self.waiting += 1
         try:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
+                self.in_use += 1
         except TimeoutError:
             message = f"no connection became free within {timeout:.3g}s: all {self.max_size} are in use"
             raise StoreError(self.store, "exhausted", f"{message} (pool.max, pool.timeout)") from None
         finally:
             self.waiting -= 1
+            self._set_drained()
 
     async def release(self, session: DatabaseSession) -> None:
         try:
@@ -94,7 +100,8 @@ class ConnectionPool:
             return
         try:
             async with asyncio.timeout(grace):
-                await self._drained.wait()
+                while self.in_use or self.waiting:
+                    await self._drained.wait()
         except TimeoutError:
             logger.warning("%s: closing %d connections that are still in use", self.store, self.in_use)
         await self.backend.close()
