@@ -82,8 +82,8 @@ class Reloading:
         return await self._verdict(why)
 
     async def _verdict(self, why: str) -> dict[str, Any]:
-        """Reload. The stop of the host refuses a reload, which is a verdict for whoever waits for it, and told to
-        nobody else."""
+        """Reload, and return the verdict. Where the host stops meanwhile, the reload is refused, and only the caller
+        is told."""
         began = time.monotonic()
         if not self._closed:
             try:

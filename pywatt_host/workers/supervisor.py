@@ -245,7 +245,8 @@ class Supervisor:
         )  # fmt: skip
 
     async def _pull_metrics(self) -> None:
-        """Fetch the metrics of workers again and again: one that is killed takes with it what it has counted since."""
+        """Fetch the metrics of the workers at intervals. What a worker has counted since then is lost if it is
+        killed."""
         while True:
             await asyncio.sleep(_PULL_INTERVAL)
             if self.parts.manifest.metrics.enabled:

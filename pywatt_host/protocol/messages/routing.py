@@ -11,8 +11,8 @@ from pywatt_host.protocol.payload import Payload
 
 @dataclass(frozen=True, slots=True)
 class RouteToModule:
-    """A message to another module, or the answer to one of its messages under the same request id (a UUID). `channel`
-    is the only channel that a supervisor may pass the message of its worker on over; nobody else is told it."""
+    """A message to another module, or the answer to one of its messages under the same request id (a UUID). A worker
+    names in `channel` the only channel over which its supervisor may pass the message on; it goes to no other peer."""
 
     op: ClassVar[str] = "route_to_module"
     target_module_id: str
