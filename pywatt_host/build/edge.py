@@ -26,6 +26,7 @@ from pywatt_host.http.host_answers import AskingPaths, HostAnswers, accept
 from pywatt_host.http.host_paths import HostPathsApp, by_listener, guarded, reported
 from pywatt_host.http.inprocess import request
 from pywatt_host.http.routes import Routes
+from pywatt_host.http.spans import RequestSpans
 from pywatt_host.manifest.model import Cors, Manifest
 from pywatt_host.manifest.values.addresses import everybody
 from pywatt_host.net.limits import GUESSES, Limits
@@ -34,6 +35,7 @@ from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import style_for
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
+from pywatt_host.observability.spans import AnyTracer, Tracer
 from pywatt_host.runtime.host import Surface
 from pywatt_host.types import ASGIApp, Scope
 
@@ -64,6 +66,7 @@ class HostEdge:
         environ: Mapping[str, str],
         stream: LogStream,
         explain: bool,
+        tracer: AnyTracer,
         host_answers: HostAnswers | None = None,
         worker: int | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class HostEdge:
         self._environ = environ
         self._stream = stream
         self._explain = explain
+        self._tracer = tracer
         self._worker = worker
         self._asking = AskingPaths(host_answers) if host_answers is not None else None
         self._routes: Routes | None = None
@@ -108,6 +112,7 @@ class HostEdge:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         manifest, server = self._manifest, self._manifest.server
+        self._tracer.follow_app()
         paths = self._host_paths()
         health = manifest.health
         health_of_app = (
@@ -137,6 +142,7 @@ class HostEdge:
             concurrency=self._limits.gate("server.limits.concurrency", server.limits.concurrency),
             cors=cors(server.cors) if server.cors is not None else None,
             explain=Explanations(manifest) if self._explain else None,
+            spans=RequestSpans(self._tracer) if isinstance(self._tracer, Tracer) else None,
         )
         for hidden in hidden_routes(manifest, self._applications.all):
             logger.warning("%s: %s (%s)", hidden.key, hidden, hidden.hint, extra={"key": hidden.key})

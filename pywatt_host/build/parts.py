@@ -30,6 +30,7 @@ from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
+from pywatt_host.observability.spans import AnyTracer, NoTracer
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import EnvironmentDependant, Rotation
@@ -83,6 +84,7 @@ class HostParts:
         stream.mask_with(masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts)
         self.checks = Checks(manifest.health, identity_of(manifest), masker.mask)
+        self.tracer: AnyTracer = NoTracer()
         self.hooks = Hooks()
         self.private_servers = self._make_private_servers()
         self.resilience = self._make_resilience()
@@ -132,6 +134,7 @@ class HostParts:
             environ=environ,
             stream=stream,
             explain=explain,
+            tracer=self.tracer,
             host_answers=host_answers,
             worker=worker.number if worker is not None else None,
         )

@@ -65,7 +65,11 @@ class LineAccessLog:
         path, trace, who = exchange.path, exchange.trace, exchange.identity
         request = _request if len(path) <= _LONGEST_REMEMBERED else _request.__wrapped__
         request_id = exchange.request_id.decode("latin-1")
-        more = f'","trace_id":"{trace.trace_id}' if trace is not None else ""
+        more = ""
+        if trace is not None:
+            more = f'","trace_id":"{trace.trace_id}'
+            if exchange.span_id:
+                more += f'","span_id":"{exchange.span_id}'
         if who is not None and who.subject:
             more += f'","subject":"{_text(who.subject[:_LONGEST_SUBJECT])}'
         if exchange.reason:

@@ -29,6 +29,7 @@ from pywatt_host.http.request_head import RequestHead
 from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.http.server.exchange import ServerExchange
 from pywatt_host.http.server.head import CHUNKED
+from pywatt_host.http.spans import RequestSpans
 from pywatt_host.net.limits import Gate, client_key
 from pywatt_host.observability.logs import CUT, ResponseCutError
 from pywatt_host.observability.metrics import NoCells
@@ -75,9 +76,11 @@ class Edge:
         concurrency: Gate,
         cors: Callable[[ASGIApp], ASGIApp] | None = None,
         explain: Explain | None = None,
+        spans: RequestSpans | None = None,
     ) -> None:
         """`host_paths` are answered by the host with GET, `host_apps` by an application of the host with any method.
-        `concurrency` limits how many requests may run at the same time. `explain` makes the detail of refusals."""
+        `concurrency` limits how many requests may run at the same time. `explain` makes the detail of refusals. `spans`
+        makes the spans of requests; None where tracing is off."""
         self._mounts = sorted(mounts, key=lambda mount: len(mount.prefix), reverse=True)
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
         self._table, self._closed = routes.table, routes.closed
@@ -88,7 +91,8 @@ class Edge:
         self._forwarding = forwarding
         self._read_head = RequestHead(forwarding).read
         self._log = access_log
-        silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells)
+        self._spans = spans
+        silent = isinstance(access_log, NoAccessLog) and isinstance(routes.unmatched.cells, NoCells) and spans is None
         self._observe = None if silent else self._finished
         self._concurrency = concurrency
         self._running, self._room = concurrency.count, concurrency.room
@@ -119,6 +123,8 @@ class Edge:
     def accept(self, exchange: ServerExchange) -> ASGIApp | None:
         """The application to call for a request; None where it is answered already."""
         exchange.observe = self._observe
+        if self._spans is not None:
+            self._spans.begin(exchange)
         scope = exchange.scope
         if exchange.forwarded or self._wraps:
             exchange.explain = self._explain
@@ -157,6 +163,7 @@ class Edge:
             app_logger.error("%s %s: %s", exchange.method, exchange.path, error)
         else:
             app_logger.error("%s %s raised", exchange.method, exchange.path, exc_info=error)
+        exchange.error_type = type(error).__qualname__
         if exchange.unavailable:
             return exchange.store_unavailable()
         return Refusal(500, "application raised", members={"request_id": exchange.request_id.decode()})
@@ -185,6 +192,10 @@ class Edge:
         exchange = WrappedExchange(scope, send)
         exchange.plan, exchange.observe, exchange.explain = self._unmatched, self._observe, self._explain
         self._read_head(scope, exchange)
+        if self._spans is not None:
+            self._spans.begin(exchange)
+            if exchange.entered is not None:
+                exchange.entered(exchange)
         if scope["type"] != "http":
             await self._websocket(scope, receive, send, exchange)
             return
@@ -434,6 +445,8 @@ class Edge:
         for exchange in done:
             if exchange.method != "WEBSOCKET":
                 exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
+        if self._spans is not None:
+            self._spans.record(done)
         self._log.write(done)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: WrappedExchange) -> None:
@@ -482,6 +495,7 @@ class Edge:
                 exchange.status = exchange.status or 500
                 raise error
         app_logger.error("WEBSOCKET %s raised", exchange.path, exc_info=error)
+        exchange.error_type = type(error).__qualname__
         exchange.reason = "application raised"
         exchange.status = exchange.status or 500
         raise ResponseCutError from None

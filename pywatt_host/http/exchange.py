@@ -72,6 +72,8 @@ class Exchange(ABC):
     seconds = 0.0
     plan: Plan = NO_PLAN
     trace: TraceContext | None = None
+    span_id = ""  # of the request's own span; empty where tracing is off
+    error_type = ""  # the class of what the application raised
     client = ""
     request_id = b""
     length = 0  # of the request's body, in bytes; CHUNKED (-1) where the head does not say it
@@ -90,10 +92,12 @@ class Exchange(ABC):
     deadline: asyncio.Timeout | None = None
     outlet: Send | None = None  # where an answer of the host goes, if middleware stands before the response
     explain: Callable[[Exchange, int, str], str] | None = None  # makes the details of refusals
+    entered: Callable[[Exchange], None] | None = None  # called before the application is, in its context
     observe: Callable[[Exchange], None] | None = None  # takes the exchange once it has finished
     begun: float
     method: str
     path: str
+    scope: Scope
 
     @property
     def awaits_body(self) -> bool:
@@ -172,6 +176,7 @@ class WrappedExchange(Exchange):
         self.begun = perf_counter()
         self.method = scope.get("method", "WEBSOCKET")
         self.path = scope["path"]
+        self.scope = scope
         self._send = send
 
     def send(self, message: Message) -> Awaitable[None]:

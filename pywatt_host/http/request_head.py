@@ -9,14 +9,14 @@ import re
 from pywatt_host.http.exchange import Exchange
 from pywatt_host.http.forwarding import FORGEABLE, Forwarding
 from pywatt_host.http.server.head import CHUNKED
-from pywatt_host.observability.context import current_request, parse_traceparent
+from pywatt_host.observability.context import current_request, read_trace
 from pywatt_host.types import Scope
 
 is_request_id = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
 
 _LONGEST_LENGTH = 19  # digits of a Content-Length that is read
 _IDS_PER_BATCH = 256  # request ids that are made together
-_READ = FORGEABLE | {b"x-request-id", b"traceparent", b"content-length", b"transfer-encoding"}
+_READ = FORGEABLE | {b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"transfer-encoding"}
 
 
 def new_request_ids() -> list[bytes]:
@@ -35,6 +35,7 @@ class RequestHead:
     def read(self, scope: Scope, exchange: Exchange) -> None:
         """Fill in what the exchange knows of its request, and make it the current request of the context."""
         foreign_id, forwarded, underscore, headers = 0, False, False, scope["headers"]
+        parents, states = list[bytes](), list[bytes]()
         for name, value in headers:
             if name in _READ:
                 if name == b"content-length":
@@ -45,13 +46,17 @@ class RequestHead:
                     exchange.request_id = value if is_request_id(value) and not foreign_id else b""
                     foreign_id = True
                 elif name == b"traceparent":
-                    exchange.trace = parse_traceparent(value) or exchange.trace
+                    parents.append(value)
+                elif name == b"tracestate":
+                    states.append(value)
                 else:
                     forwarded = True
             elif name[:12] == b"x-forwarded-":
                 forwarded = True
             elif b"_" in name:
                 underscore = True
+        if parents:
+            exchange.trace = read_trace(b",".join(parents), b",".join(states))
         if underscore:
             scope["headers"] = headers = [header for header in headers if b"_" not in header[0]]
         if forwarded:

@@ -48,6 +48,7 @@ class MessageContext:
 
     request_id: bytes = b""
     trace: TraceContext | None = None
+    span_id: str = ""
     unavailable: str = ""
     reason: str = ""
     claims: dict[str, Any] = field(default_factory=dict)
@@ -57,4 +58,4 @@ def context_with(context: RequestContext | None, claims: dict[str, Any]) -> Mess
     """The context of a message of this process that has a credential of its own: `context` with these claims."""
     if context is None:
         return MessageContext(claims=claims)
-    return MessageContext(context.request_id, context.trace, claims=claims)
+    return MessageContext(context.request_id, context.trace, context.span_id, claims=claims)

@@ -10,17 +10,31 @@ from typing import Any, NamedTuple, Protocol
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _NO_TRACE_ID, _NO_PARENT_ID = "0" * 32, "0" * 16
 _SAMPLED, _RANDOM = 0x01, 0x02
+_LONGEST_STATE = 512  # characters of a tracestate
+_STATE = re.compile(r"[\t -~]*").fullmatch
 
 
 class TraceContext(NamedTuple):
-    """The trace that a request belongs to, as its `traceparent` says (W3C Trace Context, level 2).
+    """A place in a trace: the trace, and one span of it (W3C Trace Context, level 2).
 
-    `parent_id` is the id of the caller's span. `flags` holds the flags `sampled` (1) and `random` (2).
+    `parent_id` is the id of the span that others hang below: that of the caller, for a request that has just arrived;
+    empty where the trace begins here. `flags` holds the flags `sampled` (1) and `random` (2). `state` is the
+    `tracestate`, which is passed on as it came.
     """
 
     trace_id: str
     parent_id: str
     flags: int
+    state: str = ""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the spans of the trace are recorded."""
+        return bool(self.flags & _SAMPLED)
+
+    def traceparent(self) -> str:
+        """The `traceparent` that names the span of this place."""
+        return f"00-{self.trace_id}-{self.parent_id}-{self.flags:02x}"
 
     def child(self) -> str:
         """The `traceparent` of a request that is made in the course of this one: the same trace with the same flags,
@@ -35,7 +49,7 @@ def parse_traceparent(value: str | bytes) -> TraceContext | None:
     flags of version 00 that are reserved are dropped: the standard asks that they are not passed on.
 
     >>> parse_traceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
-    TraceContext(trace_id='0af7651916cd43dd8448eb211c80319c', parent_id='b7ad6b7169203331', flags=0)
+    TraceContext(trace_id='0af7651916cd43dd8448eb211c80319c', parent_id='b7ad6b7169203331', flags=0, state='')
     """
     match = _TRACEPARENT.match(value.decode("latin-1") if isinstance(value, bytes) else value)
     if match is None:
@@ -47,11 +61,26 @@ def parse_traceparent(value: str | bytes) -> TraceContext | None:
     return TraceContext(trace_id, parent_id, int(flags, 16) & known)
 
 
+def parse_tracestate(value: str | bytes) -> str:
+    """A `tracestate` that can be passed on; empty where it is longer than 512 characters, which the standard asks to
+    pass on at least, or has characters that do not belong into it."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    text = text.strip(" \t,")
+    return text if len(text) <= _LONGEST_STATE and _STATE(text) else ""
+
+
+def read_trace(traceparent: str | bytes, tracestate: str | bytes) -> TraceContext | None:
+    """The trace in the two header fields; None where `traceparent` is not valid."""
+    trace = parse_traceparent(traceparent)
+    return trace._replace(state=parse_tracestate(tracestate)) if trace is not None and tracestate else trace
+
+
 class RequestContext(Protocol):
     """What is known about a request or a message while it is handled."""
 
     request_id: bytes
-    trace: TraceContext | None
+    trace: TraceContext | None  # of the caller; where tracing is on, that of a trace that begins here otherwise
+    span_id: str  # of the span of the request itself; empty where tracing is off
     unavailable: str  # the store that could not be reached while it was handled; empty where all could be reached
     reason: str  # for the log: why the host answered in place of the application; empty where it did not
 
@@ -62,3 +91,32 @@ class RequestContext(Protocol):
 
 # The request that is handled in this context. The records that the application logs meanwhile carry its id and trace.
 current_request: ContextVar[RequestContext | None] = ContextVar("pywatt_request", default=None)
+
+# The innermost span that is open in this context, other than that of the request itself.
+current_span: ContextVar[TraceContext | None] = ContextVar("pywatt_span", default=None)
+
+
+def active_trace() -> TraceContext | None:
+    """The place in the trace that new spans, outgoing requests and messages of this context hang below. None where
+    there is no trace."""
+    span = current_span.get()
+    if span is not None:
+        return span
+    request = current_request.get()
+    if request is None or (trace := request.trace) is None:
+        return None
+    return TraceContext(trace.trace_id, request.span_id, trace.flags, trace.state) if request.span_id else trace
+
+
+def outgoing_trace() -> tuple[str, str] | None:
+    """The `traceparent` and the `tracestate` of a request or a message that is sent in this context without a span of
+    its own. The second one may be empty."""
+    span = current_span.get()
+    if span is not None:
+        return span.traceparent(), span.state
+    request = current_request.get()
+    if request is None or (trace := request.trace) is None:
+        return None
+    if not request.span_id:  # tracing is off, and the trace of the caller passes through
+        return trace.child(), trace.state
+    return f"00-{trace.trace_id}-{request.span_id}-{trace.flags:02x}", trace.state

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from pywatt_host.manifest.model import Logging
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import current_request, current_span
 from pywatt_host.observability.escaping import console_text, json_line
 from pywatt_host.observability.log_stream import LogStream, lost_text
 
@@ -88,8 +88,13 @@ class RecordFormatter:
         request = current_request.get()
         if request is not None:
             fields["request_id"] = request.request_id.decode("utf-8", "backslashreplace")
-            if request.trace is not None:
-                fields["trace_id"] = request.trace.trace_id
+        place = current_span.get()
+        if place is not None:
+            fields["trace_id"], fields["span_id"] = place.trace_id, place.parent_id
+        elif request is not None and request.trace is not None:
+            fields["trace_id"] = request.trace.trace_id
+            if request.span_id:
+                fields["span_id"] = request.span_id
         fields.update({name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES})
         return _redacted(fields, self._redact) if self._redact else fields
 

@@ -98,6 +98,8 @@ class ServerExchange(Exchange):
     async def run(self, app: ASGIApp) -> None:
         """Call the application, and answer in its place where it fails to."""
         current_request.set(self)
+        if self.entered is not None:
+            self.entered(self)
         try:
             await app(self.scope, self.receive, self.send)
         except GeneratorExit:

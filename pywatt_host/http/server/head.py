@@ -18,7 +18,7 @@ _LONGEST_REMEMBERED: Final = 256  # bytes of a name, a target or a host that is 
 
 # What a field means to the connection or to the edge. PLAIN fields mean nothing to either.
 PLAIN, DROPPED, HOST, LENGTH, CODING, CONNECTION, UPGRADE, EXPECT, REQUEST_ID, TRACEPARENT, FORWARDING = range(11)
-WEBSOCKET, RANGE = 11, 12
+WEBSOCKET, RANGE, TRACESTATE = 11, 12, 13
 
 _KINDS: Final = {
     b"host": HOST,
@@ -29,6 +29,7 @@ _KINDS: Final = {
     b"expect": EXPECT,
     b"x-request-id": REQUEST_ID,
     b"traceparent": TRACEPARENT,
+    b"tracestate": TRACESTATE,
     b"sec-websocket-key": WEBSOCKET,
     b"sec-websocket-version": WEBSOCKET,
     b"range": RANGE,

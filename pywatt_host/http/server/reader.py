@@ -17,7 +17,7 @@ from pywatt_host.http.server import head
 from pywatt_host.http.server.exchange import Connection, ServerExchange
 from pywatt_host.http.server.head import CHUNKED, RefusedError
 from pywatt_host.http.server.serving import RequestLine
-from pywatt_host.observability.context import parse_traceparent
+from pywatt_host.observability.context import read_trace
 
 _SLICE = 64 * 1024  # bytes that are parsed at once
 _LONGEST_FIELDS = 2048  # bytes of the fields that are remembered for a connection
@@ -310,7 +310,7 @@ class RequestReader:
             exchange.request_id = sent_id or exchange.request_id
             scope["headers"] = [*headers, (b"x-request-id", exchange.request_id)]
         if head.TRACEPARENT in noted:
-            exchange.trace = parse_traceparent(noted[head.TRACEPARENT])
+            exchange.trace = read_trace(noted[head.TRACEPARENT], noted.get(head.TRACESTATE, b""))
         if head.CODING in noted:
             head.check_coding(noted[head.CODING], scope["http_version"])
             exchange.length = CHUNKED
