@@ -442,11 +442,12 @@ class Edge:
     def report(self) -> None:
         """Count and log the exchanges that have finished."""
         done, self._done = self._done, []
-        for exchange in done:
-            if exchange.method != "WEBSOCKET":
-                exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
         if self._spans is not None:
             self._spans.record(done)
+        else:
+            for exchange in done:
+                if exchange.method != "WEBSOCKET":
+                    exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
         self._log.write(done)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: WrappedExchange) -> None:

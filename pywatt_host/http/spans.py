@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import time
 
 from pywatt_host.http.exchange import Exchange
 from pywatt_host.observability.context import TraceContext
@@ -37,12 +38,17 @@ class RequestSpans:
         self._tracer.app_spans.enter(TraceContext(trace.trace_id, exchange.span_id, trace.flags, trace.state))
 
     def record(self, exchanges: Iterable[Exchange]) -> None:
-        """Record requests that have finished."""
-        add = self._tracer.buffer.add
+        """Count requests that have finished, and record those of sampled traces."""
+        add, now = self._tracer.buffer.add, time()
         for exchange in exchanges:
-            trace = exchange.trace
-            if trace is None or not trace.flags & 1 or not exchange.span_id:
-                continue  # not sampled, or it could not be read as a request
+            trace, span_id, seconds, plan = exchange.trace, exchange.span_id, exchange.seconds, exchange.plan
+            method, status = exchange.method, exchange.status
+            if trace is None or not trace[2] & 1 or not span_id:  # a request that cannot be read has no span
+                if method != "WEBSOCKET":
+                    plan.cells.observe(method, status, seconds)
+                continue
+            if method != "WEBSOCKET":
+                plan.cells.observe_traced(method, status, (trace[0], span_id, seconds, now))
             scope = exchange.scope
             host = agent = b""
             for name, value in scope["headers"]:
@@ -58,10 +64,10 @@ class RequestSpans:
                 (
                     "request",
                     trace,
-                    exchange.span_id,
+                    span_id,
                     exchange.begun,
-                    exchange.seconds,
-                    (exchange.method, exchange.plan.route, exchange.status),
+                    seconds,
+                    (method, plan.route, status),
                     exchange.path,
                     scope["query_string"],
                     (exchange.client, host, agent, scope["scheme"], scope["http_version"]),

@@ -16,6 +16,7 @@ import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar
 
 from pywatt_host.observability.last_gauge import LastGauge
 from pywatt_host.observability.metrics import GAUGE_MODES, Family, GaugeMode, Histogram, RequestMetrics
@@ -148,8 +149,16 @@ class RequestCollector(Collector):
         durations = _durations()
         bounds = [*(str(float(bound)) for bound in self._metrics.bounds), "+Inf"]
         for cells in self._metrics:
+            exemplars = dict(cells.exemplars)
             for (method, status), cell in tuple(cells.by.items()):
-                durations.add_metric((method, cells.route, str(status)), _buckets(bounds, cell[:-1]), cell[-1])
+                buckets: list[Any] = _buckets(bounds, cell[:-1])
+                for number in range(len(buckets) if exemplars else 0):
+                    found = exemplars.get((method, status, number))
+                    if found is not None:
+                        trace_id, span_id, seconds, when = found
+                        labels = {"trace_id": trace_id, "span_id": span_id}
+                        buckets[number] = (*buckets[number], Exemplar(labels, seconds, when))
+                durations.add_metric((method, cells.route, str(status)), buckets, cell[-1])
         yield durations
         yield _active(self._active())
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client.core import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from pywatt_host.observability.metrics import GaugeMode
@@ -21,13 +22,14 @@ class Counted(NamedTuple):
 
     `number` is the value of a counter, and else the number of observations. `total` is the sum of the observations
     (None: there is none). `created` is when the series began, in Unix time. `buckets` are the cumulative counts by
-    upper bound.
+    upper bound, and `exemplars` an observation of some of them.
     """
 
     number: float
     total: float | None
     created: float | None
     buckets: Mapping[float, float]
+    exemplars: Mapping[float, Exemplar] = MappingProxyType({})
 
     def plus(self, other: Counted) -> Counted:
         """Both together. The sum began when the first of them began."""
@@ -36,7 +38,18 @@ class Counted(NamedTuple):
             None if self.total is None or other.total is None else self.total + other.total,
             min((each for each in (self.created, other.created) if each is not None), default=None),
             _joined(self.buckets, other.buckets) if self.buckets or other.buckets else self.buckets,
+            _newest(self.exemplars, other.exemplars) if self.exemplars or other.exemplars else self.exemplars,
         )
+
+
+def _newest(some: Mapping[float, Exemplar], others: Mapping[float, Exemplar]) -> Mapping[float, Exemplar]:
+    """The exemplar of each bucket that was observed last."""
+    found = dict(some)
+    for bound, exemplar in others.items():
+        known = found.get(bound)
+        if known is None or float(exemplar.timestamp or 0.0) >= float(known.timestamp or 0.0):
+            found[bound] = exemplar
+    return found
 
 
 def _joined(some: Mapping[float, float], others: Mapping[float, float]) -> dict[float, float]:
@@ -91,12 +104,13 @@ def read(family: Mapping[str, Any]) -> Told:
     kind = Kind(family["type"], family["doc"], family["unit"], family["mode"])
     told = Told(kind, {}, {})
     if kind.type in COUNTING:
-        for labels, number, total, created, buckets in family["series"]:
+        for labels, number, total, created, buckets, exemplars in family["series"]:
             told.counted[tuple(sorted(labels.items()))] = Counted(
                 float(number),
                 None if total is None else float(total),
                 None if created is None else float(created),
                 {float(bound): float(below) for bound, below in buckets.items()},
+                {float(bound): Exemplar(each[0], float(each[1]), each[2]) for bound, each in exemplars.items()},
             )
     else:
         for suffix, labels, value, changed in family["series"]:
@@ -131,7 +145,8 @@ def _samples(name: str, kind: str, pairs: Labels, series: Counted) -> Iterable[S
         yield Sample(f"{name}_total", labels, series.number)
     else:
         for bound, below in series.buckets.items():
-            yield Sample(f"{name}_bucket", {**labels, "le": _text(bound)}, below)
+            found = series.exemplars.get(bound)
+            yield Sample(f"{name}_bucket", {**labels, "le": _text(bound)}, below, exemplar=found)
         yield Sample(f"{name}_count", labels, series.number)
         if series.total is not None:
             yield Sample(f"{name}_sum", labels, series.total)

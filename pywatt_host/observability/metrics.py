@@ -44,25 +44,39 @@ class Histogram(NamedTuple):
     values: Mapping[tuple[str, ...], Sequence[float]]
 
 
+# A request of a recorded trace: trace id, span id, seconds that it took, and its end in seconds since the epoch.
+Exemplar: TypeAlias = tuple[str, str, float, float]
+
+
 class RouteCells:
     """The histogram cells of one route: by method and status, the count of each bucket, then the sum in seconds."""
 
-    __slots__ = ("_bounds", "by", "route")
+    __slots__ = ("_bounds", "by", "exemplars", "route")
 
     def __init__(self, route: str, bounds: Sequence[float]) -> None:
         self.route = route
         self._bounds = bounds
         self.by: dict[tuple[str, int], list[float]] = {}
+        # By method, status and number of the bucket: the newest request of a recorded trace.
+        self.exemplars: dict[tuple[str, int, int], Exemplar] = {}
 
-    def observe(self, method: str, status: int, seconds: float) -> None:
+    def observe(self, method: str, status: int, seconds: float) -> int:
+        """Count a request. Returns the number of its bucket."""
         cell = self.by.get((method, status))
         if cell is None:
             known = method if method in KNOWN_METHODS else "_OTHER"
             cell = self.by.get((known, status))
             if cell is None:
                 cell = self.by[(known, status)] = [0] * (len(self._bounds) + 1) + [0.0]
-        cell[bisect_left(self._bounds, seconds)] += 1
+        bucket = bisect_left(self._bounds, seconds)
+        cell[bucket] += 1
         cell[-1] += seconds
+        return bucket
+
+    def observe_traced(self, method: str, status: int, exemplar: Exemplar) -> None:
+        """Count a request of a recorded trace."""
+        bucket = self.observe(method, status, exemplar[2])
+        self.exemplars[method if method in KNOWN_METHODS else "_OTHER", status, bucket] = exemplar
 
 
 class NoCells:
@@ -70,14 +84,21 @@ class NoCells:
 
     route = UNMATCHED
 
-    def observe(self, method: str, status: int, seconds: float) -> None:
+    def observe(self, method: str, status: int, seconds: float) -> int:
+        return 0
+
+    def observe_traced(self, method: str, status: int, exemplar: Exemplar) -> None:
         return
 
 
 class Cells(Protocol):
     """Where the requests of one route are counted."""
 
-    def observe(self, method: str, status: int, seconds: float) -> None: ...
+    def observe(self, method: str, status: int, seconds: float) -> int:
+        """Count a request. Returns the number of its bucket."""
+
+    def observe_traced(self, method: str, status: int, exemplar: Exemplar) -> None:
+        """Count a request of a recorded trace."""
 
 
 class RequestMetrics:

@@ -17,7 +17,7 @@ from pywatt_host.observability.context import TraceContext
 from pywatt_host.observability.metrics import KNOWN_METHODS, UNMATCHED
 from pywatt_host.observability.spans import Attributes, Record, SpanKind, Value
 
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.27.0"
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 _REMEMBERED = 4096  # encoded attributes and beginnings of spans
 _LONGEST_REMEMBERED = 256  # characters of a text that is remembered
 _LONGEST_TEXT = 4096  # characters of an attribute, by default
@@ -177,8 +177,11 @@ class SpanEncoder:
         """The names in a query. Values are left out, since clients put credentials there."""
         found = self._queries.get(query)
         if found is None:
-            names = [part.partition(b"=")[0].decode("latin-1") for part in query.split(b"&")[:50] if part]
-            text = "&".join(f"{name}=REDACTED" if b"=" in query else "REDACTED" for name in names)
+            parts = [part.decode("latin-1").partition("=") for part in query.split(b"&")[:50] if part]
+            named = b"=" in query  # else all of it may be a credential
+            text = (
+                "&".join(f"{name}=REDACTED" if equals else name for name, equals, _ in parts) if named else "REDACTED"
+            )
             found = field(b"\x4a", attribute("url.query", self._mask(text[: 2 * self._longest]), self._longest))
             if len(query) <= _LONGEST_REMEMBERED:
                 if len(self._queries) >= _REMEMBERED:

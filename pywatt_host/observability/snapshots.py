@@ -42,8 +42,9 @@ def snapshot(registry: MetricsRegistry) -> list[dict[str, Any]]:
     """What a registry counts now, as data that can be sent as JSON. The first entry says which registry it is.
 
     A family has `name`, `type`, `doc`, `unit`, `mode` and `series`. For counters, histograms and summaries, a series is
-    [labels, number, sum, created, buckets], else it is [suffix, labels, value, changed]. A number that JSON does not
-    have is text, such as "nan". Exemplars, timestamps and quantiles are left out. This takes milliseconds: call it in a
+    [labels, number, sum, created, buckets, exemplars], else it is [suffix, labels, value, changed]. `exemplars` has
+    [labels, value, time] by bucket. A number that JSON does not have is text, such as "nan". Timestamps and quantiles
+    are left out. This takes milliseconds: call it in a
     thread. Raises what a collector of the application raises.
     """
     return [{"registry": registry.id}, *(_family(registry, metric) for metric in registry.collect())]
@@ -79,7 +80,7 @@ def _family(registry: MetricsRegistry, metric: Metric) -> dict[str, Any]:
 def _counted(metric: Metric) -> list[list[Any]]:
     start = len(metric.name)
     found: dict[tuple[Any, ...], list[Any]] = {}
-    for name, labels, value, *_ in metric.samples:
+    for name, labels, value, _, exemplar, *_ in metric.samples:
         suffix = name[start:]
         if "quantile" in labels or value is None:
             continue
@@ -90,9 +91,11 @@ def _counted(metric: Metric) -> list[list[Any]]:
         key = tuple(labels.items())
         entry = found.get(key)
         if entry is None:
-            entry = found[key] = [labels, 0, None, None, {}]
+            entry = found[key] = [labels, 0, None, None, {}, {}]
         if bound is not None:
             entry[4][bound] = _number(value)
+            if exemplar is not None:
+                entry[5][bound] = [exemplar.labels, _number(exemplar.value), float(exemplar.timestamp or 0.0)]
         elif suffix == "_sum":
             entry[2] = _number(value)
         elif suffix == "_created":

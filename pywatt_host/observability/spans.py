@@ -80,11 +80,16 @@ class AppSpans(Protocol):
 
     present: bool
 
-    def enter(self, place: TraceContext) -> None:
-        """Let the application's spans in this context hang below this place."""
+    def enter(self, place: TraceContext) -> Token[Any] | None:
+        """Let the application's spans in this context hang below this place, until `leave` is called with what this
+        returns."""
+
+    def leave(self, token: Token[Any]) -> None:
+        """The context is as it was before `enter`."""
 
     def innermost(self) -> TraceContext | None:
-        """The span of the application that is open in this context; None where there is none."""
+        """The span of the application that is open in this context. None where there is none, or where one of the
+        host's was opened within it."""
 
 
 class NoAppSpans:
@@ -93,6 +98,9 @@ class NoAppSpans:
     present = False
 
     def enter(self, place: TraceContext) -> None:
+        return
+
+    def leave(self, token: Token[Any]) -> None:
         return
 
     def innermost(self) -> TraceContext | None:
@@ -105,7 +113,10 @@ class Span:
     Within the block it is the parent of further spans. `place` is what outgoing requests name as their parent.
     """
 
-    __slots__ = ("_attributes", "_begun", "_error", "_kind", "_links", "_name", "_parent", "_token", "_tracer", "place")
+    __slots__ = (
+        "_app_token", "_attributes", "_begun", "_error", "_kind", "_links", "_name", "_parent", "_token", "_tracer",
+        "place",
+    )  # fmt: skip
 
     recorded = True
 
@@ -126,6 +137,7 @@ class Span:
         self._links = links
         self._error = ""
         self._token: Token[TraceContext | None] | None = None
+        self._app_token: Token[Any] | None = None
         self._begun = perf_counter()
         self.place = TraceContext(parent.trace_id, tracer.new_span_id(), parent.flags, parent.state)
 
@@ -154,17 +166,19 @@ class Span:
         return self.place.state
 
     def begin(self) -> None:
-        """Enter the span without a block, for code of the application: its own spans hang below this one. `end` must be
-        called in the same context."""
+        """Enter the span without a block. `end` must be called in the same context."""
         self._token = current_span.set(self.place)
-        self._tracer.app_spans.enter(self.place)
+        self._app_token = self._tracer.app_spans.enter(self.place)
 
     def end(self, *, leave: bool = True) -> None:
         """Record the span. With `leave=False` its context is left alone, as at the end of a task of its own."""
-        if self._token is not None and leave:
-            current_span.reset(self._token)
-        self._token = None
         tracer = self._tracer
+        if leave:
+            if self._app_token is not None:
+                tracer.app_spans.leave(self._app_token)
+            if self._token is not None:
+                current_span.reset(self._token)
+        self._token = self._app_token = None
         tracer.buffer.add(
             (
                 "span",
@@ -181,7 +195,7 @@ class Span:
         )
 
     def __enter__(self) -> Self:
-        self._token = current_span.set(self.place)
+        self.begin()
         return self
 
     def __exit__(
