@@ -20,6 +20,7 @@ from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.edge import HostEdge
 from pywatt_host.build.host_metrics import HostMetrics
 from pywatt_host.build.none import NoChannels
+from pywatt_host.build.tracing import make_tracing
 from pywatt_host.clients.http import HttpClients
 from pywatt_host.clients.none import NoResilience
 from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
@@ -30,7 +31,6 @@ from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
-from pywatt_host.observability.spans import AnyTracer, NoTracer
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import EnvironmentDependant, Rotation
@@ -84,7 +84,14 @@ class HostParts:
         stream.mask_with(masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts)
         self.checks = Checks(manifest.health, identity_of(manifest), masker.mask)
-        self.tracer: AnyTracer = NoTracer()
+        self.tracing = make_tracing(
+            manifest,
+            environ,
+            masker=masker,
+            secret_values=self._secret_values,
+            time_left=self.shutdown.time_left,
+        )
+        self.tracer = self.tracing.tracer
         self.hooks = Hooks()
         self.private_servers = self._make_private_servers()
         self.resilience = self._make_resilience()
@@ -255,7 +262,7 @@ class HostParts:
         return HostMetrics(
             requests,
             running=self._running_requests,
-            parts=(self.stores, self.channels, self.tasks, self.resilience),
+            parts=(self.stores, self.channels, self.tasks, self.resilience, self.tracing),
             rotations=self.rotation.counts,
             refusals=self.schemes.counts if self.manifest.auth else None,
         )

@@ -22,6 +22,7 @@ def services(parts: HostParts) -> list[PhasedService]:
     channels = parts.channels
     order: list[tuple[Phase, Sequence[Service | None]]] = [
         (Phase.CHANNELS, [channels]),
+        (Phase.TRACES, [parts.tracing.service]),
         (Phase.SECRETS, [parts.rotation]),
         (Phase.PRIVATE_SERVERS, [parts.private_servers]),
         (Phase.CONNECTIONS, channels.connections),

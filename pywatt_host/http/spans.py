@@ -18,6 +18,7 @@ class RequestSpans:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._ids, self._everything = tracer.ids, tracer.everything
+        self._decides = not tracer.parent_based
         self._follows_app = tracer.app_spans.present
 
     def begin(self, exchange: Exchange) -> None:
@@ -27,6 +28,8 @@ class RequestSpans:
             exchange.trace = (
                 _new(_Trace, (ids[:32], "", 3, "")) if self._everything else self._tracer.new_trace(ids[:32])
             )
+        elif self._decides:
+            exchange.trace = self._tracer.decided(exchange.trace)
         exchange.span_id = ids[32:]
         if self._follows_app:
             exchange.entered = self.enter

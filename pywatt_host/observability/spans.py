@@ -74,6 +74,10 @@ class SpanBuffer:
         taken, self._records = self._records, []
         return taken
 
+    def close(self) -> None:
+        """Keep no spans from now on: nothing takes them in this process."""
+        self._limit, self._records = 0, []
+
 
 class AppSpans(Protocol):
     """The application's own spans, where it uses the API of OpenTelemetry."""
@@ -288,13 +292,15 @@ class Tracer:
     """Makes the spans of a host.
 
     `ratio` of the traces that begin here are recorded, by their id. Of traces that began elsewhere those are recorded
-    whose `traceparent` says so (a sampler that is parent-based, with a ratio of trace ids).
+    whose `traceparent` says so (a sampler that is parent-based, with a ratio of trace ids). With `parent_based=False`
+    the ratio decides about these too.
     """
 
     enabled = True
 
-    def __init__(self, buffer: SpanBuffer, ratio: float = 1.0) -> None:
+    def __init__(self, buffer: SpanBuffer, ratio: float = 1.0, *, parent_based: bool = True) -> None:
         self.buffer = buffer
+        self.parent_based = parent_based
         self.app_spans: AppSpans = NoAppSpans()
         self._bound = round(ratio * 2**64)  # a trace is recorded if the last 64 bits of its id are below it
         self.everything = ratio >= 1.0
@@ -306,6 +312,13 @@ class Tracer:
         sampled = self.everything or int(trace_id[16:], 16) < self._bound
         # As TraceContext(...), which takes three times as long.
         return tuple.__new__(TraceContext, (trace_id, "", _SAMPLED | _RANDOM if sampled else _RANDOM, ""))
+
+    def decided(self, parent: TraceContext) -> TraceContext:
+        """A place in a trace that began elsewhere, with the flag `sampled` as this tracer decides about it."""
+        if self.parent_based:
+            return parent
+        sampled = self.everything or int(parent.trace_id[16:], 16) < self._bound
+        return parent._replace(flags=parent.flags & ~_SAMPLED | sampled)
 
     def new_span_id(self) -> str:
         """An id of 64 random bits, as 16 hexadecimal digits."""
@@ -337,8 +350,7 @@ class Tracer:
             parent = self.app_spans.innermost() or active_trace()
             if parent is not None and not parent.flags & _SAMPLED:
                 return UNRECORDED
-        if parent is None:
-            parent = self.new_trace()
+        parent = self.new_trace() if parent is None else self.decided(parent)
         if parent.flags & _SAMPLED:
             return Span(self, name, kind, attributes, parent, links)
         return UnsampledSpan(parent if parent.parent_id else parent._replace(parent_id=self.new_span_id()))

@@ -17,24 +17,25 @@ class Phase(IntEnum):
     """
 
     CHANNELS = 1  # channels to the orchestrator that need no secret
-    SECRETS = 2  # all declared secrets are fetched, and watched where they rotate
-    PRIVATE_SERVERS = 3  # database, cache and NATS servers for development
-    CONNECTIONS = 4  # channels whose credentials are secrets, connections to other modules, NATS
-    AUTH = 5  # keys that credentials are verified with
-    STORES = 6  # databases and caches
-    CLIENTS = 7  # HTTP clients and their OAuth tokens
-    STATE = 8  # the state that the manifest's `state` function makes
-    APPLICATION = 9  # the applications: imported, made, their lifespans started
-    HOOKS = 10  # the application's start-up hooks
-    TASKS = 11  # background tasks
-    MESSAGES = 12  # from here on, messages and requests over channels are handled
-    EDGE = 13  # the routes of the applications become the table of the edge
-    HEALTH = 14  # health checks run
-    CONTROL = 15  # the control socket
-    ADMIN = 16  # the admin listener
-    HTTP = 17  # the public listeners
-    PEER_SERVER = 18  # the sockets where other modules connect
-    SYSTEMD = 19  # systemd is told that the service is ready
+    TRACES = 2  # spans are sent; at the stop the last ones leave, those of workers over their channel
+    SECRETS = 3  # all declared secrets are fetched, and watched where they rotate
+    PRIVATE_SERVERS = 4  # database, cache and NATS servers for development
+    CONNECTIONS = 5  # channels whose credentials are secrets, connections to other modules, NATS
+    AUTH = 6  # keys that credentials are verified with
+    STORES = 7  # databases and caches
+    CLIENTS = 8  # HTTP clients and their OAuth tokens
+    STATE = 9  # the state that the manifest's `state` function makes
+    APPLICATION = 10  # the applications: imported, made, their lifespans started
+    HOOKS = 11  # the application's start-up hooks
+    TASKS = 12  # background tasks
+    MESSAGES = 13  # from here on, messages and requests over channels are handled
+    EDGE = 14  # the routes of the applications become the table of the edge
+    HEALTH = 15  # health checks run
+    CONTROL = 16  # the control socket
+    ADMIN = 17  # the admin listener
+    HTTP = 18  # the public listeners
+    PEER_SERVER = 19  # the sockets where other modules connect
+    SYSTEMD = 20  # systemd is told that the service is ready
 
 
 class PhasedService(NamedTuple):

@@ -26,6 +26,7 @@ class Masker:
         self._values: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=_REMEMBERED_VALUES))
         self._in_texts: dict[str, tuple[Spelling, ...]] = {}  # by value
         self._in_bytes: dict[str, tuple[Spelling, ...]] = {}
+        self.version = 0  # changes with what is masked
         self._of_texts: _Ordered = ()  # all of them, the longest first, each with its run
         self._of_bytes: _Ordered = ()
 
@@ -45,6 +46,7 @@ class Masker:
         for forgotten in self._in_texts.keys() - known:
             del self._in_texts[forgotten], self._in_bytes[forgotten]
         self._of_texts, self._of_bytes = _ordered(self._in_texts), _ordered(self._in_bytes)
+        self.version += 1
         return True
 
     def mask(self, text: str) -> str:

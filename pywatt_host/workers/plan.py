@@ -92,6 +92,7 @@ RULES = (
     Rule("channels.nats", "rebuilt", "new workers connect with it; the old connections end with the old workers"),
     Rule("services", "rebuilt", "new workers register services and connect to modules with it"),
     Rule("resiliency", "rebuilt", _WORKERS),
+    Rule("tracing", "rebuilt", "new workers trace with it, and the supervisor sends their spans with it"),
     Rule("logging.level", "in_place", "the supervisor and its workers log at the new level"),
     Rule("logging.format", "in_place", "the supervisor and its workers log in the new format"),
     Rule("logging.access", "rebuilt", _WORKERS),

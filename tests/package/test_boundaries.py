@@ -31,6 +31,7 @@ NAMED = {
     "app/introspection/arguments.py": 1,
     "app/introspection/table.py": 1,
     "observability/logs.py": 1,
+    "observability/span_sender.py": 1,
     "decorator/module.py": 1,
     "secrets/rotation.py": 1,
     "app/tasks.py": 1,

@@ -27,6 +27,7 @@ from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource,
 from pywatt_host.manifest.model.server import Admin, Cors, Limits, Server, Timeouts
 from pywatt_host.manifest.model.services import RegisteredService, Services, StaticService
 from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases, Pool
+from pywatt_host.manifest.model.tracing import Tracing
 from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.problems import KeyPath, display_path
 from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
@@ -77,6 +78,7 @@ __all__ = [
     "StaticService",
     "TcpChannel",
     "Timeouts",
+    "Tracing",
     "Vault",
     "Workers",
 ]
@@ -194,6 +196,14 @@ class Manifest(Document):
         },
     )
     logging: Logging = key(Logging, "Log settings. The host always logs to standard error.", {"level": "debug"})
+    tracing: Annotated[Annotated[Tracing, Deferred()] | None, Short(text="endpoint", flag="enabled")] = key(
+        None,
+        "Traces, sent over OTLP. A string is the endpoint; `true` takes it from the variables OTEL_*; `false` switches"
+        " traces off. If omitted, the variables OTEL_* decide, and without them nothing is recorded.",
+        "http://127.0.0.1:4318",
+        {"endpoint": "http://127.0.0.1:4318", "sample": 0.1},
+        False,
+    )
 
     @property
     def module_id(self) -> str:

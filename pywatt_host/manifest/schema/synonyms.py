@@ -63,6 +63,11 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "security": "auth",
         "oauth": "`auth` for requests to this module, or `clients` for requests of this module",
         "prometheus": "metrics",
+        "traces": "tracing",
+        "trace": "tracing",
+        "otel": "tracing",
+        "opentelemetry": "tracing",
+        "telemetry": "tracing",
         "cors": "server.cors",
         "timeout": "server.timeouts.request",
         "threads": "app.threads",
@@ -392,7 +397,7 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
 _NOT_SUPPORTED: dict[type[Section], frozenset[str]] = {
     Manifest: frozenset(
         {
-            "tracing",
+            "config_schema",
             "tls",
             "ssl",
         }

@@ -1,0 +1,215 @@
+"""Sends encoded spans to one endpoint, in a thread of its own: no request ever waits for a collector."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from threading import Condition, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from pywatt_host.observability.metrics import Family
+from pywatt_host.observability.trace_settings import Batching, Destination
+
+if TYPE_CHECKING:
+    from pywatt_host.observability.otlp_http import OtlpConnection, Outcome
+
+logger = logging.getLogger("pywatt.traces")
+
+MOST_BYTES = 4 * 1024**2  # that wait to be sent, and also of one request
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before another try
+_WARN_INTERVAL = 60.0  # seconds
+_LOOK_INTERVAL = 0.2  # seconds, while secrets are being fetched
+_JOIN_GRACE = 0.1  # seconds for a request that was interrupted
+
+
+class SpanCounts:
+    """How many spans were sent, and how many were dropped, by reason. Any thread may count."""
+
+    def __init__(self) -> None:
+        self.exported = 0
+        self.dropped: Counter[str] = Counter({"queue_full": 0, "export_failed": 0, "rejected": 0})
+
+    def families(self, dropped_before: int = 0) -> Iterator[Family]:
+        """As metrics. `dropped_before` were dropped before they were encoded, for want of room."""
+        doc = "Spans that an OTLP endpoint has taken."
+        yield Family("counter", "pywatt_spans_exported", doc, (), {(): float(self.exported)})
+        dropped: dict[tuple[str, ...], float] = {
+            (reason,): float(count) for reason, count in tuple(self.dropped.items())
+        }
+        dropped["queue_full",] += dropped_before
+        doc = "Spans that were dropped, by reason."
+        yield Family("counter", "pywatt_spans_dropped", doc, ("reason",), dropped)
+
+
+class SpanSink(Protocol):
+    """Where encoded spans go."""
+
+    largest: int  # bytes of one piece
+
+    def put(self, encoded: bytes, spans: int) -> None:
+        """Take a piece of an ExportTraceServiceRequest, with this number of spans. It never waits."""
+
+    async def close(self, seconds: float) -> None:
+        """Send what waits to be sent, for at most this long."""
+
+
+class SpanSender:
+    """A sink that sends to one endpoint. `headers` gives those of the next request, None while a secret is missing.
+
+    What waits is bounded: at most 4 MiB. A piece that the endpoint does not take is sent again, after a pause that
+    grows, or that the endpoint asks for, until `Batching.give_up` has passed. The thread starts with the first piece.
+    """
+
+    largest = MOST_BYTES
+
+    def __init__(
+        self,
+        destination: Destination,
+        headers: Callable[[], Mapping[str, str] | None],
+        counts: SpanCounts,
+        batching: Batching,
+        user_agent: str,
+    ) -> None:
+        self.url = destination.url
+        self._destination = destination
+        self._headers = headers
+        self._counts = counts
+        self._batching = batching
+        self._user_agent = user_agent
+        self._changed = Condition()
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._bytes = 0  # of what waits and of what is being sent
+        self._close_by: float | None = None  # on the monotonic clock
+        self._thread: Thread | None = None
+        self._connection: OtlpConnection | None = None
+        self._pause = _FIRST_PAUSE
+        self._warned_at = -_WARN_INTERVAL
+        self._lost = 0  # spans since the last warning
+
+    # On the event loop ----------------------------------------------------------------------------------------------
+
+    def put(self, encoded: bytes, spans: int) -> None:
+        with self._changed:
+            if self._bytes + len(encoded) > MOST_BYTES or self._close_by is not None:
+                self._counts.dropped["queue_full"] += spans
+                self._lost += spans
+                return
+            self._bytes += len(encoded)
+            self._waiting.append((encoded, spans))
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="pywatt-traces", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    async def close(self, seconds: float) -> None:
+        with self._changed:
+            thread = self._thread
+            self._close_by = monotonic() + seconds
+            self._changed.notify()
+        if thread is None:
+            return
+        await asyncio.to_thread(thread.join, seconds)
+        if thread.is_alive():
+            if self._connection is not None:
+                self._connection.interrupt()
+            await asyncio.to_thread(thread.join, _JOIN_GRACE)
+
+    # In the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        make = import_module("pywatt_host.observability.otlp_http").OtlpConnection
+        connection = self._connection = make(self._destination, self._user_agent)
+        while (piece := self._next()) is not None:
+            body, spans = piece
+            try:
+                self._send(connection, body, spans)
+            except Exception as error:  # named boundary: the thread goes on with the next spans
+                self._drop(spans, type(error).__name__)
+            with self._changed:
+                self._bytes -= len(body)
+        connection.close()
+
+    def _next(self) -> tuple[bytes, int] | None:
+        """The next request: pieces joined, up to the size of a batch. None where everything was sent, and nothing more
+        will come."""
+        with self._changed:
+            while not self._waiting or (self._headers() is None and self._close_by is None):
+                if self._close_by is not None:
+                    return None
+                self._changed.wait(_LOOK_INTERVAL if self._waiting else None)
+            bodies: list[bytes] = []
+            spans = 0
+            while self._waiting and (not bodies or spans + self._waiting[0][1] <= self._batching.batch):
+                body, number = self._waiting.popleft()
+                bodies.append(body)
+                spans += number
+            return b"".join(bodies), spans
+
+    def _send(self, connection: OtlpConnection, body: bytes, spans: int) -> None:
+        began = monotonic()
+        while True:
+            left = self._left(began)
+            if left <= 0:
+                self._drop(spans, "there was no time left to send them")
+                return
+            headers = self._headers()
+            if headers is None:
+                self._drop(spans, "a secret for tracing.headers is missing")
+                return
+            outcome = connection.post(body, headers, min(self._destination.timeout, left))
+            if outcome.taken:
+                self._took(spans, outcome)
+                return
+            if not outcome.again:
+                self._drop(spans, outcome.reason)
+                return
+            pause = self._pause * random.uniform(0.8, 1.2) if outcome.after is None else outcome.after
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            closing = self._close_by is not None
+            if pause >= self._left(began):
+                self._drop(spans, outcome.reason)
+                if not closing and outcome.after is not None:
+                    self._rest(pause)
+                return
+            self._rest(pause, closing=closing)
+
+    def _rest(self, seconds: float, *, closing: bool = False) -> None:
+        """Wait. The request to close ends the wait, unless it was there before."""
+        with self._changed:
+            self._changed.wait_for(lambda: not closing and self._close_by is not None, min(seconds, _LONGEST_PAUSE))
+
+    def _left(self, began: float) -> float:
+        """Seconds until what was begun then is given up."""
+        until = began + self._batching.give_up
+        if self._close_by is not None:
+            until = min(until, self._close_by)
+        return until - monotonic()
+
+    def _took(self, spans: int, outcome: Outcome) -> None:
+        self._pause = _FIRST_PAUSE
+        rejected = min(outcome.rejected, spans)
+        self._counts.exported += spans - rejected
+        if rejected:
+            self._counts.dropped["rejected"] += rejected
+            self._warn(rejected, outcome.reason or "it rejected them")
+
+    def _drop(self, spans: int, why: str) -> None:
+        self._counts.dropped["export_failed"] += spans
+        self._warn(spans, why)
+
+    def _warn(self, spans: int, why: str) -> None:
+        """Log what is lost, at most once a minute."""
+        self._lost += spans
+        now = monotonic()
+        if now - self._warned_at < _WARN_INTERVAL and self._close_by is None:
+            return
+        self._warned_at = now
+        lost, self._lost = self._lost, 0
+        logger.warning(
+            "%d spans were not taken by %s: %s", lost, self.url, why, extra={"endpoint": self.url, "spans": lost}
+        )
