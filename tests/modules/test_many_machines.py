@@ -309,7 +309,7 @@ def until_it_refuses_connections(of: Module) -> None:
 
 @pytest.mark.slow  # what it had fetched and not begun comes to another module after ack_wait
 def test_a_module_that_stops_leaves_what_it_has_not_begun_to_another(project: Project, nats_server: Server) -> None:
-    keys = channels(nats_server.url, "leave", delivery="at_least_once", ack_wait="30s")
+    keys = channels(nats_server.url, "leave", delivery="at_least_once", ack_wait="10s")
     first, asking = module(project, "users-1", **keys), module(project, "asking", **keys)
     ready(first, asking)
     there = project.folder / "there"

@@ -69,11 +69,11 @@ async def test(pywatt_module: PywattModule, wattson: StartWattson) -> None:
 """
 
 
-def typed(folder: Path, name: str, **environ: str) -> None:
+def typed(folder: Path, name: str, cache: Path, **environ: str) -> None:
     pytest.importorskip("mypy")
     (folder / "user_code.py").write_text(USER_CODE.replace("NAME", name))
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), "user_code.py"],
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), "user_code.py"],
         cwd=folder,
         env={**{key: value for key, value in os.environ.items() if key != "MYPYPATH"}, **environ},
         capture_output=True,
@@ -86,13 +86,17 @@ def typed(folder: Path, name: str, **environ: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pywatt_host", "pywatt_sdk"])
-def test_user_code_is_typed_with_this_installation(name: str, tmp_path: Path) -> None:
-    typed(tmp_path, name)
+def test_user_code_is_typed_with_this_installation(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    typed(tmp_path, name, tmp_path_factory.getbasetemp() / "mypy")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_wheel_has_both_names_the_plugin_and_the_templates_and_is_typed(tmp_path: Path) -> None:
+def test_a_wheel_has_both_names_the_plugin_and_the_templates_and_is_typed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     wheels = tmp_path / "wheels"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(wheels), str(ROOT)], check=True, timeout=300)
@@ -119,4 +123,4 @@ def test_a_wheel_has_both_names_the_plugin_and_the_templates_and_is_typed(tmp_pa
     assert done.stdout.count(str(target)) == 2
     folder = tmp_path / "user"
     folder.mkdir()
-    typed(folder, "pywatt_sdk", MYPYPATH=str(target))
+    typed(folder, "pywatt_sdk", tmp_path_factory.getbasetemp() / "mypy", MYPYPATH=str(target))

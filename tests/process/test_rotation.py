@@ -194,7 +194,7 @@ def in_use_by_both(load: Load, value: str) -> float:
 @pytest.mark.parametrize(
     ("source", "make"), [({"directory": "mounted"}, kubernetes), ({"dotenv": "secrets.env"}, dotenv)]
 )
-def test_two_workers_have_each_of_twenty_values_within_a_second_under_load(
+def test_two_workers_have_each_new_value_within_a_second_under_load(
     project: Project, source: dict[str, str], make: Callable[[Path], Callable[[str], None]]
 ) -> None:
     change = make(project.folder)
@@ -209,7 +209,7 @@ def test_two_workers_have_each_of_twenty_values_within_a_second_under_load(
     host = project.host(env={**UNMEASURED, "UNDECLARED": "found-in-the-environment"})
     load = Load(host.address)
     took = []
-    for number in range(1, 21):
+    for number in range(1, 11):
         change(f"value-number-{number}")
         took.append(in_use_by_both(load, f"value-number-{number}"))
     load.stop()
