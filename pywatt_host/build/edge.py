@@ -16,6 +16,7 @@ from pywatt_host.app.applications import Applications
 from pywatt_host.app.route_report import hidden_routes
 from pywatt_host.app.unmatched_rules import unmatched_rules
 from pywatt_host.auth.none import NoSchemes
+from pywatt_host.build.allowed_hosts import HostsOf
 from pywatt_host.build.health_path import app_serves_health
 from pywatt_host.build.routes import Announced, announced, compile_routes
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
@@ -37,10 +38,11 @@ from pywatt_host.observability.logs import style_for
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
 from pywatt_host.observability.spans import AnyTracer, Tracer
 from pywatt_host.runtime.host import Surface
-from pywatt_host.types import ASGIApp, Scope
+from pywatt_host.types import ASGIApp, Headers, Scope
 
 if TYPE_CHECKING:
     from pywatt_host.auth.schemes import Schemes
+    from pywatt_host.http.compression import Compression
 
 
 logger = logging.getLogger("pywatt.edge")
@@ -87,6 +89,7 @@ class HostEdge:
         self._explain = explain
         self._tracer = tracer
         self._worker = worker
+        self._hosts = HostsOf(manifest, environ)
         self._asking = AskingPaths(host_answers) if host_answers is not None else None
         self._routes: Routes | None = None
         self._surface: Surface | None = None
@@ -131,9 +134,12 @@ class HostEdge:
             self._limits,
             health=health_of_app,
         )
-        http = manifest.channels.http
+        http, mounts, compression = manifest.channels.http, self._applications.mounts(), self._compression()
+        if compression is not None:
+            mounts = [mount.around(compression.app) for mount in mounts]
+            paths = {name: compression.path(path) for name, path in paths.items()}
         self.edge = Edge(
-            mounts=self._applications.mounts(),
+            mounts=mounts,
             routes=self._routes,
             host_paths={} if server.admin is not None else paths,
             host_apps={http.path: self._messages} if self._messages is not None and http is not None else {},
@@ -141,6 +147,9 @@ class HostEdge:
             access_log=self._access_log(),
             concurrency=self._limits.gate("server.limits.concurrency", server.limits.concurrency),
             cors=cors(server.cors) if server.cors is not None else None,
+            hosts=self._hosts.public_check(),
+            origins=self._hosts.origins(),
+            added=added_headers(server.headers),
             explain=Explanations(manifest) if self._explain else None,
             spans=RequestSpans(self._tracer) if isinstance(self._tracer, Tracer) else None,
         )
@@ -148,8 +157,22 @@ class HostEdge:
             logger.warning("%s: %s (%s)", hidden.key, hidden, hidden.hint, extra={"key": hidden.key})
         for rule in unmatched_rules(manifest, self._applications.all):
             logger.warning("%s: %s (%s)", rule.key, rule, rule.hint, extra={"key": rule.key})
-        self._surface = Surface(self.edge, HostPathsApp(paths) if server.admin is not None else None)
-        yield
+        self._surface = Surface(self.edge, HostPathsApp(paths, self._hosts.admin_check()) if server.admin else None)
+        try:
+            yield
+        finally:
+            if compression is not None:
+                compression.close()
+
+    def _compression(self) -> Compression | None:
+        """What compresses responses; None where the manifest does not ask for it."""
+        settings = self._manifest.server.compress
+        if not settings.enabled:
+            return None
+        made: Compression = import_module("pywatt_host.http.compression").Compression(
+            settings.min_size, settings.types, settings.level
+        )
+        return made
 
     def _trusted_proxies(self) -> list[str]:
         allowed = self._environ.get("FORWARDED_ALLOW_IPS", "")
@@ -197,7 +220,7 @@ class HostEdge:
         brief = self._of_host(path, reported(partial(self._checks.report, details=False)), False)
         details = self._manifest.health.details
         if details is None and self._manifest.server.admin is None:
-            return by_listener(full, brief)
+            return by_listener(full, brief, self._hosts.allowed)
         return brief if details is False else full
 
     async def _scrape(self, scope: Scope) -> Answer:
@@ -233,6 +256,11 @@ class HostEdge:
             return None
         answer = await self._health_report()(scope)
         return answer if answer is not None and answer[0] >= 400 else None
+
+
+def added_headers(headers: Mapping[str, str]) -> Headers:
+    """`server.headers` as the edge takes them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 def cors(settings: Cors) -> Callable[[ASGIApp], ASGIApp]:

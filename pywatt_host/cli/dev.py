@@ -19,8 +19,10 @@ from pywatt_host.dev.session import DevConfig, DevSession
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.devservices.services import DevServices
 from pywatt_host.exceptions import HostError, ManifestError
+from pywatt_host.http.allowed_hosts import LOCAL_HOSTS, AllowedHosts, named_in
 from pywatt_host.manifest import Manifest, Source, load
 from pywatt_host.manifest.problems import render_text
+from pywatt_host.manifest.values import TcpAddress
 from pywatt_host.observability.logs import standard_error
 from pywatt_host.supervision.serving_child import SHUTDOWN_TIMEOUT
 from pywatt_host.supervision.sockets import is_local, listen_addresses
@@ -138,11 +140,15 @@ class _ConfigReader:
                 )
                 raise click.UsageError(message)
         self._tell_of_workers(manifest)
+        listening = [address.host for address in manifest.server.listen if isinstance(address, TcpAddress)]
+        names = named_in(listening)
+        os.environ[LOCAL_HOSTS] = ",".join(names)  # for the child, which checks Host
+        hosts = AllowedHosts([*(manifest.server.allowed_hosts or ()), *names], loopback=True)
         watched = watched_files(manifest, env_file=env_file or beside, ignored=self.ignored)
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
-        return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)))
+        return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)), hosts)
 
     def _tell_of_workers(self, manifest: Manifest) -> None:
         server = manifest.server

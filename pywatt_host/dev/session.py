@@ -17,6 +17,7 @@ from pathlib import Path
 from pywatt_host.dev.changes import WatchedFiles, describe
 from pywatt_host.dev.unavailable import UnavailableServer
 from pywatt_host.exceptions import BindError, ManifestError, ServiceError
+from pywatt_host.http.allowed_hosts import AllowedHosts
 from pywatt_host.manifest import render_text
 from pywatt_host.runtime.signals import OtherSignals, StopSignals
 from pywatt_host.supervision.serving_child import ChildEvent, ChildFailed, ChildReady, ChildStopped, ServingChild
@@ -31,12 +32,13 @@ _ADDED = 1  # watchfiles.Change.added
 
 @dataclass(frozen=True, slots=True)
 class DevConfig:
-    """What the manifest says about one start: where to listen, which files to watch, and the arguments of the child,
-    without those for the sockets."""
+    """What the manifest says about one start: where to listen, which files to watch, the arguments of the child,
+    without those for the sockets, and the hosts that are answered to."""
 
     addresses: ListenAddresses
     watched: WatchedFiles
     arguments: tuple[str, ...]
+    hosts: AllowedHosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class DevSession:
         self._child: ServingChild | None = None
         self._follower: asyncio.Task[None] | None = None
         self._watched = WatchedFiles(())
+        self._hosts = AllowedHosts((), loopback=True)
         self._roots: tuple[Path, ...] = ()  # the folders and files that are watched now
         self._roots_changed = asyncio.Event()
         self._stopping = False
@@ -102,7 +105,7 @@ class DevSession:
         with StopSignals(self._request_stop, loop, also=[signal.SIGHUP]), OtherSignals(others, loop):
             config = self._read_config()
             self._listeners.update(config.addresses)
-            self._watched = config.watched
+            self._watched, self._hosts = config.watched, config.hosts
             watching = loop.create_task(self._watch())
             try:
                 await asyncio.sleep(0)  # no change is missed from here on
@@ -204,7 +207,7 @@ class DevSession:
         await self._stop_child()
         self._echo("not serving until a file changes")
         lines = detail.strip().splitlines()[:_DETAIL_LINES]
-        await self._unavailable.open(self._listeners.all, "\n".join(lines))
+        await self._unavailable.open(self._listeners.all, "\n".join(lines), self._hosts)
 
     # Changes --------------------------------------------------------------------------------------------------------
 
@@ -228,7 +231,7 @@ class DevSession:
             self._echo(str(error))
             await self._serve_unavailable(str(error))
             return
-        self._watched = replace(config.watched, templates=self._watched.templates)
+        self._watched, self._hosts = replace(config.watched, templates=self._watched.templates), config.hosts
         if self._watched.roots() != self._roots:
             self._roots_changed.set()
         await self._start(config, announce=moved or not self._announced)

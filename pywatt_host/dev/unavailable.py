@@ -8,6 +8,7 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Iterable
 from email.utils import formatdate
 
+from pywatt_host.http.allowed_hosts import AllowedHosts
 from pywatt_host.http.problem import problem_body, problem_headers, title
 from pywatt_host.net.listeners import Listener
 
@@ -21,12 +22,14 @@ class UnavailableServer:
     def __init__(self) -> None:
         self._servers: list[asyncio.Server] = []
         self._detail = ""
+        self._hosts = AllowedHosts((), loopback=True)
         self._answering: set[asyncio.Task[None]] = set()
 
-    async def open(self, listeners: Iterable[Listener], detail: str) -> None:
-        """Answer every request with 503 and this detail, including requests that already wait in a socket's queue."""
+    async def open(self, listeners: Iterable[Listener], detail: str, hosts: AllowedHosts) -> None:
+        """Answer every request with 503 and this detail, including requests that already wait in a socket's queue. A
+        request for another host than `hosts`, which may be that of another site's page, gets 421 and no detail."""
         self.close()
-        self._detail = detail
+        self._detail, self._hosts = detail, hosts
         for listener in listeners:
             own = listener.sock.dup()
             own.setblocking(False)
@@ -54,7 +57,7 @@ class UnavailableServer:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(self._response(head.startswith(b"HEAD ")))
+            writer.write(self._response(head))
             writer.write_eof()
             async with asyncio.timeout(_TIMEOUT):  # closing with bytes unread would reset the connection (TCP RST)
                 while await reader.read(_MAX_HEAD_BYTES):
@@ -64,8 +67,10 @@ class UnavailableServer:
         finally:
             writer.close()
 
-    def _response(self, head_only: bool) -> bytes:
-        body = problem_body(503, self._detail)
+    def _response(self, head: bytes) -> bytes:
+        headers = [(name.strip().lower(), value.strip()) for name, _, value in _fields(head)]
+        status, detail = (503, self._detail) if self._hosts.all_allowed(headers) else (421, "")
+        body = problem_body(status, detail)
         headers = problem_headers(
             body,
             [
@@ -77,4 +82,9 @@ class UnavailableServer:
             ],
         )
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        return f"HTTP/1.1 503 {title(503)}\r\n".encode() + lines + b"\r\n" + (b"" if head_only else body)
+        without = head.startswith(b"HEAD ")
+        return f"HTTP/1.1 {status} {title(status)}\r\n".encode() + lines + b"\r\n" + (b"" if without else body)
+
+
+def _fields(head: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    return [line.partition(b":") for line in head.split(b"\r\n")[1:] if line]

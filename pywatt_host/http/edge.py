@@ -11,13 +11,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import HostError
 from pywatt_host.http.accesslog import AccessLog, NoAccessLog
+from pywatt_host.http.allowed_hosts import ORIGIN_REFUSED, AllowedOrigins, HostCheck
 from pywatt_host.http.endpoints import allowed, lookup
 from pywatt_host.http.exchange import Exchange, Plan, Refusal, WrappedExchange
 from pywatt_host.http.explanation import Explain
@@ -75,12 +76,16 @@ class Edge:
         access_log: AccessLog,
         concurrency: Gate,
         cors: Callable[[ASGIApp], ASGIApp] | None = None,
+        hosts: HostCheck | None = None,
+        origins: AllowedOrigins | None = None,
+        added: Sequence[tuple[bytes, bytes]] = (),
         explain: Explain | None = None,
         spans: RequestSpans | None = None,
     ) -> None:
         """`host_paths` are answered by the host with GET, `host_apps` by an application of the host with any method.
-        `concurrency` limits how many requests may run at the same time. `explain` makes the detail of refusals. `spans`
-        makes the spans of requests; None where tracing is off."""
+        `concurrency` limits how many requests may run at the same time. `hosts` and `origins` are None where any is
+        allowed. `added` are headers of every response that has none of that name, in lower case. `explain` makes the
+        detail of refusals. `spans` makes the spans of requests; None where tracing is off."""
         self._mounts = sorted(mounts, key=lambda mount: len(mount.prefix), reverse=True)
         self._only = self._mounts[0] if len(mounts) == 1 and mounts[0].prefix == "/" else None
         self._table, self._closed = routes.table, routes.closed
@@ -98,8 +103,10 @@ class Edge:
         self._running, self._room = concurrency.count, concurrency.room
         self.served = 0  # requests that applications have answered
         self._cors = cors(self._inside_cors) if cors is not None else None
+        self._hosts, self._origins = hosts, origins
+        self.added = tuple(added)
         self._explain = explain
-        self._wraps = cors is not None or explain is not None
+        self._wraps = cors is not None or explain is not None or hosts is not None
         self._found: dict[tuple[str, str], tuple[Mount, Plan]] = {}  # what `_find` has found for plain paths
         self._warned: dict[str, float] = {}  # when each limit was last warned of
         self._done: list[Exchange] = []  # finished, and not yet counted and logged
@@ -133,6 +140,12 @@ class Edge:
                 client = scope["client"]
                 if client is not None:
                     exchange.client = client[0]
+            if self._hosts is not None:
+                refusal = self._hosts.refusal(scope, exchange.path, forwarded=exchange.forwarded)
+                if refusal is not None:
+                    exchange.plan = self._unmatched
+                    exchange.refuse_now(refusal)
+                    return None
             if self._cors is not None:
                 exchange.plan = self._unmatched  # of a preflight request, which the middleware answers
                 scope[_IN_CORS] = exchange
@@ -191,16 +204,22 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = WrappedExchange(scope, send)
         exchange.plan, exchange.observe, exchange.explain = self._unmatched, self._observe, self._explain
+        exchange.added = self.added
         self._read_head(scope, exchange)
         if self._spans is not None:
             self._spans.begin(exchange)
             if exchange.entered is not None:
                 exchange.entered(exchange)
+        misdirected = None
+        if self._hosts is not None:
+            misdirected = self._hosts.refusal(scope, exchange.path, forwarded=True)
         if scope["type"] != "http":
-            await self._websocket(scope, receive, send, exchange)
+            await self._websocket(scope, receive, exchange, misdirected)
             return
         try:
-            if self._cors is not None:
+            if misdirected is not None:
+                await exchange.refuse(misdirected)
+            elif self._cors is not None:
                 scope[_IN_CORS] = exchange
                 await self._cors(scope, receive, exchange.send)
             elif exchange.path in self._host_paths:
@@ -450,11 +469,17 @@ class Edge:
                     exchange.plan.cells.observe(exchange.method, exchange.status, exchange.seconds)
         self._log.write(done)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send, exchange: WrappedExchange) -> None:
+    async def _websocket(
+        self, scope: Scope, receive: Receive, exchange: WrappedExchange, misdirected: Refusal | None
+    ) -> None:
         """Handle a WebSocket. It is logged when it ends, and is not in the histogram of request durations."""
         try:
             target: Mount | Refusal | _Pending = Refusal(404, "a path of the host")
-            if exchange.path not in self._host_paths:
+            if misdirected is not None:
+                target = misdirected
+            elif self._origins is not None and not self._origins.allow(scope["headers"]):
+                target = Refusal(403, ORIGIN_REFUSED)
+            elif exchange.path not in self._host_paths:
                 target = self._decide(scope, exchange)
             if isinstance(target, _Pending):
                 target = await self._examined(target, scope, exchange)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import MappingProxyType
@@ -169,6 +169,7 @@ class WrappedExchange(Exchange):
     """An exchange under any server, whose `receive` and `send` are wrapped."""
 
     gone = False  # the client of a WebSocket has gone
+    added: Sequence[tuple[bytes, bytes]] = ()  # headers of every response that has none of that name
     _receive: Receive
     _body_left = 0  # bytes of the request's body that may still arrive
 
@@ -194,7 +195,7 @@ class WrappedExchange(Exchange):
             self.started(message["status"])
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
             headers.append((b"x-request-id", self.request_id))
-            message = {**message, "headers": headers}
+            message = {**message, "headers": with_added(headers, self.added)}
         return self._send(message)
 
     async def send_websocket(self, message: Message) -> None:
@@ -208,7 +209,7 @@ class WrappedExchange(Exchange):
         elif kind == "websocket.http.response.start":
             self.status = message["status"]
             headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
-            message = {**message, "headers": headers}
+            message = {**message, "headers": with_added(headers, self.added)}
         elif kind == "websocket.close" and not self.status:
             self.status = 403
         try:
@@ -243,6 +244,14 @@ class WrappedExchange(Exchange):
                 self.taken = True
                 return {"type": "http.disconnect"}
         return message
+
+
+def with_added(headers: Headers, added: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The headers of a response, with those of `added` (in lower case) of which it has none."""
+    if not added:
+        return headers
+    names = {header[0].lower() for header in headers}
+    return [*headers, *(header for header in added if header[0] not in names)]
 
 
 async def _nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pywatt_host.http.allowed_hosts import KEY, ORIGIN_REFUSED
 from pywatt_host.http.exchange import Exchange
 from pywatt_host.manifest import Manifest, dump
 from pywatt_host.manifest.problems import display_path, printable
@@ -69,6 +70,13 @@ class Explanations:
             broken = _BROKEN_RULES.get(reason.partition(" ")[0], "the path can be read in more than one way")
             hint = f"write server.paths: lenient in {self._file}, or `paths: lenient` in a mount"
             return f"{broken}; to pass such paths to the application, {hint}"
+        if reason == KEY:
+            return f"the host does not answer to this Host: add its name to {KEY} in {self._file}"
+        if reason == ORIGIN_REFUSED:
+            return (
+                "a page of another site may not open a WebSocket here: add its origin to server.cors.allow_origins in"
+                f" {self._file}"
+            )
         if reason == "no such endpoint (endpoints)":
             return f"no endpoint is declared for {method} {path}: add it to endpoints in {self._file}"
         if reason == "no such method here (endpoints)":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from pywatt_host.http.allowed_hosts import AllowedHosts, HostCheck
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.guard import Guard
 from pywatt_host.http.problem import problem_body, problem_headers, send_problem
@@ -31,15 +32,17 @@ def reported(report: Callable[[], tuple[int, dict[str, Any]]]) -> HostPath:
     return answer
 
 
-def by_listener(local: HostPath, other: HostPath) -> HostPath:
+def by_listener(local: HostPath, other: HostPath, hosts: AllowedHosts) -> HostPath:
     """A path that answers `local` to requests from this machine, and `other` to the rest.
 
-    A request is from this machine if its connection was accepted on a loopback address or on a Unix socket. Where a
-    host listens on several addresses, or on every interface, each request is judged by itself.
+    A request is from this machine if its connection was accepted on a loopback address or on a Unix socket, and it is
+    not that of another site's page. Where a host listens on several addresses, or on every interface, each request is
+    judged by itself.
     """
 
     async def answer(scope: Scope) -> Answer | None:
-        return await (local if accepted_locally(scope) else other)(scope)
+        trusted = accepted_locally(scope) and hosts.no_foreign_name(scope["headers"])
+        return await (local if trusted else other)(scope)
 
     return answer
 
@@ -79,10 +82,11 @@ def _problem(status: int, headers: Sequence[tuple[bytes, bytes]]) -> Answer:
 
 
 class HostPathsApp:
-    """The host's own paths as an ASGI application, for the admin listener."""
+    """The host's own paths as an ASGI application, for the admin listener. `hosts` is None where any is allowed."""
 
-    def __init__(self, own: Mapping[str, HostPath]) -> None:
+    def __init__(self, own: Mapping[str, HostPath], hosts: HostCheck | None = None) -> None:
         self._own = own
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,7 +94,9 @@ class HostPathsApp:
             await send({"type": "websocket.close", "code": 1008})
             return
         answering = self._own.get(scope["path"])
-        if answering is None:
+        if self._hosts is not None and self._hosts.refusal(scope, scope["path"], forwarded=True) is not None:
+            await send_problem(send, 421)
+        elif answering is None:
             await send_problem(send, 404)
         elif scope["method"] not in ("GET", "HEAD"):
             await send_problem(send, 405, headers=[(b"allow", b"GET, HEAD")])

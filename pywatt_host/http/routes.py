@@ -33,6 +33,10 @@ class Mount:
         """Whether requests to the path may be for this application."""
         return covers(self._root, path)
 
+    def around(self, wrap: Callable[[ASGIApp], ASGIApp]) -> Mount:
+        """This mount with its application wrapped."""
+        return Mount(self.prefix, wrap(self.app), self.strict, self._state)
+
     def enter(self, scope: Scope) -> None:
         """Set the state and the `root_path` of a scope for this application."""
         scope["state"] = self._state.copy()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from pywatt_host.exceptions import HostError, MessagingError
+from pywatt_host.http.allowed_hosts import AllowedHosts, AllowedOrigins, HostCheck
 from pywatt_host.http.paths import ambiguity
 from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.manifest.model.workspace import Workspace
@@ -24,6 +25,7 @@ from pywatt_host.orchestrator.headers import (
     response_headers,
     says_close,
 )
+from pywatt_host.orchestrator.launch import hosts_of
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import NoPlace, Paths, Place
 from pywatt_host.orchestrator.replica import Replica
@@ -37,6 +39,8 @@ logger = logging.getLogger("pywatt.gateway")
 _RETRY_AFTER = [(b"retry-after", b"1")]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_PATHS = frozenset({"/health", "/livez", "/readyz"})
+_HOSTS_KEY = "gateway.allowed_hosts"
+_MISDIRECTED = f"The gateway does not answer to this Host: add its name to {_HOSTS_KEY} in wattson.yaml."
 # Bytes of a frame for each byte of a body (PROTOCOL: byte numbers), and for the rest of the message.
 _FRAME_SHARE, _FRAME_REST = 4, 64 * 1024
 
@@ -61,6 +65,9 @@ class Gateway:
         self._pool = UpstreamPool()
         self._timeout = workspace.timeouts.request
         self.log = GatewayLog(workspace.logging.access)
+        hosts = AllowedHosts(hosts_of(workspace), loopback=True)
+        self._hosts = HostCheck(hosts, _OWN_PATHS, key=_HOSTS_KEY)
+        self._origins = AllowedOrigins(hosts)
         self._max_body = max(0, workspace.limits.frame // _FRAME_SHARE - _FRAME_REST)
 
     async def close(self) -> None:
@@ -76,11 +83,18 @@ class Gateway:
         if scope["type"] == "http" and scope["path"] in _OWN_PATHS:
             await self._health(scope, send)
             return
+        if self._hosts.refusal(scope, scope["path"], forwarded=False) is not None:
+            await self._refuse(scope, receive, send, 421, _MISDIRECTED)
+            return
         found = self._find(scope)
         if isinstance(found, NoPlace):
             headers = [(b"allow", found.allow.encode())] if found.allow else []
             await self._refuse(scope, receive, send, found.status, headers=headers)
         elif scope["type"] == "websocket":
+            # A module with a manifest checks the origin itself, since `server.cors` may allow it.
+            if found.module.declared.manifest is None and not self._origins.allow(scope["headers"]):
+                await self._refuse(scope, receive, send, 403, "A page of another site may not open a WebSocket here.")
+                return
             await self._websocket(found, scope, receive, send)
         else:
             await self._request(found, scope, receive, send)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from pywatt_host.devservices import DEV_SERVICES
+from pywatt_host.http.allowed_hosts import LOCAL_HOSTS, named_in
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
 from pywatt_host.supervision.launch import Launch
 
@@ -15,6 +16,12 @@ _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _NOT_INHERITED_PREFIXES = ("PYWATT_", "LISTEN_")
 # The addresses whose X-Forwarded-* headers a module trusts: a host of this package trusts the gateway.
 _TRUSTED_PROXIES = "FORWARDED_ALLOW_IPS"
+
+
+def hosts_of(workspace: Workspace) -> list[str]:
+    """The hosts that the gateway and the modules answer to, beside loopback names."""
+    gateway = workspace.gateway
+    return [*gateway.allowed_hosts, *named_in([gateway.listen.host])]
 
 
 def module_launch(
@@ -39,6 +46,8 @@ def module_launch(
         return Launch(module.command, workspace.resolve(module.working_dir), kept)
     kept.setdefault(_TRUSTED_PROXIES, "127.0.0.1")
     kept[DEV_SERVICES] = os.fspath(workspace.directory)
+    # The gateway passes Host on. The name in module://NAME is the Host on a Unix socket.
+    kept[LOCAL_HOSTS] = ",".join([*hosts_of(workspace), module_id])
     command = [sys.executable, "-P", "-m", "pywatt_host", "run", "--orchestrated"]
     command += ["--profile", module.profile] if module.profile is not None else []
     command.append(os.fspath(workspace.resolve(module.manifest)))

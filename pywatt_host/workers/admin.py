@@ -10,13 +10,15 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pywatt_host.http.allowed_hosts import HostCheck
 from pywatt_host.http.edge import HostPath
+from pywatt_host.http.exchange import with_added
 from pywatt_host.http.host_paths import HostPathsApp
 from pywatt_host.http.server.server import Drain, HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.values import Address
 from pywatt_host.net.listeners import Listener, bind
-from pywatt_host.types import ASGIApp, Receive, Scope, Send
+from pywatt_host.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.workers")
 
@@ -26,13 +28,26 @@ _LEAVE_TIME = 5.0  # seconds for the requests on a listener that a reload closes
 
 
 class HostPathsOfNow:
-    """Serves the host's own paths, as they are when a request arrives."""
+    """Serves the host's own paths, for the hosts that are allowed and with the headers that are added, as they are when
+    a request arrives."""
 
-    def __init__(self, table: Callable[[], Mapping[str, HostPath]]) -> None:
+    def __init__(
+        self,
+        table: Callable[[], Mapping[str, HostPath]],
+        hosts: Callable[[], HostCheck | None],
+        added: Callable[[], Headers] = list,
+    ) -> None:
         self._table = table
+        self._hosts = hosts
+        self._added = added
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await HostPathsApp(self._table())(scope, receive, send)
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": with_added(message["headers"], self._added())}
+            await send(message)
+
+        await HostPathsApp(self._table(), self._hosts())(scope, receive, sent)
 
 
 class _LeavingDrain(Drain):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.auth.none import NoSchemes
+from pywatt_host.build.allowed_hosts import HostsOf
+from pywatt_host.build.edge import added_headers
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.host_paths import by_listener, guarded
 from pywatt_host.manifest.model import Manifest
@@ -17,7 +19,7 @@ from pywatt_host.net.limits import GUESSES, LocalLimits
 from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.metrics import Family, Histogram
 from pywatt_host.protocol.messages import GetHostPath
-from pywatt_host.types import Scope
+from pywatt_host.types import Headers, Scope
 from pywatt_host.workers.health import HostHealth
 from pywatt_host.workers.worker_process import WorkerProcess
 
@@ -93,16 +95,26 @@ class SupervisorPaths:
         health: HostHealth,
         metrics: SupervisorMetrics,
         schemes: Callable[[], Schemes | NoSchemes],
+        environ: Mapping[str, str],
     ) -> None:
         self._manifest = manifest
         self._health = health
         self._metrics = metrics
         self._schemes = schemes
+        self._environ = environ
         self._guesses = LocalLimits().rate_limiter("guesses on metrics", GUESSES)
 
     def names(self) -> frozenset[str]:
         """The paths of probes and metrics."""
         return frozenset(self._paths())
+
+    def hosts(self) -> HostsOf:
+        """The hosts that the listeners answer to."""
+        return HostsOf(self._manifest(), self._environ)
+
+    def added(self) -> Headers:
+        """The headers of every response on a public listener."""
+        return added_headers(self._manifest().server.headers)
 
     def _paths(self) -> Iterator[str]:
         health, metrics = self._manifest().health, self._manifest().metrics
@@ -129,7 +141,7 @@ class SupervisorPaths:
         brief = _answering(lambda: self._health.report(details=False))
         details = self._manifest().health.details
         if details is None and self._manifest().server.admin is None:
-            return by_listener(full, brief)
+            return by_listener(full, brief, self.hosts().allowed)
         return brief if details is False else full
 
     async def _scraped(self, scope: Scope) -> Answer:

@@ -94,10 +94,13 @@ class SupervisorParts:
         )
         self.channels = self._make_channels(handshake, trace)
         self.metrics = SupervisorMetrics(self.pool.all, SupervisorFamilies(self.pool, self.channels, self.reloads))
-        self.paths = SupervisorPaths(lambda: self.manifest, self.health, self.metrics, lambda: self.schemes)
-        paths, bounds = HostPathsOfNow(self.paths.table), bounds_of(manifest)
-        self.admin = AdminServers(paths, self.shutdown.drain)
-        self.stand_in = HttpServer("stand-in", paths, (), bounds, self.shutdown.drain)
+        paths = self.paths = SupervisorPaths(
+            lambda: self.manifest, self.health, self.metrics, lambda: self.schemes, environ
+        )
+        admin = HostPathsOfNow(paths.table, lambda: paths.hosts().admin_check())
+        public = HostPathsOfNow(paths.table, lambda: paths.hosts().public_check(), paths.added)
+        self.admin = AdminServers(admin, self.shutdown.drain)
+        self.stand_in = HttpServer("stand-in", public, (), bounds_of(manifest), self.shutdown.drain)
         outside = Outside(self.channels)
         self.registrations = Registrations(manifest.module_id, self.channels.discovery)
         self.routing = WorkerRouting(manifest.module_id, outside, self.pool.candidates, outside.subscribe)

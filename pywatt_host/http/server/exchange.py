@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from pywatt_host.http.exchange import Exchange, Refusal
-from pywatt_host.http.server.response import BODILESS, STATUS_LINES, Kind, ResponseError
+from pywatt_host.http.server.response import BODILESS, Kind, ResponseError
 from pywatt_host.http.server.serving import Serving
 from pywatt_host.http.server.wakeup import Wakeup
 from pywatt_host.observability.context import current_request
@@ -248,7 +248,7 @@ class ServerExchange(Exchange):
         except (KeyError, TypeError):
             raise ResponseError(f"invalid HTTP status: {status!r}") from None
         known = serving.header_lines
-        declared = _NO_LENGTH
+        declared, given = _NO_LENGTH, None
         for header in headers:
             if header.__class__ is not tuple:
                 header = tuple(header)
@@ -261,8 +261,9 @@ class ServerExchange(Exchange):
                 if declared == _NO_LENGTH and status != 204:
                     lines.append(text)
                 declared = length
-            elif kind == Kind.DATE:
-                lines[0] = STATUS_LINES[status]
+            elif kind == Kind.DATE or kind == Kind.ADDED:
+                given = [*(given or ()), text.partition(b":")[0]]
+                lines[0] = serving.status_lines.without(status, given)
                 lines.append(text)
             elif kind == Kind.ENDLESS:
                 self.endless = True

@@ -30,6 +30,7 @@ class Kind(IntEnum):
     DATE = 4
     ENDLESS = 5  # the content type of a stream without an end
     REQUEST_ID = 6
+    ADDED = 7  # takes the place of a field that every response has
 
 
 class Line(NamedTuple):
@@ -41,10 +42,19 @@ class Line(NamedTuple):
 
 
 class HeaderLines(dict[tuple[bytes, bytes], Line]):
-    """Maps fields of responses to their lines. Raises ResponseError for a field that must not be sent."""
+    """Maps fields of responses to their lines. Raises ResponseError for a field that must not be sent.
+
+    `added` are names of fields that every response has: those of the application take their place.
+    """
+
+    def __init__(self, added: frozenset[bytes] = frozenset()) -> None:
+        super().__init__()
+        self._added = added
 
     def __missing__(self, header: tuple[bytes, bytes]) -> Line:
         line = _line(*header)
+        if line.kind == Kind.PLAIN and header[0].lower() in self._added:
+            line = line._replace(kind=Kind.ADDED)
         if len(line.text) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
                 self.clear()

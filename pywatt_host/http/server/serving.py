@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -73,9 +73,15 @@ class Handler(Protocol):
     def unread(self, exchange: Exchange) -> None:
         """Prepare a request that cannot be read, so that it is counted and logged."""
 
+    @property
+    def added(self) -> Sequence[tuple[bytes, bytes]]:
+        """Fields of every response that has none of that name, in lower case."""
+
 
 class AppHandler:
     """Passes each request to one application, for servers without an edge."""
+
+    added = ()
 
     def __init__(self, app: ASGIApp) -> None:
         self.websocket_app = app
@@ -102,13 +108,24 @@ class AppHandler:
 
 
 class StatusLines(dict[int, bytes]):
-    """Status lines, each with the Date that follows it. Emptied when the second changes."""
+    """Status lines, each with the Date and the fields of every response that follow it. Emptied when the second
+    changes."""
 
     date = b""
 
+    def __init__(self, added: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__()
+        self._added = {name: b"%b: %b\r\n" % (name, value) for name, value in added}
+
     def __missing__(self, status: int) -> bytes:
-        line = self[status] = b"%bdate: %b\r\n" % (STATUS_LINES[status], self.date)
+        line = self[status] = self.without(status, ())
         return line
+
+    def without(self, status: int, names: Collection[bytes]) -> bytes:
+        """The status line and the fields that follow it, except those that the response has itself."""
+        date = b"" if b"date" in names else b"date: %b\r\n" % self.date
+        added = b"".join([line for name, line in self._added.items() if name not in names])
+        return STATUS_LINES[status] + date + added
 
 
 class Serving:
@@ -137,8 +154,8 @@ class Serving:
         self.targets = Targets()
         self.request_lines: dict[bytes, RequestLine] = {}  # those that connections have read
         self.hosts = Hosts()
-        self.header_lines = HeaderLines()
-        self.status_lines = StatusLines()
+        self.header_lines = HeaderLines(frozenset(name for name, _ in handler.added))
+        self.status_lines = StatusLines(handler.added)
         self.ids: list[bytes] = []  # request ids in stock
         self._clock = RunningClock(self.period)
         self._warned: dict[str, float] = {}  # when each limit was last warned of

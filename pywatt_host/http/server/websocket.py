@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,6 +130,18 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self.close_timer is None:
             self.transport.close()
 
+    def send_500_response(self) -> None:
+        """Answer a handshake in place of the application, unless it is answered."""
+        if not self.initial_response and not self.handshake_complete:
+            self._reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
+
+    def _reject(self, status: HTTPStatus, text: str) -> None:
+        response = self.conn.reject(status, text)
+        for name, value in self.serving.handler.added:
+            response.headers[name.decode()] = value.decode()
+        self.conn.send_response(response)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+
     def _failed(self) -> None:
         if not self.handshake_complete:
             self.send_500_response()
@@ -145,10 +158,22 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.accept":
             headers = [header for header in message.get("headers", ()) if bytes(header[0]).lower() != b"date"]
             message = {**message, "headers": [*headers, (b"date", self.serving.status_lines.date)]}
-        await super().send(message)
+        if message["type"] == "websocket.close" and not self.handshake_complete and self.initial_response is None:
+            self._refuse()
+        else:
+            await super().send(message)
         if self.early and self.handshake_complete and not self.transport.is_closing():
             early, self.early = self.early, b""
             super().data_received(early)
+
+    def _refuse(self) -> None:
+        """Refuse the handshake with 403, because the application has closed the WebSocket before it accepted it."""
+        if self.disconnected:
+            raise ClientDisconnected
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        self.close_sent = self.handshake_complete = True
+        self._reject(HTTPStatus.FORBIDDEN, "")
+        self.transport.close()
 
     # Time limits ----------------------------------------------------------------------------------------------------
 

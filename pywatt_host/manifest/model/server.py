@@ -11,14 +11,17 @@ from pywatt_host.manifest.model.base import Deferred, Section, Short, key, requi
 from pywatt_host.manifest.model.workers import Reload, ReloadMode, Workers
 from pywatt_host.manifest.values import (
     Address,
+    AllowedHost,
     Bool,
     CountOrOff,
     Duration,
     DurationOrOff,
     Int,
     Listen,
+    MediaRange,
     PositiveDuration,
     Proxy,
+    ResponseHeaders,
     Size,
     SizeOrOff,
     TcpAddress,
@@ -71,6 +74,41 @@ class Cors(Section):
         (), "Response headers that a script may read.", ["X-Request-ID"], strict=False
     )
     max_age: Duration = key(600.0, "How long a browser may keep a preflight response.", "1h")
+
+
+class Compress(Section):
+    """Compression of responses with gzip, for clients that accept it."""
+
+    enabled: Bool = key(
+        True, "Whether responses are compressed. `compress: true` is short for `{enabled: true}`.", False
+    )
+    min_size: Size = key(
+        1024,
+        "Smallest body that is compressed. A response without Content-Length is compressed whatever its size.",
+        "4KiB",
+    )
+    types: tuple[MediaRange, ...] = key(
+        (
+            "text/*",
+            "application/json",
+            "application/*+json",
+            "application/x-ndjson",
+            "application/javascript",
+            "application/xml",
+            "application/*+xml",
+            "application/wasm",
+            "application/openmetrics-text",
+            "image/svg+xml",
+            "font/ttf",
+            "font/otf",
+        ),
+        "Media types that are compressed, without their parameters: `text/html`, `text/*`, `application/*+json`."
+        " Event streams never are.",
+        ["text/*", "application/json"],
+        strict=False,
+        min_length=1,
+    )
+    level: Int = key(6, "Effort of the compression: from 1, the fastest, to 9, the smallest.", 1, ge=1, le=9)
 
 
 class WebSocketLimits(Section):
@@ -220,6 +258,26 @@ class Server(Section):
         " The host removes the forwarding headers of all other clients. FORWARDED_ALLOW_IPS adds to this list.",
         ["10.0.0.0/8", "unix"],
         strict=False,
+    )
+    allowed_hosts: tuple[AllowedHost, ...] | None = key(
+        None,
+        "Names that clients may use for this host in the Host header: `name`, `*.name` for all names below one,"
+        " addresses, or `*` for any. A request with another Host is answered with 421. If omitted: any in `run`, and"
+        " loopback names in `dev` and `up`.",
+        ["www.example.com", "*.example.com"],
+        strict=False,
+        min_length=1,
+    )
+    headers: ResponseHeaders = key(
+        dict,
+        "Headers that the host puts on every response that has none of that name.",
+        {"Strict-Transport-Security": "max-age=63072000"},
+    )
+    compress: Annotated[Compress, Short(flag="enabled")] = key(
+        lambda: Compress.model_construct(enabled=False),
+        "Compression of responses with gzip: `true`, or a mapping with its options.",
+        True,
+        {"min_size": "4KiB", "level": 1},
     )
     cors: Cors | None = key(
         None,

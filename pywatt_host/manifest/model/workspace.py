@@ -13,6 +13,7 @@ from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
 from pywatt_host.manifest.values import (
+    AllowedHost,
     Int,
     PositiveDuration,
     SecretName,
@@ -28,6 +29,14 @@ class Gateway(Section):
     """One HTTP listener in front of all modules."""
 
     listen: TcpListen = key(TcpAddress("127.0.0.1", 9900), "Address that the gateway listens on.", "127.0.0.1:9900")
+    allowed_hosts: tuple[AllowedHost, ...] = key(
+        (),
+        "Names that clients may use for the gateway and the modules in the Host header, beside loopback names and the"
+        " name in `listen`: `name`, `*.name`, addresses, or `*` for any. A request with another Host is answered with"
+        " 421.",
+        ["box.lan"],
+        strict=False,
+    )
 
 
 class Dependency(Section):

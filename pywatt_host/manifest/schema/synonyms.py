@@ -14,7 +14,7 @@ from pywatt_host.manifest.model.endpoints import AutoEndpoints, EndpointOptions
 from pywatt_host.manifest.model.operations import Health, Logging, Metrics
 from pywatt_host.manifest.model.resiliency import CircuitBreaker, Policies, Resiliency, RetryPolicy, Target, Targets
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
-from pywatt_host.manifest.model.server import Cors, Limits, Server, Timeouts, WebSocketLimits
+from pywatt_host.manifest.model.server import Compress, Cors, Limits, Server, Timeouts, WebSocketLimits
 from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
 from pywatt_host.manifest.problems import near_miss
@@ -128,7 +128,24 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "transport": "channel",
         "restart_policy": "restart",
     },
-    Gateway: {"address": "listen", "bind": "listen", "host": "listen: HOST:PORT", "port": "listen: HOST:PORT"},
+    Gateway: {
+        "address": "listen",
+        "bind": "listen",
+        "host": "listen: HOST:PORT",
+        "port": "listen: HOST:PORT",
+        "hosts": "allowed_hosts",
+        "trusted_hosts": "allowed_hosts",
+    },
+    Compress: {
+        "minimum_size": "min_size",
+        "min_length": "min_size",
+        "minimum": "min_size",
+        "mime_types": "types",
+        "media_types": "types",
+        "compresslevel": "level",
+        "compression_level": "level",
+        "quality": "level",
+    },
     Secrets: {
         "names": "keys",
         "declare": "keys",
@@ -224,6 +241,15 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "ws_max_size": "limits.websocket.message",
         "ws_per_message_deflate": "limits.websocket.compression",
         "proxies": "trusted_proxies",
+        "hosts": "allowed_hosts",
+        "hostnames": "allowed_hosts",
+        "server_name": "allowed_hosts",
+        "trusted_hosts": "allowed_hosts",
+        "gzip": "compress",
+        "compression": "compress",
+        "header": "`headers`, or `limits.header` for the size of a request head",
+        "response_headers": "headers",
+        "add_header": "headers",
         "forwarded_allow_ips": "trusted_proxies",
         "log_level": "`logging.level`, outside of server",
         "root_path": "`app.route_prefix`, outside of server",

@@ -22,6 +22,7 @@ from pywatt_host.manifest.values.addresses import (
     dump_address,
     parse_address,
 )
+from pywatt_host.manifest.values.http import AllowedHost, MediaRange, ResponseHeaders
 from pywatt_host.manifest.values.names import (
     ENDPOINT_PATTERN,
     IMPORT_PATTERN,
@@ -90,6 +91,7 @@ __all__ = [
     "SIZE_PATTERN",
     "TCP_ADDRESS",
     "Address",
+    "AllowedHost",
     "Bool",
     "CountOrOff",
     "Duration",
@@ -102,6 +104,7 @@ __all__ = [
     "Int",
     "Interpolated",
     "Listen",
+    "MediaRange",
     "Method",
     "Percentage",
     "PositiveDuration",
@@ -109,6 +112,7 @@ __all__ = [
     "Proxy",
     "Rate",
     "RateLimit",
+    "ResponseHeaders",
     "SecretCapable",
     "SecretEnvText",
     "SecretName",

@@ -21,6 +21,7 @@ from pywatt_host.http.forwarding import Forwarding
 from pywatt_host.http.routes import Mount, Routes
 from pywatt_host.http.server.server import Drain, HttpServer
 from pywatt_host.http.server.serving import Bounds
+from pywatt_host.manifest.model.workspace import Gateway as GatewayManifest
 from pywatt_host.manifest.model.workspace import Workspace as WorkspaceManifest
 from pywatt_host.manifest.model.workspace import WorkspaceModule
 from pywatt_host.net.limits import LocalGate
@@ -208,5 +209,10 @@ def gateway_to(address: tuple[str, int], timeout: str = "30s") -> Gateway:
     peer.replica.announced(Announce(f"{address[0]}:{address[1]}", tuple(endpoints)))
     module = Module("module", WorkspaceModule(command=("x",)), [peer.replica])
     return Gateway(
-        {"module": module}, WorkspaceManifest(version=1, modules={"module": WorkspaceModule(command=("x",))})
+        {"module": module},
+        WorkspaceManifest(
+            version=1,
+            gateway=GatewayManifest(allowed_hosts=("*",)),
+            modules={"module": WorkspaceModule(command=("x",))},
+        ),
     )
