@@ -74,8 +74,9 @@ class Connection:
         return self.response(method)
 
     def head(self, method: str, path: str, **headers: str) -> None:
+        headers = {"Host": "localhost", **headers}
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        self.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
+        self.send(f"{method} {path} HTTP/1.1\r\n{lines}\r\n")
 
     def _more(self) -> bool:
         data = self.sock.recv(65536)

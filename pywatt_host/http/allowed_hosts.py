@@ -183,7 +183,10 @@ class AllowedOrigins:
     def __init__(self, hosts: AllowedHosts, origins: Iterable[str] = (), pattern: str | None = None) -> None:
         self._hosts = hosts
         self._origins = frozenset(origin.lower() for origin in origins)
-        self._pattern = re.compile(pattern) if pattern is not None else None
+        try:
+            self._pattern = re.compile(pattern) if pattern is not None else None
+        except re.error:
+            self._pattern = None
 
     def allow(self, headers: Headers) -> bool:
         """Whether a handshake may go on. One without Origin does not come from a browser."""

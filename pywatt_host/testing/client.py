@@ -13,12 +13,12 @@ from pywatt_host.app.state import AppState
 from pywatt_host.runtime.host import Host
 from pywatt_host.testing.exchange import ClientExchange
 from pywatt_host.testing.running import BackgroundContext
-from pywatt_host.testing.started_module import StartedModule
+from pywatt_host.testing.started_module import HOST, StartedModule
 from pywatt_host.testing.websocket import WebSocket
 
 R = TypeVar("R")
 
-BASE_URL = "http://module.test"
+BASE_URL = f"http://{HOST}"
 _HTTP = {"http_version": b"HTTP/1.1"}
 _READ_WHOLE = "pywatt.read_whole"  # the extension of a request whose response is read to its end
 _LOOP_TURNS = 3  # after these turns of the event loop, everything that has finished is in the log

@@ -26,6 +26,7 @@ from pywatt_host.types import ASGIApp, Scope
 E = TypeVar("E", ClientExchange, WebSocketSession)
 
 CLIENT = ("127.0.0.1", 50000)  # the client address that the module sees
+HOST = "module.test"  # the host of the test client's requests, which every module answers to
 _GRACE = 1.0  # seconds for requests to end after their client has disconnected, and again after they are cancelled
 
 
@@ -105,11 +106,19 @@ class StartedModule:
                 await asyncio.wait(left, timeout=_GRACE)
 
 
+def _with_test_host(manifest: Manifest) -> Manifest:
+    server = manifest.server
+    if server.allowed_hosts is None:
+        return manifest
+    server = server.model_copy(update={"allowed_hosts": (*server.allowed_hosts, HOST)})
+    return manifest.model_copy(update={"server": server})
+
+
 @asynccontextmanager
 async def started_module(setup: ModuleSetup) -> AsyncIterator[StartedModule]:
     """Run the host of a setup while the block runs. Afterwards, imports, sys.path and environment variables are
     restored."""
-    manifest = setup.manifest
+    manifest = _with_test_host(setup.manifest)
     apps = [app for app in (manifest.app, *manifest.mounts) if app is not None and not isinstance(app, DirectoryMount)]
     folders = [*(manifest.resolve(app.working_dir) for app in apps), manifest.directory]
     with (

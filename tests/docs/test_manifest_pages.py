@@ -151,8 +151,8 @@ def test_the_example_shows_the_defaults() -> None:
 
 def _said_otherwise(text: str, key: str) -> bool:
     name = key.rpartition(".")[2]
-    # Writing the section at all switches metrics on.
-    return key == "metrics.enabled" or any(
+    # Writing the section at all switches these on.
+    return key in ("metrics.enabled", "server.compress.enabled") or any(
         re.match(rf" *(- )?{name}: .*# if omitted: ", line) for line in text.splitlines()
     )
 

@@ -24,7 +24,7 @@ from tests.hosting import run
 from tests.orchestrator.conversing import Around, Peer, content_of, route
 from tests.orchestrator.test_router import ASK, Town, in_town
 from tests.orchestrator.test_up import Workspace
-from tests.processes import Project
+from tests.processes import Connection, Project
 
 # Clients of the gateway ---------------------------------------------------------------------------------------------
 
@@ -60,14 +60,44 @@ def test_no_host_header_leads_a_websocket_to_another_path_and_a_module_cannot_an
     project: Project,
 ) -> None:
     project.write("shop/main.py", SOCKETS)
-    project.write("shop/pywatt.yaml", "app: main:app\n")
+    project.write(
+        "shop/pywatt.yaml",
+        """
+        app: main:app
+        server: {allowed_hosts: [www.shop.example], cors: {allow_origins: ["https://app.example"]}}
+        """,
+    )
     project.write("unary.py", UNARY)
     workspace = Workspace(
         project, modules={"shop": {"manifest": "shop"}, "unary": {"command": [sys.executable, "unary.py"]}}
     )
     with workspace.connect() as connection:
-        for host, status in (("x", 101), ("x/_pywatt/messages?", 400), ("u:p@x", 400), ("[::1", 400), ("x:99999", 502)):
+        for host, status in (
+            ("localhost", 101),
+            ("localhost/_pywatt/messages?", 400),
+            ("u:p@localhost", 400),
+            ("[::1", 400),
+            ("localhost:99999", 502),
+            ("evil.example", 421),
+        ):
             assert websocket_status(workspace, host) == status, host
+        # A page of another site: refused by the module with a manifest, and by the gateway for the other.
+        for path, origin, status in (
+            ("/shop/ws", "https://evil.example", 403),
+            ("/shop/ws", "http://localhost:5173", 101),
+            ("/shop/ws", "https://app.example", 101),
+            ("/unary/ws", "https://evil.example", 403),
+        ):
+            assert websocket_status(workspace, "localhost", path, f"Origin: {origin}") == status, (path, origin)
+        evil = connection.request("GET", "/unary/200", Host="evil.example")
+        assert evil.status == 421
+        assert "gateway.allowed_hosts" in evil.json()["detail"]
+        assert connection.request("GET", "/livez", Host="evil.example").status == 200
+        (shop,) = workspace.modules()["shop"]
+        with Connection(shop["listen"]) as direct:
+            assert direct.request("GET", "/", Host="evil.example").status == 421
+            assert direct.request("GET", "/health", Host="evil.example").status == 200
+            assert direct.request("GET", "/health").status == 200
         assert connection.request("GET", "/unary/100").status == 502
         assert connection.request("GET", "/unary/999").status == 502
         assert connection.request("GET", "/unary/204").status == 204
@@ -122,11 +152,12 @@ for line in sys.stdin:
 """
 
 
-def websocket_status(workspace: Workspace, host: str) -> int:
+def websocket_status(workspace: Workspace, host: str, path: str = "/shop/ws", *fields: str) -> int:
     with workspace.connect() as connection:
+        more = "".join(f"{field}\r\n" for field in fields)
         connection.send(
-            b"GET /shop/ws HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n" % host.encode()
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{more}"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         return connection.response_head()[0]
 

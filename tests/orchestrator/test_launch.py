@@ -9,10 +9,11 @@ from pywatt_host.orchestrator.launch import module_launch
 
 WORKSPACE = Workspace.model_validate(
     {
+        "gateway": {"allowed_hosts": ["box.lan"]},
         "modules": {
             "ours": {"manifest": "users/pywatt.yaml", "profile": "dev", "env": {"MODE": "x", "PYWATT__A": "y"}},
             "theirs": {"command": ["./program", "-v"], "working_dir": "legacy"},
-        }
+        },
     }
 )
 
@@ -33,6 +34,7 @@ def test_no_module_inherits_a_secret_or_a_variable_for_up_itself() -> None:
         "PYWATT_MODULE_ID": "ours",
         "FORWARDED_ALLOW_IPS": "127.0.0.1",
         "PYWATT_DEV_SERVICES": str(WORKSPACE.directory),
+        "PYWATT_LOCAL_HOSTS": "box.lan,127.0.0.1,ours",
     }
     theirs = module_launch("theirs", WORKSPACE.modules["theirs"], WORKSPACE, environ, ["TOKEN"])
     assert dict(theirs.environ) == {"PATH": "/bin", "PYWATT_MODULE_ID": "theirs"}

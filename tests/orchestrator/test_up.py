@@ -119,7 +119,7 @@ def test_modules_of_all_shapes_live_together(project: Project, users: dict[str, 
     assert {module["id"] for module in workspace.ready()["modules"]} == {"users", "rusty", "carriage", "snake"}
     host = workspace.ready()["listen"][0].removeprefix("http://")
     # The gateway: by name and by announced path, streamed, and nothing that is the operator's.
-    assert workspace.get("/users/x") == (200, "127.0.0.1 http x")
+    assert workspace.get("/users/x") == (200, "127.0.0.1 http localhost")
     assert workspace.get("/hello") == (200, "snake has /hello")
     status, seen = workspace.get("/carriage/things/7?q=1")
     headers = json.loads(seen)["headers"]

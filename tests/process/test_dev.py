@@ -110,6 +110,24 @@ def test_a_request_that_is_sent_while_it_starts_again_is_answered(dev: Callable[
         assert connection.response().body == b"GET /meanwhile"
 
 
+def test_another_host_is_421_and_no_page_of_another_site_reads_why_the_code_fails(dev: Callable[..., Dev]) -> None:
+    running = dev()
+    address = running.address
+    with Connection(address) as connection:
+        refused = connection.request("GET", "/x", Host="evil.example")
+        assert refused.status == 421
+        assert "server.allowed_hosts" in refused.json()["detail"]
+        for name in ("localhost:3000", "app.localhost", "127.0.0.1", "[::1]"):
+            assert connection.request("GET", "/x", Host=name).status == 200, name
+    running.edit("main.py", lambda text: text + "\nraise ValueError('no luck')\n")
+    running.next("not serving until a file changes")
+    for name, status, told in (("evil.example", 421, False), ("localhost", 503, True)):
+        with Connection(address) as connection:
+            answer = connection.request("GET", "/x", Host=name)
+            assert answer.status == status
+            assert ("no luck" in answer.body.decode()) is told
+
+
 def test_a_broken_import_is_a_503_with_the_reason_until_it_is_mended(dev: Callable[..., Dev]) -> None:
     running = dev()
     address = running.address

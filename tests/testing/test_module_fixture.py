@@ -76,6 +76,13 @@ def test_a_manifest_is_named_by_its_file_its_folder_or_an_import_path(
     assert pywatt_module("tests.hosting:hello", overrides={"app.interface": "asgi"}).get("/y").text == "GET /y"
 
 
+def test_a_module_with_a_list_of_hosts_answers_to_its_test_client(pywatt_module: PywattModule) -> None:
+    client = pywatt_module("tests.hosting:hello", overrides={"server.allowed_hosts": ["www.example.com"]})
+    assert client.get("/x").text == "GET /x"
+    assert client.get("/x", headers={"host": "www.example.com"}).status_code == 200
+    assert client.get("/x", headers={"host": "evil.example"}).status_code == 421
+
+
 def test_what_is_no_module_is_refused_with_a_line_that_says_so(pywatt_module: PywattModule, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a manifest\. Import its decorated function"):
         pywatt_module(write(tmp_path, "main.py", ""))

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -102,19 +102,20 @@ class GatewayLines(logging.Handler):
         self._lines.add(f"gateway: {method}", str(path), status, found.get("reason", ""), request_id)
 
 
-def edge_of(app: ASGIApp, lines: Lines) -> Edge:
-    """An edge as a host makes it for an application without endpoints in its manifest."""
+def edge_of(app: ASGIApp, lines: Lines, more_mounts: Sequence[Mount] = (), **more: Any) -> Edge:
+    """An edge as a host makes it for an application without endpoints in its manifest. `more` overrides its parts."""
     keys = {"body": "server.limits.body"}
     table: Table[Plan] = Table()
     table.add("/small", ("*",), Plan("/small", NoCells(), body=SMALL, keys=keys))
-    return Edge(
-        mounts=[Mount("/", app, False, {})],
-        routes=Routes(table, False, Plan("unmatched", NoCells(), body=BODY, keys=keys)),
-        host_paths={},
-        forwarding=Forwarding([]),
-        access_log=lines,
-        concurrency=LocalGate(2000),
-    )
+    parts: dict[str, Any] = {
+        "mounts": [Mount("/", app, False, {}), *more_mounts],
+        "routes": Routes(table, False, Plan("unmatched", NoCells(), body=BODY, keys=keys)),
+        "host_paths": {},
+        "forwarding": Forwarding([]),
+        "access_log": lines,
+        "concurrency": LocalGate(2000),
+    }
+    return Edge(**{**parts, **more})
 
 
 def listener() -> Listener:
@@ -124,13 +125,17 @@ def listener() -> Listener:
 class Served:
     """A server that runs, and what it has seen and logged."""
 
-    def __init__(self, target: str, loop: Callable[[], asyncio.AbstractEventLoop] | None, bounds: Bounds) -> None:
+    def __init__(
+        self, target: str, loop: Callable[[], asyncio.AbstractEventLoop] | None, bounds: Bounds, **edge: Any
+    ) -> None:
+        """`edge` are parts of the edge: see `edge_of`."""
         self.target = target
         self.bounds = bounds
         # The gateway adds fields to heads.
         self.module_bounds = replace(bounds, header_bytes=2 * bounds.header_bytes) if target == "gateway" else bounds
         self.app = Application()
         self.lines = Lines()
+        self.edge = edge_of(self.app, self.lines, **edge)
         self.gateway_log = GatewayLines(self.lines)
         self.address: tuple[str, int] = ("", 0)
         self.module_address: tuple[str, int] = ("", 0)
@@ -175,7 +180,7 @@ class Served:
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(TaskGroup())
             self.module_address = self.address = await stack.enter_async_context(
-                self._serving(edge_of(self.app, self.lines), tasks, self.module_bounds)
+                self._serving(self.edge, tasks, self.module_bounds)
             )
             if self.target == "gateway":
                 gateway = gateway_to(self.module_address)
