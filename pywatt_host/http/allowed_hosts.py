@@ -17,7 +17,7 @@ LOCAL_HOSTS = "PYWATT_LOCAL_HOSTS"  # by this variable, `dev` and `up` name furt
 KEY = "server.allowed_hosts"
 ORIGIN_REFUSED = "the Origin of a WebSocket (server.cors.allow_origins)"
 
-_REMEMBERED = 4096  # values of Host whose verdict is remembered
+_REMEMBERED = 4096  # fields that are remembered
 _LONGEST_REMEMBERED = 256  # bytes of such a value
 _LOOPBACK_NAMES = ("localhost", "*.localhost")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@/?#\\\s]+)(?::[0-9]*)?").fullmatch
@@ -69,7 +69,6 @@ class AllowedHosts:
         self._loopback = loopback
         self._names = frozenset(host_name(pattern) for pattern in patterns if not pattern.startswith("*"))
         self._endings = tuple(pattern[1:] for pattern in patterns if pattern.startswith("*."))
-        self._verdicts: dict[bytes, bool] = {}
 
     def host_allowed(self, host: str) -> bool:
         """Whether a Host, with or without a port, is one of those."""
@@ -80,14 +79,6 @@ class AllowedHosts:
             return False
         return name in self._names or name.endswith(self._endings) or (self._loopback and _is_loopback(name))
 
-    def first_allowed(self, headers: Headers) -> bool:
-        """Whether the Host among the headers is allowed. There is at most one; without one, nothing is allowed."""
-        for name, value in headers:
-            if name == b"host":
-                verdict = self._verdicts.get(value)
-                return self._judge(value) if verdict is None else verdict
-        return self.any
-
     def all_allowed(self, headers: Headers) -> bool:
         """Whether there is a Host, and each Host and each X-Forwarded-Host is allowed. The second is there only from a
         trusted proxy, and may be a list."""
@@ -97,7 +88,7 @@ class AllowedHosts:
         for name, value in headers:
             if name == b"host":
                 found = True
-                if not self._judge(value):
+                if not self.host_allowed(value.decode("latin-1")):
                     return False
             elif name == b"x-forwarded-host" and not all(map(self.host_allowed, _elements(value))):
                 return False
@@ -113,16 +104,6 @@ class AllowedHosts:
                     if not (self.host_allowed(each) or _is_address(host) or _is_loopback(host)):
                         return False
         return True
-
-    def _judge(self, value: bytes) -> bool:
-        verdict = self._verdicts.get(value)
-        if verdict is None:
-            verdict = self.host_allowed(value.decode("latin-1"))
-            if len(value) <= _LONGEST_REMEMBERED:
-                if len(self._verdicts) >= _REMEMBERED:
-                    self._verdicts.clear()
-                self._verdicts[value] = verdict
-        return verdict
 
 
 def _elements(value: bytes) -> list[str]:
@@ -160,16 +141,25 @@ class HostCheck:
         self._hosts = hosts
         self._probes, self._addresses = frozenset(probes), frozenset(addresses)
         self._refusal = Refusal(421, key)
+        self.known: set[tuple[bytes, bytes]] = set()  # Host fields that are allowed, as they were sent
 
-    def refusal(self, scope: Scope, path: str, *, forwarded: bool) -> Refusal | None:
-        """The refusal of a request; None where its host is allowed. `forwarded`: it may have several fields that name
-        its host."""
-        hosts, headers = self._hosts, scope["headers"]
-        if hosts.all_allowed(headers) if forwarded else hosts.first_allowed(headers):
+    def refusal(self, scope: Scope, path: str) -> Refusal | None:
+        """The refusal of a request; None where its host is allowed. Forwarding headers of clients that are no trusted
+        proxies have to be removed before."""
+        headers = scope["headers"]
+        if self._hosts.all_allowed(headers):
+            self._remember(headers)
             return None
-        if path in self._probes or (path in self._addresses and hosts.no_foreign_name(headers)):
+        if path in self._probes or (path in self._addresses and self._hosts.no_foreign_name(headers)):
             return None
         return self._refusal
+
+    def _remember(self, headers: Headers) -> None:
+        field = headers[0] if headers else (b"", b"")
+        if field[0] == b"host" and len(field[1]) <= _LONGEST_REMEMBERED:
+            if len(self.known) >= _REMEMBERED:
+                self.known.clear()
+            self.known.add(field)
 
 
 class AllowedOrigins:

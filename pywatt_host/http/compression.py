@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -73,7 +73,7 @@ class Compression:
 
     def decide(self, scope: Scope, status: int, headers: Any) -> Coded:
         """What becomes of a response with this head."""
-        return self._coding.of(scope, status, [(name, value) for name, value in headers])
+        return self._coding.of(scope, status, headers if isinstance(headers, list) else list(headers))
 
     def stream(self) -> zlib._Compress:
         """A compressor for one body."""
@@ -119,35 +119,32 @@ class _Response:
         self._decision: Coded | None = None  # of a response that is coded
         self._stream: zlib._Compress | None = None  # once a body is being compressed
         self._left: int | None = None  # bytes that the application has still to send, by its Content-Length
-        self._bodiless = scope["method"] == "HEAD"
 
-    async def send(self, message: Message) -> None:
-        """Take a message of the application."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take a message of the application. Returns the coroutine of the server where there is nothing to do."""
         kind = message["type"]
         if kind == "http.response.start":
-            await self._start(message)
-        elif kind != "http.response.body":
-            await self._send(message)
-        elif self._held is not None:
-            await self._first(self._held, message)
-        elif self._stream is not None:
-            await self._continue(message)
-        else:
-            await self._send(message)
+            return self._start(message)
+        if kind == "http.response.body":
+            if self._held is not None:
+                return self._first(self._held, message)
+            if self._stream is not None:
+                return self._continue(message)
+        return self._send(message)
 
-    async def _start(self, message: Message) -> None:
+    def _start(self, message: Message) -> Awaitable[None]:
         if self._held is not None:
             raise RuntimeError("http.response.start was sent twice")
         decision = self._compression.decide(self._scope, message["status"], message.get("headers", ()))
         if decision.coded is None:
-            await self._send({**message, "headers": decision.headers})
-        elif self._bodiless:
-            await self._send({**message, "headers": decision.coded})
-        elif decision.length is None:
+            return self._send({**message, "headers": decision.headers})
+        if self._scope["method"] == "HEAD":
+            return self._send({**message, "headers": decision.coded})
+        if decision.length is None:
             self._stream = self._compression.stream()
-            await self._send({**message, "headers": decision.coded})
-        else:
-            self._held, self._decision, self._left = message, decision, decision.length
+            return self._send({**message, "headers": decision.coded})
+        self._held, self._decision, self._left = message, decision, decision.length
+        return _nothing()
 
     async def _first(self, start: Message, message: Message) -> None:
         """Take the first part of the body of a response whose start is held."""
@@ -181,3 +178,7 @@ class _Response:
                 raise RuntimeError("the body has another length than its Content-Length says")
         async for part, going_on in self._compression.parts(self._stream, body, more=more):
             await self._send({"type": "http.response.body", "body": part, "more_body": going_on})
+
+
+async def _nothing() -> None:
+    return

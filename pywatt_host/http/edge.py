@@ -140,8 +140,10 @@ class Edge:
                 client = scope["client"]
                 if client is not None:
                     exchange.client = client[0]
-            if self._hosts is not None:
-                refusal = self._hosts.refusal(scope, exchange.path, forwarded=exchange.forwarded)
+            hosts = self._hosts
+            # The head has one Host, which is mostly its first field.
+            if hosts is not None and (exchange.forwarded or scope["headers"][0] not in hosts.known):
+                refusal = hosts.refusal(scope, exchange.path)
                 if refusal is not None:
                     exchange.plan = self._unmatched
                     exchange.refuse_now(refusal)
@@ -212,7 +214,7 @@ class Edge:
                 exchange.entered(exchange)
         misdirected = None
         if self._hosts is not None:
-            misdirected = self._hosts.refusal(scope, exchange.path, forwarded=True)
+            misdirected = self._hosts.refusal(scope, exchange.path)
         if scope["type"] != "http":
             await self._websocket(scope, receive, exchange, misdirected)
             return

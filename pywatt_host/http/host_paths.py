@@ -94,7 +94,7 @@ class HostPathsApp:
             await send({"type": "websocket.close", "code": 1008})
             return
         answering = self._own.get(scope["path"])
-        if self._hosts is not None and self._hosts.refusal(scope, scope["path"], forwarded=True) is not None:
+        if self._hosts is not None and self._hosts.refusal(scope, scope["path"]) is not None:
             await send_problem(send, 421)
         elif answering is None:
             await send_problem(send, 404)

@@ -83,7 +83,7 @@ class Gateway:
         if scope["type"] == "http" and scope["path"] in _OWN_PATHS:
             await self._health(scope, send)
             return
-        if self._hosts.refusal(scope, scope["path"], forwarded=False) is not None:
+        if self._hosts.refusal(scope, scope["path"]) is not None:
             await self._refuse(scope, receive, send, 421, _MISDIRECTED)
             return
         found = self._find(scope)

@@ -28,6 +28,13 @@ def host(*values: str, forwarded: str = "") -> Headers:
     return headers + ([(b"x-forwarded-host", forwarded.encode())] if forwarded else [])
 
 
+def refused(check: HostCheck, path: str, *hosts: str, first: bool = False) -> int:
+    """The status of a refusal; 0 for a request that is not refused. `first`: Host is the first field."""
+    headers = host(*hosts)[first:]
+    refusal = check.refusal({"type": "http", "headers": headers}, path)
+    return refusal.status if refusal is not None else 0
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [
@@ -76,9 +83,7 @@ def test_hosts_are_compared_without_port_case_and_final_dot(value: str, name: st
 )
 def test_names_patterns_and_addresses_are_allowed(value: str, allowed: bool) -> None:
     assert LISTED.host_allowed(value) is allowed
-    for _ in range(2):  # the second time, the verdict is remembered
-        assert LISTED.first_allowed(host(value)) is allowed
-        assert LISTED.all_allowed(host(value)) is allowed
+    assert LISTED.all_allowed(host(value)) is allowed
 
 
 @pytest.mark.parametrize(
@@ -106,13 +111,11 @@ def test_loopback_names_are_those_that_no_other_machine_has(value: str, allowed:
 def test_an_asterisk_allows_every_host_and_none() -> None:
     everything = AllowedHosts(["a.example", "*"])
     assert everything.any
-    assert everything.first_allowed([])
     assert everything.all_allowed([])
     assert everything.host_allowed("evil.example")
 
 
 def test_a_request_without_host_is_not_allowed() -> None:
-    assert not LISTED.first_allowed([])
     assert not LISTED.all_allowed([])
 
 
@@ -125,14 +128,16 @@ def test_each_host_and_each_forwarded_host_has_to_be_allowed() -> None:
     assert not LISTED.all_allowed([(b"x-forwarded-host", b"www.example.com")])
 
 
-def test_the_table_of_verdicts_is_bounded() -> None:
-    hosts = AllowedHosts(["a"])
+def test_the_hosts_that_are_remembered_are_allowed_and_bounded() -> None:
+    check = HostCheck(AllowedHosts(["*.example.com"]))
     for number in range(10_000):
-        assert not hosts.first_allowed(host(f"h{number}"))
-    assert len(hosts._verdicts) <= 4096
-    hosts = AllowedHosts(["a"])
-    assert not hosts.first_allowed(host("x" * 10_000))
-    assert hosts._verdicts == {}
+        assert refused(check, "/", f"h{number}.example.com", first=True) == 0
+        assert refused(check, "/", f"h{number}.example", first=True) == 421
+    assert 0 < len(check.known) <= 4096
+    assert all(value.endswith(b".example.com") for _, value in check.known)
+    check = HostCheck(AllowedHosts(["*.example.com"]))
+    assert refused(check, "/", "x" * 300 + ".example.com", first=True) == 0
+    assert check.known == set()
 
 
 def test_a_page_of_another_site_has_a_name() -> None:
@@ -147,8 +152,7 @@ def test_probes_are_open_to_every_host_and_metrics_to_addresses() -> None:
     check = HostCheck(LISTED, ["/health"], ["/metrics"])
 
     def status(path: str, *hosts: str) -> int:
-        refusal = check.refusal({"type": "http", "headers": host(*hosts)}, path, forwarded=False)
-        return refusal.status if refusal is not None else 0
+        return refused(check, path, *hosts)
 
     assert [status(path, "evil.example") for path in ("/health", "/metrics", "/")] == [0, 421, 421]
     assert [status(path, "10.9.9.9:80") for path in ("/health", "/metrics", "/")] == [0, 0, 421]

@@ -101,7 +101,7 @@ def test_what_must_not_be_coded_is_left_as_it_is(status: int, headers: Headers) 
 @pytest.mark.parametrize("status", [200, 201, 404, 500])
 def test_types_and_patterns_of_types_are_coded(kind: bytes, status: int) -> None:
     decision = decided(status, (b"Content-Type", kind), (b"Content-Length", b"1024"), (b"accept-ranges", b"bytes"))
-    assert decision.coded == [(b"content-type", kind), (b"vary", b"Accept-Encoding"), (b"content-encoding", b"gzip")]
+    assert decision.coded == [(b"Content-Type", kind), (b"vary", b"Accept-Encoding"), (b"content-encoding", b"gzip")]
     assert decision.length == 1024
 
 

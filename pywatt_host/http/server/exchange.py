@@ -248,22 +248,22 @@ class ServerExchange(Exchange):
         except (KeyError, TypeError):
             raise ResponseError(f"invalid HTTP status: {status!r}") from None
         known = serving.header_lines
-        declared, given = _NO_LENGTH, None
+        declared, own = _NO_LENGTH, 0
         for header in headers:
             if header.__class__ is not tuple:
                 header = tuple(header)
-            text, kind, length = known[header]
+            text, kind, number = known[header]
             if not kind:
                 lines.append(text)
             elif kind == Kind.LENGTH:
-                if declared not in (_NO_LENGTH, length):
+                if declared not in (_NO_LENGTH, number):
                     raise ResponseError("two different Content-Length headers")
                 if declared == _NO_LENGTH and status != 204:
                     lines.append(text)
-                declared = length
-            elif kind == Kind.DATE or kind == Kind.ADDED:
-                given = [*(given or ()), text.partition(b":")[0]]
-                lines[0] = serving.status_lines.without(status, given)
+                declared = number
+            elif kind == Kind.ADDED:
+                own |= number
+                lines[0] = serving.status_lines[status, own]
                 lines.append(text)
             elif kind == Kind.ENDLESS:
                 self.endless = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -27,18 +28,18 @@ class Kind(IntEnum):
     LENGTH = 1
     DROPPED = 2  # the connection decides about these
     CLOSES = 3
-    DATE = 4
     ENDLESS = 5  # the content type of a stream without an end
     REQUEST_ID = 6
-    ADDED = 7  # takes the place of a field that every response has
+    ADDED = 7  # takes the place of a field that every response has, such as Date
 
 
 class Line(NamedTuple):
-    """A field as it is sent, with its line end. `length` is the number of a Content-Length."""
+    """A field as it is sent, with its line end. `number` is that of a Content-Length; of a field that takes the place
+    of one in the status line (`StatusLines`), it is the bit of that."""
 
     text: bytes
     kind: Kind
-    length: int = 0
+    number: int = 0
 
 
 class HeaderLines(dict[tuple[bytes, bytes], Line]):
@@ -47,19 +48,25 @@ class HeaderLines(dict[tuple[bytes, bytes], Line]):
     `added` are names of fields that every response has: those of the application take their place.
     """
 
-    def __init__(self, added: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, added: Sequence[bytes] = ()) -> None:
         super().__init__()
-        self._added = added
+        self._bits = bits_of(added)
 
     def __missing__(self, header: tuple[bytes, bytes]) -> Line:
         line = _line(*header)
-        if line.kind == Kind.PLAIN and header[0].lower() in self._added:
-            line = line._replace(kind=Kind.ADDED)
+        bit = self._bits.get(header[0].lower(), 0)
+        if bit:
+            line = line._replace(kind=Kind.ADDED, number=bit)
         if len(line.text) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
                 self.clear()
             self[header] = line
         return line
+
+
+def bits_of(added: Iterable[bytes]) -> dict[bytes, int]:
+    """A bit for each field that every response has: Date, and those that are added."""
+    return {name: 1 << number for number, name in enumerate((b"date", *added))}
 
 
 def _line(name: bytes, value: bytes) -> Line:
@@ -79,8 +86,6 @@ def _line(name: bytes, value: bytes) -> Line:
         kind = Kind.DROPPED
     elif name == b"connection":
         kind = Kind.CLOSES if b"close" in [token.strip().lower() for token in value.split(b",")] else Kind.DROPPED
-    elif name == b"date":
-        kind = Kind.DATE
     elif name == b"x-request-id":
         kind = Kind.REQUEST_ID
     elif name == b"content-type" and value.lower().startswith(_ENDLESS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -13,7 +13,7 @@ from pywatt_host.http.exchange import Exchange, Refusal
 from pywatt_host.http.forwarding import FORGEABLE
 from pywatt_host.http.request_head import new_request_ids
 from pywatt_host.http.server.head import FieldNames, Hosts, Targets
-from pywatt_host.http.server.response import STATUS_LINES, HeaderLines
+from pywatt_host.http.server.response import STATUS_LINES, HeaderLines, bits_of
 from pywatt_host.observability.running_clock import RunningClock
 from pywatt_host.types import ASGIApp
 
@@ -107,25 +107,23 @@ class AppHandler:
         return
 
 
-class StatusLines(dict[int, bytes]):
-    """Status lines, each with the Date and the fields of every response that follow it. Emptied when the second
-    changes."""
+class StatusLines(dict[int | tuple[int, int], bytes]):
+    """Status lines, each with the Date and the fields of every response that follow it. The key is a status; for a
+    response that has some of these fields itself, it is the status and their bits. Emptied when the second changes."""
 
     date = b""
 
     def __init__(self, added: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__()
-        self._added = {name: b"%b: %b\r\n" % (name, value) for name, value in added}
+        self._added = dict(added)
+        self._bits = bits_of(self._added)
 
-    def __missing__(self, status: int) -> bytes:
-        line = self[status] = self.without(status, ())
+    def __missing__(self, key: int | tuple[int, int]) -> bytes:
+        status, own = key if isinstance(key, tuple) else (key, 0)
+        fields = {b"date": self.date, **self._added}
+        lines = [b"%b: %b\r\n" % field for field in fields.items() if not own & self._bits[field[0]]]
+        line = self[key] = STATUS_LINES[status] + b"".join(lines)
         return line
-
-    def without(self, status: int, names: Collection[bytes]) -> bytes:
-        """The status line and the fields that follow it, except those that the response has itself."""
-        date = b"" if b"date" in names else b"date: %b\r\n" % self.date
-        added = b"".join([line for name, line in self._added.items() if name not in names])
-        return STATUS_LINES[status] + date + added
 
 
 class Serving:
@@ -154,7 +152,7 @@ class Serving:
         self.targets = Targets()
         self.request_lines: dict[bytes, RequestLine] = {}  # those that connections have read
         self.hosts = Hosts()
-        self.header_lines = HeaderLines(frozenset(name for name, _ in handler.added))
+        self.header_lines = HeaderLines([name for name, _ in handler.added])
         self.status_lines = StatusLines(handler.added)
         self.ids: list[bytes] = []  # request ids in stock
         self._clock = RunningClock(self.period)
