@@ -14,6 +14,7 @@ import pytest
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.model.workspace import Dependency
+from pywatt_host.manifest.model.workspace import Gateway as WorkspaceGateway
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.gateway import Gateway
 from pywatt_host.orchestrator.module import Module
@@ -323,6 +324,7 @@ def test_a_request_that_the_old_process_refuses_goes_to_its_successor(monkeypatc
             timeouts=SimpleNamespace(request=1.0),
             logging=Logging(),
             limits=SimpleNamespace(frame=1024**2),
+            gateway=WorkspaceGateway(),
         )
         gateway = Gateway(town.modules, workspace)
         asked: list[Replica] = []
@@ -340,7 +342,7 @@ def test_a_request_that_the_old_process_refuses_goes_to_its_successor(monkeypatc
             return True
 
         monkeypatch.setattr(gateway, "_handled", handled)
-        answer = await Call(gateway, http_scope("GET", "/a/x")).answer()
+        answer = await Call(gateway, http_scope("GET", "/a/x", [("Host", "localhost")])).answer()
         assert (answer.status, asked) == (204, [old, successor])
 
     in_town(test, "a")
