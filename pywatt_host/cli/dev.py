@@ -142,13 +142,13 @@ class _ConfigReader:
         self._tell_of_workers(manifest)
         listening = [address.host for address in manifest.server.listen if isinstance(address, TcpAddress)]
         names = named_in(listening)
-        os.environ[LOCAL_HOSTS] = ",".join(names)  # for the child, which checks Host
         hosts = AllowedHosts([*(manifest.server.allowed_hosts or ()), *names], loopback=True)
         watched = watched_files(manifest, env_file=env_file or beside, ignored=self.ignored)
         script = self.selection.script()
         if script is not None:
             watched = replace(watched, files=watched.files | {script.path.resolve()})
-        return DevConfig(listen_addresses(manifest), watched, tuple(self._arguments(manifest, env_file)), hosts)
+        arguments = tuple(self._arguments(manifest, env_file))
+        return DevConfig(listen_addresses(manifest), watched, arguments, hosts, {LOCAL_HOSTS: ",".join(names)})
 
     def _tell_of_workers(self, manifest: Manifest) -> None:
         server = manifest.server

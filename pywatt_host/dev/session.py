@@ -7,7 +7,7 @@ import importlib.util
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,12 +33,13 @@ _ADDED = 1  # watchfiles.Change.added
 @dataclass(frozen=True, slots=True)
 class DevConfig:
     """What the manifest says about one start: where to listen, which files to watch, the arguments of the child,
-    without those for the sockets, and the hosts that are answered to."""
+    without those for the sockets, the hosts that are answered to, and what the environment of the child has more."""
 
     addresses: ListenAddresses
     watched: WatchedFiles
     arguments: tuple[str, ...]
     hosts: AllowedHosts
+    environ: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,9 @@ class DevSession:
             key: [listener.sock.fileno() for listener in listeners]
             for key, listeners in self._listeners.by_key().items()
         }
-        self._child = child = await ServingChild.start([*config.arguments, *overrides], descriptors, announce=announce)
+        self._child = child = await ServingChild.start(
+            [*config.arguments, *overrides], descriptors, announce=announce, environ=config.environ
+        )
         self._follower = asyncio.get_running_loop().create_task(self._follow(child))
 
     async def _follow(self, child: ServingChild) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pywatt_host.supervision.child import Child
 from pywatt_host.supervision.launch import path_options
@@ -57,16 +59,23 @@ class ServingChild:
 
     @classmethod
     async def start(
-        cls, arguments: Sequence[str], descriptors: Mapping[str, Sequence[int]], *, announce: bool = True
+        cls,
+        arguments: Sequence[str],
+        descriptors: Mapping[str, Sequence[int]],
+        *,
+        announce: bool = True,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> ServingChild:
         """Start PROGRAM with the arguments of `run`. The child inherits standard input, output and error, and the
-        `descriptors` of listening sockets by manifest key. With `announce` it prints the ready line."""
+        `descriptors` of listening sockets by manifest key. With `announce` it prints the ready line. `environ` is added
+        to the environment that the child inherits."""
         ours, theirs = socket.socketpair()
         with theirs:
             setup = {"parent": theirs.fileno(), "announces": announce, "listening": descriptors}
             child = await Child.start(
                 [sys.executable, *path_options(), "-m", PROGRAM, json.dumps(setup), *arguments],
                 pass_fds=(theirs.fileno(), *(fd for each in descriptors.values() for fd in each)),
+                env={**os.environ, **environ},
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=_MAX_EVENT_BYTES)
         return cls(child, reader, writer)
