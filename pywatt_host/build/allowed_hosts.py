@@ -26,18 +26,20 @@ class HostsOf:
         """The check of the public listeners; None where any host is allowed."""
         if self.allowed.any:
             return None
-        health, metrics, http = self._manifest.health, self._manifest.metrics, self._manifest.channels.http
-        probes = [health.path, health.liveness, health.readiness] if health.enabled else []
-        if http is not None:  # modules send messages to an address; the path takes no request of a browser
-            probes.append(http.path)
-        return HostCheck(self.allowed, probes, [metrics.path] if metrics.enabled else [])
+        manifest, http = self._manifest, self._manifest.channels.http
+        # Modules send messages to an address. The path takes no request of a browser.
+        every = [http.path] if http is not None else []
+        addresses: list[str] = []
+        if manifest.server.admin is None:
+            every += _probes(manifest) if manifest.health.enabled else []
+            addresses += [manifest.metrics.path] if manifest.metrics.enabled else []
+        return HostCheck(self.allowed, every, addresses)
 
     def admin_check(self) -> HostCheck | None:
         """The check of the admin listener, whose names are not those of the public one."""
         if not self.local:
             return None
-        health, metrics = self._manifest.health, self._manifest.metrics
-        paths = (health.path, health.liveness, health.readiness, metrics.path)
+        paths = [*_probes(self._manifest), self._manifest.metrics.path]
         return HostCheck(AllowedHosts(self._further, loopback=True), addresses=paths)
 
     def origins(self) -> AllowedOrigins | None:
@@ -48,3 +50,8 @@ class HostsOf:
         if cors is None:
             return AllowedOrigins(self.allowed)
         return AllowedOrigins(self.allowed, cors.allow_origins, cors.allow_origin_regex)
+
+
+def _probes(manifest: Manifest) -> list[str]:
+    health = manifest.health
+    return [health.path, health.liveness, health.readiness]

@@ -40,6 +40,8 @@ _RETRY_AFTER = [(b"retry-after", b"1")]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_PATHS = frozenset({"/health", "/livez", "/readyz"})
 _HOSTS_KEY = "gateway.allowed_hosts"
+_ORIGIN = "the Origin of a WebSocket"
+_FOREIGN_PAGE = "A page of another site may not open a WebSocket here."
 _MISDIRECTED = f"The gateway does not answer to this Host: add its name to {_HOSTS_KEY} in wattson.yaml."
 # Bytes of a frame for each byte of a body (PROTOCOL: byte numbers), and for the rest of the message.
 _FRAME_SHARE, _FRAME_REST = 4, 64 * 1024
@@ -84,7 +86,7 @@ class Gateway:
             await self._health(scope, send)
             return
         if self._hosts.refusal(scope, scope["path"]) is not None:
-            await self._refuse(scope, receive, send, 421, _MISDIRECTED)
+            await self._refuse(scope, receive, send, 421, _MISDIRECTED, reason=_HOSTS_KEY)
             return
         found = self._find(scope)
         if isinstance(found, NoPlace):
@@ -93,7 +95,7 @@ class Gateway:
         elif scope["type"] == "websocket":
             # A module with a manifest checks the origin itself, since `server.cors` may allow it.
             if found.module.declared.manifest is None and not self._origins.allow(scope["headers"]):
-                await self._refuse(scope, receive, send, 403, "A page of another site may not open a WebSocket here.")
+                await self._refuse(scope, receive, send, 403, _FOREIGN_PAGE, reason=_ORIGIN)
                 return
             await self._websocket(found, scope, receive, send)
         else:
@@ -294,9 +296,10 @@ class Gateway:
         status: int,
         detail: str = "",
         headers: Sequence[tuple[bytes, bytes]] = (),
+        reason: str = "",
     ) -> None:
         """Answer in place of a module, and log the request: modules log those that reach them."""
-        self.log.refused(scope, status)
+        self.log.refused(scope, status, reason)
         if scope["type"] == "websocket":
             await receive()
             await refuse_websocket(send, scope.get("extensions"), status, detail)

@@ -25,10 +25,11 @@ class GatewayLog:
         self._enabled = settings.enabled
         self._unlogged = tuple(f"{path.rstrip('/')}/" for path in settings.exclude)
 
-    def refused(self, scope: Scope, status: int) -> None:
-        """The gateway answers with this status."""
-        client = scope["client"][0] if scope.get("client") else ""
-        self._write(scope.get("method", "WEBSOCKET"), scope["path"], status, {"client": client})
+    def refused(self, scope: Scope, status: int, reason: str = "") -> None:
+        """The gateway answers with this status, because of a key or a rule where there is a `reason`."""
+        more = {"client": scope["client"][0] if scope.get("client") else ""}
+        more |= {"reason": reason} if reason else {}
+        self._write(scope.get("method", "WEBSOCKET"), scope["path"], status, more)
 
     def finished(self, exchange: Exchange) -> None:
         """A request has finished. It has a reason where the server has answered it, or has ended its connection."""

@@ -342,6 +342,7 @@ def test_under_dev_the_admin_listener_answers_to_addresses_and_loopback_names() 
             assert await status_of(host, "/health", "localhost", admin=True) == 200
         async with hosted(manifest, Recorder()) as host:
             assert await status_of(host, "/health", "evil.example", admin=True) == 200
+            assert await status_of(host, "/livez", "evil.example") == 421  # a path of the application here
 
     run(main)
 

@@ -136,6 +136,13 @@ def test_a_reference_declares_its_secret_and_makes_it_required() -> None:
     assert keys["USER"].description == "Who"
 
 
+def test_a_header_of_every_response_holds_no_secret() -> None:
+    with pytest.raises(ManifestError) as caught:
+        loaded('app: main:app\nserver: {headers: {X-Token: "${secret:TOKEN}"}}')
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("secret-not-here", "server.headers.X-Token")
+
+
 def test_a_reference_to_a_secret_with_a_default_leaves_it_optional() -> None:
     text = "app: {import_path: m:a, env: {A: '${secret:A}'}}\nsecrets: {keys: {A: {required: false, default: x}}}"
     assert loaded(text).manifest.secret_keys["A"].required is False

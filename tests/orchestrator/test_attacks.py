@@ -92,6 +92,7 @@ def test_no_host_header_leads_a_websocket_to_another_path_and_a_module_cannot_an
         evil = connection.request("GET", "/unary/200", Host="evil.example")
         assert evil.status == 421
         assert "gateway.allowed_hosts" in evil.json()["detail"]
+        workspace.up.wait_for(lambda line: '"reason":"gateway.allowed_hosts"' in line and "/unary/200 421" in line)
         assert connection.request("GET", "/livez", Host="evil.example").status == 200
         (shop,) = workspace.modules()["shop"]
         with Connection(shop["listen"]) as direct:
