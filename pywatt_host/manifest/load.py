@@ -22,10 +22,9 @@ from pywatt_host.manifest.schema.shape import manifest_shape
 from pywatt_host.manifest.schema.typing import locate, validate
 from pywatt_host.manifest.source import DEFAULT_NAME, Source, read_source
 from pywatt_host.manifest.values import TCP_ADDRESS
-from pywatt_host.manifest.yaml.node import Mark, Node, Origin, from_data, problem_at
+from pywatt_host.manifest.yaml.node import INIT, Mark, Node, Origin, from_data, problem_at
 
 OVERRIDE_PREFIX = "PYWATT__"
-INIT = "init"  # the origin of the values from the orchestrator
 
 
 @dataclass(frozen=True, slots=True)

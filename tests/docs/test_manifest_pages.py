@@ -18,9 +18,9 @@ from tests.processes import ROOT
 
 FOLDER = ROOT / "docs" / "manifest"
 HEADER = "| key | type | default | what it does |"
-# The admin listener takes the forms of `server.listen`, which are told there; so are the keys of an application that is
-# mounted, though they stand in a table of their own.
-ELSEWHERE = ("server.admin.listen.",)
+# The admin listener takes the forms of `server.listen`, which are told there; TLS settings are told at `server.tls`,
+# and the keys of an application that is mounted at `app`, though these stand in a table of their own.
+ELSEWHERE = ("server.admin.listen.", "server.listen.address.", "server.listen.tls.", "server.admin.tls.")
 DOCUMENTED = {key: default for key, default in schema_keys().items() if not key.startswith(ELSEWHERE)}
 # wattson.yaml has a page of its own; what it shares with a manifest is told there.
 WORKSPACE_PAGE = FOLDER / "workspace.md"

@@ -17,7 +17,7 @@ from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import is_loopback
 from pywatt_host.manifest.values.paths import everything_below, overlap, shape
-from pywatt_host.manifest.yaml.node import Node
+from pywatt_host.manifest.yaml.node import INIT, Node
 
 _EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})
 
@@ -162,6 +162,23 @@ class ManifestChecks:
                 path: KeyPath = ("server", "admin", "listen", number)
                 message = f"{self._shown(path, str(address))} is already used by server.listen"
                 self._add(path, "conflict", message, "use a different port or path")
+        self._redirect()
+
+    def _redirect(self) -> None:
+        server, path = self._manifest.server, ("server", "tls", "redirect")
+        redirect = server.tls.redirect if server.tls is not None else None
+        if redirect is None:
+            return
+        numbers = range(len(server.listen))
+        given = locate(self._tree, ("server", "listen"))[0].origin.name == INIT  # the socket of an orchestrator
+        if not given and not any(server.tls_of(number) for number in numbers):
+            message = "there is no TLS listener to redirect to"
+            self._add(path, "no-tls-listener", message, "add a TCP address without `tls: off` to server.listen")
+        admin = server.admin.listen if server.admin is not None else ()
+        for key, addresses in (("server.listen", server.listen), ("server.admin.listen", admin)):
+            if any(_same(redirect, other) for other in addresses):
+                message = f"{self._shown(path, str(redirect))} is already used by {key}"
+                self._add(path, "conflict", message, "use a different port")
 
     def _folders(self) -> None:
         manifest = self._manifest

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Iterator
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.base import Deferred, Section, Short, key, required
+from pywatt_host.manifest.model.tls import (
+    DeclaredTls,
+    Listener,
+    ListenOptions,
+    OwnTls,
+    PublicTls,
+    ServerTls,
+    address_of,
+    declared,
+)
 from pywatt_host.manifest.model.workers import Reload, ReloadMode, Workers
 from pywatt_host.manifest.values import (
     Address,
@@ -25,20 +36,31 @@ from pywatt_host.manifest.values import (
     Size,
     SizeOrOff,
     TcpAddress,
+    UnixAddress,
     as_list,
 )
 
+_Listeners = TypeVar("_Listeners", bound="tuple[Address | ListenOptions, ...]")
 
-def _no_address_twice(addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+
+def _no_address_twice(listeners: _Listeners) -> _Listeners:
+    addresses = [address_of(each) for each in listeners]
     for number, address in enumerate(addresses):
         if address in addresses[:number] and not (isinstance(address, TcpAddress) and address.port == 0):
             raise PydanticCustomError("address", "{address} is given twice", {"address": str(address)})
-    return addresses
+    return listeners
 
 
 # One address, or a list of addresses.
-Listeners: TypeAlias = Annotated[
+Addresses: TypeAlias = Annotated[
     tuple[Listen, ...],
+    Field(strict=False, min_length=1, json_schema_extra={"x-one-or-list": True}),
+    BeforeValidator(as_list),
+    AfterValidator(_no_address_twice),
+]
+# The same, where each may have TLS settings of its own.
+Listeners: TypeAlias = Annotated[
+    tuple[Listener, ...],
     Field(strict=False, min_length=1, json_schema_extra={"x-one-or-list": True}),
     BeforeValidator(as_list),
     AfterValidator(_no_address_twice),
@@ -48,7 +70,12 @@ Listeners: TypeAlias = Annotated[
 class Admin(Section):
     """A separate listener for health and metrics, which are then served on it and nowhere else."""
 
-    listen: Listeners = required("Address of the admin listener, or a list of addresses.", "127.0.0.1:9090")
+    listen: Addresses = required("Address of the admin listener, or a list of addresses.", "127.0.0.1:9090")
+    tls: Annotated[ServerTls, Deferred()] | None = key(
+        None,
+        "TLS settings of the admin listener. `server.tls` does not apply to it. If omitted, it is plain HTTP.",
+        {"cert": "tls/admin.pem", "key": "tls/admin.key"},
+    )
 
 
 class Cors(Section):
@@ -209,14 +236,21 @@ class Timeouts(Section):
 class Server(Section):
     """Where the host listens, which proxies it trusts, and its limits and timeouts."""
 
-    listen: Listeners = key(
+    listeners: Listeners = key(
         (TcpAddress("127.0.0.1", 8080),),
         "Where to listen: `host:port`, `[::1]:port`, `:port` (every interface), port 0 (any free port),"
-        " `unix:PATH`, `fd:N`, `systemd`, `{unix: PATH, mode, group}`, or a list of these.",
+        " `unix:PATH`, `fd:N`, `systemd`, `{unix: PATH, mode, group}`, `{address, tls}`, or a list of these.",
         "127.0.0.1:8080",
         ":8080",
         "unix:run/users.sock",
         ["127.0.0.1:8080", "unix:run/users.sock"],
+        {"address": ":8443", "tls": {"cert": "tls/server.pem", "key": "tls/server.key"}},
+        alias="listen",
+    )
+    tls: Annotated[PublicTls, Deferred()] | None = key(
+        None,
+        "TLS settings of the TCP listeners in `listen` that have none of their own. If omitted, they are plain HTTP.",
+        {"cert": "tls/server.pem", "key": "tls/server.key", "redirect": ":8080"},
     )
     admin: Admin | None = key(
         None,
@@ -292,6 +326,35 @@ class Server(Section):
     timeouts: Timeouts = key(
         Timeouts, "How long the host waits for requests, responses, and its own shutdown.", {"request": "30s"}
     )
+
+    @property
+    def listen(self) -> tuple[Address, ...]:
+        """The addresses to listen on."""
+        return tuple(address_of(each) for each in self.listeners)
+
+    def own_tls(self, number: int) -> OwnTls | None:
+        """What the listener with this number says about TLS itself: settings, `off`, or nothing."""
+        listener = self.listeners[number]
+        return listener.tls if isinstance(listener, ListenOptions) else None
+
+    def tls_of(self, number: int) -> ServerTls | None:
+        """The TLS settings of the listener with this number: its own, or `server.tls`. None for plain HTTP, which
+        Unix sockets always have."""
+        own = self.own_tls(number)
+        if own == "off" or isinstance(self.listen[number], UnixAddress):
+            return None
+        return own or self.tls
+
+    def declared_tls(self) -> Iterator[DeclaredTls]:
+        """Every TLS section of the listeners, each once: `server.tls`, those of single listeners, and
+        `server.admin.tls`."""
+        if self.tls is not None:
+            yield declared(("server", "tls"), self.tls)
+        for number, listener in enumerate(self.listeners):
+            if isinstance(listener, ListenOptions) and isinstance(listener.tls, ServerTls):
+                yield declared(("server", "listen", number, "tls"), listener.tls)
+        if self.admin is not None and self.admin.tls is not None:
+            yield declared(("server", "admin", "tls"), self.admin.tls)
 
     @property
     def reload_mode(self) -> ReloadMode:

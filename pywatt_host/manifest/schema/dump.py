@@ -7,6 +7,7 @@ from typing import Any
 
 from pywatt_host.manifest.model import AutoEndpoints, Manifest
 from pywatt_host.manifest.model.base import complete
+from pywatt_host.manifest.model.tls import ListenOptions
 from pywatt_host.manifest.schema.shape import Choice, DictShape, Leaf, ListShape, SectionShape, Shape, manifest_shape
 from pywatt_host.manifest.values import SecretTemplate
 
@@ -20,7 +21,10 @@ def dump(manifest: Manifest, *, all: bool = True, masked: bool = False, escaped:
     `masked`: secrets in plain text become ***. Use `escaped=False` for `Source.of_data`, whose texts are not
     interpolated: a literal `${` is not escaped, and a text that refers to secrets stays a SecretTemplate.
     """
-    for section in (manifest.secrets, manifest.channels, manifest.server.workers):
+    server = manifest.server
+    tls = [each.tls for each in server.declared_tls()]
+    listeners = [each for each in server.listeners if isinstance(each, ListenOptions)]
+    for section in (manifest.secrets, manifest.channels, server.workers, *listeners, *tls):
         complete(type(section))  # a section without a validator has no serializer either
     data: dict[str, Any] = manifest.model_dump(by_alias=True, exclude_unset=not all)
     endpoints = manifest.endpoints

@@ -152,6 +152,8 @@ class _Writer:
             return {"anyOf": [*_alternatives(items), array]} if shape.one else array
         if isinstance(shape, DictShape):
             return self._dict(shape, generated)
+        if isinstance(shape, Choice) and shape.scalar is not None:
+            return self._scalar_or_section(shape, generated)
         if isinstance(shape, Choice) and shape.short is None:
             return self._mount(shape)
         return self._short(shape, partial=partial)
@@ -191,6 +193,13 @@ class _Writer:
             "then": self._section(folder, partial=False),
             "else": self._section(app, partial=False),
         }
+
+    def _scalar_or_section(self, shape: Choice, generated: Schema) -> Schema:
+        """A value that is either a scalar or a section."""
+        kinds: list[Schema] = []
+        for below, kind in zip(shape.shapes.values(), generated["oneOf"], strict=True):
+            kinds += _alternatives(self._value(below, _bare(kind), partial=False))
+        return {"anyOf": kinds}
 
     def _short(self, shape: SectionShape | Choice, *, partial: bool) -> Schema:
         """A section and its short forms."""

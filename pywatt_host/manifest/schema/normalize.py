@@ -227,6 +227,8 @@ class Normalizer:
         inner = shape.of(value) if isinstance(shape, Choice) else shape
         if isinstance(inner, ListShape):
             return self._list(node, inner, path)
+        if isinstance(inner, Leaf):
+            return self._leaf(node, inner, path)
         assert isinstance(inner, SectionShape)
         if not isinstance(value, dict):
             self._wrong_kind(node, shape, inner, path)

@@ -84,6 +84,11 @@ class Choice:
         """The shape that fits a value: a list, a mapping or a scalar."""
         return self.shapes[self.pick(value)]
 
+    @property
+    def scalar(self) -> Leaf | None:
+        """The shape of a scalar; None if the value cannot be one."""
+        return next((each for each in self.shapes.values() if isinstance(each, Leaf)), None)
+
 
 Shape: TypeAlias = Leaf | Free | ListShape | DictShape | SectionShape | Choice
 
@@ -177,6 +182,8 @@ def text_shape(shape: Shape | None) -> Leaf | None:
     """The shape of a text in this place: the text itself, or the key of the section that the text is short for."""
     if isinstance(shape, ListShape) and shape.one:
         shape = shape.item
+    if isinstance(shape, Choice) and shape.short is None:
+        return shape.scalar
     if isinstance(shape, SectionShape) and shape.short is not None and shape.short.text is not None:
         shape = shape.keys[shape.short.text]
     return shape if isinstance(shape, Leaf) else None

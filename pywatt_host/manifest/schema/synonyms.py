@@ -14,7 +14,8 @@ from pywatt_host.manifest.model.endpoints import AutoEndpoints, EndpointOptions
 from pywatt_host.manifest.model.operations import Health, Logging, Metrics
 from pywatt_host.manifest.model.resiliency import CircuitBreaker, Policies, Resiliency, RetryPolicy, Target, Targets
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
-from pywatt_host.manifest.model.server import Compress, Cors, Limits, Server, Timeouts, WebSocketLimits
+from pywatt_host.manifest.model.server import Admin, Compress, Cors, Limits, Server, Timeouts, WebSocketLimits
+from pywatt_host.manifest.model.tls import ListenOptions, ServerTls
 from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
 from pywatt_host.manifest.problems import near_miss
@@ -38,6 +39,14 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "bind": "server.listen",
         "uds": "server.listen: unix:PATH",
         "fd": "server.listen: fd:N",
+        "tls": "server.tls",
+        "ssl": "server.tls",
+        "https": "server.tls",
+        "certfile": "server.tls.cert",
+        "keyfile": "server.tls.key",
+        "ssl_certfile": "server.tls.cert",
+        "ssl_keyfile": "server.tls.key",
+        "ssl_ca_certs": "server.tls.client_ca",
         "root_path": "app.route_prefix",
         "log_level": "logging.level",
         "loglevel": "logging.level",
@@ -227,6 +236,15 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "bind": "listen",
         "address": "listen",
         "uds": "listen: unix:PATH",
+        "ssl": "tls",
+        "https": "tls",
+        "certificate": "tls.cert",
+        "certfile": "tls.cert",
+        "keyfile": "tls.key",
+        "ssl_certfile": "tls.cert",
+        "ssl_keyfile": "tls.key",
+        "ssl_ca_certs": "tls.client_ca",
+        "redirect": "tls.redirect",
         "timeout": "timeouts.request",
         "keepalive": "timeouts.keep_alive",
         "keep_alive": "timeouts.keep_alive",
@@ -269,6 +287,42 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
         "auto_reload": "reload: watch",
         "autoreload": "reload: watch",
         "watch": "reload: watch",
+    },
+    Admin: {
+        "address": "listen",
+        "bind": "listen",
+        "port": "listen: HOST:PORT",
+        "host": "listen: HOST:PORT",
+        "ssl": "tls",
+    },
+    ServerTls: {
+        "certificate": "cert",
+        "certfile": "cert",
+        "ssl_certfile": "cert",
+        "certificate_chain": "cert",
+        "chain": "cert",
+        "private_key": "key",
+        "keyfile": "key",
+        "ssl_keyfile": "key",
+        "ca": "client_ca",
+        "ca_certs": "client_ca",
+        "cafile": "client_ca",
+        "ssl_ca_certs": "client_ca",
+        "client_certificate": "client_cert",
+        "cert_reqs": "client_cert",
+        "verify": "client_cert",
+        "minimum_version": "min_version",
+        "version": "min_version",
+        "ssl_version": "min_version",
+        "protocols": "min_version",
+        "http": "redirect",
+    },
+    ListenOptions: {
+        "listen": "address",
+        "bind": "address",
+        "port": "address: HOST:PORT",
+        "host": "address: HOST:PORT",
+        "ssl": "tls",
     },
     Workers: {
         "number": "count",
@@ -424,11 +478,8 @@ _NOT_SUPPORTED: dict[type[Section], frozenset[str]] = {
     Manifest: frozenset(
         {
             "config_schema",
-            "tls",
-            "ssl",
         }
     ),
-    Server: frozenset({"tls", "ssl"}),
 }
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 from pywatt_host.manifest.problems import KeyPath, Problem, Severity, display_path, printable, quote
 from pywatt_host.manifest.values import Interpolated
 
+INIT = "init"  # the name of the origin of the values from the orchestrator
+
 
 class Mark(NamedTuple):
     """A place in a text. Line and column count from 1. `end` is the column after it; 0 if it ends in another line."""

@@ -46,6 +46,7 @@ BEYOND = {
     "key",
     "merge",
     "metrics-public",
+    "no-tls-listener",
     "served-secret",
     "served-source",
     "cors-credentials",
@@ -170,6 +171,11 @@ def test_values_that_may_hold_a_secret_are_marked() -> None:
         "App/properties/env/additionalProperties",
         "AppMount/properties/env/additionalProperties",
         "PartialApp/properties/env/additionalProperties",
+        *(
+            f"{section}/properties/{key}"
+            for section in ("ServerTls", "PublicTls", "PartialServerTls", "PartialPublicTls")
+            for key in ("cert", "key", "client_ca")
+        ),
         "TcpChannel/properties/token",
         "HttpChannel/properties/token",
         "NatsChannel/properties/credentials",
