@@ -92,6 +92,27 @@ class BindError(HostError):
         super().__init__(f"{key}: cannot listen on {address}: {message}" + (f" ({hint})" if hint else ""))
 
 
+class TlsError(HostError):
+    """Raised when the certificate, the key or the CA certificates of a TLS listener cannot be used.
+
+    `key` (str) is the manifest key, `file` (str) the file, or the secret as `${secret:NAME}`, and `message` (str) says
+    what is wrong. `reason` (str) is one of `missing`, `unreadable`, `empty`, `truncated`, `invalid`, `encrypted`,
+    `mismatch`, `order`, `expired` and `not-yet-valid`. Nothing in the text comes from a key.
+
+    >>> print(TlsError("server.tls.cert", "tls/server.pem", "missing", "there is no such file"))
+    server.tls.cert: tls/server.pem cannot be used: there is no such file
+    """
+
+    exit_code = 3
+
+    def __init__(self, key: str, file: str, reason: str, message: str) -> None:
+        self.key = key
+        self.file = file
+        self.reason = reason
+        self.message = message
+        super().__init__(f"{key}: {file} cannot be used: {message}")
+
+
 class ServiceError(HostError):
     """Raised when a service of the host cannot start, stops by itself, or does not stop in time.
 

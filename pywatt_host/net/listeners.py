@@ -14,10 +14,14 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
 from pywatt_host.net.packet_filters import drop_syn
+
+if TYPE_CHECKING:
+    from pywatt_host.net.tls_material import ListenerTls
 
 _FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
 _MAX_UNIX_PATH = 100  # bytes; sun_path has 108 on Linux and 104 on macOS
@@ -33,15 +37,18 @@ class Listener:
     path: Path | None = None
     _identity: tuple[int, int] | None = field(default=None)
     number: int = 0
+    tls: ListenerTls | None = None  # the terms of its connections, where they are not plain
 
     @property
     def address(self) -> str:
-        """The address for clients, with the port that was really bound: `http://HOST:PORT` or `unix:PATH`."""
+        """The address for clients, with the port that was really bound: `http://HOST:PORT`, `https://HOST:PORT` or
+        `unix:PATH`."""
         name = self.sock.getsockname()
         if self.sock.family == socket.AF_UNIX:
             return f"unix:{name.decode() if isinstance(name, bytes) else name}"
         host, port = name[0], name[1]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def refuse_new(self) -> None:
         """Make the kernel complete no new connections; connections that are complete can still be accepted.

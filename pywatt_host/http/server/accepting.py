@@ -12,13 +12,15 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pywatt_host.http.server.open_connections import OpenConnections
 from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.serving import Serving
+from pywatt_host.http.server.tls import TlsTransport
 from pywatt_host.net.descriptors import room_for_connections
 from pywatt_host.net.listeners import Listener
+from pywatt_host.net.tls_material import ListenerTls
 
 if TYPE_CHECKING:
     from pywatt_host.http.server.connection import HttpConnection
@@ -28,6 +30,7 @@ logger = logging.getLogger("pywatt.server")
 OPEN_FILES = "the limit on open files (LimitNOFILE, ulimit -n)"
 _BATCH = 64  # connections that are accepted before other work gets its turn
 _PAUSE = 0.2  # seconds without accepting, where nothing can be accepted
+_Accepted: TypeAlias = tuple[socket.socket, str, ListenerTls | None]  # the connection, its client, and its terms
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -85,7 +88,7 @@ class Acceptor:
         """Accept all connections that the kernel has completed, whatever the limits are."""
         for listener in self._listeners:
             for sock in accept_all(listener.sock, self._serving.bounds.backlog):
-                await self._take(sock, self._connections.client_of(sock))
+                await self._take(sock, self._connections.client_of(sock), listener.tls)
         await self.settle()
 
     async def settle(self) -> None:
@@ -103,9 +106,9 @@ class Acceptor:
                 self._serving.warn(f"taking connections is paused: {error.strerror}", OPEN_FILES)
                 await asyncio.sleep(_PAUSE)
                 continue
-            for _, sock in passed:
+            for number, sock in passed:
                 self.passed_at = time.monotonic()
-                await self._take(sock, self._connections.client_of(sock))
+                await self._take(sock, self._connections.client_of(sock), place.tls.get(number))
             self._report()
             if not passed and not passing.ended:
                 await self._readable(passing.fileno())
@@ -118,7 +121,7 @@ class Acceptor:
             connection.closing = True
             return connection
 
-        self._arrive(self._take(sock, self._connections.client_of(sock), make))
+        self._arrive(self._take(sock, self._connections.client_of(sock), None, make))
 
     def _listen(self) -> None:
         """Watch where connections come from now."""
@@ -173,7 +176,7 @@ class Acceptor:
         return False
 
     def _accept(self, listener: Listener) -> None:
-        taken: list[tuple[socket.socket, str]] = []
+        taken: list[_Accepted] = []
         for number in range(_BATCH):
             if not self._has_room(len(taken), certain=not number):
                 break  # whether one more waits is known for the first only
@@ -188,31 +191,31 @@ class Acceptor:
                 break
             sock.setblocking(False)
             if self._place is None or not self._place.give_away(sock, listener.number, self._count + len(taken) + 1):
-                self._admit(sock, taken)
+                self._admit(sock, listener.tls, taken)
         self._take_soon(taken)
 
     def _receive(self, place: Place) -> None:
         """Take connections that the supervisor passes."""
-        passing, taken = place.passing, list[tuple[socket.socket, str]]()
+        passing, taken = place.passing, list[_Accepted]()
         if passing.waiting() and self._has_room(0, certain=True):
             free = _BATCH if self._limit is None else self._limit - self._count
             try:
-                for _, sock in passing.receive(min(_BATCH, max(1, free))):
-                    self._admit(sock, taken)
+                for number, sock in passing.receive(min(_BATCH, max(1, free))):
+                    self._admit(sock, place.tls.get(number), taken)
             except OSError as error:
                 self._cannot(error)
             self._take_soon(taken)
         if passing.ended:
             self._again()
 
-    def _admit(self, sock: socket.socket, taken: list[tuple[socket.socket, str]]) -> None:
+    def _admit(self, sock: socket.socket, tls: ListenerTls | None, taken: list[_Accepted]) -> None:
         client = self._connections.client_of(sock)
         if self._connections.over(client):
             self._serving.warn(f"a connection of {client} is closed", "server.limits.connections_per_client")
             sock.close()
             return
         self._connections.expect(client)
-        taken.append((sock, client))
+        taken.append((sock, client, tls))
         self._report(len(taken))  # at once: other workers compare themselves with this number at the same moment
 
     def _cannot(self, error: OSError) -> None:
@@ -223,7 +226,7 @@ class Acceptor:
             logger.warning("accepting has failed: %s", error)
         self._pause()
 
-    def _take_soon(self, taken: list[tuple[socket.socket, str]]) -> None:
+    def _take_soon(self, taken: list[_Accepted]) -> None:
         if taken:
             self._taken += len(taken)
             self._arrive(self._take_each(taken))
@@ -233,10 +236,10 @@ class Acceptor:
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    async def _take_each(self, taken: list[tuple[socket.socket, str]]) -> None:
-        for sock, client in taken:
+    async def _take_each(self, taken: list[_Accepted]) -> None:
+        for sock, client, tls in taken:
             self._connections.forget(client)
-            await self._take(sock, client)
+            await self._take(sock, client, tls)
             self._taken -= 1
         self._report()  # some may have gone
 
@@ -258,11 +261,18 @@ class Acceptor:
         finally:
             self._loop.remove_reader(descriptor)
 
-    async def _take(self, sock: socket.socket, client: str, make: Callable[[], HttpConnection] | None = None) -> None:
+    async def _take(
+        self,
+        sock: socket.socket,
+        client: str,
+        tls: ListenerTls | None,
+        make: Callable[[], HttpConnection] | None = None,
+    ) -> None:
         self._connections.expect(client)
+        connection = (make or self._make)()
+        protocol: asyncio.Protocol = connection if tls is None else TlsTransport(connection, tls)
         try:
-            made = await self._loop.connect_accepted_socket(make or self._make, sock)
-            connection = made[1]
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except OSError:  # the client has gone
             sock.close()
             self._connections.forget(client)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from uvicorn import Config
     from uvicorn.server import ServerState
 
+    from pywatt_host.http.server.tls import TlsTransport
+
 logger = logging.getLogger("pywatt.server")
 
 _FORGOTTEN = 1.0  # seconds after which an idle connection forgets its fields
@@ -39,8 +41,8 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body_progress", "_discarded", "_half_closed", "_handler", "_linger_left", "_moved", "_running", "_sent",
         "_sent_of", "_unsent", "_writable", "_write_progress", "broken", "closing", "current", "ended", "fresh",
-        "lingering", "loop", "peer", "queue", "reader", "reading_paused", "serving", "since", "transport", "upgraded",
-        "write_paused",
+        "lingering", "loop", "peer", "queue", "reader", "reading_paused", "serving", "since", "template", "tls",
+        "transport", "upgraded", "write_paused",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +64,8 @@ class HttpConnection(asyncio.Protocol):
     def _open(self, serving: Serving) -> None:
         self.serving = serving
         self.loop = serving.loop
-        self.transport: Any = None  # asyncio.Transport; that of uvloop is none
+        self.transport: Any = None  # asyncio.Transport, or what is like one
+        self.tls: TlsTransport | None = None  # the transport, if it is TLS
         self.peer = ""
         self.since = serving.now  # when the head that is awaited, or the idle time, began
 
@@ -100,7 +103,7 @@ class HttpConnection(asyncio.Protocol):
         client = _peer_address(transport)
         if client is not None:
             self.peer = client[0]
-        template: dict[str, Any] = {
+        self.template: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
@@ -115,8 +118,12 @@ class HttpConnection(asyncio.Protocol):
             "headers": [],
             "state": {},
         }
-        self.reader = RequestReader(self, template)
+        self.reader = RequestReader(self, self.template)
         self.serving.connections.add(self)
+
+    def secured(self, extension: dict[str, Any]) -> None:
+        """The TLS handshake is complete. `extension` is what the scope of each request says about it."""
+        self.template["extensions"] = {"tls": extension}
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.serving.connections.discard(self)

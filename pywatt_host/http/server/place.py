@@ -7,11 +7,13 @@ connections than others gives new ones to the supervisor, which passes them on.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from pywatt_host.net.listeners import Listener
 from pywatt_host.net.passing import PassingChannel
+from pywatt_host.net.tls_material import ListenerTls
 
 _SURPLUS = 2  # connections more than the least loaded worker, from which on new ones are given away
 _SHARE = 16  # ... and one more for each so many connections of that worker, since each passing costs time
@@ -29,7 +31,7 @@ class Place:
     `listeners` are duplicates of the sockets of this place, which the supervisor owns: the server never listens,
     refuses connections or removes a path. `connections` is told the number of open connections. `least` returns the
     least number of connections of any other worker that accepts; None where there is no other. `addresses` are all
-    those that the host listens on.
+    those that the host listens on. `tls` has the terms of the TLS listeners of the host, by number.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Place:
         least: Callable[[], int | None],
         listeners: Sequence[Listener] = (),
         addresses: Sequence[str] = (),
+        tls: Mapping[int, ListenerTls] = MappingProxyType({}),
     ) -> None:
         self.passing = passing
         self.connections = connections
         self.listeners = tuple(listeners)
         self.addresses = tuple(addresses)
+        self.tls = tls
         self.accepting = False  # `accept` was called
         self.retired = False  # `retire` was called
         self._least = least

@@ -10,8 +10,10 @@ import struct
 import termios
 import time
 from asyncio import TaskGroup
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from pywatt_host.http.server.accepting import Acceptor
@@ -20,6 +22,7 @@ from pywatt_host.http.server.exchange import STREAM_ENDED, ServerExchange
 from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.serving import AppHandler, Bounds, Handler, Serving
 from pywatt_host.net.listeners import Listener
+from pywatt_host.net.tls_material import ListenerTls
 from pywatt_host.observability.logs import CUT
 from pywatt_host.types import ASGIApp
 
@@ -68,7 +71,9 @@ class HttpServer:
         bounds: Bounds,
         drain: Drain,
         place: Place | None = None,
+        failed_handshakes: Counter[str] | None = None,
     ) -> None:
+        """`failed_handshakes` counts TLS handshakes by the reason why they failed."""
         self.name = name
         handler: Any = app if hasattr(app, "accept") else AppHandler(app)
         self._handler: Handler = handler
@@ -76,23 +81,32 @@ class HttpServer:
         self._bounds = bounds
         self._drain = drain
         self._place = place
+        self._failed_handshakes = failed_handshakes
         self._acceptor: Acceptor | None = None  # while it runs
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        serving = Serving(self._handler, self._bounds, asyncio.get_running_loop())
+        serving = Serving(self._handler, self._bounds, asyncio.get_running_loop(), self._failed_handshakes)
         acceptor = Acceptor(serving, self._listeners, lambda: HttpConnection.of(serving), self._place)
         acceptor.start()
         self._acceptor = acceptor
         ticking = tasks.create_task(_tick(serving), name=f"{self.name} clock")
+        followed = [tls.follow(partial(_renewed, serving, tls)) for tls in self._tls()]
         try:
             yield
         finally:
             self._acceptor = None
+            for unfollow in followed:
+                unfollow()
             try:
                 await self._close(serving, acceptor)
             finally:
                 ticking.cancel()
+
+    def _tls(self) -> set[ListenerTls]:
+        """The terms of all connections that may come here."""
+        found = {listener.tls for listener in self._listeners if listener.tls is not None}
+        return found if self._place is None else found | set(self._place.tls.values())
 
     def serve_once(self, connection: socket.socket) -> None:
         """Answer one request of a connection that was accepted elsewhere, and close it. The server owns the connection.
@@ -124,7 +138,7 @@ class HttpServer:
             now = time.monotonic()
             lingered = now - max(closed_at, acceptor.passed_at) >= linger
             for connection in tuple(serving.connections):
-                _release(connection, lingered)
+                _release(connection, lingered, linger)
             ended |= _end_streams(serving)
             if ended and now - closed_at >= _STREAM_GRACE:
                 for stream in ended:
@@ -203,12 +217,26 @@ def _end_streams(serving: Serving) -> set[ServerExchange]:
     return told
 
 
-def _release(connection: Any, lingered: bool) -> None:
-    """Close a connection that has no request left to answer."""
+def _renewed(serving: Serving, tls: ListenerTls) -> None:
+    """New terms hold for a listener. A client that they might refuse has one more response on its connection."""
+    for connection in serving.connections:
+        own = connection.tls if isinstance(connection, HttpConnection) else None
+        if own is not None and own.listening is tls and not tls.terms.holds_for(own.terms):
+            connection.closing = True
+
+
+def _release(connection: Any, lingered: bool, linger: float) -> None:
+    """Close a connection that has no request left to answer. A TLS handshake, and the client after it, get their
+    time."""
     if not isinstance(connection, HttpConnection):
         if connection.handshake_complete and not connection.transport.is_closing():
             connection.shutdown()  # WebSockets: close code 1012, service restart
-    elif lingered and connection.idle and not _unread(connection.transport):
+    elif (
+        lingered
+        and connection.idle
+        and (connection.tls is None or not connection.fresh or connection.tls.quiet_for(linger))
+        and not _unread(connection.transport)
+    ):
         connection.transport.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -133,7 +134,14 @@ class Serving:
     machine is stopped, so that no time limit is over because nothing could be received.
     """
 
-    def __init__(self, handler: Handler, bounds: Bounds, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        bounds: Bounds,
+        loop: asyncio.AbstractEventLoop,
+        failed_handshakes: Counter[str] | None = None,
+    ) -> None:
+        """`failed_handshakes` counts TLS handshakes by the reason why they failed."""
         self.handler = handler
         self.bounds = bounds
         self.loop = loop
@@ -155,6 +163,7 @@ class Serving:
         self.header_lines = HeaderLines([name for name, _ in handler.added])
         self.status_lines = StatusLines(handler.added)
         self.ids: list[bytes] = []  # request ids in stock
+        self._failed_handshakes = failed_handshakes if failed_handshakes is not None else Counter()
         self._clock = RunningClock(self.period)
         self._warned: dict[str, float] = {}  # when each limit was last warned of
         self.stamp()
@@ -189,6 +198,13 @@ class Serving:
         """Whether one more WebSocket is within the limits."""
         limit = self.bounds.websocket_connections
         return limit is None or len(self.websockets) < limit
+
+    def handshake_failed(self, reason: str, words: str, peer: str) -> None:
+        """A TLS handshake has failed. It is logged at most once a second for each reason: anybody can connect."""
+        self._failed_handshakes[reason] += 1
+        if self.now - self._warned.get(reason, -_WARN_INTERVAL) >= _WARN_INTERVAL:
+            self._warned[reason] = self.now
+            logger.info("a TLS handshake of %s has failed: %s", peer, words, extra={"reason": reason, "peer": peer})
 
     def warn(self, what: str, key: str) -> None:
         """Log that a limit is reached; at most once a second for each key."""

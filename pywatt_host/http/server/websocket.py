@@ -79,7 +79,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             "type": "websocket",
             "scheme": "wss" if scope["scheme"] == "https" else "ws",
             "subprotocols": [token.strip() for value in offered for token in value.split(",") if token.strip()],
-            "extensions": {"websocket.http.response": {}},
+            "extensions": {**scope.get("extensions", {}), "websocket.http.response": {}},
         }
         del self.scope["method"]
         self.queue.put_nowait({"type": "websocket.connect"})

@@ -126,6 +126,10 @@ class Client:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
+    def half_close(self) -> None:
+        """End the client's side."""
+        self.sock.shutdown(socket.SHUT_WR)
+
     def read(self) -> bool:
         """Read once; False at the end."""
         try:

@@ -26,6 +26,7 @@ from pywatt_host.manifest.model.workspace import Workspace as WorkspaceManifest
 from pywatt_host.manifest.model.workspace import WorkspaceModule
 from pywatt_host.net.limits import LocalGate
 from pywatt_host.net.listeners import Listener
+from pywatt_host.net.tls_material import ListenerTls, TlsTerms
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.orchestrator.gateway import Gateway
@@ -33,7 +34,9 @@ from pywatt_host.orchestrator.gateway_log import GatewayHandler
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.protocol.messages import Announce, AnnouncedEndpoint
 from pywatt_host.types import ASGIApp
+from tests.certificates import TlsClient, material
 from tests.hosting import PATIENCE
+from tests.http.server.answers import Client
 from tests.http.server.application import Application
 from tests.orchestrator.conversing import Around, Peer
 
@@ -140,6 +143,7 @@ class Served:
         self.address: tuple[str, int] = ("", 0)
         self.module_address: tuple[str, int] = ("", 0)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.tls = ListenerTls("server.tls", TlsTerms(material())) if target.startswith("TLS") else None
         self.errors: list[dict[str, Any]] = []  # what the event loop was told of
         self._factory = loop
         self._ready: Future[None] = Future()
@@ -155,6 +159,10 @@ class Served:
         assert self.loop is not None
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE)
+
+    def client(self) -> Client:
+        """A client that has connected, over TLS where the server speaks that."""
+        return Client(self.address) if self.tls is None else TlsClient(self.address)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function in the thread of the server."""
@@ -199,6 +207,7 @@ class Served:
         self, app: ASGIApp | GatewayHandler, tasks: TaskGroup, bounds: Bounds
     ) -> AsyncIterator[tuple[str, int]]:
         bound, drain = listener(), Drain()
+        bound.tls = self.tls
         address = bound.sock.getsockname()[:2]
         async with HttpServer("test", app, [bound], bounds, drain).running(tasks):
             yield address

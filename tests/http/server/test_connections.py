@@ -19,10 +19,16 @@ from tests.http.server.serving import BOUNDS, Served
 _PROBE = get("/probe")
 _PROBED = b'"path": "/probe"'
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}").fullmatch
-_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": loop_factory(), "gateway": loop_factory()}
+_LOOPS = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": loop_factory(),
+    "gateway": loop_factory(),
+    "TLS on asyncio": asyncio.new_event_loop,
+    "TLS on uvloop": loop_factory(),
+}
 
 
-@pytest.fixture(scope="module", params=["asyncio", "uvloop", "gateway"])
+@pytest.fixture(scope="module", params=["asyncio", "uvloop", "gateway", "TLS on asyncio", "TLS on uvloop"])
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     with Served(request.param, _LOOPS[request.param], BOUNDS) as served:
         yield served
@@ -32,7 +38,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def barrier(served: Served) -> Iterator[Any]:
     """A second connection: when its request has been answered, the server has seen everything that was sent before."""
-    with Client(served.address) as client, Client(served.module_address) as module:
+    with served.client() as client, Client(served.module_address) as module:
 
         def passed(turns: int = 1) -> None:
             for _ in range(turns):
@@ -49,7 +55,7 @@ def test_a_connection(given: Case, served: Served, barrier: Any) -> None:
     served.app.seen.clear()
     served.app.released.clear()
     served.lines.clear()
-    with Client(served.address) as client:
+    with served.client() as client:
         _carry_out(case, client, barrier, served)
         data = client.received
     _check_answers(case, data)
@@ -67,7 +73,7 @@ def _carry_out(case: Case, client: Client, barrier: Any, served: Served) -> None
         elif step is PAUSE:
             barrier(4)  # a new connection is read in the fourth turn of the event loop
         elif step is HALF_CLOSE:
-            client.sock.shutdown(1)
+            client.half_close()
         elif step is RELEASE:
             served.call(served.app.released.set)
         elif step is LEAVE:
@@ -132,7 +138,7 @@ def _check_log(case: Case, served: Served, barrier: Any, data: bytes) -> None:
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "in chunks"])
 def test_a_large_upload_over_the_limit_is_told_so(served: Served, size: int, declared: bool) -> None:
     """The client is still sending when the answer arrives, and can read it afterwards."""
-    with Client(served.address) as client:
+    with served.client() as client:
         framing = f"Content-Length: {size}" if declared else "Transfer-Encoding: chunked"
         client.send(request("POST", "/small", framing))
         if not declared:
