@@ -26,6 +26,7 @@ logger = logging.getLogger("pywatt.host")
 
 SERVER_KEYS = (  # keys of the manifest that another server decides about
     "server.listen",
+    "server.tls",
     "server.admin",
     "server.control",
     "server.workers",

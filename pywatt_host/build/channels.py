@@ -304,8 +304,8 @@ class HostChannels:
         self.server.close()
 
     def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...], str]]) -> None:
-        """Tell the orchestrator and other modules where this module serves which endpoints: `http://IP:port` or
-        `unix:PATH`; path templates with methods and the names of the schemes that guard them."""
+        """Tell the orchestrator and other modules where this module serves which endpoints: `http://IP:port`,
+        `https://IP:port` or `unix:PATH`; path templates with methods and the names of the schemes that guard them."""
         listen = address.removeprefix("http://").removeprefix("unix:")
         announced = [AnnouncedEndpoint(path, methods, auth or None) for path, methods, auth in endpoints]
         self.orchestrator.announce(listen, announced)

@@ -79,6 +79,7 @@ def build(
         applications=parts.applications,
         state=parts.state,
         checks=parts.checks,
+        tls=parts.tls,
         status=parts.status,
         environ=environ,
     )

@@ -16,8 +16,8 @@ def services(parts: HostParts) -> list[PhasedService]:
     """Every service of a host in the order in which they start; they stop in the reverse order. None stands for a
     service that the manifest does not need.
 
-    The host adds those that exist only where it serves on its own sockets: CONTROL, ADMIN and HTTP, which start between
-    HEALTH and PEER_SERVER, and SYSTEMD, which starts last.
+    The host adds those that exist only where it serves on its own sockets: CERTIFICATES, which starts after SECRETS,
+    CONTROL, ADMIN and HTTP, which start between HEALTH and PEER_SERVER, and SYSTEMD, which starts last.
     """
     channels = parts.channels
     order: list[tuple[Phase, Sequence[Service | None]]] = [

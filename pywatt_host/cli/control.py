@@ -48,7 +48,7 @@ def ps(folder: Path, control: Path | None, as_json: bool) -> int:
     for each in found:
         status = each.status
         version, listen = status["module"].get("version", "-"), " ".join(status.get("listen", ()))
-        state = status["status"] + _reload_note(status)
+        state = status["status"] + _reload_note(status) + _tls_note(status)
         rows.append((each.id, version, str(status["pid"]), state, _since(status["started"]), listen))
         for module in status.get("modules", ()):
             rows += _replica_rows(module)
@@ -76,6 +76,12 @@ def _reload_note(status: dict[str, Any]) -> str:
         return f" (reloading {reloading['module']})"
     verdict = status.get("reload")
     return " (reload refused)" if verdict is not None and not verdict["ok"] else ""
+
+
+def _tls_note(status: dict[str, Any]) -> str:
+    """The certificates that cannot be used, and those that have expired."""
+    faults = [each["fault"] for each in status.get("tls", {}).values() if "fault" in each]
+    return "".join(f" ({fault['key']}: {fault['file']}: {fault['reason']})" for fault in faults)
 
 
 def _since(moment: float) -> str:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, GeneralName
 
-SCOPE_KEY = "pywatt.certificate"  # in scope["extensions"]["tls"]
+# In scope["extensions"]["tls"], beside the keys of the ASGI extension.
+SCOPE_KEY = "pywatt.certificate"
+CIPHER_KEY = "pywatt.cipher"  # OpenSSL's name of the suite
 
 
 @dataclass(frozen=True)

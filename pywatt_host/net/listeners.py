@@ -50,6 +50,10 @@ class Listener:
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
+    def secure(self, tls: ListenerTls | None) -> None:
+        """Take connections with these terms from now on; None: plain ones. A Unix socket always takes plain ones."""
+        self.tls = tls if self.sock.family != socket.AF_UNIX else None
+
     def refuse_new(self) -> None:
         """Make the kernel complete no new connections; connections that are complete can still be accepted.
 

@@ -223,7 +223,7 @@ def _private_key(pem: bytes, key: str, file: str) -> Any:
     except TypeError as error:
         why = "the key is encrypted; write it without a password (openssl pkey -in KEY -out KEY.plain)"
         raise TlsError(key, file, "encrypted", why) from error
-    except Exception as error:  # named boundary: the parser of a key raises several kinds; none of them shows the key
+    except (ValueError, import_module("cryptography.exceptions").UnsupportedAlgorithm) as error:
         raise TlsError(key, file, "invalid", "the key in it cannot be read") from error
 
 

@@ -131,4 +131,6 @@ class ServiceRegistry:
 
 def _listening_at(listen: str) -> str:
     """An announced address, with its scheme."""
+    if listen.startswith("https://"):
+        return listen
     return f"unix:{listen}" if listen.startswith("/") else f"http://{listen}"

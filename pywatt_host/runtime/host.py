@@ -15,6 +15,7 @@ from pywatt_host.app.applications import Applications
 from pywatt_host.app.state import AppState
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.exceptions import BindError, HostError
+from pywatt_host.http.redirect import RedirectApp
 from pywatt_host.http.server.place import Place
 from pywatt_host.http.server.server import HttpServer
 from pywatt_host.http.server.serving import Bounds
@@ -23,6 +24,7 @@ from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
+from pywatt_host.runtime.certificates import TlsService
 from pywatt_host.runtime.control import ControlApp, control_path
 from pywatt_host.runtime.lifecycle import lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
@@ -45,7 +47,8 @@ logger = logging.getLogger("pywatt.host")
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a serving host says about itself. Addresses are those really bound: `http://HOST:PORT` or `unix:PATH`."""
+    """What a serving host says about itself. Addresses are those really bound: `http://HOST:PORT`,
+    `https://HOST:PORT` or `unix:PATH`."""
 
     module_id: str
     version: str
@@ -120,6 +123,7 @@ class _Sockets:
     public: Sequence[Listener]
     admin: Sequence[Listener]
     control: Sequence[Listener]
+    redirect: Sequence[Listener]
 
 
 class Host:
@@ -154,6 +158,7 @@ class Host:
         applications: Applications,
         state: AppState,
         checks: Checks,
+        tls: TlsService,
         status: Callable[[], dict[str, Any]],
         environ: Mapping[str, str],
     ) -> None:
@@ -169,6 +174,7 @@ class Host:
         self._edge = edge
         self._shutdown = shutdown
         self._checks = checks
+        self._tls = tls
         self._status = status
         self._environ = environ
 
@@ -220,8 +226,8 @@ class Host:
         `on_ready` is called once, when requests are answered. With `ends_process` the process belongs to the host: a
         second signal, and anything that still hangs at the shutdown limit (a blocked event loop, a thread that is
         waited for at exit), ends it at once with 1. `sockets` has, for `server.listen` and `server.admin.listen`,
-        addresses to use in place of those of the manifest. A worker has a `place`: its listeners take the place of
-        `server.listen`, and it accepts once the place does.
+        addresses to use in place of those of the manifest, one for each; there is no redirect to HTTPS then. A worker
+        has a `place`: its listeners take the place of `server.listen`, and it accepts once the place does.
         """
         self._shutdown.watch(ends_process=ends_process)
         if ends_process:
@@ -256,7 +262,10 @@ class Host:
             addresses = place.addresses
         systemd = notifier(self._environ)
         async with lifecycle(self._shutdown) as running:
-            await running.start(each for each in self._services if each.phase <= Phase.HEALTH)
+            certificates = PhasedService(Phase.CERTIFICATES, self._tls)
+            await running.start((certificates, *(each for each in self._services if each.phase <= Phase.HEALTH)))
+            if self._tls.listening:
+                self._checks.add("tls", self._tls.check, optional=True)
             await running.start(
                 (*self._servers(bound, place), *(each for each in self._services if each.phase > Phase.HEALTH))
             )
@@ -283,6 +292,10 @@ class Host:
         if surface.admin is not None:
             yield PhasedService(Phase.ADMIN, self._server("admin", surface.admin, bound.admin))
         yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public, place))
+        if bound.redirect:
+            secure = next(listener for listener in bound.public if listener.tls is not None)
+            app = RedirectApp(lambda: secure.sock.getsockname()[1])
+            yield PhasedService(Phase.HTTP, self._server("redirect", app, bound.redirect))
 
     def control(self, addresses: Sequence[str]) -> ControlApp:
         """The application of the control socket, for a host that listens on these addresses."""
@@ -296,7 +309,9 @@ class Host:
         )
 
     def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener], place: Place | None = None) -> HttpServer:
-        return HttpServer(name, app, listeners, bounds_of(self.manifest), self._shutdown.drain, place)
+        return HttpServer(
+            name, app, listeners, bounds_of(self.manifest), self._shutdown.drain, place, self._tls.failed_handshakes
+        )
 
     @contextmanager
     def _bound(self, sockets: Mapping[str, Sequence[Address]], place: Place | None) -> Iterator[_Sockets]:
@@ -315,16 +330,29 @@ class Host:
             else:
                 key = "server.listen"
                 listen = sockets.get(key, server.listen)
-                public = opened(bind(listen, key=key, directory=directory, backlog=backlog, environ=environ))
+                public = []
+                for number, address in enumerate(listen):
+                    found = bind([address], key=key, directory=directory, backlog=backlog, environ=environ)
+                    tls = server.tls_of(number)
+                    for listener in opened(found):
+                        listener.secure(self._tls.listening[tls.key] if tls is not None else None)
+                    public += found
             admin: list[Listener] = []
             if server.admin is not None:
                 key = "server.admin.listen"
                 listen = sockets.get(key, server.admin.listen)
                 admin = opened(bind(listen, key=key, directory=directory, backlog=backlog))
+                for listener in admin:
+                    listener.secure(self._tls.listening.get("server.admin.tls"))
+            redirect: list[Listener] = []
+            if server.redirects is not None and place is None and not sockets:
+                redirect = opened(
+                    bind([server.redirects], key="server.tls.redirect", directory=directory, backlog=backlog)
+                )
             control = opened(self._bind_control(backlog))
             stack.callback(self.channels.close)
             self.channels.bind()
-            yield _Sockets(public, admin, control)
+            yield _Sockets(public, admin, control, redirect)
 
     def _bind_control(self, backlog: int) -> list[Listener]:
         """The control socket. Where it cannot be bound, `server.control: auto` logs a warning, a path raises

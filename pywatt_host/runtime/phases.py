@@ -12,8 +12,8 @@ class Phase(IntEnum):
     """When a service starts. Phases start in the order in which they stand here and stop in the reverse order; services
     of one phase start in the order of the list that the host is given.
 
-    Which service is in which phase is written in `build/services.py`. The phases CONTROL, ADMIN, HTTP and SYSTEMD have
-    services only where the host serves on its own sockets, see `Host.serve`.
+    Which service is in which phase is written in `build/services.py`. The phases CERTIFICATES, CONTROL, ADMIN, HTTP and
+    SYSTEMD have services only where the host serves on its own sockets, see `Host.serve`.
     """
 
     CHANNELS = 1  # channels to the orchestrator that need no secret
@@ -33,7 +33,7 @@ class Phase(IntEnum):
     HEALTH = 15  # health checks run
     CONTROL = 16  # the control socket
     ADMIN = 17  # the admin listener
-    HTTP = 18  # the public listeners
+    HTTP = 18  # the public listeners, and the one that redirects to them
     PEER_SERVER = 19  # the sockets where other modules connect
     SYSTEMD = 20  # systemd is told that the service is ready
 

@@ -9,8 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from pywatt_host.manifest.values.paths import below
+from pywatt_host.net.client_certificates import client_certificate
 from pywatt_host.types import Environ, Scope
 from pywatt_host.wsgi.error_log import ErrorLog
+from pywatt_host.wsgi.tls import tls_variables
 
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 
@@ -70,6 +72,9 @@ def build_environ(scope: Scope, body: Any, errors: ErrorLog, length: int | None 
         elif length and "CONTENT_LENGTH" not in environ:  # HTTP/2 and HTTP/3
             environ["CONTENT_LENGTH"] = str(length)
 
+    extensions = scope.get("extensions")
+    if extensions and "tls" in extensions:
+        environ.update(tls_variables(extensions["tls"], client_certificate(scope)))
     state = scope.get("state")
     if state and "pywatt" in state:
         environ["pywatt.state"] = state["pywatt"]

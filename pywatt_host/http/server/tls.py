@@ -14,15 +14,12 @@ import re
 import ssl
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.http.problem import problem_body, problem_headers
-from pywatt_host.net.client_certificates import SCOPE_KEY, ClientCertificate
+from pywatt_host.http.server.serving import Serving
+from pywatt_host.net.client_certificates import CIPHER_KEY, SCOPE_KEY, ClientCertificate
 from pywatt_host.net.tls_material import ListenerTls
-
-if TYPE_CHECKING:
-    from pywatt_host.http.server.connection import HttpConnection
-    from pywatt_host.http.server.serving import Serving
 
 logger = logging.getLogger("pywatt.server")
 
@@ -72,6 +69,18 @@ _WORDS: dict[FailureReason, str] = {
 }
 
 
+class Secured(Protocol):
+    """What the transport needs of its connection, beside a protocol of the event loop."""
+
+    tls: TlsTransport | None
+
+    @property
+    def serving(self) -> Serving: ...
+
+    def secured(self, extension: dict[str, Any]) -> None:
+        """The handshake is complete."""
+
+
 class TlsTransport(asyncio.Protocol):
     """The TLS side of one connection. `terms` are those that hold at `listening` when it is accepted."""
 
@@ -80,11 +89,11 @@ class TlsTransport(asyncio.Protocol):
         "_serving", "_state", "_tls", "_unsent", "listening", "terms",
     )  # fmt: skip
 
-    def __init__(self, connection: HttpConnection, listening: ListenerTls) -> None:
+    def __init__(self, connection: Secured, listening: ListenerTls) -> None:
         self.listening = listening
         self.terms = terms = listening.terms
         self._inner: Any = connection
-        self._serving: Serving = connection.serving
+        self._serving = connection.serving
         self._raw: Any = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = terms.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -196,6 +205,7 @@ class TlsTransport(asyncio.Protocol):
             "client_cert_error": None,  # a client whose certificate is not valid is refused
             "tls_version": _VERSIONS.get(self._tls.version() or ""),
             "cipher_suite": self.terms.suites.get(cipher[0]) if cipher is not None else None,
+            CIPHER_KEY: cipher[0] if cipher is not None else "",
             SCOPE_KEY: certificate,
         }
 

@@ -337,13 +337,21 @@ class Server(Section):
         listener = self.listeners[number]
         return listener.tls if isinstance(listener, ListenOptions) else None
 
-    def tls_of(self, number: int) -> ServerTls | None:
+    def tls_of(self, number: int) -> DeclaredTls | None:
         """The TLS settings of the listener with this number: its own, or `server.tls`. None for plain HTTP, which
         Unix sockets always have."""
         own = self.own_tls(number)
         if own == "off" or isinstance(self.listen[number], UnixAddress):
             return None
-        return own or self.tls
+        if own is not None:
+            return declared(("server", "listen", number, "tls"), own)
+        return declared(("server", "tls"), self.tls) if self.tls is not None else None
+
+    @property
+    def redirects(self) -> TcpAddress | None:
+        """The address that redirects to a TLS listener; None where there is none, or no TLS listener."""
+        numbers = range(len(self.listeners))
+        return self.tls.redirect if self.tls is not None and any(self.tls_of(each) for each in numbers) else None
 
     def declared_tls(self) -> Iterator[DeclaredTls]:
         """Every TLS section of the listeners, each once: `server.tls`, those of single listeners, and
