@@ -22,9 +22,13 @@ def authority(name: str) -> trustme.CA:
     return trustme.CA(organization_name=name, key_type=trustme.KeyType.ECDSA)
 
 
-@cache
 def issued(name: str = HOST, by: str = "servers", number: int = 0, expires: datetime | None = None) -> trustme.LeafCert:
     """A certificate for a name; another one for each `number`."""
+    return _issued(name, by, number, expires)
+
+
+@cache
+def _issued(name: str, by: str, number: int, expires: datetime | None) -> trustme.LeafCert:
     return authority(by).issue_cert(
         name, common_name=f"{name} {number}" if number else None, key_type=trustme.KeyType.ECDSA, not_after=expires
     )
@@ -77,7 +81,12 @@ class TlsClient(Client):
         context = context or client_context()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=HOST, session=session)
         if handshake:
-            self.handshake()
+            try:
+                self.handshake()
+            except BaseException:
+                self.flush()  # the alert
+                self.sock.close()
+                raise
 
     def handshake(self) -> None:
         """Raises ssl.SSLError where the server refuses it, and EOFError where the server ends the connection."""

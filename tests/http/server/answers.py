@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 PATIENCE = 8.0  # seconds until a test fails that waits for bytes
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [\t -~]*").fullmatch
@@ -117,7 +118,7 @@ class Client:
         self.received = b""
         self.reset = False
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -27,6 +27,7 @@ class Seen:
     disconnected: bool = False  # before the whole body had arrived
     scheme: str = "http"
     client: Any = None
+    extensions: Any = None
 
     def values(self, name: bytes) -> list[bytes]:
         return [value for key, value in self.headers if key == name]
@@ -44,6 +45,7 @@ class Application:
         seen = Seen(
             scope.get("method", "WEBSOCKET"), scope["path"], scope["query_string"], scope["http_version"],
             list(scope["headers"]), scheme=scope["scheme"], client=scope["client"],
+            extensions=scope.get("extensions"),
         )  # fmt: skip
         if not seen.path.startswith(("/probe", "/barrier")):
             self.seen.append(seen)

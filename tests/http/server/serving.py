@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from asyncio import TaskGroup
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,7 +27,7 @@ from pywatt_host.manifest.model.workspace import Workspace as WorkspaceManifest
 from pywatt_host.manifest.model.workspace import WorkspaceModule
 from pywatt_host.net.limits import LocalGate
 from pywatt_host.net.listeners import Listener
-from pywatt_host.net.tls_material import ListenerTls, TlsTerms
+from pywatt_host.net.tls_material import ListenerTls, TlsMaterial, TlsTerms
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.metrics import NoCells
 from pywatt_host.orchestrator.gateway import Gateway
@@ -129,9 +130,14 @@ class Served:
     """A server that runs, and what it has seen and logged."""
 
     def __init__(
-        self, target: str, loop: Callable[[], asyncio.AbstractEventLoop] | None, bounds: Bounds, **edge: Any
+        self,
+        target: str,
+        loop: Callable[[], asyncio.AbstractEventLoop] | None,
+        bounds: Bounds,
+        of: TlsMaterial | None = None,
+        **edge: Any,
     ) -> None:
-        """`edge` are parts of the edge: see `edge_of`."""
+        """`of` is the certificate of the server, where it speaks TLS. `edge` are parts of the edge: see `edge_of`."""
         self.target = target
         self.bounds = bounds
         # The gateway adds fields to heads.
@@ -143,7 +149,9 @@ class Served:
         self.address: tuple[str, int] = ("", 0)
         self.module_address: tuple[str, int] = ("", 0)
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.tls = ListenerTls("server.tls", TlsTerms(material())) if target.startswith("TLS") else None
+        self.tls = ListenerTls("server.tls", TlsTerms(of or material())) if target.startswith("TLS") else None
+        self.failed: Counter[str] = Counter()  # handshakes, by reason
+        self.drain = Drain()
         self.errors: list[dict[str, Any]] = []  # what the event loop was told of
         self._factory = loop
         self._ready: Future[None] = Future()
@@ -157,12 +165,19 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         assert self.loop is not None
-        self.loop.call_soon_threadsafe(self._stop.set)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(PATIENCE)
 
     def client(self) -> Client:
         """A client that has connected, over TLS where the server speaks that."""
         return Client(self.address) if self.tls is None else TlsClient(self.address)
+
+    def stop(self, seconds: float = PATIENCE) -> None:
+        """Begin to drain."""
+        assert self.loop is not None
+        self.drain.deadline = time.monotonic() + seconds
+        self.loop.call_soon_threadsafe(self._stop.set)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function in the thread of the server."""
@@ -206,12 +221,12 @@ class Served:
     async def _serving(
         self, app: ASGIApp | GatewayHandler, tasks: TaskGroup, bounds: Bounds
     ) -> AsyncIterator[tuple[str, int]]:
-        bound, drain = listener(), Drain()
+        bound, drain = listener(), self.drain
         bound.tls = self.tls
         address = bound.sock.getsockname()[:2]
-        async with HttpServer("test", app, [bound], bounds, drain).running(tasks):
+        async with HttpServer("test", app, [bound], bounds, drain, failed_handshakes=self.failed).running(tasks):
             yield address
-            drain.deadline = time.monotonic() + 0.1
+            drain.deadline = drain.deadline or time.monotonic() + 0.1
 
 
 def gateway_to(address: tuple[str, int], timeout: str = "30s") -> Gateway:
