@@ -80,6 +80,7 @@ def build(
         state=parts.state,
         checks=parts.checks,
         tls=parts.tls,
+        failed_handshakes=parts.failed_handshakes,
         status=parts.status,
         environ=environ,
     )

@@ -31,7 +31,7 @@ from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
-from pywatt_host.runtime.certificates import Certificates, NoCertificates, TlsService
+from pywatt_host.runtime.certificates import FailedHandshakes, certificates_of
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import EnvironmentDependant, Rotation
@@ -109,7 +109,8 @@ class HostParts:
             resolve_blocking=lambda name: self.bridge.call("http", lambda: self._locate(name)),
         )
         self.stores = self._make_stores()
-        self.tls = self._make_tls(worker)
+        self.tls = certificates_of(manifest, self._secret_values)
+        self.failed_handshakes = FailedHandshakes()
         requests = RequestMetrics(manifest.metrics.buckets) if manifest.metrics.enabled else NoRequestMetrics()
         metrics = AppMetrics(self._make_metrics(requests).register)
         self.state = AppState(
@@ -260,18 +261,11 @@ class HostParts:
         )
         return stores
 
-    def _make_tls(self, worker: WorkerHandlers | None) -> TlsService:
-        """The certificates of the listeners. Those of a worker are its supervisor's."""
-        declared = list(self.manifest.server.declared_tls())
-        if not declared or worker is not None:
-            return NoCertificates(tls=bool(declared))
-        return Certificates(declared, self.manifest.resolve, self._secret_values)
-
     def _make_metrics(self, requests: RequestMetrics | NoRequestMetrics) -> HostMetrics:
         return HostMetrics(
             requests,
             running=self._running_requests,
-            parts=(self.stores, self.channels, self.tasks, self.resilience, self.tracing, self.tls),
+            parts=(self.stores, self.channels, self.tasks, self.resilience, self.tracing, self.tls, self.failed_handshakes),
             rotations=self.rotation.counts,
             refusals=self.schemes.counts if self.manifest.auth else None,
         )

@@ -47,6 +47,7 @@ from pywatt_host.protocol.messages import (
     WorkerEvent,
     WorkerMessage,
     WorkerRetire,
+    WorkerTls,
 )
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import Request, agreed
@@ -61,13 +62,14 @@ RotatedHandler: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
 @dataclass(frozen=True, slots=True)
 class WorkerHandlers:
     """What answers the supervisor of a worker beside what answers any orchestrator: `accept` begins to accept
-    connections, `retire` is told why the worker drains and ends, `snapshot` gives its metrics. `number` is the worker's
-    in logs."""
+    connections, `retire` is told why the worker drains and ends, `snapshot` gives its metrics, `renew` takes a renewed
+    certificate. `number` is the worker's in logs."""
 
     number: int
     accept: Callable[[], None]
     retire: Callable[[str], None]
     snapshot: Callable[[], Awaitable[list[Any]]]
+    renew: Callable[[WorkerTls], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +379,7 @@ class PeerClient:
         if (worker := handlers.worker) is not None:
             table[WorkerAccept] = lambda message, connection: worker.accept()
             table[WorkerRetire] = lambda message, connection: self._retire(worker.retire, message.why)
+            table[WorkerTls] = lambda message, connection: worker.renew(message)
             table[GetSnapshot] = lambda message, connection: self._spawn(_send_snapshot(worker, message, connection))
         if (passed_on := handlers.passed_on) is not None:
             table[WorkerMessage], table[WorkerEvent] = passed_on.message, passed_on.event

@@ -11,7 +11,7 @@ import logging
 from asyncio import TaskGroup
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 from pywatt_host.exceptions import TlsError
+from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.tls import DeclaredTls
 from pywatt_host.net.tls_material import ListenerTls, TlsTerms, Validity, check_time, shown_time, verified
 from pywatt_host.net.tls_sources import TlsSource
@@ -37,15 +38,16 @@ Values: TypeAlias = dict[tuple[str, ...], float]
 
 class TlsService(Protocol):
     """The TLS settings of a host: `Certificates`, or `NoCertificates`. `listening` has the terms of each TLS section by
-    its key; `failed_handshakes` counts by reason."""
+    its key."""
 
     name: str
-    failed_handshakes: Counter[str]
 
     @property
     def listening(self) -> Mapping[str, ListenerTls]: ...
 
-    def running(self, tasks: TaskGroup) -> Any: ...
+    def running(self, tasks: TaskGroup) -> AbstractAsyncContextManager[None]: ...
+
+    def settle(self) -> None: ...
 
     async def check(self) -> None: ...
 
@@ -138,10 +140,10 @@ class Certificates:
     ) -> None:
         """`resolve` makes a path of the manifest absolute. `secret_values` gives the values of all secrets, by name,
         once they have been fetched."""
-        self.failed_handshakes: Counter[str] = Counter()
         self._certificates = [_Certificate(TlsSource(each, resolve)) for each in declared]
         self._secret_values = secret_values
         self._poll_interval = poll_interval
+        self._watching: asyncio.Task[None] | None = None
         self._now = now
 
     @property
@@ -152,11 +154,16 @@ class Certificates:
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         await self.load()
-        watching = tasks.create_task(self._watch(), name="watch certificates")
+        self._watching = tasks.create_task(self._watch(), name="watch certificates")
         try:
             yield
         finally:
-            watching.cancel()
+            self.settle()
+
+    def settle(self) -> None:
+        """Renew nothing more."""
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def load(self) -> None:
         """Read and verify all pairs. Raises TlsError for the first one that cannot be used."""
@@ -237,7 +244,7 @@ class Certificates:
                 raise trouble
 
     def families(self) -> Iterator[Family]:
-        """The metrics of the certificates and of failed handshakes. Safe from any thread."""
+        """The metrics of the certificates. Safe from any thread."""
         now = self._now()
         left: Values = {
             (each.source.key,): each.validity.seconds_left(now)
@@ -251,7 +258,6 @@ class Certificates:
         labels = ("key", "file", "reason")
         values: Values = {(fault.key, fault.file, fault.reason): 1.0 for fault in faults}
         yield Family("gauge", "pywatt_tls_certificate_faults", doc, labels, values, mode="max")
-        yield handshake_family(self.failed_handshakes)
 
     def status(self) -> dict[str, Any]:
         """What the control socket answers: file, expiry and fault of each section."""
@@ -272,29 +278,40 @@ class NoCertificates:
 
     name = "tls"
 
-    def __init__(self, *, tls: bool = False) -> None:
-        """`tls`: there are TLS listeners, whose terms come from somebody else."""
-        self.failed_handshakes: Counter[str] = Counter()
+    def __init__(self) -> None:
         self.listening: Mapping[str, ListenerTls] = MappingProxyType({})
-        self._tls = tls
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         yield
 
+    def settle(self) -> None:
+        return
+
     async def check(self) -> None:
         return
 
     def families(self) -> Iterator[Family]:
-        if self._tls:
-            yield handshake_family(self.failed_handshakes)
+        yield from ()
 
     def status(self) -> dict[str, Any]:
         return {}
 
 
-def handshake_family(failed: Mapping[str, int]) -> Family:
-    """The counter of handshakes that have failed."""
-    doc = "TLS handshakes that have failed, by reason."
-    values: Values = {(reason,): float(count) for reason, count in tuple(failed.items())}
-    return Family("counter", "pywatt_tls_handshake_failures", doc, ("reason",), values)
+class FailedHandshakes(Counter[str]):
+    """How many TLS handshakes have failed, by reason."""
+
+    def families(self) -> Iterator[Family]:
+        """The metric, once one has failed. Safe from any thread."""
+        if self:
+            doc = "TLS handshakes that have failed, by reason."
+            values: Values = {(reason,): float(count) for reason, count in tuple(self.items())}
+            yield Family("counter", "pywatt_tls_handshake_failures", doc, ("reason",), values)
+
+
+def certificates_of(
+    manifest: Manifest, secret_values: Callable[[], Mapping[str, str]]
+) -> Certificates | NoCertificates:
+    """The certificates of the listeners of a manifest."""
+    declared = list(manifest.server.declared_tls())
+    return Certificates(declared, manifest.resolve, secret_values) if declared else NoCertificates()

@@ -24,7 +24,7 @@ from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
-from pywatt_host.runtime.certificates import TlsService
+from pywatt_host.runtime.certificates import FailedHandshakes, TlsService
 from pywatt_host.runtime.control import ControlApp, control_path
 from pywatt_host.runtime.lifecycle import lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
@@ -159,6 +159,7 @@ class Host:
         state: AppState,
         checks: Checks,
         tls: TlsService,
+        failed_handshakes: FailedHandshakes,
         status: Callable[[], dict[str, Any]],
         environ: Mapping[str, str],
     ) -> None:
@@ -175,6 +176,7 @@ class Host:
         self._shutdown = shutdown
         self._checks = checks
         self._tls = tls
+        self._failed_handshakes = failed_handshakes
         self._status = status
         self._environ = environ
 
@@ -310,7 +312,7 @@ class Host:
 
     def _server(self, name: str, app: ASGIApp, listeners: Sequence[Listener], place: Place | None = None) -> HttpServer:
         return HttpServer(
-            name, app, listeners, bounds_of(self.manifest), self._shutdown.drain, place, self._tls.failed_handshakes
+            name, app, listeners, bounds_of(self.manifest), self._shutdown.drain, place, self._failed_handshakes
         )
 
     @contextmanager

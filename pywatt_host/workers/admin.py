@@ -1,11 +1,12 @@
-"""HTTP servers of the supervisor that a reload can add, keep and close: those of `server.admin`."""
+"""HTTP servers of the supervisor that a reload can add, keep and close: the admin listener, and the redirect."""
 
 from __future__ import annotations
 
 import logging
 import time
 from asyncio import TaskGroup
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from pywatt_host.http.server.server import Drain, HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.values import Address
 from pywatt_host.net.listeners import Listener, bind
+from pywatt_host.net.tls_material import ListenerTls
 from pywatt_host.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
 logger = logging.getLogger("pywatt.workers")
 
-_KEY = "server.admin.listen"
 _BACKLOG = 128
 _LEAVE_TIME = 5.0  # seconds for the requests on a listener that a reload closes
 
@@ -72,12 +73,20 @@ class _Served:
     stack: AsyncExitStack
 
 
-class AdminServers:
-    """One server for each address. An address that stays keeps its server, its connections and its port."""
+class OwnServers:
+    """One server for each address of a manifest key. An address that stays keeps its server, its connections and its
+    port."""
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    def __init__(
+        self, name: str, key: str, app: ASGIApp, drain: Drain, failed_handshakes: Counter[str] | None = None
+    ) -> None:
+        self._name = name
+        self._key = key
         self._app = app
         self._drain = drain
+        self._failed_handshakes = failed_handshakes
+        self._tls = ListenerTls(name)  # the terms of all listeners, where they have TLS
+        self._unfollow: Callable[[], None] = lambda: None
         self._running: dict[Address, _Served] = {}
         self._listeners: dict[Address, list[Listener]] = {}
 
@@ -92,7 +101,7 @@ class AdminServers:
         try:
             for address in dict.fromkeys(addresses):
                 if address not in self._listeners:
-                    bound[address] = bind([address], key=_KEY, directory=directory, backlog=_BACKLOG)
+                    bound[address] = bind([address], key=self._key, directory=directory, backlog=_BACKLOG)
         except BaseException:
             close_listeners(bound)
             raise
@@ -104,19 +113,35 @@ class AdminServers:
         bound: Mapping[Address, list[Listener]],
         tasks: TaskGroup,
         bounds: Bounds,
+        tls: ListenerTls | None = None,
     ) -> None:
         """Serve on the addresses that `bind` has bound, and no more on those that are not among `addresses`. Requests
-        that run there get a few seconds to finish."""
+        that run there get a few seconds to finish. `tls` has the terms of new connections on all of them."""
+        self._secure(tls, [*self._listeners.values(), *bound.values()])
         for address, listeners in bound.items():
             served = self._running[address] = _Served(_LeavingDrain(self._drain), AsyncExitStack())
             self._listeners[address] = listeners
-            server = HttpServer("admin", self._app, listeners, bounds, served.drain)
+            server = HttpServer(
+                self._name, self._app, listeners, bounds, served.drain,
+                failed_handshakes=self._failed_handshakes, tls=self._tls,
+            )  # fmt: skip
             await served.stack.enter_async_context(server.running(tasks))
         for address in [each for each in self._running if each not in addresses]:
             del self._listeners[address]
             served = self._running.pop(address)
             served.drain.leave(_LEAVE_TIME)
             await served.stack.aclose()
+
+    def _secure(self, tls: ListenerTls | None, bound: Iterable[Iterable[Listener]]) -> None:
+        """Follow the terms of a TLS section, in place of those before."""
+        self._unfollow()
+        self._unfollow = lambda: None
+        if tls is not None:
+            self._tls.use(tls.terms)
+            self._unfollow = tls.follow(lambda: self._tls.use(tls.terms))
+        for listeners in bound:
+            for listener in listeners:
+                listener.secure(self._tls if tls is not None else None)
 
     async def close(self) -> None:
         """Drain and close all."""

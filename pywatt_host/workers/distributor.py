@@ -88,8 +88,8 @@ class _Lane:
 class Distributor:
     """Passes connections to workers. Made and used on the event loop of the supervisor.
 
-    `host_paths` are the paths that the supervisor answers itself while no worker can take a connection. `serve` takes
-    such a connection, answers one request and closes it (`HttpServer.serve_once`).
+    `host_paths` are the paths that the supervisor answers itself while no worker can take a plain connection. `serve`
+    takes such a connection, answers one request and closes it (`HttpServer.serve_once`).
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Distributor:
     def _pass(self, listener: int, sock: socket.socket) -> None:
         """Pass a connection to the worker with the fewest, or hold it."""
         if not self._send(listener, sock):
-            self._waiting.hold(listener, sock)
+            self._waiting.hold(listener, sock, tls=listener in self._sockets.tls)
             self._retry_soon()
 
     def _send(self, listener: int, sock: socket.socket) -> bool:

@@ -36,6 +36,7 @@ class SupervisorFamilies:
         if self._pool.current is not None:
             counts = self._pool.current.rotation.counts
             rotations: Values = {(result,): float(counts[result]) for result in _RESULTS}
+            yield from self._pool.current.tls.families()
             doc = "Rotations of secrets, by result."
             yield Family("counter", "pywatt_secret_rotations", doc, ("result",), rotations)
 

@@ -7,14 +7,18 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Protocol
 
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.manifest.values.names import Script
+from pywatt_host.net.tls_material import TlsMaterial
+from pywatt_host.runtime.certificates import TlsService
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.supervision.process import describe_exit
 from pywatt_host.workers.link import Load, WorkerSetup
+from pywatt_host.workers.renewal import message_of
 from pywatt_host.workers.worker import worker_manifest
 from pywatt_host.workers.worker_process import WorkerProcess
 from pywatt_host.workers.worker_secrets import WorkerSecrets
@@ -47,11 +51,12 @@ class Generation:
         manifest: Manifest,
         rotation: Rotation,
         around: Surroundings,
+        tls: TlsService,
         *,
         script: Script | None,
         environ: Mapping[str, str],
     ) -> None:
-        """`manifest` is the whole one. `environ` is the environment for the workers."""
+        """`manifest` is the whole one. `tls` has its certificates. `environ` is the environment for the workers."""
         self.number = number
         self.manifest = manifest
         self.count = manifest.server.workers.resolved()
@@ -59,6 +64,7 @@ class Generation:
         self.secrets = WorkerSecrets(rotation.store, lambda: self.workers)
         self.workers: list[WorkerProcess] = []  # that have not ended
         self.stack = AsyncExitStack()  # what ends with the generation
+        self.tls = tls
         self._around = around
         self._script = script
         self._environ = dict(environ)
@@ -67,6 +73,8 @@ class Generation:
         self._spare: ZygoteProcess | None = None  # has imported the code and can become a worker
         self._stale = False  # whether `app.env` has changed since the zygote has imported the code
         self._importing = asyncio.Lock()
+        for section, listening in tls.listening.items():
+            listening.follow(partial(self._renewed, section))
         rotation.register(self.secrets)
         self.secrets.on_rotated = self._rotated
 
@@ -135,6 +143,20 @@ class Generation:
             spare, self._spare = self._spare, None
             if spare is not None:
                 spare.close()
+
+    # Certificates ---------------------------------------------------------------------------------------------------
+
+    @property
+    def materials(self) -> dict[str, TlsMaterial]:
+        """The certificates in use, by TLS section."""
+        return {section: listening.terms.material for section, listening in self.tls.listening.items()}
+
+    def _renewed(self, section: str) -> None:
+        """Give a renewed certificate to all workers. Those that start later get it with their setup."""
+        message = message_of(section, self.tls.listening[section].terms.material)
+        for worker in self.workers:
+            if worker.opened and worker.state != "ended":
+                worker.connection.send(message)
 
     # Workers --------------------------------------------------------------------------------------------------------
 

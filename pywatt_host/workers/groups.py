@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from pywatt_host.net.listeners import Listener, share
@@ -54,8 +54,12 @@ def _numbered(number: int, listeners: tuple[Listener, ...]) -> tuple[Listener, .
     return listeners
 
 
-def addresses_of(groups: Iterable[Group]) -> tuple[str, ...]:
-    return tuple(group.first.address for group in groups)
+def addresses_of(groups: Iterable[Group], tls: Container[int]) -> tuple[str, ...]:
+    """The addresses for clients; `tls` has the numbers of the listeners with TLS."""
+    return tuple(
+        group.first.address.replace("http://", "https://", 1) if group.number in tls else group.first.address
+        for group in groups
+    )
 
 
 def listeners_of_place(groups: Iterable[Group], place: int) -> list[tuple[int, socket.socket]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.allowed_hosts import HostsOf
 from pywatt_host.build.edge import added_headers
+from pywatt_host.build.host_metrics import HasFamilies
 from pywatt_host.http.edge import Answer, HostPath
 from pywatt_host.http.host_paths import by_listener, guarded
 from pywatt_host.manifest.model import Manifest
@@ -35,10 +36,15 @@ class SupervisorMetrics:
     """The metrics of the host: the sum over its workers, and the supervisor's own."""
 
     def __init__(
-        self, workers: Callable[[], Iterable[WorkerProcess]], own: Callable[[], Iterable[Family | Histogram]]
+        self,
+        workers: Callable[[], Iterable[WorkerProcess]],
+        own: Callable[[], Iterable[Family | Histogram]],
+        counted: HasFamilies,
     ) -> None:
+        """`own` are the families that the supervisor alone has. `counted` are added to those of the workers."""
         self._workers = workers
         self._own = own
+        self._counted = counted
         self._loaded: MergedMetrics | None = None
         self._pulled = 0.0
         self._one_pull = asyncio.Lock()
@@ -48,8 +54,12 @@ class SupervisorMetrics:
         """prometheus-client is loaded with the first use."""
         if self._loaded is None:
             module = import_module("pywatt_host.observability.snapshots")
-            self._loaded = module.MergedMetrics(AppMetrics().registry)
+            self._loaded = module.MergedMetrics(AppMetrics(self._register).registry)
         return self._loaded
+
+    def _register(self, registry: Any) -> None:
+        exposition = import_module("pywatt_host.observability.exposition")
+        registry.register(exposition.FamilyCollector(self._counted.families))
 
     def update(self, worker: WorkerProcess, families: list[Any]) -> None:
         """Take the metrics that a worker has sent by itself."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values.names import Script
+from pywatt_host.net.tls_material import TlsMaterial
 
 MAX_DESCRIPTORS = 250  # of one message; the kernel passes 253 at most (SCM_MAX_FD)
 _HEADER = struct.Struct(">IB")
@@ -47,7 +48,8 @@ class Load:
 class WorkerSetup:
     """What one worker is told. `place` counts from 0; the name in logs counts from 1. `slot` is where it counts in the
     shared memory. `listeners` has the index of each listening socket among its descriptors. `addresses` are those of
-    the host. The last three are what the application sees as `app_state.init`."""
+    the host. The three from `orchestrator_api` on are what the application sees as `app_state.init`. `tls` has the TLS
+    section of each listener with TLS, by number, and `materials` the certificates of these sections."""
 
     place: int
     slot: int
@@ -58,6 +60,8 @@ class WorkerSetup:
     orchestrator_api: str | None
     init_env: dict[str, str] = field(repr=False)
     init_listen: str | None
+    tls: dict[int, str] = field(default_factory=dict)
+    materials: dict[str, TlsMaterial] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

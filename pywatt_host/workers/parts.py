@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.none import NoChannels
 from pywatt_host.build.parts import identity_of
+from pywatt_host.http.redirect import RedirectApp
 from pywatt_host.http.server.server import HttpServer
 from pywatt_host.manifest.model import Manifest
+from pywatt_host.net.tls_material import TlsMaterial
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.protocol.payload import Envelope, Payload
+from pywatt_host.runtime.certificates import FailedHandshakes, certificates_of
 from pywatt_host.runtime.host import bounds_of
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.secrets.sources import make_sources
-from pywatt_host.workers.admin import AdminServers, HostPathsOfNow
+from pywatt_host.workers.admin import HostPathsOfNow, OwnServers
 from pywatt_host.workers.channel_requests import ChannelRequestsToWorkers
 from pywatt_host.workers.families import SupervisorFamilies
 from pywatt_host.workers.generation import Generation
@@ -77,6 +80,7 @@ class SupervisorParts:
         self._first: Generation | None = None  # while it starts
         self._rotated_lately: set[str] = set()  # names of secrets, since a generation began to fetch its own
         self._generations = 0
+        self._checks_tls = False
         self.masker = Masker()
         stream.mask_with(self.masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts, before_exit=self._kill_all)
@@ -87,19 +91,24 @@ class SupervisorParts:
             lambda: self.requests.dispatch,
             self._followers,
             manifest.channels.limits.frame,
+            self._materials_of,
         )
         self.pool = WorkerPool(joined=self.around.joined, left=self.around.left, vanished=self.around.vanished)
         self.health = HostHealth(
             self.checks, self._health_of_workers, lambda: self.pool.wanted, lambda: self.pool.looping
         )
         self.channels = self._make_channels(handshake, trace)
-        self.metrics = SupervisorMetrics(self.pool.all, SupervisorFamilies(self.pool, self.channels, self.reloads))
+        self.failed_handshakes = FailedHandshakes()  # of the supervisor's own servers
+        families = SupervisorFamilies(self.pool, self.channels, self.reloads)
+        self.metrics = SupervisorMetrics(self.pool.all, families, self.failed_handshakes)
         paths = self.paths = SupervisorPaths(
             lambda: self.manifest, self.health, self.metrics, lambda: self.schemes, environ
         )
         admin = HostPathsOfNow(paths.table, lambda: paths.hosts().admin_check())
         public = HostPathsOfNow(paths.table, lambda: paths.hosts().public_check(), paths.added)
-        self.admin = AdminServers(admin, self.shutdown.drain)
+        drain, failed = self.shutdown.drain, self.failed_handshakes
+        self.admin = OwnServers("admin", "server.admin.listen", admin, drain, failed)
+        self.redirect = OwnServers("redirect", "server.tls.redirect", RedirectApp(self._secure_port), drain)
         self.stand_in = HttpServer("stand-in", public, (), bounds_of(manifest), self.shutdown.drain)
         outside = Outside(self.channels)
         self.registrations = Registrations(manifest.module_id, self.channels.discovery)
@@ -159,6 +168,7 @@ class SupervisorParts:
             manifest,
             rotation,
             self.around,
+            certificates_of(manifest, lambda: store.secret_values),
             script=self._script,
             environ=environment_of_workers(dict(environ)),
         )
@@ -167,11 +177,12 @@ class SupervisorParts:
         return generation
 
     async def load_secrets(self, generation: Generation, tasks: TaskGroup) -> Schemes | NoSchemes:
-        """Fetch the secrets of a generation, and watch them for as long as it lives. Returns the schemes that guard its
-        metrics, where the supervisor serves them. Raises SecretError."""
+        """Fetch the secrets and certificates of a generation, and watch them for as long as it lives. Returns the
+        schemes that guard its metrics, where the supervisor serves them. Raises SecretError and TlsError."""
         manifest, rotation = generation.manifest, generation.rotation
         self._rotated_lately.clear()
         await generation.stack.enter_async_context(rotation.running(tasks))
+        await generation.stack.enter_async_context(generation.tls.running(tasks))
         if not manifest.metrics.enabled or not manifest.metrics.auth:
             return NoSchemes()
         schemes: Schemes = import_module("pywatt_host.auth.schemes").Schemes(
@@ -193,6 +204,12 @@ class SupervisorParts:
         if self.manifest.secrets.rotate:
             self.checks.add("secrets", self._check_secrets, optional=True)
 
+    def watch_certificates(self) -> None:
+        """Add the health check of the certificates, once a generation has some."""
+        if self.pool.current is not None and self.pool.current.tls.listening and not self._checks_tls:
+            self._checks_tls = True
+            self.checks.add("tls", self._check_tls, optional=True)
+
     def use(self, manifest: Manifest) -> None:
         """The manifest of another generation is in use."""
         self.manifest = manifest
@@ -213,6 +230,18 @@ class SupervisorParts:
 
     def _secrets_of(self, generation: int) -> WorkerSecrets:
         return next(each.secrets for each in self.pool.generations if each.number == generation)
+
+    def _materials_of(self, generation: int) -> Mapping[str, TlsMaterial]:
+        return next(each.materials for each in self.pool.generations if each.number == generation)
+
+    def _secure_port(self) -> int:
+        """The port of the first TLS listener."""
+        address = next(each for each in self.around.sockets.addresses if each.startswith("https://"))
+        return int(address.rpartition(":")[2])
+
+    async def _check_tls(self) -> None:
+        if self.pool.current is not None:
+            await self.pool.current.tls.check()
 
     def _secret_values(self) -> Mapping[str, str]:
         generation = self.pool.current or self._first
@@ -279,6 +308,7 @@ class SupervisorParts:
             "workers": [worker.status() for worker in self.pool.all()],
             "crash_loop": self.pool.looping,
             "listen": self.around.sockets.addresses,
+            **({"tls": told} if self.pool.current is not None and (told := self.pool.current.tls.status()) else {}),
         }
 
 

@@ -51,6 +51,7 @@ class ListeningSockets:
     and port 0 its port."""
 
     def __init__(self) -> None:
+        self.tls: Mapping[int, str] = {}  # the TLS section of each listener that has one, by number
         self._groups: dict[_Slot, tuple[Group, ...]] = {}
         self._leaving: list[_Leaving] = []
         self._claimed: list[Listener] = []  # that leave, and that a change would use again
@@ -67,11 +68,12 @@ class ListeningSockets:
         directory: Path,
         backlog: int,
         environ: Mapping[str, str],
+        tls: Sequence[str | None] = (),
     ) -> Change:
         """Bind what is new, for so many places. Nothing changes for clients before `Change.commit`.
 
-        `key` is the manifest key of the addresses; Unix paths are relative to `directory`. Raises BindError; then
-        nothing stays bound.
+        `key` is the manifest key of the addresses; Unix paths are relative to `directory`. `tls` has the key of the TLS
+        section of each address, if any has one. Raises BindError; then nothing stays bound.
         """
         change = Change(self, key, places, backlog)
         try:
@@ -85,7 +87,12 @@ class ListeningSockets:
                 elif isinstance(address, UnixAddress):
                     shown = f"unix:{place}"
                     change.access.append((Path(shown[5:]), address.mode, group_id(address, shown, key)))
-                change.groups[slot] = tuple(for_places(group, places, change.bound) for group in groups)
+                found = tuple(for_places(group, places, change.bound) for group in groups)
+                change.groups[slot] = found
+                section = tls[number] if tls else None
+                if section is not None:
+                    secure = [group for group in found if group.first.sock.family != socket.AF_UNIX]
+                    change.tls.update((group.number, section) for group in secure)
         except BaseException:
             change.rollback()
             raise
@@ -164,8 +171,8 @@ class ListeningSockets:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses for clients: `http://HOST:PORT` or `unix:PATH`."""
-        return addresses_of(self.groups)
+        """The addresses for clients: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`."""
+        return addresses_of(self.groups, self.tls)
 
     def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
         """The sockets that the workers of a place accept from, each with the number of its listener."""
@@ -183,7 +190,7 @@ class ListeningSockets:
         """Call `changed` after each change of the sockets."""
         self._followers.append(changed)
 
-    def replace(self, groups: dict[_Slot, tuple[Group, ...]]) -> None:
+    def replace(self, groups: dict[_Slot, tuple[Group, ...]], tls: Mapping[int, str]) -> None:
         """Put other groups in the place of those in use. Sockets that are in no group any more leave."""
         kept = {id(listener) for each in groups.values() for group in each for listener in group.listeners}
         for each in self._leaving:
@@ -198,7 +205,7 @@ class ListeningSockets:
                     self._leaving.append(_Leaving(slot, listener))
                     if not listener.owned:
                         self._given_up.add(slot[0])
-        self._groups = groups
+        self._groups, self.tls = groups, tls
         for changed in self._followers:
             changed()
 
@@ -240,6 +247,7 @@ class Change:
     places: int
     _backlog: int
     groups: dict[_Slot, tuple[Group, ...]] = field(default_factory=dict)
+    tls: dict[int, str] = field(default_factory=dict)  # the TLS section of each listener that has one, by number
     bound: list[Listener] = field(default_factory=list)
     access: list[tuple[Path, int, int]] = field(default_factory=list)  # of Unix sockets: mode and group
     numbers: set[int] = field(init=False)
@@ -249,7 +257,7 @@ class Change:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return addresses_of(self._all)
+        return addresses_of(self._all, self.tls)
 
     def of_place(self, place: int) -> list[tuple[int, socket.socket]]:
         """What the workers of a place accept from after the commit, each with the number of its listener."""
@@ -280,7 +288,7 @@ class Change:
             except OSError as error:
                 logger.warning("the access to unix:%s stays as it is: %s", path, error, extra={"key": self._key})
         self.bound = []
-        self._sockets.replace(self.groups)
+        self._sockets.replace(self.groups, self.tls)
 
     def rollback(self) -> None:
         """Close what was bound."""

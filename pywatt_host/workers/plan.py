@@ -53,6 +53,7 @@ RULES = (
     Rule("state", "rebuilt", _APPLICATION),
     Rule("config", "rebuilt", _APPLICATION),
     Rule("server.listen", "in_place", "listeners are added, kept and closed without losing a connection"),
+    Rule("server.tls", "in_place", "new connections have it; the ones there are end with what they began with"),
     Rule("server.admin", "in_place", "the admin listener is added, moved or closed by the supervisor"),
     Rule("server.control", "refused", "the control socket is bound once; restart the host to move it"),
     Rule("server.workers.count", "in_place", "workers are added or drained"),

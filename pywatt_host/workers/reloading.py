@@ -8,14 +8,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
-from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError
+from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError, TlsError
 from pywatt_host.manifest import Manifest, Problem, render_text
 from pywatt_host.workers.plan import plan
 from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
 logger = logging.getLogger("pywatt.workers")
 
-Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "import", "start", "stopping"]
+Stage: TypeAlias = Literal["manifest", "plan", "listen", "secrets", "tls", "import", "start", "stopping"]
 
 
 _STOPPING = "the host is stopping"
@@ -149,6 +149,8 @@ class Reloading:
             raise RefusedReloadError(stage, error.exit_code if error.exit_code in (2, 3) else 3, reason) from error
         except BindError as error:
             raise RefusedReloadError("listen", 3, str(error)) from error
+        except TlsError as error:
+            raise RefusedReloadError("tls", 3, str(error)) from error
         except ServiceError as error:
             raise RefusedReloadError("start", 3, str(error)) from error
         except HostError as error:

@@ -18,6 +18,7 @@ _LONGEST = 4096  # bytes of a request line that may be one of the host's own pat
 class _Held:
     listener: int
     sock: socket.socket
+    tls: bool
     watched: bool = False
     wait: float = _LOOK_AGAIN
     timer: asyncio.TimerHandle | None = None
@@ -45,9 +46,9 @@ class StandIn:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, listener: int, sock: socket.socket) -> None:
-        """Keep a connection until a worker takes it."""
-        held = self._held[sock.fileno()] = _Held(listener, sock)
+    def hold(self, listener: int, sock: socket.socket, *, tls: bool = False) -> None:
+        """Keep a connection until a worker takes it. With `tls`, nothing in it can be read before that."""
+        held = self._held[sock.fileno()] = _Held(listener, sock, tls)
         self._watch(held)
 
     def release(self, take: Callable[[int, socket.socket], bool]) -> None:
@@ -65,6 +66,8 @@ class StandIn:
         for held in tuple(self._held.values()):
             self._forget(held)
             with held.sock as sock:
+                if held.tls:
+                    continue  # an answer would have to be encrypted
                 try:
                     sock.recv(1 << 16)  # closing a socket with unread bytes resets it, and the answer might be lost
                 except OSError:
@@ -89,7 +92,7 @@ class StandIn:
             held.sock.close()
             self._freed()
             return
-        path = request_path(ahead)
+        path = "" if held.tls else request_path(ahead)
         if path is None and len(ahead) < _LONGEST:
             self._unwatch(held)  # it would be readable all the time
             held.timer = self._loop.call_later(held.wait, self._look, held)

@@ -13,6 +13,7 @@ import signal
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,15 @@ _PULL_INTERVAL = 2.0  # seconds between two looks at the metrics of workers
 _STOP_GRACE = 0.2  # seconds after the shutdown limit that workers get to leave by themselves
 _PASS_TIME = 2.0  # seconds for connections that wait to be passed to workers, when the host stops
 _MAX_STATUS = 500  # characters of a reason that `systemctl status` shows
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnSockets:
+    """The bound sockets of the supervisor's own servers."""
+
+    control: list[Listener]
+    admin: dict[Address, list[Listener]]
+    redirect: dict[Address, list[Listener]]
 
 
 class Supervisor:
@@ -105,13 +115,13 @@ class Supervisor:
         raise_descriptor_limit(descriptors_needed(limits.connections, limits.concurrency))
         try:
             with (
-                self._bound() as (control, admin),
+                self._bound() as bound,
                 StopSignals(shutdown.stop),
                 HangupSignal(self._hung_up, shutdown.request, loop),
                 OtherSignals({each: partial(ignored, each) for each in (signal.SIGUSR1, signal.SIGUSR2)}, loop),
                 shutdown.cancels_start(),
             ):
-                await self._run(control, admin, on_ready)
+                await self._run(bound, on_ready)
         except HostError:
             shutdown.start_failed()
             raise
@@ -121,9 +131,9 @@ class Supervisor:
         return shutdown.exit_code
 
     @contextmanager
-    def _bound(self) -> Iterator[tuple[list[Listener], dict[Address, list[Listener]]]]:
-        """All sockets of the host, bound; gives those of the control socket and of the admin listener. They are closed
-        when the block ends. Raises BindError and ChannelError."""
+    def _bound(self) -> Iterator[_OwnSockets]:
+        """All sockets of the host, bound; gives those of the supervisor's own servers. They are closed when the block
+        ends. Raises BindError and ChannelError."""
         parts = self.parts
         with ExitStack() as stack:
             stack.callback(parts.around.sockets.close)
@@ -131,12 +141,14 @@ class Supervisor:
             parts.around.prepare(parts.manifest, 1)
             admin = parts.admin.bind(_admin_addresses(parts.manifest), parts.manifest.directory)
             stack.callback(close_listeners, admin)
+            redirect = parts.redirect.bind(_redirect_addresses(parts.manifest), parts.manifest.directory)
+            stack.callback(close_listeners, redirect)
             control = self._bind_control()
             for listener in control:
                 stack.callback(listener.close)
             stack.callback(parts.channels.close)
             parts.channels.bind()
-            yield control, admin
+            yield _OwnSockets(control, admin, redirect)
 
     def _bind_control(self) -> list[Listener]:
         """The control socket. Where it cannot be bound, `server.control: auto` logs a warning, a path raises
@@ -155,9 +167,7 @@ class Supervisor:
             logger.warning("no control socket: %s", error, extra={"key": "server.control"})
             return []
 
-    async def _run(
-        self, control: list[Listener], admin: dict[Address, list[Listener]], on_ready: Callable[[Ready], None]
-    ) -> None:
+    async def _run(self, bound: _OwnSockets, on_ready: Callable[[Ready], None]) -> None:
         parts = self.parts
         self._systemd = notifier(parts.environ)
         async with lifecycle(parts.shutdown) as running, TaskGroup() as tasks:
@@ -165,12 +175,13 @@ class Supervisor:
             background: list[asyncio.Task[Any]] = []
             try:
                 workers = await self._start(running, tasks, background)
-                await self._start_servers(running, control, admin)
+                await self._start_servers(running, bound)
                 parts.around.distributor = Distributor(
                     parts.around.sockets, host_paths=parts.paths.names, serve=parts.stand_in.serve_once
                 )
                 parts.around.commit()
                 parts.pool.put_to_use(parts.pool.generations[0], workers, "")
+                parts.watch_certificates()
                 parts.shutdown.started()
                 parts.checks.serving = True
                 background.append(tasks.create_task(self._pull_metrics(), name="metrics of workers"))
@@ -188,6 +199,7 @@ class Supervisor:
                 for task in background:
                     task.cancel()
                 await parts.pool.close()  # what these two have started runs in `tasks`
+                await parts.redirect.close()
                 await parts.admin.close()
 
     async def _start(
@@ -205,12 +217,11 @@ class Supervisor:
         background.append(tasks.create_task(parts.pool.watch(), name="workers"))
         return await parts.pool.start(generation, healthy=False)
 
-    async def _start_servers(
-        self, running: Lifecycle, control: list[Listener], admin: dict[Address, list[Listener]]
-    ) -> None:
-        """The supervisor's own servers: control socket, admin listener, and the one that stands in for workers."""
+    async def _start_servers(self, running: Lifecycle, bound: _OwnSockets) -> None:
+        """The supervisor's own servers: control socket, admin listener, redirect, and the one that stands in for
+        workers."""
         parts = self.parts
-        if control:
+        if bound.control:
             app = ControlApp(
                 self.status,
                 parts.shutdown.request,
@@ -220,9 +231,9 @@ class Supervisor:
                 reload=self._asked_to_reload if parts.manifest.server.reload_mode != "off" else None,
                 manifest=lambda: manifest_answer(parts.manifest, parts.number),
             )
-            server = HttpServer("control", app, control, bounds_of(parts.manifest), parts.shutdown.drain)
+            server = HttpServer("control", app, bound.control, bounds_of(parts.manifest), parts.shutdown.drain)
             await running.start([PhasedService(Phase.CONTROL, server)])
-        await running.start([PhasedService(Phase.ADMIN, _AdminService(parts, admin))])
+        await running.start([PhasedService(Phase.ADMIN, _OwnServersService(parts, bound))])
         await running.start([PhasedService(Phase.HTTP, parts.stand_in)])
         if parts.channels.server is not None:
             await running.start([PhasedService(Phase.PEER_SERVER, parts.channels.server)])
@@ -291,9 +302,11 @@ class Supervisor:
         environ = await asyncio.to_thread(self._read_environ) if self._read_environ is not None else None
         generation = parts.new_generation(manifest, environ)
         admin: dict[Address, list[Listener]] = {}
+        redirect: dict[Address, list[Listener]] = {}
         try:
             parts.around.prepare(manifest, generation.number)
             admin = parts.admin.bind(addresses, manifest.directory)
+            redirect = parts.redirect.bind(_redirect_addresses(manifest), manifest.directory)
             schemes = await parts.load_secrets(generation, self._tasks)
             workers = await parts.pool.start(generation, healthy=True)
             await parts.catch_up(generation)
@@ -301,14 +314,18 @@ class Supervisor:
         except BaseException:
             parts.around.roll_back()
             close_listeners(admin)
+            close_listeners(redirect)
             await parts.pool.discard(generation)
             raise
         before, parts.schemes = parts.manifest, schemes
+        if parts.pool.current is not None:
+            parts.pool.current.tls.settle()
         parts.use(manifest)
         if manifest.logging != before.logging:
             self._relogged(manifest)
         parts.pool.put_to_use(generation, workers, "a reload")
-        await parts.admin.use(addresses, admin, self._tasks, bounds_of(manifest))
+        parts.watch_certificates()
+        await _use(parts, self._tasks, admin, redirect)
         self._announce(workers[0])
         return generation.number
 
@@ -354,24 +371,42 @@ class Supervisor:
             part.close()
 
 
-class _AdminService:
-    """The admin listener as a service."""
+class _OwnServersService:
+    """The admin listener and the redirect as a service."""
 
     name = "admin"
 
-    def __init__(self, parts: SupervisorParts, bound: Mapping[Address, list[Listener]]) -> None:
+    def __init__(self, parts: SupervisorParts, bound: _OwnSockets) -> None:
         self._parts = parts
         self._bound = bound
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
-        admin = self._parts.admin
-        manifest = self._parts.manifest
-        await admin.use(_admin_addresses(manifest), self._bound, tasks, bounds_of(manifest))
+        await _use(self._parts, tasks, self._bound.admin, self._bound.redirect)
         try:
             yield
         finally:
-            await admin.close()
+            await self._parts.redirect.close()
+            await self._parts.admin.close()
+
+
+async def _use(
+    parts: SupervisorParts,
+    tasks: TaskGroup,
+    admin: Mapping[Address, list[Listener]],
+    redirect: Mapping[Address, list[Listener]],
+) -> None:
+    """Let the supervisor's servers have the addresses of the manifest in use; these are the new ones."""
+    manifest, bounds = parts.manifest, bounds_of(parts.manifest)
+    generation = parts.pool.current or parts.pool.generations[0]
+    tls = generation.tls.listening.get("server.admin.tls")
+    await parts.admin.use(_admin_addresses(manifest), admin, tasks, bounds, tls)
+    await parts.redirect.use(_redirect_addresses(manifest), redirect, tasks, bounds)
+
+
+def _redirect_addresses(manifest: Manifest) -> tuple[Address, ...]:
+    redirect = manifest.server.redirects
+    return (redirect,) if redirect is not None else ()
 
 
 def _admin_addresses(manifest: Manifest) -> tuple[Address, ...]:

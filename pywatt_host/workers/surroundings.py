@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.net.shared_limits import SharedLimits
+from pywatt_host.net.tls_material import TlsMaterial
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.workers.distributor import Distributor
 from pywatt_host.workers.link import WorkerSetup
@@ -47,8 +48,10 @@ class Surroundings:
         dispatch: Callable[[], Dispatch],
         followers: Callable[[], Iterable[Follower]],
         frame: int,
+        materials: Callable[[int], Mapping[str, TlsMaterial]],
     ) -> None:
-        """`frame` is the longest message of a worker in bytes. Raises OSError where there is no shared memory."""
+        """`frame` is the longest message of a worker in bytes. `materials` gives the certificates in use of a
+        generation, by their TLS sections. Raises OSError where there is no shared memory."""
         self.sockets = ListeningSockets()
         self.shared = SharedLimits.create()
         self.distributor: Distributor | None = None  # once the sockets are in use
@@ -57,6 +60,7 @@ class Surroundings:
         self._dispatch = dispatch
         self._followers = followers
         self._frame = frame
+        self._materials = materials
         self._change: tuple[int, Change] | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._next_key = 0
@@ -73,6 +77,7 @@ class Surroundings:
             directory=manifest.directory,
             backlog=server.limits.backlog,
             environ=self._environ,
+            tls=[declared.key if (declared := server.tls_of(number)) else None for number in range(len(server.listen))],
         )
         self._change = generation, change
 
@@ -132,6 +137,8 @@ class Surroundings:
             init.orchestrator_api,
             dict(init.env),
             init.listen,
+            dict(sockets.tls),
+            dict(self._materials(worker.generation)),
         )
 
     # While it runs --------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pywatt_host.manifest.values import Address
 from pywatt_host.net.listeners import Listener
 from pywatt_host.net.passing import PassingChannel
 from pywatt_host.net.shared_limits import SharedLimits, WorkerLimits
+from pywatt_host.net.tls_material import ListenerTls, TlsTerms
 from pywatt_host.observability.logs import configured, standard_error
 from pywatt_host.peers.client import PeerClient, WorkerHandlers
 from pywatt_host.protocol.codec import line
@@ -33,6 +34,7 @@ from pywatt_host.protocol.messages import EXTENSIONS, GetHostPath, HostPathAnswe
 from pywatt_host.runtime.event_loop import loop_factory, tune_collector
 from pywatt_host.runtime.host import Host, Ready
 from pywatt_host.workers.link import WorkerSetup
+from pywatt_host.workers.renewal import material_of
 from pywatt_host.workers.supervisor_watch import ORPHAN_GRACE, SupervisorWatch
 
 logger = logging.getLogger("pywatt.host")
@@ -44,8 +46,8 @@ _MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
 
 def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
     """The manifest of a worker: what the supervisor does for all workers is left out. Secrets come from the supervisor;
-    channels where other modules connect, and the orchestrator, are the supervisor's. Each worker takes its share of the
-    connections, and has stopped before the supervisor would kill it."""
+    certificates, channels where other modules connect, and the orchestrator, are the supervisor's. Each worker takes
+    its share of the connections, and has stopped before the supervisor would kill it."""
     server, channels, secrets = manifest.server, manifest.channels, manifest.secrets
     limits, timeouts = server.limits, server.timeouts
     shutdown = max(timeouts.shutdown - _SOONER, timeouts.shutdown / 2)
@@ -55,6 +57,9 @@ def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
             "server": server.model_copy(
                 update={
                     "control": "off",
+                    "listeners": server.listen,
+                    "tls": None,
+                    "admin": server.admin.model_copy(update={"tls": None}) if server.admin is not None else None,
                     "limits": limits.model_copy(update={"connections": share}),
                     "timeouts": timeouts.model_copy(update={"drain_delay": 0.0, "shutdown": shutdown}),
                 }
@@ -103,7 +108,11 @@ class _Worker:
             Listener(socket.socket(fileno=descriptor), owned=False, number=number)
             for descriptor, number in zip(sockets, setup.listeners, strict=True)
         ]
-        place = Place(channel, limits.connections, lambda: self._least(limits), listeners, setup.addresses)
+        sections = {key: ListenerTls(key, TlsTerms(material)) for key, material in setup.materials.items()}
+        tls = {number: sections[key] for number, key in setup.tls.items()}
+        for listener in listeners:
+            listener.secure(tls.get(listener.number))
+        place = Place(channel, limits.connections, lambda: self._least(limits), listeners, setup.addresses, tls)
         init = Init("", manifest.module_id, {}, auth_token=setup.auth_token, extensions=tuple(sorted(EXTENSIONS)))
         always = {"worker": setup.place + 1}
         with configured(manifest.logging, stream, terminal=terminal, colour=colour, always=always):
@@ -124,6 +133,7 @@ class _Worker:
                         accept=lambda: self._accept(place, limits),
                         retire=lambda why: self._retire(place, limits, why),
                         snapshot=self._snapshot,
+                        renew=lambda message: sections[message.section].use(TlsTerms(material_of(message))),
                     ),
                 )
             except HostError as error:

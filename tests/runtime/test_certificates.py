@@ -15,7 +15,7 @@ import pytest
 from pywatt_host.exceptions import TlsError
 from pywatt_host.manifest.model.tls import ServerTls, declared
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.runtime.certificates import Certificates, NoCertificates
+from pywatt_host.runtime.certificates import Certificates, FailedHandshakes, NoCertificates
 from tests.certificates import chain_of, issued
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -268,4 +268,11 @@ def test_a_running_service_looks_by_itself(tmp_path: Path) -> None:
 def test_without_tls_there_is_nothing_to_tell() -> None:
     none = NoCertificates()
     assert (list(none.families()), none.status(), dict(none.listening)) == ([], {}, {})
-    assert [each.name for each in NoCertificates(tls=True).families()] == ["pywatt_tls_handshake_failures"]
+
+
+def test_failed_handshakes_are_counted_by_reason() -> None:
+    failed = FailedHandshakes()
+    assert list(failed.families()) == []
+    failed["timeout"] += 2
+    (family,) = failed.families()
+    assert (family.name, dict(family.values)) == ("pywatt_tls_handshake_failures", {("timeout",): 2.0})

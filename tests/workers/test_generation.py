@@ -15,6 +15,7 @@ import pytest
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.protocol.messages import Announce, HeartbeatAck, WorkerFailed
+from pywatt_host.runtime.certificates import NoCertificates
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.workers import generation as generation_module
@@ -76,7 +77,7 @@ class Made:
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.importing = 0
-        self.generation = Generation(1, self.manifest, self.rotation, self, script=None, environ={})
+        self.generation = Generation(1, self.manifest, self.rotation, self, NoCertificates(), script=None, environ={})
 
     async def import_code(self, load: Load, worker_ended: Callable[[int, int], None]) -> Zygote:
         self.importing += 1

@@ -72,8 +72,10 @@ class HttpServer:
         drain: Drain,
         place: Place | None = None,
         failed_handshakes: Counter[str] | None = None,
+        tls: ListenerTls | None = None,
     ) -> None:
-        """`failed_handshakes` counts TLS handshakes by the reason why they failed."""
+        """`failed_handshakes` counts TLS handshakes by the reason why they failed. `tls` has terms that the listeners
+        may get later."""
         self.name = name
         handler: Any = app if hasattr(app, "accept") else AppHandler(app)
         self._handler: Handler = handler
@@ -82,6 +84,7 @@ class HttpServer:
         self._drain = drain
         self._place = place
         self._failed_handshakes = failed_handshakes
+        self._later_tls = tls
         self._acceptor: Acceptor | None = None  # while it runs
 
     @asynccontextmanager
@@ -105,7 +108,7 @@ class HttpServer:
 
     def _tls(self) -> set[ListenerTls]:
         """The terms of all connections that may come here."""
-        found = {listener.tls for listener in self._listeners if listener.tls is not None}
+        found = {each for each in (self._later_tls, *(each.tls for each in self._listeners)) if each is not None}
         return found if self._place is None else found | set(self._place.tls.values())
 
     def serve_once(self, connection: socket.socket) -> None:

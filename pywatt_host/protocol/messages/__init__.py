@@ -54,6 +54,7 @@ from pywatt_host.protocol.messages.workers import (
     WorkerFailed,
     WorkerMessage,
     WorkerRetire,
+    WorkerTls,
 )
 
 __all__ = [
@@ -111,6 +112,7 @@ __all__ = [
     "WorkerFailed",
     "WorkerMessage",
     "WorkerRetire",
+    "WorkerTls",
     "message_of",
     "service_type_of",
 ]

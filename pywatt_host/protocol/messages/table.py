@@ -49,6 +49,7 @@ from pywatt_host.protocol.messages.workers import (
     WorkerFailed,
     WorkerMessage,
     WorkerRetire,
+    WorkerTls,
 )
 
 
@@ -102,6 +103,7 @@ ToModule: TypeAlias = (
     | Event
     | WorkerAccept
     | WorkerRetire
+    | WorkerTls
     | WorkerMessage
     | WorkerEvent
     | GetSnapshot
@@ -136,7 +138,7 @@ MESSAGES: tuple[type[Any], ...] = (
     Init, SecretValue, Rotated, Shutdown, Heartbeat, Registered, Discovered, ServiceResponse, ServiceOperationResult,
     HttpRequest, PortResponse, RoutedMessage, RoutedResponse, Event, Announce, Identify, GetSecret, RotationAck,
     Register, Deregister, Discover, ServiceRequest, ServiceOperation, HttpResponse, PortRequest, RouteToModule,
-    HeartbeatAck, Draining, Publish, Subscribe, Unsubscribe, Error, WorkerAccept, WorkerRetire, GetSnapshot,
+    HeartbeatAck, Draining, Publish, Subscribe, Unsubscribe, Error, WorkerAccept, WorkerRetire, WorkerTls, GetSnapshot,
     HostPathAnswer, WorkerFailed, Snapshot, GetHostPath, WorkerMessage, WorkerEvent,
 )  # fmt: skip
 _READERS: dict[str, Callable[[Document], Message]] = {message.op: message.read for message in MESSAGES}

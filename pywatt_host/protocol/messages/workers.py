@@ -54,6 +54,42 @@ class WorkerRetire:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerTls:
+    """Gives a worker what the listeners of a TLS section use from now on: the section's key in the manifest, the
+    certificate chain, its key and the CA certificates of clients (all PEM), and what is demanded of clients."""
+
+    op: ClassVar[str] = "worker_tls"
+    section: str
+    chain: str
+    private_key: str = field(repr=False)
+    client_ca: str | None
+    demands: str
+    min_version: str
+
+    @classmethod
+    def read(cls, document: Document) -> WorkerTls:
+        return cls(
+            read_string(document, "section"),
+            read_string(document, "chain"),
+            read_string(document, "private_key"),
+            read_optional_string(document, "client_ca"),
+            read_string(document, "demands"),
+            read_string(document, "min_version"),
+        )
+
+    def wire(self, extensions: Extensions) -> Document:
+        return {
+            "op": self.op,
+            "section": self.section,
+            "chain": self.chain,
+            "private_key": self.private_key,
+            "client_ca": self.client_ca,
+            "demands": self.demands,
+            "min_version": self.min_version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerMessage:
     """A message from another module that the supervisor passes on to one worker, with the channel on which it came and
     who vouches for its source. The worker answers it once, with `route_to_module` under the same request id."""
