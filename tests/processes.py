@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -45,18 +46,30 @@ class Response:
         return json.loads(self.body)
 
 
-class Connection:
-    """One client connection. Everything that waits is bounded."""
+def any_certificate() -> ssl.SSLContext:
+    """A context for a client that does not verify the server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
-    def __init__(self, address: str) -> None:
+
+class Connection:
+    """One client connection. Everything that waits is bounded. Over TLS, `context` verifies the server; without it, any
+    certificate will do."""
+
+    def __init__(self, address: str, context: ssl.SSLContext | None = None) -> None:
         if address.startswith("unix:"):
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(PATIENCE)
             self.sock.connect(address.removeprefix("unix:"))
         else:
-            host, _, port = address.removeprefix("http://").rpartition(":")
-            self.sock = socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE)
+            host, _, port = address.removeprefix("http://").removeprefix("https://").rpartition(":")
+            host = host.strip("[]")
+            self.sock = socket.create_connection((host, int(port)), timeout=PATIENCE)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.startswith("https://"):
+                self.sock = (context or any_certificate()).wrap_socket(self.sock, server_hostname=host)
         self._buffer = b""
 
     def __enter__(self) -> Connection:
@@ -64,6 +77,12 @@ class Connection:
 
     def __exit__(self, *_: object) -> None:
         self.sock.close()
+
+    @property
+    def certificate(self) -> bytes:
+        """The certificate of the server, DER."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return self.sock.getpeercert(True) or b""
 
     def send(self, octets: bytes | str) -> None:
         self.sock.sendall(octets.encode() if isinstance(octets, str) else octets)

@@ -7,8 +7,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pywatt_host.manifest import Manifest
+from pywatt_host.manifest.model.base import complete
+from pywatt_host.manifest.model.tls import OwnTls
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.net.listeners import Listener, bind
 
@@ -49,13 +52,14 @@ def make_local(addresses: Iterable[Address], key: str) -> tuple[tuple[Address, .
 @dataclass(frozen=True, slots=True)
 class ListenAddresses:
     """The local addresses on which `dev` listens for a manifest. `messages` has a line for each address of the manifest
-    that was replaced, since it is not local."""
+    that was replaced, since it is not local. `tls` has what each public address says about TLS itself, if any does."""
 
     public: tuple[Address, ...]
     admin: tuple[Address, ...]
     directory: Path
     backlog: int
     messages: tuple[str, ...] = ()
+    tls: tuple[OwnTls | None, ...] = ()
 
 
 def listen_addresses(manifest: Manifest) -> ListenAddresses:
@@ -63,7 +67,12 @@ def listen_addresses(manifest: Manifest) -> ListenAddresses:
     server = manifest.server
     public, messages = make_local(server.listen, "server.listen")
     admin, more = make_local(server.admin.listen if server.admin is not None else (), "server.admin.listen")
-    return ListenAddresses(public, admin, manifest.directory, server.limits.backlog, (*messages, *more))
+    tls: list[OwnTls | None] = []
+    for number in range(len(server.listen)):
+        if len(make_local(server.listen[: number + 1], "")[0]) > len(tls):  # this address is not one of those before
+            tls.append(server.own_tls(number))
+    every = (*messages, *more)
+    return ListenAddresses(public, admin, manifest.directory, server.limits.backlog, every, tuple(tls))
 
 
 class ListenerSet:
@@ -72,6 +81,7 @@ class ListenerSet:
 
     def __init__(self) -> None:
         self._listeners: dict[_Slot, list[Listener]] = {}
+        self._tls: dict[_Slot, OwnTls] = {}  # what an address says about TLS itself
 
     def update(self, addresses: ListenAddresses) -> bool:
         """Listen on these addresses and on no others. Returns whether anything has changed. Raises BindError; then
@@ -91,6 +101,7 @@ class ListenerSet:
         dropped = {slot: listeners for slot, listeners in self._listeners.items() if slot not in slots}
         _close(dropped)
         self._listeners = {slot: self._listeners.get(slot) or bound[slot] for slot in slots}
+        self._tls = {slot: tls for slot, tls in zip(slots, addresses.tls, strict=False) if tls is not None}
         return bool(bound or dropped)
 
     @property
@@ -106,15 +117,28 @@ class ListenerSet:
 
     def overrides(self) -> list[str]:
         """The values for `--set` that tell the child its addresses, with the real ports."""
-        return [
-            f"{key}={json.dumps([listener.address.removeprefix('http://') for listener in listeners])}"
-            for key, listeners in self.by_key().items()
-        ]
+        found: dict[str, list[Any]] = {}
+        for slot, listeners in self._listeners.items():
+            for listener in listeners:
+                address: Any = listener.address.removeprefix("http://")
+                tls = self._tls.get(slot)
+                if tls is not None:
+                    address = {"address": address, "tls": _written(tls)}
+                found.setdefault(slot[0], []).append(address)
+        return [f"{key}={json.dumps(addresses)}" for key, addresses in found.items()]
 
     def close(self) -> None:
         """Close every socket."""
         _close(self._listeners)
         self._listeners = {}
+
+
+def _written(tls: OwnTls) -> Any:
+    """TLS settings as a manifest has them."""
+    if tls == "off":
+        return tls
+    complete(type(tls))
+    return tls.model_dump(mode="json", exclude_unset=True)
 
 
 # The manifest key, the address, and a number that tells equal addresses apart: a manifest may list port 0 twice.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pywatt_host.runtime.control_client import ask
-from tests.processes import PATIENCE, Connection, Host, Project
+from tests.processes import PATIENCE, Connection, Host, Project, any_certificate
 
 T = TypeVar("T")
 
@@ -210,8 +210,9 @@ class Load:
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._address.startswith("unix:"):
             return await asyncio.open_unix_connection(self._address.removeprefix("unix:"))
-        host, _, port = self._address.removeprefix("http://").rpartition(":")
-        return await asyncio.open_connection(host, int(port))
+        host, _, port = self._address.removeprefix("http://").removeprefix("https://").rpartition(":")
+        context = any_certificate() if self._address.startswith("https://") else None
+        return await asyncio.open_connection(host, int(port), ssl=context)
 
     async def _ask(self, *, keeps: bool) -> None:
         while not self._over:
