@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from asyncio import TaskGroup
 from collections import Counter
@@ -19,6 +20,7 @@ from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.values import Address, TcpAddress
 from pywatt_host.net.listeners import Listener
 from pywatt_host.net.passing import PassingChannel
+from pywatt_host.net.tls_material import ListenerTls
 from pywatt_host.runtime.event_loop import loop_factory
 from pywatt_host.types import Receive, Scope, Send
 from pywatt_host.workers.distributor import Distributor
@@ -67,8 +69,11 @@ class Worker:
         near, far = socket.socketpair()
         self.channel, self.far = PassingChannel(near, far.dup()), PassingChannel(far)
         self.drain = Drain()
-        self.at_place = Place(self.far, self, lambda: self.fleet.least(self))
+        tls = {number: self.fleet.tls[section] for number, section in self.fleet.sockets.tls.items()}
+        self.at_place = Place(self.far, self, lambda: self.fleet.least(self), tls=tls)
         duplicates = [Listener(sock.dup(), owned=False, number=number) for number, sock in self.listeners]
+        for listener in duplicates:
+            listener.secure(tls.get(listener.number))
         self.server = HttpServer(self.name, self._app, duplicates, self.bounds, self.drain, self.at_place)
         self.served = 0
         self.released = asyncio.Event()  # lets requests to /held go on
@@ -119,6 +124,7 @@ class Fleet:
         self.folder = folder
         self.sockets = ListeningSockets()
         self.workers: list[Worker] = []
+        self.tls: dict[str, ListenerTls] = {}  # by TLS section
         self.own = HttpServer("supervisor", self._probe, [], BOUNDS, Drain())
         self.probes = 0
 
@@ -139,13 +145,16 @@ class Fleet:
 
     distributor: Distributor
 
-    def prepare(self, *addresses: Address, places: int) -> Change:
+    def prepare(self, *addresses: Address, places: int, tls: ListenerTls | None = None) -> Change:
+        if tls is not None:
+            self.tls[tls.key] = tls
         return self.sockets.prepare(
-            addresses, key="server.listen", places=places, directory=self.folder, backlog=512, environ={}
-        )
+            addresses, key="server.listen", places=places, directory=self.folder, backlog=512, environ={},
+            tls=[tls.key if tls is not None else None] * len(addresses),
+        )  # fmt: skip
 
-    def listen(self, *addresses: Address, places: int) -> None:
-        self.prepare(*addresses, places=places).commit()
+    def listen(self, *addresses: Address, places: int, tls: ListenerTls | None = None) -> None:
+        self.prepare(*addresses, places=places, tls=tls).commit()
 
     def worker(self, name: str, place: int, bounds: Bounds = BOUNDS, change: Change | None = None) -> Worker:
         """A worker that does not accept yet."""
@@ -191,12 +200,12 @@ class Client:
         self.closed = False  # the last answer said so
 
     @classmethod
-    async def to(cls, target: int | str, source: str | None = None) -> Client:
-        """Connect to a port of this machine, or to a Unix socket."""
+    async def to(cls, target: int | str, source: str | None = None, tls: ssl.SSLContext | None = None) -> Client:
+        """Connect to a port of this machine, or to a Unix socket. With `tls`, this waits for the handshake."""
         if isinstance(target, str):
             return cls(*await asyncio.open_unix_connection(target))
         local = (source, 0) if source is not None else None
-        return cls(*await asyncio.open_connection("127.0.0.1", target, local_addr=local))
+        return cls(*await asyncio.open_connection("127.0.0.1", target, local_addr=local, ssl=tls))
 
     def ask(self, path: str = "/") -> None:
         self._writer.write(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode())

@@ -10,7 +10,9 @@ from typing import TypeAlias
 import pytest
 
 from pywatt_host.manifest.values import UnixAddress
+from pywatt_host.net.tls_material import ListenerTls, TlsTerms
 from pywatt_host.workers.stand_in import request_path
+from tests.certificates import client_context, material
 from tests.workers.serving import FREE, LOOP_NAMES, LOOPS, Client, Fleet, Load, close, connect_many, run, until
 
 Loop: TypeAlias = Callable[[], asyncio.AbstractEventLoop] | None
@@ -232,6 +234,53 @@ def test_what_waits_at_the_end_is_answered_with_503(loop: Loop) -> None:
             assert client.closed
             assert await client.ended()
             await close((client, probe))
+
+    run(loop, main())
+
+
+# TLS ------------------------------------------------------------------------------------------------------------------
+
+
+def test_passed_connections_are_taken_with_the_terms_of_their_listener(loop: Loop) -> None:
+    async def main() -> None:
+        async with Fleet.of() as fleet:
+            fleet.listen(FREE, places=1, tls=ListenerTls("server.tls", TlsTerms(material())))
+            fleet.start("elsewhere", 7)  # of a place without a socket: it is passed every connection
+            clients = await asyncio.gather(*(Client.to(fleet.port, tls=client_context()) for _ in range(10)))
+            assert {await client.get() for client in clients} == {"200 elsewhere"}
+            assert fleet.sockets.addresses == (f"https://127.0.0.1:{fleet.port}",)
+            await close(clients)
+
+    run(loop, main())
+
+
+def test_without_a_worker_tls_connections_wait_and_nothing_is_read_of_them(loop: Loop) -> None:
+    async def main() -> None:
+        async with Fleet.of() as fleet:
+            fleet.listen(FREE, places=1, tls=ListenerTls("server.tls", TlsTerms(material())))
+            handshake = asyncio.create_task(Client.to(fleet.port, tls=client_context()))
+            confused = await Client.to(fleet.port)
+            confused.ask("/livez")  # over plain HTTP: it is not answered either
+            await until(lambda: len(fleet.distributor._waiting) == 2)
+            fleet.start("w0", 0)
+            client = await handshake
+            assert await client.get() == "200 w0"
+            assert (await confused.answer()).startswith("400 ")
+            assert fleet.probes == 0
+            await close((client, confused))
+
+    run(loop, main())
+
+
+def test_tls_connections_that_wait_at_the_end_are_closed_without_a_plain_answer(loop: Loop) -> None:
+    async def main() -> None:
+        async with Fleet.of() as fleet:
+            fleet.listen(FREE, places=1, tls=ListenerTls("server.tls", TlsTerms(material())))
+            client = await Client.to(fleet.port)
+            await until(lambda: len(fleet.distributor._waiting) == 1)
+            fleet.distributor.close()
+            assert await client.ended()
+            await client.close()
 
     run(loop, main())
 

@@ -14,15 +14,18 @@ import pytest
 
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model.secrets import SecretKey
-from pywatt_host.protocol.messages import Announce, HeartbeatAck, WorkerFailed
+from pywatt_host.net.tls_material import ListenerTls, TlsTerms
+from pywatt_host.protocol.messages import Announce, HeartbeatAck, WorkerFailed, WorkerTls
 from pywatt_host.runtime.certificates import NoCertificates
 from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.workers import generation as generation_module
 from pywatt_host.workers.generation import Generation
 from pywatt_host.workers.link import Load
+from pywatt_host.workers.renewal import material_of
 from pywatt_host.workers.worker_process import WorkerProcess
 from pywatt_host.workers.zygote_process import WorkerStartError
+from tests.certificates import ca_pem, material
 from tests.hosting import run
 from tests.workers.supervised import SpokenWorker, until
 from tests.workers.test_worker_secrets import Vault
@@ -65,6 +68,8 @@ class Made:
         self.vault = Vault(KEY="first-value")
         store = SecretStore({"KEY": SecretKey()}, [self.vault], Masker())
         self.rotation = Rotation(store, rotate=True, interval=60.0)
+        self.tls = NoCertificates()
+        self.tls.listening = {"server.tls": ListenerTls("server.tls", TlsTerms(material()))}
         self.zygotes: list[Zygote] = []
         self.spoken: dict[int, SpokenWorker] = {}
         self.killed: list[str] = []
@@ -77,7 +82,7 @@ class Made:
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.importing = 0
-        self.generation = Generation(1, self.manifest, self.rotation, self, NoCertificates(), script=None, environ={})
+        self.generation = Generation(1, self.manifest, self.rotation, self, self.tls, script=None, environ={})
 
     async def import_code(self, load: Load, worker_ended: Callable[[int, int], None]) -> Zygote:
         self.importing += 1
@@ -151,6 +156,26 @@ def in_generation(monkeypatch: pytest.MonkeyPatch, test: Callable[[Made], Awaita
             await test(host)
 
     run(main)
+
+
+# Certificates ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_renewed_certificate_is_given_to_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(host: Made) -> None:
+        await host.generation.start()
+        for place in range(2):
+            await host.generation.start_worker(place, healthy=True)
+        renewed = material(1, client_ca=ca_pem("clients"), demands="optional", min_version="1.3")
+        host.tls.listening["server.tls"].use(TlsTerms(renewed))
+        for worker in host.spoken.values():
+            message = await worker.hear(WorkerTls)
+            assert message.section == "server.tls"
+            assert material_of(message) == renewed
+            assert "PRIVATE" not in repr(message)
+        assert host.generation.materials == {"server.tls": renewed}
+
+    in_generation(monkeypatch, test)
 
 
 # Importing ------------------------------------------------------------------------------------------------------------
