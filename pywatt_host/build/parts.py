@@ -265,7 +265,15 @@ class HostParts:
         return HostMetrics(
             requests,
             running=self._running_requests,
-            parts=(self.stores, self.channels, self.tasks, self.resilience, self.tracing, self.tls, self.failed_handshakes),
+            parts=(
+                self.stores,
+                self.channels,
+                self.tasks,
+                self.resilience,
+                self.tracing,
+                self.tls,
+                self.failed_handshakes,
+            ),
             rotations=self.rotation.counts,
             refusals=self.schemes.counts if self.manifest.auth else None,
         )

@@ -19,23 +19,24 @@ class Phase(IntEnum):
     CHANNELS = 1  # channels to the orchestrator that need no secret
     TRACES = 2  # spans are sent; at the stop the last ones leave, those of workers over their channel
     SECRETS = 3  # all declared secrets are fetched, and watched where they rotate
-    PRIVATE_SERVERS = 4  # database, cache and NATS servers for development
-    CONNECTIONS = 5  # channels whose credentials are secrets, connections to other modules, NATS
-    AUTH = 6  # keys that credentials are verified with
-    STORES = 7  # databases and caches
-    CLIENTS = 8  # HTTP clients and their OAuth tokens
-    STATE = 9  # the state that the manifest's `state` function makes
-    APPLICATION = 10  # the applications: imported, made, their lifespans started
-    HOOKS = 11  # the application's start-up hooks
-    TASKS = 12  # background tasks
-    MESSAGES = 13  # from here on, messages and requests over channels are handled
-    EDGE = 14  # the routes of the applications become the table of the edge
-    HEALTH = 15  # health checks run
-    CONTROL = 16  # the control socket
-    ADMIN = 17  # the admin listener
-    HTTP = 18  # the public listeners, and the one that redirects to them
-    PEER_SERVER = 19  # the sockets where other modules connect
-    SYSTEMD = 20  # systemd is told that the service is ready
+    CERTIFICATES = 4  # the certificates of the TLS listeners
+    PRIVATE_SERVERS = 5  # database, cache and NATS servers for development
+    CONNECTIONS = 6  # channels whose credentials are secrets, connections to other modules, NATS
+    AUTH = 7  # keys that credentials are verified with
+    STORES = 8  # databases and caches
+    CLIENTS = 9  # HTTP clients and their OAuth tokens
+    STATE = 10  # the state that the manifest's `state` function makes
+    APPLICATION = 11  # the applications: imported, made, their lifespans started
+    HOOKS = 12  # the application's start-up hooks
+    TASKS = 13  # background tasks
+    MESSAGES = 14  # from here on, messages and requests over channels are handled
+    EDGE = 15  # the routes of the applications become the table of the edge
+    HEALTH = 16  # health checks run
+    CONTROL = 17  # the control socket
+    ADMIN = 18  # the admin listener
+    HTTP = 19  # the public listeners, and the one that redirects to them
+    PEER_SERVER = 20  # the sockets where other modules connect
+    SYSTEMD = 21  # systemd is told that the service is ready
 
 
 class PhasedService(NamedTuple):
