@@ -1,4 +1,4 @@
-"""The one entry: `python -m benchmarks edge|wsgi|startup|channels|stores|workers|reload|all`."""
+"""The one entry: `python -m benchmarks edge|wsgi|tls|startup|channels|stores|workers|reload|all`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from typing import Any
 
 from benchmarks import channels, load, reload, report, startup, workers, wrk
 from benchmarks.server import Cores
-from benchmarks.stacks import EDGE, STARTUP, WSGI, Workload
+from benchmarks.stacks import EDGE, STARTUP, TLS, WSGI, Workload
 from benchmarks.throughput import Connect, Settings, compare
 from benchmarks.worker_stacks import THROUGHPUT
 
 _WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "edge": EDGE,
     "wsgi": (WSGI,),
+    "tls": (TLS,),
     "startup": (),
     "channels": (),
     "stores": (),
     "workers": (),
     "reload": (),
-    "all": (*EDGE, WSGI),
+    "all": (*EDGE, WSGI, TLS),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import selectors
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Protocol
 
+from benchmarks.certificate import any_certificate
 from benchmarks.tokens import authorization
 
 ANSWER_TIMEOUT = 10.0  # seconds without any answer on any connection
@@ -81,7 +83,8 @@ class SocketLoad:
         length, body = self._length, self._body
         with selectors.DefaultSelector() as selector:
             for sock in self._sockets.values():
-                selector.register(sock, selectors.EVENT_READ, (sock.recv, sock.send, requests[sock.fileno()]))
+                receive = _receiving(sock) if isinstance(sock, ssl.SSLSocket) else sock.recv
+                selector.register(sock, selectors.EVENT_READ, (receive, sock.send, requests[sock.fileno()]))
             select = selector.select
             cpu, start = time.process_time(), clock()
             deadline = start + seconds
@@ -96,6 +99,8 @@ class SocketLoad:
                 for key, _ in ready:
                     receive, send, request = key.data
                     answer = receive(LONGEST_ANSWER)
+                    if answer is None:
+                        continue
                     # An answer of the known length is taken whole; any other may be a part of one.
                     if len(answer) != length or key.fd in partial:
                         answer = self._join(key.fd, answer)
@@ -148,15 +153,30 @@ def _is_whole(octets: bytes) -> bool:
     raise LoadError(f"an answer without Content-Length: {octets[:200]!r}")
 
 
+def _receiving(sock: ssl.SSLSocket) -> Callable[[int], bytes | None]:
+    """`recv` of a TLS socket; None where a record held no data, as one with a session ticket does."""
+
+    def receive(most: int) -> bytes | None:
+        try:
+            return sock.recv(most)
+        except ssl.SSLWantReadError:
+            return None
+
+    return receive
+
+
 @contextmanager
-def connect(port: int, path: str, connections: int) -> Iterator[SocketLoad]:
+def connect(port: int, path: str, connections: int, tls: bool = False) -> Iterator[SocketLoad]:
     """Open the connections to a server on loopback, all before the first request, and close them at the end."""
     sockets: list[socket.socket] = []
+    context = any_certificate() if tls else None
     try:
         for _ in range(connections):
             sock = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_TIMEOUT)
             sockets.append(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
+                sock = sockets[-1] = context.wrap_socket(sock)
             sock.setblocking(False)
         yield SocketLoad(port, path, sockets)
     except OSError as exc:

@@ -29,11 +29,14 @@ def host_manifest(
     tokens: bool = False,
     workers: int = 1,
     reload: bool = False,
+    tls: bool = False,
 ) -> str:
     """A manifest that serves `app` on loopback, with everything on and `paths` declared, or with nothing on. With
-    `tokens`, every path asks for one; with `reload`, SIGHUP reloads."""
+    `tokens`, every path asks for one; with `reload`, SIGHUP reloads; with `tls`, the certificate beside the manifest is
+    used."""
     text = f"version: 1\nmodule: {{id: benchmark}}\napp: {{import_path: {app}, interface: {interface}, threads: 16}}\n"
     more = (f", workers: {workers}" if workers > 1 else "") + (", reload: signal" if reload else "")
+    more += ", tls: {cert: certificate.pem, key: key.pem}" if tls else ""
     text += f"server: {{listen: 127.0.0.1:{port}{more}}}\n"
     if not full:
         return text + NOTHING_ON

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import certificate
 from benchmarks.load import LoadError, connect
 from benchmarks.stacks import Stack
 
@@ -64,6 +65,8 @@ class Server:
         self.port = free_port()
         self._output = folder / f"{self.port}.log"
         manifest = folder / f"{self.port}.yaml"
+        if stack.tls:
+            certificate.write(folder)
         if stack.host is not None:
             manifest.write_text(stack.host.manifest(self.port))
         # Appending, so that the file may be emptied between two slots without leaving a hole at its start.
@@ -84,7 +87,7 @@ class Server:
         """Seconds from the start to the first 200 for `/`."""
         while True:
             try:
-                with connect(self.port, "/", 1):
+                with connect(self.port, "/", 1, self.stack.tls):
                     return time.perf_counter() - self.started
             except LoadError as exc:
                 if self._process.poll() is not None:

@@ -25,19 +25,22 @@ class HostRun:
     tokens: bool = False
     workers: int = 1
     reload: bool = False
+    tls: bool = False
 
     def manifest(self, port: int) -> str:
         return host_manifest(
             self.app, port, interface=self.interface, paths=self.paths, full=self.full, tokens=self.tokens,
-            workers=self.workers, reload=self.reload,
+            workers=self.workers, reload=self.reload, tls=self.tls,
         )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """One row. `{port}` in the arguments becomes its port and `{manifest}` the path of `host`'s manifest.
+    """One row. `{port}` in the arguments becomes its port, `{manifest}` the path of `host`'s manifest, and `{folder}`
+    the folder with that.
 
-    A stack that `logs` must write something for each request, or its row is a fault.
+    A stack that `logs` must write something for each request, or its row is a fault. One with `tls` has
+    `certificate.pem` and `key.pem` in its folder.
     """
 
     name: str
@@ -45,13 +48,18 @@ class Stack:
     needs: tuple[str, ...]
     logs: bool = False
     host: HostRun | None = None
+    tls: bool = False
 
     def missing(self) -> str | None:
         """The first module that this stack needs and this interpreter has not."""
         return next((module for module in self.needs if not installed(module)), None)
 
     def command(self, port: int, manifest: Path) -> list[str]:
-        return [sys.executable, "-m", *(part.format(port=port, manifest=manifest) for part in self.arguments)]
+        return [
+            sys.executable,
+            "-m",
+            *(part.format(port=port, manifest=manifest, folder=manifest.parent) for part in self.arguments),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,42 @@ EDGE = (
     _edge("edge, raw ASGI", "/", "raw:app", "glued:raw_app", ("/",)),
     _edge("edge, Starlette route", "/users/42", "starlette_app:app", "glued:app", ("/", "/users/{id}"), "starlette"),
 )
+
+_PAIR = ("{folder}/certificate.pem", "{folder}/key.pem")
+
+
+def _over_tls(name: str, full: bool) -> Stack:
+    run = HostRun(f"{APPS}.raw:app", full=full, paths=("/",), tokens=True, tls=True)
+    arguments = ("pywatt_host", "run", "{manifest}")
+    return Stack(name, arguments, ("pywatt_host.__main__", "cryptography"), logs=full, host=run, tls=True)
+
+
+TLS = Workload(
+    "TLS, raw ASGI",
+    "/",
+    (
+        _bare(BARE, "raw:app"),
+        Stack(
+            "bare uvicorn, TLS",
+            ("uvicorn", "--port", "{port}", *_FAST, "--no-access-log", "--ssl-certfile", _PAIR[0],
+             "--ssl-keyfile", _PAIR[1], f"{APPS}.raw:app"),
+            ("uvicorn", "uvloop", "httptools", "cryptography"),
+            tls=True,
+        ),
+        Stack(
+            "granian, TLS",
+            ("granian", "--interface", "asginl", "--http", "1", "--no-ws", "--port", "{port}", "--ssl-certificate",
+             _PAIR[0], "--ssl-keyfile", _PAIR[1], f"{APPS}.raw:app"),
+            ("granian", "uvloop", "cryptography"),
+            tls=True,
+        ),
+        _host(FULL, HostRun(f"{APPS}.raw:app", full=True, paths=("/",), tokens=True)),
+        _over_tls("host, everything on, TLS", full=True),
+        _host(NONE, HostRun(f"{APPS}.raw:app", full=False)),
+        _over_tls("host, nothing on, TLS", full=False),
+    ),
+    (BARE, FULL, NONE),
+)  # fmt: skip
 
 _FLASK = f"{APPS}.flask_app:app"
 _FLASK_FULL = HostRun(_FLASK, full=True, interface="wsgi", tokens=True)

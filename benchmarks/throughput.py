@@ -20,7 +20,7 @@ WARM_UP = 0.3  # seconds of load before each slot, not counted
 FIRST_WARM_UP = 1.0  # the same before the first round
 SHORTEST_LOG_LINE = 40  # octets; less per request means that no access log was written
 
-Connect: TypeAlias = Callable[[int, str, int], AbstractContextManager[Load]]
+Connect: TypeAlias = Callable[[int, str, int, bool], AbstractContextManager[Load]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _rotated(servers: Sequence[Server], by: int) -> list[Server]:
 
 
 def _slot(server: Server, path: str, settings: Settings, seconds: float) -> Slot:
-    with settings.connect(server.port, path, settings.connections) as load:
+    with settings.connect(server.port, path, settings.connections, server.stack.tls) as load:
         load.run(WARM_UP)
         server.take_output()
         before = server.cpu()

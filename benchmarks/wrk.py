@@ -39,6 +39,6 @@ class WrkLoad:
 
 
 @contextmanager
-def connect(port: int, path: str, connections: int) -> Iterator[WrkLoad]:
+def connect(port: int, path: str, connections: int, tls: bool = False) -> Iterator[WrkLoad]:
     """The same shape as `load.connect`; wrk itself opens and closes the connections."""
-    yield WrkLoad(f"http://127.0.0.1:{port}{path}", connections)
+    yield WrkLoad(f"http{'s' if tls else ''}://127.0.0.1:{port}{path}", connections)
