@@ -23,6 +23,7 @@ _HOMES = {
     "ServiceError": "pywatt_host.exceptions",
     "SecretError": "pywatt_host.exceptions",
     "StoreError": "pywatt_host.exceptions",
+    "TlsError": "pywatt_host.exceptions",
     "ProtocolError": "pywatt_host.exceptions",
     "ChannelError": "pywatt_host.exceptions",
     "OrchestratorLostError": "pywatt_host.exceptions",
@@ -52,6 +53,7 @@ __all__ = [
     "SecretError",
     "ServiceError",
     "StoreError",
+    "TlsError",
     "__version__",
     "load_manifest",
     "pywatt_module",
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
         SecretError,
         ServiceError,
         StoreError,
+        TlsError,
     )
     from pywatt_host.manifest import Manifest, load_manifest
     from pywatt_host.runtime.host import Host

@@ -141,6 +141,17 @@ def share(listener: Listener) -> Listener:
     return Listener(sock, owned=True)
 
 
+def on_port_of(address: Address, listeners: Iterable[Listener]) -> list[Listener]:
+    """Those of these listeners that have the port of an address, on any host."""
+    if not isinstance(address, TcpAddress):
+        return []
+    return [
+        listener
+        for listener in listeners
+        if listener.sock.family != socket.AF_UNIX and listener.sock.getsockname()[1] == address.port
+    ]
+
+
 def allow_sharing(sock: socket.socket) -> None:
     """Let other sockets of this user have the same address. Raises OSError."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from asyncio import TaskGroup
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from pywatt_host.exceptions import BindError
 from pywatt_host.http.allowed_hosts import HostCheck
 from pywatt_host.http.edge import HostPath
 from pywatt_host.http.exchange import with_added
@@ -18,7 +20,7 @@ from pywatt_host.http.host_paths import HostPathsApp
 from pywatt_host.http.server.server import Drain, HttpServer
 from pywatt_host.http.server.serving import Bounds
 from pywatt_host.manifest.values import Address
-from pywatt_host.net.listeners import Listener, bind
+from pywatt_host.net.listeners import Listener, allow_sharing, bind
 from pywatt_host.net.tls_material import ListenerTls
 from pywatt_host.types import ASGIApp, Headers, Message, Receive, Scope, Send
 
@@ -78,12 +80,21 @@ class OwnServers:
     port."""
 
     def __init__(
-        self, name: str, key: str, app: ASGIApp, drain: Drain, failed_handshakes: Counter[str] | None = None
+        self,
+        name: str,
+        key: str,
+        app: ASGIApp,
+        drain: Drain,
+        beside: Callable[[Address], list[Listener]],
+        failed_handshakes: Counter[str] | None = None,
     ) -> None:
+        """`beside` gives other listeners of this host that have the port of an address. They may leave while a new one
+        of this server takes it."""
         self._name = name
         self._key = key
         self._app = app
         self._drain = drain
+        self._beside = beside
         self._failed_handshakes = failed_handshakes
         self._tls = ListenerTls(name)  # the terms of all listeners, where they have TLS
         self._unfollow: Callable[[], None] = lambda: None
@@ -101,11 +112,27 @@ class OwnServers:
         try:
             for address in dict.fromkeys(addresses):
                 if address not in self._listeners:
-                    bound[address] = bind([address], key=self._key, directory=directory, backlog=_BACKLOG)
+                    bound[address] = self._bind(address, directory)
         except BaseException:
             close_listeners(bound)
             raise
         return bound
+
+    def _bind(self, address: Address, directory: Path) -> list[Listener]:
+        try:
+            return bind([address], key=self._key, directory=directory, backlog=_BACKLOG)
+        except BindError:
+            own = self._beside(address)
+            if not own or sys.platform != "linux":
+                raise
+            for listener in own:
+                allow_sharing(listener.sock)
+            return bind([address], key=self._key, directory=directory, backlog=_BACKLOG, reuse_port=True)
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """All listeners."""
+        return [listener for listeners in self._listeners.values() for listener in listeners]
 
     async def use(
         self,

@@ -107,8 +107,11 @@ class SupervisorParts:
         admin = HostPathsOfNow(paths.table, lambda: paths.hosts().admin_check())
         public = HostPathsOfNow(paths.table, lambda: paths.hosts().public_check(), paths.added)
         drain, failed = self.shutdown.drain, self.failed_handshakes
-        self.admin = OwnServers("admin", "server.admin.listen", admin, drain, failed)
-        self.redirect = OwnServers("redirect", "server.tls.redirect", RedirectApp(self._secure_port), drain)
+        beside = self.around.sockets.on_port_of
+        self.admin = OwnServers("admin", "server.admin.listen", admin, drain, beside, failed)
+        redirect = RedirectApp(self._secure_port, lambda host: paths.hosts().allowed.host_allowed(host))
+        self.redirect = OwnServers("redirect", "server.tls.redirect", redirect, drain, beside)
+        self.around.sockets.beside(lambda: [*self.admin.listeners, *self.redirect.listeners])
         self.stand_in = HttpServer("stand-in", public, (), bounds_of(manifest), self.shutdown.drain)
         outside = Outside(self.channels)
         self.registrations = Registrations(manifest.module_id, self.channels.discovery)

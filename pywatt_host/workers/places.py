@@ -11,14 +11,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import BindError
-from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
-from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id
+from pywatt_host.manifest.values import Address, UnixAddress
+from pywatt_host.net.listeners import Listener, allow_sharing, bind, group_id, on_port_of
 from pywatt_host.net.packet_filters import keep_syn, steer
 from pywatt_host.workers.groups import Group, addresses_of, for_places, listeners_of_place
 
@@ -58,6 +58,11 @@ class ListeningSockets:
         # Inherited sockets that were closed: something else may have the descriptor now.
         self._given_up: set[Address | Path] = set()
         self._followers: list[Callable[[], None]] = []
+        self._others: Callable[[], Iterable[Listener]] = tuple
+
+    def beside(self, others: Callable[[], Iterable[Listener]]) -> None:
+        """`others` gives further listeners of this host, whose port a new address may have while they leave."""
+        self._others = others
 
     def prepare(
         self,
@@ -137,8 +142,8 @@ class ListeningSockets:
             # Without SO_REUSEPORT first: an address that another process of this user has is in use, and not shared.
             found = attempt(False)
         except BindError:
-            own = self._of_port(address)
-            if not own:
+            own = self.on_port_of(address) + on_port_of(address, self._others())
+            if not own or sys.platform != "linux":
                 raise
             for listener in own:  # 127.0.0.1:80 may become :80, though our own socket has the port
                 allow_sharing(listener.sock)
@@ -146,15 +151,9 @@ class ListeningSockets:
         bound += found
         return found
 
-    def _of_port(self, address: Address) -> list[Listener]:
-        """Our own sockets with the port of an address."""
-        if not isinstance(address, TcpAddress) or sys.platform != "linux":
-            return []
-        return [
-            listener
-            for listener in self._all()
-            if listener.sock.family != socket.AF_UNIX and listener.sock.getsockname()[1] == address.port
-        ]
+    def on_port_of(self, address: Address) -> list[Listener]:
+        """The sockets that have the port of an address."""
+        return on_port_of(address, self._all())
 
     def _all(self) -> list[Listener]:
         used = [listener for group in self.groups for listener in group.listeners]

@@ -12,7 +12,8 @@ PUBLIC = {
     "pywatt_host": (
         "AnnouncedEndpoint", "AppLoadError", "AppState", "AuthError", "BindError", "ChannelError", "Host", "HostError",
         "Manifest", "ManifestError", "MessagingError", "OrchestratorLostError", "ProtocolError", "Secret",
-        "SecretError", "ServiceError", "StoreError", "__version__", "load_manifest", "pywatt_module", "run_module",
+        "SecretError", "ServiceError", "StoreError", "TlsError", "__version__", "load_manifest", "pywatt_module",
+        "run_module",
     ),
     "pywatt_host.asgi": ("app",),
     "pywatt_host.django": ("PywattMiddleware", "app_state", "claims"),

@@ -190,6 +190,20 @@ def test_reloads_change_tls_without_losing_a_connection(served: Project) -> None
     assert running.host.stop() == 0
 
 
+def test_a_port_of_plain_http_becomes_the_redirect_and_back(served: Project) -> None:
+    first, second = free_port(), free_port()
+    plain = {"listen": f"127.0.0.1:{first}"}
+    secure = {"listen": f"127.0.0.1:{second}", "tls": {**TLS, "redirect": f"127.0.0.1:{first}"}}
+    manifest(served, plain)
+    running = Supervised(served)
+    for server, status in ((secure, 308), (plain, 200)):
+        manifest(served, server)
+        verdict = running.reload()
+        assert verdict["ok"], verdict
+        until(lambda status=status: running.host.get("/pid", f"http://127.0.0.1:{first}").status == status)  # type: ignore[misc]
+    assert running.host.stop() == 0
+
+
 def test_a_reload_with_a_pair_that_cannot_be_used_is_refused(served: Project) -> None:
     manifest(served, {"tls": TLS})
     running = Supervised(served)
