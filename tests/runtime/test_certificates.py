@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -117,6 +118,16 @@ async def test_a_pair_that_is_renewed_in_two_steps_is_no_fault_in_between(made: 
     assert (made.serves, await made.trouble()) == (chain(1), "")
 
 
+def strange(made: Renewed) -> None:
+    """A certificate of a version that does not exist (RFC 5280 section 4.1.2.1)."""
+    leaf = issued(number=1)
+    der = ssl.PEM_cert_to_DER_cert(leaf.cert_chain_pems[0].bytes().decode())
+    version = b"\xa0\x03\x02\x01"
+    der = der.replace(version + b"\x02", version + b"\x07", 1)
+    made.write("cert.pem", ssl.DER_cert_to_PEM_cert(der).encode())
+    made.write("key.pem", leaf.private_key_pem.bytes())
+
+
 FAULTS: dict[str, tuple[Callable[[Renewed], None], str, str]] = {
     "mismatched": (lambda made: made.write("key.pem", issued(number=1).private_key_pem.bytes()), "key.pem", "mismatch"),
     "truncated": (lambda made: made.write("cert.pem", chain(1)[:200]), "cert.pem", "truncated"),
@@ -127,6 +138,7 @@ FAULTS: dict[str, tuple[Callable[[Renewed], None], str, str]] = {
         "key.pem",
         "unreadable",
     ),
+    "of no known version": (strange, "cert.pem", "invalid"),
     "expired": (lambda made: made.put(2, NOW - timedelta(days=1)), "cert.pem", "expired"),
 }
 
