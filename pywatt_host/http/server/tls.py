@@ -284,7 +284,7 @@ class TlsTransport(asyncio.Protocol):
             batch = 0
             while backlog and batch < _AT_ONCE:
                 piece = backlog.popleft()
-                taken = tls.write(piece)
+                taken = tls.write(piece[: _AT_ONCE - batch])
                 batch += taken
                 if taken < len(piece):
                     backlog.appendleft(piece[taken:])
