@@ -155,8 +155,11 @@ class Generation:
         """Give a renewed certificate to all workers. Those that start later get it with their setup."""
         message = message_of(section, self.tls.listening[section].terms.material)
         for worker in self.workers:
-            if worker.opened and worker.state != "ended":
-                worker.connection.send(message)
+            if worker.opened and worker.connection.open and not worker.connection.send(message):
+                logger.error(
+                    "%s: the renewed certificate did not reach %s, which keeps the old one (channels.limits.frame)",
+                    section, worker.name, extra={"key": section, "worker": worker.place + 1},
+                )  # fmt: skip
 
     # Workers --------------------------------------------------------------------------------------------------------
 

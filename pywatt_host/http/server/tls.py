@@ -116,7 +116,8 @@ class TlsTransport(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._state != "open":
             if self._state == "ended":
-                self._inner.data_received(data)  # which drops it
+                if self._ending:
+                    self._inner.data_received(data)  # which counts and drops it
                 return
             if self._state == "new":
                 self._state = "handshake"
@@ -235,8 +236,9 @@ class TlsTransport(asyncio.Protocol):
             self._eof = True
         except ssl.SSLError as error:
             logger.debug("a TLS connection of %s is broken: %s", self._inner.peer or "unix", error.reason)
-            self._flush()
-            self._raw.abort()
+            self._flush()  # the alert
+            self._closing, self._state = True, "ended"
+            self._raw.close()
             return
         else:
             if not data:
