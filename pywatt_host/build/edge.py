@@ -100,6 +100,10 @@ class HostEdge:
         assert self._surface is not None
         return self._surface
 
+    def host_allowed(self, host: str) -> bool:
+        """Whether a Host is one that the public listeners answer to."""
+        return self._hosts.allowed.host_allowed(host)
+
     def running_requests(self) -> int:
         """How many requests run; 0 before the edge has started."""
         return self.edge.running if self.edge is not None else 0

@@ -21,7 +21,7 @@ class RedirectApp:
     the answer never sends a client to a host that somebody else has chosen.
     """
 
-    def __init__(self, port: Callable[[], int], host_allowed: Callable[[str], bool] = lambda host: True) -> None:
+    def __init__(self, port: Callable[[], int], host_allowed: Callable[[str], bool]) -> None:
         self._port = port
         self._host_allowed = host_allowed
 

@@ -72,6 +72,9 @@ class EdgeService(Protocol):
     @property
     def surface(self) -> Surface: ...
 
+    def host_allowed(self, host: str) -> bool:
+        """Whether a Host is one that the public listeners answer to."""
+
     def announced(self) -> Sequence[tuple[str, tuple[str, ...], str]]:
         """The endpoints to announce: path templates, methods, and the names of the schemes that guard them."""
 
@@ -296,7 +299,7 @@ class Host:
         yield PhasedService(Phase.HTTP, self._server("http", surface.public, bound.public, place))
         if bound.redirect:
             secure = next(listener for listener in bound.public if listener.tls is not None)
-            app = RedirectApp(lambda: secure.sock.getsockname()[1])
+            app = RedirectApp(lambda: secure.sock.getsockname()[1], self._edge.host_allowed)
             yield PhasedService(Phase.HTTP, self._server("redirect", app, bound.redirect))
 
     def control(self, addresses: Sequence[str]) -> ControlApp:

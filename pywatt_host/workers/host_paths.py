@@ -122,6 +122,10 @@ class SupervisorPaths:
         """The hosts that the listeners answer to."""
         return HostsOf(self._manifest(), self._environ)
 
+    def host_allowed(self, host: str) -> bool:
+        """Whether a Host is one that the public listeners answer to."""
+        return self.hosts().allowed.host_allowed(host)
+
     def added(self) -> Headers:
         """The headers of every response on a public listener."""
         return added_headers(self._manifest().server.headers)

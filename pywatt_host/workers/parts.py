@@ -109,7 +109,7 @@ class SupervisorParts:
         drain, failed = self.shutdown.drain, self.failed_handshakes
         beside = self.around.sockets.on_port_of
         self.admin = OwnServers("admin", "server.admin.listen", admin, drain, beside, failed)
-        redirect = RedirectApp(self._secure_port, lambda host: paths.hosts().allowed.host_allowed(host))
+        redirect = RedirectApp(self._secure_port, paths.host_allowed)
         self.redirect = OwnServers("redirect", "server.tls.redirect", redirect, drain, beside)
         self.around.sockets.beside(lambda: [*self.admin.listeners, *self.redirect.listeners])
         self.stand_in = HttpServer("stand-in", public, (), bounds_of(manifest), self.shutdown.drain)

@@ -60,7 +60,9 @@ def test_a_host_with_tls(served: Project, workers: int) -> None:
     redirect = free_port()
     tls = {**TLS, "redirect": f"127.0.0.1:{redirect}"}
     admin = {"listen": "127.0.0.1:0", "tls": TLS}
-    manifest(served, {"workers": workers, "tls": tls, "admin": admin}, health=QUICK)
+    hosts = ["localhost"]
+    server = {"workers": workers, "tls": tls, "admin": admin, "allowed_hosts": hosts}
+    manifest(served, server, health=QUICK)
     running = Supervised(served)
     address, admin_address = running.address, running.host.ready["admin"][0]
     assert address.startswith("https://")
@@ -73,7 +75,10 @@ def test_a_host_with_tls(served: Project, workers: int) -> None:
             answer = plain.request("POST", "/a%20b?c=d", b"body")
         assert answer.status == 308
         port = address.rpartition(":")[2]
-        assert answer.headers["location"] == f"https://x:{port}/a%20b?c=d"
+        assert answer.headers["location"] == f"https://localhost:{port}/a%20b?c=d"
+        with Connection(f"http://127.0.0.1:{redirect}") as plain:
+            plain.send("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert plain.response().status == 421
 
         # A renewal
         began, renewed = time.monotonic(), put(served, 1)
@@ -173,7 +178,7 @@ def test_reloads_change_tls_without_losing_a_connection(served: Project) -> None
     server = {"tls": {**elsewhere, "redirect": f"127.0.0.1:{redirect}"}, "admin": {"listen": "127.0.0.1:0", "tls": TLS}}
     reloaded(running, served, server, ["server.tls.redirect", "server.admin"])
     with Connection(f"http://127.0.0.1:{redirect}") as connection:
-        assert connection.request("GET", "/").headers["location"] == f"https://x:{address.rpartition(':')[2]}/"
+        assert connection.request("GET", "/").headers["location"] == f"https://localhost:{address.rpartition(':')[2]}/"
     server["admin"] = {"listen": "127.0.0.1:0"}
     reloaded(running, served, server, ["server.admin.tls"])
     reloaded(running, served, {}, ["server.tls", "server.admin"])
