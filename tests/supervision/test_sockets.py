@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest import Source, load
+from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
 from pywatt_host.supervision.sockets import ListenAddresses, ListenerSet, is_local, listen_addresses, make_local
 
@@ -112,3 +115,36 @@ def test_the_overrides_have_the_real_addresses_by_key(listeners: ListenerSet, tm
         f'server.admin.listen=["{admin}"]',
     ]
     assert [len(listeners) for listeners in listeners.by_key().values()] == [2, 1]
+
+
+def test_the_overrides_keep_what_an_address_says_about_tls(listeners: ListenerSet, tmp_path: Path) -> None:
+    own = {"cert": "a.pem", "key": "${secret:KEY}", "min_version": "1.3"}
+    data = {
+        "app": "main:app",
+        "server": {
+            "tls": {"cert": "b.pem", "key": "b.key"},
+            "listen": [
+                {"address": "127.0.0.1:0", "tls": "off"},
+                "127.0.0.1:0",
+                {"address": "127.0.0.1:0", "tls": own},
+                {"address": ":8081", "tls": own},
+                "127.0.0.1:8081",
+            ],
+        },
+    }
+    source = Source.of_text(json.dumps(data), directory=tmp_path)
+    manifest = load(source, environ={}).manifest
+    found = listen_addresses(manifest)
+    assert [str(each) for each in found.public] == ["127.0.0.1:0"] * 3 + ["127.0.0.1:8081"]
+    plain, inherited, first, second = found.tls
+    assert (plain, inherited) == ("off", None)
+    assert isinstance(first, ServerTls)
+    assert first == second
+    assert (first.cert, str(first.key), first.min_version) == ("a.pem", "${secret:KEY}", "1.3")
+    listeners.update(replace(found, public=found.public[:3]))
+    (override,) = listeners.overrides()
+    shown = json.loads(override.removeprefix("server.listen="))
+    assert [each if isinstance(each, str) else each.get("tls") for each in shown] == ["off", shown[1], own]
+    assert shown[1].startswith("127.0.0.1:")
+    child = load(source, overrides=[override], environ={}).manifest
+    assert [child.server.own_tls(number) for number in range(3)] == ["off", None, first]

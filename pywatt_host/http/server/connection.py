@@ -140,6 +140,8 @@ class HttpConnection(asyncio.Protocol):
         self.ended = True
         if self.current is None or self.reader.exchange is not None or self.lingering:
             return False
+        if not self.transport.can_write_eof():  # TLS of another server's: it ends both directions together
+            return False
         # The client may have ended its side only, and still read the response.
         self._half_closed = True
         exchange = self.current

@@ -180,6 +180,19 @@ def test_failed_handshakes_are_logged_now_and_then_only(served: Served, caplog: 
     assert len(caplog.records) <= 2
 
 
+def test_handshakes_count_as_connections_of_their_client(loop: Any) -> None:
+    with Served("TLS", loop, replace(BOUNDS, connections_per_client=2)) as served, ExitStack() as stack:
+        pending = [stack.enter_context(TlsClient(served.address, handshake=False)) for _ in range(2)]
+        for client in pending:
+            client.sock.sendall(client.hello()[:50])
+        with Client(served.address) as refused:
+            assert refused.rest() == b""
+        pending[0].sock.close()
+        until(lambda: served.failed == {"closed": 1})
+        with TlsClient(served.address) as third:
+            assert third.exchange(get("/echo")).status == 200
+
+
 # Client certificates --------------------------------------------------------------------------------------------------
 
 
