@@ -423,8 +423,9 @@ class AppState:
             if scheme is None:
                 declared = ", ".join(self.manifest.auth) or "none"
                 raise ValueError(f"auth: {name!r} is not a declared scheme (declared: {declared})")
-            if scheme.type == "api_key":
-                raise ValueError(f"auth: {name!r} has the type api_key, and messages have no API keys")
+            if scheme.type in ("api_key", "mtls"):
+                what = "API keys" if scheme.type == "api_key" else "client certificates"
+                raise ValueError(f"auth: {name!r} has the type {scheme.type}, and messages have no {what}")
         return schemes
 
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:

@@ -11,7 +11,7 @@ from pywatt_host.auth.identity import DeniedError, Identity
 from pywatt_host.auth.passwords import Digests, keys, rendered
 from pywatt_host.auth.scheme import Carrier, Loaded
 from pywatt_host.manifest.model import AuthScheme
-from pywatt_host.types import Headers
+from pywatt_host.types import Scope
 
 logger = logging.getLogger("pywatt.auth")
 
@@ -35,9 +35,9 @@ class ApiKeyScheme:
         self._digest = Digests()
         self._identities: dict[bytes, Identity] = {}  # by the digest of the key
 
-    def presented(self, headers: Headers) -> bytes | None:
+    def presented(self, scope: Scope) -> bytes | None:
         found: bytes | None = None
-        for header in headers:
+        for header in scope["headers"]:
             if header[0] == self._wanted:
                 if found is not None:
                     raise DeniedError("malformed")

@@ -22,7 +22,7 @@ from pywatt_host.auth.scheme import Carrier, Loaded
 from pywatt_host.auth.turns import Turn, Turns
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
-from pywatt_host.types import Headers
+from pywatt_host.types import Scope
 
 _MAX_CREDENTIAL_BYTES = 4096
 _MAX_BCRYPT_BYTES = 72  # of a password; bcrypt ignores the rest, so that longer passwords never match
@@ -66,9 +66,9 @@ class BasicScheme:
         self._threads: ThreadPoolExecutor | None = None
         self._check: Callable[[bytes, bytes], bool] | None = None
 
-    def presented(self, headers: Headers) -> bytes | None:
+    def presented(self, scope: Scope) -> bytes | None:
         found: bytes | None = None
-        for header in headers:
+        for header in scope["headers"]:
             if header[0] == b"authorization":
                 if found is not None:
                     raise DeniedError("malformed")

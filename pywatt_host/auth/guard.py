@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from pywatt_host.auth.identity import VOUCHED, DeniedError, Identity, Reason, UnavailableError
 from pywatt_host.auth.scheme import Scheme
 from pywatt_host.net.limits import client_key
-from pywatt_host.types import Headers, Scope
+from pywatt_host.types import Scope
 
 _OF_VOUCHED = f"{VOUCHED}."
 Counts: TypeAlias = Counter[tuple[str, str]]  # (scheme, reason) -> refused requests
@@ -80,10 +80,10 @@ class Guard:
     def recall(self, scope: Scope) -> Verdict | None:
         """Return the verdict if it needs no verification, or None if `examine` must be called. Never waits."""
         if self._only is None:
-            return self._recall_one_of(scope["headers"])
+            return self._recall_one_of(scope)
         scheme = self._only
         try:
-            credential = scheme.presented(scope["headers"])
+            credential = scheme.presented(scope)
         except DeniedError as error:
             return self._denied((scheme,), scheme, error.reason)
         if credential is None:
@@ -94,8 +94,8 @@ class Guard:
             return identity
         return self._authorized(scheme, identity)
 
-    def _recall_one_of(self, headers: Headers) -> Verdict | None:
-        found = self._candidates(headers)
+    def _recall_one_of(self, scope: Scope) -> Verdict | None:
+        found = self._candidates(scope)
         if isinstance(found, Refused):
             return found
         credential, candidates = found
@@ -107,7 +107,7 @@ class Guard:
 
     async def examine(self, scope: Scope) -> Verdict:
         """Return the verdict, and verify the credential if necessary. Raises nothing."""
-        found = self._candidates(scope["headers"])
+        found = self._candidates(scope)
         if isinstance(found, Refused):
             return found
         credential, candidates = found
@@ -130,11 +130,11 @@ class Guard:
         assert denied is not None
         return self._denied(candidates, *denied)
 
-    def _candidates(self, headers: Headers) -> tuple[bytes, tuple[Scheme, ...]] | Refused:
+    def _candidates(self, scope: Scope) -> tuple[bytes, tuple[Scheme, ...]] | Refused:
         """Return the first credential of the request, in the order of the schemes, and the schemes it may belong to."""
         for scheme in self._schemes:
             try:
-                credential = scheme.presented(headers)
+                credential = scheme.presented(scope)
             except DeniedError as error:
                 return self._denied((scheme,), scheme, error.reason)
             if credential is None:
@@ -167,6 +167,8 @@ class Guard:
 
     def _denied(self, candidates: Sequence[Scheme], scheme: Scheme, reason: Reason) -> Refused:
         self._counts[scheme.name, reason] += 1
+        if reason == "subject":  # the credential is valid: another one would not be, so that a challenge is no help
+            return Refused(403, f"auth.{scheme.name}: {reason}")
         others = [each for each in self._schemes if each.carrier != scheme.carrier]
         headers = [*self._challenges((scheme,), "invalid_token"), *self._challenges(others)]
         return Refused(401, f"auth.{scheme.name}: {reason}", headers, is_guess=True)

@@ -24,6 +24,8 @@ Reason: TypeAlias = Literal[
     "issuer",
     "audience",
     "credentials",  # no such key, user or password
+    "untrusted",  # the server that took the connection could not verify the client's certificate
+    "subject",  # a verified certificate that has none of the names that the scheme allows: 403
     "scope",  # verified, but without a scope that the endpoint requires: 403
     "claim",  # verified, but without a claim that the endpoint requires: 403
     "unavailable",  # the keys could not be fetched: 503

@@ -19,7 +19,7 @@ from pywatt_host.auth.verified import VerifiedTokens
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.manifest.values import SecretTemplate
-from pywatt_host.types import Headers
+from pywatt_host.types import Scope
 
 logger = logging.getLogger("pywatt.auth")
 
@@ -78,11 +78,11 @@ class JwtScheme:
 
     # Requests -------------------------------------------------------------------------------------------------------
 
-    def presented(self, headers: Headers) -> bytes | None:
+    def presented(self, scope: Scope) -> bytes | None:
         """Return the text after `Bearer` (RFC 6750 section 2.1), whatever it is. Raises DeniedError if there are two
         Authorization headers, or no text."""
         value: bytes | None = None
-        for name, text in headers:
+        for name, text in scope["headers"]:
             if name == b"authorization":
                 if value is not None:
                     raise DeniedError("malformed")

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Literal, Protocol, TypeAlias
 
 from pywatt_host.auth.identity import Identity
-from pywatt_host.types import Headers
+from pywatt_host.types import Scope
 
 # How a request carries the credential. If several schemes have the same carrier, those that accept the credential
 # decide.
-Carrier: TypeAlias = Literal["bearer", "basic", "api_key"]
+Carrier: TypeAlias = Literal["bearer", "basic", "api_key", "certificate"]
 
 
 class Scheme(Protocol):
@@ -19,9 +19,9 @@ class Scheme(Protocol):
     name: str
     carrier: Carrier
 
-    def presented(self, headers: Headers) -> bytes | None:
-        """Return the credential in a request's headers (names in lower case) that is for a scheme of this carrier, or
-        None if there is none. Raises DeniedError (`malformed`) if there are two."""
+    def presented(self, scope: Scope) -> bytes | None:
+        """Return the credential of a request that is for a scheme of this carrier, or None if there is none: in its
+        headers, or of its connection. Raises DeniedError (`malformed`) if there are two."""
 
     def accepts(self, credential: bytes) -> bool:
         """Whether a credential that is not verified yet looks like one for this scheme, and not for another with the

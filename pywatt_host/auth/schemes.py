@@ -134,12 +134,17 @@ def _basic(name: str, options: AuthScheme, directory: Path) -> Made:
     return scheme, [scheme]
 
 
+def _mtls(name: str, options: AuthScheme, directory: Path) -> Made:
+    return import_module("pywatt_host.auth.mtls").MutualTlsScheme(name, options), []
+
+
 # The function that makes a scheme of each type. The modules that a type needs are imported only if it is declared.
 _MAKERS: Mapping[str, Callable[[str, AuthScheme, Path], Made]] = {
     "jwt": _tokens,
     "oidc": _tokens,
     "api_key": _api_key,
     "basic": _basic,
+    "mtls": _mtls,
 }
 
 

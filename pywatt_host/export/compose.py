@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pywatt_host.export.container import SCRATCH, Container, container
+from pywatt_host.export.container import SCRATCH, Container, container, folder_of
 from pywatt_host.export.facts import Exported, ExportOptions, Facts, SecretMount
 from pywatt_host.export.text import document, head
 
@@ -26,6 +26,14 @@ def compose(facts: Facts, options: ExportOptions) -> Exported:
     if mount is not None:
         names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
         notes.append(f"put each secret into a file in ./secrets that the user of the container can read: {names}")
+    for each in inside.certificates:
+        files = ", ".join(f"{name} ({path})" for name, path in each.files.items())
+        notes.append(f"put the files of {' and '.join(each.keys)} into ./{each.name}: {files}")
+    if not inside.probed.answers_probes:
+        notes.append(
+            "clients need a certificate, and the health check has none: it only checks whether the port accepts"
+            " connections; add server.admin for it"
+        )
     services: dict[str, Any] = {facts.name: _service(facts, options, inside, mount)}
     volumes: dict[str, Any] = {}
     if own_nats:
@@ -55,7 +63,8 @@ def _service(facts: Facts, options: ExportOptions, inside: Container, mount: Sec
     found["environment"] = {name: _plain(value) for name, value in variables.items()} | {
         name: f"${{{name}:?the manifest reads it}}" for name in facts.variables
     }
-    found["ports"] = [_published(port, inside, options.replicas) for port in (*inside.http, *_channel(inside))]
+    ports = [*(port.number for port in inside.http), *_others(inside)]
+    found["ports"] = [_published(port, inside, options.replicas) for port in ports]
     found["healthcheck"] = _health(facts, inside)
     found |= {
         "read_only": True,
@@ -65,6 +74,9 @@ def _service(facts: Facts, options: ExportOptions, inside: Container, mount: Sec
     }
     if mount is not None and facts.required_secrets:
         found["secrets"] = [_mounted(name, mount) for name in facts.required_secrets]
+    if inside.certificates:
+        found["# The folders as a whole: the host sees new files in them."] = None
+        found["volumes"] = [f"./{each.name}:{folder_of(each)}:ro" for each in inside.certificates]
     if several:
         found["deploy"] = {"replicas": options.replicas}
     return found
@@ -75,8 +87,8 @@ def _plain(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def _channel(inside: Container) -> tuple[int, ...]:
-    return (inside.channel,) if inside.channel is not None else ()
+def _others(inside: Container) -> list[int]:
+    return [port for port in (inside.redirect, inside.channel) if port is not None]
 
 
 def _published(port: int, inside: Container, replicas: int) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def _published(port: int, inside: Container, replicas: int) -> dict[str, Any]:
         "target": port,
         "published": f"{port}-{port + replicas - 1}" if replicas > 1 else port,
     }
-    return found | ({"host_ip": "127.0.0.1"} if inside.local and port in inside.http else {})
+    return found | ({"host_ip": "127.0.0.1"} if inside.local and port != inside.channel else {})
 
 
 def _mounted(name: str, mount: SecretMount) -> Any:
@@ -97,13 +109,13 @@ def _health(facts: Facts, inside: Container) -> dict[str, Any]:
     """The health check runs Python, which every image with the host has. It checks readiness, since `depends_on` waits
     for it."""
     health, probed = facts.manifest.health, inside.probed
-    if health.enabled:
-        url = f"{probed.scheme.lower()}://127.0.0.1:{probed.port}{health.readiness}"
+    if health.enabled and probed.answers_probes:
+        url = f"{probed.scheme}://127.0.0.1:{probed.number}{health.readiness}"
         code = f"from urllib.request import urlopen; urlopen({url!r}, timeout=2)"
-        if probed.scheme == "HTTPS":  # the certificate is not for 127.0.0.1
+        if probed.tls is not None:  # the certificate is not for 127.0.0.1
             code = f"import ssl; {code[:-1]}, context=ssl._create_unverified_context())"
     else:
-        code = f"import socket; socket.create_connection(('127.0.0.1', {inside.http[0]}), 2)"
+        code = f"import socket; socket.create_connection(('127.0.0.1', {probed.number}), 2)"
     return {
         "test": ["CMD", "python", "-c", _plain(code)],
         "interval": "5s",

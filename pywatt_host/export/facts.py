@@ -168,9 +168,6 @@ class Facts:
             yield f"channels.ipc.listen: {ipc.listen} needs a folder that can be written to; mount one"
         if not manifest.health.enabled:
             yield "health is off: the probes only check whether the port accepts connections"
-        tls = getattr(manifest.server, "tls", None)
-        if getattr(tls, "client_ca", None) is not None and manifest.server.admin is None:
-            yield "server.tls.client_ca: probes have no client certificate; add server.admin for them"
         if "unix" in manifest.server.trusted_proxies and container:
             yield "server.trusted_proxies: a container listens on TCP; replace unix by the network of the proxy"
 

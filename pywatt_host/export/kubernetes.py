@@ -4,11 +4,13 @@ manifest. The user creates the Secret, since the files contain no values."""
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
-from pywatt_host.export.container import SCRATCH, Container, container
+from pywatt_host.export.container import SCRATCH, Container, container, folder_of
 from pywatt_host.export.facts import Exported, ExportOptions, Facts, SecretMount
 from pywatt_host.export.text import comment, document, head
+from pywatt_host.export.tls_files import TlsFiles
 
 _SECRETS = "/run/secrets/pywatt"
 _NOBODY = 65534
@@ -24,10 +26,15 @@ def kubernetes(facts: Facts, options: ExportOptions) -> Exported:
         notes.append("no Secret is mounted; the module reads them from secrets.sources of the manifest")
     if facts.nats_is_local and options.nats is None:
         notes.append("channels.nats.servers: a local address is the container itself; set the address with --nats URL")
+    if not inside.probed.answers_probes:
+        notes.append(
+            "clients need a certificate, and probes have none: they only check whether the port accepts connections;"
+            " add server.admin for them"
+        )
     objects = [_deployment(facts, options, inside, mount), _service(facts, inside)]
     if options.replicas > 1:
         objects.append(_budget(facts))
-    text = head(facts.name, facts.command, notes) + comment(_hints(facts, options, mount))
+    text = head(facts.name, facts.command, notes) + comment(_hints(facts, options, inside, mount))
     text += "".join(f"---\n{document(each)}" for each in objects)
     return Exported({f"{facts.name}.yaml": text}, tuple(notes))
 
@@ -40,8 +47,12 @@ def _variables_name(facts: Facts) -> str:
     return f"{facts.name}-env"
 
 
-def _hints(facts: Facts, options: ExportOptions, mount: SecretMount | None) -> list[str]:
-    """The commands that create the Secret and the ConfigMap, whose values are not in the file."""
+def _certificate_name(facts: Facts, files: TlsFiles) -> str:
+    return f"{facts.name}-{files.name}"
+
+
+def _hints(facts: Facts, options: ExportOptions, inside: Container, mount: SecretMount | None) -> list[str]:
+    """The commands that create the Secrets and the ConfigMap, whose values are not in the file."""
     lines: list[str] = []
     if mount is not None:
         names = [*facts.required_secrets, *facts.optional_secrets]
@@ -50,6 +61,18 @@ def _hints(facts: Facts, options: ExportOptions, mount: SecretMount | None) -> l
         lines += [f"    --from-file={name}{_more(names, number)}" for number, name in enumerate(names)]
         if facts.optional_secrets:
             lines.append(f"These secrets are not required: {', '.join(facts.optional_secrets)}")
+    for each in inside.certificates:
+        lines += ["", f"Create the Secret for {' and '.join(each.keys)}, or let cert-manager write it:"]
+        if list(each.files) == ["tls.crt", "tls.key"]:
+            lines.append(f"  kubectl create secret tls {_certificate_name(facts, each)} \\")
+            lines.append(f"    --cert={shlex.quote(each.files['tls.crt'])} --key={shlex.quote(each.files['tls.key'])}")
+        else:
+            kind = " --type=kubernetes.io/tls" if each.pair else ""
+            lines.append(f"  kubectl create secret generic{kind} {_certificate_name(facts, each)} \\")
+            lines += [
+                f"    --from-file={name}={shlex.quote(path)}{_more(each.files, number)}"
+                for number, (name, path) in enumerate(each.files.items())
+            ]
     if facts.variables:
         lines += [
             "",
@@ -107,6 +130,9 @@ def _pod(facts: Facts, options: ExportOptions, inside: Container, mount: SecretM
         if not facts.required_secrets:
             secret["optional"] = True
         volumes.append({"name": "secrets", "secret": secret})
+    for each in inside.certificates:
+        keys = {"secretName": _certificate_name(facts, each), "# 0440": None, "defaultMode": 0o440}
+        volumes.append({"name": each.name, "secret": keys})
     pod: dict[str, Any] = {
         "# longer than server.timeouts drain_delay and shutdown together": None,
         "terminationGracePeriodSeconds": facts.grace(balanced=True),
@@ -139,6 +165,7 @@ def _container(facts: Facts, options: ExportOptions, inside: Container, mount: S
         variables |= mount.variables
         # Mount the whole folder, without subPath: the kubelet updates changed secrets only then.
         mounts.append({"name": "secrets", "mountPath": mount.path, "readOnly": True})
+    mounts += [{"name": each.name, "mountPath": folder_of(each), "readOnly": True} for each in inside.certificates]
     found: dict[str, Any] = {
         "name": facts.name,
         "image": options.image or f"{facts.name}:{facts.version}",
@@ -177,12 +204,15 @@ def _resources(options: ExportOptions) -> dict[str, Any]:
 
 
 def _named_ports(inside: Container) -> dict[str, int]:
-    found = {"http" if not number else f"http-{port}": port for number, port in enumerate(inside.http)}
+    found: dict[str, int] = {}
+    for port in inside.http:
+        found[port.scheme if port.scheme not in found else f"{port.scheme}-{port.number}"] = port.number
+    found |= {"redirect": inside.redirect} if inside.redirect is not None else {}
     return found | ({"channel": inside.channel} if inside.channel is not None else {})
 
 
 def _ports(inside: Container) -> list[dict[str, Any]]:
-    ports = _named_ports(inside) | ({"admin": inside.admin} if inside.admin is not None else {})
+    ports = _named_ports(inside) | ({"admin": inside.admin.number} if inside.admin is not None else {})
     return [{"name": name, "containerPort": port} for name, port in ports.items()]
 
 
@@ -190,14 +220,15 @@ def _probes(facts: Facts, inside: Container) -> dict[str, Any]:
     """Liveness checks the process alone; readiness also checks what it depends on. The host reports a failed check only
     after `health.retries`, so that the probes need few failures."""
     health, probed = facts.manifest.health, inside.probed
-    port = "admin" if inside.admin is not None else "http"
-    if not health.enabled:
-        check = {"tcpSocket": {"port": "http"}}
+    named = {number: name for name, number in _named_ports(inside).items()}
+    port = "admin" if inside.admin is not None else named[probed.number]
+    if not health.enabled or not probed.answers_probes:
+        check = {"tcpSocket": {"port": port if health.enabled else named[inside.http[0].number]}}
         return {
             "startupProbe": {**check, "periodSeconds": 2, "failureThreshold": 60},
             "readinessProbe": {**check, "periodSeconds": 5, "failureThreshold": 2},
         }
-    scheme = {"scheme": probed.scheme} if probed.scheme != "HTTP" else {}
+    scheme = {"scheme": "HTTPS"} if probed.tls is not None else {}
 
     def at(path: str) -> dict[str, Any]:
         return {"httpGet": {"path": path, "port": port, **scheme}, "timeoutSeconds": 2}
@@ -212,9 +243,12 @@ def _probes(facts: Facts, inside: Container) -> dict[str, Any]:
 
 def _service(facts: Facts, inside: Container) -> dict[str, Any]:
     ports: list[dict[str, Any]] = []
+    standard = {"https": 443, "http": 80}
+    if inside.redirect is not None:
+        standard = {"https": 443, "redirect": 80}
     for name, port in _named_ports(inside).items():
         # Clients use the standard port, whichever port the container has.
-        known = (443 if inside.tls else 80) if name == "http" else port
+        known = standard.get(name, port)
         ports.append({"name": name, "port": known, "targetPort": name})
     return {
         "apiVersion": "v1",

@@ -4,14 +4,13 @@ target that starts all of them."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from pywatt_host.export.facts import Exported, ExportOptions, Facts
 from pywatt_host.export.text import head
+from pywatt_host.export.tls_files import Placed, TlsFiles, listed, tls_files
 from pywatt_host.export.units import HARDENED, assignment, command, unit
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
@@ -60,6 +59,7 @@ def systemd(facts: Facts, options: ExportOptions) -> Exported:
         notes.append(
             f"put each secret into a file in /etc/{facts.name}/secrets that only root can read (0600): {names}"
         )
+    notes += _tls_notes(plan)
     if plan.instances and len(facts.manifest.server.listen) > 1:
         notes.append("server.listen: each instance has one address, derived from the first")
     files = {f"{plan.unit}.service": head(facts.name, facts.command, notes) + _service(plan)}
@@ -68,6 +68,27 @@ def systemd(facts: Facts, options: ExportOptions) -> Exported:
     if plan.instances:
         files[f"{facts.name}.target"] = head(facts.name, facts.command, []) + _target(plan)
     return Exported(files, tuple(notes))
+
+
+def _tls_notes(plan: _Plan) -> list[str]:
+    server = plan.facts.manifest.server
+    notes = []
+    if tls_files(plan.facts.manifest):
+        notes.append("certificates are credentials, which systemd reads at the start: restart the service to renew them")
+    if server.tls is not None and server.tls.redirect is not None and plan.instances:
+        notes.append("server.tls.redirect: instances have none, since they would need the same port")
+    if plan.socket and len({repr(server.own_tls(number)) for number in range(len(server.listen))}) > 1:
+        notes.append("server.listen: with a socket unit, all listeners have the TLS settings of the first")
+    return notes
+
+
+def _credential(files: TlsFiles, name: str) -> str:
+    """The name of a file of a certificate as a credential."""
+    return name if files.name == "tls" else f"{files.name}.{name}"
+
+
+def _placed_files(plan: _Plan) -> Placed:
+    return Placed(plan.facts.manifest, lambda files, name: f"%d/{_credential(files, name)}")
 
 
 def _planned(facts: Facts, options: ExportOptions) -> _Plan:
@@ -113,13 +134,19 @@ def _environment(plan: _Plan) -> dict[str, str]:
     found = {"PYWATT_PROFILE": facts.profile} if facts.profile else {}
     found |= facts.settings(balanced=several, nats=plan.options.nats)
     found = {name: value.replace("%", "%%") for name, value in found.items()}
+    placed = _placed_files(plan)
     if plan.socket:
-        if server.listen != (SystemdAddress(),):
-            found["PYWATT__SERVER__LISTEN"] = "systemd"
-    elif several or plan.listen != server.listen:
-        found["PYWATT__SERVER__LISTEN"] = _listed(_written(each, plan) for each in plan.listen)
+        if server.listen != (SystemdAddress(),) or placed.listeners_have_files:
+            found["PYWATT__SERVER__LISTEN"] = listed([placed.listener(0, SystemdAddress())])
+    elif several or plan.listen != server.listen or placed.listeners_have_files:
+        found["PYWATT__SERVER__LISTEN"] = listed(
+            placed.listener(number, each, _written(each, plan)) for number, each in enumerate(plan.listen)
+        )
     if server.admin is not None and plan.admin != server.admin.listen:
-        found["PYWATT__SERVER__ADMIN__LISTEN"] = _listed(dump_address(each) for each in plan.admin)
+        found["PYWATT__SERVER__ADMIN__LISTEN"] = listed(dump_address(each) for each in plan.admin)
+    if server.tls is not None and server.tls.redirect is not None and several:
+        found["PYWATT__SERVER__TLS__REDIRECT"] = "127.0.0.1:0"  # the same port cannot be taken twice
+    found |= placed.variables()
     if server.control != "off":
         found["XDG_RUNTIME_DIR"] = f"/run/{plan.own}"
         if server.control != "auto":
@@ -130,11 +157,6 @@ def _environment(plan: _Plan) -> dict[str, str]:
     if mount is not None:
         found |= mount.variables
     return found | _files(plan)
-
-
-def _listed(addresses: Iterable[str | dict[str, str]]) -> str:
-    found = list(addresses)
-    return found[0] if len(found) == 1 and isinstance(found[0], str) else json.dumps(found)
 
 
 def _files(plan: _Plan) -> dict[str, str]:
@@ -174,7 +196,7 @@ def _service(plan: _Plan) -> str:
         *(assignment(name, value) for name, value in _environment(plan).items()),
         f"# Variables that the manifest reads: {', '.join(facts.variables) or 'none at present'}",
         f"EnvironmentFile={'' if facts.variables else '-'}/etc/{facts.name}/env",
-        *_credentials(facts),
+        *_credentials(plan),
         "",
         "# No restart after an invalid manifest (2): a restart does not repair it.",
         "Restart=on-failure",
@@ -224,7 +246,23 @@ def _target_of(plan: _Plan) -> str:
     return target if ":" in target else str(PurePosixPath(plan.folder) / target)
 
 
-def _credentials(facts: Facts) -> list[str]:
+def _credentials(plan: _Plan) -> list[str]:
+    return [*_secrets(plan.facts), *_certificates(plan)]
+
+
+def _certificates(plan: _Plan) -> list[str]:
+    """Certificates and keys as credentials: root alone may read them elsewhere, and the user of the service is new at
+    each start."""
+    lines = []
+    for each in tls_files(plan.facts.manifest):
+        lines.append(f"# the files of {' and '.join(each.keys)}")
+        for name, path in each.files.items():
+            source = str(PurePosixPath(plan.folder) / path)
+            lines.append(f"LoadCredential={_credential(each, name)}:{source.replace('%', '%%')}")
+    return lines
+
+
+def _secrets(facts: Facts) -> list[str]:
     if facts.secret_mount("%d", anywhere=False) is None:
         return []
     lines = ["# Credentials are read when the service starts; a changed secret needs a restart."]
@@ -244,6 +282,9 @@ def _groups(plan: _Plan) -> list[str]:
 def _hardening(plan: _Plan) -> list[str]:
     found = dict(HARDENED)
     bound = [each for each in (*(() if plan.socket else plan.listen), *plan.admin) if isinstance(each, TcpAddress)]
+    tls = plan.facts.manifest.server.tls
+    if tls is not None and tls.redirect is not None and not plan.instances:
+        bound.append(tls.redirect)
     if any(each.port < _PRIVILEGED_PORTS_END for each in bound):
         found |= {"AmbientCapabilities": "CAP_NET_BIND_SERVICE", "CapabilityBoundingSet": "CAP_NET_BIND_SERVICE"}
     if plan.folder.startswith(("/home/", "/root/", "/run/user/")):

@@ -46,6 +46,8 @@ _AUTH_REASONS = {  # the reasons of auth.identity
     "issuer": "the token has another issuer (issuer)",
     "audience": "the token is for another audience (audience)",
     "credentials": "the key, user or password is wrong",
+    "untrusted": "the server could not verify the client's certificate",
+    "subject": "the client's certificate has none of the names that the scheme allows (subjects)",
     "scope": "the credential does not have a scope that the endpoint needs (scopes)",
     "claim": "the credential does not have a claim that the endpoint needs (claims)",
     "unavailable": "the issuer's keys are not available at the moment",

@@ -83,10 +83,10 @@ def test_a_key_that_comes_back_holds_for_good() -> None:
 def test_two_headers_are_no_key() -> None:
     scheme = keys(LONG)
     header = (b"x-api-key", LONG.encode())
-    assert scheme.presented([header]) == LONG.encode()
-    assert scheme.presented([(b"authorization", b"x")]) is None
+    assert scheme.presented({"headers": [header]}) == LONG.encode()
+    assert scheme.presented({"headers": [(b"authorization", b"x")]}) is None
     with pytest.raises(DeniedError, match="malformed"):
-        scheme.presented([header, header])
+        scheme.presented({"headers": [header, header]})
 
 
 def test_nothing_of_a_key_is_in_what_is_kept() -> None:

@@ -263,7 +263,7 @@ def test_a_public_key_is_read_from_a_file_beside_the_manifest(tmp_path: Path) ->
     ],
 )
 def test_what_follows_bearer_is_presented(value: bytes, credential: bytes | None) -> None:
-    assert scheme().presented([(b"host", b"x"), (b"authorization", value)]) == credential
+    assert scheme().presented({"headers": [(b"host", b"x"), (b"authorization", value)]}) == credential
 
 
 @pytest.mark.parametrize(
@@ -271,11 +271,12 @@ def test_what_follows_bearer_is_presented(value: bytes, credential: bytes | None
 )
 def test_no_token_or_two_headers_are_denied(values: list[bytes]) -> None:
     with pytest.raises(DeniedError, match="malformed"):
-        scheme().presented([(b"authorization", value) for value in values])
+        scheme().presented({"headers": [(b"authorization", value) for value in values]})
 
 
 def test_without_the_header_nothing_is_presented() -> None:
-    assert scheme().presented([(b"x-authorization", b"Bearer a"), (b"cookie", b"authorization=Bearer a")]) is None
+    headers = [(b"x-authorization", b"Bearer a"), (b"cookie", b"authorization=Bearer a")]
+    assert scheme().presented({"headers": headers}) is None
 
 
 def test_a_scheme_takes_tokens_of_its_algorithms_and_issuer() -> None:

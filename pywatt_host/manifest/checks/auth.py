@@ -10,6 +10,7 @@ from pywatt_host.manifest.model import AuthScheme, AutoEndpoints, Manifest, Requ
 from pywatt_host.manifest.model.auth import KINDS, NO_AUTH
 from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 from pywatt_host.manifest.values.addresses import is_loopback
+from pywatt_host.manifest.values.certificate_names import PatternError, parse_pattern
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
@@ -26,6 +27,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
     "oidc": _TOKEN | _COMMON,
     "api_key": frozenset(("header", "keys")) | _COMMON,
     "basic": frozenset(("users",)) | _COMMON,
+    "mtls": frozenset(("subjects", "type", "realm")),
 }
 _NEEDED = {"api_key": "keys", "basic": "users"}
 # RFC 7518 section 3.2: a key is at least as long as the hash. In bytes.
@@ -61,7 +63,12 @@ def requirements(manifest: Manifest) -> Iterator[tuple[KeyPath, Requirement]]:
 class AuthChecks:
     """Reports faults with `add`. `unset` says whether a value was left out because a variable is not set."""
 
-    def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:
+    def __init__(
+        self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool], *, listeners_known: bool = True
+    ) -> None:
+        """`listeners_known`: the manifest says which listeners there are, and how they are protected. Otherwise an
+        orchestrator does, or that part could not be read."""
+        self._listeners_known = listeners_known
         self._manifest = manifest
         self._add = add
         self._unset = unset
@@ -71,6 +78,7 @@ class AuthChecks:
         for name, scheme in self._manifest.auth.items():
             self._scheme(name, scheme)
         self._requirements()
+        self._client_certificates()
         self._open_beside_protected()
         self._clients()
 
@@ -109,7 +117,17 @@ class AuthChecks:
                 message = f"the header {scheme.header} already has another meaning"
                 self._fault((*path, "header"), "conflict", message, "use another header, such as X-API-Key")
             return
+        if scheme.type == "mtls":
+            self._certificate_scheme(path, scheme)
+            return
         self._token_scheme(path, scheme)
+
+    def _certificate_scheme(self, path: KeyPath, scheme: AuthScheme) -> None:
+        for number, text in enumerate(scheme.subjects or ()):
+            try:
+                parse_pattern(text)
+            except PatternError as error:
+                self._fault((*path, "subjects", number), "certificate-name", error.message, error.hint)
 
     def _token_scheme(self, path: KeyPath, scheme: AuthScheme) -> None:
         given = [key for key in ("secret", "public_key", "jwks_url") if getattr(scheme, key) is not None]
@@ -195,6 +213,36 @@ class AuthChecks:
             if name not in used and name not in self._faulty:
                 hint = f"set `auth: {name}` in an endpoint, or remove the scheme"
                 self._add(("auth", name), "unused-scheme", "nothing uses this scheme", hint, "warning")
+
+    def _client_certificates(self) -> None:
+        """Schemes of type mtls need a listener that asks clients for their certificate."""
+        schemes = {name for name, scheme in self._manifest.auth.items() if scheme.type == "mtls"} - self._faulty
+        if not schemes or not self._listeners_known:
+            return
+        server = self._manifest.server
+        every = [server.tls_of(number) for number in range(len(server.listen))]
+        plain = [number for number, tls in enumerate(every) if tls is None or tls.demands == "none"]
+        public = len(plain) < len(every)
+        admin = server.admin is not None and server.admin.tls is not None and server.admin.tls.demands != "none"
+        if not public and not admin:
+            for name in sorted(schemes):
+                message = "no listener asks clients for a certificate, so no request can meet this scheme"
+                hint = "set server.tls.client_ca, or tls.client_ca of a listener"
+                self._fault(("auth", name), "no-client-certificates", message, hint)
+            return
+        unmet = [(path, each) for path, each in requirements(self._manifest) if schemes.issuperset(each.scheme)]
+        for path, requirement in unmet:
+            on_admin = path[0] == "metrics" and server.admin is not None
+            if not (admin if on_admin else public):
+                key = "server.admin" if on_admin else "server.listen"
+                message = f"{key} asks clients for no certificate, so no request can meet {requirement.scheme[0]}"
+                hint = f"set {'server.admin.tls' if on_admin else 'server.tls'}.client_ca, or accept another scheme too"
+                self._fault((*path, "scheme"), "no-client-certificates", message, hint)
+        if public and any(path[0] != "metrics" or server.admin is None for path, _ in unmet):
+            for number in plain:
+                message = "clients of this listener show no certificate, so endpoints that need one answer them with 401"
+                hint = "give it tls with client_ca, or let the endpoints accept another scheme too"
+                self._add(("server", "listen", number), "no-client-certificates", message, hint, "warning")
 
     def _open_beside_protected(self) -> None:
         endpoints = self._manifest.endpoints

@@ -11,8 +11,8 @@ from pywatt_host.manifest.model.base import Deferred, Section, Short, key, requi
 from pywatt_host.manifest.values import Bool, Duration, DurationOrOff, Format, SecretText, SecretToken, as_list
 from pywatt_host.manifest.values.scalars import fault
 
-SchemeKind: TypeAlias = Literal["jwt", "oidc", "api_key", "basic"]
-KINDS: tuple[SchemeKind, ...] = ("jwt", "oidc", "api_key", "basic")
+SchemeKind: TypeAlias = Literal["jwt", "oidc", "api_key", "basic", "mtls"]
+KINDS: tuple[SchemeKind, ...] = ("jwt", "oidc", "api_key", "basic", "mtls")
 # RFC 7518 section 3.1; Ed25519 is what RFC 9864 calls EdDSA with that curve.
 Algorithm: TypeAlias = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
@@ -140,6 +140,15 @@ class AuthScheme(Section):
         None,
         "basic: one USER:PASSWORD per line. The password is plain text, or a bcrypt hash as `htpasswd -B` writes it.",
         "${secret:OPS_USERS}",
+    )
+    # mtls
+    subjects: Texts | None = key(
+        None,
+        "mtls: names of which the client's certificate must have one: a subject such as `CN=billing,*` (RFC 4514), or"
+        " an alternative name such as `DNS:billing.example`, `DNS:*.example`, `URI:spiffe://example/jobs/*`,"
+        " `email:ann@example.com` or `IP:192.0.2.1`. The match becomes the subject. If omitted, every verified"
+        " certificate is accepted.",
+        ["CN=billing,*", "DNS:billing.example"],
     )
     # all of them
     previous: DurationOrOff = key(
