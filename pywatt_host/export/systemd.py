@@ -74,7 +74,9 @@ def _tls_notes(plan: _Plan) -> list[str]:
     server = plan.facts.manifest.server
     notes = []
     if tls_files(plan.facts.manifest):
-        notes.append("certificates are credentials, which systemd reads at the start: restart the service to renew them")
+        notes.append(
+            "certificates are credentials, which systemd reads at the start: restart the service to renew them"
+        )
     if server.tls is not None and server.tls.redirect is not None and plan.instances:
         notes.append("server.tls.redirect: instances have none, since they would need the same port")
     if plan.socket and len({repr(server.own_tls(number)) for number in range(len(server.listen))}) > 1:

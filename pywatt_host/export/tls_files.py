@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.manifest.model.tls import ServerTls, declared_tls
+from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.values import Address
 from pywatt_host.manifest.values.addresses import dump_address
 
@@ -37,7 +37,7 @@ class TlsFiles:
 def tls_files(manifest: Manifest) -> tuple[TlsFiles, ...]:
     """The sets of files of the listeners of a manifest, each once."""
     found: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for each in declared_tls(manifest):
+    for each in manifest.server.declared_tls():
         files = _files(each.tls)
         if files:
             found.setdefault(tuple(files.items()), []).append(each.key)

@@ -194,9 +194,15 @@ def test_a_certificate_that_expires_on_an_open_connection_is_no_credential_any_m
 
 
 def test_a_certificate_is_read_once_whether_it_is_allowed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    peer, read = scheme("CN=billing,*"), []
+    peer = scheme("CN=billing,*")
+    read: list[bytes] = []
     reading = peer._read
-    monkeypatch.setattr(peer, "_read", lambda der: read.append(der) or reading(der))
+
+    def recorded(der: bytes) -> Identity | None:
+        read.append(der)
+        return reading(der)
+
+    monkeypatch.setattr(peer, "_read", recorded)
     other = certificate({"CN": "other"})
     for der in (BILLING, other, BILLING, other):
         assert peer.accepts(der) is (der == BILLING)
@@ -226,7 +232,8 @@ def test_another_server_tells_the_certificate_by_the_asgi_extension() -> None:
     pem = ssl.DER_cert_to_PEM_cert(BILLING)
     assert scheme().presented(extension(client_cert_chain=[pem, "ignored"], client_cert_error=None)) == BILLING
     assert scheme().presented(extension(client_cert_chain=iter([pem]))) == BILLING
-    for nothing in ({"headers": []}, {"headers": [], "extensions": None}, extension(), extension(client_cert_chain=[])):
+    without: list[dict[str, Any]] = [{}, {"extensions": None}, extension(), extension(client_cert_chain=[])]
+    for nothing in without:
         assert scheme().presented(nothing) is None
 
 

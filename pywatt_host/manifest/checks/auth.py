@@ -105,7 +105,7 @@ class AuthChecks:
             self._fault((*path, "type"), "incomplete", "this key is required", hint)
             return
         for key in sorted(scheme.model_fields_set - _KEYS[scheme.type]):
-            owners = " and ".join(kind for kind in KINDS if key in _KEYS[kind])
+            owners = " and ".join(", ".join(kind for kind in KINDS if key in _KEYS[kind]).rsplit(", ", 1))
             message = f"this key does not apply to type {scheme.type}, only to {owners}"
             self._fault((*path, key), "conflict", message, "remove it")
         if scheme.type in _NEEDED:
@@ -240,7 +240,9 @@ class AuthChecks:
                 self._fault((*path, "scheme"), "no-client-certificates", message, hint)
         if public and any(path[0] != "metrics" or server.admin is None for path, _ in unmet):
             for number in plain:
-                message = "clients of this listener show no certificate, so endpoints that need one answer them with 401"
+                message = (
+                    "clients of this listener show no certificate, so endpoints that need one answer them with 401"
+                )
                 hint = "give it tls with client_ca, or let the endpoints accept another scheme too"
                 self._add(("server", "listen", number), "no-client-certificates", message, hint, "warning")
 

@@ -44,7 +44,7 @@ class ManifestChecks:
         self._service_names()
         self._open_tcp_channel()
         self._open_http_channel()
-        AuthChecks(self._manifest, self._add, self._is_unset).check()
+        AuthChecks(self._manifest, self._add, self._is_unset, listeners_known=self._listeners_are_known()).check()
         StoreChecks(self._manifest, self._add, self._is_unset).check()
         ResiliencyChecks(self._manifest, self._add, self._is_unset).check()
         ExposureChecks(self._manifest, self._add, self._is_unset).check()
@@ -164,14 +164,27 @@ class ManifestChecks:
                 self._add(path, "conflict", message, "use a different port or path")
         self._redirect()
 
+    def _listeners_are_known(self) -> bool:
+        """Whether the manifest says how its listeners are protected: no orchestrator does, and `server` was read."""
+        server = self._manifest.server
+        sections: list[KeyPath] = [("server", "tls"), ("server", "admin", "tls")]
+        sections += [("server", "listen", number, "tls") for number in range(len(server.listen))]
+        unread = any(self._is_unset((*path, "client_ca")) for path in sections) or any(
+            problem.path.startswith("server") for problem in self._report.errors()
+        )
+        return not unread and not self._listeners_are_given()
+
+    def _listeners_are_given(self) -> bool:
+        """Whether an orchestrator has chosen the listeners."""
+        return locate(self._tree, ("server", "listen"))[0].origin.name == INIT
+
     def _redirect(self) -> None:
         server, path = self._manifest.server, ("server", "tls", "redirect")
         redirect = server.tls.redirect if server.tls is not None else None
         if redirect is None:
             return
         numbers = range(len(server.listen))
-        given = locate(self._tree, ("server", "listen"))[0].origin.name == INIT  # the socket of an orchestrator
-        if not given and not any(server.tls_of(number) for number in numbers):
+        if not self._listeners_are_given() and not any(server.tls_of(number) for number in numbers):
             message = "there is no TLS listener to redirect to"
             self._add(path, "no-tls-listener", message, "add a TCP address without `tls: off` to server.listen")
         admin = server.admin.listen if server.admin is not None else ()

@@ -135,7 +135,7 @@ class Manifest(Document):
     auth: Annotated[dict[SchemeName, Annotated[AuthScheme, Deferred()]], AfterValidator(named)] = key(
         dict,
         "Authentication schemes by name, which endpoints refer to: tokens (jwt, oidc), keys (api_key) and"
-        " passwords (basic).",
+        " passwords (basic) and client certificates (mtls).",
         {"jwt": {"secret": "${secret:JWT_SECRET}"}},
     )
     clients: dict[ClientName, Annotated[Client, Deferred()]] = key(

@@ -249,4 +249,3 @@ def _same(wanted: Rdn, given: Rdn) -> bool:
         if not found or (found != value if value is not None else not _printable(found)):
             return False
     return True
-
