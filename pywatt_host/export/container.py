@@ -110,7 +110,8 @@ def _listeners(facts: Facts, placed: Placed, variables: dict[str, str]) -> tuple
         return tuple(Port(port, ports[port]) for port in kept)
     number = next((number for number in numbers if server.tls_of(number) is not None), 0)
     tls = server.tls_of(number)
-    port = _free(server.listen, 8080 if tls is None else 8443, ())
+    addresses = [server.listen[number]] if tls is not None else server.listen
+    port = _free(addresses, 8080 if tls is None else 8443, ())
     variables["PYWATT__SERVER__LISTEN"] = listed([placed.listener(number, TcpAddress("", port))])
     own = server.own_tls(number)
     return (Port(port, None if own == "off" else own or server.tls),)  # a Unix socket has become a TCP port

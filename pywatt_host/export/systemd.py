@@ -13,6 +13,7 @@ from pywatt_host.export.text import head
 from pywatt_host.export.tls_files import Placed, TlsFiles, listed, tls_files
 from pywatt_host.export.units import HARDENED, assignment, command, unit
 from pywatt_host.manifest import Manifest
+from pywatt_host.manifest.model.server import Server
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import dump_address
 
@@ -80,7 +81,7 @@ def _tls_notes(plan: _Plan) -> list[str]:
     if server.tls is not None and server.tls.redirect is not None and plan.instances:
         notes.append("server.tls.redirect: instances have none, since they would need the same port")
     if plan.socket and len({repr(server.own_tls(number)) for number in range(len(server.listen))}) > 1:
-        notes.append("server.listen: with a socket unit, all listeners have the TLS settings of the first")
+        notes.append("server.listen: with a socket unit, all listeners have the same TLS settings")
     return notes
 
 
@@ -129,6 +130,11 @@ def _written(address: Address, plan: _Plan) -> str | dict[str, str]:
     return dump_address(address)
 
 
+def _secured(server: Server) -> int:
+    """The number of the first listener with TLS, else of the first one: the sockets of systemd get its settings."""
+    return next((number for number in range(len(server.listen)) if server.tls_of(number) is not None), 0)
+
+
 def _environment(plan: _Plan) -> dict[str, str]:
     """The environment variables of the service. `%` begins a specifier."""
     facts, server = plan.facts, plan.facts.manifest.server
@@ -139,7 +145,7 @@ def _environment(plan: _Plan) -> dict[str, str]:
     placed = _placed_files(plan)
     if plan.socket:
         if server.listen != (SystemdAddress(),) or placed.listeners_have_files:
-            found["PYWATT__SERVER__LISTEN"] = listed([placed.listener(0, SystemdAddress())])
+            found["PYWATT__SERVER__LISTEN"] = listed([placed.listener(_secured(server), SystemdAddress())])
     elif several or plan.listen != server.listen or placed.listeners_have_files:
         found["PYWATT__SERVER__LISTEN"] = listed(
             placed.listener(number, each, _written(each, plan)) for number, each in enumerate(plan.listen)

@@ -21,6 +21,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"here"})
 """
 SECRETS = {"DATABASE_URL": {"description": "Where users live"}, "PAGE_TOKEN": {"required": False}}
+TLS = {"cert": "tls/server.pem", "key": "tls/server.key"}
 
 MANIFESTS: dict[str, dict[str, Any]] = {
     "smallest": {},
@@ -66,6 +67,33 @@ MANIFESTS: dict[str, dict[str, Any]] = {
     "variables": {"config": {"region": "${REGION}", "zone": "${ZONE:-x}", "set": "${SET_HERE:-x}"}},
     "nats": {"channels": {"nats": "nats://127.0.0.1:4222"}},
     "nats-elsewhere": {"channels": {"nats": ["nats://a.example", "nats://b.example"]}},
+    "tls": {"server": {"listen": ":8443", "tls": TLS}},
+    "tls-redirect": {"server": {"listen": "127.0.0.1:443", "tls": {**TLS, "redirect": ":80"}}},
+    "tls-clients": {"server": {"listen": ":8443", "tls": {**TLS, "client_ca": "/etc/tls/clients.pem"}}},
+    "tls-optional": {
+        "server": {"listen": ":8443", "tls": {**TLS, "client_ca": "ca.pem", "client_cert": "optional"}},
+        "health": {"path": "/h"},
+    },
+    "tls-admin": {
+        "server": {
+            "listen": ":8443",
+            "tls": {**TLS, "client_ca": "ca.pem"},
+            "admin": {"listen": ":9090", "tls": TLS},
+        }
+    },
+    "tls-own": {
+        "server": {
+            "listen": [
+                {"address": "127.0.0.1:8080", "tls": "off"},
+                {"address": "127.0.0.1:8443", "tls": {"cert": "/etc/tls/100 % o'own.pem", "key": "/etc/tls/own.key"}},
+            ]
+        }
+    },
+    "tls-both": {"server": {"listen": [{"address": ":8080", "tls": "off"}, ":8443"], "tls": TLS}},
+    "tls-secrets": {
+        "server": {"listen": ":8443", "tls": {"cert": "${secret:TLS_CERT}", "key": "${secret:TLS_KEY}"}},
+    },
+    "tls-unix": {"server": {"listen": "unix:run/x.sock", "tls": TLS}},
     "channel": {"channels": {"tcp": {"listen": ":9100", "token": "${secret:CHANNEL_TOKEN}"}}},
 }
 ENVIRON = {"SET_HERE": "yes", "TOKEN": "a-token-of-vault-that-nobody-may-see", "PYWATT__SERVER__LISTEN": ":1"}

@@ -58,6 +58,10 @@ def test_the_service_may_open_as_many_connections_as_the_manifest_says(connectio
     assert service(found)["ulimits"] == {"nofile": expected}
 
 
+def local(port: int) -> dict[str, Any]:
+    return {"target": port, "published": port, "host_ip": "127.0.0.1"}
+
+
 @pytest.mark.parametrize(
     ("name", "ports"),
     [
@@ -65,6 +69,7 @@ def test_the_service_may_open_as_many_connections_as_the_manifest_says(connectio
         ("every-interface", [{"target": 9000, "published": 9000}]),
         ("several", [{"target": 8080, "published": 8080}, {"target": 8081, "published": 8081}]),
         ("admin", [{"target": 8080, "published": 8080}]),
+        ("tls-redirect", [local(8443), local(8080)]),
         ("channel", [{"target": 8080, "published": 8080, "host_ip": "127.0.0.1"}, {"target": 9100, "published": 9100}]),
     ],
 )
@@ -95,6 +100,25 @@ def test_secrets_are_files_where_the_host_looks() -> None:
     assert "# PAGE_TOKEN: {file: ./secrets/PAGE_TOKEN}" in text(facts("secrets"))
     mounted = service(facts("secrets-mounted"))
     assert mounted["secrets"] == [{"source": "DATABASE_URL", "target": "/etc/values/DATABASE_URL"}]
+
+
+def test_certificates_are_folders_so_that_new_files_are_seen() -> None:
+    found = service(facts("tls-clients"))
+    assert found["volumes"] == ["./tls:/run/certificates/tls:ro"]
+    assert found["environment"]["PYWATT__SERVER__TLS__CLIENT_CA"] == "/run/certificates/tls/ca.crt"
+    note = "put the files of server.tls into ./tls: tls.crt (tls/server.pem), tls.key (tls/server.key)"
+    assert note in text(facts("tls-clients"))
+    assert "volumes" not in service(facts("tls-secrets"))
+
+
+def test_the_health_check_speaks_tls_where_the_host_does() -> None:
+    def code(name: str) -> str:
+        found: str = service(facts(name))["healthcheck"]["test"][-1]
+        return found
+
+    assert "'https://127.0.0.1:8443/readyz'" in code("tls")
+    assert "'https://127.0.0.1:9090/readyz'" in code("tls-admin")
+    assert "create_connection(('127.0.0.1', 8443), 2)" in code("tls-clients")
 
 
 def test_variables_are_those_of_who_starts_it_and_nothing_else_is_interpolated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,16 @@ def test_ports_and_probes_name_each_other(name: str) -> None:
     assert all(port >= 1024 for port in ports.values())
     service = objects(found)["Service"]["spec"]["ports"]
     assert {port["targetPort"] for port in service} == set(ports) - {"admin"}
-    assert service[0]["port"] == 80
+    assert service[0]["port"] == (443 if service[0]["name"] == "https" else 80)
     health = found.manifest.health
-    expected = "admin" if found.manifest.server.admin is not None else "http"
-    if not health.enabled:
-        assert container["readinessProbe"]["tcpSocket"] == {"port": "http"}
+    expected = "admin" if found.manifest.server.admin is not None else service[0]["name"]
+    if not health.enabled or name == "tls-clients":
+        assert container["readinessProbe"]["tcpSocket"] == {"port": service[0]["name"]}
         assert "livenessProbe" not in container
         return
     for probe, path in (("startup", "liveness"), ("liveness", "liveness"), ("readiness", "readiness")):
         asked = {"path": getattr(health, path), "port": expected}
+        asked |= {"scheme": "HTTPS"} if name.startswith("tls") and expected != "http" else {}
         assert container[f"{probe}Probe"]["httpGet"] == asked
 
 
@@ -155,6 +157,62 @@ def test_what_is_asked_for_is_there() -> None:
     container = pod(facts("smallest"), image="registry.example/u:7", cpu="250m", memory="256Mi")["containers"][0]
     assert container["image"] == "registry.example/u:7"
     assert container["resources"] == {"requests": {"cpu": "250m", "memory": "256Mi"}, "limits": {"memory": "256Mi"}}
+
+
+def test_certificates_are_secrets_of_the_usual_type_and_mounted_as_folders() -> None:
+    (text,) = kubernetes(facts("tls"), ExportOptions()).files.values()
+    assert "#   kubectl create secret tls users-tls \\\n#     --cert=tls/server.pem --key=tls/server.key\n" in text
+    spec = pod(facts("tls"))
+    assert {"name": "tls", "secret": {"secretName": "users-tls", "defaultMode": 0o440}} in spec["volumes"]
+    container = spec["containers"][0]
+    mounted = {"name": "tls", "mountPath": "/run/certificates/tls", "readOnly": True}
+    assert mounted in container["volumeMounts"]
+    found = variables(container)
+    assert found["PYWATT__SERVER__TLS__CERT"] == "/run/certificates/tls/tls.crt"
+    assert found["PYWATT__SERVER__TLS__KEY"] == "/run/certificates/tls/tls.key"
+    (text,) = kubernetes(facts("tls-clients"), ExportOptions()).files.values()
+    assert "kubectl create secret generic --type=kubernetes.io/tls users-tls" in text
+    assert "--from-file=ca.crt=/etc/tls/clients.pem" in text
+
+
+def test_secrets_with_a_certificate_are_secrets_as_others_are() -> None:
+    spec = pod(facts("tls-secrets"))
+    assert [volume["name"] for volume in spec["volumes"]] == ["scratch", "secrets"]
+    assert not any("TLS" in name for name in variables(spec["containers"][0]))
+
+
+def test_a_listener_keeps_the_certificate_of_its_own_when_it_moves() -> None:
+    found = variables(pod(facts("tls-own"))["containers"][0])
+    assert json.loads(found["PYWATT__SERVER__LISTEN"]) == [
+        {
+            "address": ":8443",
+            "tls": {"cert": "/run/certificates/tls/tls.crt", "key": "/run/certificates/tls/tls.key"},
+        }
+    ]
+    (text,) = kubernetes(facts("tls-own"), ExportOptions()).files.values()
+    assert """--cert='/etc/tls/100 % o'"'"'own.pem'""" in text
+
+
+def test_clients_of_the_service_use_the_usual_ports() -> None:
+    def ports(name: str) -> dict[str, int]:
+        return {port["name"]: port["port"] for port in objects(facts(name))["Service"]["spec"]["ports"]}
+
+    assert ports("tls") == {"https": 443}
+    assert ports("tls-redirect") == {"https": 443, "redirect": 80}
+    assert ports("tls-both") == {"http": 80, "https": 443}
+    assert variables(pod(facts("tls-redirect"))["containers"][0])["PYWATT__SERVER__TLS__REDIRECT"] == ":8080"
+
+
+def test_probes_that_have_no_certificate_go_where_none_is_needed() -> None:
+    def probe(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = pod(facts(name))["containers"][0]["readinessProbe"]
+        return found
+
+    assert probe("tls-clients")["tcpSocket"] == {"port": "https"}
+    assert any("probes have none" in note for note in kubernetes(facts("tls-clients"), ExportOptions()).notes)
+    assert probe("tls-optional")["httpGet"] == {"path": "/readyz", "port": "https", "scheme": "HTTPS"}
+    assert probe("tls-admin")["httpGet"] == {"path": "/readyz", "port": "admin", "scheme": "HTTPS"}
+    assert probe("tls-both")["httpGet"] == {"path": "/readyz", "port": "http"}
 
 
 def on_any_port(found: dict[str, str], folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import socket
@@ -81,6 +82,41 @@ def test_the_service_is_told_when_to_stop_and_when_to_try_again(name: str) -> No
     assert values(unit, "Type")[0] == "notify"
     timeouts = found.manifest.server.timeouts
     assert int(values(unit, "TimeoutStopSec")[0].removesuffix("s")) > timeouts.drain_delay + timeouts.shutdown
+
+
+def test_certificates_are_credentials_since_the_user_of_the_service_could_not_read_them() -> None:
+    unit = units("tls-clients")["users.service"]
+    assert values(unit, "LoadCredential") == [
+        "tls.crt:/srv/users/tls/server.pem",
+        "tls.key:/srv/users/tls/server.key",
+        "ca.crt:/etc/tls/clients.pem",
+    ]
+    found = variables(unit)
+    assert found["PYWATT__SERVER__TLS__CERT"] == "%d/tls.crt"
+    assert found["PYWATT__SERVER__TLS__CLIENT_CA"] == "%d/ca.crt"
+    assert "restart the service to renew them" in unit
+
+
+def test_a_listener_keeps_its_own_certificate() -> None:
+    unit = units("tls-own")["users.service"]
+    assert values(unit, "LoadCredential") == ["tls.crt:/etc/tls/100 %% o'own.pem", "tls.key:/etc/tls/own.key"]
+    assert json.loads(variables(unit)["PYWATT__SERVER__LISTEN"]) == [
+        {"address": "127.0.0.1:8080", "tls": "off"},
+        {"address": "127.0.0.1:8443", "tls": {"cert": "%d/tls.crt", "key": "%d/tls.key"}},
+    ]
+    socket = units("tls-own", socket=True)
+    assert variables(socket["users.service"])["PYWATT__SERVER__LISTEN"] == (
+        '[{"address": "systemd", "tls": {"cert": "%d/tls.crt", "key": "%d/tls.key"}}]'
+    )
+    assert "all listeners have the same TLS settings" in socket["users.service"]
+
+
+def test_a_redirect_may_need_a_privilege_and_is_not_for_several_instances() -> None:
+    unit = units("tls-redirect")["users.service"]
+    assert values(unit, "AmbientCapabilities") == ["CAP_NET_BIND_SERVICE"]
+    assert "PYWATT__SERVER__TLS__REDIRECT" not in variables(unit)
+    several = units("tls-redirect", replicas=2)["users@.service"]
+    assert variables(several)["PYWATT__SERVER__TLS__REDIRECT"] == "127.0.0.1:0"
 
 
 @pytest.mark.parametrize(

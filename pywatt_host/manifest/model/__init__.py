@@ -134,7 +134,7 @@ class Manifest(Document):
     )
     auth: Annotated[dict[SchemeName, Annotated[AuthScheme, Deferred()]], AfterValidator(named)] = key(
         dict,
-        "Authentication schemes by name, which endpoints refer to: tokens (jwt, oidc), keys (api_key) and"
+        "Authentication schemes by name, which endpoints refer to: tokens (jwt, oidc), keys (api_key),"
         " passwords (basic) and client certificates (mtls).",
         {"jwt": {"secret": "${secret:JWT_SECRET}"}},
     )
