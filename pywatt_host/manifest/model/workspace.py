@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.app import EnvText, ModuleId
-from pywatt_host.manifest.model.base import Document, Names, Section, Short, key
+from pywatt_host.manifest.model.base import Deferred, Document, Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
+from pywatt_host.manifest.model.tls import DeclaredTls, ServerTls, declared
 from pywatt_host.manifest.values import (
     AllowedHost,
     Int,
@@ -36,6 +38,12 @@ class Gateway(Section):
         " 421.",
         ["box.lan"],
         strict=False,
+    )
+    tls: Annotated[ServerTls, Deferred()] | None = key(
+        None,
+        "TLS settings of the gateway: its certificate, and which clients it accepts. Paths are relative to this file. If"
+        " omitted, the gateway is plain HTTP.",
+        {"cert": "tls/gateway.pem", "key": "tls/gateway.key"},
     )
 
 
@@ -169,12 +177,21 @@ class Workspace(Document):
         Logging, "Log settings of `up` itself. The logs of the modules are passed through.", {"level": "debug"}
     )
 
+    def declared_tls(self) -> Iterator[DeclaredTls]:
+        """The TLS section of the gateway, if there is one."""
+        if self.gateway.tls is not None:
+            yield declared(("gateway", "tls"), self.gateway.tls)
+
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
-        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of the stores."""
+        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of the stores and in
+        the certificate of the gateway."""
         found = dict(self.secrets.keys)
-        urls = [*(each.url for each in self.databases.values()), *(each.url for each in self.caches.values())]
-        for url in urls:
-            for name in url.names if isinstance(url, SecretTemplate) else ():
+        values: list[object] = [each.url for each in self.databases.values()]
+        values += [each.url for each in self.caches.values()]
+        for _, _, tls in self.declared_tls():
+            values += [tls.cert, tls.key, tls.client_ca]
+        for value in values:
+            for name in value.names if isinstance(value, SecretTemplate) else ():
                 found.setdefault(name, SecretKey.model_construct())
         return found

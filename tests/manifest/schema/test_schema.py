@@ -199,6 +199,9 @@ def test_values_that_may_hold_a_secret_are_marked() -> None:
     assert [path.removeprefix("/$defs/") for path in marked(WORKSPACE, "")] == [
         "Cache/properties/url",
         "Database/properties/url",
+        "ServerTls/properties/cert",
+        "ServerTls/properties/key",
+        "ServerTls/properties/client_ca",
     ]
 
 
