@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
+from pywatt_host.cli.certificates import Certificates
 from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
@@ -21,9 +22,10 @@ from pywatt_host.secrets.sources import make_sources
 _CONNECT_TIMEOUT = 5.0  # seconds
 
 
-def live_problems(loaded: Loaded, env_file: Path | None) -> list[Problem]:
-    """Bind the addresses, fetch the secrets and connect, each for a moment, and report what fails."""
-    return [*_check_addresses(loaded), *asyncio.run(_check_services(loaded, env_file))]
+def live_problems(loaded: Loaded, env_file: Path | None, tell: Callable[[str], None]) -> list[Problem]:
+    """Bind the addresses, fetch the secrets and connect, each for a moment, and report what fails. `tell` gets a line
+    about each certificate that a client would see."""
+    return [*_check_addresses(loaded), *asyncio.run(_check_services(loaded, env_file, tell))]
 
 
 def _check_addresses(loaded: Loaded) -> Iterator[Problem]:
@@ -33,6 +35,8 @@ def _check_addresses(loaded: Loaded) -> Iterator[Problem]:
     wanted: list[tuple[str, tuple[Address, ...]]] = [("server.listen", server.listen)]
     if server.admin is not None:
         wanted.append(("server.admin.listen", server.admin.listen))
+    if server.tls is not None and server.tls.redirect is not None:
+        wanted.append(("server.tls.redirect", (server.tls.redirect,)))
     if ipc is not None and ipc.listen is not None:
         wanted.append(("channels.ipc.listen", (UnixAddress(ipc.listen),)))
     if tcp is not None and tcp.listen is not None:
@@ -49,15 +53,29 @@ def _check_addresses(loaded: Loaded) -> Iterator[Problem]:
                 listener.close()
 
 
-async def _check_services(loaded: Loaded, env_file: Path | None) -> list[Problem]:
+async def _check_services(loaded: Loaded, env_file: Path | None, tell: Callable[[str], None]) -> list[Problem]:
     problems, secret_values = await _check_secrets(loaded, env_file)
     return [
         *problems,
+        *_check_certificates(loaded, secret_values, tell),
         *await _check_channels(loaded),
         *await _check_issuers(loaded),
         *await _check_stores(loaded, secret_values),
         *await _check_nats(loaded, secret_values),
     ]
+
+
+def _check_certificates(
+    loaded: Loaded, secret_values: Mapping[str, str], tell: Callable[[str], None]
+) -> Iterator[Problem]:
+    """Whether the certificates and keys fit each other, also those in secrets, and whether a handshake works."""
+    certificates = Certificates(loaded, secret_values)
+    yield from certificates.problems()
+    for found in certificates.handshakes():
+        if isinstance(found, Problem):
+            yield found
+        else:
+            tell(found)
 
 
 async def _check_stores(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pywatt_host.cli.certificates import Certificates
 from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--json", "as_json_list", is_flag=True, help="Same as --format json.")
 @click.option("--no-import", is_flag=True, help="Check only the manifest and import no application.")
-@click.option("--live", is_flag=True, help="Also bind the listen addresses for a moment, fetch secrets and connect.")
+@click.option("--live", is_flag=True, help="Also bind the listen addresses for a moment, fetch secrets, connect, and try out the certificates.")
 @click.option("--allow-unset", is_flag=True, help="Report variables that are not set as warnings.")
 @click.option("--strict", is_flag=True, help="Exit with code 2 on warnings as well.")
 def validate(
@@ -71,7 +72,10 @@ def validate(
         if not no_import:
             found += _imported(selection, loaded, allow_unset)
         if live:
-            found += import_module("pywatt_host.cli.live").live_problems(loaded, env_file)
+            live_problems = import_module("pywatt_host.cli.live").live_problems
+            found += live_problems(loaded, env_file, lambda line: click.echo(line, err=True))
+        else:
+            found += Certificates(loaded, {}).problems()
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":

@@ -216,7 +216,7 @@ def test_the_names_of_many_certificates_do_not_stay_in_memory() -> None:
     assert len(peer._known) == 1000
 
 
-@pytest.mark.parametrize("der", [b"", b"0", BILLING[:-40], BILLING[::-1]])
+@pytest.mark.parametrize("der", [b"", b"0", BILLING[:-40], BILLING[::-1]], ids=["empty", "one", "cut", "reversed"])
 def test_what_is_no_certificate_is_malformed(der: bytes) -> None:
     assert subject(der) == "(malformed)"
 

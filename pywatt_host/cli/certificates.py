@@ -1,0 +1,194 @@
+"""What `validate` finds out about certificates and keys: with the code that verifies them when the host starts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from pywatt_host.exceptions import TlsError
+from pywatt_host.manifest import Loaded, Problem
+from pywatt_host.manifest.model.channels import ChannelTls, ClientTls
+from pywatt_host.manifest.model.tls import ServerTls
+from pywatt_host.manifest.problems import KeyPath, Severity, display_path
+from pywatt_host.manifest.values import SecretTemplate
+
+_SOON = timedelta(days=14)  # before a certificate expires
+_HINTS = {
+    "missing": "the path is relative to the manifest's folder",
+    "mismatch": "give the key that the certificate was requested with",
+    "expired": "renew it; a host that runs already goes on with it, and its clients refuse it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A TLS section of the manifest. `authority` is the key of its CA certificates."""
+
+    path: KeyPath
+    tls: ServerTls | ClientTls
+    authority: Literal["client_ca", "ca"]
+
+    @property
+    def key(self) -> str:
+        return display_path(self.path)
+
+
+def _sections(loaded: Loaded) -> Iterator[_Section]:
+    manifest = loaded.manifest
+    for declared in manifest.server.declared_tls():
+        yield _Section(declared.path, declared.tls, "client_ca")
+    tcp, nats = manifest.channels.tcp, manifest.channels.nats
+    if tcp is not None and tcp.tls is not None:
+        yield _Section(("channels", "tcp", "tls"), tcp.tls, "client_ca" if tcp.tls.client_ca is not None else "ca")
+    if nats is not None and nats.tls is not None:
+        yield _Section(("channels", "nats", "tls"), nats.tls, "ca")
+    for number, service in enumerate(manifest.services.static):
+        if service.tls is not None:
+            yield _Section(("services", "static", number, "tls"), service.tls, "ca")
+
+
+class Certificates:
+    """The certificates and keys of a manifest. `secret_values` has the values of secrets as far as they are known;
+    parts in other secrets are not checked."""
+
+    def __init__(self, loaded: Loaded, secret_values: Mapping[str, str], now: datetime | None = None) -> None:
+        self._loaded = loaded
+        self._secret_values = secret_values
+        self._now = now or datetime.now(UTC)
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with them, and what will be soon."""
+        for section in _sections(self._loaded):
+            try:
+                yield from self._pair(section)
+            except TlsError as error:
+                yield self._problem(section, error)
+            yield from self._exposed(section)
+
+    def handshakes(self) -> Iterator[Problem | str]:
+        """A handshake with each listener's certificate, in this process, with a client that trusts it. Gives a line
+        about the certificate, or what went wrong; nothing for those that `problems` is about."""
+        checking = import_module("pywatt_host.net.tls_handshake")
+        for section in _sections(self._loaded):
+            if not isinstance(section.tls, ServerTls):
+                continue
+            try:
+                material = self._material(section)
+                verified = self._verified(section, material) if material is not None else None
+            except TlsError:
+                continue
+            if material is None or verified is None:
+                continue
+            try:
+                yield f"{section.key}: {checking.handshake(material)}"
+            except TlsError as error:
+                yield self._problem(section, error)
+
+    # The parts --------------------------------------------------------------------------------------------------------
+
+    def _pair(self, section: _Section) -> Iterator[Problem]:
+        """Verify a certificate with its key. Raises TlsError."""
+        material = self._material(section)
+        if material is None:
+            return
+        _, validity = self._verified(section, material)
+        names = self._names(section)
+        import_module("pywatt_host.net.tls_material").check_time(validity, names, self._now)
+        left = validity.not_after - self._now
+        if left <= _SOON:
+            shown = import_module("pywatt_host.net.tls_material").shown_time(validity.not_after)
+            message = f"{names.cert} expires in {_days(left)}, on {shown}"
+            hint = "renew it; the host uses the new one as soon as the file or secret changes"
+            yield self._at((*section.path, "cert"), "tls-expires-soon", message, hint, "warning")
+
+    def _material(self, section: _Section) -> Any:
+        """The material of a section; None without a certificate and key, or where they are not known. Raises TlsError
+        for a file that cannot be read."""
+        authority = self._content(section, section.authority)
+        chain, key = self._content(section, "cert"), self._content(section, "key")
+        if chain is None or key is None:
+            if authority is not None:
+                self._authority(section, authority)
+            return None
+        material = import_module("pywatt_host.net.tls_material").TlsMaterial
+        tls = section.tls
+        if isinstance(tls, ServerTls):
+            demands = tls.demands if authority is not None else "none"
+            return material(chain, key, authority, demands, tls.min_version)
+        return material(chain, key, authority, "required" if authority is not None else "none")
+
+    def _authority(self, section: _Section, content: bytes) -> None:
+        """Verify the CA certificates of a section without a certificate of its own. Raises TlsError."""
+        names = self._names(section)
+        import_module("pywatt_host.net.tls_material").certificates(
+            content, f"{names.key}.{section.authority}", names.client_ca
+        )
+
+    def _verified(self, section: _Section, material: Any) -> Any:
+        return import_module("pywatt_host.net.tls_material").verified(material, self._names(section))
+
+    def _names(self, section: _Section) -> Any:
+        names = import_module("pywatt_host.net.tls_material").Names
+        shown = [self._shown(section, key) for key in ("cert", "key", section.authority)]
+        return names(section.key, *shown)
+
+    def _shown(self, section: _Section, key: str) -> str:
+        """How messages name a file: a value from a variable by the variable."""
+        node, _ = self._loaded.node_at((*section.path, key))
+        return node.shown() if node.masked else str(getattr(section.tls, key))
+
+    def _content(self, section: _Section, key: str) -> bytes | None:
+        """The PEM text of a part; None where there is none, or its secret is not known. Raises TlsError."""
+        value = getattr(section.tls, key)
+        if value is None:
+            return None
+        if isinstance(value, SecretTemplate):
+            return value.render(self._secret_values).encode() if self._secret_values.keys() >= set(value.names) else None
+        place = f"{section.key}.{key}"
+        try:
+            return self._loaded.manifest.resolve(value).read_bytes()
+        except FileNotFoundError:
+            raise TlsError(place, self._shown(section, key), "missing", "there is no such file") from None
+        except (OSError, ValueError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).lower()
+            raise TlsError(place, self._shown(section, key), "unreadable", why) from error
+
+    def _exposed(self, section: _Section) -> Iterator[Problem]:
+        """A warning where every user of this machine can read the key."""
+        value = section.tls.key
+        if isinstance(value, str) and everybody_reads(self._loaded.manifest.resolve(value)):
+            message = f"every user of this machine can read {self._shown(section, 'key')}"
+            self_made = "remove the permission, such as with `chmod o-r`"
+            yield self._at((*section.path, "key"), "tls-key-exposed", message, self_made, "warning")
+
+    # Problems ---------------------------------------------------------------------------------------------------------
+
+    def _problem(self, section: _Section, error: TlsError) -> Problem:
+        path = (*section.path, error.key.rpartition(".")[2])
+        return self._at(path, f"tls-{error.reason}", f"{error.file}: {error.message}", _HINTS.get(error.reason, ""))
+
+    def _at(self, path: KeyPath, code: str, message: str, hint: str, severity: Severity = "error") -> Problem:
+        node, written = self._loaded.node_at(path)
+        return node.problem(written, code, message, hint, severity=severity)
+
+
+def everybody_reads(path: Path) -> bool:
+    """Whether every user of this machine can read a file: by its own permissions and those of the folders above it."""
+    try:
+        real = Path(os.path.realpath(path))
+        if not real.stat().st_mode & stat.S_IROTH:
+            return False
+        return all(folder.stat().st_mode & stat.S_IXOTH for folder in real.parents)
+    except (OSError, ValueError):
+        return False
+
+
+def _days(left: timedelta) -> str:
+    hours = int(left.total_seconds() // 3600)
+    return f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
