@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pywatt_host.exceptions import TlsError
 from pywatt_host.manifest import Loaded, Problem
-from pywatt_host.manifest.model.channels import ChannelTls, ClientTls
+from pywatt_host.manifest.model.channels import ClientTls
 from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.problems import KeyPath, Severity, display_path
 from pywatt_host.manifest.values import SecretTemplate
@@ -85,8 +85,9 @@ class Certificates:
                 continue
             if material is None or verified is None:
                 continue
+            names = self._names(section)
             try:
-                yield f"{section.key}: {checking.handshake(material)}"
+                yield f"{section.key}: {checking.handshake(material, names.key, names.cert)}"
             except TlsError as error:
                 yield self._problem(section, error)
 
@@ -140,8 +141,9 @@ class Certificates:
 
     def _shown(self, section: _Section, key: str) -> str:
         """How messages name a file: a value from a variable by the variable."""
+        value = getattr(section.tls, key)
         node, _ = self._loaded.node_at((*section.path, key))
-        return node.shown() if node.masked else str(getattr(section.tls, key))
+        return node.shown() if node.masked and isinstance(value, str) else str(value)
 
     def _content(self, section: _Section, key: str) -> bytes | None:
         """The PEM text of a part; None where there is none, or its secret is not known. Raises TlsError."""
@@ -149,7 +151,9 @@ class Certificates:
         if value is None:
             return None
         if isinstance(value, SecretTemplate):
-            return value.render(self._secret_values).encode() if self._secret_values.keys() >= set(value.names) else None
+            return (
+                value.render(self._secret_values).encode() if self._secret_values.keys() >= set(value.names) else None
+            )
         place = f"{section.key}.{key}"
         try:
             return self._loaded.manifest.resolve(value).read_bytes()

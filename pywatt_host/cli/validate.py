@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--json", "as_json_list", is_flag=True, help="Same as --format json.")
 @click.option("--no-import", is_flag=True, help="Check only the manifest and import no application.")
-@click.option("--live", is_flag=True, help="Also bind the listen addresses for a moment, fetch secrets, connect, and try out the certificates.")
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Also bind the listen addresses for a moment, fetch secrets, connect, and try out the certificates.",
+)
 @click.option("--allow-unset", is_flag=True, help="Report variables that are not set as warnings.")
 @click.option("--strict", is_flag=True, help="Exit with code 2 on warnings as well.")
 def validate(

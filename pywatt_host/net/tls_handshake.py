@@ -12,9 +12,10 @@ from pywatt_host.net.tls_material import TlsMaterial, shown_time
 _ROUNDS = 10  # of messages; a handshake takes three
 
 
-def handshake(material: TlsMaterial, key: str = "", file: str = "") -> str:
+def handshake(material: TlsMaterial, key: str, file: str) -> str:
     """Make a handshake with the context that a listener would have. Returns a text about the certificate: its subject,
-    its other names, until when it is valid, and what the two sides have agreed on. Raises TlsError (`handshake`).
+    its other names, until when it is valid, and the version of TLS. Raises TlsError (`handshake`) for the manifest key
+    of the section and the file of the certificate.
 
     The client trusts the certificate itself: whether other clients do depends on their CA certificates. It has no
     certificate, so it is not asked for one.
@@ -35,7 +36,7 @@ def handshake(material: TlsMaterial, key: str = "", file: str = "") -> str:
                 break
     except ssl.SSLError as error:
         why = getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
-        raise TlsError(key, file, "handshake", f"clients refuse it: {why}") from error
+        raise TlsError(f"{key}.cert", file, "handshake", f"clients refuse it: {why}") from error
     der = client.getpeercert(True)
     assert der is not None, "the handshake is complete"
     shown = ClientCertificate(der)

@@ -161,7 +161,7 @@ class Names:
 def verified(material: TlsMaterial, names: Names) -> tuple[TlsTerms, Validity]:
     """The terms of a material that can be used, and how long its chain is valid. Whether it is valid now is not
     checked. Raises TlsError, which names the file and the reason."""
-    chain = _certificates(material.chain, f"{names.key}.cert", names.cert)
+    chain = certificates(material.chain, f"{names.key}.cert", names.cert)
     key = _private_key(material.key, f"{names.key}.key", names.private_key)
     if not _belong(key, chain[0]):
         if any(_belong(key, each) for each in chain[1:]):
@@ -170,7 +170,7 @@ def verified(material: TlsMaterial, names: Names) -> tuple[TlsTerms, Validity]:
         why = f"it is not the key of the certificate in {names.cert}"
         raise TlsError(f"{names.key}.key", names.private_key, "mismatch", why)
     if material.client_ca is not None:
-        _certificates(material.client_ca, f"{names.key}.client_ca", names.client_ca)
+        certificates(material.client_ca, f"{names.key}.client_ca", names.client_ca)
     try:
         terms = TlsTerms(material)
     except (ssl.SSLError, ValueError, OSError) as error:
@@ -196,7 +196,8 @@ def shown_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _certificates(pem: bytes, key: str, file: str) -> list[Certificate]:
+def certificates(pem: bytes, key: str, file: str) -> list[Certificate]:
+    """The certificates in a PEM text. Raises TlsError, with the manifest key and the file."""
     if not pem.strip():
         raise TlsError(key, file, "empty", "it is empty")
     begun, ended = pem.count(b"-----BEGIN CERTIFICATE-----"), pem.count(b"-----END CERTIFICATE-----")

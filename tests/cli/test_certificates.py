@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_files_that_are_missing_or_unreadable_are_faults_at_their_keys(folder: P
 
 def test_a_path_from_a_variable_is_not_shown(folder: Path) -> None:
     (problem,) = found(folder, {"cert": "${CERT_FILE}"})
-    assert problem.message == "${CERT_FILE}: there is no such file"
+    assert problem.message == "the value of `${CERT_FILE}`: there is no such file"
     assert "elsewhere" not in str(problem)
 
 
@@ -137,7 +138,16 @@ def test_a_warning_says_in_how_many_days_a_certificate_expires(folder: Path) -> 
     assert problem.message.startswith("a.pem expires in 5 days, on ")
 
 
-def test_a_key_that_every_user_can_read_is_a_warning(folder: Path) -> None:
+def test_a_key_that_every_user_can_read_is_a_warning() -> None:
+    with tempfile.TemporaryDirectory() as made:  # the folders of pytest are private
+        folder = Path(made)
+        folder.chmod(0o755)
+        write(folder / "a.pem", CHAIN)
+        write(folder / "a.key", KEY)
+        _exposed(folder)
+
+
+def _exposed(folder: Path) -> None:
     private = folder / "private"
     private.mkdir(mode=0o700)
     write(private / "b.key", KEY, 0o644)  # in a folder that others cannot enter

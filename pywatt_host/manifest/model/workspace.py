@@ -41,8 +41,8 @@ class Gateway(Section):
     )
     tls: Annotated[ServerTls, Deferred()] | None = key(
         None,
-        "TLS settings of the gateway: its certificate, and which clients it accepts. Paths are relative to this file. If"
-        " omitted, the gateway is plain HTTP.",
+        "TLS settings of the gateway: its certificate, and which clients it accepts. Paths are relative to this file."
+        " If omitted, the gateway is plain HTTP.",
         {"cert": "tls/gateway.pem", "key": "tls/gateway.key"},
     )
 
