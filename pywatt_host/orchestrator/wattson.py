@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from asyncio import TaskGroup
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.orchestrator.verdicts import ReloadRefusedError, Verdict
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
+from pywatt_host.runtime.certificates import Certificates, NoCertificates, TlsService
 from pywatt_host.runtime.control import control_path
 from pywatt_host.runtime.hangup import HangupSignal
 from pywatt_host.runtime.signals import OtherSignals, StopSignals, ignored
@@ -111,6 +113,10 @@ class Wattson:
             output.declare(id, declared.replicas)
             replicas = [self._make_replica(id, number) for number in range(1, declared.replicas + 1)]
             self.modules[id] = Module(id, declared, replicas, hidden_paths(manifests.get(id)))
+        tls = list(workspace.declared_tls())
+        self.certificates: TlsService = (
+            Certificates(tls, workspace.resolve, lambda: store.secret_values) if tls else NoCertificates()
+        )
         self._channels: dict[str, list[Listener]] = {}
         self._gateway_address: tuple[str, ...] = ()
         self._gateway: Gateway | None = None  # while the modules live
@@ -215,9 +221,7 @@ class Wattson:
         ):
             try:
                 workspace = self.workspace
-                gateway = bind(
-                    [workspace.gateway.listen], key="gateway.listen", directory=workspace.directory, backlog=2048
-                )
+                gateway = self._bind_gateway()
                 bound += gateway
                 kinds = frozenset(module.channel for module in workspace.modules.values())
                 self._channels = bind_channels(kinds, self.name, workspace.directory, self._environ)
@@ -235,7 +239,12 @@ class Wattson:
         """Open the stores, then run. A request to stop cancels the opening."""
         self._opening = asyncio.current_task()
         try:
-            async with TaskGroup() as tasks, self._dev.running(tasks), self.stores.running(tasks):
+            async with (
+                TaskGroup() as tasks,
+                self.certificates.running(tasks),
+                self._dev.running(tasks),
+                self.stores.running(tasks),
+            ):
                 self._opening = None
                 return await self._run(*arguments)
         except BaseExceptionGroup as group:
@@ -268,12 +277,14 @@ class Wattson:
                     stack.callback(app.close)
                 await stack.enter_async_context(acceptor.running(tasks))
                 served = self._gateway = Gateway(
-                    self.modules, self.workspace, self._gateway_address, lambda: rolling.refused
-                )
+                    self.modules, self.workspace, self._gateway_address, lambda: rolling.refused,
+                    self.certificates.check,
+                )  # fmt: skip
                 await stack.enter_async_context(self._living(tasks))
                 stack.push_async_callback(served.close)
                 handler = GatewayHandler(served, served.log.finished)
-                await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks))
+                handshakes = self.certificates.failed_handshakes
+                await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks, handshakes))
                 tasks.create_task(self._tell(on_up), name="ready")
                 await self._changes.wait_for(lambda: self._stopping or self._all_over())
                 if not self._stopping:
@@ -342,6 +353,14 @@ class Wattson:
                     blocked.add(id)
         return all(id in blocked or module.settled for id, module in self.modules.items())
 
+    def _bind_gateway(self) -> list[Listener]:
+        """Bind the address of the gateway."""
+        workspace = self.workspace
+        bound = bind([workspace.gateway.listen], key="gateway.listen", directory=workspace.directory, backlog=2048)
+        for listener in bound:
+            listener.tls = self.certificates.listening.get("gateway.tls")
+        return bound
+
     def _bind_control(self) -> list[Listener]:
         """Bind the control socket. A default one that cannot be bound is a warning, a declared one an error."""
         setting, directory = self.workspace.control, self.workspace.directory
@@ -396,6 +415,7 @@ class Wattson:
             "started": self.started,
             "status": "draining" if self._stopping else "healthy" if healthy else "unhealthy",
             "listen": list(self._gateway_address),
+            "tls": self.certificates.status(),
             "modules": modules,
             "messages": dict(self.router.counts),
             "reloading": self._rolling.progress if self._rolling is not None else None,
@@ -426,7 +446,13 @@ class Wattson:
 
 @asynccontextmanager
 async def _served(
-    name: str, app: ASGIApp | GatewayHandler, listeners: list[Listener], drain: Drain, tasks: TaskGroup
+    name: str,
+    app: ASGIApp | GatewayHandler,
+    listeners: list[Listener],
+    drain: Drain,
+    tasks: TaskGroup,
+    failed_handshakes: Counter[str] | None = None,
 ) -> AsyncIterator[None]:
-    async with HttpServer(name, app, listeners, _BOUNDS, drain).running(tasks):
+    server = HttpServer(name, app, listeners, _BOUNDS, drain, failed_handshakes=failed_handshakes)
+    async with server.running(tasks):
         yield
