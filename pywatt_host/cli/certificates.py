@@ -154,14 +154,10 @@ class Certificates:
             return (
                 value.render(self._secret_values).encode() if self._secret_values.keys() >= set(value.names) else None
             )
-        place = f"{section.key}.{key}"
-        try:
-            return self._loaded.manifest.resolve(value).read_bytes()
-        except FileNotFoundError:
-            raise TlsError(place, self._shown(section, key), "missing", "there is no such file") from None
-        except (OSError, ValueError) as error:
-            why = (getattr(error, "strerror", None) or str(error)).lower()
-            raise TlsError(place, self._shown(section, key), "unreadable", why) from error
+        read_file = import_module("pywatt_host.net.tls_sources").read_file
+        resolve = self._loaded.manifest.resolve
+        content: bytes = read_file(resolve, value, f"{section.key}.{key}", self._shown(section, key))
+        return content
 
     def _exposed(self, section: _Section) -> Iterator[Problem]:
         """A warning where every user of this machine can read the key."""

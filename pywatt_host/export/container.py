@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pywatt_host.export.facts import Facts
 from pywatt_host.export.tls_files import Placed, TlsFiles, listed, tls_files
+from pywatt_host.manifest.model.server import Server
 from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.values import Address, TcpAddress
 from pywatt_host.manifest.values.addresses import is_loopback
@@ -106,7 +107,7 @@ def _listeners(facts: Facts, placed: Placed, variables: dict[str, str]) -> tuple
     if kept is not None:
         if placed.listeners_have_files:
             variables["PYWATT__SERVER__LISTEN"] = listed(placed.listener(each, server.listen[each]) for each in numbers)
-        ports = {_port(server.listen[number]): server.tls_of(number) for number in reversed(numbers)}
+        ports = {_port(server.listen[number]): _tls(server, number) for number in reversed(numbers)}
         return tuple(Port(port, ports[port]) for port in kept)
     number = next((number for number in numbers if server.tls_of(number) is not None), 0)
     tls = server.tls_of(number)
@@ -115,6 +116,11 @@ def _listeners(facts: Facts, placed: Placed, variables: dict[str, str]) -> tuple
     variables["PYWATT__SERVER__LISTEN"] = listed([placed.listener(number, TcpAddress("", port))])
     own = server.own_tls(number)
     return (Port(port, None if own == "off" else own or server.tls),)  # a Unix socket has become a TCP port
+
+
+def _tls(server: Server, number: int) -> ServerTls | None:
+    declared = server.tls_of(number)
+    return declared.tls if declared is not None else None
 
 
 def _port(address: Address) -> int:

@@ -59,15 +59,21 @@ class TlsSource:
                 return part.render(secret_values).encode("utf-8", "replace")
             except KeyError as error:
                 raise TlsError(key, str(part), "missing", f"the secret {error.args[0]} has no value") from error
-        try:
-            with open(self._resolve(part), "rb") as file:
-                content = file.read(_LONGEST + 1)
-        except FileNotFoundError as error:
-            raise TlsError(key, part, "missing", "there is no such file") from error
-        except (OSError, ValueError) as error:
-            number = error.errno if isinstance(error, OSError) else None
-            why = _UNREADABLE.get(number or 0) or getattr(error, "strerror", None) or str(error)
-            raise TlsError(key, part, "unreadable", f"it cannot be read: {why}") from error
-        if len(content) > _LONGEST:
-            raise TlsError(key, part, "invalid", "it is larger than 1 MiB")
-        return content
+        return read_file(self._resolve, part, key, part)
+
+
+def read_file(resolve: Callable[[str], Path], path: str, key: str, shown: str) -> bytes:
+    """Read one file. `key` is the key of the manifest that names it, and `shown` is how errors call it. Raises TlsError
+    where it is not there, not readable, or too large."""
+    try:
+        with open(resolve(path), "rb") as file:
+            content = file.read(_LONGEST + 1)
+    except FileNotFoundError as error:
+        raise TlsError(key, shown, "missing", "there is no such file") from error
+    except (OSError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        why = _UNREADABLE.get(number or 0) or getattr(error, "strerror", None) or str(error)
+        raise TlsError(key, shown, "unreadable", f"it cannot be read: {why}") from error
+    if len(content) > _LONGEST:
+        raise TlsError(key, shown, "invalid", "it is larger than 1 MiB")
+    return content

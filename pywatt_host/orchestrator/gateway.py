@@ -65,7 +65,7 @@ class Gateway:
         self._check_tls = check_tls
         self._reload_refused = reload_refused
         self._modules = modules
-        self._own = frozenset(Address.parse(address.replace("https://", "http://", 1)) for address in own)
+        self._own = frozenset(Address.parse(address) for address in own)
         self._paths = Paths(modules)
         self._pool = UpstreamPool()
         self._timeout = workspace.timeouts.request
@@ -292,7 +292,8 @@ class Gateway:
             if address is None:
                 continue
             try:
-                await tunnel(address, target.decode("latin-1"), headers, scope, receive, send)
+                tls = self._pool.context() if address.secure else None
+                await tunnel(address, target.decode("latin-1"), headers, scope, receive, send, tls)
             except OSError as error:
                 logger.debug("%s accepts no connection: %s", replica.label, error)
                 continue

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pywatt_host.http.problem import refuse_websocket
 from pywatt_host.orchestrator.upstream import Address, BrokenError
 from pywatt_host.types import Headers, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    import ssl
 
 _MAX_MESSAGE_SIZE = 16 * 1024**2  # bytes, as in the server
 _OPEN_TIMEOUT = 10.0  # seconds for the module's handshake
@@ -19,14 +22,22 @@ _INTERNAL_ERROR = 1011  # close code where the module sent none (RFC 6455, secti
 _RESERVED_CODES = frozenset({1005, 1006, 1015})
 
 
-async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
-    """Connect to the module, accept the WebSocket if the module does, and pass messages on until one side closes.
-    Raises OSError where the module accepts no connection, and BrokenError where its answer is no handshake; nothing was
-    sent to the client then."""
+async def tunnel(
+    address: Address,
+    target: str,
+    headers: Headers,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Connect to the module, accept the WebSocket if the module does, and pass messages on until one side closes. `tls`
+    is for a module that speaks TLS. Raises OSError where the module accepts no connection, and BrokenError where its
+    answer is no handshake; nothing was sent to the client then."""
     exceptions = import_module("websockets.exceptions")
     refusal: int
     try:
-        async with _connected(address, target, headers, scope["subprotocols"]) as module:
+        async with _connected(address, target, headers, scope["subprotocols"], tls) as module:
             await receive()  # websocket.connect
             await send({"type": "websocket.accept", "subprotocol": module.subprotocol})
             await _pump(module, receive, send)
@@ -45,7 +56,9 @@ async def tunnel(address: Address, target: str, headers: Headers, scope: Scope, 
 
 
 @asynccontextmanager
-async def _connected(address: Address, target: str, headers: Headers, subprotocols: list[str]) -> AsyncIterator[Any]:
+async def _connected(
+    address: Address, target: str, headers: Headers, subprotocols: list[str], tls: ssl.SSLContext | None
+) -> AsyncIterator[Any]:
     connect = import_module("websockets.asyncio.client").connect
     host = next(value for name, value in headers if name == b"host").decode("latin-1")
     more = [
@@ -59,8 +72,10 @@ async def _connected(address: Address, target: str, headers: Headers, subprotoco
         if address.path is not None
         else {"host": address.host, "port": address.port}
     )
+    if tls is not None:
+        place |= {"ssl": tls, "server_hostname": address.host}
     connection = await connect(
-        f"ws://{host}{target}",
+        f"{'ws' if tls is None else 'wss'}://{host}{target}",
         origin=given.get(b"origin"),
         user_agent_header=given.get(b"user-agent"),
         additional_headers=more,

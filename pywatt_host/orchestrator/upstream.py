@@ -8,10 +8,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pywatt_host.observability.running_clock import running_timeout
 from pywatt_host.types import Headers
+
+if TYPE_CHECKING:
+    import ssl
 
 _CONNECT_TIMEOUT = 2.0  # seconds
 _IDLE_TIMEOUT = (
@@ -25,23 +28,26 @@ FINAL = range(200, 600)  # statuses that a response may end with (RFC 9110, sect
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a module listens: a Unix socket's path, or host and port."""
+    """Where a module listens: a Unix socket's path, or host and port. `secure`: it speaks TLS there."""
 
     path: str | None
     host: str = ""
     port: int = 0
+    secure: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Address | None:
-        """Read an announced address: `IP:port` or an absolute path. None where nothing can listen there."""
-        text = text.removeprefix("http://").removeprefix("unix:")
-        if text.startswith("/"):
+        """Read an announced address: `IP:port`, `https://IP:port` or an absolute path. None where nothing can listen
+        there."""
+        secure = text.startswith("https://")
+        text = text.removeprefix("https://").removeprefix("http://").removeprefix("unix:")
+        if text.startswith("/") and not secure:
             return cls(text)
         host, _, port = text.rstrip("/").rpartition(":")
         if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
             return None
         host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
-        return cls(None, host, int(port))
+        return cls(None, host, int(port), secure)
 
 
 class BrokenError(Exception):
@@ -172,6 +178,7 @@ class UpstreamPool:
     """The idle connections, by address."""
 
     def __init__(self) -> None:
+        self._secure: ssl.SSLContext | None = None  # made for the first module that speaks TLS
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
 
     async def take(self, address: Address, *, fresh: bool) -> UpstreamConnection:
@@ -186,8 +193,22 @@ class UpstreamPool:
             if address.path is not None:
                 reader, writer = await asyncio.open_unix_connection(address.path, limit=_READ_SIZE)
             else:
-                reader, writer = await asyncio.open_connection(address.host, address.port, limit=_READ_SIZE)
+                tls = self.context() if address.secure else None
+                reader, writer = await asyncio.open_connection(
+                    address.host, address.port, limit=_READ_SIZE, ssl=tls, server_hostname=address.host if tls else None
+                )
         return UpstreamConnection(address, reader, writer)
+
+    def context(self) -> ssl.SSLContext:
+        """The context for modules that speak TLS. Their certificates are not verified: they are for the names that
+        clients know, and the gateway has started the process that listens, on this machine."""
+        if self._secure is None:
+            library = import_module("ssl")
+            context: ssl.SSLContext = library.SSLContext(library.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = library.CERT_NONE
+            self._secure = context
+        return self._secure
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request, or close it."""

@@ -76,7 +76,7 @@ def test_files_that_are_missing_or_unreadable_are_faults_at_their_keys(folder: P
     assert codes(found(folder, {"client_ca": "b.pem"})) == [("error", "tls-missing", "server.tls.client_ca")]
     (folder / "c.pem").mkdir()
     (problem,) = found(folder, {"cert": "c.pem"})
-    assert (problem.code, problem.message) == ("tls-unreadable", "c.pem: is a directory")
+    assert (problem.code, problem.message) == ("tls-unreadable", "c.pem: it cannot be read: it is a folder")
 
 
 def test_a_path_from_a_variable_is_not_shown(folder: Path) -> None:

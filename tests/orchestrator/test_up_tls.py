@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trustme
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tests.certificates import authority, chain_of, client_context, issued
 from tests.orchestrator.test_up import Workspace
@@ -25,6 +29,12 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
 """
+
+
+async def refused(address: str) -> None:
+    """A WebSocket to a module that speaks TLS: it gets there, and the application refuses it."""
+    with pytest.raises(InvalidStatus, match="500"):
+        await connect(f"{address.replace('https', 'wss')}/secure/ws", ssl=client_context(), proxy=None)
 
 
 def write(folder: Path, leaf: trustme.LeafCert) -> None:
@@ -51,8 +61,13 @@ def test_the_gateway_speaks_tls_and_takes_a_renewed_certificate(project: Project
     project.write("users/main.py", APP)
     project.write("users/pywatt.yaml", "app: main:app")
     tls = {"cert": "gateway.pem", "key": "gateway.key"}
+    project.write("secure/main.py", APP)  # speaks TLS itself, also to the gateway
+    own = {"cert": "../gateway.pem", "key": "../gateway.key"}
+    project.write("secure/pywatt.yaml", json.dumps({"app": "main:app", "server": {"tls": own}}))
     workspace = Workspace(
-        project, modules={"users": {"manifest": "users"}}, gateway={"listen": "127.0.0.1:0", "tls": tls}
+        project,
+        modules={"users": {"manifest": "users"}, "secure": {"manifest": "secure"}},
+        gateway={"listen": "127.0.0.1:0", "tls": tls},
     )
     address = workspace.ready()["listen"][0]
     assert address.startswith("https://127.0.0.1:")
@@ -65,15 +80,18 @@ def test_the_gateway_speaks_tls_and_takes_a_renewed_certificate(project: Project
         answer = client.get("/users/", headers={"x-forwarded-proto": "http", "x-forwarded-client-cert": "forged"})
         assert answer.text == f"https {address.removeprefix('https://')} None"
         assert client.get("/health").json()["status"] == "healthy"
+        assert workspace.modules()["secure"][0]["listen"].startswith("https://")
+        assert client.get("/secure/").text == answer.text
+        asyncio.run(refused(address))
         assert shown(address) == ssl.PEM_cert_to_DER_cert(first.cert_chain_pems[0].bytes().decode())
 
         write(project.folder, second)
-        workspace.up.wait_for(lambda line: "gateway.pem is renewed" in line)
+        workspace.up.wait_for(lambda line: "gateway.tls: gateway.pem is renewed" in line)
         assert shown(address) == ssl.PEM_cert_to_DER_cert(second.cert_chain_pems[0].bytes().decode())
         assert client.get("/users/").status_code == 200  # on the connection that it had
 
         (project.folder / "gateway.pem").write_bytes(authority("others").cert_pem.bytes())
-        workspace.up.wait_for(lambda line: "the certificate in use stays" in line)
+        workspace.up.wait_for(lambda line: "gateway.tls." in line and "the certificate in use stays" in line)
         assert health()["status"] == "degraded"
         assert health()["tls"] == {"status": "failing"}
         assert shown(address) == ssl.PEM_cert_to_DER_cert(second.cert_chain_pems[0].bytes().decode())

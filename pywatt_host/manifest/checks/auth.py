@@ -221,7 +221,7 @@ class AuthChecks:
             return
         server = self._manifest.server
         every = [server.tls_of(number) for number in range(len(server.listen))]
-        plain = [number for number, tls in enumerate(every) if tls is None or tls.demands == "none"]
+        plain = [number for number, tls in enumerate(every) if tls is None or tls.tls.demands == "none"]
         public = len(plain) < len(every)
         admin = server.admin is not None and server.admin.tls is not None and server.admin.tls.demands != "none"
         if not public and not admin:
