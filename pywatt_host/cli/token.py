@@ -131,6 +131,8 @@ def _chosen(manifest: Manifest, asked: str | None) -> str:
     if asked not in signed:
         kind = schemes[asked].type
         why = "the issuer signs its tokens" if kind in ("jwt", "oidc") else f"a scheme of type {kind} has no tokens"
+        if kind == "mtls":
+            why += ", since the client's certificate is the credential"
         raise click.UsageError(f"cannot make a token for auth.{asked}: {why}")
     return asked
 
