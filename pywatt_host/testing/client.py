@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import httpx
 
 from pywatt_host.app.state import AppState
+from pywatt_host.net.client_certificates import ClientCertificate
 from pywatt_host.runtime.host import Host
+from pywatt_host.testing.certificates import client_certificate
 from pywatt_host.testing.exchange import ClientExchange
 from pywatt_host.testing.running import BackgroundContext
 from pywatt_host.testing.started_module import HOST, StartedModule
@@ -19,6 +21,7 @@ from pywatt_host.testing.websocket import WebSocket
 R = TypeVar("R")
 
 BASE_URL = f"http://{HOST}"
+SECURE_URL = f"https://{HOST}"  # of clients with a certificate
 _HTTP = {"http_version": b"HTTP/1.1"}
 _READ_WHOLE = "pywatt.read_whole"  # the extension of a request whose response is read to its end
 _LOOP_TURNS = 3  # after these turns of the event loop, everything that has finished is in the log
@@ -62,14 +65,24 @@ class _Body(httpx.SyncByteStream):
 
 
 class _Transport(httpx.BaseTransport):
-    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
+    def __init__(
+        self,
+        running: BackgroundContext[StartedModule],
+        module: StartedModule,
+        timeout: float,
+        certificate: ClientCertificate | None,
+    ) -> None:
+        self._certificate = certificate
         self._running = running
         self._module = module
         self._timeout = timeout
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.SyncByteStream)
-        begin = self._module.exchange(request.url, request.method, request.headers.raw, list(request.stream) or [b""])
+        chunks = list(request.stream) or [b""]
+        begin = self._module.exchange(
+            request.url, request.method, request.headers.raw, chunks, certificate=self._certificate
+        )
         exchange = self._running.run(begin, self._timeout)
         wanted = request.extensions.get("timeout", {}).get("read")
         timeout = self._timeout if wanted is None else wanted
@@ -102,7 +115,14 @@ class _AsyncBody(httpx.AsyncByteStream):
 
 
 class _AsyncTransport(httpx.AsyncBaseTransport):
-    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
+    def __init__(
+        self,
+        running: BackgroundContext[StartedModule],
+        module: StartedModule,
+        timeout: float,
+        certificate: ClientCertificate | None,
+    ) -> None:
+        self._certificate = certificate
         self._running = running
         self._module = module
         self._timeout = timeout
@@ -110,7 +130,9 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         chunks = [chunk async for chunk in request.stream] or [b""]
-        exchange = await self._module.exchange(request.url, request.method, request.headers.raw, chunks)
+        exchange = await self._module.exchange(
+            request.url, request.method, request.headers.raw, chunks, certificate=self._certificate
+        )
         wanted = request.extensions.get("timeout", {}).get("read")
         timeout = self._timeout if wanted is None else wanted
         try:
@@ -158,10 +180,20 @@ class ModuleClient(_ModuleAccess, httpx.Client):
         assert client.logs[-1]["status"] == 201
     """
 
-    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
+    def __init__(
+        self,
+        running: BackgroundContext[StartedModule],
+        module: StartedModule,
+        timeout: float,
+        certificate: ClientCertificate | None = None,
+    ) -> None:
         super().__init__(
-            transport=_Transport(running, module, timeout), base_url=BASE_URL, timeout=timeout, trust_env=False
+            transport=_Transport(running, module, timeout, certificate),
+            base_url=BASE_URL if certificate is None else SECURE_URL,
+            timeout=timeout,
+            trust_env=False,
         )
+        self._certificate = certificate
         self._running = running
         self._module = module
         self._patience = timeout
@@ -191,8 +223,8 @@ class ModuleClient(_ModuleAccess, httpx.Client):
         all_headers["host"] = self.base_url.netloc.decode("ascii")
         if subprotocols:
             all_headers["sec-websocket-protocol"] = ", ".join(subprotocols)
-        url = self.base_url.join(path).copy_with(scheme="ws")
-        begin = self._module.websocket(url, all_headers.raw, subprotocols)
+        url = self.base_url.join(path).copy_with(scheme="ws" if self._certificate is None else "wss")
+        begin = self._module.websocket(url, all_headers.raw, subprotocols, certificate=self._certificate)
         session = self._running.run(begin, patience)
         return WebSocket(session, self._running.run, patience)
 
@@ -206,9 +238,22 @@ class ModuleClient(_ModuleAccess, httpx.Client):
             assert client.with_claims(sub="alice", scope="read").get("/reports").status_code == 200
         """
         token = self.run(self._module.token(scheme, claims))
-        client = ModuleClient(self._running, self._module, self._patience)
+        client = ModuleClient(self._running, self._module, self._patience, self._certificate)
         client.headers = self.headers.copy()
         client.headers["authorization"] = f"Bearer {token}"
+        return client
+
+    def with_certificate(self, subject: str = "CN=test", *names: str) -> ModuleClient:
+        """A client of the same module that shows a client certificate, as over a TLS listener that has verified it.
+
+        `subject` has the form of RFC 4514. `names` are alternative names with their kind, such as `DNS:a.example`. No
+        handshake takes place, so it does not matter which CAs the listener accepts. Raises ValueError for a name of
+        another form.
+
+            assert client.with_certificate("CN=billing,O=Example").get("/internal").status_code == 200
+        """
+        client = ModuleClient(self._running, self._module, self._patience, client_certificate(subject, names))
+        client.headers = self.headers.copy()
         return client
 
     @property
@@ -244,10 +289,20 @@ class AsyncModuleClient(_ModuleAccess, httpx.AsyncClient):
     """An `httpx.AsyncClient` for one module that runs on the test's event loop, from `pywatt_module.client(...)`.
     Timeouts are those of ModuleClient."""
 
-    def __init__(self, running: BackgroundContext[StartedModule], module: StartedModule, timeout: float) -> None:
+    def __init__(
+        self,
+        running: BackgroundContext[StartedModule],
+        module: StartedModule,
+        timeout: float,
+        certificate: ClientCertificate | None = None,
+    ) -> None:
         super().__init__(
-            transport=_AsyncTransport(running, module, timeout), base_url=BASE_URL, timeout=timeout, trust_env=False
+            transport=_AsyncTransport(running, module, timeout, certificate),
+            base_url=BASE_URL if certificate is None else SECURE_URL,
+            timeout=timeout,
+            trust_env=False,
         )
+        self._certificate = certificate
         self._running = running
         self._module = module
         self._patience = timeout
@@ -261,9 +316,15 @@ class AsyncModuleClient(_ModuleAccess, httpx.AsyncClient):
     async def with_claims(self, *, scheme: str | None = None, **claims: Any) -> AsyncModuleClient:
         """See ModuleClient.with_claims."""
         token = await self._module.token(scheme, claims)
-        client = AsyncModuleClient(self._running, self._module, self._patience)
+        client = AsyncModuleClient(self._running, self._module, self._patience, self._certificate)
         client.headers = self.headers.copy()
         client.headers["authorization"] = f"Bearer {token}"
+        return client
+
+    async def with_certificate(self, subject: str = "CN=test", *names: str) -> AsyncModuleClient:
+        """See ModuleClient.with_certificate."""
+        client = AsyncModuleClient(self._running, self._module, self._patience, client_certificate(subject, names))
+        client.headers = self.headers.copy()
         return client
 
     @property

@@ -15,7 +15,9 @@ from pywatt_host.build.host import build
 from pywatt_host.exceptions import SecretError
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.model import DirectoryMount
+from pywatt_host.net.client_certificates import ClientCertificate
 from pywatt_host.runtime.host import Host
+from pywatt_host.testing.certificates import tls_extension
 from pywatt_host.testing.exchange import ClientExchange
 from pywatt_host.testing.isolation import ImportedModules, environment_restored
 from pywatt_host.testing.logs import CapturedLogs
@@ -61,19 +63,34 @@ class StartedModule:
         return self.tokens.issue(scheme, claims)
 
     async def exchange(
-        self, url: Any, method: str, headers: Sequence[tuple[bytes, bytes]], chunks: list[bytes]
+        self,
+        url: Any,
+        method: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        chunks: list[bytes],
+        *,
+        certificate: ClientCertificate | None = None,
     ) -> ClientExchange:
-        """Begin a request, which runs by itself. `url` is an httpx.URL."""
+        """Begin a request, which runs by itself. `url` is an httpx.URL, `certificate` that of the client."""
         scope = {**_scope("http", url, headers), "method": method}
+        if certificate is not None:
+            scope["extensions"] = {"tls": tls_extension(certificate)}
         return self._track(ClientExchange(self.app, scope, chunks, self.inside))
 
     async def websocket(
-        self, url: Any, headers: Sequence[tuple[bytes, bytes]], subprotocols: Sequence[str]
+        self,
+        url: Any,
+        headers: Sequence[tuple[bytes, bytes]],
+        subprotocols: Sequence[str],
+        *,
+        certificate: ClientCertificate | None = None,
     ) -> WebSocketSession:
         """Begin a WebSocket handshake, which runs by itself."""
         scope = _scope("websocket", url, headers)
         scope["subprotocols"] = list(subprotocols)
         scope["extensions"] = {"websocket.http.response": {}}
+        if certificate is not None:
+            scope["extensions"]["tls"] = tls_extension(certificate)
         return self._track(WebSocketSession(self.app, scope, self.inside))
 
     def _track(self, exchange: E) -> E:

@@ -12,6 +12,8 @@ from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.load import InitLayer
 from pywatt_host.net.client_certificates import SCOPE_KEY, ClientCertificate
+from pywatt_host.testing.modules import PywattModule
+from pywatt_host.testing.websocket import WebSocketRefusedError
 from tests.auth.certificates_for_tests import certificate
 from tests.auth.tokens_for_tests import SECRET, signed
 from tests.hosting import Hosted, Recorder, hosted, run, websocket
@@ -164,3 +166,19 @@ def test_a_scheme_needs_a_listener_that_asks_for_certificates(server: dict[str, 
 def test_the_listener_of_an_orchestrator_is_not_judged_by_the_manifest() -> None:
     source = Source.of_data({**MANIFEST, "app": "x:y", "server": {}}, name="test")
     assert load(source, environ={}, init=InitLayer(listen="unix:/run/x.sock")).manifest.auth
+
+
+def test_tests_of_users_show_certificates_without_a_handshake(pywatt_module: PywattModule) -> None:
+    recorder = Recorder()
+    client = pywatt_module({**MANIFEST, "app": lambda: recorder}, secrets={})
+    assert client.get("/peer").status_code == 401
+    assert client.with_certificate("CN=other").get("/peer").status_code == 403
+    billing = client.with_certificate("CN=billing,O=Example", "DNS:billing.example", "URI:spiffe://td/a")
+    assert billing.get("/peer").status_code == 200
+    assert recorder.scopes[-1]["scheme"] == "https"
+    assert recorder.scopes[-1]["pywatt.claims"]["sans"] == ["DNS:billing.example", "URI:spiffe://td/a"]
+    assert billing.get("/named").status_code == 200
+    with pytest.raises(WebSocketRefusedError), client.with_certificate("CN=other").websocket("/ws"):
+        pass
+    with pytest.raises(ValueError, match="not an alternative name"):
+        client.with_certificate("CN=billing", "billing.example")

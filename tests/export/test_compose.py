@@ -11,6 +11,7 @@ import yaml
 
 from pywatt_host.export import ExportOptions, Facts, compose
 from pywatt_host.export.compose import FILE
+from tests.certificates import chain_of, issued
 from tests.export.modules import APP, MANIFESTS, facts, facts_of, manifest
 from tests.processes import PATIENCE, Project
 
@@ -128,19 +129,23 @@ def test_variables_are_those_of_who_starts_it_and_nothing_else_is_interpolated()
     assert "/a$$b" in priced["healthcheck"]["test"][-1]
 
 
-@pytest.mark.parametrize("name", ["smallest", "admin-loopback", "health-elsewhere", "health-off"])
+@pytest.mark.parametrize("name", ["smallest", "admin-loopback", "health-elsewhere", "health-off", "tls"])
 def test_the_health_check_passes_on_a_ready_host_and_fails_without_one(project: Project, name: str) -> None:
     project.write("main.py", APP)
     data = manifest(name)
     if "admin" in data.get("server", {}):
         data["server"] = {"admin": {"listen": "127.0.0.1:0"}}
+    if name == "tls":
+        data["server"]["listen"] = "127.0.0.1:0"
+        project.write("tls/server.pem", chain_of(issued()).decode())
+        project.write("tls/server.key", issued().private_key_pem.bytes().decode())
     project.manifest(**data)
     host = project.host()
     port = int((host.ready.get("admin") or host.ready["listen"])[0].rpartition(":")[2])
     program, *arguments = service(facts(name))["healthcheck"]["test"][1:]
     assert program == "python"
     code = arguments[-1].replace("$$", "$")
-    shown = "8081" if name == "admin-loopback" else "8080"
+    shown = {"admin-loopback": "8081", "tls": "8443"}.get(name, "8080")
     assert shown in code
 
     def checked() -> int:

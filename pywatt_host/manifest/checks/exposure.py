@@ -64,6 +64,9 @@ class ExposureChecks:
             for key, name in named.items():
                 if name is not None:
                     yield f"the file of secrets.sources[{number}].{key}", manifest.resolve(name)
+        for each in manifest.server.declared_tls():
+            if isinstance(each.tls.key, str):
+                yield f"the file of {each.key}.key", manifest.resolve(each.tls.key)
         tcp, nats = manifest.channels.tcp, manifest.channels.nats
         if tcp is not None and tcp.tls is not None and tcp.tls.key is not None:
             yield "the file of channels.tcp.tls.key", manifest.resolve(tcp.tls.key)
