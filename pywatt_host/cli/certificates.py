@@ -146,9 +146,9 @@ class Certificates:
         return node.shown() if node.masked and isinstance(value, str) else str(value)
 
     def _content(self, section: _Section, key: str) -> bytes | None:
-        """The PEM text of a part; None where there is none, or its secret is not known. Raises TlsError."""
+        """The PEM text of a part; None where there is none, or its secret or variable is not known. Raises TlsError."""
         value = getattr(section.tls, key)
-        if value is None:
+        if value is None or self._loaded.node_at((*section.path, key))[0].unset:
             return None
         if isinstance(value, SecretTemplate):
             return (

@@ -33,13 +33,20 @@ class ClientCertificate:
 
     @cached_property
     def subject(self) -> str:
-        """The subject's distinguished name, such as `CN=billing,O=Example` (RFC 4514)."""
-        return self._parsed.subject.rfc4514_string()
+        """The subject's distinguished name, such as `CN=billing,O=Example` (RFC 4514). Empty if it cannot be read:
+        OpenSSL has verified the certificate, and does not look at every name."""
+        try:
+            return self._parsed.subject.rfc4514_string()
+        except ValueError:
+            return ""
 
     @cached_property
     def issuer(self) -> str:
-        """The issuer's distinguished name (RFC 4514)."""
-        return self._parsed.issuer.rfc4514_string()
+        """The issuer's distinguished name (RFC 4514). Empty if it cannot be read."""
+        try:
+            return self._parsed.issuer.rfc4514_string()
+        except ValueError:
+            return ""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -48,7 +55,7 @@ class ClientCertificate:
         x509 = import_module("cryptography.x509")
         try:
             extension = self._parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        except x509.ExtensionNotFound:
+        except (x509.ExtensionNotFound, ValueError):  # it has none, or they cannot be read
             return ()
         kinds = {
             x509.DNSName: "DNS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import random
 import ssl
 from typing import Any
 
@@ -214,6 +215,23 @@ def test_the_names_of_many_certificates_do_not_stay_in_memory() -> None:
     peer._known.update((str(number).encode(), None) for number in range(2000))
     assert peer.accepts(BILLING)
     assert len(peer._known) == 1000
+
+
+NO_UTF8 = certificate({"CN": "billing?"}).replace(b"billing?", b"billing\xff")
+VERSION_8 = BILLING.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07")
+
+
+def test_a_certificate_with_changed_bytes_is_denied_or_allowed_and_raises_nothing_else() -> None:
+    chosen = random.Random(7)
+    for _ in range(500):
+        der = bytearray(BILLING)
+        der[chosen.randrange(len(der))] = chosen.randrange(256)
+        assert subject(bytes(der), "CN=billing,*")
+
+
+@pytest.mark.parametrize("der", [NO_UTF8, VERSION_8], ids=["name", "version"])
+def test_what_the_parser_refuses_is_malformed(der: bytes) -> None:
+    assert subject(der, "CN=billing,*") == "(malformed)"
 
 
 @pytest.mark.parametrize("der", [b"", b"0", BILLING[:-40], BILLING[::-1]], ids=["empty", "one", "cut", "reversed"])

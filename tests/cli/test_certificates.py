@@ -197,6 +197,12 @@ def test_parts_in_secrets_are_checked_where_their_values_are_known(folder: Path)
     assert other.splitlines()[1] not in str(problem)
 
 
+def test_a_path_in_a_variable_that_is_not_set_is_not_looked_for(folder: Path) -> None:
+    text = 'app: "main:app"\nserver: {tls: {cert: "${UNSET}", key: b.key}}'
+    loaded = load(Source.of_text(text, directory=folder), environ={}, allow_unset=True)
+    assert codes(list(Certificates(loaded, {}).problems())) == [("error", "tls-missing", "server.tls.key")]
+
+
 # Handshakes -----------------------------------------------------------------------------------------------------------
 
 

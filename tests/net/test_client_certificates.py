@@ -7,6 +7,7 @@ import ssl
 import trustme
 
 from pywatt_host.net.client_certificates import SCOPE_KEY, ClientCertificate, client_certificate
+from tests.auth.certificates_for_tests import certificate
 
 
 def test_a_certificate_says_its_subject_and_its_names() -> None:
@@ -27,6 +28,13 @@ def test_a_certificate_says_its_subject_and_its_names() -> None:
 def test_a_certificate_without_alternative_names_has_none() -> None:
     authority = trustme.CA().cert_pem.bytes().decode()
     assert ClientCertificate(ssl.PEM_cert_to_DER_cert(authority)).names == ()
+
+
+def test_a_name_that_cannot_be_read_is_empty() -> None:
+    """OpenSSL accepts such a certificate, and the handshake must not fail here."""
+    der = certificate({"CN": "billing?"}, {"O": "Example"}).replace(b"billing?", b"billing\xff")
+    assert ClientCertificate(der).subject == ""
+    assert ClientCertificate(der).issuer == "CN=Test CA"
 
 
 def test_a_scope_has_the_certificate_that_the_server_has_put_there() -> None:

@@ -15,6 +15,7 @@ HOME = Path(pywatt_host.__file__).parent
 # says so beside it.
 NAMED = {
     "auth/jwt.py": 1,
+    "auth/mtls.py": 1,
     "build/health_path.py": 1,
     "nats/messages.py": 3,
     "nats/jetstream.py": 4,
