@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from asyncio import TaskGroup
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -283,8 +282,7 @@ class Wattson:
                 await stack.enter_async_context(self._living(tasks))
                 stack.push_async_callback(served.close)
                 handler = GatewayHandler(served, served.log.finished)
-                handshakes = self.certificates.failed_handshakes
-                await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks, handshakes))
+                await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks))
                 tasks.create_task(self._tell(on_up), name="ready")
                 await self._changes.wait_for(lambda: self._stopping or self._all_over())
                 if not self._stopping:
@@ -446,13 +444,7 @@ class Wattson:
 
 @asynccontextmanager
 async def _served(
-    name: str,
-    app: ASGIApp | GatewayHandler,
-    listeners: list[Listener],
-    drain: Drain,
-    tasks: TaskGroup,
-    failed_handshakes: Counter[str] | None = None,
+    name: str, app: ASGIApp | GatewayHandler, listeners: list[Listener], drain: Drain, tasks: TaskGroup
 ) -> AsyncIterator[None]:
-    server = HttpServer(name, app, listeners, _BOUNDS, drain, failed_handshakes=failed_handshakes)
-    async with server.running(tasks):
+    async with HttpServer(name, app, listeners, _BOUNDS, drain).running(tasks):
         yield

@@ -27,7 +27,8 @@ def certificate(name: str, by: str = "clients") -> trustme.LeafCert:
     return authority(by).issue_cert(common_name=name, organization_name="Example", key_type=trustme.KeyType.ECDSA)
 
 
-def test_a_certificate_opens_the_endpoints_that_allow_its_name(project: Project) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_certificate_opens_the_endpoints_that_allow_its_name(project: Project, workers: int) -> None:
     leaf = issued()
     for name, content in (
         ("server.pem", chain_of(leaf)),
@@ -39,7 +40,7 @@ def test_a_certificate_opens_the_endpoints_that_allow_its_name(project: Project)
     project.write("main.py", APP)
     tls = {"cert": "server.pem", "key": "server.key", "client_ca": "clients.pem", "client_cert": "optional"}
     project.manifest(
-        server={"listen": "127.0.0.1:0", "tls": tls},
+        server={"listen": "127.0.0.1:0", "tls": tls, "workers": workers},
         auth={"peer": {"type": "mtls", "subjects": ["CN=billing,*"]}},
         endpoints=[{"path": "/open", "auth": "none"}, {"path": "/peer", "auth": "peer"}],
     )
