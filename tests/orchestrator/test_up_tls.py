@@ -41,6 +41,8 @@ def write(folder: Path, leaf: trustme.LeafCert) -> None:
     for name, content in (("gateway.pem", chain_of(leaf)), ("gateway.key", leaf.private_key_pem.bytes())):
         (folder / f"{name}.new").write_bytes(content)
         os.replace(folder / f"{name}.new", folder / name)
+    (folder / "secrets").mkdir(exist_ok=True)
+    (folder / "secrets" / "GATEWAY_KEY").write_bytes(leaf.private_key_pem.bytes())
 
 
 def shown(address: str) -> bytes:
@@ -60,7 +62,7 @@ def test_the_gateway_speaks_tls_and_takes_a_renewed_certificate(project: Project
     write(project.folder, first)
     project.write("users/main.py", APP)
     project.write("users/pywatt.yaml", "app: main:app")
-    tls = {"cert": "gateway.pem", "key": "gateway.key"}
+    tls = {"cert": "gateway.pem", "key": "${secret:GATEWAY_KEY}"}
     project.write("secure/main.py", APP)  # speaks TLS itself, also to the gateway
     own = {"cert": "../gateway.pem", "key": "../gateway.key"}
     project.write("secure/pywatt.yaml", json.dumps({"app": "main:app", "server": {"tls": own}}))
@@ -68,6 +70,7 @@ def test_the_gateway_speaks_tls_and_takes_a_renewed_certificate(project: Project
         project,
         modules={"users": {"manifest": "users"}, "secure": {"manifest": "secure"}},
         gateway={"listen": "127.0.0.1:0", "tls": tls},
+        secrets={"sources": [{"directory": "secrets"}], "interval": "500ms"},
     )
     address = workspace.ready()["listen"][0]
     assert address.startswith("https://127.0.0.1:")
