@@ -254,3 +254,21 @@ def test_the_drain_delay_of_the_deployment_is_heard(project: Project) -> None:
     found = variables(pod(facts("smallest"))["containers"][0])
     config = project.cli("config", "--json", env=on_any_port(found, project.folder))
     assert '"drain_delay": "5s"' in config.stdout
+
+
+@pytest.mark.parametrize("name", ["tls", "tls-own", "tls-admin", "tls-redirect"])
+def test_the_places_of_certificates_are_heard(project: Project, name: str) -> None:
+    project.write("main.py", APP)
+    project.manifest(**manifest(name))
+    found = variables(pod(facts(name))["containers"][0])
+    server = json.loads(project.cli("config", "--json", env=found).stdout)["server"]
+    expected = {"cert": "/run/certificates/tls/tls.crt", "key": "/run/certificates/tls/tls.key"}
+    if name == "tls-own":
+        assert server["listen"] == [{"address": ":8443", "tls": {**server["listen"][0]["tls"], **expected}}]
+        return
+    assert server["tls"].items() >= expected.items()
+    if name == "tls-admin":
+        assert server["admin"]["tls"]["cert"] == "/run/certificates/tls-2/tls.crt"
+        assert server["tls"]["client_ca"] == "/run/certificates/tls/ca.crt"
+    if name == "tls-redirect":
+        assert (server["listen"], server["tls"]["redirect"]) == ([":8443"], ":8080")
