@@ -41,7 +41,7 @@ _AUTH_REASONS = {  # the reasons of auth.identity
     "signature": "the signature does not match the key",
     "claim_missing": "the token does not have a required claim (required_claims)",
     "claim_type": "a claim of the token has a type that RFC 7519 does not allow",
-    "expired": "the token has expired",
+    "expired": "the token or certificate has expired",
     "not_yet_valid": "the token is not valid yet",
     "issuer": "the token has another issuer (issuer)",
     "audience": "the token is for another audience (audience)",

@@ -490,5 +490,5 @@ def test_dev_says_why() -> None:
     manifest = load(Source.of_text("app: x:y\n")).manifest
     explain = Explanations(manifest)
     said = explain(cast("Any", SimpleNamespace(method="GET", path="/", plan=None)), 401, "auth.jwt: expired")
-    assert said == "the token has expired; see auth.jwt in the manifest"
+    assert said == "the token or certificate has expired; see auth.jwt in the manifest"
     assert set(_AUTH_REASONS) == set(get_args(Reason))

@@ -186,7 +186,7 @@ def _attribute(piece: str) -> tuple[str, str | None]:
     oid = name if _OID.match(name) else _TYPES.get(name.lower())
     if oid is None:
         known = ", ".join(each.upper() for each in list(_TYPES)[:9])
-        raise PatternError(f"{name[:40]!r} is not a known attribute", f"write {known}, or an object identifier")
+        raise PatternError("a part has an attribute that is not known", f"write {known}, or an object identifier")
     value = raw.lstrip(" ")
     while value.endswith(" ") and not _escaped(value, len(value) - 1):
         value = value[:-1]
