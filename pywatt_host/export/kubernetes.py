@@ -62,13 +62,13 @@ def _hints(facts: Facts, options: ExportOptions, inside: Container, mount: Secre
         if facts.optional_secrets:
             lines.append(f"These secrets are not required: {', '.join(facts.optional_secrets)}")
     for each in inside.certificates:
-        lines += ["", f"Create the Secret for {' and '.join(each.keys)}, or let cert-manager write it:"]
-        if list(each.files) == ["tls.crt", "tls.key"]:
+        lines += ["", f"Create the Secret for {' and '.join(each.keys)}:"]
+        if each.pair:
+            lines[-1] = lines[-1].removesuffix(":") + ", or let cert-manager write it:"
             lines.append(f"  kubectl create secret tls {_certificate_name(facts, each)} \\")
             lines.append(f"    --cert={shlex.quote(each.files['tls.crt'])} --key={shlex.quote(each.files['tls.key'])}")
         else:
-            kind = " --type=kubernetes.io/tls" if each.pair else ""
-            lines.append(f"  kubectl create secret generic{kind} {_certificate_name(facts, each)} \\")
+            lines.append(f"  kubectl create secret generic {_certificate_name(facts, each)} \\")
             lines += [
                 f"    --from-file={name}={shlex.quote(path)}{_more(each.files, number)}"
                 for number, (name, path) in enumerate(each.files.items())

@@ -87,7 +87,7 @@ def _tls_notes(plan: _Plan) -> list[str]:
 
 def _credential(files: TlsFiles, name: str) -> str:
     """The name of a file of a certificate as a credential."""
-    return name if files.name == "tls" else f"{files.name}.{name}"
+    return name if files.name in ("tls", "client-ca") else f"{files.name}.{name}"
 
 
 def _placed_files(plan: _Plan) -> Placed:

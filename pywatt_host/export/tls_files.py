@@ -1,7 +1,8 @@
 """The certificates that a manifest reads from files: where a deployment puts them, and how the host finds them there.
 
-Each set of files gets a folder of its own with the names that Kubernetes, cert-manager and others use: `tls.crt`,
-`tls.key` and `ca.crt`. Values from secrets come with the other secrets.
+Each set of files gets a folder of its own with the names that Kubernetes, cert-manager and others use: `tls.crt` and
+`tls.key`, and `ca.crt` for the CA certificates of clients. These are a set of their own: the `ca.crt` that cert-manager
+writes beside a certificate is the CA of the server. Values from secrets come with the other secrets.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.values import Address
 from pywatt_host.manifest.values.addresses import dump_address
 
-_FILES = {"cert": "tls.crt", "key": "tls.key", "client_ca": "ca.crt"}
+# The name of a set, and its files by the key of the manifest.
+_SETS = {"tls": {"cert": "tls.crt", "key": "tls.key"}, "client-ca": {"client_ca": "ca.crt"}}
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """One set of files. `name` is `tls`, or `tls-2` and so on; `files` has the path of each in the manifest by its name
-    in the deployment; `keys` are the places in the manifest that use them."""
+    """One set of files. `name` is `tls` or `client-ca`, then `tls-2` and so on; `files` has the path of each in the
+    manifest by its name in the deployment; `keys` are the places in the manifest that use them."""
 
     name: str
     files: Mapping[str, str]
@@ -36,19 +38,21 @@ class TlsFiles:
 
 def tls_files(manifest: Manifest) -> tuple[TlsFiles, ...]:
     """The sets of files of the listeners of a manifest, each once."""
-    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for each in manifest.server.declared_tls():
-        files = _files(each.tls)
-        if files:
-            found.setdefault(tuple(files.items()), []).append(each.key)
-    names = ("tls" if not number else f"tls-{number + 1}" for number in range(len(found)))
-    return tuple(
-        TlsFiles(name, dict(files), tuple(keys)) for name, (files, keys) in zip(names, found.items(), strict=True)
-    )
+    found: list[TlsFiles] = []
+    for kind in _SETS:
+        places: dict[tuple[tuple[str, str], ...], list[str]] = {}
+        for each in manifest.server.declared_tls():
+            files = _files(each.tls, kind)
+            if files:
+                key = each.key if kind == "tls" else f"{each.key}.client_ca"
+                places.setdefault(tuple(files.items()), []).append(key)
+        for number, (files_of_set, keys) in enumerate(places.items()):
+            found.append(TlsFiles(f"{kind}-{number + 1}" if number else kind, dict(files_of_set), tuple(keys)))
+    return tuple(found)
 
 
-def _files(tls: ServerTls) -> dict[str, str]:
-    values = {name: getattr(tls, key) for key, name in _FILES.items()}
+def _files(tls: ServerTls, kind: str) -> dict[str, str]:
+    values = {name: getattr(tls, key) for key, name in _SETS[kind].items()}
     return {name: value for name, value in values.items() if isinstance(value, str)}
 
 
@@ -69,19 +73,20 @@ class Placed:
         return {f"{prefix}__{key.upper()}": path for key, path in self._paths(tls).items()} if tls is not None else {}
 
     def _paths(self, tls: ServerTls) -> dict[str, str]:
-        files = _files(tls)
-        same = next((each for each in tls_files(self.manifest) if dict(each.files) == files), None)
-        if same is None:
-            return {}
-        return {key: self.place(same, name) for key, name in _FILES.items() if name in files}
+        """Where the files of a section are in the deployment, by key."""
+        found: dict[str, str] = {}
+        for kind, names in _SETS.items():
+            files = _files(tls, kind)
+            for each in tls_files(self.manifest):
+                if files and dict(each.files) == files:
+                    found |= {key: self.place(each, name) for key, name in names.items() if name in files}
+        return found
 
     @property
     def listeners_have_files(self) -> bool:
         """Whether any listener has TLS settings of its own that name files, so that `server.listen` has to be set."""
-        return any(
-            isinstance(own, ServerTls) and bool(_files(own))
-            for own in map(self.manifest.server.own_tls, range(len(self.manifest.server.listen)))
-        )
+        own = map(self.manifest.server.own_tls, range(len(self.manifest.server.listen)))
+        return any(isinstance(each, ServerTls) and bool(self._paths(each)) for each in own)
 
     def listener(self, number: int, address: Address, shown: str | dict[str, str] | None = None) -> Any:
         """A listener of the manifest at another address, in the form of the manifest. `shown` is how the address is

@@ -78,7 +78,7 @@ MANIFESTS: dict[str, dict[str, Any]] = {
         "server": {
             "listen": ":8443",
             "tls": {**TLS, "client_ca": "ca.pem"},
-            "admin": {"listen": ":9090", "tls": TLS},
+            "admin": {"listen": ":9090", "tls": {"cert": "tls/admin.pem", "key": "tls/admin.key"}},
         }
     },
     "tls-own": {

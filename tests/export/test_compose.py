@@ -105,8 +105,14 @@ def test_secrets_are_files_where_the_host_looks() -> None:
 
 def test_certificates_are_folders_so_that_new_files_are_seen() -> None:
     found = service(facts("tls-clients"))
-    assert found["volumes"] == ["./tls:/run/certificates/tls:ro"]
-    assert found["environment"]["PYWATT__SERVER__TLS__CLIENT_CA"] == "/run/certificates/tls/ca.crt"
+    assert found["volumes"] == [
+        "./tls:/run/certificates/tls:ro",
+        "./client-ca:/run/certificates/client-ca:ro",
+    ]
+    assert found["environment"]["PYWATT__SERVER__TLS__CLIENT_CA"] == "/run/certificates/client-ca/ca.crt"
+    assert "put the files of server.tls.client_ca into ./client-ca: ca.crt (/etc/tls/clients.pem)" in text(
+        facts("tls-clients")
+    )
     note = "put the files of server.tls into ./tls: tls.crt (tls/server.pem), tls.key (tls/server.key)"
     assert note in text(facts("tls-clients"))
     assert "volumes" not in service(facts("tls-secrets"))

@@ -171,8 +171,12 @@ def test_certificates_are_secrets_of_the_usual_type_and_mounted_as_folders() -> 
     assert found["PYWATT__SERVER__TLS__CERT"] == "/run/certificates/tls/tls.crt"
     assert found["PYWATT__SERVER__TLS__KEY"] == "/run/certificates/tls/tls.key"
     (text,) = kubernetes(facts("tls-clients"), ExportOptions()).files.values()
-    assert "kubectl create secret generic --type=kubernetes.io/tls users-tls" in text
-    assert "--from-file=ca.crt=/etc/tls/clients.pem" in text
+    assert "kubectl create secret tls users-tls" in text
+    # Not the Secret of the pair: cert-manager writes the server's own CA there.
+    command = "#   kubectl create secret generic users-client-ca \\\n#     --from-file=ca.crt=/etc/tls/clients.pem\n"
+    assert command in text
+    found = variables(pod(facts("tls-clients"))["containers"][0])
+    assert found["PYWATT__SERVER__TLS__CLIENT_CA"] == "/run/certificates/client-ca/ca.crt"
 
 
 def test_secrets_with_a_certificate_are_secrets_as_others_are() -> None:
@@ -269,6 +273,6 @@ def test_the_places_of_certificates_are_heard(project: Project, name: str) -> No
     assert server["tls"].items() >= expected.items()
     if name == "tls-admin":
         assert server["admin"]["tls"]["cert"] == "/run/certificates/tls-2/tls.crt"
-        assert server["tls"]["client_ca"] == "/run/certificates/tls/ca.crt"
+        assert server["tls"]["client_ca"] == "/run/certificates/client-ca/ca.crt"
     if name == "tls-redirect":
         assert (server["listen"], server["tls"]["redirect"]) == ([":8443"], ":8080")
