@@ -160,7 +160,17 @@ class Names:
 
 def verified(material: TlsMaterial, names: Names) -> tuple[TlsTerms, Validity]:
     """The terms of a material that can be used, and how long its chain is valid. Whether it is valid now is not
-    checked. Raises TlsError, which names the file and the reason."""
+    checked. Raises TlsError, which names the file and the reason, and no other exception, whatever the files have."""
+    try:
+        return _verified(material, names)
+    except TlsError:
+        raise
+    except Exception as error:  # named boundary: the parsers of hostile input; no file ends the host
+        why = f"it cannot be read ({type(error).__name__})"
+        raise TlsError(f"{names.key}.cert", names.cert, "invalid", why) from error
+
+
+def _verified(material: TlsMaterial, names: Names) -> tuple[TlsTerms, Validity]:
     chain = certificates(material.chain, f"{names.key}.cert", names.cert)
     key = _private_key(material.key, f"{names.key}.key", names.private_key)
     if not _belong(key, chain[0]):
@@ -207,7 +217,7 @@ def certificates(pem: bytes, key: str, file: str) -> list[Certificate]:
         raise TlsError(key, file, "truncated", "the last certificate in it is not complete")
     try:
         found: list[Certificate] = import_module("cryptography.x509").load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except Exception as error:  # named boundary: the parser raises other errors too, such as for an unknown version
         raise TlsError(key, file, "invalid", "a certificate in it cannot be read") from error
     return found
 

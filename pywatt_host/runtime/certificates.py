@@ -81,14 +81,8 @@ class _Certificate:
 
     def read(self, secret_values: Mapping[str, str]) -> _Found:
         """Read and verify the pair. Raises TlsError."""
-        identity, names = self.source.identity(secret_values), self.source.names
-        try:
-            terms, validity = verified(self.source.read(secret_values), names)
-        except TlsError:
-            raise
-        except Exception as error:  # named boundary: the parsers of hostile input; no file ends the host
-            why = f"it cannot be read ({type(error).__name__})"
-            raise TlsError(f"{names.key}.cert", names.cert, "invalid", why) from error
+        identity = self.source.identity(secret_values)
+        terms, validity = verified(self.source.read(secret_values), self.source.names)
         return _Found(identity, terms, validity)
 
     def look(self, secret_values: Mapping[str, str], now: datetime) -> _Found:

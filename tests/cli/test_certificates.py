@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,9 +22,14 @@ from pywatt_host.manifest import Problem, Source, load
 from tests.processes import Project
 
 NOW = datetime.now(UTC)
+_VERSION = b"\xa0\x03\x02\x01"
 CA = trustme.CA()
 PAIR = CA.issue_cert("users.example")
 CHAIN, KEY = PAIR.cert_chain_pems[0].bytes(), PAIR.private_key_pem.bytes()
+# A certificate of a version that does not exist.
+STRANGE = ssl.DER_cert_to_PEM_cert(
+    ssl.PEM_cert_to_DER_cert(CHAIN.decode()).replace(_VERSION + b"\x02", _VERSION + b"\x07", 1)
+).encode()
 
 
 def _number(value: object) -> str | None:
@@ -99,6 +105,8 @@ def test_a_path_from_a_variable_is_not_shown(folder: Path) -> None:
         ("a.key", b"\xff\xfe", "tls-invalid"),
         ("ca.pem", b"no certificate", "tls-invalid"),
         ("ca.pem", KEY, "tls-invalid"),
+        ("ca.pem", STRANGE, "tls-invalid"),
+        ("a.pem", STRANGE, "tls-invalid"),
     ],
     ids=_number,
 )

@@ -22,7 +22,7 @@ NAMED = {
     "nats/registry.py": 2,
     "messaging/handlers.py": 1,
     "app/hooks.py": 2,
-    "runtime/certificates.py": 1,
+    "net/tls_material.py": 2,
     "runtime/lifecycle.py": 1,
     "http/edge.py": 2,
     "http/host_answers.py": 1,
