@@ -166,7 +166,7 @@ class HostParts:
         self.resilience.add_checks(self.checks)
         self.channels.add_checks(self.checks)
         if self.manifest.secrets.rotate:
-            self.checks.add("secrets", self.rotation.check, optional=True)
+            self.checks.add("secrets", self.rotation.check, optional=True, known=True)
         self.schemes.add_checks(self.checks)
         self.stores.add_checks(self.checks)
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from pywatt_host.exceptions import HostError
 from pywatt_host.manifest.model import Health
 from pywatt_host.observability.running_clock import running_timeout
 
@@ -38,6 +39,7 @@ class Check:
     failures: int = 0
     hanging: asyncio.Future[Any] | None = None
     optional: bool = False
+    known: bool = False
 
     async def run(self, timeout: float) -> None:
         """Run the check once. Raises what its function raises, and TimeoutError after `timeout` seconds."""
@@ -110,13 +112,18 @@ class Checks:
         """Run the checks with other settings from now on, and say in reports that the module is another version."""
         self._settings, self._identity = settings, identity
 
-    def add(self, name: str, function: CheckFunction, *, optional: bool = False) -> None:
+    def add(self, name: str, function: CheckFunction, *, optional: bool = False, known: bool = False) -> None:
         """Add a check. While the host runs, it starts at once. Where an optional check fails, the health is degraded
-        and the module stays ready. Raises ValueError where the name is taken."""
+        and the module stays ready. Raises ValueError where the name is taken.
+
+        `known` is for a check of the host's own whose result is known at any time, such as whether a certificate could
+        be renewed: its function only looks at what is known, and is not a coroutine function. Each report calls it, and
+        its first failure counts.
+        """
         if name in self._checks:
             raise ValueError(f"a health check named {name!r} exists already")
-        check = self._checks[name] = Check(name, function, optional=optional)
-        if self._tasks is not None:
+        check = self._checks[name] = Check(name, function, optional=optional, known=known)
+        if self._tasks is not None and not known:
             self._begin(check, self._tasks)
 
     def _begin(self, check: Check, tasks: TaskGroup) -> None:
@@ -128,7 +135,8 @@ class Checks:
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         self._tasks, self._started = tasks, time.monotonic()
         for check in self._checks.values():
-            self._begin(check, tasks)
+            if not check.known:
+                self._begin(check, tasks)
         try:
             yield
         finally:
@@ -154,10 +162,22 @@ class Checks:
         else:
             check.passed()
 
+    def _look(self) -> None:
+        """Call the functions of the checks whose results are known."""
+        for check in self._checks.values():
+            if check.known:
+                try:
+                    check.function()
+                except HostError as error:
+                    check.failed(self._mask(f"{type(error).__name__}: {error}"), retries=1, in_start_period=False)
+                else:
+                    check.passed()
+
     # Answers --------------------------------------------------------------------------------------------------
 
     def passing(self, *, but: str = "") -> bool:
         """Whether all checks pass, apart from `but` and from optional ones."""
+        self._look()
         return all(
             check.state == "passing" for check in self._checks.values() if check.name != but and not check.optional
         )
@@ -169,6 +189,7 @@ class Checks:
     def report(self, *, details: bool = True) -> tuple[int, dict[str, Any]]:
         """The HTTP status and the body of the health report. Without `details` it contains the names and states of the
         checks, but not why they fail: an error may name addresses, users and paths."""
+        self._look()
         states = {check.state for check in self._checks.values() if not check.optional}
         status = "unhealthy" if "failing" in states else "starting" if "starting" in states else "healthy"
         if status == "healthy" and any(check.state == "failing" for check in self._checks.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from pywatt_host.exceptions import HostError, MessagingError, TlsError
@@ -57,7 +57,7 @@ class Gateway:
         workspace: Workspace,
         own: Iterable[str] = (),
         reload_refused: Callable[[], bool] = lambda: False,
-        check_tls: Callable[[], Awaitable[None]] | None = None,
+        check_tls: Callable[[], None] | None = None,
     ) -> None:
         """`own` are the addresses of the gateway itself: a request to a module that announces one would never end.
         `reload_refused` says whether the last reload was refused, and `check_tls` raises TlsError if a certificate
@@ -121,19 +121,19 @@ class Gateway:
         checks = {id: _health_of(module) for id, module in self._modules.items()}
         healthy = all(status == "healthy" for status in checks.values())
         members = ",".join(f'"{id}":{{"status":"{status}"}}' for id, status in checks.items())
-        refused, tls_works = self._reload_refused(), await self._tls_works()
+        refused, tls_works = self._reload_refused(), self._tls_works()
         status = "unhealthy" if not healthy else "degraded" if refused or not tls_works else "healthy"
         more = ',"reload":{"status":"refused"}' if refused else ""
         more += "" if tls_works else ',"tls":{"status":"failing"}'
         body = f'{{"status":"{status}","checks":{{{members}}}{more}}}'
         await _answer_json(send, 200 if healthy else 503, body.encode())
 
-    async def _tls_works(self) -> bool:
+    def _tls_works(self) -> bool:
         """Whether the certificate of the gateway can be used, also the one that its files have now."""
         if self._check_tls is None:
             return True
         try:
-            await self._check_tls()
+            self._check_tls()
         except TlsError:
             return False
         return True

@@ -49,7 +49,7 @@ class TlsService(Protocol):
 
     def settle(self) -> None: ...
 
-    async def check(self) -> None: ...
+    def check(self) -> None: ...
 
     def families(self) -> Iterator[Family]: ...
 
@@ -236,7 +236,7 @@ class Certificates:
 
     # What others are told -------------------------------------------------------------------------------------------
 
-    async def check(self) -> None:
+    def check(self) -> None:
         """The health check: raises TlsError where a changed pair cannot be used, or the one in use has expired."""
         for each in self._certificates:
             trouble = each.trouble(self._now())
@@ -288,7 +288,7 @@ class NoCertificates:
     def settle(self) -> None:
         return
 
-    async def check(self) -> None:
+    def check(self) -> None:
         return
 
     def families(self) -> Iterator[Family]:

@@ -270,7 +270,7 @@ class Host:
             certificates = PhasedService(Phase.CERTIFICATES, self._tls)
             await running.start((certificates, *(each for each in self._services if each.phase <= Phase.HEALTH)))
             if self._tls.listening:
-                self._checks.add("tls", self._tls.check, optional=True)
+                self._checks.add("tls", self._tls.check, optional=True, known=True)
             await running.start(
                 (*self._servers(bound, place), *(each for each in self._services if each.phase > Phase.HEALTH))
             )

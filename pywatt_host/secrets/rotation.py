@@ -64,7 +64,7 @@ class Rotation:
             if watching is not None:
                 watching.cancel()
 
-    async def check(self) -> None:
+    def check(self) -> None:
         """Raise SecretError if the last rotation failed: the values in use are older than those announced."""
         if self._failed:
             raise SecretError(f"the last rotation failed: {self._failed}")

@@ -205,13 +205,13 @@ class SupervisorParts:
         """The supervisor's own health checks."""
         self.channels.add_checks(self.checks)
         if self.manifest.secrets.rotate:
-            self.checks.add("secrets", self._check_secrets, optional=True)
+            self.checks.add("secrets", self._check_secrets, optional=True, known=True)
 
     def watch_certificates(self) -> None:
         """Add the health check of the certificates, once a generation has some."""
         if self.pool.current is not None and self.pool.current.tls.listening and not self._checks_tls:
             self._checks_tls = True
-            self.checks.add("tls", self._check_tls, optional=True)
+            self.checks.add("tls", self._check_tls, optional=True, known=True)
 
     def use(self, manifest: Manifest) -> None:
         """The manifest of another generation is in use."""
@@ -242,17 +242,17 @@ class SupervisorParts:
         address = next(each for each in self.around.sockets.addresses if each.startswith("https://"))
         return int(address.rpartition(":")[2])
 
-    async def _check_tls(self) -> None:
+    def _check_tls(self) -> None:
         if self.pool.current is not None:
-            await self.pool.current.tls.check()
+            self.pool.current.tls.check()
 
     def _secret_values(self) -> Mapping[str, str]:
         generation = self.pool.current or self._first
         return generation.rotation.store.secret_values if generation is not None else {}
 
-    async def _check_secrets(self) -> None:
+    def _check_secrets(self) -> None:
         if self.pool.current is not None:
-            await self.pool.current.rotation.check()
+            self.pool.current.rotation.check()
 
     def _health_of_workers(self) -> list[WorkerHealth]:
         current = self.pool.current

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pywatt_host.exceptions import HostError, SecretError
 from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import PATIENCE, Hosted, Recorder, hosted, run
 
@@ -398,5 +399,27 @@ def test_a_list_of_endpoints_does_not_hide_the_applications_health_path() -> Non
         async with hosted(manifest, framework_app("fastapi", "/health")) as host:
             await until(host, "/readyz", 200)
             assert (await host.get("/health")).json() == {"own": "words"}
+
+    run(main)
+
+
+def test_a_check_whose_result_is_known_counts_in_the_very_next_report() -> None:
+    error: list[HostError] = []
+
+    def check() -> None:
+        if error:
+            raise error[0]
+
+    async def main() -> None:
+        async with hosted({"health": {"interval": "1h"}}, Recorder()) as host:
+            host.host._checks.add("known", check, optional=True, known=True)
+            assert (await host.get("/health")).json()["status"] == "healthy"
+            error.append(SecretError("it is not there"))
+            answer = await host.get("/health")
+            assert (answer.status, answer.json()["status"]) == (200, "degraded")
+            assert answer.json()["checks"]["known"] == {"status": "failing", "error": "SecretError: it is not there"}
+            assert (await host.get("/readyz")).status == 200
+            error.clear()
+            assert (await host.get("/health")).json()["status"] == "healthy"
 
     run(main)

@@ -58,7 +58,7 @@ class Renewed:
     async def trouble(self) -> str:
         """Why the health check fails; empty if it passes."""
         try:
-            await self.certificates.check()
+            self.certificates.check()
         except TlsError as error:
             return str(error)
         return ""

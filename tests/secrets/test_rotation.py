@@ -96,11 +96,11 @@ def test_one_that_refuses_leaves_everything_as_it_was(tmp_path: Path) -> None:
         assert (folder.value("A"), folder.value("B")) == ("first-a", "first-b")
         assert given == []
         with pytest.raises(SecretError):
-            await rotation.check()
+            rotation.check()
         assert rotation.counts == {"error": 1}
         folder.put(B="good-value")
         await rotation.rotate(["A", "B"], "a test")
-        await rotation.check()
+        rotation.check()
         assert (folder.value("A"), folder.value("B")) == ("second-a", "good-value")
 
     run(main)

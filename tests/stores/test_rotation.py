@@ -160,6 +160,6 @@ def test_the_host_rotates_its_stores_and_says_what_it_refuses(
             assert await cache.get("where") == 1
             assert await db.fetchval("SELECT 1") == 1
             with pytest.raises(SecretError):
-                await host.host.rotation.check()
+                host.host.rotation.check()
 
     run(main)
