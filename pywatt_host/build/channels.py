@@ -311,6 +311,10 @@ class HostChannels:
         self.orchestrator.announce(listen, announced)
         self.discovery.announce(address)
 
+    def hand_spans(self, encoded: bytes, spans: int, dropped: int) -> bool:
+        """Give spans to the supervisor of this worker, see `PeerClient.hand_spans`."""
+        return self.orchestrator.hand_spans(encoded, spans, dropped)
+
     def draining(self) -> None:
         """Tell the orchestrator and other modules that this module is about to stop."""
         self.orchestrator.draining()

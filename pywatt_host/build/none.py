@@ -49,6 +49,9 @@ class NoChannels:
     def announce(self, address: str, endpoints: Iterable[tuple[str, tuple[str, ...], str]]) -> None:
         self.discovery.announce(address)
 
+    def hand_spans(self, encoded: bytes, spans: int, dropped: int) -> bool:
+        return False
+
     def draining(self) -> None:
         return
 

@@ -91,6 +91,8 @@ class HostParts:
             masker=masker,
             secret_values=self._secret_values,
             time_left=self.shutdown.time_left,
+            worker=worker.number if worker is not None else None,
+            hand_spans=self._hand_spans if worker is not None else None,
         )
         self.tracer = self.tracing.tracer
         self.hooks = Hooks()
@@ -304,6 +306,10 @@ class HostParts:
         status = report["status"] if report["status"] in ("healthy", "degraded") else "unhealthy"
         told = {"status": "unhealthy" if self.checks.draining else status, "checks": report["checks"]}
         return told if self._worker is None else {**told, "requests": self.edge.served_requests()}
+
+    def _hand_spans(self, encoded: bytes, spans: int, dropped: int) -> bool:
+        """Give spans to the supervisor of this worker."""
+        return self.channels.hand_spans(encoded, spans, dropped)
 
     def _running_requests(self) -> int:
         return self.edge.running_requests()

@@ -47,12 +47,14 @@ from pywatt_host.protocol.messages import (
     WorkerEvent,
     WorkerMessage,
     WorkerRetire,
+    WorkerSpans,
     WorkerTls,
 )
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import Request, agreed
 
 _PREFERENCE = ("ipc", "tcp", "stdio")
+_CONGESTED = 4 * 1024**2  # bytes that wait for a supervisor, from which on spans are dropped
 _REPEATABLE = (GetSecret, Discover, Register)  # requests that may be sent again on another channel
 
 HttpHandler: TypeAlias = Callable[[HttpRequest], Awaitable[HttpResponse]]
@@ -360,6 +362,14 @@ class PeerClient:
         for connection in self.connections():
             if "drain" in connection.session.extensions:
                 connection.send(Draining())
+
+    def hand_spans(self, encoded: bytes, spans: int, dropped: int) -> bool:
+        """Give spans to the supervisor of this worker, see WorkerSpans. False where it does not read what it is sent,
+        or has gone: then they are not kept."""
+        connection = self._stdio
+        if connection is None or not connection.open or connection.wire.buffered > _CONGESTED:
+            return False
+        return connection.send(WorkerSpans(encoded, spans, dropped))
 
     # What the other side asks ---------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ class SupervisorFamilies:
 
     def __call__(self) -> Iterator[Family | Histogram]:
         yield from self._of_pool()
+        if self._pool.current is not None:
+            yield from self._pool.current.tracing.families()
         reloads: Values = {(result,): float(self._reloads[result]) for result in _RESULTS}
         yield Family("counter", "pywatt_reloads", "Reloads, by result.", ("result",), reloads)
         yield from (family for family in self._channels.families() if family.name != _OF_WORKERS)

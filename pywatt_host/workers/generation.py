@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Protocol
 
+from pywatt_host.build.tracing import AnyTracing, NoTracing
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.manifest.values.names import Script
@@ -55,12 +56,15 @@ class Generation:
         *,
         script: Script | None,
         environ: Mapping[str, str],
+        tracing: AnyTracing | None = None,
     ) -> None:
-        """`manifest` is the whole one. `tls` has its certificates. `environ` is the environment for the workers."""
+        """`manifest` is the whole one. `tls` has its certificates. `environ` is the environment for the workers.
+        `tracing` sends their spans."""
         self.number = number
         self.manifest = manifest
         self.count = manifest.server.workers.resolved()
         self.rotation = rotation
+        self.tracing: AnyTracing = tracing or NoTracing()
         self.secrets = WorkerSecrets(rotation.store, lambda: self.workers)
         self.workers: list[WorkerProcess] = []  # that have not ended
         self.stack = AsyncExitStack()  # what ends with the generation

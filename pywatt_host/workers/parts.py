@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.none import NoChannels
 from pywatt_host.build.parts import identity_of
+from pywatt_host.build.tracing import make_tracing
 from pywatt_host.http.redirect import RedirectApp
 from pywatt_host.http.server.server import HttpServer
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.net.tls_material import TlsMaterial
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.spans import AnyTracer, NoTracer
+from pywatt_host.protocol.messages import WorkerSpans
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.runtime.certificates import FailedHandshakes, certificates_of
 from pywatt_host.runtime.host import bounds_of
@@ -39,6 +42,7 @@ from pywatt_host.workers.registrations import Registrations
 from pywatt_host.workers.requests import WorkerRequests
 from pywatt_host.workers.routing import WorkerRouting
 from pywatt_host.workers.surroundings import AppInit, Follower, Surroundings
+from pywatt_host.workers.worker_process import WorkerProcess
 from pywatt_host.workers.worker_secrets import WorkerSecrets
 from pywatt_host.workers.zygote_process import environment_of_workers
 
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from pywatt_host.channels.stdio import Handshake
     from pywatt_host.manifest.values.names import Script
     from pywatt_host.messaging.incoming import Incoming
+    from pywatt_host.observability.span_sender import SpanCounts
 
 
 class SupervisorParts:
@@ -81,6 +86,7 @@ class SupervisorParts:
         self._rotated_lately: set[str] = set()  # names of secrets, since a generation began to fetch its own
         self._generations = 0
         self._checks_tls = False
+        self._span_counts: SpanCounts | None = None  # where tracing is or was on
         self.masker = Masker()
         stream.mask_with(self.masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts, before_exit=self._kill_all)
@@ -126,6 +132,7 @@ class SupervisorParts:
             host_path=self.paths.for_worker,
             healthy=lambda: self.health.report()[0] == 200,
             drains=self.pool.drains,
+            spans=self._take_spans,
         )
 
     def _make_channels(self, handshake: Handshake | None, trace: Path | None) -> HostChannels | NoChannels:
@@ -166,6 +173,15 @@ class SupervisorParts:
         rotation = Rotation(store, rotate=secrets.rotate, interval=secrets.interval)
         rotation.register(*self.channels.dependants())
         self._generations += 1
+        tracing = make_tracing(
+            manifest,
+            environ,
+            masker=self.masker,
+            secret_values=lambda: store.secret_values,
+            time_left=self.shutdown.time_left,
+            counts=self._span_counts,
+        )
+        self._span_counts = tracing.counts or self._span_counts
         generation = Generation(
             self._generations,
             manifest,
@@ -174,6 +190,7 @@ class SupervisorParts:
             certificates_of(manifest, lambda: store.secret_values),
             script=self._script,
             environ=environment_of_workers(dict(environ)),
+            tracing=tracing,
         )
         if self.pool.current is None:
             self._first = generation
@@ -184,6 +201,8 @@ class SupervisorParts:
         schemes that guard its metrics, where the supervisor serves them. Raises SecretError and TlsError."""
         manifest, rotation = generation.manifest, generation.rotation
         self._rotated_lately.clear()
+        if generation.tracing.service is not None:
+            await generation.stack.enter_async_context(generation.tracing.service.running(tasks))
         await generation.stack.enter_async_context(rotation.running(tasks))
         await generation.stack.enter_async_context(generation.tls.running(tasks))
         if not manifest.metrics.enabled or not manifest.metrics.auth:
@@ -225,6 +244,18 @@ class SupervisorParts:
     def number(self) -> int:
         """The number of the generation in use; 0 before the first one is."""
         return self.pool.current.number if self.pool.current is not None else 0
+
+    @property
+    def tracer(self) -> AnyTracer:
+        """Makes the supervisor's own spans: that of the generation in use, or of the one that starts."""
+        generation = self.pool.current or self._first
+        return generation.tracing.tracer if generation is not None else NoTracer()
+
+    def _take_spans(self, message: WorkerSpans, worker: WorkerProcess) -> None:
+        """Send the spans of a worker with the tracing of its generation."""
+        for generation in self.pool.generations:
+            if generation.number == worker.generation:
+                generation.tracing.take(message.encoded, message.spans, message.dropped)
 
     def _followers(self) -> Iterable[Follower]:
         yield from (self.metrics, self.routing, self.requests, self.registrations)

@@ -32,6 +32,7 @@ from pywatt_host.protocol.messages import (
     Subscribe,
     Unsubscribe,
     WorkerFailed,
+    WorkerSpans,
 )
 from pywatt_host.workers.registrations import Registrations
 from pywatt_host.workers.routing import WorkerRouting
@@ -73,10 +74,11 @@ class WorkerRequests:
         host_path: Callable[[GetHostPath], Awaitable[HostAnswer]],
         healthy: Callable[[], bool],
         drains: Callable[[WorkerProcess], None],
+        spans: Callable[[WorkerSpans, WorkerProcess], None] = lambda message, worker: None,
     ) -> None:
         """`secrets` gives those of a generation. `snapshot` takes the metrics that a worker sends by itself.
         `host_path` answers the host's own paths. `healthy` tells whether the host is. `drains` is told of a worker that
-        accepts no more."""
+        accepts no more, and `spans` takes those that a worker hands over."""
         self._module_id = module_id
         self._routing = routing
         self._registrations = registrations
@@ -94,6 +96,7 @@ class WorkerRequests:
             WorkerFailed: of_worker(lambda message, worker: worker.failed(message)),
             Draining: of_worker(lambda message, worker: drains(worker)),
             Snapshot: self._snapshot_or_answer,
+            WorkerSpans: of_worker(spans),
             GetSecret: lambda message, peer: secrets(peer.owner.generation).get(message, peer),
             RotationAck: of_worker(lambda message, worker: secrets(worker.generation).acknowledged(message, worker)),
             RouteToModule: routing.routed,

@@ -207,8 +207,8 @@ class Supervisor:
     ) -> Sequence[WorkerProcess]:
         """Start channels, secrets and checks, then the first generation of workers. Raises HostError."""
         parts = self.parts
-        await running.start([PhasedService(Phase.CHANNELS, parts.channels)])
         generation = parts.new_generation(parts.manifest)
+        await running.start([PhasedService(Phase.CHANNELS, parts.channels)])
         parts.schemes = await parts.load_secrets(generation, tasks)
         await running.start(PhasedService(Phase.CONNECTIONS, each) for each in parts.channels.connections)
         await running.start(PhasedService(Phase.MESSAGES, each) for each in parts.channels.answering)

@@ -46,9 +46,10 @@ _MAX_TRACE = 20_000  # characters of a traceback that the supervisor is told
 
 def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
     """The manifest of a worker: what the supervisor does for all workers is left out. Secrets come from the supervisor;
-    certificates, channels where other modules connect, and the orchestrator, are the supervisor's. Each worker takes
-    its share of the connections, and has stopped before the supervisor would kill it."""
-    server, channels, secrets = manifest.server, manifest.channels, manifest.secrets
+    certificates, channels where other modules connect, the orchestrator, and the endpoint of traces are the
+    supervisor's. Each worker takes its share of the connections, and has stopped before the supervisor would kill
+    it."""
+    server, channels, secrets, tracing = manifest.server, manifest.channels, manifest.secrets, manifest.tracing
     limits, timeouts = server.limits, server.timeouts
     shutdown = max(timeouts.shutdown - _SOONER, timeouts.shutdown / 2)
     share = None if limits.connections is None else -(-limits.connections // workers)
@@ -66,6 +67,7 @@ def worker_manifest(manifest: Manifest, workers: int) -> Manifest:
             ),
             "channels": channels.model_copy(update={"stdio": "required", "ipc": None, "tcp": None}),
             "secrets": secrets.model_copy(update={"sources": (SecretSource(kind="orchestrator"),)}),
+            "tracing": tracing.model_copy(update={"headers": {}}) if tracing is not None else None,
         }
     )
 

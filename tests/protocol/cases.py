@@ -110,7 +110,7 @@ def _member(name: str, value: Any) -> Any:
             return Payload.of(document)
         case "payload", {"data": data, "format": format}:
             return Payload(data.encode("latin-1"), format)
-        case "body", str():
+        case (("body" | "encoded"), str()):
             return value.encode("latin-1")
         case "providers", list():
             return tuple(Provider(**each) for each in value)

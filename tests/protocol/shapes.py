@@ -39,6 +39,7 @@ from pywatt_host.protocol.messages import (
     Snapshot,
     TcpChannelOffer,
     WorkerFailed,
+    WorkerSpans,
 )
 from pywatt_host.protocol.payload import Payload
 
@@ -103,6 +104,7 @@ _FIELDS: dict[Any, dict[str, SearchStrategy[Any]]] = {
     ServiceRequest: {"service_type": service_types, "config": json_documents},
     ServiceResponse: {"service_type": service_types, "success": flags},
     WorkerFailed: {"exit_code": st.integers(0, 255)},
+    WorkerSpans: {"spans": st.integers(0, 1000), "dropped": st.integers(0, 1000)},
     Snapshot: {"families": st.lists(json_documents, max_size=3)},
     GetHostPath: {"details": st.none() | flags},
     HostPathAnswer: {"status": st.integers(100, 599), "headers": mappings},
@@ -125,6 +127,8 @@ def messages_of(kind: Any) -> SearchStrategy[Any]:
             fields[name] = maybe
         elif field.type == "bool":
             fields[name] = flags
+        elif field.type == "bytes":
+            fields[name] = st.binary(max_size=20)
         elif field.type.startswith("ClassVar"):
             continue
         else:

@@ -54,6 +54,7 @@ from pywatt_host.protocol.messages.workers import (
     WorkerFailed,
     WorkerMessage,
     WorkerRetire,
+    WorkerSpans,
     WorkerTls,
 )
 
@@ -112,6 +113,7 @@ __all__ = [
     "WorkerFailed",
     "WorkerMessage",
     "WorkerRetire",
+    "WorkerSpans",
     "WorkerTls",
     "message_of",
     "service_type_of",

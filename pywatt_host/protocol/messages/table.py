@@ -49,6 +49,7 @@ from pywatt_host.protocol.messages.workers import (
     WorkerFailed,
     WorkerMessage,
     WorkerRetire,
+    WorkerSpans,
     WorkerTls,
 )
 
@@ -129,6 +130,7 @@ ToOrchestrator: TypeAlias = (
     | Unsubscribe
     | WorkerFailed
     | Snapshot
+    | WorkerSpans
     | GetHostPath
 )
 Message: TypeAlias = ToModule | ToOrchestrator | Error
@@ -140,6 +142,7 @@ MESSAGES: tuple[type[Any], ...] = (
     Register, Deregister, Discover, ServiceRequest, ServiceOperation, HttpResponse, PortRequest, RouteToModule,
     HeartbeatAck, Draining, Publish, Subscribe, Unsubscribe, Error, WorkerAccept, WorkerRetire, WorkerTls, GetSnapshot,
     HostPathAnswer, WorkerFailed, Snapshot, GetHostPath, WorkerMessage, WorkerEvent,
+    WorkerSpans,
 )  # fmt: skip
 _READERS: dict[str, Callable[[Document], Message]] = {message.op: message.read for message in MESSAGES}
 

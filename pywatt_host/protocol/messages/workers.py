@@ -6,6 +6,7 @@ a worker ignores them.
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from pywatt_host.protocol.messages.members import (
     Extensions,
     read_boolean,
     read_integer,
+    read_optional_integer,
     read_optional_string,
     read_string,
     read_string_map,
@@ -22,6 +24,8 @@ from pywatt_host.protocol.messages.members import (
     wrong_member,
 )
 from pywatt_host.protocol.payload import Payload
+
+_MOST_SPANS = 2**53  # which every reader of JSON knows exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,33 @@ class Snapshot:
 
     def wire(self, extensions: Extensions) -> Document:
         return with_request_id({"op": self.op, "families": self.families}, self.request_id, extensions)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpans:
+    """A worker hands its spans to the supervisor: a piece of an encoded ExportTraceServiceRequest (OTLP) with `spans`
+    spans. `dropped` is how many it had to drop since the last piece. On the wire the piece is in Base64."""
+
+    op: ClassVar[str] = "worker_spans"
+    encoded: bytes = field(repr=False)
+    spans: int
+    dropped: int = 0
+
+    @classmethod
+    def read(cls, document: Document) -> WorkerSpans:
+        try:
+            encoded = b64decode(read_string(document, "encoded"), validate=True)
+        except ValueError:
+            raise wrong_member("encoded", "Base64") from None
+        return cls(
+            encoded,
+            read_integer(document, "spans", 0, _MOST_SPANS),
+            read_optional_integer(document, "dropped", 0, _MOST_SPANS) or 0,
+        )
+
+    def wire(self, extensions: Extensions) -> Document:
+        encoded = b64encode(self.encoded).decode()
+        return {"op": self.op, "encoded": encoded, "spans": self.spans, "dropped": self.dropped}
 
 
 @dataclass(frozen=True, slots=True)
