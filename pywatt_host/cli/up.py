@@ -117,7 +117,7 @@ def _run(
         style = style_for(settings, terminal)
         output = Output(stream, style, colour, masker.mask)
         try:
-            wattson = Wattson(workspace, manifests, store, output, dict(os.environ))
+            wattson = Wattson(workspace, manifests, store, output, dict(os.environ), masker)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 return runner.run(wattson.serve(lambda ready: _announce(ready, wattson.name, style, stream)))
         except HostError as error:

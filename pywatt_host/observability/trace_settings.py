@@ -22,7 +22,9 @@ from pywatt_host.manifest.model.tracing import ENDPOINT, Tracing
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.spans import Attributes, Value
 
-COLLECTOR = "PYWATT_COLLECTOR"  # where `pywatt-host up` collects the spans of its modules: URL, a blank, its token
+# Where `pywatt-host up` collects the spans of its modules: its URL, its token, and perhaps the URL to which it passes
+# everything on, with blanks between them.
+COLLECTOR = "PYWATT_COLLECTOR"
 TOKEN_HEADER = "x-pywatt-token"
 
 _DEFAULT_ENDPOINT = "http://localhost:4318"
@@ -87,9 +89,10 @@ class _Reader:
         self._warnings: list[str] = []
 
     def read(self, name: str, version: str, sdk: str) -> TraceSettings:
-        destinations = [each for each in (self._destination(), self._collector()) if each is not None]
-        if not destinations:
-            return TraceSettings((), 0.0, True, {}, Batching(), None, tuple(self._warnings))
+        own, collector = self._destination(), self._collector()
+        if own is not None and collector is not None and not own.headers and self._passed_on() == own.url:
+            own = None
+        destinations = [each for each in (own, collector) if each is not None]
         ratio, parent_based = self._sampler()
         longest = self._get("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT")
         return TraceSettings(
@@ -209,8 +212,12 @@ class _Reader:
 
     def _collector(self) -> Destination | None:
         """The collector of `pywatt-host up`, where this module is one of its own."""
-        url, _, token = self._environ.get(COLLECTOR, "").partition(" ")
+        url, token, *_ = (*self._environ.get(COLLECTOR, "").split(), "", "")
         return Destination(f"{url}{_PATH}", {TOKEN_HEADER: token}, timeout=2.0) if token else None
+
+    def _passed_on(self) -> str:
+        """The URL to which that collector passes everything on: the module itself need not send it there."""
+        return "".join(self._environ.get(COLLECTOR, "").split()[2:])
 
     # What -----------------------------------------------------------------------------------------------------------
 

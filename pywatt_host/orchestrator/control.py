@@ -18,6 +18,7 @@ from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.registry import ServiceRegistry
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
+from pywatt_host.orchestrator.tracing import NoWorkspaceTracing, WorkspaceTracing
 from pywatt_host.protocol.messages import Message, RoutedResponse
 from pywatt_host.protocol.payload import Envelope
 from pywatt_host.runtime.control import ControlApp, answer_rotate, answer_send, body_of, send_json
@@ -35,6 +36,7 @@ class Orchestrator(Protocol):
     registry: ServiceRegistry
     rotations: Rotations
     router: Router
+    tracing: WorkspaceTracing | NoWorkspaceTracing
 
     def status(self) -> dict[str, Any]: ...
 
@@ -46,8 +48,8 @@ class Orchestrator(Protocol):
 
 
 class WorkspaceControl:
-    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `POST /rotate`, `POST /send`, `POST /reload`
-    and `POST /stop` (both with `{"module"}` for that module alone)."""
+    """`GET /status`, `GET /modules`, `GET /logs?module=&lines=&follow=1`, `GET /traces?number=`, `GET /traces/{id}`,
+    `POST /rotate`, `POST /send`, `POST /reload` and `POST /stop` (both with `{"module"}` for that module alone)."""
 
     def __init__(self, wattson: Orchestrator) -> None:
         self._wattson = wattson
@@ -72,6 +74,8 @@ class WorkspaceControl:
                 await send_json(send, 200, masked_document(found, wattson.output.mask))
             case "GET", "/logs":
                 await self._logs(scope, receive, send)
+            case "GET", path if path == "/traces" or path.startswith("/traces/"):
+                await self._traces(scope, send)
             case "POST", "/rotate":
                 await answer_rotate(
                     receive, send, lambda name: wattson.rotations.rotate([name], "asked for"), wattson.output.mask
@@ -84,6 +88,20 @@ class WorkspaceControl:
                 await self._stop(receive, send)
             case _:
                 await self._host(scope, receive, send)
+
+    async def _traces(self, scope: Scope, send: Send) -> None:
+        """The newest traces, or one with its spans. They are read in a thread."""
+        kept, id = self._wattson.tracing.kept, scope["path"].removeprefix("/traces").strip("/")
+        if kept is None:
+            await send_problem(send, 404, "No traces are kept, because tracing is off in wattson.yaml.")
+            return
+        number = parse_qs(scope["query_string"].decode("latin-1")).get("number", ["200"])[0]
+        listed = kept.listed(int(number)) if number.isascii() and number.isdigit() and len(number) < 7 else None
+        read = kept.spans_of(id) if id else listed
+        if read is None:
+            await send_problem(send, 404, "There is no such trace; the oldest ones are dropped.")
+            return
+        await send_json(send, 200, masked_document(await asyncio.to_thread(read), self._wattson.output.mask))
 
     async def _stop(self, receive: Receive, send: Send) -> None:
         asked = await body_of(receive)

@@ -14,7 +14,9 @@ from pywatt_host.http.problem import refuse_websocket, send_problem
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.logs import ResponseCutError
+from pywatt_host.observability.spans import AnyTracer, NoTracer
 from pywatt_host.orchestrator.gateway_log import GatewayLog
+from pywatt_host.orchestrator.gateway_spans import GatewaySpans, with_trace
 from pywatt_host.orchestrator.headers import (
     BODILESS,
     as_message,
@@ -58,10 +60,12 @@ class Gateway:
         own: Iterable[str] = (),
         reload_refused: Callable[[], bool] = lambda: False,
         check_tls: Callable[[], None] | None = None,
+        tracer: AnyTracer | None = None,
     ) -> None:
         """`own` are the addresses of the gateway itself: a request to a module that announces one would never end.
         `reload_refused` says whether the last reload was refused, and `check_tls` raises TlsError if a certificate
-        cannot be used: the gateway is degraded then."""
+        cannot be used: the gateway is degraded then. `tracer` makes a span of each request, and of each request to a
+        module."""
         self._check_tls = check_tls
         self._reload_refused = reload_refused
         self._modules = modules
@@ -73,6 +77,7 @@ class Gateway:
         hosts = AllowedHosts(hosts_of(workspace), loopback=True)
         self._hosts = HostCheck(hosts, _OWN_PATHS, key=_HOSTS_KEY)
         self._origins = AllowedOrigins(hosts)
+        self._spans = GatewaySpans(tracer or NoTracer())
         self._max_body = max(0, workspace.limits.frame // _FRAME_SHARE - _FRAME_REST)
 
     async def close(self) -> None:
@@ -92,6 +97,11 @@ class Gateway:
             await self._refuse(scope, receive, send, 421, _MISDIRECTED, reason=_HOSTS_KEY)
             return
         found = self._find(scope)
+        route = found.route if isinstance(found, Place) else ""
+        with self._spans.of_client(scope, send, route) as told:
+            await self._answer(found, scope, receive, told)
+
+    async def _answer(self, found: Place | NoPlace, scope: Scope, receive: Receive, send: Send) -> None:
         if isinstance(found, NoPlace):
             headers = [(b"allow", found.allow.encode())] if found.allow else []
             await self._refuse(scope, receive, send, found.status, headers=headers)
@@ -151,8 +161,8 @@ class Gateway:
                     return
         for replica in sorted(tried, key=lambda each: not each.in_use):
             if not replica.listener_answered and replica.connection() is not None:
-                with replica.handling():
-                    await self._unary(replica, scope, target, headers, receive, send)
+                with replica.handling(), self._spans.to_module(scope, replica, send) as (span, told):
+                    await self._unary(replica, scope, target, with_trace(headers, span), receive, told)
                 return
         await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
 
@@ -169,7 +179,9 @@ class Gateway:
         fresh = scope["method"] not in _SAFE
         while (connection := await self._connect(replica, fresh=fresh)) is not None:
             try:
-                await self._pass_on(connection, replica.label, scope, target, request, receive, send)
+                with self._spans.to_module(scope, replica, send) as (span, told):
+                    traced = (with_trace(request[0], span), request[1])
+                    await self._pass_on(connection, replica.label, scope, target, traced, receive, told)
             except BrokenError as error:
                 if error.silent and not fresh and not request[1]:
                     fresh = True  # the module closed an idle connection just then (RFC 9112, section 9.3.1)
@@ -293,7 +305,10 @@ class Gateway:
                 continue
             try:
                 tls = self._pool.context() if address.secure else None
-                await tunnel(address, target.decode("latin-1"), headers, scope, receive, send, tls)
+                with self._spans.to_module(scope, replica, send) as (span, told):
+                    await tunnel(
+                        address, target.decode("latin-1"), with_trace(headers, span), scope, receive, told, tls
+                    )
             except OSError as error:
                 logger.debug("%s accepts no connection: %s", replica.label, error)
                 continue

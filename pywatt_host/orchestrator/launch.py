@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from pywatt_host.devservices import DEV_SERVICES
 from pywatt_host.http.allowed_hosts import LOCAL_HOSTS, named_in
@@ -12,7 +13,7 @@ from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
 from pywatt_host.supervision.launch import Launch
 
 # Variables for `up` itself, which no module inherits.
-_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "OTEL_SERVICE_NAME"})
 _NOT_INHERITED_PREFIXES = ("PYWATT_", "LISTEN_")
 # The addresses whose X-Forwarded-* headers a module trusts: a host of this package trusts the gateway.
 _TRUSTED_PROXIES = "FORWARDED_ALLOW_IPS"
@@ -30,9 +31,11 @@ def module_launch(
     workspace: Workspace,
     environ: Mapping[str, str],
     withheld: Iterable[str] = (),
+    traces: Mapping[str, str] = MappingProxyType({}),
 ) -> Launch:
     """The command that starts a module. The module inherits `environ`, except the variables for `up` itself and those
-    named in `withheld`: the names of secrets, which `up` may have in its environment."""
+    named in `withheld`: the names of secrets, which `up` may have in its environment. `traces`
+    are the variables that lead its spans to `up`."""
     hidden = _NOT_INHERITED | frozenset(withheld)
     kept = {
         variable: value
@@ -40,7 +43,7 @@ def module_launch(
         if variable not in hidden and not variable.startswith(_NOT_INHERITED_PREFIXES)
     }
     kept.update({variable: value for variable, value in module.env.items() if not variable.startswith("PYWATT_")})
-    kept["PYWATT_MODULE_ID"] = module_id
+    kept |= {**traces, "PYWATT_MODULE_ID": module_id}
     if module.manifest is None:
         assert module.command is not None
         return Launch(module.command, workspace.resolve(module.working_dir), kept)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pywatt_host.http.endpoints import Table, allowed, lookup
 from pywatt_host.manifest.model import Manifest
@@ -37,12 +38,21 @@ def hidden_paths(manifest: Manifest | None) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a request goes: the module, the path there (decoded, and as the client sent it), the prefix before it."""
+    """Where a request goes: the module, the path there (decoded, and as the client sent it), the prefix before it, and
+    the template of the path as far as it is known, with the prefix."""
 
     module: Module
     path: str
     raw: bytes
     prefix: str = ""
+    route: str = ""
+
+
+class Served(NamedTuple):
+    """What a table has for a path: the module, and the path template as the module announced it."""
+
+    module: Module
+    template: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +70,8 @@ class Paths:
     def __init__(self, modules: Mapping[str, Module]) -> None:
         self._modules = modules
         self._seen: list[Announce | None] = []
-        self._own: dict[str, Table[Module]] = {}  # by module; a module without a table serves every path
-        self._announced: Table[Module] = Table()
+        self._own: dict[str, Table[Served]] = {}  # by module; a module without a table serves every path
+        self._announced: Table[Served] = Table()
         self._endpoints: dict[str, tuple[AnnouncedEndpoint, ...]] = {}
         self._warned: set[str] = set()
 
@@ -74,18 +84,21 @@ class Paths:
             below = raw[1:].partition(b"/")[2]
             place = Place(module, f"/{rest}", b"/" + below, f"/{first}")
             table = self._own.get(first)
-            methods = _match(table, place.path) if table is not None else {"*": module, "WEBSOCKET": module}
+            everything = Served(module, "")
+            methods = _match(table, place.path) if table is not None else {"*": everything, "WEBSOCKET": everything}
         else:
             methods = _match(self._announced, path)
             if not methods:
                 return NoPlace(404)
-            place = Place(next(iter(methods.values())), path, raw)
+            place = Place(next(iter(methods.values())).module, path, raw)
         if methods is None or _is_hidden(place):
             return NoPlace(404)
         found = lookup(methods, method) or (lookup(methods, "GET") if method == "WEBSOCKET" else None)
         if found is None and not preflight:
             return NoPlace(405, allowed(methods))
-        return place if found is None else Place(found, place.path, place.raw, place.prefix)
+        if found is None:
+            return replace(place, route=place.prefix)
+        return replace(place, module=found.module, route=place.prefix + found.template)
 
     def _follow(self) -> None:
         announces = [replica.announce for module in self._modules.values() for replica in module.replicas]
@@ -103,7 +116,7 @@ class Paths:
         for id in self._modules:  # in the order of the file: the first module that announced a path gets it
             self._table(id, self._endpoints.get(id, ()), self._announced)
 
-    def _table(self, id: str, endpoints: tuple[AnnouncedEndpoint, ...], table: Table[Module]) -> Table[Module]:
+    def _table(self, id: str, endpoints: tuple[AnnouncedEndpoint, ...], table: Table[Served]) -> Table[Served]:
         for endpoint in endpoints:
             template = _template(endpoint.path)
             if template is None:
@@ -113,7 +126,7 @@ class Paths:
                 continue  # served only below the name of the module, or it would take every path
             for method in dict.fromkeys(method.upper() for method in endpoint.methods) or {"GET": None}:
                 try:
-                    table.add(template, (method,), self._modules[id])
+                    table.add(template, (method,), Served(self._modules[id], endpoint.path))
                 except ValueError:
                     if table is self._announced and not _is_hidden(Place(self._modules[id], template, b"")):
                         self._warn(
@@ -128,7 +141,7 @@ class Paths:
             logger.warning("%s", text)
 
 
-def _match(table: Table[Module], path: str) -> dict[str, Module] | None:
+def _match(table: Table[Served], path: str) -> dict[str, Served] | None:
     found = table.match(path)
     return table.match(path[:-1]) if found is None and path.endswith("/") and path != "/" else found
 

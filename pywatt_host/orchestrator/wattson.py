@@ -40,6 +40,7 @@ from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.sockets import bind_channels
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
+from pywatt_host.orchestrator.tracing import make_workspace_tracing
 from pywatt_host.orchestrator.verdicts import ReloadRefusedError, Verdict
 from pywatt_host.peers.connection import Dispatch
 from pywatt_host.protocol.messages import EXTENSIONS, Init, IpcChannelOffer, TcpChannelOffer
@@ -47,7 +48,7 @@ from pywatt_host.runtime.certificates import Certificates, NoCertificates, TlsSe
 from pywatt_host.runtime.control import control_path
 from pywatt_host.runtime.hangup import HangupSignal
 from pywatt_host.runtime.signals import OtherSignals, StopSignals, ignored
-from pywatt_host.secrets import SecretStore
+from pywatt_host.secrets import Masker, SecretStore
 from pywatt_host.service import first_cause
 from pywatt_host.stores.kinds import StoreContext
 from pywatt_host.stores.service import Datastores
@@ -80,7 +81,9 @@ class Wattson:
         store: SecretStore,
         output: Output,
         environ: Mapping[str, str],
+        masker: Masker,
     ) -> None:
+        """`masker` masks the secrets of `store`."""
         self.workspace = workspace
         self.name = workspace.directory.name or "wattson"
         self.modules: dict[str, Module] = {}
@@ -102,6 +105,7 @@ class Wattson:
         )
         self._changes = LoopCondition()
         self._drain = Drain()
+        self.tracing = make_workspace_tracing(workspace, environ, lambda: store.secret_values, masker, self._drain.left)
         self._stopping = False
         self._opening: asyncio.Task[Any] | None = None  # while the stores open
         self._secret_names = {*workspace.secret_keys}
@@ -147,7 +151,9 @@ class Wattson:
     def _launch(self, id: str) -> Launch:
         # No module gets a declared secret in its environment. Other names that a module has asked for stay there:
         # otherwise it could take PATH from all others.
-        return module_launch(id, self.workspace.modules[id], self.workspace, self._environ, self._secret_names)
+        declared = self.workspace.modules[id]
+        traces = self.tracing.variables(id, declared.env, ours=declared.manifest is not None)
+        return module_launch(id, declared, self.workspace, self._environ, self._secret_names, traces)
 
     def _make_replica(self, id: str, number: int, *, in_use: bool = True) -> Replica:
         return Replica(self._terms(id), number, self.output.label(id, number), self, in_use=in_use)
@@ -227,6 +233,7 @@ class Wattson:
                 bound += [listener for listeners in self._channels.values() for listener in listeners]
                 control = self._bind_control()
                 bound += control
+                bound += self.tracing.bind()
                 self._gateway_address = tuple(listener.address for listener in gateway)
                 await self._store.load()
                 return await self._open_and_run(gateway, control, on_up)
@@ -274,10 +281,11 @@ class Wattson:
                     app = WorkspaceControl(self)
                     await stack.enter_async_context(_served("control", app, control, ended, tasks))
                     stack.callback(app.close)
+                await stack.enter_async_context(self.tracing.running(tasks, ended))
                 await stack.enter_async_context(acceptor.running(tasks))
                 served = self._gateway = Gateway(
                     self.modules, self.workspace, self._gateway_address, lambda: rolling.refused,
-                    self.certificates.check,
+                    self.certificates.check, self.tracing.tracer,
                 )  # fmt: skip
                 await stack.enter_async_context(self._living(tasks))
                 stack.push_async_callback(served.close)

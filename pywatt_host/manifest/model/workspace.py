@@ -14,6 +14,7 @@ from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
 from pywatt_host.manifest.model.tls import DeclaredTls, ServerTls, declared
+from pywatt_host.manifest.model.tracing import Tracing
 from pywatt_host.manifest.values import (
     AllowedHost,
     Int,
@@ -173,6 +174,13 @@ class Workspace(Document):
     )
     timeouts: WorkspaceTimeouts = key(WorkspaceTimeouts, "How long modules may take.", {"stop": "10s"})
     limits: WorkspaceLimits = key(WorkspaceLimits, "Limits for the modules.", {"frame": "1MiB"})
+    tracing: Annotated[Annotated[Tracing, Deferred()] | None, Short(text="endpoint", flag="enabled")] = key(
+        None,
+        "Traces. `up` collects the spans of all modules, and passes them on to the endpoint if one is given here or by"
+        " the variables OTEL_*. `false` switches that off.",
+        "http://127.0.0.1:4318",
+        False,
+    )
     logging: Logging = key(
         Logging, "Log settings of `up` itself. The logs of the modules are passed through.", {"level": "debug"}
     )
@@ -184,13 +192,14 @@ class Workspace(Document):
 
     @property
     def secret_keys(self) -> dict[str, SecretKey]:
-        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of the stores and in
-        the certificate of the gateway."""
+        """Every secret that `up` must have: those that `secrets` declares, and those in the URLs of the stores, in the
+        certificate of the gateway and in the headers of traces."""
         found = dict(self.secrets.keys)
         values: list[object] = [each.url for each in self.databases.values()]
         values += [each.url for each in self.caches.values()]
         for _, _, tls in self.declared_tls():
             values += [tls.cert, tls.key, tls.client_ca]
+        values += self.tracing.headers.values() if self.tracing is not None else ()
         for value in values:
             for name in value.names if isinstance(value, SecretTemplate) else ():
                 found.setdefault(name, SecretKey.model_construct())
