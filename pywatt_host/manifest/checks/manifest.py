@@ -9,6 +9,7 @@ from pywatt_host.manifest.checks.auth import AuthChecks
 from pywatt_host.manifest.checks.exposure import ExposureChecks
 from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
 from pywatt_host.manifest.checks.stores import StoreChecks
+from pywatt_host.manifest.checks.tracing import TracingChecks
 from pywatt_host.manifest.checks.workers import WorkerChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
 from pywatt_host.manifest.model.services import MODULE
@@ -49,6 +50,7 @@ class ManifestChecks:
         ResiliencyChecks(self._manifest, self._add, self._is_unset).check()
         ExposureChecks(self._manifest, self._add, self._is_unset).check()
         WorkerChecks(self._manifest, self._add, self._is_unset).check()
+        TracingChecks(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
         """Whether a value on the path was left out because a variable is not set."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pywatt_host.manifest.checks.stores import StoreChecks
+from pywatt_host.manifest.checks.tracing import TracingChecks
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
 from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
@@ -24,21 +25,21 @@ class WorkspaceChecks:
     def check(self) -> None:
         """Run all checks."""
         self._sources()
-        StoreChecks(self._workspace, self._add_of_store, self._is_unset).check()
+        StoreChecks(self._workspace, self._add, self._is_unset).check()
+        TracingChecks(self._workspace, self._add, self._is_unset).check()
         for name, module in self._workspace.modules.items():
             self._dependencies(name, module)
             self._paths(name, module)
         self._cycles()
 
-    def _add(self, path: KeyPath, code: str, message: str, hint: str = "") -> None:
+    def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
         node, written, real = locate(self._tree, path)
         parent, _, _ = locate(self._tree, path[:-1])
         # A mapping has no place worth showing, so the problem is at its key, or at its name in a list.
         mark = (parent.keys or {}).get(str(path[-1])) if isinstance(node.value, dict) else None
-        self._report.add(node.problem((*written, *path[len(real) :]), code, message, hint, mark=mark))
-
-    def _add_of_store(self, path: KeyPath, code: str, message: str, hint: str, severity: Severity) -> None:
-        self._add(path, code, message, hint)
+        self._report.add(
+            node.problem((*written, *path[len(real) :]), code, message, hint, mark=mark, severity=severity)
+        )
 
     def _is_unset(self, path: KeyPath) -> bool:
         return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))

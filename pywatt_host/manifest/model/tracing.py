@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pywatt_host.manifest.model.auth import HeaderName
 from pywatt_host.manifest.model.base import Section, key
-from pywatt_host.manifest.values import Bool, Float, Format, SecretToken
+from pywatt_host.manifest.values import Bool, Float, Format, SecretToken, SensitiveUrl
 
 ENDPOINT = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
 AttributeName: TypeAlias = Annotated[
@@ -30,6 +30,7 @@ class Tracing(Section):
         Annotated[
             str,
             Field(pattern=ENDPOINT),
+            SensitiveUrl(),
             Format("an OTLP endpoint", "write its http or https URL, such as http://127.0.0.1:4318"),
         ]
         | None

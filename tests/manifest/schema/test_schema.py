@@ -202,6 +202,7 @@ def test_values_that_may_hold_a_secret_are_marked() -> None:
         "ServerTls/properties/cert",
         "ServerTls/properties/key",
         "ServerTls/properties/client_ca",
+        "Tracing/properties/headers/additionalProperties",
     ]
 
 
