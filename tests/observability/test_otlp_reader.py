@@ -11,7 +11,7 @@ from pywatt_host.observability.context import TraceContext
 from pywatt_host.observability.otlp import SpanEncoder, resource_spans
 from pywatt_host.observability.otlp_reader import kept_spans, read_span
 from pywatt_host.observability.protobuf import ProtobufError, fields
-from pywatt_host.observability.spans import SpanBuffer, SpanKind, Tracer
+from pywatt_host.observability.spans import SpanBuffer, SpanKind, Tracer, Value
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -19,7 +19,7 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 def test_a_span_of_ours_is_read_as_it_was_recorded() -> None:
     buffer = SpanBuffer()
     tracer = Tracer(buffer)
-    attributes = {"text": "a", "flag": True, "number": -5, "ratio": 0.5, "list": ["x", "y"]}
+    attributes: dict[str, Value] = {"text": "a", "flag": True, "number": -5, "ratio": 0.5, "list": ["x", "y"]}
     link = TraceContext("1" * 32, "2" * 16, 1)
     parent = TraceContext(TRACE, PARENT, 1)
     with tracer.span("SELECT users", SpanKind.CLIENT, attributes, parent=parent, links=[link]) as span:

@@ -296,7 +296,7 @@ def test_tls_is_verified_against_the_given_authority_and_shows_the_client_certif
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     with serving(context=context) as endpoint:
         url = f"https://127.0.0.1:{endpoint.port}/v1/traces"
-        files = {"client_certificate": str(tmp_path / "c.pem"), "client_key": str(tmp_path / "k.pem")}
+        files: dict[str, Any] = {"client_certificate": str(tmp_path / "c.pem"), "client_key": str(tmp_path / "k.pem")}
         trusted = OtlpConnection(Destination(url, certificate=str(tmp_path / "ca.pem"), **files), "x")
         assert trusted.post(PIECE, {}, PATIENCE).taken
         trusted.close()
@@ -308,7 +308,7 @@ def test_tls_is_verified_against_the_given_authority_and_shows_the_client_certif
 
 
 def test_a_warning_comes_at_most_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    answers = [(400, {}, b"")] * 5
+    answers: list[Answer] = [(400, {}, b"")] * 5
     with serving(*answers) as endpoint:
         sending = Sending(endpoint.port)
         for number in range(1, 6):

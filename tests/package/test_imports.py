@@ -34,6 +34,7 @@ HEAVY = (
     "joserfc",
     "jsonschema",
     "litestar",
+    "opentelemetry",
     "orjson",
     "prometheus_client",
     "pydantic",
@@ -44,7 +45,12 @@ HEAVY = (
     "pywatt_host.cli.inspection",
     "pywatt_host.build.channels",
     "pywatt_host.manifest.schema.json_schema",
+    "pywatt_host.observability.app_spans",
     "pywatt_host.observability.exposition",
+    "pywatt_host.observability.otlp",
+    "pywatt_host.observability.otlp_http",
+    "pywatt_host.observability.span_export",
+    "pywatt_host.observability.trace_settings",
     "pywatt_host.orchestrator",
     "pywatt_host.protocol",
     "pywatt_host.clients.resilience",
@@ -134,6 +140,7 @@ def test_a_verb_loads_what_it_needs(project: Project, arguments: list[str], allo
 
 # a2wsgi: uvicorn's own configuration imports it where it is installed.
 STORES = {"pywatt_host.stores.kinds", "pywatt_host.stores.service"}
+TRACING = {f"pywatt_host.observability.{name}" for name in ("otlp", "span_export", "trace_settings")}
 SERVER = {
     "a2wsgi",
     "click",
@@ -169,8 +176,20 @@ def test_a_raw_asgi_application_with_everything_switched_on_that_costs_nothing(p
         ({"databases": {"default": "sqlite:///a.db"}}, [], {"aiosqlite", *STORES}),
         ({"caches": {"default": "memory://"}}, [], STORES),
         ({"resiliency": {"targets": {"modules": {"users": {}}}}}, [], {"pywatt_host.clients.resilience"}),
+        ({"tracing": "http://127.0.0.1:1"}, [], TRACING),
     ],
-    ids=["a scrape", "a WSGI application", "static files", "cors", "tokens", "keys", "sqlite", "memory", "policies"],
+    ids=[
+        "a scrape",
+        "a WSGI application",
+        "static files",
+        "cors",
+        "tokens",
+        "keys",
+        "sqlite",
+        "memory",
+        "policies",
+        "traces",
+    ],
 )
 def test_each_feature_brings_its_own(
     project: Project, manifest: dict[str, Any], asked: list[str], brings: set[str]
