@@ -161,7 +161,7 @@ class Gateway:
                     return
         for replica in sorted(tried, key=lambda each: not each.in_use):
             if not replica.listener_answered and replica.connection() is not None:
-                with replica.handling(), self._spans.to_module(scope, replica, send) as (span, told):
+                with replica.handling(), self._spans.to_module(scope, target, replica, send) as (span, told):
                     await self._unary(replica, scope, target, with_trace(headers, span), receive, told)
                 return
         await self._refuse(scope, receive, send, 503, "The module is not running.", _RETRY_AFTER)
@@ -179,7 +179,7 @@ class Gateway:
         fresh = scope["method"] not in _SAFE
         while (connection := await self._connect(replica, fresh=fresh)) is not None:
             try:
-                with self._spans.to_module(scope, replica, send) as (span, told):
+                with self._spans.to_module(scope, target, replica, send) as (span, told):
                     traced = (with_trace(request[0], span), request[1])
                     await self._pass_on(connection, replica.label, scope, target, traced, receive, told)
             except BrokenError as error:
@@ -305,7 +305,7 @@ class Gateway:
                 continue
             try:
                 tls = self._pool.context() if address.secure else None
-                with self._spans.to_module(scope, replica, send) as (span, told):
+                with self._spans.to_module(scope, target, replica, send) as (span, told):
                     await tunnel(
                         address, target.decode("latin-1"), with_trace(headers, span), scope, receive, told, tls
                     )

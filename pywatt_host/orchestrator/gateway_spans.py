@@ -39,13 +39,14 @@ class GatewaySpans:
             yield _told(span, send, SpanKind.SERVER)
 
     @contextmanager
-    def to_module(self, scope: Scope, replica: Replica, send: Send) -> Iterator[tuple[AnySpan, Send]]:
-        """The span of the request to a replica."""
+    def to_module(self, scope: Scope, target: bytes, replica: Replica, send: Send) -> Iterator[tuple[AnySpan, Send]]:
+        """The span of the request to a replica. `target` is what it is asked for."""
         if not self._tracer.enabled:
             yield self._tracer.span(""), send
             return
         method, _ = _method(scope)
-        attributes: dict[str, Value] = {**_request(scope), "pywatt.module": replica.module}
+        path = target.partition(b"?")[0].decode("latin-1")
+        attributes: dict[str, Value] = {**_request(scope), "url.path": path, "pywatt.module": replica.module}
         if replica.announce is not None:
             attributes["server.address"] = replica.announce.listen
         with self._tracer.span(method, SpanKind.CLIENT, attributes) as span:
