@@ -24,7 +24,7 @@ ELSEWHERE = ("server.admin.listen.", "server.listen.address.", "server.listen.tl
 DOCUMENTED = {key: default for key, default in schema_keys().items() if not key.startswith(ELSEWHERE)}
 # wattson.yaml has a page of its own; what it shares with a manifest is told there.
 WORKSPACE_PAGE = FOLDER / "workspace.md"
-SHARED = ("secrets.sources[]", "secrets.keys.*", "logging.", "databases.*", "caches.*")
+SHARED = ("secrets.sources[]", "secrets.keys.*", "logging.", "tracing.", "databases.*", "caches.*")
 WORKSPACE = {key: default for key, default in schema_keys("wattson").items() if not key.startswith(SHARED)}
 
 
