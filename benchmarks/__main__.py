@@ -1,4 +1,4 @@
-"""The one entry: `python -m benchmarks edge|wsgi|tls|startup|channels|stores|workers|reload|all`."""
+"""The one entry: `python -m benchmarks edge|wsgi|tls|startup|channels|stores|workers|reload|traces|all`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks import channels, load, reload, report, startup, workers, wrk
+from benchmarks import channels, load, reload, report, startup, traces, workers, wrk
 from benchmarks.server import Cores
 from benchmarks.stacks import EDGE, STARTUP, TLS, WSGI, Workload
 from benchmarks.throughput import Connect, Settings, compare
@@ -30,6 +30,7 @@ _WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "stores": (),
     "workers": (),
     "reload": (),
+    "traces": (),
     "all": (*EDGE, WSGI, TLS),
 }
 
@@ -111,7 +112,19 @@ def _measure(what: str, settings: Settings, runs: int, folder: Path, results: li
         print(report.reload_table(reloaded), flush=True)
         results.append(reload.data(reloaded))
         faults |= any(row.fault for row in reloaded)
+    if what in ("traces", "all"):
+        faults |= _measure_traces(settings, folder, results)
     return faults
+
+
+def _measure_traces(settings: Settings, folder: Path, results: list[dict[str, Any]]) -> bool:
+    found = traces.costs(settings.rounds)
+    print(traces.table(found), flush=True)
+    results.append(traces.data(found))
+    comparison = traces.throughput(settings, folder, _say)
+    print(report.throughput_table(comparison), flush=True)
+    results.append(report.throughput_data(comparison))
+    return any(row.fault for row in comparison.rows)
 
 
 def _measure_workers(settings: Settings, folder: Path, results: list[dict[str, Any]]) -> bool:

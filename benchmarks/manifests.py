@@ -30,14 +30,16 @@ def host_manifest(
     workers: int = 1,
     reload: bool = False,
     tls: bool = False,
+    tracing: str = "",
 ) -> str:
     """A manifest that serves `app` on loopback, with everything on and `paths` declared, or with nothing on. With
     `tokens`, every path asks for one; with `reload`, SIGHUP reloads; with `tls`, the certificate beside the manifest is
-    used."""
+    used. `tracing` is the value of that key."""
     text = f"version: 1\nmodule: {{id: benchmark}}\napp: {{import_path: {app}, interface: {interface}, threads: 16}}\n"
     more = (f", workers: {workers}" if workers > 1 else "") + (", reload: signal" if reload else "")
     more += ", tls: {cert: certificate.pem, key: key.pem}" if tls else ""
     text += f"server: {{listen: 127.0.0.1:{port}{more}}}\n"
+    text += f"tracing: {tracing}\n" if tracing else ""
     if not full:
         return text + NOTHING_ON
     auth = "auth: jwt" if tokens else "auth: none"

@@ -26,11 +26,12 @@ class HostRun:
     workers: int = 1
     reload: bool = False
     tls: bool = False
+    tracing: str = ""  # the value of the key
 
     def manifest(self, port: int) -> str:
         return host_manifest(
             self.app, port, interface=self.interface, paths=self.paths, full=self.full, tokens=self.tokens,
-            workers=self.workers, reload=self.reload, tls=self.tls,
+            workers=self.workers, reload=self.reload, tls=self.tls, tracing=self.tracing,
         )  # fmt: skip
 
 

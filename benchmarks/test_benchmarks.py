@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import channel_rows, channels, load, wrk
+from benchmarks import channel_rows, channels, load, traces, wrk
 from benchmarks.manifests import LONG, long_manifest
 from benchmarks.report import throughput_table
 from benchmarks.server import ServerError, started
@@ -160,3 +160,9 @@ def test_peers_of_the_baseline_answer_each_other(tmp_path: Path) -> None:
     with channel_rows.raw(tmp_path) as measure:
         assert measure(1, 0.05) > 0
         assert measure(8, 0.05) > 0
+
+
+def test_a_span_costs_more_where_tracing_is_on() -> None:
+    request, request_off, call, call_off = (cost.microseconds for cost in traces.costs(1))
+    assert request > request_off >= -0.01
+    assert call > call_off > 0
