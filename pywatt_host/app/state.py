@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pywatt_host.discovery.discovery import Discovery
     from pywatt_host.messaging.messages import Messages
+    from pywatt_host.messaging.traced import TracedMessages
     from pywatt_host.protocol.messages import Provider
     from pywatt_host.stores.caches.cache import Cache
     from pywatt_host.stores.databases.database import Database
@@ -100,7 +101,7 @@ class AppState:
         checks: Checks,
         hooks: Hooks,
         rotation: Rotation,
-        messages: Messages | LocalMessages,
+        messages: Messages | LocalMessages | TracedMessages,
         discovery: Discovery | NoDiscovery,
         tasks: Tasks,
         bridge: Bridge,

@@ -32,6 +32,7 @@ from pywatt_host.messaging.transport import Transport
 from pywatt_host.net.limits import Limits
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer
 from pywatt_host.peers.client import PassedOn, PeerClient, PeerHandlers, WorkerHandlers
 from pywatt_host.peers.connection import PeerConnection
 from pywatt_host.peers.incoming import IncomingMessages
@@ -84,6 +85,7 @@ class HostChannels:
         worker: WorkerHandlers | None = None,
         take: Callable[[Incoming], None] | None = None,
         host_limits: Limits | None = None,
+        tracer: AnyTracer = NO_TRACER,
     ) -> None:
         """`app` gives the edge once it has started, for HTTP requests that come over a channel. `health` is the report
         that heartbeats are answered with. `stop` and `orchestrator_lost` are called when the orchestrator stops the
@@ -91,7 +93,7 @@ class HostChannels:
         timeouts and retries for messages to a target, `private_server` the URL of a NATS server for development.
         `vouch` verifies credentials that come with messages. `worker` answers the supervisor, where this host is one of
         its workers. `take` takes incoming messages in place of handlers of this process. `host_limits` makes the limits
-        on messages that arrive; by default they hold for this process.
+        on messages that arrive; by default they hold for this process. `tracer` makes the spans of handlers.
 
         Raises ChannelError for channels that cannot be made, OSError for a trace that cannot be written.
         """
@@ -106,9 +108,9 @@ class HostChannels:
         self._take_event: EventHandler | None = None
         self._worker = worker
         self.token = ChannelToken(manifest, init, secret_values)
-        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask, host_limits)
+        self.inbox = Inbox(module_id, limits.messages, limits.rate, vouch, masker.mask, host_limits, tracer)
         self.incoming = IncomingMessages(take or self.inbox.take)
-        self.topics = Subscriptions(self.inbox.counts)
+        self.topics = Subscriptions(self.inbox.counts, tracer)
         self._requests = ChannelRequests(
             app, body=manifest.server.limits.body, frame=limits.frame, timeout=manifest.server.timeouts.request
         )

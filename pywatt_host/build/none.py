@@ -12,6 +12,7 @@ from pywatt_host.messaging.context import Vouch
 from pywatt_host.messaging.local import LocalMessages
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer
 from pywatt_host.service import Service
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class NoChannels:
     name = "channels"
     fetch: Callable[[str], Awaitable[str]] | None = None
 
-    def __init__(self, module_id: str, vouch: Vouch | None = None) -> None:
-        self.messages = LocalMessages(module_id, vouch)
+    def __init__(self, module_id: str, vouch: Vouch | None = None, tracer: AnyTracer = NO_TRACER) -> None:
+        self.messages = LocalMessages(module_id, vouch, tracer)
         self.discovery = NoDiscovery(module_id)
         self.connections: Sequence[Service] = ()
         self.answering: Sequence[Service] = (self.messages.topics,)

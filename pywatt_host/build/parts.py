@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from pywatt_host.clients.tokens import TokenAuth
     from pywatt_host.devservices.services import DevServices
     from pywatt_host.http.host_answers import HostAnswers
+    from pywatt_host.messaging.local import LocalMessages
+    from pywatt_host.messaging.messages import Messages
+    from pywatt_host.messaging.traced import TracedMessages
     from pywatt_host.peers.client import WorkerHandlers
     from pywatt_host.stores.service import Datastores
 
@@ -121,7 +124,7 @@ class HostParts:
             checks=self.checks,
             hooks=self.hooks,
             rotation=self.rotation,
-            messages=self.channels.messages,
+            messages=self._traced(self.channels.messages),
             discovery=self.channels.discovery,
             tasks=self.tasks,
             bridge=self.bridge,
@@ -211,7 +214,7 @@ class HostParts:
         channels, services = self.manifest.channels, self.manifest.services
         declared = (handshake, channels.ipc, channels.tcp, channels.http, channels.nats)
         if all(each is None for each in declared) and not services.static and not services.register_:
-            return NoChannels(self.manifest.module_id, self.schemes.vouch)
+            return NoChannels(self.manifest.module_id, self.schemes.vouch, self.tracer)
         made: HostChannels = import_module("pywatt_host.build.channels").HostChannels(
             self.manifest,
             handshake,
@@ -227,8 +230,16 @@ class HostParts:
             vouch=self.schemes.vouch,
             worker=worker,
             host_limits=self._limits,
+            tracer=self.tracer,
         )
         return made
+
+    def _traced(self, messages: Messages | LocalMessages) -> Messages | LocalMessages | TracedMessages:
+        """The messages of the application, with spans where tracing is on."""
+        if not self.tracer.enabled:
+            return messages
+        traced: TracedMessages = import_module("pywatt_host.messaging.traced").TracedMessages(messages, self.tracer)
+        return traced
 
     def _make_rotation(self, masker: Masker) -> Rotation:
         secrets = self.manifest.secrets

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.context import Vouch, context_with, verified_claims
-from pywatt_host.observability.context import current_request
+from pywatt_host.messaging.spans import error_type, handler_span
+from pywatt_host.observability.context import active_trace, current_request
+from pywatt_host.observability.spans import NO_TRACER, UNRECORDED, AnySpan, AnyTracer, Tracer
 
 logger = logging.getLogger("pywatt.messages")
 
@@ -103,8 +105,10 @@ class Handlers:
     """The handlers of one module: one for each message type. `vouch` verifies the credentials of messages; without it
     they are not looked at."""
 
-    def __init__(self, vouch: Vouch | None = None) -> None:
+    def __init__(self, vouch: Vouch | None = None, tracer: AnyTracer = NO_TRACER, module_id: str = "") -> None:
         self.vouch = vouch
+        self._tracer = tracer if isinstance(tracer, Tracer) else None
+        self._module_id = module_id
         self._by_type: dict[str, RegisteredHandler] = {}
 
     def on(
@@ -141,7 +145,8 @@ class Handlers:
             known = ", ".join(sorted(self._by_type)) or "none"
             raise MessagingError("no_handler", f"there is no handler for {type[:60]!r} (registered: {known})")
         token, context = current_message.set(info), current_request.get()
-        entered = current_request.set(context)
+        entered, span = current_request.set(context), self._span(type, info)
+        span.begin()
         try:
             async with asyncio.timeout(timeout):
                 if handler.auth or (authorization is not None and self.vouch is not None):
@@ -150,16 +155,26 @@ class Handlers:
                     current_request.set(context_with(context, claims))
                 return to_jsonable(await handler.call_limited({**content, "type": type}))
         except TimeoutError:
+            span.fail("timeout")
             raise MessagingError("timeout", f"no answer within {timeout:g}s") from None
-        except MessagingError:
+        except MessagingError as error:
+            span.fail(error_type(error))
             raise
         except Exception as error:  # named boundary: a handler is the user's code; its failure is the answer
+            span.fail(error_type(error))
             error_id = new_error_id()
             logger.exception("the handler for %r raised (error %s)", type[:60], error_id, extra={"error_id": error_id})
             raise MessagingError("handler_failed", failure_text(error_id)) from error
         finally:
+            span.end()
             current_request.reset(entered)
             current_message.reset(token)
+
+    def _span(self, type: str, info: MessageInfo | None) -> AnySpan:
+        if self._tracer is None:
+            return UNRECORDED
+        source = info.source if info is not None else ""
+        return handler_span(self._tracer, self._module_id, type, "process", source, 1, active_trace())
 
 
 def new_error_id() -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pywatt_host.exceptions import ChannelError, MessagingError
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.messaging.transport import trace_headers
 from pywatt_host.protocol.jsontext import dumps
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.protocol.session import cut
@@ -95,14 +96,16 @@ class HttpPeer:
         """See MessageRoute."""
         envelope = payload.document()
         metadata = {**envelope.get("metadata", {}), "source": self._own, "destination": target}
-        return await self._post({"id": request_id, "content": envelope["content"], "metadata": metadata}, timeout)
+        return await self._post(
+            {"id": request_id, "content": envelope["content"], "metadata": metadata}, payload, timeout
+        )
 
-    async def _post(self, document: Any, timeout: float) -> Payload:
+    async def _post(self, document: Any, message: Payload, timeout: float) -> Payload:
         httpx = import_module("httpx")
         body = dumps(document)
         if len(body) > self._limit:
             raise MessagingError("too_large", f"a message is longer than {self._limit} bytes", self.module)
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity", **trace_headers(message)}
         token = self._token()
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
@@ -185,7 +188,7 @@ class HttpPeer:
             topic, event = self._events.popleft()
             content = {"op": "publish", "topic": topic, "payload": event.document()}
             try:
-                await self._post({"content": content, "metadata": {"source": self._own}}, _EVENT_TIMEOUT)
+                await self._post({"content": content, "metadata": {"source": self._own}}, event, _EVENT_TIMEOUT)
             except MessagingError as error:
                 self.dropped += 1
                 logger.debug("%s did not get an event of %s: %s", self.module, topic, error)

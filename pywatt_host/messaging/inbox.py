@@ -27,8 +27,10 @@ from pywatt_host.messaging.handlers import (
     to_jsonable,
 )
 from pywatt_host.messaging.incoming import Incoming, error_document, message_context
+from pywatt_host.messaging.spans import error_type, handler_span
 from pywatt_host.net.limits import Limits, LocalLimits
 from pywatt_host.observability.context import current_request
+from pywatt_host.observability.spans import NO_TRACER, UNRECORDED, AnySpan, AnyTracer, Tracer
 from pywatt_host.protocol.deadlines import Deadlines
 from pywatt_host.protocol.payload import Envelope
 from pywatt_host.protocol.session import cut
@@ -52,14 +54,15 @@ class Inbox:
 
     def __init__(
         self, module_id: str, most: int, rate: Rate | None = None, vouch: Vouch | None = None,
-        mask: Callable[[str], str] = lambda text: text, limits: Limits | None = None,
+        mask: Callable[[str], str] = lambda text: text, limits: Limits | None = None, tracer: AnyTracer = NO_TRACER,
     ) -> None:  # fmt: skip
         """`vouch` verifies the credentials that come with messages; without it they are not looked at. `mask` removes
         secrets from the texts of errors that are answered. `limits` makes the limit on the rate; by default it holds
         for this process."""
         self.module_id = module_id
-        self.handlers = Handlers(vouch)
+        self.handlers = Handlers(vouch, tracer, module_id)
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
+        self._tracer = tracer if isinstance(tracer, Tracer) else None
         self._mask = mask
         self._most = most
         self._rate = rate
@@ -129,11 +132,14 @@ class Inbox:
             MessageInfo(incoming.source, incoming.channel, incoming.vouched_by, deadline, incoming.attempt),
         )
         authorization = properties.get("authorization") if self.handlers.vouch is not None else None
-        if "request_id" in properties or "traceparent" in properties or authorization is not None:
+        span: AnySpan = UNRECORDED
+        if self._tracer is not None:
+            span = context.run(self._begin_span, self._tracer, incoming, type, properties)
+        elif "request_id" in properties or "traceparent" in properties or authorization is not None:
             context.run(current_request.set, message_context(properties))
         loop = asyncio.get_running_loop()
         handler.running += 1
-        task = start_eagerly(loop, self._handle(incoming, handler, content, authorization), context)
+        task = start_eagerly(loop, self._handle(incoming, handler, content, authorization, span), context)
         if task.done():
             handler.running -= 1
             return
@@ -141,6 +147,19 @@ class Inbox:
         task.add_done_callback(self._done)
         if left < math.inf:
             self._deadlines.add(task, left, loop)
+
+    def _begin_span(self, tracer: Tracer, incoming: Incoming, type: str, properties: Any) -> AnySpan:
+        """Begin the span of a handler in its context, below the span of the message's sender."""
+        request = message_context(properties)
+        span = handler_span(
+            tracer, self.module_id, type, incoming.channel, incoming.source, incoming.attempt, request.trace
+        )
+        span.begin()
+        place = span.place
+        assert place is not None
+        request.trace, request.span_id = request.trace or place, place.parent_id
+        current_request.set(request)
+        return span
 
     def _queue_up(self, incoming: Incoming, handler: RegisteredHandler) -> None:
         queue = self._queues.setdefault(handler, deque())
@@ -165,7 +184,9 @@ class Inbox:
         while self._waiting and len(self._running) < self._most:
             self._start(self._waiting.popleft())
 
-    async def _handle(self, incoming: Incoming, handler: RegisteredHandler, content: Any, authorization: Any) -> None:
+    async def _handle(
+        self, incoming: Incoming, handler: RegisteredHandler, content: Any, authorization: Any, span: AnySpan
+    ) -> None:
         try:
             if authorization is not None or handler.auth:
                 claims = await verified_claims(self.handlers.vouch, authorization, handler.auth, incoming.source)
@@ -176,12 +197,14 @@ class Inbox:
             incoming.answer(self.module_id, to_jsonable(reply))
             self.counts["in", "ok"] += 1
         except asyncio.CancelledError as error:
+            span.fail("timeout" if error.args == (_DEADLINE,) else "CancelledError")
             if error.args == (_DEADLINE,):
                 self._refuse(incoming, "timeout", "the deadline passed while it was handled")
                 return
             self._refuse(incoming, "handler_failed", "the module is stopping")
             raise
         except Exception as error:  # named boundary: a handler is the user's code; its failure is the answer
+            span.fail(error_type(error))
             if isinstance(error, MessagingError) and error.target in ("", self.module_id):  # meant for the sender
                 self._refuse(incoming, error.code if error.code in CODES else "handler_failed", error.message)
                 return
@@ -190,6 +213,8 @@ class Inbox:
                 "the handler for %s raised (error %s)", message_type, error_id, extra={"error_id": error_id}
             )
             self._refuse(incoming, "handler_failed", failure_text(error_id))
+        finally:
+            span.end(leave=False)
 
     def _refuse(self, incoming: Incoming, code: str, text: str) -> None:
         self.counts["in", code] += 1

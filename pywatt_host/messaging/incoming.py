@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from pywatt_host.messaging.context import MessageContext
 from pywatt_host.messaging.handlers import MAX_ERROR_LENGTH
-from pywatt_host.observability.context import parse_traceparent
+from pywatt_host.observability.context import TraceContext, read_trace
 from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
 
@@ -52,8 +52,15 @@ def error_document(code: str, text: str) -> dict[str, str]:
 
 def message_context(properties: Any) -> MessageContext:
     """The context that the properties of an envelope describe."""
-    request_id, traceparent = properties.get("request_id"), properties.get("traceparent")
+    request_id = properties.get("request_id")
     return MessageContext(
-        cut(request_id, 128).encode() if isinstance(request_id, str) else b"",
-        parse_traceparent(traceparent) if isinstance(traceparent, str) else None,
+        cut(request_id, 128).encode() if isinstance(request_id, str) else b"", message_trace(properties)
     )
+
+
+def message_trace(properties: Any) -> TraceContext | None:
+    """The trace that the properties of an envelope name: that of the sender. None where there is none."""
+    traceparent, tracestate = properties.get("traceparent"), properties.get("tracestate", "")
+    if not isinstance(traceparent, str):
+        return None
+    return read_trace(traceparent, tracestate if isinstance(tracestate, str) else "")

@@ -13,7 +13,8 @@ from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.context import Vouch
 from pywatt_host.messaging.handlers import Handlers, MessageInfo, message_type, to_jsonable
 from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import active_trace, current_request
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer
 
 logger = logging.getLogger("pywatt.messages")
 
@@ -24,12 +25,16 @@ class LocalMessages:
     """Messages within this process only. A module can send to itself and receives the events that it publishes; a
     message to another module fails at once."""
 
-    def __init__(self, module_id: str, vouch: Vouch | None = None) -> None:
-        self.handlers = Handlers(vouch)
+    def __init__(self, module_id: str, vouch: Vouch | None = None, tracer: AnyTracer = NO_TRACER) -> None:
+        self.handlers = Handlers(vouch, tracer, module_id)
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.topics = Subscriptions(self.counts)
+        self.topics = Subscriptions(self.counts, tracer)
         self._module_id = module_id
         self._sending: set[asyncio.Task[None]] = set()
+
+    def channel_to(self, target: str, channel: str | None) -> str:
+        """The channel that a message would take: none of them, since it stays in this process."""
+        return "process"
 
     async def send(
         self, target: str, message: Any, authorization: str | None = None, channel: str | None = None
@@ -60,6 +65,9 @@ class LocalMessages:
             error.target = target
             raise
 
-    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> str:
+        """See Messages. The event has no id."""
         info = MessageInfo(self._module_id, "process", "process")
-        self.topics.deliver(check_topic(topic), to_jsonable(message), info, None, current_request.get())
+        trace = active_trace() if self.topics.tracer.enabled else None
+        self.topics.deliver(check_topic(topic), to_jsonable(message), info, None, current_request.get(), trace)
+        return ""

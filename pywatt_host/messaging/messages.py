@@ -17,7 +17,7 @@ from pywatt_host.messaging.inbox import CODES, Inbox
 from pywatt_host.messaging.incoming import message_context, reply_payload
 from pywatt_host.messaging.subscriptions import Subscriptions, check_topic
 from pywatt_host.messaging.transport import CHANNELS, MessageRoute, Transport
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import active_trace, current_request, outgoing_trace
 from pywatt_host.protocol.codec import Ids
 from pywatt_host.protocol.payload import Envelope, Payload, is_envelope
 from pywatt_host.protocol.session import cut
@@ -143,6 +143,11 @@ class Messages:
             return [self._loopback]  # nothing else could pass it to another process of this module
         return found
 
+    def channel_to(self, target: str, channel: str | None) -> str:
+        """The channel that a message to a module would take now; empty where there is none."""
+        routes = self._routes(target, channel)
+        return routes[0].channel if routes else ""
+
     def _no_route(self, target: str, channel: str | None) -> MessagingError:
         if channel is not None:
             text = f"there is no channel {channel} to it (see channels.{channel}, services.static)"
@@ -206,10 +211,10 @@ class Messages:
 
     # Publishing -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, topic: str, message: Any, channel: str | None = None) -> None:
-        """Publish an event to all subscribers, over every channel; each subscriber handles it once. Raises ValueError
-        where the topic is not valid, MessagingError where the event cannot be written as JSON or no channel is
-        connected."""
+    async def publish(self, topic: str, message: Any, channel: str | None = None) -> str:
+        """Publish an event to all subscribers, over every channel; each subscriber handles it once. Returns its id.
+        Raises ValueError where the topic is not valid, MessagingError where the event cannot be written as JSON or no
+        channel is connected."""
         message, properties = to_jsonable(message), _trace_properties()
         event_id = self._ids()
         event = Payload.of(Envelope(message, properties, event_id).seal())
@@ -218,12 +223,14 @@ class Messages:
         except ProtocolError as error:
             raise MessagingError("invalid_message", str(error), topic) from error
         info = MessageInfo(self.module_id, "process", "process")
-        self.topics.deliver(check_topic(topic), message, info, event_id, current_request.get())
+        trace = active_trace() if self.topics.tracer.enabled else None
+        self.topics.deliver(check_topic(topic), message, info, event_id, current_request.get(), trace)
         taken = [await transport.publish(topic, event, channel) for transport in self._transports]
         if False in taken and True not in taken:
             self.counts["event", "unavailable"] += 1
             raise MessagingError("unavailable", "no channel is connected to publish it on", topic)
         self.counts["event", "published"] += 1
+        return event_id
 
     def event(self, topic: str, source: str, payload: Payload, channel: str, vouched_by: str) -> None:
         """Take an event that another module has published. An event that cannot be read, or exceeds the rate of its
@@ -238,7 +245,8 @@ class Messages:
             logger.debug("an event of %s from %s: %s", cut(topic, 60), cut(source, 60), error)
             return
         context = message_context(envelope.properties) if envelope.properties else None
-        self.topics.deliver(topic, envelope.content, MessageInfo(source, channel, vouched_by), envelope.id, context)
+        info, trace = MessageInfo(source, channel, vouched_by), context.trace if context is not None else None
+        self.topics.deliver(topic, envelope.content, info, envelope.id, context, trace)
 
     # As a service ---------------------------------------------------------------------------------------------------
 
@@ -312,13 +320,16 @@ def _envelope(message: Any, authorization: str | None, deadline: float | None) -
 
 
 def _trace_properties() -> dict[str, Any]:
-    """Id and trace of the request in whose course the message is sent."""
-    request = current_request.get()
-    if request is None:
-        return {}
-    properties = {"request_id": request.request_id.decode("latin-1")}
-    if request.trace is not None:
-        properties["traceparent"] = request.trace.child()
+    """Id and trace of the request in whose course the message is sent. The trace names the span of the message, where
+    it has one."""
+    properties: dict[str, Any] = {}
+    request, trace = current_request.get(), outgoing_trace()
+    if request is not None:
+        properties["request_id"] = request.request_id.decode("latin-1")
+    if trace is not None:
+        properties["traceparent"], state = trace
+        if state:
+            properties["tracestate"] = state
     return properties
 
 

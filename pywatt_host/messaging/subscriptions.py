@@ -10,11 +10,13 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.handlers import Handler, MessageInfo, RegisteredHandler, current_message
-from pywatt_host.observability.context import RequestContext, current_request
+from pywatt_host.messaging.spans import error_type, subscriber_span
+from pywatt_host.observability.context import RequestContext, TraceContext, current_request
+from pywatt_host.observability.spans import NO_TRACER, UNRECORDED, AnySpan, AnyTracer, Tracer
 
 logger = logging.getLogger("pywatt.messages")
 
@@ -34,6 +36,16 @@ def check_topic(topic: str) -> str:
     return topic
 
 
+class _Event(NamedTuple):
+    """An event that waits for a handler. `trace` is where its publisher's span is, where the handler has one too."""
+
+    content: Any
+    info: MessageInfo
+    id: str | None
+    context: RequestContext | None
+    trace: TraceContext | None
+
+
 @dataclass(slots=True, eq=False)
 class _Subscription:
     """One handler of a topic. At most `concurrency` calls run at a time, in the order in which events arrive."""
@@ -41,7 +53,7 @@ class _Subscription:
     topic: str
     handler: RegisteredHandler
     concurrency: int
-    waiting: deque[tuple[Any, MessageInfo, RequestContext | None]] = field(default_factory=deque)
+    waiting: deque[_Event] = field(default_factory=deque)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     warned: float = -_WARN_INTERVAL
 
@@ -52,7 +64,8 @@ class Subscriptions:
 
     name = "subscriptions"
 
-    def __init__(self, counts: Counter[tuple[str, str]]) -> None:
+    def __init__(self, counts: Counter[tuple[str, str]], tracer: AnyTracer = NO_TRACER) -> None:
+        self.tracer = tracer
         self._on_new_topic: list[Callable[[str], None]] = []
         self._by_topic: dict[str, list[_Subscription]] = {}
         self._counts = counts
@@ -86,9 +99,11 @@ class Subscriptions:
         info: MessageInfo,
         event_id: str | None = None,
         context: RequestContext | None = None,
+        trace: TraceContext | None = None,
     ) -> None:
         """Put an event into the queues of its topic's handlers. Never waits. `event_id` lets duplicates be recognised;
-        `context` is that of the request in whose course the event was published."""
+        `context` is that of the request in whose course the event was published. The spans of the handlers hang below
+        `trace`."""
         subscriptions = self._by_topic.get(topic)
         if subscriptions is None or self._draining or (event_id is not None and self._known(info.source, event_id)):
             return
@@ -96,7 +111,7 @@ class Subscriptions:
             if len(subscription.waiting) >= MAX_WAITING:
                 self._drop(subscription)
                 continue
-            subscription.waiting.append((content, info, context))
+            subscription.waiting.append(_Event(content, info, event_id, context, trace))
             if len(subscription.tasks) < subscription.concurrency:
                 self._begin(subscription)
 
@@ -127,22 +142,34 @@ class Subscriptions:
         """Handle the events that wait, one after the other, and end with the last one."""
         try:
             while subscription.waiting:
-                content, info, context = subscription.waiting.popleft()
+                event = subscription.waiting.popleft()
+                content, info = event.content, event.info
                 current_message.set(info)
-                current_request.set(context)
+                current_request.set(event.context)
+                span = self._span(subscription.topic, event)
+                span.begin()
                 try:
                     await subscription.handler(content)
                     self._counts["event", "ok"] += 1
                 except MessagingError as error:
+                    span.fail(error_type(error))
                     code = error.code if error.code == "invalid_message" else "handler_failed"
                     self._counts["event", code] += 1
                     logger.warning("an event of %s from %s: %s", subscription.topic, info.source, error.message)
-                except Exception:  # named boundary: a handler is the user's code; the next event is handled
+                except Exception as error:  # named boundary: a handler is the user's code; the next event is handled
+                    span.fail(error_type(error))
                     self._counts["event", "handler_failed"] += 1
                     logger.exception("a handler for the topic %s raised", subscription.topic)
+                finally:
+                    span.end()
         finally:
             # Here and not in a callback of the task, which runs later: an event that arrives in between would wait.
             subscription.tasks.discard(asyncio.current_task())
+
+    def _span(self, topic: str, event: _Event) -> AnySpan:
+        if not isinstance(self.tracer, Tracer):
+            return UNRECORDED
+        return subscriber_span(self.tracer, topic, event.info.channel, event.info.source, event.id, event.trace)
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from pywatt_host.exceptions import ProtocolError
 from pywatt_host.protocol.payload import Payload
 
 CHANNELS = ("ipc", "tcp", "stdio", "http", "nats")  # by preference: the first that both sides have is used
+
+
+def trace_headers(payload: Payload) -> dict[str, str]:
+    """Header fields with the trace (W3C Trace Context) and the request id of a message, for servers and tools that do
+    not read its content."""
+    try:
+        properties = payload.document()["metadata"]["properties"]
+    except (ProtocolError, KeyError, TypeError):
+        return {}
+    headers = {name: str(properties[name]) for name in ("traceparent", "tracestate") if name in properties}
+    if properties.get("request_id"):
+        headers["X-Request-ID"] = str(properties["request_id"])
+    return headers
 
 
 class MessageRoute(Protocol):

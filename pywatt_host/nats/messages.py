@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pywatt_host.exceptions import MessagingError, ProtocolError
+from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.incoming import EventHandler
+from pywatt_host.messaging.transport import trace_headers
 from pywatt_host.nats.connection import NatsConnection
 from pywatt_host.nats.jetstream import WorkQueue
 from pywatt_host.nats.subjects import Subjects
@@ -92,7 +93,7 @@ class NatsMessages:
     async def request(self, target: str, request_id: str, payload: Payload, timeout: float) -> Payload:
         """See MessageRoute."""
         client, body = self._connection.client, payload.to_bytes()
-        subject, headers = self._subjects.message(target), _headers(payload)
+        subject, headers = self._subjects.message(target), trace_headers(payload) or None
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
@@ -113,7 +114,7 @@ class NatsMessages:
         """See MessageRoute."""
         if self._queue is None:
             raise MessagingError("unsupported", "messages are not kept (channels.nats.delivery)", target)
-        await self._queue.keep(target, request_id, payload.to_bytes(), _headers(payload) or {}, timeout)
+        await self._queue.keep(target, request_id, payload.to_bytes(), trace_headers(payload), timeout)
 
     async def available(self, timeout: float, target: str) -> None:
         _ = (
@@ -132,7 +133,7 @@ class NatsMessages:
         except MessagingError:
             return False
         try:
-            await client.publish(self._subjects.event(topic), event.to_bytes(), headers=_headers(event))
+            await client.publish(self._subjects.event(topic), event.to_bytes(), headers=trace_headers(event) or None)
         except Exception as error:  # named boundary: errors of the library, each raised as one of ours
             self._connection.raise_for(error, topic, 0.0)
         return True
@@ -191,17 +192,3 @@ class NatsMessages:
 def _no_responders_error() -> type[Exception]:
     found: type[Exception] = import_module("nats.errors").NoRespondersError
     return found
-
-
-def _headers(payload: Payload) -> dict[str, str] | None:
-    """NATS headers with the trace (W3C Trace Context) and the request id, for tools that observe messages."""
-    try:
-        properties = payload.document()["metadata"]["properties"]
-    except (ProtocolError, KeyError, TypeError):
-        return None
-    headers = {}
-    if "traceparent" in properties:
-        headers["traceparent"] = str(properties["traceparent"])
-    if "request_id" in properties:
-        headers["X-Request-ID"] = str(properties["request_id"])
-    return headers or None

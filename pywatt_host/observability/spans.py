@@ -384,3 +384,5 @@ class NoTracer:
 
 
 AnyTracer: TypeAlias = Tracer | NoTracer
+
+NO_TRACER = NoTracer()

@@ -119,7 +119,7 @@ def is_envelope(document: Any) -> bool:
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A Message: content and metadata. The properties that this package uses are `deadline` (seconds since the epoch),
-    `traceparent` (W3C Trace Context), `request_id` and `authorization`."""
+    `traceparent` and `tracestate` (W3C Trace Context), `request_id` and `authorization`."""
 
     content: Any = field(repr=False)
     properties: Mapping[str, Any] = field(default_factory=dict)
