@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -28,9 +28,9 @@ class FetchError(Exception):
         super().__init__(f"{url}: {why}")
 
 
-def client() -> httpx.AsyncClient:
+def client(make: Callable[..., httpx.AsyncClient] = httpx.AsyncClient) -> httpx.AsyncClient:
     """Return a client that follows no redirects: only the manifest says where an issuer is."""
-    return httpx.AsyncClient(
+    return make(
         timeout=FETCH_TIMEOUT,
         follow_redirects=False,
         headers={"accept": "application/json", "user-agent": "pywatt-host"},

@@ -112,6 +112,7 @@ class HostParts:
             resilience=self.resilience,
             resolve=self._locate,
             resolve_blocking=lambda name: self.bridge.call("http", lambda: self._locate(name)),
+            tracer=self.tracer,
         )
         self.stores = self._make_stores()
         self.tls = certificates_of(manifest, self._secret_values)
@@ -253,7 +254,7 @@ class HostParts:
         if not self.manifest.clients:
             return None
         tokens: TokenAuth = import_module("pywatt_host.clients.tokens").TokenAuth(
-            self.manifest, self._secret_values, masker.add
+            self.manifest, self._secret_values, masker.add, self.tracer
         )
         return tokens
 

@@ -7,11 +7,13 @@ import threading
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pywatt_host.clients.none import NoResilience, nowhere, nowhere_blocking
-from pywatt_host.observability.context import current_request
+from pywatt_host.observability.context import current_request, outgoing_trace
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer, Tracer
 
 if TYPE_CHECKING:
     import httpx
@@ -38,14 +40,16 @@ class HttpClients:
         resilience: Resilience | NoResilience | None = None,
         resolve: Resolve = nowhere,
         resolve_blocking: BlockingResolve = nowhere_blocking,
+        tracer: AnyTracer = NO_TRACER,
     ) -> None:
         """`auth` adds credentials to the requests of both clients. `resilience` has the policies for them. `resolve`
         and `resolve_blocking` give the addresses of module://NAME, and raise MessagingError where there is none; the
-        second one is called in threads other than that of the event loop."""
+        second one is called in threads other than that of the event loop. `tracer` makes the spans of requests."""
         self._auth = auth
         self._resilience = resilience if resilience is not None else NoResilience()
         self._resolve = resolve
         self._resolve_blocking = resolve_blocking
+        self._tracer = tracer if isinstance(tracer, Tracer) else None
         self._client: httpx.AsyncClient | None = None
         self._blocking: httpx.Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -63,36 +67,53 @@ class HttpClients:
                     "app_state.http belongs to the host's event loop. Use app_state.sync.http in this one"
                 )
             if self._client is None:
-                self._client = import_module("httpx").AsyncClient(
-                    auth=self._auth,
-                    event_hooks={"request": [_add_headers]},
-                    mounts=self._mounts("mounts", "ModuleTransport", self._resolve),
-                    **_settings(),
-                )
+                self._client = self._make_client()
             return self._client
+
+    def _make_client(self) -> httpx.AsyncClient:
+        kind, prepare, more = import_module("httpx").AsyncClient, _add_context_headers, dict[str, Any]()
+        if self._tracer is not None:
+            tracing = import_module("pywatt_host.clients.tracing")
+            kind, prepare = partial(tracing.TracedClient, self._tracer), tracing.prepare
+            more = {"wrap": tracing.traced(self._tracer)}
+
+        async def prepare_async(request: httpx.Request) -> None:
+            prepare(request)
+
+        mounts = self._mounts("mounts", "ModuleTransport", self._resolve, **more)
+        hooks = {"request": [prepare_async]}
+        client: httpx.AsyncClient = kind(auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings())
+        return client
 
     def blocking(self) -> httpx.Client:
         """The client for threads. Raises RuntimeError once the host has stopped."""
         with self._making:
             self._refuse_when_closed()
             if self._blocking is None:
-                hooks = {"request": [self._refuse_on_loop, _add_context_headers]}
-                mounts = self._mounts("blocking_mounts", "BlockingModuleTransport", self._resolve_blocking)
-                self._blocking = import_module("httpx").Client(
-                    auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings()
-                )
+                self._blocking = self._make_blocking()
             return self._blocking
 
-    def _mounts(self, function: str, modules: str, resolve: object) -> dict[str, Any]:
+    def _make_blocking(self) -> httpx.Client:
+        kind, prepare, more = import_module("httpx").Client, _add_context_headers, dict[str, Any]()
+        if self._tracer is not None:
+            tracing = import_module("pywatt_host.clients.tracing")
+            kind, prepare = partial(tracing.BlockingTracedClient, self._tracer), tracing.prepare
+            more = {"wrap": tracing.traced_blocking(self._tracer)}
+        mounts = self._mounts("blocking_mounts", "BlockingModuleTransport", self._resolve_blocking, **more)
+        hooks = {"request": [self._refuse_on_loop, prepare]}
+        client: httpx.Client = kind(auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings())
+        return client
+
+    def _mounts(self, function: str, modules: str, resolve: object, **more: Any) -> dict[str, Any]:
         """Transports by the URL pattern that each one is for. Each imports its module with its first request."""
         of_clients: dict[str, Any] = {}
         targets = self._resilience.clients()
         if targets:
-            of_clients = getattr(import_module("pywatt_host.clients.resilience.transports"), function)(targets)
+            of_clients = getattr(import_module("pywatt_host.clients.resilience.transports"), function)(targets, **more)
 
         def make() -> Any:
             kind = getattr(import_module("pywatt_host.clients.resilience.modules"), modules)
-            return kind(resolve, self._resilience.for_url)
+            return kind(resolve, self._resilience.for_url, **more)
 
         return {**of_clients, "module://": _LazyTransport(make)}
 
@@ -177,18 +198,19 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _add_headers(request: Any) -> None:
-    _add_context_headers(request)
-
-
 def _add_context_headers(request: Any) -> None:
-    """Add `X-Request-ID` and `traceparent` (W3C Trace Context) of the request that is being handled, if there is one,
-    where the application has not set its own."""
-    current = current_request.get()
-    if current is None:
-        return
+    """Add `X-Request-ID`, `traceparent` and `tracestate` (W3C Trace Context) of the request that is being handled, if
+    there is one, where the application has not set its own."""
+    add_request_id(request)
     headers = request.headers
-    if current.request_id and "x-request-id" not in headers:
-        headers["x-request-id"] = current.request_id.decode("latin-1")
-    if current.trace is not None and "traceparent" not in headers:
-        headers["traceparent"] = current.trace.child()
+    if "traceparent" not in headers and (trace := outgoing_trace()) is not None:
+        headers["traceparent"], state = trace
+        if state:
+            headers["tracestate"] = state
+
+
+def add_request_id(request: Any) -> None:
+    """Add `X-Request-ID`, where the application has not set its own."""
+    current = current_request.get()
+    if current is not None and current.request_id and "x-request-id" not in request.headers:
+        request.headers["x-request-id"] = current.request_id.decode("latin-1")

@@ -9,6 +9,8 @@ from asyncio import TaskGroup
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
@@ -20,6 +22,7 @@ from pywatt_host.auth.origin import origin_of
 from pywatt_host.exceptions import AuthError
 from pywatt_host.manifest.model import Client, Manifest
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer, Tracer
 
 logger = logging.getLogger("pywatt.auth")
 
@@ -165,7 +168,14 @@ class TokenAuth(httpx.Auth):
     name = "clients"
     requires_response_body = False
 
-    def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]], mask: Mask) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        secret_values: Callable[[], Mapping[str, str]],
+        mask: Mask,
+        tracer: AnyTracer = NO_TRACER,
+    ) -> None:
+        self._tracer = tracer
         self.all = [ClientToken(name, options, mask) for name, options in manifest.clients.items()]
         self._by_origin = {tokens.origin: tokens for tokens in self.all}
         self._texts = secret_values
@@ -180,12 +190,17 @@ class TokenAuth(httpx.Auth):
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         for each in self.all:
             each.read(self._texts())
-        self._loop, self._web = asyncio.get_running_loop(), client()
+        self._loop, self._web = asyncio.get_running_loop(), self._client()
         try:
             yield
         finally:
             web, self._web = self._web, None
             await web.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        if not isinstance(self._tracer, Tracer):
+            return client()
+        return client(partial(import_module("pywatt_host.clients.tracing").TracedClient, self._tracer))
 
     async def _token(self, tokens: ClientToken, instead_of: str = "") -> str:
         if self._web is None:

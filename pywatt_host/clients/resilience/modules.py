@@ -12,7 +12,13 @@ import httpx
 from pywatt_host.clients.resilience.exchange import UNCONNECTED
 from pywatt_host.clients.resilience.policy import TargetPolicy
 from pywatt_host.clients.resilience.providers import ProviderAddress, RoundRobin, addressed, put_location, socket_of
-from pywatt_host.clients.resilience.transports import send_with_retries, send_with_retries_blocking
+from pywatt_host.clients.resilience.transports import (
+    BlockingWrap,
+    Wrap,
+    send_with_retries,
+    send_with_retries_blocking,
+    unchanged,
+)
 from pywatt_host.exceptions import MessagingError
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[ProviderAddress]]]
@@ -28,18 +34,24 @@ class ModuleError(httpx.ConnectError):
 
 
 class ModuleTransport(httpx.AsyncBaseTransport):
-    """The asynchronous transport. `resolve` gives the providers, and raises MessagingError where there are none."""
+    """The asynchronous transport. `resolve` gives the providers, and raises MessagingError where there are none. `wrap`
+    is applied to the transports to single providers."""
 
     def __init__(
-        self, resolve: Resolve, policies: PolicyFor | None = None, round_robin: RoundRobin | None = None
+        self,
+        resolve: Resolve,
+        policies: PolicyFor | None = None,
+        round_robin: RoundRobin | None = None,
+        wrap: Wrap = unchanged,
     ) -> None:
+        self._wrap = wrap
         self._resolve = resolve
         self._policies = policies or _unlimited
         self._round_robin = round_robin or RoundRobin()
         self._tls = httpx.create_ssl_context()
         # No proxy of the environment: modules are on this side of it.
-        self._network = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
-        self._sockets: OrderedDict[str, httpx.AsyncHTTPTransport] = OrderedDict()
+        self._network = wrap(httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False))
+        self._sockets: OrderedDict[str, httpx.AsyncBaseTransport] = OrderedDict()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         check_module(request.url)
@@ -69,13 +81,13 @@ class ModuleTransport(httpx.AsyncBaseTransport):
                 return response
         raise unreachable(request, faults)
 
-    async def _through(self, address: str) -> httpx.AsyncHTTPTransport:
+    async def _through(self, address: str) -> httpx.AsyncBaseTransport:
         path = socket_of(address)
         if path is None:
             return self._network
         found = self._sockets.get(path)
         if found is None:
-            found = self._sockets[path] = httpx.AsyncHTTPTransport(verify=self._tls, uds=path)
+            found = self._sockets[path] = self._wrap(httpx.AsyncHTTPTransport(verify=self._tls, uds=path))
         self._sockets.move_to_end(path)
         if len(self._sockets) > _MAX_SOCKETS:
             await self._sockets.popitem(last=False)[1].aclose()
@@ -92,14 +104,19 @@ class BlockingModuleTransport(httpx.BaseTransport):
     """The transport for threads."""
 
     def __init__(
-        self, resolve: BlockingResolve, policies: PolicyFor | None = None, round_robin: RoundRobin | None = None
+        self,
+        resolve: BlockingResolve,
+        policies: PolicyFor | None = None,
+        round_robin: RoundRobin | None = None,
+        wrap: BlockingWrap = unchanged,
     ) -> None:
+        self._wrap = wrap
         self._resolve = resolve
         self._policies = policies or _unlimited
         self._round_robin = round_robin or RoundRobin()
         self._tls = httpx.create_ssl_context()
-        self._network = httpx.HTTPTransport(verify=self._tls, trust_env=False)
-        self._sockets: OrderedDict[str, httpx.HTTPTransport] = OrderedDict()
+        self._network = wrap(httpx.HTTPTransport(verify=self._tls, trust_env=False))
+        self._sockets: OrderedDict[str, httpx.BaseTransport] = OrderedDict()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -128,14 +145,14 @@ class BlockingModuleTransport(httpx.BaseTransport):
                 return response
         raise unreachable(request, faults)
 
-    def _through(self, address: str) -> httpx.HTTPTransport:
+    def _through(self, address: str) -> httpx.BaseTransport:
         path = socket_of(address)
         if path is None:
             return self._network
         with self._lock:
             found = self._sockets.get(path)
             if found is None:
-                found = self._sockets[path] = httpx.HTTPTransport(verify=self._tls, uds=path)
+                found = self._sockets[path] = self._wrap(httpx.HTTPTransport(verify=self._tls, uds=path))
             self._sockets.move_to_end(path)
             dropped = self._sockets.popitem(last=False)[1] if len(self._sockets) > _MAX_SOCKETS else None
         if dropped is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -18,8 +18,18 @@ from pywatt_host.auth.origin import origin_of
 from pywatt_host.clients.resilience.exchange import Attempts
 from pywatt_host.clients.resilience.policy import TargetPolicy
 
+T = TypeVar("T")
+
 AsyncSend: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
 BlockingSend: TypeAlias = Callable[[httpx.Request], httpx.Response]
+# Makes another transport of one, such as one that records each request.
+Wrap: TypeAlias = Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+BlockingWrap: TypeAlias = Callable[[httpx.BaseTransport], httpx.BaseTransport]
+
+
+def unchanged(network: T) -> T:
+    """The transport itself."""
+    return network
 
 
 async def send_with_retries(policy: TargetPolicy, request: httpx.Request, send: AsyncSend) -> httpx.Response:
@@ -82,10 +92,10 @@ class ClientTransport(httpx.AsyncBaseTransport):
     """The transport for one host. The policy applies to the origin of `base_url`, and not to other ports of the
     host."""
 
-    def __init__(self, base_url: str, policy: TargetPolicy) -> None:
+    def __init__(self, base_url: str, policy: TargetPolicy, wrap: Wrap = unchanged) -> None:
         self._origin = origin_of(httpx.URL(base_url))
         self._policy = policy
-        self._network = httpx.AsyncHTTPTransport(proxy=proxy_of(base_url))
+        self._network = wrap(httpx.AsyncHTTPTransport(proxy=proxy_of(base_url)))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if origin_of(request.url) != self._origin:
@@ -99,10 +109,10 @@ class ClientTransport(httpx.AsyncBaseTransport):
 class BlockingClientTransport(httpx.BaseTransport):
     """The transport for one host, for threads."""
 
-    def __init__(self, base_url: str, policy: TargetPolicy) -> None:
+    def __init__(self, base_url: str, policy: TargetPolicy, wrap: BlockingWrap = unchanged) -> None:
         self._origin = origin_of(httpx.URL(base_url))
         self._policy = policy
-        self._network = httpx.HTTPTransport(proxy=proxy_of(base_url))
+        self._network = wrap(httpx.HTTPTransport(proxy=proxy_of(base_url)))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if origin_of(request.url) != self._origin:
@@ -113,14 +123,17 @@ class BlockingClientTransport(httpx.BaseTransport):
         self._network.close()
 
 
-def mounts(clients: Mapping[str, TargetPolicy]) -> dict[str, httpx.AsyncBaseTransport]:
-    """The transports of an AsyncClient by URL pattern, from policies by base URL."""
-    return {pattern_of(url): ClientTransport(url, policy) for url, policy in clients.items()}
+def mounts(clients: Mapping[str, TargetPolicy], wrap: Wrap = unchanged) -> dict[str, httpx.AsyncBaseTransport]:
+    """The transports of an AsyncClient by URL pattern, from policies by base URL. `wrap` is applied to the part of each
+    that makes single attempts."""
+    return {pattern_of(url): ClientTransport(url, policy, wrap) for url, policy in clients.items()}
 
 
-def blocking_mounts(clients: Mapping[str, TargetPolicy]) -> dict[str, httpx.BaseTransport]:
-    """The transports of a blocking client by URL pattern, from policies by base URL."""
-    return {pattern_of(url): BlockingClientTransport(url, policy) for url, policy in clients.items()}
+def blocking_mounts(
+    clients: Mapping[str, TargetPolicy], wrap: BlockingWrap = unchanged
+) -> dict[str, httpx.BaseTransport]:
+    """The transports of a blocking client by URL pattern, from policies by base URL. See `mounts`."""
+    return {pattern_of(url): BlockingClientTransport(url, policy, wrap) for url, policy in clients.items()}
 
 
 def pattern_of(base_url: str) -> str:
