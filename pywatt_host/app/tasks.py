@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
+from pywatt_host.observability.context import TraceContext, active_trace
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family
+from pywatt_host.observability.spans import NO_TRACER, AnySpan, AnyTracer
 
 logger = logging.getLogger("pywatt.tasks")
 
@@ -32,8 +34,9 @@ class Tasks:
 
     name = "tasks"
 
-    def __init__(self, checks: Checks) -> None:
+    def __init__(self, checks: Checks, tracer: AnyTracer = NO_TRACER) -> None:
         self._checks = checks
+        self._tracer = tracer
         self._loop: asyncio.AbstractEventLoop | None = None  # once the application has started
         self._running: set[asyncio.Task[None]] = set()
         self._failing: dict[str, str] = {}
@@ -50,7 +53,11 @@ class Tasks:
             raise
         label = name or _name_of(work)
         # A task outlives the request that may have spawned it, so its log lines do not carry the fields of the request.
-        task = loop.create_task(self._supervise(work, label, on_failure), name=label, context=contextvars.Context())
+        # It has a trace of its own, with a link to where it was spawned.
+        spawned_in = active_trace() if self._tracer.enabled else None
+        task = loop.create_task(
+            self._supervise(work, label, on_failure, spawned_in), name=label, context=contextvars.Context()
+        )
         self._spawned = True
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -75,21 +82,27 @@ class Tasks:
             raise RuntimeError("spawn must be called on the host's event loop: use app_state.sync.spawn in threads")
         return loop
 
-    async def _supervise(self, work: Work, label: str, on_failure: OnFailure) -> None:
+    async def _supervise(self, work: Work, label: str, on_failure: OnFailure, spawned_in: TraceContext | None) -> None:
         pause = _FIRST_RESTART_DELAY
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         while True:
-            began = loop.time()
+            began, span = loop.time(), self._span(label, spawned_in)
+            if spawned_in is not None:
+                span.begin()
             try:
                 await _begun(work)
                 return
             except asyncio.CancelledError as error:
                 if task.cancelling():
                     raise
+                span.fail(type(error).__qualname__)
                 self._crashed(label, error, on_failure)  # the task waited for something that was cancelled
             except (Exception, SystemExit) as error:  # named boundary: a task is the user's code
+                span.fail(type(error).__qualname__)
                 self._crashed(label, error, on_failure)
+            finally:
+                span.end()
             if on_failure != "restart" or task.cancelling():
                 return
             if loop.time() - began >= _STABLE_AFTER:
@@ -97,6 +110,13 @@ class Tasks:
             logger.info("the task %s restarts in %g s", label, pause, extra={"task": label})
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_RESTART_DELAY)
+
+    def _span(self, label: str, spawned_in: TraceContext | None) -> AnySpan:
+        """The span of one run. What a task does hangs below it if the task was spawned in the course of something: that
+        is work with an end. A task that the start of the application spawns often runs until the host stops, so that
+        each thing that it does begins a trace of its own."""
+        links = (spawned_in,) if spawned_in is not None and spawned_in.parent_id else ()
+        return self._tracer.span(f"task {label}", attributes={"pywatt.task": label}, root=True, links=links)
 
     def _crashed(self, label: str, error: BaseException, on_failure: OnFailure) -> None:
         self._crashes[label] += 1

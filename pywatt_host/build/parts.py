@@ -105,7 +105,7 @@ class HostParts:
         self.channels = self._make_channels(handshake, masker, trace, worker)
         self.rotation = self._make_rotation(masker)
         self.channels.on_rotation(self.rotation.rotated)
-        self.tasks, self.bridge = Tasks(self.checks), Bridge()
+        self.tasks, self.bridge = Tasks(self.checks, self.tracer), Bridge()
         self.tokens = self._make_tokens(masker)
         self.outbound = HttpClients(
             self.tokens,
@@ -272,6 +272,7 @@ class HostParts:
             context,
             start_period=manifest.health.start_period,
             rotates=manifest.secrets.rotate,
+            tracer=self.tracer,
         )
         return stores
 

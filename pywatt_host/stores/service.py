@@ -18,11 +18,13 @@ from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.metrics import Family, Histogram
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer
 from pywatt_host.stores.caches.backend import CacheBackend
 from pywatt_host.stores.caches.cache import Cache
 from pywatt_host.stores.databases.database import Database
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.kinds import StoreContext, cache_backend, database_pool
+from pywatt_host.stores.spans import spans_of
 from pywatt_host.stores.stats import BUCKETS, Stats
 
 logger = logging.getLogger("pywatt.stores")
@@ -36,15 +38,26 @@ _CLOSE_TIMEOUT = 3.0  # seconds that connections in use get at the end; all requ
 class DatabaseStore:
     """One entry of `databases`."""
 
-    def __init__(self, key: str, options: DatabaseOptions, context: StoreContext, *, rotates: bool) -> None:
+    def __init__(
+        self,
+        key: str,
+        options: DatabaseOptions,
+        context: StoreContext,
+        *,
+        rotates: bool,
+        tracer: AnyTracer = NO_TRACER,
+    ) -> None:
         self.name = f"databases.{key}"
         self.optional = options.optional
         self.names = names_of(options.url)
         self.stats = Stats()
         self._options = options
+        spans = spans_of(self.name, tracer)
 
         async def make(url: str) -> ConnectionPool:
-            return await database_pool(self.name, url, options, context)
+            pool = await database_pool(self.name, url, options, context)
+            spans.towards(url)
+            return pool
 
         self.database = Database(
             key,
@@ -55,6 +68,7 @@ class DatabaseStore:
             init_key=f"{context.module_id}:{options.init}",
             rotates=rotates and bool(self.names),
             stats=self.stats,
+            spans=spans,
         )
 
     async def open(self, url: str) -> None:
@@ -103,7 +117,9 @@ class _NewPool:
 class CacheStore:
     """One entry of `caches`."""
 
-    def __init__(self, key: str, options: CacheOptions, context: StoreContext) -> None:
+    def __init__(
+        self, key: str, options: CacheOptions, context: StoreContext, *, tracer: AnyTracer = NO_TRACER
+    ) -> None:
         self.name = f"caches.{key}"
         self.optional = options.optional
         self.names = names_of(options.url)
@@ -111,14 +127,20 @@ class CacheStore:
         self._options = options
         self._context = context
         self._closing: dict[asyncio.Task[None], CacheBackend] = {}
+        self._spans = spans_of(self.name, tracer)
         namespace = context.module_id if options.namespace is None else options.namespace
         self.cache = Cache(
             key, ttl=options.ttl, namespace=namespace, on_error=options.on_error, timeout=options.timeout,
-            stats=self.stats,
+            stats=self.stats, spans=self._spans,
         )  # fmt: skip
 
     async def open(self, url: str) -> None:
-        self.cache.replace(await cache_backend(self.name, url, self._options, self._context))
+        self.cache.replace(await self._make(url))
+
+    async def _make(self, url: str) -> CacheBackend:
+        backend = await cache_backend(self.name, url, self._options, self._context)
+        self._spans.towards(url)
+        return backend
 
     async def connect(self) -> None:
         await self.cache.backend.open()
@@ -136,7 +158,7 @@ class CacheStore:
         await self.cache.ping()
 
     async def prepare(self, secret_values: Mapping[str, str]) -> _NewBackend:
-        backend = await cache_backend(self.name, self.url(secret_values), self._options, self._context)
+        backend = await self._make(self.url(secret_values))
         try:
             await backend.open()
         except BaseException:
@@ -198,13 +220,16 @@ class Datastores:
         *,
         start_period: float,
         rotates: bool,
+        tracer: AnyTracer = NO_TRACER,
     ) -> None:
         """`secret_values` returns the texts of the secrets. `start_period` is how long the start waits for a store, in
-        seconds. `rotates` says whether secrets may rotate."""
+        seconds. `rotates` says whether secrets may rotate. `tracer` makes the spans of calls."""
         self._secret_values = secret_values
         self._period = start_period
-        self._databases = [DatabaseStore(key, options, context, rotates=rotates) for key, options in databases.items()]
-        self._caches = [CacheStore(key, options, context) for key, options in caches.items()]
+        self._databases = [
+            DatabaseStore(key, options, context, rotates=rotates, tracer=tracer) for key, options in databases.items()
+        ]
+        self._caches = [CacheStore(key, options, context, tracer=tracer) for key, options in caches.items()]
         self._all: list[DatabaseStore | CacheStore] = [*self._databases, *self._caches]
         self.databases = {store.name.partition(".")[2]: store.database for store in self._databases}
         self.caches = {store.name.partition(".")[2]: store.cache for store in self._caches}

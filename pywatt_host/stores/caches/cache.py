@@ -19,6 +19,7 @@ from pywatt_host.exceptions import StoreError
 from pywatt_host.observability.context import current_request
 from pywatt_host.stores.caches.backend import CacheBackend
 from pywatt_host.stores.caches.encoding import decode, encode
+from pywatt_host.stores.spans import NO_STORE_SPANS, StoreSpans
 from pywatt_host.stores.stats import Stats
 
 logger = logging.getLogger("pywatt.stores")
@@ -88,9 +89,11 @@ class Cache:
         on_error: Literal["raise", "miss"] = "raise",
         timeout: float = 1.0,
         stats: Stats,
+        spans: StoreSpans = NO_STORE_SPANS,
     ) -> None:
         self.store = f"caches.{name}"
         self.stats = stats
+        self._spans = spans
         self._ttl = ttl
         self._prefix = f"{namespace}:" if namespace else ""
         self._misses = on_error == "miss"
@@ -253,7 +256,7 @@ class Cache:
         same. `limit` is in seconds; 0 means the cache's timeout. With `quiet`, a failure is neither counted nor logged.
         """
         backend = self._backend
-        began = perf_counter()
+        began, span = perf_counter(), self._spans.operation(operation)
         try:
             if backend is None:
                 raise self._not_open()
@@ -263,10 +266,16 @@ class Cache:
                 return await run(backend)
         except TimeoutError:
             error = StoreError(self.store, "timeout", f"no answer within {limit or self._timeout:g}s (timeout)")
+            self._spans.fail(span, error)
         except StoreError as raised:
             error = raised
+            self._spans.fail(span, error)
+        except BaseException as raised:
+            span.fail(type(raised).__qualname__)
+            raise
         finally:
             self.stats.observe(operation, perf_counter() - began)
+            span.end()
         if quiet:
             assert not isinstance(otherwise, _Absent)
             return otherwise

@@ -10,10 +10,12 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from pywatt_host.exceptions import StoreError
+from pywatt_host.observability.spans import AnySpan
 from pywatt_host.stores.databases.backend import DatabaseSession, Isolation, commit_unknown
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.databases.row import Row
 from pywatt_host.stores.databases.statement import Arguments, arguments_of
+from pywatt_host.stores.spans import StoreSpans
 from pywatt_host.stores.stats import Stats
 
 logger = logging.getLogger("pywatt.stores")
@@ -31,6 +33,7 @@ class Owner(Protocol):
     stats: Stats
     statement_timeout: float | None  # seconds
     answered: float  # when the last statement ended, as perf_counter counts
+    spans: StoreSpans
 
     def failed(self, error: StoreError) -> None:
         """Count the error, and note it for the current request."""
@@ -56,12 +59,12 @@ class Connection:
     async def fetch(self, query: str, /, *args: Any, **named: Any) -> list[Row]:
         """Run the query and return all rows."""
         arguments = self._arguments(query, args, named)
-        return list(await self._run("fetch", lambda: self._session.fetch(query, arguments, None)))
+        return list(await self._run("fetch", lambda: self._session.fetch(query, arguments, None), query))
 
     async def fetchrow(self, query: str, /, *args: Any, **named: Any) -> Row | None:
         """Run the query and return the first row, or None if there is no row."""
         arguments = self._arguments(query, args, named)
-        rows = await self._run("fetchrow", lambda: self._session.fetch(query, arguments, 1))
+        rows = await self._run("fetchrow", lambda: self._session.fetch(query, arguments, 1), query)
         return rows[0] if rows else None
 
     async def fetchval(self, query: str, /, *args: Any, column: int | str = 0, **named: Any) -> Any:
@@ -70,13 +73,13 @@ class Connection:
         `column` is the position of the value, from 0, or the name of its column.
         """
         arguments = self._arguments(query, args, named)
-        rows = await self._run("fetchval", lambda: self._session.fetch(query, arguments, 1))
+        rows = await self._run("fetchval", lambda: self._session.fetch(query, arguments, 1), query)
         return rows[0][column] if rows else None
 
     async def execute(self, query: str, /, *args: Any, **named: Any) -> int:
         """Run the statement and return how many rows it changed; 0 if it changes none."""
         arguments = self._arguments(query, args, named)
-        return await self._run("execute", lambda: self._session.execute(query, arguments))
+        return await self._run("execute", lambda: self._session.execute(query, arguments), query)
 
     async def executemany(self, query: str, many: Iterable[Sequence[Any] | Mapping[str, Any]]) -> int:
         """Run the statement once for each entry of `many`, and return how many rows they changed together.
@@ -86,7 +89,7 @@ class Connection:
         listed: list[Arguments] = [each if isinstance(each, Mapping) else tuple(each) for each in many]
         if not listed:
             return 0
-        return await self._run("executemany", lambda: self._session.execute_many(query, listed))
+        return await self._run("executemany", lambda: self._session.execute_many(query, listed), query, len(listed))
 
     # The steps of a transaction, for the orchestrator's stores, which get them as messages. Use `transaction`
     # elsewhere.
@@ -96,21 +99,21 @@ class Connection:
         return self._open
 
     async def begin(self, *, readonly: bool, isolation: Isolation | None) -> None:
-        await self._run("begin", lambda: self._session.begin(readonly=readonly, isolation=isolation))
+        await self._run("begin", lambda: self._session.begin(readonly=readonly, isolation=isolation), "BEGIN")
         self._open = True
 
     async def commit(self) -> None:
         self._open = False
-        await self._run("commit", self._session.commit)
+        await self._run("commit", self._session.commit, "COMMIT")
 
     async def savepoint(self, name: str) -> None:
-        await self._run("begin", lambda: self._session.savepoint(name))
+        await self._run("begin", lambda: self._session.savepoint(name), "SAVEPOINT")
 
     async def release_savepoint(self, name: str) -> None:
-        await self._run("commit", lambda: self._session.release_savepoint(name))
+        await self._run("commit", lambda: self._session.release_savepoint(name), "RELEASE SAVEPOINT")
 
     async def rollback_to(self, name: str) -> None:
-        await self._run("rollback", lambda: self._session.rollback_to(name))
+        await self._run("rollback", lambda: self._session.rollback_to(name), "ROLLBACK TO SAVEPOINT")
 
     async def apply_once(self, key: str, digest: str, script: str) -> str | None:
         return await self._run("init", lambda: self._session.apply_once(key, digest, script))
@@ -124,6 +127,7 @@ class Connection:
         self._enter()
         chunks = self._chunks = self._session.iterate(query, arguments, chunk)
         database, began = self._database, perf_counter()
+        span = database.spans.statement(query)
         try:
             while True:
                 try:
@@ -132,15 +136,19 @@ class Connection:
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise self._timed_out() from None
+                    raise self._timed_out(span) from None
                 except StoreError as error:
                     database.failed(error)
+                    database.spans.fail(span, error)
                     raise
                 for row in rows:
                     yield row
         finally:
             self._busy, self._chunks = False, None
-            await finished(chunks.aclose())
+            try:
+                await finished(chunks.aclose())
+            finally:
+                span.end()
             database.stats.observe("iterate", perf_counter() - began)
 
     @asynccontextmanager
@@ -160,9 +168,9 @@ class Connection:
         name = f"pywatt_{self._depth}"
         session, nested = self._session, self._depth > 0
         if nested:
-            await self._run("begin", lambda: session.savepoint(name))
+            await self._run("begin", lambda: session.savepoint(name), "SAVEPOINT")
         else:
-            await self._run("begin", lambda: session.begin(readonly=readonly, isolation=isolation))
+            await self._run("begin", lambda: session.begin(readonly=readonly, isolation=isolation), "BEGIN")
         self._depth += 1
         try:
             yield
@@ -172,10 +180,10 @@ class Connection:
             raise
         self._depth -= 1
         if nested:
-            await self._run("commit", lambda: session.release_savepoint(name))
+            await self._run("commit", lambda: session.release_savepoint(name), "RELEASE SAVEPOINT")
             return
         try:
-            await self._run("commit", session.commit)
+            await self._run("commit", session.commit, "COMMIT")
         except BaseException as error:
             await self._roll_back(None)
             if isinstance(error, StoreError) and error.code == "timeout":
@@ -187,6 +195,7 @@ class Connection:
         session = self._session
         if session.broken:
             return
+        span = self._database.spans.statement("ROLLBACK" if savepoint is None else "ROLLBACK TO SAVEPOINT")
         rollback = session.rollback() if savepoint is None else session.rollback_to(savepoint)
         task = asyncio.ensure_future(_bounded(rollback))
         try:
@@ -198,9 +207,12 @@ class Connection:
             raise
         except (StoreError, TimeoutError) as error:
             session.broken = True
+            span.fail(error.code if isinstance(error, StoreError) else "timeout")
             logger.warning(
                 "%s: a transaction could not be rolled back; closing its connection: %s", self._database.store, error
             )
+        finally:
+            span.end()
 
     # One statement at a time ----------------------------------------------------------------------------------------
 
@@ -219,32 +231,40 @@ class Connection:
             raise StoreError(store, "connection", message)
         self._busy = True
 
-    async def _run(self, operation: str, statement: Callable[[], Awaitable[T]]) -> T:
+    async def _run(self, operation: str, statement: Callable[[], Awaitable[T]], query: str = "", batch: int = 0) -> T:
+        """Run a statement. `query` is its text, for its span, and `batch` how many sets of values it has."""
         self._enter()
         database, began = self._database, perf_counter()
+        span = database.spans.statement(query, batch)
         try:
             async with asyncio.timeout(database.statement_timeout):
                 result = await statement()
             database.answered = perf_counter()
             return result
         except TimeoutError:
-            raise self._timed_out() from None
+            raise self._timed_out(span) from None
         except StoreError as error:
             database.failed(error)
+            database.spans.fail(span, error)
+            raise
+        except BaseException as error:
+            span.fail(type(error).__qualname__)
             raise
         finally:
             self._busy = False
+            span.end()
             database.stats.observe(operation, perf_counter() - began)
 
     async def _probe(self) -> None:
         """Raise StoreError if the database does not answer a simple query."""
         await self._run("check", lambda: self._session.fetch("SELECT 1", (), 1))
 
-    def _timed_out(self) -> StoreError:
+    def _timed_out(self, span: AnySpan) -> StoreError:
         database = self._database
         message = f"no answer within {database.statement_timeout or 0:g}s (statement_timeout)"
         error = StoreError(database.store, "timeout", message)
         database.failed(error)
+        database.spans.fail(span, error)
         return error
 
     async def _give_back(self, pool: ConnectionPool) -> None:

@@ -17,6 +17,7 @@ from pywatt_host.stores.databases.backend import DatabaseSession, Isolation
 from pywatt_host.stores.databases.connection import CHUNK, Connection, finished
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.databases.row import Row
+from pywatt_host.stores.spans import NO_STORE_SPANS, StoreSpans
 from pywatt_host.stores.stats import Stats
 
 __all__ = ["Connection", "Database", "Row"]
@@ -26,6 +27,7 @@ logger = logging.getLogger("pywatt.stores")
 _RETRY_DELAY = 0.25  # seconds until a refused password is tried again, if its secret may rotate
 _DRAIN_TIMEOUT = 30.0  # seconds for which connections with the old URL may still be used after a rotation
 _CHECK_TIMEOUT = 1.0  # seconds that a health check waits for a connection
+_SHORT_WAIT = 0.001  # seconds for a connection that have no span
 _BUSY_PERIOD = 10.0  # seconds; if a statement ended within this time, an exhausted pool is busy and not broken
 
 
@@ -83,12 +85,14 @@ class Database:
         init_key: str = "",
         rotates: bool = False,
         stats: Stats,
+        spans: StoreSpans = NO_STORE_SPANS,
     ) -> None:
         """`make` makes the pool for a URL. `init` is an SQL script that runs once in the life of the database; it is
         recorded there as `init_key`. `rotates` says that a refused password may be about to be replaced. Timeouts are
         in seconds."""
         self.store = f"databases.{name}"
         self.stats = stats
+        self.spans = spans
         self.answered = -_BUSY_PERIOD  # when the last statement ended, as perf_counter counts
         self.statement_timeout = statement_timeout
         self._make = make
@@ -112,7 +116,8 @@ class Database:
         open at the end of the block is rolled back. Raises StoreError: `exhausted` if all connections stay in use,
         `unavailable` if the server is not reachable.
         """
-        pool, session = await self._take(self._acquire_timeout if timeout is None else timeout)
+        take = self._take_traced if self.spans.enabled else self._take
+        pool, session = await take(self._acquire_timeout if timeout is None else timeout)
         connection = Connection(self, session)
         try:
             yield connection
@@ -282,6 +287,19 @@ class Database:
                     await finished(pool.release(session))
                     raise
             return pool, session
+
+    async def _take_traced(self, timeout: float) -> tuple[ConnectionPool, DatabaseSession]:
+        """As `_take`, with a span where that takes long enough to be of interest, or fails."""
+        span, began, failed = self.spans.waiting(), perf_counter(), False
+        try:
+            return await self._take(timeout)
+        except BaseException as error:
+            failed = True
+            span.fail(error.code if isinstance(error, StoreError) else type(error).__qualname__)
+            raise
+        finally:
+            if failed or perf_counter() - began > _SHORT_WAIT:
+                span.end()
 
     async def _initialise(self, session: DatabaseSession) -> None:
         assert self._init is not None

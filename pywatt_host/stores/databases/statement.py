@@ -198,7 +198,7 @@ def _rewritten(
     at = start = 0
     while (match := dialect.tokens.search(text, at)) is not None:
         groups = match.groupdict()
-        at = _end_of_nested(text, match.end()) if groups.get("nested") else match.end()
+        at = end_of_nested(text, match.end()) if groups.get("nested") else match.end()
         position, name = groups["position"], groups["name"]
         if position is None and name is None:
             continue
@@ -217,7 +217,7 @@ def _percent(text: str, twice: bool) -> str:
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
-def _end_of_nested(text: str, at: int) -> int:
+def end_of_nested(text: str, at: int) -> int:
     """Return where a comment ends that may contain comments; `at` is the position after its first `/*`."""
     depth = 1
     while depth:
@@ -241,7 +241,7 @@ def statements(dialect: Dialect, text: str) -> list[str]:
             at = start = semicolon + 1
         if match is None:
             break
-        at = _end_of_nested(text, match.end()) if match.groupdict().get("nested") else match.end()
+        at = end_of_nested(text, match.end()) if match.groupdict().get("nested") else match.end()
     found.append(text[start:])
     return [each for each in (part.strip() for part in found) if _has_code(dialect, each)]
 
