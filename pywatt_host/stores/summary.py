@@ -18,16 +18,16 @@ _DIALECTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "sqlite": SQLITE}
 
 # A word that begins with a digit: an integer, a float, a hexadecimal number.
 _NUMBER = re.compile(r"(?<![\w$@:?])\d[\w.]*")
+_QUOTES = re.compile(r'["`\[\]]')
 _SPACE = re.compile(r"\s+")
 _VERB = re.compile(r"\(*\s*([A-Za-z]{1,32})\b")
-_MAIN_VERB = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
+_MAIN_VERB = re.compile(r"(?<!FOR )(?<!DO )\b(?:INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
 _NAME = r"""(?:"[^"]*"|`[^`]*`|\[[^\]]*\]|[A-Za-z_\x80-\U0010ffff][\w$]*)"""
 _PATH = rf"({_NAME}(?:\.{_NAME})*)"
-_BEFORE = r"FROM|JOIN|UPDATE(?:\s+ONLY)?|TABLE(?:\s+IF(?:\s+NOT)?\s+EXISTS)?"
 # A name with a parenthesis after FROM is a function; after INTO and TABLE it is a table with its columns.
 _TARGET = re.compile(
-    rf"(?<!DISTINCT )(?<!KEY )\b(?:{_BEFORE})\s+{_PATH}(?![\w$.])(?!\s*\()"
-    rf"|\b(?:INTO|TABLE(?:\s+IF\s+NOT\s+EXISTS)?)\s+{_PATH}",
+    rf"(?<!DISTINCT )(?<!KEY )\b(?:FROM|JOIN|UPDATE(?:\s+ONLY)?)\s+{_PATH}(?![\w$.])(?!\s*\()"
+    rf"|\b(?:INTO|TABLE(?:\s+IF(?:\s+NOT)?\s+EXISTS)?)\s+{_PATH}",
     re.IGNORECASE,
 )
 _NO_TARGETS = frozenset({"select", "set", "only", "lateral", "values", "nothing", "if", "of", "skip", "nowait"})
@@ -62,7 +62,7 @@ def summarise(kind: str, statement: str) -> Summary:
         main = _MAIN_VERB.search(text)
         operation = main[0].upper() if main is not None else "SELECT" if text else "WITH"
     found = {each[1] or each[2]: None for each in _TARGET.finditer(text)}
-    targets = tuple(name for name in found if name.lower() not in _NO_TARGETS)
+    targets = tuple(_QUOTES.sub("", name) for name in found if name.lower() not in _NO_TARGETS)
     return Summary(text[:LONGEST_TEXT], operation, targets[:10])
 
 
