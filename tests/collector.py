@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from pywatt_host.observability.otlp import SpanEncoder, resource_spans
+from pywatt_host.observability.spans import Tracer
 from tests.hosting import PATIENCE
 
 KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
@@ -99,6 +101,13 @@ def _read(request: Any) -> Iterator[Collected]:
                     of_resource,
                     tuple(link.span_id.hex() for link in span.links),
                 )
+
+
+def recorded(tracer: Tracer) -> list[Collected]:
+    """The spans in a tracer's buffer, encoded and read with the official definitions; the buffer is empty
+    afterwards."""
+    encoded = resource_spans({}, "0", SpanEncoder().encode(tracer.buffer.take()))
+    return list(_read(ExportTraceServiceRequest.FromString(encoded)))
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:

@@ -132,11 +132,13 @@ class Inbox:
             MessageInfo(incoming.source, incoming.channel, incoming.vouched_by, deadline, incoming.attempt),
         )
         authorization = properties.get("authorization") if self.handlers.vouch is not None else None
+        request: MessageContext | None = None
+        if "request_id" in properties or "traceparent" in properties or authorization is not None:
+            request = message_context(properties)
+            context.run(current_request.set, request)
         span: AnySpan = UNRECORDED
         if self._tracer is not None:
-            span = context.run(self._begin_span, self._tracer, incoming, type, properties)
-        elif "request_id" in properties or "traceparent" in properties or authorization is not None:
-            context.run(current_request.set, message_context(properties))
+            span = context.run(self._begin_span, self._tracer, incoming, type, request)
         loop = asyncio.get_running_loop()
         handler.running += 1
         task = start_eagerly(loop, self._handle(incoming, handler, content, authorization, span), context)
@@ -148,17 +150,14 @@ class Inbox:
         if left < math.inf:
             self._deadlines.add(task, left, loop)
 
-    def _begin_span(self, tracer: Tracer, incoming: Incoming, type: str, properties: Any) -> AnySpan:
+    def _begin_span(self, tracer: Tracer, incoming: Incoming, type: str, request: MessageContext | None) -> AnySpan:
         """Begin the span of a handler in its context, below the span of the message's sender."""
-        request = message_context(properties)
-        span = handler_span(
-            tracer, self.module_id, type, incoming.channel, incoming.source, incoming.attempt, request.trace
-        )
+        parent = request.trace if request is not None else None
+        span = handler_span(tracer, self.module_id, type, incoming.channel, incoming.source, incoming.attempt, parent)
         span.begin()
         place = span.place
-        assert place is not None
-        request.trace, request.span_id = request.trace or place, place.parent_id
-        current_request.set(request)
+        if request is not None and place is not None:
+            request.trace, request.span_id = parent or place, place.parent_id
         return span
 
     def _queue_up(self, incoming: Incoming, handler: RegisteredHandler) -> None:

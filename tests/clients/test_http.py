@@ -16,7 +16,7 @@ from pywatt_host.types import Receive, Scope, Send
 from tests.hosting import PATIENCE, Hosted, hello, hosted, run
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-HEADERS = {"x-request-id": "abc", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+HEADERS = {"x-request-id": "abc", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "tracestate": "vendor=1"}
 
 
 def with_flags(flags: str) -> dict[str, str]:
@@ -103,6 +103,7 @@ def test_the_id_and_the_trace_of_the_request_go_along(create: Callable[..., Any]
             assert spans[0]
             assert spans[1]
             assert len({"b7ad6b7169203331", spans[0][1], spans[1][1]}) == 3  # each call is a span of its own
+            assert first["tracestate"] == "vendor=1"
 
     run(main)
 

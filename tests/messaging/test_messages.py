@@ -21,6 +21,7 @@ from pywatt_host.messaging.messages import Messages
 from pywatt_host.messaging.subscriptions import Subscriptions
 from pywatt_host.net.listeners import bind
 from pywatt_host.observability.context import RequestContext, current_request
+from pywatt_host.observability.spans import NO_TRACER, AnyTracer
 from pywatt_host.peers.acceptor import PeerListener
 from pywatt_host.peers.client import PeerClient
 from pywatt_host.peers.incoming import IncomingMessages
@@ -37,9 +38,9 @@ def uplink(module_id: str, *connectors: Connector) -> PeerClient:
     )
 
 
-def messages(module_id: str, most: int, way: PeerClient) -> Messages:
-    inbox = Inbox(module_id, most)
-    return Messages(inbox, Subscriptions(inbox.counts), [way])
+def messages(module_id: str, most: int, way: PeerClient, tracer: AnyTracer = NO_TRACER) -> Messages:
+    inbox = Inbox(module_id, most, tracer=tracer)
+    return Messages(inbox, Subscriptions(inbox.counts, tracer), [way])
 
 
 class Pair:
@@ -51,21 +52,24 @@ class Pair:
 
 
 @asynccontextmanager
-async def talking(most: int = 256) -> AsyncIterator[Pair]:
+async def talking(most: int = 256, tracer: AnyTracer = NO_TRACER) -> AsyncIterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.sock"
-        answering = messages("answering", most, uplink("answering"))
+        answering = messages("answering", most, uplink("answering"), tracer)
         peers = PeerServer(
             "answering",
             frame_limit=FRAME,
             handshake_timeout=PATIENCE,
             message=IncomingMessages(answering.inbox.take).from_client,
             health=dict,
+            event=lambda event, connection: answering.event(
+                event.topic, connection.module_id, event.payload, connection.channel, ""
+            ),
         )
         (listener,) = bind([UnixAddress(str(path))], key="channels.ipc.listen", directory=path.parent, backlog=8)
         peers.listeners.append(PeerListener("ipc", listener, tuple))
         way = uplink("asking", Connector(UnixTarget(str(path)), lambda: None))
-        asking = messages("asking", most, way)
+        asking = messages("asking", most, way, tracer)
         async with (
             asyncio.TaskGroup() as tasks,
             peers.running(tasks),

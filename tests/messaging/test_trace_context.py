@@ -36,6 +36,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.url = ""
+        self.heads: list[dict[str, str]] = []
         self.posted: asyncio.Queue[Any] = asyncio.Queue()
         self._serving: set[asyncio.Task[Any] | None] = set()
 
@@ -46,6 +47,7 @@ class Listener:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 length = re.search(r"content-length: (\d+)", head)
                 assert length is not None
+                self.heads.append(dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line))
                 self.posted.put_nowait(json.loads(await reader.readexactly(int(length[1]))))
                 body = b'{"content":null,"metadata":{}}'
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
@@ -77,7 +79,9 @@ async def sending() -> AsyncIterator[tuple[Messages, Listener]]:
 def test_requests_sends_and_events_over_http_carry_the_trace_with_its_flags(flags: str) -> None:
     async def main() -> None:
         async with sending() as (messages, listener):
-            current_request.set(message_context({"request_id": "abc", "traceparent": traceparent(flags)}))
+            current_request.set(
+                message_context({"request_id": "abc", "traceparent": traceparent(flags), "tracestate": "vendor=1"})
+            )
             await messages.request("users", {"type": "hello"}, PATIENCE)
             asked = await listener.posted.get()
             await messages.send("users", {"type": "hello"})
@@ -90,6 +94,7 @@ def test_requests_sends_and_events_over_http_carry_the_trace_with_its_flags(flag
                 found = re.fullmatch(f"00-{TRACE}-([0-9a-f]{{16}})-{flags}", properties["traceparent"])
                 assert found is not None
                 assert found[1] != SPAN
+                assert properties["tracestate"] == "vendor=1"
 
     run(main)
 
