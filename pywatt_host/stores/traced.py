@@ -109,10 +109,12 @@ def target_of(text: str, store: str) -> dict[str, Value]:
 
 
 def _status_of(cause: BaseException | None) -> str:
-    """The code of the server in an exception of a driver: SQLSTATE, or the number or name that the server has for
-    it."""
+    """The code of the server in an exception of a driver: the number of MySQL, the SQLSTATE of PostgreSQL, the name of
+    SQLite."""
+    code = cause.args[0] if cause is not None and cause.args else None
+    if isinstance(code, int) and not isinstance(cause, OSError):
+        return str(code)
     for name in ("sqlstate", "sqlite_errorname"):
         if isinstance(code := getattr(cause, name, None), str):
             return code
-    code = cause.args[0] if cause is not None and cause.args else None
-    return str(code) if isinstance(code, int) and not isinstance(cause, OSError) else ""
+    return ""
