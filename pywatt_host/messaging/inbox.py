@@ -213,7 +213,8 @@ class Inbox:
             )
             self._refuse(incoming, "handler_failed", failure_text(error_id))
         finally:
-            span.end(leave=False)
+            if span is not UNRECORDED:
+                span.end(leave=False)
 
     def _refuse(self, incoming: Incoming, code: str, text: str) -> None:
         self.counts["in", code] += 1

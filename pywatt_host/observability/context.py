@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _NO_TRACE_ID, _NO_PARENT_ID = "0" * 32, "0" * 16
 _SAMPLED, _RANDOM = 0x01, 0x02
+_new = tuple.__new__
 _LONGEST_STATE = 512  # characters of a tracestate
 _STATE = re.compile(r"[\t -~]*").fullmatch
 
@@ -105,7 +106,10 @@ def active_trace() -> TraceContext | None:
     request = current_request.get()
     if request is None or (trace := request.trace) is None:
         return None
-    return TraceContext(trace.trace_id, request.span_id, trace.flags, trace.state) if request.span_id else trace
+    if not request.span_id:
+        return trace
+    # As TraceContext(...), which takes three times as long.
+    return _new(TraceContext, (trace[0], request.span_id, trace[2], trace[3]))
 
 
 def outgoing_trace() -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from pywatt_host.exceptions import StoreError
 from pywatt_host.observability.context import current_request
+from pywatt_host.observability.spans import UNRECORDED
 from pywatt_host.stores.caches.backend import CacheBackend
 from pywatt_host.stores.caches.encoding import decode, encode
 from pywatt_host.stores.spans import NO_STORE_SPANS, StoreSpans
@@ -275,7 +276,8 @@ class Cache:
             raise
         finally:
             self.stats.observe(operation, perf_counter() - began)
-            span.end()
+            if span is not UNRECORDED:
+                span.end()
         if quiet:
             assert not isinstance(otherwise, _Absent)
             return otherwise

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 from pywatt_host.exceptions import StoreError
-from pywatt_host.observability.spans import AnySpan
+from pywatt_host.observability.spans import UNRECORDED, AnySpan
 from pywatt_host.stores.databases.backend import DatabaseSession, Isolation, commit_unknown
 from pywatt_host.stores.databases.pool import ConnectionPool
 from pywatt_host.stores.databases.row import Row
@@ -252,7 +252,8 @@ class Connection:
             raise
         finally:
             self._busy = False
-            span.end()
+            if span is not UNRECORDED:
+                span.end()
             database.stats.observe(operation, perf_counter() - began)
 
     async def _probe(self) -> None:
