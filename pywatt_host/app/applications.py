@@ -23,6 +23,7 @@ from pywatt_host.http.routes import Mount
 from pywatt_host.manifest.model import App, AppMount, DirectoryMount, Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.manifest.values.paths import everything_below
+from pywatt_host.observability.start_spans import StartSpans
 
 logger = logging.getLogger("pywatt.host")
 
@@ -133,16 +134,19 @@ class Application:
         return loaded.app
 
     @asynccontextmanager
-    async def running(self, state: AppState, stop_failed: Callable[[], None]) -> AsyncIterator[None]:
+    async def running(self, state: AppState, stop_failed: Callable[[], None], spans: StartSpans) -> AsyncIterator[None]:
         """Load and start the application, and set `mount`; stop it when the block ends. `stop_failed` is called where
         it did not stop in order."""
-        app = await self.load(state)
+        with spans.part(f"load {self.name}"):
+            app = await self.load(state)
         request_state: dict[str, Any] = {"pywatt": state}
         self.mount = Mount(self.prefix, app, self.strict, request_state)
         if self._wsgi is not None or isinstance(self.options, DirectoryMount):
             yield
             return
-        async with lifespan(app, request_state, self.name, stop_failed):
+        async with AsyncExitStack() as stack:
+            with spans.part(f"lifespan {self.name}"):
+                await stack.enter_async_context(lifespan(app, request_state, self.name, stop_failed))
             yield
 
     async def stop_threads(self, timeout: float) -> int:
@@ -169,10 +173,13 @@ class Applications:
         objects: Mapping[str, Any] = MappingProxyType({}),
         *,
         stop_failed: Callable[[], None] = lambda: None,
+        spans: StartSpans,
     ) -> None:
         """`tasks` are the background tasks that the applications spawn. `secret_values` gives the values of the secrets
         that `env` refers to. `objects` maps import paths to objects that need not be imported. `stop_failed` is called
-        where an application did not stop in order; it has been logged then."""
+        where an application did not stop in order; it has been logged then. `spans` has
+        spans for what takes long."""
+        self._spans = spans
         self._stop_failed = stop_failed
         self._state = state
         self._tasks = tasks
@@ -190,7 +197,7 @@ class Applications:
             # An application that fails to start may have spawned tasks. Otherwise they have been stopped before.
             stack.push_async_callback(self._tasks.stop)
             for application in self.all:
-                await stack.enter_async_context(application.running(self._state, self._stop_failed))
+                await stack.enter_async_context(application.running(self._state, self._stop_failed, self._spans))
             yield
 
     def mounts(self) -> list[Mount]:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from pywatt_host.exceptions import ServiceError
+from pywatt_host.observability.start_spans import StartSpans
 
 logger = logging.getLogger("pywatt.host")
 
@@ -21,7 +22,9 @@ class Hooks:
 
     name = "hooks"
 
-    def __init__(self) -> None:
+    def __init__(self, spans: StartSpans) -> None:
+        """`spans` has a span for each start-up hook that takes long."""
+        self._spans = spans
         self.startup: list[Hook] = []
         self.shutdown: list[Hook] = []
 
@@ -29,7 +32,8 @@ class Hooks:
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
         for hook in self.startup:
             try:
-                await _call(hook)
+                with self._spans.part(f"hook {_named(hook)}"):
+                    await _call(hook)
             except Exception as error:  # named boundary: a hook is the user's code; the start fails with its error
                 raise ServiceError("hooks", f"the start-up hook {_named(hook)} raised {error!r}") from error
         yield

@@ -83,4 +83,5 @@ def build(
         failed_handshakes=parts.failed_handshakes,
         status=parts.status,
         environ=environ,
+        spans=parts.start_spans,
     )

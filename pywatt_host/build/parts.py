@@ -31,6 +31,7 @@ from pywatt_host.observability.app_metrics import AppMetrics
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.metrics import NoRequestMetrics, RequestMetrics
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.runtime.certificates import FailedHandshakes, certificates_of
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.secrets import Masker, SecretStore
@@ -98,7 +99,8 @@ class HostParts:
             hand_spans=self._hand_spans if worker is not None else None,
         )
         self.tracer = self.tracing.tracer
-        self.hooks = Hooks()
+        self.start_spans = StartSpans(lambda: self.tracer, worker.started_by if worker is not None else None)
+        self.hooks = Hooks(self.start_spans)
         self.private_servers = self._make_private_servers()
         self.resilience = self._make_resilience()
         self.schemes = self._make_schemes()
@@ -134,7 +136,13 @@ class HostParts:
             init=init or _init_data(manifest, environ, handshake),
         )
         self.applications = Applications(
-            manifest, self.state, self.tasks, self._secret_values, objects, stop_failed=self.shutdown.fail
+            manifest,
+            self.state,
+            self.tasks,
+            self._secret_values,
+            objects,
+            stop_failed=self.shutdown.fail,
+            spans=self.start_spans,
         )
         self.wsgi_threads = WsgiThreads(self.applications, self.shutdown)
         self.user_state = UserState(manifest, self.state, objects, self._put_environment)

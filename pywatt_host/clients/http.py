@@ -71,13 +71,14 @@ class HttpClients:
             return self._client
 
     def _make_client(self) -> httpx.AsyncClient:
-        kind, prepare, more = import_module("httpx").AsyncClient, _add_context_headers, dict[str, Any]()
+        kind, prepare, more = import_module("httpx").AsyncClient, _add_trace, dict[str, Any]()
         if self._tracer is not None:
             tracing = import_module("pywatt_host.clients.tracing")
-            kind, prepare = partial(tracing.TracedClient, self._tracer), tracing.prepare
+            kind, prepare = partial(tracing.TracedClient, self._tracer), tracing.note
             more = {"wrap": tracing.traced(self._tracer)}
 
         async def prepare_async(request: httpx.Request) -> None:
+            _add_request_id(request)
             prepare(request)
 
         mounts = self._mounts("mounts", "ModuleTransport", self._resolve, **more)
@@ -94,13 +95,13 @@ class HttpClients:
             return self._blocking
 
     def _make_blocking(self) -> httpx.Client:
-        kind, prepare, more = import_module("httpx").Client, _add_context_headers, dict[str, Any]()
+        kind, prepare, more = import_module("httpx").Client, _add_trace, dict[str, Any]()
         if self._tracer is not None:
             tracing = import_module("pywatt_host.clients.tracing")
-            kind, prepare = partial(tracing.BlockingTracedClient, self._tracer), tracing.prepare
+            kind, prepare = partial(tracing.BlockingTracedClient, self._tracer), tracing.note
             more = {"wrap": tracing.traced_blocking(self._tracer)}
         mounts = self._mounts("blocking_mounts", "BlockingModuleTransport", self._resolve_blocking, **more)
-        hooks = {"request": [self._refuse_on_loop, prepare]}
+        hooks = {"request": [self._refuse_on_loop, _add_request_id, prepare]}
         client: httpx.Client = kind(auth=self._auth, event_hooks=hooks, mounts=mounts, **_settings())
         return client
 
@@ -198,10 +199,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _add_context_headers(request: Any) -> None:
-    """Add `X-Request-ID`, `traceparent` and `tracestate` (W3C Trace Context) of the request that is being handled, if
-    there is one, where the application has not set its own."""
-    add_request_id(request)
+def _add_trace(request: Any) -> None:
+    """Add `traceparent` and `tracestate` (W3C Trace Context) of the request that is being handled, if there is one,
+    where the application has not set its own."""
     headers = request.headers
     if "traceparent" not in headers and (trace := outgoing_trace()) is not None:
         headers["traceparent"], state = trace
@@ -209,7 +209,7 @@ def _add_context_headers(request: Any) -> None:
             headers["tracestate"] = state
 
 
-def add_request_id(request: Any) -> None:
+def _add_request_id(request: Any) -> None:
     """Add `X-Request-ID`, where the application has not set its own."""
     current = current_request.get()
     if current is not None and current.request_id and "x-request-id" not in request.headers:

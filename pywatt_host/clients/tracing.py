@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 
-from pywatt_host.clients.http import add_request_id
 from pywatt_host.observability.metrics import KNOWN_METHODS
 from pywatt_host.observability.spans import AnySpan, SpanKind, Tracer, Value
 
@@ -29,9 +28,8 @@ class Call:
         self.module = ""  # the module of a URL module://NAME/...
 
 
-def prepare(request: httpx.Request) -> None:
+def note(request: httpx.Request) -> None:
     """Prepare a request of the application, before the first attempt and after each redirect."""
-    add_request_id(request)
     call: Call = request.extensions.setdefault(_CALL, Call("traceparent" in request.headers))
     call.module = request.url.host if request.url.scheme == "module" else ""
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from pywatt_host.channels.stdio import Handshake, open_stdio
 from pywatt_host.channels.wire import Trace
 from pywatt_host.exceptions import ChannelError, HostError, MessagingError
+from pywatt_host.observability.context import TraceContext
 from pywatt_host.peers.connection import Dispatch, MessageHandler, PeerConnection
 from pywatt_host.peers.heartbeats import HeartbeatWatch
 from pywatt_host.peers.reconnecting import MODULE_EXTENSIONS, Connector, Reconnector
@@ -65,13 +66,14 @@ RotatedHandler: TypeAlias = Callable[[str, Sequence[str]], Awaitable[str]]
 class WorkerHandlers:
     """What answers the supervisor of a worker beside what answers any orchestrator: `accept` begins to accept
     connections, `retire` is told why the worker drains and ends, `snapshot` gives its metrics, `renew` takes a renewed
-    certificate. `number` is the worker's in logs."""
+    certificate. `number` is the worker's in logs. The span of its start hangs below `started_by`."""
 
     number: int
     accept: Callable[[], None]
     retire: Callable[[str], None]
     snapshot: Callable[[], Awaitable[list[Any]]]
     renew: Callable[[WorkerTls], None]
+    started_by: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.health import Checks
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.runtime.certificates import FailedHandshakes, TlsService
 from pywatt_host.runtime.control import ControlApp, control_path
 from pywatt_host.runtime.lifecycle import lifecycle
@@ -165,9 +166,11 @@ class Host:
         failed_handshakes: FailedHandshakes,
         status: Callable[[], dict[str, Any]],
         environ: Mapping[str, str],
+        spans: StartSpans,
     ) -> None:
         """`services` are all services of the host but those of its own sockets. `status` is what the control socket
-        answers; `environ` says where the control socket goes and how to reach systemd."""
+        answers; `environ` says where the control socket goes and how to reach systemd. `spans` are those of the
+        start."""
         self.manifest = manifest
         self.state = state
         self.applications = applications
@@ -182,6 +185,7 @@ class Host:
         self._failed_handshakes = failed_handshakes
         self._status = status
         self._environ = environ
+        self._spans = spans
 
     # In another server ----------------------------------------------------------------------------------------------
 
@@ -196,8 +200,9 @@ class Host:
         if listening:
             self.channels.bind()
         try:
-            async with lifecycle(self._shutdown) as running:
-                await running.start(self._services)
+            async with lifecycle(self._shutdown, self._spans) as running:
+                with self._spans.whole("start"):
+                    await running.start(self._services)
                 self._checks.serving = True
                 self.channels.discovery.announce("")  # for services whose addresses are written in the manifest
                 try:
@@ -266,14 +271,15 @@ class Host:
         if place is not None and place.addresses:
             addresses = place.addresses
         systemd = notifier(self._environ)
-        async with lifecycle(self._shutdown) as running:
-            certificates = PhasedService(Phase.CERTIFICATES, self._tls)
-            await running.start((certificates, *(each for each in self._services if each.phase <= Phase.HEALTH)))
-            if self._tls.listening:
-                self._checks.add("tls", self._tls.check, optional=True, known=True)
-            await running.start(
-                (*self._servers(bound, place), *(each for each in self._services if each.phase > Phase.HEALTH))
-            )
+        async with lifecycle(self._shutdown, self._spans) as running:
+            with self._spans.whole("start"):
+                certificates = PhasedService(Phase.CERTIFICATES, self._tls)
+                await running.start((certificates, *(each for each in self._services if each.phase <= Phase.HEALTH)))
+                if self._tls.listening:
+                    self._checks.add("tls", self._tls.check, optional=True, known=True)
+                await running.start(
+                    (*self._servers(bound, place), *(each for each in self._services if each.phase > Phase.HEALTH))
+                )
             self._shutdown.started()
             self._checks.serving = True
             if systemd is not None:

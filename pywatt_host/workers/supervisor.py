@@ -25,6 +25,7 @@ from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.log_stream import LogStream
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.runtime.control import ControlApp, control_path
 from pywatt_host.runtime.hangup import HangupSignal
 from pywatt_host.runtime.host import Ready, bounds_of
@@ -170,7 +171,7 @@ class Supervisor:
     async def _run(self, bound: _OwnSockets, on_ready: Callable[[Ready], None]) -> None:
         parts = self.parts
         self._systemd = notifier(parts.environ)
-        async with lifecycle(parts.shutdown) as running, TaskGroup() as tasks:
+        async with lifecycle(parts.shutdown, StartSpans()) as running, TaskGroup() as tasks:
             self._tasks = tasks
             background: list[asyncio.Task[Any]] = []
             try:
