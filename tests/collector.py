@@ -19,6 +19,10 @@ from tests.hosting import PATIENCE
 KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 
 
+# What the names of spans of starts and reloads begin with.
+_STARTS = ("start", "load ", "lifespan ", "hook ", "reload", "read the manifest", "fetch secrets", "import the code")
+
+
 class Collected(NamedTuple):
     """A span that has arrived. Ids are hexadecimal; `parent` is empty at the beginning of a trace."""
 
@@ -52,6 +56,10 @@ class Collector:
         return f"http://127.0.0.1:{self.port}"
 
     def spans(self) -> list[Collected]:
+        """All that have arrived but those of starts and reloads."""
+        return [span for span in self.everything() if not span.name.startswith(_STARTS)]
+
+    def everything(self) -> list[Collected]:
         with self._news:
             return list(self._spans)
 
@@ -69,7 +77,7 @@ class Collector:
 
     def named(self, name: str) -> list[Collected]:
         """All spans of a name that have arrived."""
-        return [span for span in self.spans() if span.name == name]
+        return [span for span in self.everything() if span.name == name]
 
     def take(self, headers: Mapping[str, str], body: bytes) -> None:
         if headers.get("content-encoding") == "gzip":

@@ -70,11 +70,11 @@ class StartSpans:
         """Set an attribute of the whole."""
         self._span.set(name, value)
 
-    def end(self, error: BaseException | None = None) -> None:
-        """The start is over, also where it has failed. Further calls do nothing."""
+    def end(self, error_type: str = "") -> None:
+        """The start is over, also where it has failed (`error_type`, see `Span.fail`). Further calls do nothing."""
         span, self._span, self._place = self._span, UNRECORDED, None
-        if error is not None:
-            span.fail(type(error).__qualname__)
+        if error_type:
+            span.fail(error_type)
         span.end()
 
     @contextmanager
@@ -84,6 +84,6 @@ class StartSpans:
         try:
             yield
         except BaseException as error:
-            self.end(error)
+            self.end(type(error).__qualname__)
             raise
         self.end()

@@ -272,7 +272,7 @@ class Host:
             addresses = place.addresses
         systemd = notifier(self._environ)
         async with lifecycle(self._shutdown, self._spans) as running:
-            with self._spans.whole("start"):
+            with self._spans.whole("start" if place is None else "start worker"):
                 certificates = PhasedService(Phase.CERTIFICATES, self._tls)
                 await running.start((certificates, *(each for each in self._services if each.phase <= Phase.HEALTH)))
                 if self._tls.listening:

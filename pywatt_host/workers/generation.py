@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.manifest.values.names import Script
 from pywatt_host.net.tls_material import TlsMaterial
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.runtime.certificates import TlsService
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.supervision.process import describe_exit
@@ -57,14 +59,16 @@ class Generation:
         script: Script | None,
         environ: Mapping[str, str],
         tracing: AnyTracing | None = None,
+        spans: StartSpans | None = None,
     ) -> None:
         """`manifest` is the whole one. `tls` has its certificates. `environ` is the environment for the workers.
-        `tracing` sends their spans."""
+        `tracing` sends their spans. `spans` are those of the start or the reload that a worker is started by."""
         self.number = number
         self.manifest = manifest
         self.count = manifest.server.workers.resolved()
         self.rotation = rotation
         self.tracing: AnyTracing = tracing or NoTracing()
+        self.spans = spans or StartSpans()
         self.secrets = WorkerSecrets(rotation.store, lambda: self.workers)
         self.workers: list[WorkerProcess] = []  # that have not ended
         self.stack = AsyncExitStack()  # what ends with the generation
@@ -205,6 +209,8 @@ class Generation:
         descriptors, close = await self._around.open(worker)
         try:
             setup = self._around.setup(worker)
+            if (place := self.spans.place) is not None:
+                setup = replace(setup, traceparent=place.traceparent())
             worker.runs_as(await zygote.start_worker(worker.key, setup, descriptors, fork=spare is None))
         finally:
             close()

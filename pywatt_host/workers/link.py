@@ -49,7 +49,8 @@ class WorkerSetup:
     """What one worker is told. `place` counts from 0; the name in logs counts from 1. `slot` is where it counts in the
     shared memory. `listeners` has the index of each listening socket among its descriptors. `addresses` are those of
     the host. The three from `orchestrator_api` on are what the application sees as `app_state.init`. `tls` has the TLS
-    section of each listener with TLS, by number, and `materials` the certificates of these sections."""
+    section of each listener with TLS, by number, and `materials` the certificates of these sections. The span of the
+    worker's start hangs below `traceparent`, where there is one."""
 
     place: int
     slot: int
@@ -62,6 +63,7 @@ class WorkerSetup:
     init_listen: str | None
     tls: dict[int, str] = field(default_factory=dict)
     materials: dict[str, TlsMaterial] = field(default_factory=dict, repr=False)
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pywatt_host.net.tls_material import TlsMaterial
 from pywatt_host.observability.health import Checks
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.spans import AnyTracer, NoTracer
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.protocol.messages import WorkerSpans
 from pywatt_host.protocol.payload import Envelope, Payload
 from pywatt_host.runtime.certificates import FailedHandshakes, certificates_of
@@ -87,6 +88,7 @@ class SupervisorParts:
         self._generations = 0
         self._checks_tls = False
         self._span_counts: SpanCounts | None = None  # where tracing is or was on
+        self.start_spans = StartSpans(lambda: self.tracer)
         self.masker = Masker()
         stream.mask_with(self.masker.mask_bytes)
         self.shutdown = Shutdown(manifest.server.timeouts, before_exit=self._kill_all)
@@ -191,6 +193,7 @@ class SupervisorParts:
             script=self._script,
             environ=environment_of_workers(dict(environ)),
             tracing=tracing,
+            spans=self.start_spans,
         )
         if self.pool.current is None:
             self._first = generation
@@ -203,7 +206,8 @@ class SupervisorParts:
         self._rotated_lately.clear()
         if generation.tracing.service is not None:
             await generation.stack.enter_async_context(generation.tracing.service.running(tasks))
-        await generation.stack.enter_async_context(rotation.running(tasks))
+        with self.start_spans.part("fetch secrets"):
+            await generation.stack.enter_async_context(rotation.running(tasks))
         await generation.stack.enter_async_context(generation.tls.running(tasks))
         if not manifest.metrics.enabled or not manifest.metrics.auth:
             return NoSchemes()

@@ -100,17 +100,22 @@ class WorkerPool:
         """Start all workers of a generation, and return them ready to accept. The first one starts alone, so that what
         is wrong is said once. Raises WorkerStartError; none of them runs then."""
         self.generations.append(generation)
+        spans = generation.spans
         try:
-            await generation.start()
-            workers = [await generation.start_worker(0, healthy=healthy)]
-            others = (generation.start_worker(place, healthy=healthy) for place in range(1, generation.count))
-            results = await asyncio.gather(*others, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-                workers.append(result)
+            with spans.part("import the code"):
+                await generation.start()
+            with spans.part("start workers"):
+                workers = [await generation.start_worker(0, healthy=healthy)]
+                others = (generation.start_worker(place, healthy=healthy) for place in range(1, generation.count))
+                results = await asyncio.gather(*others, return_exceptions=True)
+                for result in results:
+                    if isinstance(result, BaseException):
+                        raise result
+                    workers.append(result)
             return workers
-        except BaseException:
+        except BaseException as error:
+            if self.current is None:
+                spans.end(type(error).__qualname__)  # it is sent with what belongs to the generation
             await self.discard(generation)
             raise
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError, TlsError
 from pywatt_host.manifest import Manifest, Problem, render_text
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.workers.plan import plan
 from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
@@ -43,10 +44,12 @@ class Reloading:
         begun: Callable[[], None],
         told: Callable[[dict[str, Any]], None],
         mask: Callable[[str], str],
+        spans: StartSpans | None = None,
     ) -> None:
         """`load` reads the manifest, in a thread. `current` gives number and manifest of the generation in use. `begin`
         builds a new generation and puts it to use; it returns its number, and raises RefusedReloadError or HostError.
-        `begun` is called when one begins, `told` gets each verdict. `mask` removes secrets from reasons."""
+        `begun` is called when one begins, `told` gets each verdict. `mask` removes secrets from reasons.
+        `spans` are the spans of each reload and its parts."""
         self.last: dict[str, Any] | None = None
         self._load = load
         self._current = current
@@ -54,6 +57,7 @@ class Reloading:
         self._begun = begun
         self._told = told
         self._mask = mask
+        self._spans = spans or StartSpans()
         self._running: asyncio.Task[dict[str, Any]] | None = None
         self._next: asyncio.Task[dict[str, Any]] | None = None
         self._closed = False
@@ -87,7 +91,8 @@ class Reloading:
         began = time.monotonic()
         if not self._closed:
             try:
-                return await self._reload(why, began)
+                with self._spans.whole("reload", {"pywatt.reload.reason": why}):
+                    return await self._reload(why, began)
             except asyncio.CancelledError:
                 logger.info("reload: given up, since the host is stopping")
         verdict = self._refused(RefusedReloadError("stopping", 3, "the host is stopping"))
@@ -99,8 +104,11 @@ class Reloading:
         changes: list[dict[str, str]] = []
         try:
             number = await self._attempt(changes)
+            self._spans.set("pywatt.generation", number)
             verdict: dict[str, Any] = {"ok": True, "generation": number, "exit_code": 0}
         except RefusedReloadError as error:
+            self._spans.set("pywatt.reload.stage", error.stage)
+            self._spans.end("refused")
             verdict = self._refused(error)
         verdict |= {"changes": changes, "seconds": round(time.monotonic() - began, 3)}
         self.last = {**verdict, "time": round(time.time(), 3)}
@@ -129,7 +137,8 @@ class Reloading:
 
     async def _attempt(self, changes: list[dict[str, str]]) -> int:
         try:
-            manifest = await asyncio.to_thread(self._load)
+            with self._spans.part("read the manifest"):
+                manifest = await asyncio.to_thread(self._load)
         except ManifestError as error:
             raise RefusedReloadError("manifest", 2, _faults(error.problems)) from error
         except HostError as error:

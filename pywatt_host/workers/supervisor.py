@@ -25,7 +25,6 @@ from pywatt_host.manifest.values import Address, UnixAddress
 from pywatt_host.net.descriptors import descriptors_needed, raise_descriptor_limit
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.observability.log_stream import LogStream
-from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.runtime.control import ControlApp, control_path
 from pywatt_host.runtime.hangup import HangupSignal
 from pywatt_host.runtime.host import Ready, bounds_of
@@ -98,6 +97,7 @@ class Supervisor:
             self._reload_begun,
             self._reload_told,
             self.parts.masker.mask,
+            self.parts.start_spans,
         )
 
     def status(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Supervisor:
     async def _run(self, bound: _OwnSockets, on_ready: Callable[[Ready], None]) -> None:
         parts = self.parts
         self._systemd = notifier(parts.environ)
-        async with lifecycle(parts.shutdown, StartSpans()) as running, TaskGroup() as tasks:
+        async with lifecycle(parts.shutdown, parts.start_spans) as running, TaskGroup() as tasks:
             self._tasks = tasks
             background: list[asyncio.Task[Any]] = []
             try:
@@ -209,14 +209,15 @@ class Supervisor:
         """Start channels, secrets and checks, then the first generation of workers. Raises HostError."""
         parts = self.parts
         generation = parts.new_generation(parts.manifest)
-        await running.start([PhasedService(Phase.CHANNELS, parts.channels)])
-        parts.schemes = await parts.load_secrets(generation, tasks)
-        await running.start(PhasedService(Phase.CONNECTIONS, each) for each in parts.channels.connections)
-        await running.start(PhasedService(Phase.MESSAGES, each) for each in parts.channels.answering)
-        parts.add_checks()
-        await running.start([PhasedService(Phase.HEALTH, parts.checks)])
-        background.append(tasks.create_task(parts.pool.watch(), name="workers"))
-        return await parts.pool.start(generation, healthy=False)
+        with parts.start_spans.whole("start", {"pywatt.generation": generation.number}):
+            await running.start([PhasedService(Phase.CHANNELS, parts.channels)])
+            parts.schemes = await parts.load_secrets(generation, tasks)
+            await running.start(PhasedService(Phase.CONNECTIONS, each) for each in parts.channels.connections)
+            await running.start(PhasedService(Phase.MESSAGES, each) for each in parts.channels.answering)
+            parts.add_checks()
+            await running.start([PhasedService(Phase.HEALTH, parts.checks)])
+            background.append(tasks.create_task(parts.pool.watch(), name="workers"))
+            return await parts.pool.start(generation, healthy=False)
 
     async def _start_servers(self, running: Lifecycle, bound: _OwnSockets) -> None:
         """The supervisor's own servers: control socket, admin listener, redirect, and the one that stands in for

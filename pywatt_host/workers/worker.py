@@ -27,6 +27,7 @@ from pywatt_host.net.listeners import Listener
 from pywatt_host.net.passing import PassingChannel
 from pywatt_host.net.shared_limits import SharedLimits, WorkerLimits
 from pywatt_host.net.tls_material import ListenerTls, TlsTerms
+from pywatt_host.observability.context import parse_traceparent
 from pywatt_host.observability.logs import configured, standard_error
 from pywatt_host.peers.client import PeerClient, WorkerHandlers
 from pywatt_host.protocol.codec import line
@@ -136,6 +137,7 @@ class _Worker:
                         retire=lambda why: self._retire(place, limits, why),
                         snapshot=self._snapshot,
                         renew=lambda message: sections[message.section].use(TlsTerms(material_of(message))),
+                        started_by=parse_traceparent(setup.traceparent),
                     ),
                 )
             except HostError as error:

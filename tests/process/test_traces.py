@@ -56,7 +56,7 @@ def test_workers_hand_their_spans_to_the_supervisor_which_sends_all_of_them(
     asked = requested(running.address, 16)
     assert len(asked) == 2
     until(lambda: len(collector.named("GET /pid")) == 16)
-    until(lambda: exported(running) == 16)
+    until(lambda: exported(running) == len(collector.everything()))
     found = collector.named("GET /pid")
     assert by_process(found) == asked
     places = {(span.resource["process.pid"], span.resource["pywatt.worker"]) for span in found}
@@ -94,8 +94,28 @@ def test_a_reload_to_another_endpoint_loses_no_span(traced: Project, collector: 
         until(lambda: len(other.named("GET /pid")) == 6)
         collector.wait("GET /sleep/{seconds}")
         assert len(collector.named("GET /pid")) == 4
-        until(lambda: exported(running) == 11)  # it counts on
+        until(lambda: exported(running) == len(collector.everything()) + len(other.everything()))  # it counts on
         assert running.host.stop() == 0
+
+
+def test_the_starts_of_workers_hang_below_the_start_and_the_reload_of_the_host(
+    traced: Project, collector: Collector
+) -> None:
+    manifest(traced, tracing=collector.url, **PATHS)
+    running = Supervised(traced)
+    assert running.reload()["ok"]
+    assert running.host.stop() == 0
+    spans = {span.id: span for span in collector.everything()}
+    for name in ("start", "reload"):
+        (whole,) = collector.named(name)
+        assert (whole.parent, whole.failed) == ("", False)
+        workers = [span for span in collector.named("start worker") if span.trace == whole.trace]
+        assert len({span.resource["pywatt.worker"] for span in workers}) == len(workers) == 2
+        assert {spans[span.parent].name for span in workers} == {"start workers"}
+        below = {span.name for span in spans.values() if span.parent == whole.id}
+        assert {"import the code", "start workers"} <= below
+        (loaded,) = {span.name for span in spans.values() if span.name.startswith("load ")}
+        assert loaded == "load main:app"
 
 
 def test_a_host_alone_sends_its_last_spans_at_its_end_and_with_the_headers_of_its_secrets(

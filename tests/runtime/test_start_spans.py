@@ -44,7 +44,7 @@ def test_the_start_of_a_host_shows_what_took_long() -> None:
 
     with collecting() as collector:
         run(main)
-        spans = {span.name: span for span in collector.spans()}
+        spans = {span.name: span for span in collector.everything()}
     start, application, hooks = spans["start"], spans["start app"], spans["start hooks"]
     lifespan = next(span for name, span in spans.items() if name.startswith("lifespan under_test"))
     hook = next(span for name, span in spans.items() if name.endswith("warm_up"))
@@ -78,7 +78,7 @@ def test_a_start_that_fails_says_where() -> None:
         run(main)
         failed = [
             (span.name.partition("test_")[0], span.attributes["error.type"])
-            for span in collector.spans()
+            for span in collector.everything()
             if span.failed
         ]
     assert failed == [("hook ", "LookupError"), ("start hooks", "ServiceError"), ("start", "ServiceError")]

@@ -13,8 +13,11 @@ import pytest
 
 from pywatt_host.exceptions import BindError, SecretError
 from pywatt_host.manifest import Manifest, Source, load
+from pywatt_host.observability.spans import SpanBuffer, Tracer
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.workers.reloading import RefusedReloadError, Reloading
 from pywatt_host.workers.zygote_process import WorkerStartError
+from tests.collector import recorded
 from tests.hosting import run
 from tests.workers.supervised import until
 
@@ -25,6 +28,7 @@ class Reloaded:
     """A reloading without processes. `text` is the manifest on disk."""
 
     def __init__(self) -> None:
+        self.tracer = Tracer(SpanBuffer())
         self.text = GOOD
         self.generation, self.manifest = 1, self.load()
         self.begun = 0
@@ -41,6 +45,7 @@ class Reloaded:
             self._count,
             self.told.append,
             lambda text: text.replace("s3cret-value", "***"),
+            StartSpans(lambda: self.tracer),
         )
 
     def load(self) -> Manifest:
@@ -279,3 +284,31 @@ def test_a_host_that_stops_ends_the_reload_and_refuses_others() -> None:
         assert len(host.begins) == 1
 
     run(main)
+
+
+def test_a_reload_has_a_span_with_its_stage_and_its_verdict() -> None:
+    async def test(found: Reloaded) -> None:
+        assert (await found.ask("by hand"))["ok"]
+        (span,) = [span for span in recorded(found.tracer) if span.name == "reload"]
+        assert (span.kind, span.parent, span.failed) == ("internal", "", False)
+        assert span.attributes == {"pywatt.reload.reason": "by hand", "pywatt.generation": 2}
+        found.failure = SecretError("Secret KEY was not found")
+        assert not (await found.ask())["ok"]
+        (span,) = [span for span in recorded(found.tracer) if span.name == "reload"]
+        assert (span.failed, span.attributes["error.type"]) == (True, "refused")
+        assert span.attributes["pywatt.reload.stage"] == "secrets"
+
+    in_host(test)
+
+
+def test_a_reload_that_the_stop_ends_is_a_span_that_says_so() -> None:
+    async def test(found: Reloaded) -> None:
+        found.go_on.clear()
+        asked = found.ask()
+        await until(lambda: bool(found.begins))
+        await found.reloading.close()
+        await asked
+        (span,) = [span for span in recorded(found.tracer) if span.name == "reload"]
+        assert span.attributes["error.type"] == "CancelledError"
+
+    in_host(test)
