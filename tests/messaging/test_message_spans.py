@@ -10,6 +10,7 @@ import pytest
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.http_client import HttpPeer, HttpTransport
+from pywatt_host.messaging.http_requests import ChannelRequests
 from pywatt_host.messaging.inbox import Inbox
 from pywatt_host.messaging.local import LocalMessages
 from pywatt_host.messaging.messages import Messages
@@ -18,6 +19,7 @@ from pywatt_host.messaging.traced import TracedMessages
 from pywatt_host.observability.context import active_trace, current_request
 from pywatt_host.observability.logs import RecordFormatter
 from pywatt_host.observability.spans import SpanBuffer, Tracer
+from pywatt_host.protocol.messages import HttpRequest
 from tests.collector import Collected, collecting, recorded
 from tests.hosting import PATIENCE, hello, hosted, run
 from tests.messaging.test_messages import talking
@@ -307,6 +309,23 @@ def test_the_log_of_a_handler_has_the_ids_of_its_span() -> None:
     handled = only(recorded(tracer), "process answering ask")
     assert handled.id.encode() in lines[0]
     assert handled.trace.encode() in lines[0]
+
+
+def test_an_http_request_over_a_channel_is_the_server_span_of_the_edge() -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+    async def main() -> None:
+        async with hosted({"tracing": collector.url, "endpoints": [{"path": "/users/{id}"}]}, hello) as host:
+            requests = ChannelRequests(lambda: host.app, body=None, frame=LIMIT * 16, timeout=PATIENCE)
+            async with asyncio.TaskGroup() as tasks, requests.running(tasks):
+                headers = {"Traceparent": f"00-{trace}-{parent}-01", "Tracestate": "vendor=1"}
+                assert (await requests(HttpRequest("1", "GET", "/users/7", headers))).status_code == 200
+
+    with collecting() as collector:
+        run(main)
+        (span,) = collector.spans()
+    assert (span.name, span.kind, span.trace, span.parent) == ("GET /users/{id}", "server", trace, parent)
+    assert span.state == "vendor=1"
 
 
 @pytest.mark.parametrize("delivery", ["at_most_once", "at_least_once"])

@@ -144,6 +144,14 @@ def test_the_handler_of_an_event_has_the_trace_with_its_flags(flags: str) -> Non
     run(main)
 
 
+def test_the_state_of_a_trace_reaches_the_handler_and_goes_on_from_there() -> None:
+    properties = {"traceparent": traceparent("01"), "tracestate": "vendor=1,other=2"}
+    context = message_context(properties)
+    assert context.trace == TraceContext(TRACE, SPAN, 1, "vendor=1,other=2")
+    assert message_context({**properties, "tracestate": 7}).trace == TraceContext(TRACE, SPAN, 1)
+    assert message_context({"tracestate": "vendor=1"}).trace is None
+
+
 def test_a_trace_that_is_not_valid_is_dropped_and_the_request_id_stays() -> None:
     for invalid in (f"00-{TRACE}-{SPAN}", f"00-{TRACE.upper()}-{SPAN}-01", f"00-{TRACE}-{'0' * 16}-01", 7, None):
         context = message_context({"request_id": "abc", "traceparent": invalid})
