@@ -145,8 +145,8 @@ class Handlers:
             known = ", ".join(sorted(self._by_type)) or "none"
             raise MessagingError("no_handler", f"there is no handler for {type[:60]!r} (registered: {known})")
         token, context = current_message.set(info), current_request.get()
-        entered, span = current_request.set(context), self._span(type, info)
-        span.begin()
+        entered = current_request.set(context)
+        span = UNRECORDED if self._tracer is None else self._begin_span(self._tracer, type, info)
         try:
             async with asyncio.timeout(timeout):
                 if handler.auth or (authorization is not None and self.vouch is not None):
@@ -166,15 +166,16 @@ class Handlers:
             logger.exception("the handler for %r raised (error %s)", type[:60], error_id, extra={"error_id": error_id})
             raise MessagingError("handler_failed", failure_text(error_id)) from error
         finally:
-            span.end()
+            if span is not UNRECORDED:
+                span.end()
             current_request.reset(entered)
             current_message.reset(token)
 
-    def _span(self, type: str, info: MessageInfo | None) -> AnySpan:
-        if self._tracer is None:
-            return UNRECORDED
+    def _begin_span(self, tracer: Tracer, type: str, info: MessageInfo | None) -> AnySpan:
         source = info.source if info is not None else ""
-        return handler_span(self._tracer, self._module_id, type, "process", source, 1, active_trace())
+        span = handler_span(tracer, self._module_id, type, "process", source, 1, active_trace())
+        span.begin()
+        return span
 
 
 def new_error_id() -> str:

@@ -68,6 +68,6 @@ class LocalMessages:
     async def publish(self, topic: str, message: Any, channel: str | None = None) -> str:
         """See Messages. The event has no id."""
         info = MessageInfo(self._module_id, "process", "process")
-        trace = active_trace() if self.topics.tracer.enabled else None
+        trace = active_trace() if self.topics.tracer is not None else None
         self.topics.deliver(check_topic(topic), to_jsonable(message), info, None, current_request.get(), trace)
         return ""

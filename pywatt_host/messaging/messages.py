@@ -223,7 +223,7 @@ class Messages:
         except ProtocolError as error:
             raise MessagingError("invalid_message", str(error), topic) from error
         info = MessageInfo(self.module_id, "process", "process")
-        trace = active_trace() if self.topics.tracer.enabled else None
+        trace = active_trace() if self.topics.tracer is not None else None
         self.topics.deliver(check_topic(topic), message, info, event_id, current_request.get(), trace)
         taken = [await transport.publish(topic, event, channel) for transport in self._transports]
         if False in taken and True not in taken:

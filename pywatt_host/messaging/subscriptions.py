@@ -65,7 +65,7 @@ class Subscriptions:
     name = "subscriptions"
 
     def __init__(self, counts: Counter[tuple[str, str]], tracer: AnyTracer = NO_TRACER) -> None:
-        self.tracer = tracer
+        self.tracer = tracer if isinstance(tracer, Tracer) else None
         self._on_new_topic: list[Callable[[str], None]] = []
         self._by_topic: dict[str, list[_Subscription]] = {}
         self._counts = counts
@@ -146,8 +146,7 @@ class Subscriptions:
                 content, info = event.content, event.info
                 current_message.set(info)
                 current_request.set(event.context)
-                span = self._span(subscription.topic, event)
-                span.begin()
+                span = UNRECORDED if self.tracer is None else self._begin_span(self.tracer, subscription.topic, event)
                 try:
                     await subscription.handler(content)
                     self._counts["event", "ok"] += 1
@@ -161,15 +160,17 @@ class Subscriptions:
                     self._counts["event", "handler_failed"] += 1
                     logger.exception("a handler for the topic %s raised", subscription.topic)
                 finally:
-                    span.end()
+                    if span is not UNRECORDED:
+                        span.end()
         finally:
             # Here and not in a callback of the task, which runs later: an event that arrives in between would wait.
             subscription.tasks.discard(asyncio.current_task())
 
-    def _span(self, topic: str, event: _Event) -> AnySpan:
-        if not isinstance(self.tracer, Tracer):
-            return UNRECORDED
-        return subscriber_span(self.tracer, topic, event.info.channel, event.info.source, event.id, event.trace)
+    @staticmethod
+    def _begin_span(tracer: Tracer, topic: str, event: _Event) -> AnySpan:
+        span = subscriber_span(tracer, topic, event.info.channel, event.info.source, event.id, event.trace)
+        span.begin()
+        return span
 
     @asynccontextmanager
     async def running(self, tasks: TaskGroup) -> AsyncIterator[None]:
