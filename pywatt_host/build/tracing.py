@@ -80,7 +80,7 @@ class HostTracing:
     def take(self, encoded: bytes, spans: int, dropped: int) -> None:
         """Send what a worker hands over."""
         assert self.counts is not None
-        self.counts.dropped["queue_full"] += dropped
+        self.counts.drop("queue_full", dropped)
         for sink in self._sinks:
             sink.put(encoded, spans)
 

@@ -30,7 +30,7 @@ class WorkerSpanSink:
         if self._hand(encoded, spans, dropped - self._told):
             self._told = dropped
         else:
-            self._counts.dropped["queue_full"] += spans
+            self._counts.drop("queue_full", spans)
 
     async def close(self, seconds: float) -> None:
         return

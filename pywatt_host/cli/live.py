@@ -62,6 +62,7 @@ async def _check_services(loaded: Loaded, env_file: Path | None, tell: Callable[
         *await _check_issuers(loaded),
         *await _check_stores(loaded, secret_values),
         *await _check_nats(loaded, secret_values),
+        *await asyncio.to_thread(_check_traces, loaded, secret_values),
     ]
 
 
@@ -127,6 +128,26 @@ async def _check_nats(loaded: Loaded, secret_values: Mapping[str, str]) -> list[
         node, path = loaded.node_at("channels.nats.servers")
         return [node.problem(path, "unreachable", f"{error.address}: {error.message}")]
     return []
+
+
+def _check_traces(loaded: Loaded, secret_values: Mapping[str, str]) -> list[Problem]:
+    """Whether the endpoint of the manifest takes spans: it is sent none. Skips one whose secrets are missing."""
+    manifest = loaded.manifest
+    if manifest.tracing is None or not manifest.tracing.enabled or manifest.tracing.endpoint is None:
+        return []
+    read = import_module("pywatt_host.observability.trace_settings")
+    settings = read.read_settings(manifest.tracing, {}, name="", version="", directory=manifest.directory, sdk="")
+    destination = settings.destinations[0]
+    headers = read.rendered(destination.headers, secret_values)
+    if headers is None:
+        return []
+    connection = import_module("pywatt_host.observability.otlp_http").OtlpConnection(destination, "pywatt-host")
+    outcome = connection.post(b"", headers, _CONNECT_TIMEOUT)
+    connection.close()
+    if outcome.taken:
+        return []
+    node, path = loaded.node_at("tracing.endpoint")
+    return [node.problem(path, "unreachable", f"{destination.url}: {outcome.reason}")]
 
 
 async def _check_issuers(loaded: Loaded) -> list[Problem]:

@@ -104,7 +104,7 @@ class SpanExport:
             self._put(records[:middle])
             self._put(records[middle:])
         else:
-            self._counts.dropped["queue_full"] += 1
+            self._counts.drop("queue_full", 1)
 
     def families(self) -> Iterator[Family]:
         """Its metrics."""

@@ -7,8 +7,9 @@ import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ MOST_BYTES = 4 * 1024**2  # that wait to be sent, and also of one request
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before another try
 _WARN_INTERVAL = 60.0  # seconds
 _LOOK_INTERVAL = 0.2  # seconds, while secrets are being fetched
-_JOIN_GRACE = 0.1  # seconds for a request that was interrupted
+_END_GRACE = 0.1  # seconds for a request that was interrupted
 
 
 class SpanCounts:
@@ -33,6 +34,17 @@ class SpanCounts:
     def __init__(self) -> None:
         self.exported = 0
         self.dropped: Counter[str] = Counter({"queue_full": 0, "export_failed": 0, "rejected": 0})
+        self._lock = Lock()
+
+    def export(self, spans: int) -> None:
+        """An endpoint has taken spans."""
+        with self._lock:
+            self.exported += spans
+
+    def drop(self, reason: str, spans: int) -> None:
+        """Spans are lost."""
+        with self._lock:
+            self.dropped[reason] += spans
 
     def families(self, dropped_before: int = 0) -> Iterator[Family]:
         """As metrics. `dropped_before` were dropped before they were encoded, for want of room."""
@@ -86,6 +98,7 @@ class SpanSender:
         self._bytes = 0  # of what waits and of what is being sent
         self._close_by: float | None = None  # on the monotonic clock
         self._thread: Thread | None = None
+        self._ended: Callable[[], object] = lambda: None  # called once nothing is left to send
         self._connection: OtlpConnection | None = None
         self._pause = _FIRST_PAUSE
         self._warned_at = -_WARN_INTERVAL
@@ -96,7 +109,7 @@ class SpanSender:
     def put(self, encoded: bytes, spans: int) -> None:
         with self._changed:
             if self._bytes + len(encoded) > MOST_BYTES or self._close_by is not None:
-                self._counts.dropped["queue_full"] += spans
+                self._counts.drop("queue_full", spans)
                 self._lost += spans
                 return
             self._bytes += len(encoded)
@@ -107,17 +120,16 @@ class SpanSender:
             self._changed.notify()
 
     async def close(self, seconds: float) -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
         with self._changed:
-            thread = self._thread
+            started = self._thread is not None
             self._close_by = monotonic() + seconds
+            self._ended = lambda: loop.call_soon_threadsafe(ended.set)
             self._changed.notify()
-        if thread is None:
-            return
-        await asyncio.to_thread(thread.join, seconds)
-        if thread.is_alive():
+        if started and not await _within(ended, seconds):
             if self._connection is not None:
                 self._connection.interrupt()
-            await asyncio.to_thread(thread.join, _JOIN_GRACE)
+            await _within(ended, _END_GRACE)
 
     # In the thread --------------------------------------------------------------------------------------------------
 
@@ -133,6 +145,8 @@ class SpanSender:
             with self._changed:
                 self._bytes -= len(body)
         connection.close()
+        with suppress(RuntimeError):  # the event loop has not waited, and is closed
+            self._ended()
 
     def _next(self) -> tuple[bytes, int] | None:
         """The next request: pieces joined, up to the size of a batch. None where everything was sent, and nothing more
@@ -193,13 +207,13 @@ class SpanSender:
     def _took(self, spans: int, outcome: Outcome) -> None:
         self._pause = _FIRST_PAUSE
         rejected = min(outcome.rejected, spans)
-        self._counts.exported += spans - rejected
+        self._counts.export(spans - rejected)
         if rejected:
-            self._counts.dropped["rejected"] += rejected
+            self._counts.drop("rejected", rejected)
             self._warn(rejected, outcome.reason or "it rejected them")
 
     def _drop(self, spans: int, why: str) -> None:
-        self._counts.dropped["export_failed"] += spans
+        self._counts.drop("export_failed", spans)
         self._warn(spans, why)
 
     def _warn(self, spans: int, why: str) -> None:
@@ -213,3 +227,13 @@ class SpanSender:
         logger.warning(
             "%d spans were not taken by %s: %s", lost, self.url, why, extra={"endpoint": self.url, "spans": lost}
         )
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is set in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

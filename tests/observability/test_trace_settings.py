@@ -75,6 +75,7 @@ def test_an_endpoint_of_the_manifest_wins_over_the_variables(
     ("environ", "warning", "sent"),
     [
         ({ENDPOINT: "localhost:4317"}, f"{ENDPOINT} is not an http or https URL; no spans are sent there", False),
+        ({ENDPOINT: "http://h:99999"}, f"{ENDPOINT} is not an http or https URL; no spans are sent there", False),
         (
             {ENDPOINT: "http://u:secret@h"},
             f"{ENDPOINT}: a user or a password in its URL is not sent; use headers",

@@ -11,7 +11,7 @@ import pytest
 
 from pywatt_host.runtime.control_client import ask
 from tests.collector import Collected, Collector, collecting
-from tests.orchestrator.test_up import Workspace
+from tests.orchestrator.test_up import RUST, Workspace
 from tests.process.supervised import until
 from tests.processes import PATIENCE, Connection, Project
 
@@ -188,8 +188,11 @@ def test_spans_of_websockets_and_of_other_programs_and_modules_that_do_not_trace
 
 
 def test_a_workspace_without_traces_keeps_none_and_passes_headers_on_as_they_are(project: Project) -> None:
-    workspace = Workspace(project, modules={"shop": module(project, "shop", SHOP)}, tracing=False)
-    assert workspace.get("/shop/openapi.json")[0] == 200
+    workspace = Workspace(project, modules={"rusty": {"command": RUST}}, tracing=False)
+    given = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "v=1"}
+    with Connection(workspace.ready()["listen"][0]) as connection:
+        seen = connection.request("GET", "/rusty/things/1", **given).json()["headers"]
+    assert {name: seen[name] for name in given} == given
     with pytest.raises(Exception, match="tracing is off"):
         traces(workspace)
     assert workspace.up.stop() == 0

@@ -10,7 +10,10 @@ from pywatt_host.manifest.model.auth import HeaderName
 from pywatt_host.manifest.model.base import Section, key
 from pywatt_host.manifest.values import Bool, Float, Format, SecretToken, SensitiveUrl
 
-ENDPOINT = r"^https?://[^\s/?#]+(/[^\s?#]*)?$"
+_USER = r"([^\s/?#@]*@)?"
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)"
+_PORT = r"(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+ENDPOINT = f"^https?://{_USER}{_HOST}{_PORT}(/[^\\s?#]*)?$"
 AttributeName: TypeAlias = Annotated[
     str,
     Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,127}$"),
