@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.collector import collecting
 from tests.processes import Project
 
 ASGI = "async def app(scope, receive, send): ...\n"
@@ -258,6 +259,20 @@ def test_live_also_binds(plain: Project) -> None:
         code, found = problems(plain, "--no-import", "--live")
         assert (code, found[0]["code"], found[0]["line"]) == (2, "bind", 3)
     assert problems(plain, "--no-import", "--live") == (0, [])
+
+
+def test_live_asks_the_endpoint_of_traces(plain: Project) -> None:
+    with collecting() as collector:
+        plain.manifest(tracing={"endpoint": collector.url, "headers": {"key": "k" * 10}})
+        assert problems(plain, "--no-import", "--live") == (0, [])
+        assert (collector.headers[0]["key"], collector.spans()) == ("k" * 10, [])
+        collector.status = 401
+        code, found = problems(plain, "--no-import", "--live")
+        assert (code, found[0]["path"], found[0]["code"]) == (2, "tracing.endpoint", "unreachable")
+        assert found[0]["message"] == f"{collector.url}/v1/traces: it answered 401"
+        plain.manifest(tracing={"endpoint": collector.url, "headers": {"key": "${secret:PYWATT_TEST_MISSING}"}})
+        _, found = problems(plain, "--no-import", "--live")
+        assert {each["code"] for each in found} == {"secret-missing"}
 
 
 def test_live_fetches_secrets_and_connects_channels(plain: Project) -> None:

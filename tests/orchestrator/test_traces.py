@@ -189,7 +189,7 @@ def test_spans_of_websockets_and_of_other_programs_and_modules_that_do_not_trace
 
 def test_a_workspace_without_traces_keeps_none_and_passes_headers_on_as_they_are(project: Project) -> None:
     workspace = Workspace(project, modules={"rusty": {"command": RUST}}, tracing=False)
-    given = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "v=1"}
+    given: dict[str, Any] = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "v=1"}
     with Connection(workspace.ready()["listen"][0]) as connection:
         seen = connection.request("GET", "/rusty/things/1", **given).json()["headers"]
     assert {name: seen[name] for name in given} == given
