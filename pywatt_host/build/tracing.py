@@ -56,7 +56,7 @@ class HostTracing:
         worker: int | None,
     ) -> None:
         batching = settings.batching
-        buffer = SpanBuffer(batching.queue, batching.batch)
+        buffer = SpanBuffer(batching.queue, batching.slice)
         tracer = Tracer(buffer, settings.ratio, parent_based=settings.parent_based)
         _forget_in_forks(tracer)
         self.tracer: AnyTracer = tracer
@@ -72,7 +72,7 @@ class HostTracing:
             counts,
             version=_version(),
             delay=batching.delay,
-            batch=batching.batch,
+            batch=batching.slice,
             time_left=time_left,
             secrets_version=lambda: masker.version,
         )

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pywatt.traces")
 
-MOST_BYTES = 4 * 1024**2  # that wait to be sent, and also of one request
+MOST_BYTES = 4 * 1024**2  # that wait to be sent
+# Of one request, unless a piece alone is longer. While the event loop is busy, a request takes tens of milliseconds,
+# since the thread waits for the interpreter several times: so requests are large where there is much to send.
+_REQUEST_BYTES = 1024**2
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before another try
 _WARN_INTERVAL = 60.0  # seconds
 _LOOK_INTERVAL = 0.2  # seconds, while secrets are being fetched
@@ -149,19 +152,24 @@ class SpanSender:
             self._ended()
 
     def _next(self) -> tuple[bytes, int] | None:
-        """The next request: pieces joined, up to the size of a batch. None where everything was sent, and nothing more
-        will come."""
+        """The next request: pieces joined, up to a batch of spans and 1 MiB. None where everything was sent, and
+        nothing more will come."""
         with self._changed:
             while not self._waiting or (self._headers() is None and self._close_by is None):
                 if self._close_by is not None:
                     return None
                 self._changed.wait(_LOOK_INTERVAL if self._waiting else None)
             bodies: list[bytes] = []
-            spans = 0
-            while self._waiting and (not bodies or spans + self._waiting[0][1] <= self._batching.batch):
-                body, number = self._waiting.popleft()
+            spans = length = 0
+            while self._waiting:
+                body, number = self._waiting[0]
+                full = spans + number > self._batching.batch or length + len(body) > _REQUEST_BYTES
+                if bodies and full:
+                    break
+                self._waiting.popleft()
                 bodies.append(body)
                 spans += number
+                length += len(body)
             return b"".join(bodies), spans
 
     def _send(self, connection: OtlpConnection, body: bytes, spans: int) -> None:

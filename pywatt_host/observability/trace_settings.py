@@ -27,6 +27,7 @@ from pywatt_host.observability.spans import Attributes, Value
 COLLECTOR = "PYWATT_COLLECTOR"
 TOKEN_HEADER = "x-pywatt-token"
 
+_SLICE = 512  # spans
 _DEFAULT_ENDPOINT = "http://localhost:4318"
 _PATH = "/v1/traces"
 _is_endpoint = re.compile(ENDPOINT).fullmatch
@@ -51,12 +52,18 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How spans are collected before they are sent. Times in seconds; `queue` and `batch` are numbers of spans."""
+    """How spans are collected before they are sent. Times in seconds; `queue`, and `batch` for one request, are numbers
+    of spans."""
 
     queue: int = 8192
     delay: float = 1.0
-    batch: int = 512
+    batch: int = 8192
     give_up: float = 30.0
+
+    @property
+    def slice(self) -> int:
+        """Spans that are encoded at a time: more would hold up the event loop for too long."""
+        return min(self.batch, self.queue, _SLICE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +285,7 @@ class _Reader:
         return Batching(
             queue,
             self._number(*self._get("OTEL_BSP_SCHEDULE_DELAY"), round(usual.delay * 1000), 1, 10**6) / 1000,
-            min(batch, queue, usual.batch),  # more would hold up the event loop for too long
+            batch,
             self._number(*self._get("OTEL_BSP_EXPORT_TIMEOUT"), round(usual.give_up * 1000), 1, 10**7) / 1000,
         )
 

@@ -84,7 +84,7 @@ class WorkspaceTracing:
                     masker.add(f"tracing.headers.{name}", value)
             headers = partial(_rendered, destination, secret_values)
             self._senders.append(SpanSender(destination, headers, counts, batching, f"pywatt-host/{version}"))
-        buffer = SpanBuffer(batching.queue, batching.batch)
+        buffer = SpanBuffer(batching.queue, batching.slice)
         self.tracer: AnyTracer = Tracer(buffer, settings.ratio, parent_based=settings.parent_based)
         sinks: list[SpanSink] = [self._kept, *self._senders]
         self._export = SpanExport(
@@ -95,7 +95,7 @@ class WorkspaceTracing:
             counts,
             version=version,
             delay=batching.delay,
-            batch=batching.batch,
+            batch=batching.slice,
             time_left=time_left,
             secrets_version=lambda: masker.version,
         )

@@ -125,7 +125,7 @@ class Sending:
 def test_what_waits_is_sent_together_over_one_connection() -> None:
     with serving() as endpoint:
         endpoint.hold.clear()
-        sending = Sending(endpoint.port, lambda: {"authorization": "Bearer t"})
+        sending = Sending(endpoint.port, lambda: {"authorization": "Bearer t"}, Batching(batch=512))
         sending.sender.put(PIECE, 1)
         endpoint.wait(1)
         for _ in range(3):
@@ -138,6 +138,20 @@ def test_what_waits_is_sent_together_over_one_connection() -> None:
             "/v1/traces", "application/x-protobuf", "Bearer t", "pywatt-host/test",
         )  # fmt: skip
         assert (sending.counts.exported, sending.dropped(), endpoint.connections) == (601, {}, 1)
+
+
+def test_much_that_waits_is_sent_in_few_requests_of_a_mebibyte() -> None:
+    with serving() as endpoint:
+        endpoint.hold.clear()
+        sending = Sending(endpoint.port)
+        sending.sender.put(PIECE, 1)
+        endpoint.wait(1)
+        for _ in range(30):
+            sending.sender.put(bytes(100_000), 100)
+        endpoint.hold.set()
+        sending.close()
+        assert [len(body) for _, _, body in endpoint.asked] == [len(PIECE), 1_000_000, 1_000_000, 1_000_000]
+        assert sending.counts.exported == 3001
 
 
 def test_each_request_has_the_present_values_of_secrets_and_waits_for_the_first_ones() -> None:

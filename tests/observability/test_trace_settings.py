@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.manifest import Source, load
-from pywatt_host.observability.trace_settings import COLLECTOR, TraceSettings, read_settings, rendered
+from pywatt_host.observability.trace_settings import COLLECTOR, Batching, TraceSettings, read_settings, rendered
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 HERE = "http://localhost:4318/v1/traces"
@@ -190,7 +190,8 @@ def test_the_settings_of_batches_and_requests() -> None:
     files = (destination.certificate, destination.client_key, destination.client_certificate)
     assert files == ("/srv/users/ca.pem", "/k.pem", "/srv/users/c.pem")
     assert found.batching == (type(found.batching))(100, 0.2, 50, 3.0)
-    assert found.longest == 64
+    assert found.batching.slice == 50
+    assert (Batching().slice, found.longest) == (512, 64)
 
 
 def test_the_resource_names_the_module_and_can_be_overridden() -> None:
