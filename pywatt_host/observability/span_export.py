@@ -17,7 +17,7 @@ from pywatt_host.observability.span_sender import SpanCounts, SpanSink
 from pywatt_host.observability.spans import Attributes, Record, SpanBuffer
 
 _FLUSH_TIME = 2.0  # seconds at the end, at most
-_LEAST_FLUSH_TIME = 0.2  # seconds, also where the shutdown limit is used up
+_LEAST_FLUSH_TIME = 0.1  # seconds, also where the shutdown limit is used up
 
 
 class SpanExport:

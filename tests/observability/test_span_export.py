@@ -103,7 +103,7 @@ def test_the_end_takes_no_longer_than_what_is_left() -> None:
             pass
 
     run(main)
-    assert sink.seconds == 0.2
+    assert sink.seconds == 0.1
 
 
 def test_a_piece_that_is_too_long_is_divided_and_a_span_that_is_too_long_is_dropped() -> None:
