@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.context import Vouch, context_with, verified_claims
-from pywatt_host.messaging.spans import error_type, handler_span
+from pywatt_host.messaging.spans import HandlerSpans, error_type
 from pywatt_host.observability.context import active_trace, current_request
 from pywatt_host.observability.spans import NO_TRACER, UNRECORDED, AnySpan, AnyTracer, Tracer
 
@@ -107,8 +107,7 @@ class Handlers:
 
     def __init__(self, vouch: Vouch | None = None, tracer: AnyTracer = NO_TRACER, module_id: str = "") -> None:
         self.vouch = vouch
-        self._tracer = tracer if isinstance(tracer, Tracer) else None
-        self._module_id = module_id
+        self._spans = HandlerSpans(tracer, module_id) if isinstance(tracer, Tracer) else None
         self._by_type: dict[str, RegisteredHandler] = {}
 
     def on(
@@ -146,7 +145,9 @@ class Handlers:
             raise MessagingError("no_handler", f"there is no handler for {type[:60]!r} (registered: {known})")
         token, context = current_message.set(info), current_request.get()
         entered = current_request.set(context)
-        span = UNRECORDED if self._tracer is None else self._begin_span(self._tracer, type, info)
+        span: AnySpan = UNRECORDED
+        if self._spans is not None:
+            span = self._spans.begin(type, "process", info.source if info is not None else "", 1, active_trace())
         try:
             async with asyncio.timeout(timeout):
                 if handler.auth or (authorization is not None and self.vouch is not None):
@@ -170,12 +171,6 @@ class Handlers:
                 span.end()
             current_request.reset(entered)
             current_message.reset(token)
-
-    def _begin_span(self, tracer: Tracer, type: str, info: MessageInfo | None) -> AnySpan:
-        source = info.source if info is not None else ""
-        span = handler_span(tracer, self._module_id, type, "process", source, 1, active_trace())
-        span.begin()
-        return span
 
 
 def new_error_id() -> str:

@@ -27,7 +27,7 @@ from pywatt_host.messaging.handlers import (
     to_jsonable,
 )
 from pywatt_host.messaging.incoming import Incoming, error_document, message_context
-from pywatt_host.messaging.spans import error_type, handler_span
+from pywatt_host.messaging.spans import HandlerSpans, error_type
 from pywatt_host.net.limits import Limits, LocalLimits
 from pywatt_host.observability.context import current_request
 from pywatt_host.observability.spans import NO_TRACER, UNRECORDED, AnySpan, AnyTracer, Tracer
@@ -62,7 +62,7 @@ class Inbox:
         self.module_id = module_id
         self.handlers = Handlers(vouch, tracer, module_id)
         self.counts: Counter[tuple[str, str]] = Counter()  # direction and result
-        self._tracer = tracer if isinstance(tracer, Tracer) else None
+        self._spans = HandlerSpans(tracer, module_id) if isinstance(tracer, Tracer) else None
         self._mask = mask
         self._most = most
         self._rate = rate
@@ -137,8 +137,8 @@ class Inbox:
             request = message_context(properties)
             context.run(current_request.set, request)
         span: AnySpan = UNRECORDED
-        if self._tracer is not None:
-            span = context.run(self._begin_span, self._tracer, incoming, type, request)
+        if self._spans is not None:
+            span = context.run(self._begin_span, self._spans, incoming, type, request)
         loop = asyncio.get_running_loop()
         handler.running += 1
         task = start_eagerly(loop, self._handle(incoming, handler, content, authorization, span), context)
@@ -150,11 +150,11 @@ class Inbox:
         if left < math.inf:
             self._deadlines.add(task, left, loop)
 
-    def _begin_span(self, tracer: Tracer, incoming: Incoming, type: str, request: MessageContext | None) -> AnySpan:
+    @staticmethod
+    def _begin_span(spans: HandlerSpans, incoming: Incoming, type: str, request: MessageContext | None) -> AnySpan:
         """Begin the span of a handler in its context, below the span of the message's sender."""
         parent = request.trace if request is not None else None
-        span = handler_span(tracer, self.module_id, type, incoming.channel, incoming.source, incoming.attempt, parent)
-        span.begin()
+        span = spans.begin(type, incoming.channel, incoming.source, incoming.attempt, parent)
         place = span.place
         if request is not None and place is not None:
             request.trace, request.span_id = parent or place, place.parent_id

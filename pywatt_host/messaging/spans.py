@@ -9,22 +9,39 @@ from __future__ import annotations
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.observability.context import TraceContext
-from pywatt_host.observability.spans import AnySpan, SpanKind, Tracer, Value
+from pywatt_host.observability.spans import AnySpan, Attributes, SpanKind, Tracer, Value
 
+REMEMBERED = 1024  # kinds of messages whose attributes are kept
 _LONGEST_NAME = 60  # characters of a name that another module has chosen
 
 
-def handler_span(
-    tracer: Tracer, module_id: str, type: str, channel: str, source: str, attempt: int, parent: TraceContext | None
-) -> AnySpan:
-    """The span of the handler of a message, below that of its sender."""
-    attributes = attributes_of("process", "process", module_id, channel)
-    attributes["pywatt.message.type"] = type
-    attributes["pywatt.message.source"] = source[:_LONGEST_NAME]
-    if attempt > 1:
-        attributes["pywatt.message.attempt"] = attempt
-    name = f"process {module_id} {type}"
-    return tracer.span(name, SpanKind.CONSUMER, attributes, parent=parent, root=parent is None)
+class HandlerSpans:
+    """Makes the spans of the handlers of one module. What the spans of many messages have in common is made once."""
+
+    def __init__(self, tracer: Tracer, module_id: str) -> None:
+        self._tracer = tracer
+        self._module_id = module_id
+        self._known: dict[tuple[str, str, str, int], tuple[str, Attributes]] = {}
+
+    def begin(self, type: str, channel: str, source: str, attempt: int, parent: TraceContext | None) -> AnySpan:
+        """Begin the span of the handler of a message in the current context, below that of its sender."""
+        key = (type, channel, source[:_LONGEST_NAME], attempt)
+        name, attributes = self._known.get(key) or self._learn(key)
+        span = self._tracer.span(name, SpanKind.CONSUMER, attributes, parent=parent, root=parent is None)
+        span.begin()
+        return span
+
+    def _learn(self, key: tuple[str, str, str, int]) -> tuple[str, Attributes]:
+        type, channel, source, attempt = key
+        attributes = attributes_of("process", "process", self._module_id, channel)
+        attributes["pywatt.message.type"] = type
+        attributes["pywatt.message.source"] = source
+        if attempt > 1:
+            attributes["pywatt.message.attempt"] = attempt
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[key] = found = (f"process {self._module_id} {type}", attributes)
+        return found
 
 
 def subscriber_span(

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.messaging.handlers import Handlers, message_type, to_jsonable
-from pywatt_host.messaging.spans import attributes_of, error_type
+from pywatt_host.messaging.spans import REMEMBERED, attributes_of, error_type
 from pywatt_host.messaging.subscriptions import Subscriptions
-from pywatt_host.observability.spans import AnySpan, SpanKind, Tracer
+from pywatt_host.observability.spans import AnySpan, Attributes, SpanKind, Tracer
 
 
 class Sending(Protocol):
@@ -37,6 +37,8 @@ class TracedMessages:
         self.handlers, self.topics = messages.handlers, messages.topics
         self._messages = messages
         self._tracer = tracer
+        # What the spans of many messages have in common: by operation, target, type and channel.
+        self._known: dict[tuple[str, str, str, str], tuple[str, Attributes]] = {}
 
     def channel_to(self, target: str, channel: str | None) -> str:
         return self._messages.channel_to(target, channel)
@@ -76,6 +78,14 @@ class TracedMessages:
             return event_id
 
     def _span(self, operation: str, kind: SpanKind, target: str, type: str, channel: str | None) -> AnySpan:
-        attributes = attributes_of(operation, "send", target, self._messages.channel_to(target, channel))
-        attributes["pywatt.message.type"] = type
-        return self._tracer.span(f"{operation} {target} {type}", kind, attributes)
+        key = (operation, target, type, self._messages.channel_to(target, channel))
+        name, attributes = self._known.get(key) or self._learn(key)
+        return self._tracer.span(name, kind, attributes)
+
+    def _learn(self, key: tuple[str, str, str, str]) -> tuple[str, Attributes]:
+        operation, target, type, channel = key
+        attributes = {**attributes_of(operation, "send", target, channel), "pywatt.message.type": type}
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[key] = found = (f"{operation} {target} {type}", attributes)
+        return found
