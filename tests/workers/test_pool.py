@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.manifest import Manifest, Source, load
+from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.protocol.messages import Announce, HeartbeatAck, Shutdown, WorkerAccept, WorkerRetire
 from pywatt_host.workers import pool as pool_module
 from pywatt_host.workers.crash_loop import Replacements
@@ -39,6 +40,7 @@ class Made:
     def __init__(self, host: Pooled, number: int, manifest: Manifest) -> None:
         self.number, self.manifest = number, manifest
         self.count = manifest.server.workers.resolved()
+        self.spans = StartSpans()
         self.workers: list[WorkerProcess] = []
         self.failures: list[str] = []
         self.failing_places: dict[int, str] = {}
