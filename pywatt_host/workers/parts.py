@@ -180,7 +180,7 @@ class SupervisorParts:
             environ,
             masker=self.masker,
             secret_values=lambda: store.secret_values,
-            time_left=self.shutdown.time_left,
+            time_left=self._time_for_spans,
             counts=self._span_counts,
         )
         self._span_counts = tracing.counts or self._span_counts
@@ -254,6 +254,11 @@ class SupervisorParts:
         """Makes the supervisor's own spans: that of the generation in use, or of the one that starts."""
         generation = self.pool.current or self._first
         return generation.tracing.tracer if generation is not None else NoTracer()
+
+    def _time_for_spans(self) -> float:
+        """Seconds to send the last spans of a generation. After a reload nothing asks for a stop, and none begins."""
+        drain = self.shutdown.drain
+        return drain.left() if drain.deadline is not None else self.manifest.server.timeouts.shutdown
 
     def _take_spans(self, message: WorkerSpans, worker: WorkerProcess) -> None:
         """Send the spans of a worker with the tracing of its generation."""
