@@ -121,10 +121,13 @@ def _measure_traces(settings: Settings, folder: Path, results: list[dict[str, An
     found = traces.costs(settings.rounds)
     print(traces.table(found), flush=True)
     results.append(traces.data(found))
-    comparison = traces.throughput(settings, folder, _say)
-    print(report.throughput_table(comparison), flush=True)
-    results.append(report.throughput_data(comparison))
-    return any(row.fault for row in comparison.rows)
+    faults = False
+    for full in (False, True):
+        comparison = traces.throughput(settings, folder, _say, full=full)
+        print(report.throughput_table(comparison), flush=True)
+        results.append(report.throughput_data(comparison))
+        faults |= any(row.fault for row in comparison.rows)
+    return faults
 
 
 def _measure_workers(settings: Settings, folder: Path, results: list[dict[str, Any]]) -> bool:

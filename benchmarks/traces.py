@@ -114,23 +114,25 @@ def _seconds(run: Callable[[], None]) -> float:
     return thread_time() - began
 
 
-def throughput(settings: Settings, folder: Path, say: Callable[[str], None]) -> Comparison:
-    """A host without tracing and hosts that trace, all serving the same application in the same rounds."""
+def throughput(settings: Settings, folder: Path, say: Callable[[str], None], *, full: bool) -> Comparison:
+    """A host without tracing and hosts that trace, all serving the same application in the same rounds; with
+    everything else on, or with nothing."""
     with ExitStack() as stack:
         sink = stack.enter_context(started(_SINK, folder, settings.cores.load))
         sink.wait_ready()
         endpoint = f"http://127.0.0.1:{sink.port}"
 
         def host(name: str, tracing: str) -> Stack:
-            run = HostRun(f"{APPS}.raw:app", full=False, tracing=tracing)
-            return Stack(name, ("pywatt_host", "run", "{manifest}"), ("pywatt_host.__main__",), host=run)
+            run = HostRun(f"{APPS}.raw:app", full=full, tracing=tracing)
+            return Stack(name, ("pywatt_host", "run", "{manifest}"), ("pywatt_host.__main__",), logs=full, host=run)
 
         rows = (
             host(OFF, "false"),
             host("host, all traces", f'"{endpoint}"'),
             host("host, one trace in ten", f'{{endpoint: "{endpoint}", sample: 0.1}}'),
         )
-        return compare(Workload("traces, raw ASGI", "/", rows, (OFF,)), settings, folder, say)
+        title = f"traces, raw ASGI, {'everything' if full else 'nothing'} else on"
+        return compare(Workload(title, "/", rows, (OFF,)), settings, folder, say)
 
 
 def table(found: list[Cost]) -> str:
