@@ -89,7 +89,8 @@ class Connection:
 
     def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
         self.head(method, path, **({"Content-Length": str(len(body))} if body else {}), **headers)
-        self.send(body)
+        if body:  # the server may have answered the head, and closed the connection
+            self.send(body)
         return self.response(method)
 
     def head(self, method: str, path: str, **headers: str) -> None:
