@@ -50,7 +50,7 @@ _SMALL = [bytes((number,)) for number in range(0x80)]
 
 
 _MOST_KNOWN = 1024
-_LENGTHS = [varint(number) for number in range(_MOST_KNOWN)]
+_SPANS = [b"\x12" + varint(number) for number in range(_MOST_KNOWN)]  # ScopeSpans.spans of each length
 
 
 def field(tag: bytes, content: bytes) -> bytes:
@@ -94,21 +94,24 @@ class SpanEncoder:
         self._outcomes: dict[tuple[str, str, int], bytes] = {}
         self._clients: dict[tuple[str, bytes, bytes, str, str], bytes] = {}
         self._texts: dict[tuple[str, str | bytes], bytes] = {}
+        self._paths: dict[str, bytes] = {}
         self._queries: dict[bytes, bytes] = {}
 
     def forget(self) -> None:
         """Encode everything anew from now on: other secrets are to be masked."""
-        for table in (self._outcomes, self._clients, self._texts, self._queries):
+        for table in (self._outcomes, self._clients, self._texts, self._paths, self._queries):
             table.clear()
 
     def encode(self, records: Iterable[Record]) -> bytes:
         """Records as fields `spans` of a ScopeSpans."""
         offset = time() - perf_counter()  # from the clock of spans to that of the epoch
         spans: list[bytes] = []
+        request, span = self._request, self._span
         for record in records:
-            body = self._request(record, offset) if record[0] == "request" else self._span(record, offset)
+            body = request(record, offset) if record[0] == "request" else span(record, offset)
             length = len(body)
-            spans += (b"\x12", _LENGTHS[length] if length < _MOST_KNOWN else varint(length), body)
+            spans.append(_SPANS[length] if length < _MOST_KNOWN else b"\x12" + varint(length))
+            spans.append(body)
         return b"".join(spans)
 
     def _request(self, record: Record, offset: float) -> bytes:
@@ -128,7 +131,7 @@ class SpanEncoder:
             ),
             outcome,
             _times(_START, start, _END, start + int(seconds * 1e9)),
-            self._texts.get(("url.path", path)) or self._text("url.path", path),
+            self._paths.get(path) or self._path(path),
             client,
             _REMOTE[flags & 3] if parent_id else _ROOT[flags & 3],
         ]
@@ -144,6 +147,9 @@ class SpanEncoder:
                 table.clear()
             table[known] = encoded
         return encoded
+
+    def _path(self, path: str) -> bytes:
+        return self._kept(self._paths, path, self._text("url.path", path), len(path) <= _LONGEST_REMEMBERED)
 
     def _client(self, client: str, host: bytes, agent: bytes, scheme: str, version: str) -> bytes:
         """The attributes that the requests of one client have in common."""
