@@ -27,6 +27,7 @@ _MEANINGS = {
     b"content-encoding": _BARRED,
     b"content-range": _BARRED,
     b"content-digest": _BARRED,
+    b"content-md5": _BARRED,
     b"repr-digest": _BARRED,
     b"digest": _BARRED,
 }

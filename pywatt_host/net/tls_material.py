@@ -35,7 +35,7 @@ _VERIFY = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none":
 class TlsMaterial:
     """A certificate chain with its key, PEM; and what is demanded of clients."""
 
-    chain: bytes
+    chain: bytes = field(repr=False)  # a combined file has the key as well
     key: bytes = field(repr=False)
     client_ca: bytes | None = None
     demands: Demands = "none"

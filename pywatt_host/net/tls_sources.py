@@ -42,7 +42,7 @@ class TlsSource:
                 continue
             try:
                 status = os.stat(self._resolve(part))
-                found.append((status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+                found.append((status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
             except (OSError, ValueError) as error:
                 found.append(str(error))
         return tuple(found)

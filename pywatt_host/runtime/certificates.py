@@ -12,7 +12,7 @@ from asyncio import TaskGroup
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -60,10 +60,13 @@ class TlsService(Protocol):
 class _Found:
     """What a look has found: terms that can be used, or why not; both None where nothing has changed."""
 
-    identity: Identity
+    identity: Identity = field(repr=False)  # may have values of secrets
     terms: TlsTerms | None = None
     validity: Validity | None = None
     fault: TlsError | None = None
+
+
+_PASSING = frozenset(("not-yet-valid", "unreadable"))  # faults that end without a change of the files
 
 
 class _Certificate:
@@ -91,7 +94,7 @@ class _Certificate:
         if identity == self.identity:
             return _Found(identity)
         known = self.fault
-        if known is not None and identity == self.fault_identity and known.reason != "not-yet-valid":
+        if known is not None and identity == self.fault_identity and known.reason not in _PASSING:
             return _Found(identity, fault=known)
         try:
             found = self.read(secret_values)

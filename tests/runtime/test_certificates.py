@@ -16,6 +16,7 @@ import pytest
 from pywatt_host.exceptions import TlsError
 from pywatt_host.manifest.model.tls import ServerTls, declared
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.net import tls_sources
 from pywatt_host.runtime.certificates import Certificates, FailedHandshakes, NoCertificates
 from tests.certificates import chain_of, issued
 
@@ -288,3 +289,18 @@ def test_failed_handshakes_are_counted_by_reason() -> None:
     failed["timeout"] += 2
     (family,) = failed.families()
     assert (family.name, dict(family.values)) == ("pywatt_tls_handshake_failures", {("timeout",): 2.0})
+
+
+@renewed
+async def test_a_file_that_becomes_readable_is_taken_though_it_has_not_changed(made: Renewed) -> None:
+    def denied(*arguments: Any) -> bytes:
+        raise TlsError("server.tls.key", "key.pem", "unreadable", "it cannot be read: permission denied")
+
+    made.put(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tls_sources, "read_file", denied)
+        await made.look(3)
+        assert "permission denied" in await made.trouble()
+    await made.look()
+    assert made.serves == chain(1)
+    assert await made.trouble() == ""

@@ -85,8 +85,8 @@ class TlsTransport(asyncio.Protocol):
     """The TLS side of one connection. `terms` are those that hold at `listening` when it is accepted."""
 
     __slots__ = (
-        "_backlog", "_closing", "_ending", "_eof", "_incoming", "_inner", "_opened", "_outgoing", "_raw", "_raw_paused",
-        "_serving", "_state", "_tls", "_unsent", "listening", "terms",
+        "_backlog", "_closing", "_ending", "_eof", "_incoming", "_inner", "_opened", "_outgoing", "_peer", "_raw",
+        "_raw_paused", "_serving", "_state", "_tls", "_unsent", "listening", "terms",
     )  # fmt: skip
 
     def __init__(self, connection: Secured, listening: ListenerTls) -> None:
@@ -95,6 +95,7 @@ class TlsTransport(asyncio.Protocol):
         self._inner: Any = connection
         self._serving = connection.serving
         self._raw: Any = None
+        self._peer = ""
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = terms.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._state: Literal["new", "handshake", "open", "ended"] = "new"
@@ -112,6 +113,9 @@ class TlsTransport(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._raw = transport
         self._inner.connection_made(self)
+        self._peer = self._inner.peer
+        if not self.listening.terms.holds_for(self.terms):  # renewed since the connection was accepted
+            self._inner.closing = True
 
     def data_received(self, data: bytes) -> None:
         if self._state != "open":
@@ -127,15 +131,20 @@ class TlsTransport(asyncio.Protocol):
             self._incoming.write(data)
             if not self._handshake():
                 return
+        elif self._eof or self._closing:
+            return  # nothing may follow the client's alert (RFC 8446 section 6.1), and nobody reads any more
         else:
             self._incoming.write(data)
         self._read()
 
     def eof_received(self) -> bool:
-        if self._eof:
-            return not self._raw.is_closing()
-        self._eof = True
-        return bool(self._inner.eof_received())
+        if not self._eof:
+            self._eof = True
+            if not self._inner.eof_received():
+                if self._state != "open":
+                    return False
+                self.close()  # which sends what waits; the event loop would drop it
+        return not self._raw.is_closing()
 
     def pause_writing(self) -> None:
         self._raw_paused = True
@@ -192,7 +201,7 @@ class TlsTransport(asyncio.Protocol):
     def _failed(self, reason: FailureReason) -> None:
         """Count a handshake that has failed, and say so in the log from time to time."""
         self._state = "ended"
-        self._serving.handshake_failed(reason, _WORDS[reason], self._inner.peer)
+        self._serving.handshake_failed(reason, _WORDS[reason], self._peer)
 
     def _extension(self) -> dict[str, Any]:
         """What the scope of each request says about the connection (ASGI TLS extension 0.2)."""
@@ -235,7 +244,7 @@ class TlsTransport(asyncio.Protocol):
         except ssl.SSLZeroReturnError:
             self._eof = True
         except ssl.SSLError as error:
-            logger.debug("a TLS connection of %s is broken: %s", self._inner.peer or "unix", error.reason)
+            logger.debug("a TLS connection of %s is broken: %s", self._peer or "unix", error.reason)
             self._flush()  # the alert
             self._closing, self._state = True, "ended"
             self._raw.close()
@@ -306,7 +315,8 @@ class TlsTransport(asyncio.Protocol):
     def _end(self) -> None:
         """Send the alert that nothing more follows, and close the connection."""
         self._notify()
-        self._raw.close()
+        # Not at once: asyncio may call this in the middle of a write of its own.
+        self._serving.loop.call_soon(self._raw.close)
 
     def _notify(self) -> None:
         if self._state == "open":

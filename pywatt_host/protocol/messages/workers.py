@@ -64,7 +64,7 @@ class WorkerTls:
 
     op: ClassVar[str] = "worker_tls"
     section: str
-    chain: str
+    chain: str = field(repr=False)
     private_key: str = field(repr=False)
     client_ca: str | None
     demands: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ class Inner:
         self.told: list[Any] = []
         self.received = b""
         self.stays_open = False
+        self.closing = False
 
     def connection_made(self, transport: Any) -> None:
         self.told.append("made")
@@ -97,13 +99,28 @@ class Inner:
         self.told.append("lost")
 
 
+class Loop:
+    """An event loop that calls nothing before `turn`."""
+
+    def __init__(self) -> None:
+        self._soon: list[Callable[[], None]] = []
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self._soon.append(call)
+
+    def turn(self) -> None:
+        soon, self._soon = self._soon, []
+        for call in soon:
+            call()
+
+
 class Pair:
     """A transport whose handshake is complete, and its client."""
 
     def __init__(self) -> None:
-        loop = asyncio.new_event_loop()
+        self.loop = Loop()
+        loop: Any = self.loop
         serving = Serving(AppHandler(_nothing), Bounds(), loop)
-        loop.close()
         self.inner = Inner(serving)
         self.transport = TlsTransport(self.inner, ListenerTls("server.tls", TlsTerms(material())))
         self.raw = Raw()
@@ -200,6 +217,8 @@ def test_closing_sends_first_what_waits(pair: Pair) -> None:
     assert pair.raw.ended is None
     assert pair.transport.is_closing()
     pair.transport.resume_writing()
+    assert pair.raw.ended is None  # asyncio may be in the middle of a write of its own
+    pair.loop.turn()
     assert vars(pair.raw)["ended"] == "close"
     assert pair.received() == LONG
     assert pair.notified
@@ -235,12 +254,58 @@ def test_a_client_that_ends_its_side_may_still_read_the_response(pair: Pair, sta
     pair.send(b"request")
     pair.notify()
     assert pair.told == ["eof"]
+    pair.loop.turn()
     assert pair.raw.ended == (None if stays_open else "close")
     if stays_open:
         assert pair.transport.eof_received() is True  # the end of the TCP connection after that of TLS
         assert pair.told == ["eof"]
         pair.transport.write(b"response")
         assert pair.received() == b"response"
+
+
+def test_nothing_is_kept_of_what_follows_the_end_of_the_client(pair: Pair) -> None:
+    pair.inner.stays_open = True
+    pair.send(b"request")
+    pair.notify()
+    for _ in range(100):
+        pair.transport.data_received(bytes(10_000))
+    assert pair.transport._incoming.pending == 0
+    assert pair.inner.received == b"request"
+
+
+def test_nothing_is_read_while_the_last_response_leaves(pair: Pair) -> None:
+    pair.raw.limit = 1000
+    pair.transport.write(LONG)
+    pair.transport.close()
+    pair.send(b"another request")
+    assert pair.inner.received == b""
+    assert pair.transport._incoming.pending == 0
+
+
+def test_a_client_that_ends_its_tcp_connection_gets_all_of_the_response(pair: Pair) -> None:
+    pair.raw.limit = 100_000
+    pair.transport.write(LONG)
+    assert pair.transport.eof_received() is True  # else the event loop would close, and drop what waits
+    assert pair.raw.ended is None
+    pair.transport.resume_writing()
+    pair.loop.turn()
+    assert vars(pair.raw)["ended"] == "close"
+    assert pair.received() == LONG
+
+
+def test_a_broken_record_ends_the_connection_whatever_it_has_become(pair: Pair) -> None:
+    pair.transport.set_protocol(object())  # a WebSocket, which has no peer
+    pair.transport.data_received(b"\x17\x03\x03\x00\x20" + bytes(32))
+    assert pair.raw.ended == "close"
+
+
+def test_a_client_that_was_accepted_before_a_stricter_renewal_has_one_response(pair: Pair) -> None:
+    connection = Inner(pair.inner.serving)
+    listening = ListenerTls("server.tls", TlsTerms(material()))
+    transport = TlsTransport(connection, listening)
+    listening.use(TlsTerms(replace(material(), min_version="1.3")))
+    transport.connection_made(Raw())
+    assert connection.closing
 
 
 def test_a_connection_that_is_lost_takes_nothing_more(pair: Pair) -> None:
