@@ -72,8 +72,8 @@ class RequestSpans:
                     seconds,
                     (method, plan.route, status),
                     exchange.path,
-                    scope["query_string"],
-                    (exchange.client, host, agent, scope["scheme"], scope["http_version"]),
+                    scope.get("query_string", b""),
+                    (exchange.client, host, agent, scope.get("scheme", "http"), scope.get("http_version", "1.1")),
                     exchange.error_type,
                 )
             )

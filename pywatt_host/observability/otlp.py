@@ -118,10 +118,12 @@ class SpanEncoder:
         _, trace, span_id, begun, seconds, what, path, query, who, error = record
         outcome = self._outcomes.get(what) if not error else None
         if outcome is None:
-            outcome = self._kept(self._outcomes, what, _outcome(what, error), not error)
+            keep = not error and what[0] in KNOWN_METHODS
+            outcome = self._kept(self._outcomes, what, _outcome(what, error), keep)
         client = self._clients.get(who)
         if client is None:
-            client = self._kept(self._clients, who, self._client(*who), True)
+            keep = len(who[1]) + len(who[2]) <= _LONGEST_REMEMBERED
+            client = self._kept(self._clients, who, self._client(*who), keep)
         trace_id, parent_id, flags, state = trace
         begun += offset
         start = int(begun * 1e9)
@@ -184,10 +186,8 @@ class SpanEncoder:
         found = self._queries.get(query)
         if found is None:
             parts = [part.decode("latin-1").partition("=") for part in query.split(b"&")[:50] if part]
-            named = b"=" in query  # else all of it may be a credential
-            text = (
-                "&".join(f"{name}=REDACTED" if equals else name for name, equals, _ in parts) if named else "REDACTED"
-            )
+            # A part without a name may be a credential as a whole.
+            text = "&".join(f"{name}=REDACTED" if equals else "REDACTED" for name, equals, _ in parts)
             found = field(b"\x4a", attribute("url.query", self._mask(text[: 2 * self._longest]), self._longest))
             if len(query) <= _LONGEST_REMEMBERED:
                 if len(self._queries) >= _REMEMBERED:
@@ -259,8 +259,8 @@ def _outcome(what: tuple[str, str, int], error: str) -> bytes:
         attributes["network.protocol.name"] = "websocket"
     if status:
         attributes["http.response.status_code"] = status
-    failed = status >= 500
-    if failed or error:
+    failed = status >= 500 or bool(error)
+    if failed:
         attributes["error.type"] = error or str(status)
     name = f"{shown} {route}" if route != UNMATCHED else shown
     found = field(b"\x2a", name.encode("utf-8", "replace")) + b"\x30" + varint(SpanKind.SERVER)

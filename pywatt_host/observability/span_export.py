@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TaskGroup
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -67,8 +68,9 @@ class SpanExport:
         try:
             yield
         finally:
-            exporting.cancel()
             self._buffer.on_full = lambda: None
+            exporting.cancel()
+            await asyncio.wait([exporting])
             await self.flush()
             seconds = min(_FLUSH_TIME, max(self._time_left(), _LEAST_FLUSH_TIME))
             await asyncio.gather(*(sink.close(seconds) for sink in self.sinks))
@@ -84,12 +86,17 @@ class SpanExport:
             await self.flush()
 
     async def flush(self) -> None:
-        """Hand all spans of the buffer to the sinks."""
+        """Hand all spans of the buffer to the sinks; also where it is cancelled meanwhile."""
         records = self._buffer.take()
-        for start in range(0, len(records), self._batch):
-            if start:
-                await asyncio.sleep(0)
-            self._put(records[start : start + self._batch])
+        slices = deque(records[start : start + self._batch] for start in range(0, len(records), self._batch))
+        try:
+            while slices:
+                self._put(slices.popleft())
+                if slices:
+                    await asyncio.sleep(0)
+        finally:
+            for each in slices:
+                self._put(each)
 
     def _put(self, records: Sequence[Record]) -> None:
         if (version := self._secrets_version()) != self._known_secrets:

@@ -190,7 +190,9 @@ class SpanSender:
             if not outcome.again:
                 self._drop(spans, outcome.reason)
                 return
-            pause = self._pause * random.uniform(0.8, 1.2) if outcome.after is None else outcome.after
+            pause = outcome.after
+            if pause is None:  # short enough for another attempt with the same spans
+                pause = min(self._pause * random.uniform(0.8, 1.2), self._batching.give_up / 2)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             closing = self._close_by is not None
             if pause >= self._left(began):

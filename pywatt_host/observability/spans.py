@@ -72,7 +72,8 @@ class SpanBuffer:
 
     def take(self) -> list[Record]:
         """All spans; the buffer is empty afterwards."""
-        taken, self._records = self._records, []
+        taken = self._records[:]
+        del self._records[: len(taken)]  # in place: another thread may be about to add to this list
         return taken
 
     def close(self) -> None:

@@ -7,11 +7,12 @@ used.
 
 from __future__ import annotations
 
+import hmac
 import math
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +23,8 @@ from pywatt_host.manifest.model.tracing import ENDPOINT, Tracing
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.spans import Attributes, Value
 
-# Where `pywatt-host up` collects the spans of its modules: its URL, its token, and perhaps the URL to which it passes
-# everything on, with blanks between them.
+# Where `pywatt-host up` collects the spans of its modules: its URL, its token, and the fingerprints of the destinations
+# to which it passes everything on, with blanks between them.
 COLLECTOR = "PYWATT_COLLECTOR"
 TOKEN_HEADER = "x-pywatt-token"
 
@@ -48,6 +49,16 @@ class Destination:
     certificate: str = ""
     client_certificate: str = ""
     client_key: str = ""
+
+    def fingerprint(self, key: str, *, headers: bool = True) -> str:
+        """Tells whether two destinations are the same, without saying where they are and what their headers have. Those
+        made with another key are others. Without `headers`, it is that of the URL alone."""
+        sent = sorted((name, str(value)) for name, value in self.headers.items()) if headers else None
+        return hmac.digest(key.encode(), repr((self.url, sent)).encode(), "sha256").hex()
+
+    def is_among(self, fingerprints: Collection[str], key: str) -> bool:
+        """Whether one of these destinations is this one. Where this one has no headers, its URL decides."""
+        return self.fingerprint(key, headers=bool(self.headers)) in fingerprints
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,7 @@ class _Reader:
 
     def read(self, name: str, version: str, sdk: str) -> TraceSettings:
         own, collector = self._destination(), self._collector()
-        if own is not None and collector is not None and not own.headers and self._passed_on() == own.url:
+        if own is not None and collector is not None and self._is_passed_on(own):
             own = None
         destinations = [each for each in (own, collector) if each is not None]
         ratio, parent_based = self._sampler()
@@ -222,9 +233,10 @@ class _Reader:
         url, token, *_ = (*self._environ.get(COLLECTOR, "").split(), "", "")
         return Destination(f"{url}{_PATH}", {TOKEN_HEADER: token}, timeout=2.0) if token else None
 
-    def _passed_on(self) -> str:
-        """The URL to which that collector passes everything on: the module itself need not send it there."""
-        return "".join(self._environ.get(COLLECTOR, "").split()[2:])
+    def _is_passed_on(self, destination: Destination) -> bool:
+        """Whether that collector passes everything on to the same place: the module itself need not send it there."""
+        _, token, *passed_on = self._environ[COLLECTOR].split()
+        return destination.is_among(passed_on, token)
 
     # What -----------------------------------------------------------------------------------------------------------
 

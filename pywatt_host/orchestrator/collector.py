@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pywatt_host.http.problem import send_problem
 from pywatt_host.observability.protobuf import ProtobufError
@@ -20,7 +20,7 @@ class CollectorApp:
     """`POST /v1/traces` with the token of the collector. `take` gets each body; it raises ProtobufError for what is no
     export of spans."""
 
-    def __init__(self, token: str, take: Callable[[bytes], None]) -> None:
+    def __init__(self, token: str, take: Callable[[bytes], Awaitable[None]]) -> None:
         self._token = token.encode()
         self._take = take
 
@@ -51,7 +51,7 @@ class CollectorApp:
             if body is None:
                 await send_problem(send, 413, f"The spans are longer than {_MOST_BYTES} bytes.")
                 return
-            self._take(body)
+            await self._take(body)
         except (ProtobufError, zlib.error):
             await send_problem(send, 400, "This is no ExportTraceServiceRequest.")
             return

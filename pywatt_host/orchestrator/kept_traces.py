@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pywatt_host.observability.otlp_reader import Json, KeptSpan, kept_spans, read_span
@@ -19,30 +19,33 @@ _LISTED = 200  # traces of a list, by default
 class KeptTraces:
     """Keeps the newest traces, encoded, and reads them when somebody asks. The oldest trace is dropped first.
 
-    `spans` and `bytes` bound all of them together; a trace keeps its first 2000 spans.
+    `spans` and `most_bytes` bound all of them together; a trace keeps its first 2000 spans.
     """
 
     largest = MOST_BYTES
 
-    def __init__(self, spans: int = MOST_SPANS, bytes: int = MOST_BYTES) -> None:
+    def __init__(self, spans: int = MOST_SPANS, most_bytes: int = MOST_BYTES) -> None:
         self.dropped = 0  # spans
         self._most_spans = spans
-        self._most_bytes = bytes
+        self._most_bytes = most_bytes
         self._traces: OrderedDict[str, list[KeptSpan]] = OrderedDict()
+        self._resources: dict[bytes, tuple[bytes, Counter[str]]] = {}  # each once, with the number of its spans
         self._spans = 0
         self._bytes = 0
 
     def add(self, request: bytes) -> int:
         """Keep the spans of an encoded ExportTraceServiceRequest. Returns how many it has. Raises ProtobufError, and
         keeps none of them then."""
-        arrived = list(kept_spans(request))
-        resources: dict[bytes, bytes] = {}
-        for trace_id, resource, encoded in arrived:
+        return self.keep(arrived(request))
+
+    def keep(self, spans_of_request: Sequence[tuple[str, bytes, bytes]]) -> int:
+        """Keep spans that `arrived` has read. Returns how many they are."""
+        for trace_id, resource, encoded in spans_of_request:
             spans = self._traces.setdefault(trace_id, [])
             if len(spans) >= _MOST_SPANS_OF_TRACE:
                 self.dropped += 1
                 continue
-            spans.append(KeptSpan(trace_id, resources.setdefault(resource, resource), encoded))
+            spans.append(KeptSpan(trace_id, self._hold(resource), encoded))
             self._spans += 1
             self._bytes += len(encoded) + _OVERHEAD
         while self._traces and (self._spans > self._most_spans or self._bytes > self._most_bytes):
@@ -50,7 +53,25 @@ class KeptTraces:
             self.dropped += len(oldest)
             self._spans -= len(oldest)
             self._bytes -= sum(len(each.encoded) + _OVERHEAD for each in oldest)
-        return len(arrived)
+            for each in oldest:
+                self._release(each.resource)
+        return len(spans_of_request)
+
+    def _hold(self, resource: bytes) -> bytes:
+        """The resource, which all spans that have it share."""
+        held = self._resources.get(resource)
+        if held is None:
+            held = self._resources[resource] = (resource, Counter())
+            self._bytes += len(resource)
+        held[1]["spans"] += 1
+        return held[0]
+
+    def _release(self, resource: bytes) -> None:
+        held = self._resources[resource]
+        held[1]["spans"] -= 1
+        if not held[1]["spans"]:
+            del self._resources[resource]
+            self._bytes -= len(resource)
 
     # As the sink of the orchestrator's own spans --------------------------------------------------------------------
 
@@ -75,6 +96,17 @@ class KeptTraces:
             return None
         spans = tuple(found)
         return lambda: {"trace_id": trace_id, "spans": _read(spans)}
+
+
+def arrived(request: bytes) -> list[tuple[str, bytes, bytes]]:
+    """Trace id, resource and encoded span of each span in an encoded ExportTraceServiceRequest. It touches nothing
+    else, so that it can run in a thread. Raises ProtobufError, also where there are more than are ever kept."""
+    found: list[tuple[str, bytes, bytes]] = []
+    for each in kept_spans(request):
+        if len(found) >= MOST_SPANS:
+            raise ProtobufError("too many spans")
+        found.append(each)
+    return found
 
 
 def _read(spans: Iterable[KeptSpan]) -> list[Json]:

@@ -3,6 +3,7 @@ one."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from asyncio import TaskGroup
@@ -23,12 +24,13 @@ from pywatt_host.observability.span_sender import SpanCounts, SpanSender, SpanSi
 from pywatt_host.observability.spans import AnyTracer, NoTracer, SpanBuffer, Tracer
 from pywatt_host.observability.trace_settings import COLLECTOR, TOKEN_HEADER, Destination, read_settings, rendered
 from pywatt_host.orchestrator.collector import PATH, CollectorApp
-from pywatt_host.orchestrator.kept_traces import KeptTraces
+from pywatt_host.orchestrator.kept_traces import KeptTraces, arrived
 from pywatt_host.secrets import Masker
 
 logger = logging.getLogger("pywatt.wattson")
 
 SERVICE = "wattson"  # the name of the gateway in traces
+_SHORT = 32 * 1024  # bytes of spans that are read on the event loop: about a millisecond
 _BOUNDS = Bounds(keep_alive=60.0)
 # The variables with which a program says itself where its spans go.
 _OWN = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
@@ -78,6 +80,7 @@ class WorkspaceTracing:
         self._url = ""
         counts, batching = SpanCounts(), settings.batching
         self._senders: list[SpanSender] = []
+        self._passed_on = settings.destinations
         for destination in settings.destinations:
             for name, value in destination.headers.items():
                 if isinstance(value, str):
@@ -110,7 +113,9 @@ class WorkspaceTracing:
         """The variables that lead a module's spans here. `env` is what the workspace gives it. A host of this package
         has them beside its own endpoint; another program that names an endpoint is left alone."""
         if ours:
-            passed_on = [sender.url for sender in self._senders]
+            passed_on = [
+                each.fingerprint(self._token, headers=headers) for each in self._passed_on for headers in (True, False)
+            ]
             return {COLLECTOR: " ".join([self._url, self._token, *passed_on])}
         if any(name in env for name in _OWN):
             return {}
@@ -131,9 +136,10 @@ class WorkspaceTracing:
             await stack.enter_async_context(server.running(tasks))
             yield
 
-    def _take(self, request: bytes) -> None:
+    async def _take(self, request: bytes) -> None:
         """Keep what has arrived, and pass it on. Raises ProtobufError."""
-        spans = self._kept.add(request)
+        read = partial(arrived, request)
+        spans = self._kept.keep(read() if len(request) < _SHORT else await asyncio.to_thread(read))
         for sender in self._senders:
             sender.put(request, spans)
 

@@ -17,7 +17,10 @@ _LONGEST_SUMMARY = 255  # characters; the conventions allow that many
 _DIALECTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "sqlite": SQLITE}
 
 # A word that begins with a digit: an integer, a float, a hexadecimal number.
-_NUMBER = re.compile(r"(?<![\w$@:?])\d[\w.]*")
+_NUMBER = re.compile(r"(?<![\w$])\d[\w.]*")
+_NUMBER_OF_SQLITE = re.compile(r"(?<![\w$@:?])\d[\w.]*")  # which has the placeholders ?1, :1 and @1
+# Before a quoted name of SQLite. Anywhere else, a text in double quotes may be a string.
+_BEFORE_NAME = re.compile(r"(?:\.|\b(?:FROM|JOIN|INTO|UPDATE|TABLE|AS|EXISTS))\s*\Z", re.IGNORECASE)
 _QUOTES = re.compile(r'["`\[\]]')
 _SPACE = re.compile(r"\s+")
 _VERB = re.compile(r"\(*\s*([A-Za-z]{1,32})\b")
@@ -69,18 +72,28 @@ def summarise(kind: str, statement: str) -> Summary:
 def without_values(dialect: Dialect, statement: str) -> str:
     """A statement with `?` in place of its strings and numbers, and without its comments. Placeholders stay."""
     pieces: list[str] = []
+    number = _NUMBER_OF_SQLITE if dialect is SQLITE else _NUMBER
     at = 0
     while (match := dialect.tokens.search(statement, at)) is not None:
-        pieces.append(_NUMBER.sub("?", statement[at : match.start()]))
+        pieces.append(number.sub("?", statement[at : match.start()]))
         groups, token = match.groupdict(), match[0]
         at = end_of_nested(statement, match.end()) if groups.get("nested") else match.end()
         if groups["position"] is not None or groups["name"] is not None:
             pieces.append(token)
         elif token.startswith(("--", "/*", "#")):
             pieces.append(" ")
-        elif token[0] in "`[" or (token[0] == '"' and dialect is not MYSQL):
-            pieces.append(token)  # a quoted name
+        elif token[0] in "`[" or (token[0] == '"' and _is_name(dialect, statement, match)):
+            pieces.append(token)
         else:
             pieces.append("?")
-    pieces.append(_NUMBER.sub("?", statement[at:]))
+    pieces.append(number.sub("?", statement[at:]))
     return _SPACE.sub(" ", "".join(pieces)).strip()
+
+
+def _is_name(dialect: Dialect, statement: str, match: re.Match[str]) -> bool:
+    """Whether a text in double quotes is a name: never for MySQL, always for PostgreSQL. SQLite reads it as a string
+    where no column has that name, so there it is one only where nothing but a name can stand."""
+    if dialect is not SQLITE:
+        return dialect is not MYSQL
+    before = statement[max(0, match.start() - 20) : match.start()]
+    return statement.startswith(".", match.end()) or _BEFORE_NAME.search(before) is not None

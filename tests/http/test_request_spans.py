@@ -197,3 +197,17 @@ def test_without_tracing_there_are_no_spans_and_the_trace_passes_through() -> No
             assert active_trace() is None
 
     run(main)
+
+
+def test_a_scope_without_optional_keys_is_a_span_and_a_line_of_the_log_all_the_same(collector: Collector) -> None:
+    async def main() -> None:
+        async with hosted(traced(collector), hello) as host:
+            call = host.start("GET", "/a")
+            for key in ("scheme", "http_version", "query_string"):
+                call.scope.pop(key)
+            await call.answer()
+            await host.get("/b")
+            assert [line["path"] for line in host.access()] == ["/a", "/b"]
+
+    run(main)
+    assert [span.attributes["url.path"] for span in collector.spans()] == ["/a", "/b"]

@@ -102,7 +102,7 @@ def test_the_span_of_a_caller_is_the_parent_in_another_process() -> None:
             {"network.protocol.name": "websocket", "http.request.method": "GET", "url.scheme": "wss"},
             0,
         ),
-        (request(query=b"token=s3cret&p=2&x"), "GET /users/{id}", {"url.query": "token=REDACTED&p=REDACTED&x"}, 0),
+        (request(query=b"key=s3cret&x"), "GET /users/{id}", {"url.query": "key=REDACTED&REDACTED"}, 0),
         (request(query=b"a-bare-token"), "GET /users/{id}", {"url.query": "REDACTED"}, 0),
         (request(host=b"[::1]:80"), "GET /users/{id}", {"server.address": "::1", "server.port": 80}, 0),
         (request(host=b"users.example"), "GET /users/{id}", {"server.port": 443}, 0),
@@ -202,3 +202,20 @@ def test_whatever_a_span_holds_can_be_read(values: dict[str, Any], name: str) ->
 def test_whatever_a_client_sends_can_be_read(query: bytes, host: bytes, agent: bytes, path: str) -> None:
     (span,) = decoded(request(query=query, host=host, agent=agent, path=path))
     assert attributes(span)["url.path"] == path
+
+
+def test_a_response_that_could_not_be_completed_is_an_error() -> None:
+    for record in (request(status=200, error="KeyError"), request("WEBSOCKET", "/ws", 101, error="KeyError")):
+        (span,) = decoded(record)
+        assert (span.status.code, attributes(span)["error.type"]) == (2, "KeyError")
+
+
+def test_long_and_odd_texts_of_clients_are_not_kept() -> None:
+    encoder = SpanEncoder()
+    for number in range(50):
+        encoder.encode(
+            [request(f"ODD{number}", agent=b"%d" % number + bytes(5000), path="/" + "x" * 5000 + str(number))]
+        )
+    assert not encoder._clients
+    assert not encoder._outcomes
+    assert not encoder._paths

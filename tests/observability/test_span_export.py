@@ -192,3 +192,35 @@ def test_a_worker_hands_its_spans_over_and_tells_what_it_has_dropped() -> None:
     for spans in (1, 2, 3, 4):
         sink.put(b"", spans)
     assert told == [(3, 10), (4, 0)]
+
+
+def test_a_stop_between_two_slices_loses_no_span() -> None:
+    class Sink:
+        largest = 10**9
+        spans = 0
+
+        def __init__(self) -> None:
+            self.some = asyncio.Event()
+
+        def put(self, encoded: bytes, spans: int) -> None:
+            self.spans += spans
+            self.some.set()
+
+        async def close(self, seconds: float) -> None:
+            return
+
+    async def main() -> None:
+        sink, buffer = Sink(), SpanBuffer(10_000, 10_000)
+        tracer = Tracer(buffer)
+        export = SpanExport(
+            buffer, SpanEncoder(), {}, [sink], SpanCounts(), version="1", delay=0.01, batch=10,
+            time_left=lambda: 1.0, secrets_version=lambda: 0,
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks, export.running(tasks):
+            for _ in range(1000):
+                with tracer.span("one"):
+                    pass
+            await sink.some.wait()
+        assert sink.spans == 1000
+
+    run(main)

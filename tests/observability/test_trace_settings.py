@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from pywatt_host.manifest import Source, load
-from pywatt_host.observability.trace_settings import COLLECTOR, Batching, TraceSettings, read_settings, rendered
+from pywatt_host.observability.trace_settings import (
+    COLLECTOR,
+    Batching,
+    Destination,
+    TraceSettings,
+    read_settings,
+    rendered,
+)
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 HERE = "http://localhost:4318/v1/traces"
@@ -209,7 +216,9 @@ def test_a_module_of_up_sends_to_its_collector_too_but_not_twice_to_one_endpoint
         return [each.url for each in settings(environ, tracing).destinations]
 
     collector = {COLLECTOR: "http://127.0.0.1:5000 token"}
-    passing = {COLLECTOR: "http://127.0.0.1:5000 token http://a/v1/traces"}
+    a, with_key = Destination("http://a/v1/traces"), Destination("http://a/v1/traces", {"key": "its"})
+    passing = {COLLECTOR: f"http://127.0.0.1:5000 token {a.fingerprint('token', headers=False)}"}
+    passing_with_key = {COLLECTOR: f"{passing[COLLECTOR]} {with_key.fingerprint('token')}"}
     own = "http://127.0.0.1:5000/v1/traces"
     assert urls(collector) == [own]
     assert settings(collector).destinations[0].headers == {"x-pywatt-token": "token"}
@@ -217,3 +226,5 @@ def test_a_module_of_up_sends_to_its_collector_too_but_not_twice_to_one_endpoint
     assert urls({**passing, ENDPOINT: "http://a"}) == [own]
     assert urls({**passing, ENDPOINT: "http://b"}) == ["http://b/v1/traces", own]
     assert urls(passing, '{endpoint: "http://a", headers: {key: mine}}') == ["http://a/v1/traces", own]
+    assert urls({**passing_with_key, ENDPOINT: "http://a", "OTEL_EXPORTER_OTLP_HEADERS": "key=its"}) == [own]
+    assert urls({**passing_with_key, ENDPOINT: "http://a", "OTEL_EXPORTER_OTLP_HEADERS": "key=other"}) != [own]

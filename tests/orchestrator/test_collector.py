@@ -58,7 +58,11 @@ async def answered(
 def test_only_spans_of_a_holder_of_the_token_are_taken() -> None:
     async def main() -> None:
         taken: list[bytes] = []
-        app = CollectorApp(TOKEN, taken.append)
+
+        async def take(body: bytes) -> None:
+            taken.append(body)
+
+        app = CollectorApp(TOKEN, take)
         assert await answered(app, b"x", x_pywatt_token="wrong") == 401
         assert await answered(app, b"x", x_pywatt_token="") == 401
         assert await answered(app, b"x", path="/v1/metrics") == 404
@@ -76,7 +80,7 @@ def test_only_spans_of_a_holder_of_the_token_are_taken() -> None:
 
 def test_what_is_too_long_or_no_export_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        def refuse(body: bytes) -> None:
+        async def refuse(body: bytes) -> None:
             raise ProtobufError("no")
 
         monkeypatch.setattr(module, "_MOST_BYTES", 1000)
@@ -129,7 +133,7 @@ def test_the_oldest_traces_go_first_by_number_and_by_size() -> None:
         kept.add(export(trace_id(number), "a", "b"))
     assert [int(each["trace_id"], 16) for each in kept.listed()()["traces"]] == [7, 6, 5, 4, 3]
     assert kept.dropped == 4
-    kept = KeptTraces(bytes=20_000)
+    kept = KeptTraces(most_bytes=20_000)
     for number in range(1, 30):
         kept.add(export(trace_id(number), "x" * 2000))
     assert 5 < len(kept.listed()()["traces"]) < 10
@@ -149,3 +153,15 @@ def test_an_export_that_is_cut_keeps_nothing() -> None:
     with pytest.raises(ProtobufError):
         kept.add(export(trace_id(1), "a", "b")[:-3])
     assert kept.listed()() == {"traces": [], "dropped": 0}
+
+
+def test_resources_count_and_are_kept_once() -> None:
+    kept = KeptTraces(most_bytes=10**6)
+    for number in range(100):
+        kept.add(export(trace_id(number), "GET /a", service="x" * 4000 + str(number % 3)))
+    assert len(kept._resources) <= 3
+    for number in range(100, 500):
+        kept.add(export(trace_id(number), "GET /a", service="x" * 4000 + str(number)))
+    assert kept._bytes <= 10**6
+    assert kept._bytes >= sum(map(len, kept._resources))
+    assert kept.dropped > 0

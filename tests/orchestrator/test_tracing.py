@@ -7,7 +7,7 @@ from typing import Any
 
 from pywatt_host.manifest import Source
 from pywatt_host.manifest.workspace import load_workspace
-from pywatt_host.observability.trace_settings import COLLECTOR
+from pywatt_host.observability.trace_settings import COLLECTOR, Destination
 from pywatt_host.orchestrator.launch import module_launch
 from pywatt_host.orchestrator.tracing import NoWorkspaceTracing, WorkspaceTracing, make_workspace_tracing
 from pywatt_host.secrets import Masker
@@ -28,11 +28,13 @@ def test_a_host_of_ours_is_told_the_collector_and_where_its_spans_are_passed_on(
     assert url.startswith("http://127.0.0.1:")
     assert len(token) > 30
     made, _ = tracing(tmp_path, environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318"})
-    *_, passed_on = made.variables("m", {}, ours=True)[COLLECTOR].split()
-    assert passed_on == "http://otel:4318/v1/traces"
+    _, token, *passed_on = made.variables("m", {}, ours=True)[COLLECTOR].split()
+    assert Destination("http://otel:4318/v1/traces").is_among(passed_on, token)
+    assert "otel" not in " ".join(passed_on)
     made, _ = tracing(tmp_path, "tracing: 'https://otel.example'")
-    *_, passed_on = made.variables("m", {}, ours=True)[COLLECTOR].split()
-    assert passed_on == "https://otel.example/v1/traces"
+    _, token, *passed_on = made.variables("m", {}, ours=True)[COLLECTOR].split()
+    assert Destination("https://otel.example/v1/traces").is_among(passed_on, token)
+    assert not Destination("https://otel.example/v1/traces").is_among(passed_on, "another")
 
 
 def test_another_program_gets_the_variables_of_opentelemetry_unless_it_has_its_own(tmp_path: Path) -> None:

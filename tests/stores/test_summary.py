@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pywatt_host.stores.summary import LONGEST_TEXT, summarise
+from pywatt_host.stores.summary import _DIALECTS, LONGEST_TEXT, summarise, without_values
 
 SECRET = "hunter2"
 
@@ -84,3 +84,19 @@ def test_a_long_statement_is_cut_and_what_is_cut_within_a_string_does_not_show()
     assert len(summary.text) == LONGEST_TEXT
     summary = summarise("sqlite", "SELECT '" + SECRET * 5000 + "' FROM t")
     assert summary.text == "SELECT ?"
+
+
+@pytest.mark.parametrize(
+    ("kind", "statement", "text"),
+    [
+        ("sqlite", 'SELECT * FROM "users" WHERE token = "s3cret"', 'SELECT * FROM "users" WHERE token = ?'),
+        ("sqlite", 'INSERT INTO "a b" VALUES ("s3cret")', 'INSERT INTO "a b" VALUES (?)'),
+        ("sqlite", 'SELECT u."name" FROM "main"."users" AS "u"', 'SELECT u."name" FROM "main"."users" AS "u"'),
+        ("sqlite", 'PRAGMA key = "s3cret"', "PRAGMA key = ?"),
+        ("sqlite", "SELECT ?1, :1, @1", "SELECT ?1, :1, @1"),
+        ("postgresql", 'SELECT "name" FROM "users"', 'SELECT "name" FROM "users"'),
+        ("postgresql", "SELECT a[1:99123], b=@4242", "SELECT a[?:?], b=@?"),
+    ],
+)
+def test_what_may_be_a_value_is_replaced(kind: str, statement: str, text: str) -> None:
+    assert without_values(_DIALECTS[kind], statement) == text

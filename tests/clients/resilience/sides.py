@@ -88,8 +88,8 @@ class Side:
         """No new connections, and none of those that there are."""
         if self._server is not None:
             self._server.close()
-            await asyncio.sleep(0)  # a connection that was just accepted is served from the next turn on
-            await asyncio.sleep(0)
+            for _ in range(10):  # turns of the event loop, until a connection that was just accepted is served
+                await asyncio.sleep(0)
             for writer in self._writers:
                 writer.close()
             await asyncio.gather(*filter(None, self._tasks), return_exceptions=True)
