@@ -21,6 +21,7 @@ logger = logging.getLogger("pywatt.workers")
 
 _MEMORY_INTERVAL = 2.0  # seconds between two measurements of the memory of workers
 _RECYCLE_INTERVAL = 1.0  # seconds between two looks whether a worker has served long enough
+_CLOSE_TIME = 3.0  # seconds for a generation that ends already when the host does
 _DRAIN_TOLD_WITHIN = 0.5  # seconds for workers to tell that they drain
 _END_TOLD_WITHIN = 0.5  # seconds for a zygote to tell that a worker has ended
 _DRAIN_GRACE = 2.0  # seconds after the shutdown limit, at which a worker that drains is killed
@@ -55,6 +56,7 @@ class WorkerPool:
         self._recycling: Recycling | None = None
         self._next = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()  # those of `_tasks` that close a generation
         self._retired: dict[WorkerProcess, float] = {}  # when a worker that drains is killed
         self._memory: dict[WorkerProcess, int | None] = {}  # bytes, as measured last
         self._one_recycled = asyncio.Lock()
@@ -228,7 +230,8 @@ class WorkerPool:
             return
         if generation in self.generations:
             self.generations.remove(generation)
-            self._spawn(generation.close())
+            self._closing.add(closing := self._spawn(generation.close()))
+            closing.add_done_callback(self._closing.discard)
 
     def _fill(self, place: int, lived: float) -> None:
         if place not in self._filling and not self.stopping:
@@ -365,10 +368,13 @@ class WorkerPool:
         return len(left)
 
     async def close(self) -> None:
-        """End all generations."""
+        """End all generations. One that is about to end already gets the time for it: its last spans are on their
+        way."""
         self.stopping = True
-        for task in tuple(self._tasks):
+        for task in self._tasks - self._closing:
             task.cancel()
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_CLOSE_TIME)
         for generation in tuple(self.generations):
             generation.kill()
             await generation.close()

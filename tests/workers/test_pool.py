@@ -512,3 +512,27 @@ def test_the_watch_pings_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         watching.cancel()
 
     in_pool(test)
+
+
+def test_at_the_end_a_generation_that_is_closing_gets_its_time() -> None:
+    async def test(host: Pooled) -> None:
+        old, closing, go_on, ended = await host.use(), asyncio.Event(), asyncio.Event(), []
+
+        async def close() -> None:  # as one that sends its last spans
+            closing.set()
+            await go_on.wait()
+            ended.append("closed")
+
+        old.close = close
+        before = host.pool.accepting()
+        await host.use()
+        for worker in before:
+            host.ends(worker)
+        await closing.wait()
+        end = asyncio.create_task(host.pool.close())
+        await asyncio.sleep(0)
+        go_on.set()
+        await end
+        assert ended == ["closed"]
+
+    in_pool(test)

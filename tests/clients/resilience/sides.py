@@ -71,6 +71,7 @@ class Side:
         self.lines: list[str] = []
         self.bodies: list[bytes] = []
         self.extra = ""  # further header lines
+        self.asked = asyncio.Event()
         self.address = ""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -119,6 +120,7 @@ class Side:
         self.lines.append(line)
         self.heads.append(head)
         self.bodies.append(body)
+        self.asked.set()
         status = self.statuses.pop(0) if self.statuses else 200
         if status == -1:
             await reader.read()
