@@ -7,8 +7,8 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -170,6 +170,18 @@ def alive(pid: int) -> bool:
     return bool(shown.strip()) and not shown.startswith("Z")
 
 
+@asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close a connection. That of TLS has been closed when the server has closed its side."""
+    try:
+        yield
+    finally:
+        writer.close()
+        if writer.get_extra_info("sslcontext") is not None:
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
 class Load:
     """Clients that ask for `/pid` without a pause, some on connections that they keep and some on a new one each time.
 
@@ -221,7 +233,7 @@ class Load:
                 async with asyncio.timeout(PATIENCE):
                     reader, writer = await self._open()
                 open_ = True
-                with closing(writer):
+                async with _closing(writer):
                     while open_ and not self._over:
                         began = time.monotonic()
                         async with asyncio.timeout(PATIENCE):
