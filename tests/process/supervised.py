@@ -173,11 +173,12 @@ def alive(pid: int) -> bool:
 @asynccontextmanager
 async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
     """Close a connection. That of TLS has been closed when the server has closed its side."""
+    secure = writer.get_extra_info("sslcontext") is not None
     try:
         yield
     finally:
         writer.close()
-        if writer.get_extra_info("sslcontext") is not None:
+        if secure:
             with suppress(OSError):
                 await writer.wait_closed()
 
