@@ -6,6 +6,7 @@ import ssl
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from pywatt_host.net.client_certificates import CIPHER_KEY, SCOPE_KEY, ClientCertificate
 from tests.certificates import issued
@@ -39,7 +40,8 @@ def test_a_client_certificate(environ_of: Any) -> None:
     assert "CN=billing.example 4" in found["SSL_CLIENT_S_DN"]
     assert "O=clients" in found["SSL_CLIENT_I_DN"]
     assert int(found["SSL_CLIENT_M_SERIAL"], 16) == certificate.serial
-    assert found["SSL_CLIENT_V_END"] == "Jan  1 00:00:00 3000 GMT"
+    end = x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
+    assert found["SSL_CLIENT_V_END"] == f"{end:%b} {end.day:2} {end:%H:%M:%S} {end.year} GMT"
 
 
 @pytest.mark.parametrize("extensions", [{}, {"tls": {"tls_version": 0x0303}}])
