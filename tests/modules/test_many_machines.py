@@ -71,7 +71,8 @@ def test_a_provider_is_found_and_one_that_is_killed_is_gone_within_its_lease(
     assert [(each["module_id"], each["is_healthy"], each["metadata"]) for each in found] == [
         ("users", True, {"v": "1"})
     ] * 2
-    assert len(asking.do("discover", type="module")) == 3  # every module says where it is, without being told to
+    # Every module says where it is, without being told to.
+    assert len(asking.until("discover", lambda found: len(found) == 3, type="module")) == 3
 
     # By its module id, and by the name of its service.
     for name in ("users", "users-api"):
