@@ -368,8 +368,8 @@ class WorkerPool:
         return len(left)
 
     async def close(self) -> None:
-        """End all generations. One that is about to end already gets the time for it: its last spans are on their
-        way."""
+        """End all generations. A generation that is closing already may finish, for a few seconds: it sends its last
+        spans."""
         self.stopping = True
         for task in self._tasks - self._closing:
             task.cancel()
