@@ -30,6 +30,7 @@ _PING_INTERVAL = 10  # seconds; after two pings without an answer the connection
 _CLEANUP_GRACE = 0.1  # seconds for the library to clean up after it has tried every server
 _RECONNECT_GRACE = 3.0  # seconds after a reconnect in which other modules may still be reconnecting
 _DRAIN_TIMEOUT = 5  # seconds
+_CLOSE_TIMEOUT = 1.0  # seconds
 _WARN_INTERVAL = 60.0  # seconds between two equal warnings
 
 Attach = Callable[["Client"], Awaitable[None]]
@@ -344,9 +345,21 @@ async def _drained(client: Client) -> None:
 
 
 async def closed(client: Client) -> None:
-    """Close a client in any state."""
-    with suppress(Exception):  # named boundary: the stop path
-        await client.close()
+    """Close a client in any state, within _CLOSE_TIMEOUT.
+
+    The library waits without a limit for the end of its connection, and after a TLS handshake that was cut short that
+    end is never reported to it. So it closes in a task of its own, which is left where it takes too long."""
+    closing = asyncio.get_running_loop().create_task(client.close())
+    closing.add_done_callback(_ignore)
+    try:
+        await asyncio.wait((closing,), timeout=_CLOSE_TIMEOUT)
+    finally:
+        closing.cancel()
+
+
+def _ignore(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _text(value: str | SecretTemplate | None, secret_values: Mapping[str, str]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,33 @@ def test_with_tls_both_sides_show_who_they_are(tmp_path: Path) -> None:
 
     with nats(tmp_path / "nats", settings) as server:
         run(lambda: main(f"tls://localhost:{server.port}"))
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_server_that_never_answers_the_tls_handshake_keeps_no_host(tmp_path: Path, required: bool) -> None:
+    info = {"server_id": "x", "version": "2.10.0", "proto": 1, "max_payload": 1024, "tls_required": True}
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        await asked.wait()
+        writer.close()
+
+    async def main() -> None:
+        asked.clear()
+        async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            keys = manifest(f"tls://127.0.0.1:{port}", required=required)
+            keys["channels"]["limits"] = {"handshake": "200ms"}
+            try:
+                async with asyncio.timeout(PATIENCE / 2):
+                    with pytest.raises(ChannelError, match="it is required") if required else nullcontext():
+                        async with hosted(keys, hello, directory=tmp_path):
+                            await asyncio.sleep(0.3)  # it is connecting again
+            finally:
+                asked.set()
+
+    asked = asyncio.Event()
+    run(main)
 
 
 def test_a_token_that_rotates_makes_a_new_connection_before_the_old_one_goes(tmp_path: Path) -> None:
