@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import threading
 import time
@@ -46,6 +47,10 @@ APP = """
             await answer(send, b"%d" % os.getpid())
         elif path == "sleep":
             await asyncio.sleep(float(argument))
+            await answer(send, VERSION.encode())
+        elif path == "held":  # until the test has written a file of that name
+            while not os.path.exists(os.path.join(os.path.dirname(__file__), argument)):
+                await asyncio.sleep(0.01)
             await answer(send, VERSION.encode())
         elif path == "block":
             print("blocked", os.getpid(), file=sys.stderr, flush=True)
@@ -117,6 +122,10 @@ class Supervised:
         """Reload, and return the verdict."""
         return ask(self.socket, "POST", "/reload", {}, PATIENCE)
 
+    def release(self, name: str) -> None:
+        """Let the application answer what waits at `/held/NAME`."""
+        self.project.write(name, "")
+
     def processes(self) -> set[int]:
         """The processes below the supervisor."""
         return descendants(self.host.child.pid)
@@ -146,6 +155,18 @@ def until(condition: Callable[[], T | None], patience: float = PATIENCE) -> T:
             return found
         assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.02)
+
+
+def until_refused(running: Supervised) -> None:
+    """Wait until connections are refused: then each worker knows that the host stops."""
+    host, _, port = running.address.removeprefix("http://").rpartition(":")
+    deadline = time.monotonic() + PATIENCE
+    with suppress(ConnectionRefusedError):
+        while True:
+            with suppress(TimeoutError):  # the last handshakes are being waited for
+                socket.create_connection((host, int(port)), timeout=0.1).close()
+            assert time.monotonic() < deadline, "connections are still accepted"
+            time.sleep(0.02)
 
 
 def descendants(pid: int) -> set[int]:

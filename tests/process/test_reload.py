@@ -136,7 +136,7 @@ def test_a_listener_that_moves_to_another_port_loses_no_connection(served: Proje
     running = Supervised(served)
     with Connection(running.address) as kept, Connection(running.address) as waiting:
         assert kept.request("GET", "/version").status == 200
-        waiting.head("GET", "/sleep/1")
+        waiting.head("GET", "/held/it")
         until(lambda: running.metric("http_server_active_requests") >= 1)
         manifest(served, {"listen": "unix:new.sock"})
         began = time.monotonic()
@@ -146,6 +146,7 @@ def test_a_listener_that_moves_to_another_port_loses_no_connection(served: Proje
         assert running.host.get("/version", address).body == b"one"
         if time.monotonic() - began < LINGER:
             assert kept.request("GET", "/version").headers["connection"] == "close"
+        running.release("it")
         assert waiting.response().body == b"one"
     with pytest.raises(ConnectionRefusedError):
         until(lambda: running.host.get("/version", running.address).status != 200)
@@ -340,7 +341,7 @@ def test_event_streams_and_websockets_are_told_and_slow_requests_finished(served
         )
         assert socket_.response_head()[0] == 101
         assert socket_.exactly(5) == b"\x81\x03one"
-        slow.head("GET", "/sleep/2")
+        slow.head("GET", "/held/it")
         until(lambda: running.metric("http_server_active_requests") >= 1)
         version(served, "two")
         assert running.reload()["ok"]
@@ -352,6 +353,7 @@ def test_event_streams_and_websockets_are_told_and_slow_requests_finished(served
         kind, length = socket_.exactly(2)
         assert kind == 0x88
         assert int.from_bytes(socket_.exactly(length)[:2]) == 1012
+        running.release("it")
         answer = slow.response()
         assert (answer.body, answer.headers["connection"]) == (b"one", "close")
         assert answer_of(running) == "two"

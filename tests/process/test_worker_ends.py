@@ -20,6 +20,7 @@ from tests.process.supervised import (
     manifest,
     only_of,
     until,
+    until_refused,
 )
 from tests.processes import Connection, Project, allowed
 
@@ -184,10 +185,12 @@ def test_workers_drain_without_their_zygote(served: Project) -> None:
     os.kill(running.zygote(), signal.SIGKILL)
     running.host.wait_for("the process that has imported the code ended")
     with running.host.connect() as connection:
-        connection.head("GET", "/sleep/0.5")
+        connection.head("GET", "/held/it")
         until(lambda: running.metric("http_server_active_requests") >= 1)
         left = running.processes()
         running.host.signal()
+        until_refused(running)
+        running.release("it")
         assert connection.response().body == b"one"
     assert running.host.wait() == 0
     until(lambda: not any(alive(pid) for pid in left))
@@ -316,7 +319,8 @@ def test_a_worker_that_is_recycled_finishes_what_it_does(served: Project) -> Non
     with ExitStack() as stack:
         connections = connections_to_each(running, stack)
         for connection in connections.values():
-            connection.head("GET", "/sleep/3")
+            connection.head("GET", "/held/it")
         running.until_workers(without=connections)
+        running.release("it")
         for connection in connections.values():
             assert connection.response().body == b"one"

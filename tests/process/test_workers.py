@@ -20,6 +20,7 @@ from tests.process.supervised import (
     alive,
     manifest,
     until,
+    until_refused,
 )
 from tests.process.test_starting import AS_SYSTEMD
 from tests.processes import Connection, Project, allowed
@@ -70,9 +71,11 @@ def test_what_runs_is_finished_when_the_host_stops(served: Project) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(Connection(running.address)) for _ in range(8)]
         for connection in connections:
-            connection.head("GET", "/sleep/0.5")
+            connection.head("GET", "/held/it")
         until(lambda: running.metric("http_server_active_requests") >= 8)
         running.host.signal()
+        until_refused(running)
+        running.release("it")
         for connection in connections:
             answer = connection.response()
             assert (answer.body, answer.headers["connection"]) == (b"one", "close")
@@ -82,21 +85,13 @@ def test_what_runs_is_finished_when_the_host_stops(served: Project) -> None:
 def test_clients_are_refused_while_the_last_requests_run(served: Project) -> None:
     running = Supervised(served)
     with running.host.connect() as connection:
-        connection.head("GET", "/sleep/1.5")
+        connection.head("GET", "/held/it")
         until(lambda: running.metric("http_server_active_requests") >= 1)
         running.host.signal()
-        with pytest.raises(ConnectionRefusedError):
-            until(lambda: try_to_connect(running.address))
+        until_refused(running)
+        running.release("it")
         assert connection.response().body == b"one"
     assert running.host.wait() == 0
-
-
-def try_to_connect(address: str) -> None:
-    host, _, port = address.removeprefix("http://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=0.1).close()
-    except TimeoutError:
-        pass  # the last handshakes are being waited for
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "unix:app.sock"])
