@@ -198,7 +198,7 @@ def test_workers_drain_without_their_zygote(served: Project) -> None:
 
 @pytest.mark.slow
 def test_a_zygote_that_stands_still_is_replaced(served: Project) -> None:
-    manifest(served, {"workers": {"count": 2, "start_limit": "1s"}})
+    manifest(served, {"workers": {"count": 2, "start_limit": "4s"}})
     running = Supervised(served)
     os.kill(running.zygote(), signal.SIGSTOP)
     victim = running.workers()[1]
