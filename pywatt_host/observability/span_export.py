@@ -6,6 +6,7 @@ It is loaded only where tracing is on.
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio import TaskGroup
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from pywatt_host.observability.metrics import Family
 from pywatt_host.observability.otlp import SpanEncoder, resource_spans
 from pywatt_host.observability.span_sender import SpanCounts, SpanSink
 from pywatt_host.observability.spans import Attributes, Record, SpanBuffer
+
+logger = logging.getLogger("pywatt.traces")
 
 _FLUSH_TIME = 2.0  # seconds at the end, at most
 _LEAST_FLUSH_TIME = 0.1  # seconds, also where the shutdown limit is used up
@@ -57,6 +60,7 @@ class SpanExport:
         self._time_left = time_left
         self._secrets_version = secrets_version
         self._known_secrets = -1
+        self._failed = False  # whether a fault of the encoder was logged
         self._wanted = asyncio.Event()
         self._largest = min((sink.largest for sink in sinks), default=0)
 
@@ -102,7 +106,14 @@ class SpanExport:
         if (version := self._secrets_version()) != self._known_secrets:
             self._known_secrets = version
             self._encoder.forget()
-        encoded = resource_spans(self._resource, self._version, self._encoder.encode(records))
+        try:
+            encoded = resource_spans(self._resource, self._version, self._encoder.encode(records))
+        except Exception:  # named boundary: a span that cannot be encoded must not stop the host
+            self._counts.drop("export_failed", len(records))
+            if not self._failed:
+                self._failed = True
+                logger.exception("%d spans could not be encoded; this is logged once", len(records))
+            return
         if len(encoded) <= self._largest:
             for sink in self.sinks:
                 sink.put(encoded, len(records))

@@ -138,16 +138,18 @@ class SpanSender:
 
     def _run(self) -> None:
         make = import_module("pywatt_host.observability.otlp_http").OtlpConnection
-        connection = self._connection = make(self._destination, self._user_agent)
         while (piece := self._next()) is not None:
             body, spans = piece
             try:
-                self._send(connection, body, spans)
+                if self._connection is None:
+                    self._connection = make(self._destination, self._user_agent)
+                self._send(self._connection, body, spans)
             except Exception as error:  # named boundary: the thread goes on with the next spans
                 self._drop(spans, type(error).__name__)
             with self._changed:
                 self._bytes -= len(body)
-        connection.close()
+        if self._connection is not None:
+            self._connection.close()
         with suppress(RuntimeError):  # the event loop has not waited, and is closed
             self._ended()
 

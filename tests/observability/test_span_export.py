@@ -120,6 +120,29 @@ def test_a_piece_that_is_too_long_is_divided_and_a_span_that_is_too_long_is_drop
     assert len(sink.pieces) > 1
 
 
+def test_a_span_that_cannot_be_encoded_stops_nothing_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Kept()
+
+    async def main() -> None:
+        exporting = Exporting(sink)
+
+        def mask(text: str) -> str:
+            if text == "bad":
+                raise LookupError
+            return text
+
+        exporting.export._encoder = SpanEncoder(mask)
+        for name in ("bad", "bad", "good"):
+            with exporting.tracer.span("x", attributes={"note": name}):
+                pass
+            await exporting.export.flush()
+        assert exporting.counts.dropped["export_failed"] == 2
+
+    run(main)
+    assert sink.names() == ["x"]
+    assert [each.message for each in caplog.records] == ["1 spans could not be encoded; this is logged once"]
+
+
 def test_a_secret_that_is_new_is_masked_in_texts_that_were_seen_before() -> None:
     sink = Kept()
 

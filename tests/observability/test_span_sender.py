@@ -334,3 +334,13 @@ def test_a_warning_comes_at_most_once_a_minute(caplog: pytest.LogCaptureFixture)
         logged = [each for each in caplog.records if each.levelno >= logging.WARNING]
         assert len(logged) == 1
         sending.close()
+
+
+def test_an_endpoint_that_cannot_be_used_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    sending = Sending(1)
+    sending.sender._destination = Destination("http://[::zz]:4318/v1/traces")
+    for _ in range(2):
+        sending.sender.put(PIECE, 1)
+    sending.close()
+    assert sending.dropped() == {"export_failed": 2}
+    assert any("were not taken by" in each.message for each in caplog.records)

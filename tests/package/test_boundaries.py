@@ -33,6 +33,7 @@ NAMED = {
     "app/introspection/arguments.py": 1,
     "app/introspection/table.py": 1,
     "observability/logs.py": 1,
+    "observability/span_export.py": 1,
     "observability/span_sender.py": 1,
     "decorator/module.py": 1,
     "secrets/rotation.py": 1,
