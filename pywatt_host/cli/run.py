@@ -212,9 +212,10 @@ def serve(
         if parent is not None:
             parent.failed(error, stream)
 
-    with configured(manifest.logging, stream, terminal=terminal, colour=colour):
+    logged = configured(manifest.logging, stream, terminal=terminal, colour=colour, short_tracebacks=parent is not None)
+    with logged:
         for problem in warnings:
-            logger.warning("%s", problem)
+            logger.warning("%s", problem.logged)
         if trace is not None and handshake is None and manifest.channels.ipc is None and manifest.channels.tcp is None:
             logger.warning("--trace-protocol: the module has no channel, so the file stays empty")
         try:

@@ -55,7 +55,7 @@ def supervise(
 
         use_logging(manifest)
         for problem in warnings:
-            logger.warning("%s", problem)
+            logger.warning("%s", problem.logged)
         try:
             supervisor = Supervisor(
                 manifest,

@@ -105,7 +105,7 @@ def _run(
     terminal, colour = sys.stderr.isatty(), coloured(sys.stderr)
     with configured(settings, stream, terminal=terminal, colour=colour):
         for problem in warnings:
-            logger.warning("%s", problem)
+            logger.warning("%s", problem.logged)
         declared = workspace.secrets
         sources = make_sources(
             declared.sources if declared.sources is not None else _DEFAULT_SOURCES,

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
 Severity: TypeAlias = Literal["error", "warning"]
+_WARNING = "warning: "  # before the text of a warning
 KeyPath: TypeAlias = tuple[str | int, ...]  # the keys and list positions that lead to a value
 
 _MAX_VALUE_CHARACTERS = 60  # of a value in a message
@@ -89,6 +90,11 @@ class Problem:
         return f"{self.where}{self.what}"
 
     @property
+    def logged(self) -> str:
+        """The problem as the message of a log record, which has a level of its own."""
+        return f"{self.where}{self.what.removeprefix(_WARNING)}"
+
+    @property
     def where(self) -> str:
         """The start of the line: `pywatt.yaml:14:12: `; without a line, `PYWATT__SERVER__LISTEN: ` or `--set `."""
         if self.line:
@@ -98,7 +104,7 @@ class Problem:
     @property
     def what(self) -> str:
         """The problem without its place."""
-        label = "warning: " if self.severity == "warning" else ""
+        label = _WARNING if self.severity == "warning" else ""
         # The name of the variable contains the path already.
         repeated = not self.line and self.file.lower() == "pywatt__" + self.path.lower().replace(".", "__")
         path = f"{self.path}: " if self.path and not repeated else ""
@@ -221,7 +227,7 @@ def render_github(problems: Sequence[Problem]) -> str:
     lines = []
     for problem in problems:
         place = f"file={_property(problem.file)},line={problem.line},col={problem.column}," if problem.line else ""
-        text = problem.what.removeprefix("warning: ") if problem.line else str(problem)
+        text = problem.what.removeprefix(_WARNING) if problem.line else problem.logged
         lines.append(f"::{problem.severity} {place}title={_property(problem.code)}::{_data(text)}")
     return "".join(line + "\n" for line in lines)
 

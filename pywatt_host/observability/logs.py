@@ -21,6 +21,7 @@ from pywatt_host.manifest.model import Logging
 from pywatt_host.observability.context import current_request, current_span
 from pywatt_host.observability.escaping import console_text, json_line
 from pywatt_host.observability.log_stream import LogStream, lost_text
+from pywatt_host.observability.tracebacks import short_traceback
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -67,7 +68,7 @@ def _redacted(value: Any, names: frozenset[str]) -> Any:
 
 class RecordFormatter:
     """Turns a logging record into the bytes of one line. The values of the fields in `redact` are replaced. Each record
-    has the fields `always`."""
+    has the fields `always`. With `short_tracebacks`, tracebacks begin at the application's own frames."""
 
     def __init__(
         self,
@@ -75,8 +76,10 @@ class RecordFormatter:
         redact: Iterable[str],
         colour: bool,
         always: Mapping[str, Any] = MappingProxyType({}),
+        short_tracebacks: bool = False,
     ) -> None:
         self._style = style
+        self._short_tracebacks = short_tracebacks
         self._redact = frozenset(name.lower() for name in redact)
         self._colour = colour
         self._always = dict(always)
@@ -101,7 +104,7 @@ class RecordFormatter:
     def format(self, record: logging.LogRecord) -> bytes:
         """The line of a record, with its line feed. The traceback of an exception is in it."""
         message = record.getMessage()
-        pieces = _traceback(record)
+        pieces = _traceback(record, short=self._short_tracebacks)
         if self._style == "json":
             return self._json(record, message, "".join(pieces).strip())
         return self._console(record, message, _console_traceback(pieces).strip())
@@ -138,10 +141,12 @@ _COLOURS = {
 }
 
 
-def _traceback(record: logging.LogRecord) -> list[str]:
+def _traceback(record: logging.LogRecord, *, short: bool) -> list[str]:
     """The traceback of a record in pieces: each is one line, or a message of several lines."""
     pieces: list[str] = []
-    if record.exc_info and record.exc_info[0] is not None:
+    if short and record.exc_info and record.exc_info[1] is not None:
+        pieces += short_traceback(record.exc_info[1])
+    elif record.exc_info and record.exc_info[0] is not None:
         pieces += traceback.format_exception(*record.exc_info)
     elif record.exc_text:
         pieces.append(f"{record.exc_text}\n")
@@ -235,12 +240,17 @@ def configured(
     terminal: bool,
     colour: bool,
     always: Mapping[str, Any] = MappingProxyType({}),
+    short_tracebacks: bool = False,
 ) -> Iterator[None]:
     """Send the logging of the process to `stream` as the manifest says; each record has the fields `always`. Leaving
-    restores the previous configuration."""
-    formatter = RecordFormatter(style_for(settings, terminal), settings.redact, colour, always)
+    restores the previous configuration. `short_tracebacks`: below the level debug, tracebacks begin at the
+    application's own frames."""
+    short = short_tracebacks and settings.level != "debug"
+    formatter = RecordFormatter(style_for(settings, terminal), settings.redact, colour, always, short)
     root, handler = logging.getLogger(), StreamHandler(stream, formatter)
     levels: dict[str, int] = {"uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+    if settings.level != "debug":  # they log a line for each request that the application makes
+        levels |= {"httpx": logging.WARNING, "httpcore": logging.WARNING}
     levels.update({name: LEVELS[level] for name, level in settings.loggers.items()})
     before = (root.level, root.handlers[:])
     levels_before = {name: logging.getLogger(name).level for name in levels}

@@ -38,10 +38,13 @@ class Log:
 
 
 @contextmanager
-def logging_to(path: Path, *, terminal: bool = False, colour: bool = False, **settings: Any) -> Iterator[Log]:
+def logging_to(
+    path: Path, *, terminal: bool = False, colour: bool = False, short_tracebacks: bool = False, **settings: Any
+) -> Iterator[Log]:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    shown: dict[str, Any] = {"terminal": terminal, "colour": colour, "short_tracebacks": short_tracebacks}
     try:
-        with configured(Logging(**settings), LogStream(fd), terminal=terminal, colour=colour):
+        with configured(Logging(**settings), LogStream(fd), **shown):
             yield Log(path)
     finally:
         os.close(fd)
@@ -205,3 +208,14 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert sorted(record["message"][0] for record in log.records) == sorted("01234567" * 100)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"), [({}, False), ({"level": "debug"}, True), ({"loggers": {"httpx": "info"}}, True)]
+)
+def test_each_request_of_the_http_client_is_a_line_only_where_it_is_wanted(
+    tmp_path: Path, settings: dict[str, Any], shown: bool
+) -> None:
+    with logging_to(tmp_path / "log", **settings) as log:
+        logging.getLogger("httpx").info("HTTP Request: GET http://x/")
+        assert bool(log.lines) is shown

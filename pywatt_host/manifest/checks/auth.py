@@ -32,6 +32,7 @@ _KEYS: Mapping[str, frozenset[str]] = {
 _NEEDED = {"api_key": "keys", "basic": "users"}
 # RFC 7518 section 3.2: a key is at least as long as the hash. In bytes.
 MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+_NAMED_ENDPOINTS = 3  # in a warning about several
 # Headers that have a meaning already, so they cannot contain an API key.
 _RESERVED_HEADERS = frozenset(
     ("authorization", "cookie", "host", "connection", "content-type", "content-length", "transfer-encoding", "origin")
@@ -256,11 +257,19 @@ class AuthChecks:
                 self._add(("endpoints",), "open-endpoint", message, hint, "warning")
             return
         if any(endpoint.auth is not None and not endpoint.auth.open for endpoint in endpoints):
-            for number, endpoint in enumerate(endpoints):
-                if endpoint.auth is None:
-                    message = "this endpoint is open to everyone, while other endpoints require a credential"
-                    hint = "set `auth` to a scheme; if the endpoint is meant to be open, set `auth: none`"
-                    self._add(("endpoints", number), "open-endpoint", message, hint, "warning")
+            open_ones = [number for number, endpoint in enumerate(endpoints) if endpoint.auth is None]
+            if open_ones:
+                message = "this endpoint is open to everyone, while other endpoints require a credential"
+                hint = "set `auth` to a scheme; if the endpoint is meant to be open, set `auth: none`"
+                if len(open_ones) > 1:
+                    named = [endpoints[number].path for number in open_ones[:_NAMED_ENDPOINTS]]
+                    more = len(open_ones) - len(named)
+                    shown = ", ".join(named) + (f" and {more} more" if more else "")
+                    message = (
+                        f"{len(open_ones)} endpoints are open to everyone, while others require a credential: {shown}"
+                    )
+                    hint = "set `auth` to a scheme; where an endpoint is meant to be open, set `auth: none`"
+                self._add(("endpoints", open_ones[0]), "open-endpoint", message, hint, "warning")
 
     # Clients --------------------------------------------------------------------------------------------------------
 
