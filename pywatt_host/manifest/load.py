@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pywatt_host.exceptions import ManifestError
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.checks.manifest import ManifestChecks
 from pywatt_host.manifest.layers.interpolation import Variables, interpolate
 from pywatt_host.manifest.layers.overrides import Overrides, merge
@@ -132,9 +133,55 @@ def load(
     With `allow_unset`, a variable that is not set is a warning. A string keeps the text `${NAME}`; a key with any other
     type counts as omitted.
     """
+    examined = examine(
+        source,
+        profile=profile,
+        overrides=overrides,
+        environ=environ,
+        env_file=env_file,
+        allow_unset=allow_unset,
+        init=init,
+    )
+    if examined.faulty or examined.loaded is None:
+        raise ManifestError(examined.problems)
+    return examined.loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What is known of a manifest, which may be faulty: all problems, and the manifest without the faulty values.
+
+    `loaded` is None if nothing of it can be read. `left_out` has the places of the faulty values.
+    """
+
+    problems: tuple[Problem, ...]
+    loaded: Loaded | None
+    left_out: LeftOut
+
+    @property
+    def faulty(self) -> bool:
+        """Whether there is an error, and not only warnings."""
+        return any(problem.severity == "error" for problem in self.problems)
+
+
+def examine(
+    source: Source,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
+    allow_unset: bool = False,
+    init: InitLayer | None = None,
+) -> Examined:
+    """Read a manifest as far as it can be read. The parameters are those of `load`. Never raises for its faults.
+
+    The manifest in the result is for further checks, and not for serving: it lacks what is faulty.
+    """
     report = Report()
     tree: Node | None = None
     manifest: Manifest | None = None
+    left_out: frozenset[KeyPath] = frozenset()
     variables = environment(environ, env_file, report)
     unset: set[str] = set()
     overriding = {name: value for name, value in variables.items() if name.startswith(OVERRIDE_PREFIX)}
@@ -146,15 +193,15 @@ def load(
         lookup = Variables(variables, str(source.directory), allow_unset, unset)
         name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
         tree, faulted = _effective(source, written, name, init, overriding, overrides, lookup, report)
-        manifest = validate(tree, Manifest, manifest_shape(), faulted, report)
-    if manifest is not None and tree is not None:
-        manifest = manifest.located(source.directory, source.absolute_path, frozenset(_overridden(tree, ())))
-        token_offered = init is not None and init.has_token
-        ManifestChecks(manifest, tree, report, token_offered=token_offered).check()
-    errors = report.errors()
-    if errors or manifest is None or tree is None:
-        raise ManifestError(errors)
-    return Loaded(manifest, tuple(report.ordered()), tree, frozenset(unset))
+        manifest, left_out = validate(tree, Manifest, manifest_shape(), faulted, report)
+    if tree is None or manifest is None:
+        return Examined(tuple(report.ordered(cut=True)), None, LeftOut(Node({}, Mark(), Origin(source.name))))
+    manifest = manifest.located(source.directory, source.absolute_path, frozenset(_overridden(tree, ())))
+    unknown = LeftOut(tree, left_out)
+    token_offered = init is not None and init.has_token
+    ManifestChecks(manifest, tree, report, unknown, token_offered=token_offered).check()
+    problems = tuple(report.ordered(cut=True))
+    return Examined(problems, Loaded(manifest, problems, tree, frozenset(unset)), unknown)
 
 
 def _effective(
@@ -196,6 +243,8 @@ def _overridden(node: Node, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(node.value, dict):
         for name, item in node.value.items():
             yield from _overridden(item, (*path, name))
+    elif node.left_out:
+        return
     elif node.origin.override or node.origin.profile or node.origin.name == INIT:
         yield path
 

@@ -138,24 +138,25 @@ class Report:
         elif problem not in self.problems:
             self.problems.append(problem)
 
-    def errors(self) -> list[Problem]:
-        """All problems in the order of the file, and a note if some are not shown. Empty if all are warnings."""
-        if all(problem.severity == "warning" for problem in self.problems):
-            return []
-        found = self.ordered()
-        if self.left_out:
-            last = found[-1]
-            found.append(
-                Problem(
-                    last.file, last.line, last.column, "", "too-many", f"{self.left_out} more problems are not shown"
-                )
-            )
-        return found
+    @property
+    def faulty(self) -> bool:
+        """Whether there is an error, and not only warnings."""
+        return any(problem.severity == "error" for problem in self.problems)
 
-    def ordered(self) -> list[Problem]:
-        """All problems in the order of the file. Problems of overrides come last."""
+    def errors(self) -> list[Problem]:
+        """All problems, as `ordered` gives them with `cut`. Empty if all are warnings."""
+        return self.ordered(cut=True) if self.faulty else []
+
+    def ordered(self, *, cut: bool = False) -> list[Problem]:
+        """All problems in the order of the file. Problems of overrides come last. With `cut`, a last one says how many
+        are not shown."""
         shown = [_masked(problem, self.secrets) for problem in self.problems]
-        return sorted(shown, key=lambda problem: (not problem.line, problem.line, problem.column))
+        found = sorted(shown, key=lambda problem: (not problem.line, problem.line, problem.column))
+        if cut and self.left_out and found:
+            last = found[-1]
+            message = f"{self.left_out} more problems are not shown"
+            found.append(Problem(last.file, last.line, last.column, "", "too-many", message))
+        return found
 
 
 _MIN_SECRET_CHARACTERS = 8  # a shorter secret is not masked in messages, because it may match other words

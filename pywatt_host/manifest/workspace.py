@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pywatt_host.exceptions import ManifestError
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.checks.workspace import WorkspaceChecks
 from pywatt_host.manifest.layers.interpolation import Variables, interpolate
 from pywatt_host.manifest.load import environment, load
@@ -56,10 +57,10 @@ def load_workspace(
         root = interpolate(written, shape, variables, report) if source.data is None else written
         normalizer = Normalizer(report, shape)
         tree = normalizer.normalize(root, shape) or Node({}, root.mark, root.origin, keys={})
-        workspace = validate(tree, Workspace, shape, normalizer.faulted, report)
-    if workspace is not None and tree is not None:
-        workspace = workspace.located(source.directory, source.absolute_path)
-        WorkspaceChecks(workspace, tree, report).check()
+        workspace, left_out = validate(tree, Workspace, shape, normalizer.faulted, report)
+        if workspace is not None:
+            workspace = workspace.located(source.directory, source.absolute_path)
+            WorkspaceChecks(workspace, tree, report, LeftOut(tree, left_out)).check()
     errors = report.errors()
     if errors or workspace is None or tree is None:
         raise ManifestError(errors)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.model import AuthScheme, AutoEndpoints, Manifest, Requirement
 from pywatt_host.manifest.model.auth import KINDS, NO_AUTH
 from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
@@ -62,18 +63,16 @@ def requirements(manifest: Manifest) -> Iterator[tuple[KeyPath, Requirement]]:
 
 
 class AuthChecks:
-    """Reports faults with `add`. `unset` says whether a value was left out because a variable is not set."""
+    """Reports faults with `add`. `left_out` says which values are unknown."""
 
-    def __init__(
-        self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool], *, listeners_known: bool = True
-    ) -> None:
+    def __init__(self, manifest: Manifest, add: Add, left_out: LeftOut, *, listeners_known: bool = True) -> None:
         """`listeners_known`: the manifest says which listeners there are, and how they are protected. Otherwise an
         orchestrator does, or that part could not be read."""
         self._listeners_known = listeners_known
         self._manifest = manifest
         self._add = add
-        self._unset = unset
-        self._faulty: set[str] = set()  # schemes with another fault
+        self._left_out = left_out
+        self._faulty = set(left_out.names(("auth",)))  # schemes with another fault
 
     def check(self) -> None:
         for name, scheme in self._manifest.auth.items():
@@ -86,7 +85,7 @@ class AuthChecks:
     def _fault(self, path: KeyPath, code: str, message: str, hint: str) -> None:
         if path[0] == "auth":
             self._faulty.add(str(path[1]))
-        if not self._unset(path):
+        if not self._left_out.holds(path):
             self._add(path, code, message, hint, "error")
 
     # Schemes --------------------------------------------------------------------------------------------------------
@@ -146,6 +145,8 @@ class AuthChecks:
         if scheme.type == "oidc" and scheme.audience is None:
             hint = "add it, such as audience: users; without it, tokens for other services would be accepted"
             self._fault((*path, "audience"), "incomplete", "this key is required", hint)
+        if any(self._left_out.holds((*path, key)) for key in ("secret", "public_key", "jwks_url")):
+            return
         if scheme.type == "jwt" and not given:
             hint = "set secret: ${secret:JWT_SECRET}, public_key or jwks_url, or use type: oidc with an issuer"
             self._fault((*path, "secret"), "no-key", "the scheme has no key, so tokens cannot be verified", hint)
@@ -159,7 +160,8 @@ class AuthChecks:
                 self._fault((*path, "algorithms"), "algorithm", message, hint)
                 return
         self._plain_http(path, scheme)
-        if isinstance(scheme.secret, str) and not scheme.allow_weak_secret and len(given) == 1:
+        weak = scheme.allow_weak_secret or self._left_out.holds((*path, "allow_weak_secret"))
+        if isinstance(scheme.secret, str) and not weak and len(given) == 1:
             self._literal_secret(path, scheme.secret, min_secret_bytes(scheme))
 
     def _literal_secret(self, path: KeyPath, secret: str, least: int) -> None:
@@ -188,7 +190,7 @@ class AuthChecks:
     # Requirements ---------------------------------------------------------------------------------------------------
 
     def _requirements(self) -> None:
-        schemes = self._manifest.auth
+        schemes = dict.fromkeys((*self._manifest.auth, *self._left_out.names(("auth",))))
         used: set[str] = set()
         for path, requirement in requirements(self._manifest):
             used.update(requirement.scheme)
@@ -201,6 +203,8 @@ class AuthChecks:
                             "`none` means that no credential is required, so it cannot be combined with anything else"
                         )
                         self._fault(place, "conflict", message, "remove it")
+                elif name not in schemes and self._left_out.holds(("auth",)):
+                    continue
                 elif name not in schemes:
                     declared = ", ".join(schemes) or "none"
                     meant = near_miss(name, [*schemes, NO_AUTH])
@@ -208,12 +212,22 @@ class AuthChecks:
                     self._fault(place, "unknown-scheme", f'"{name}" is not a declared scheme', hint)
                 elif name in requirement.scheme[:number]:
                     self._fault(place, "conflict", f'"{name}" is listed twice', "remove one of them")
-        if not used <= {*schemes, NO_AUTH}:
+        if not used <= {*schemes, NO_AUTH} or self._requirements_are_unknown():
             return  # the misspelled name may be meant for a scheme that seems to be unused
         for name in schemes:
             if name not in used and name not in self._faulty:
                 hint = f"set `auth: {name}` in an endpoint, or remove the scheme"
                 self._add(("auth", name), "unused-scheme", "nothing uses this scheme", hint, "warning")
+
+    def _requirements_are_unknown(self) -> bool:
+        """Whether a part of the manifest that may refer to a scheme was left out."""
+        for key in ("endpoints", "metrics"):
+            parts = self._left_out.parts((key,))
+            if self._left_out.holds((key,)) or any(
+                "auth" in part or isinstance(part[-1], int) or part[-1] == "rules" for part in parts
+            ):
+                return True
+        return False
 
     def _client_certificates(self) -> None:
         """Schemes of type mtls need a listener that asks clients for their certificate."""
@@ -251,13 +265,17 @@ class AuthChecks:
         endpoints = self._manifest.endpoints
         if isinstance(endpoints, AutoEndpoints):
             protected = any(rule.auth is not None and not rule.auth.open for rule in endpoints.rules)
-            if endpoints.auth is None and protected:
+            if endpoints.auth is None and protected and not self._left_out.holds(("endpoints", "auth")):
                 message = "routes that no rule protects are open to everyone, and so are routes that are added later"
                 hint = "to protect them, set endpoints.auth to a scheme; if they are meant to be open, set it to none"
                 self._add(("endpoints",), "open-endpoint", message, hint, "warning")
             return
         if any(endpoint.auth is not None and not endpoint.auth.open for endpoint in endpoints):
-            open_ones = [number for number, endpoint in enumerate(endpoints) if endpoint.auth is None]
+            open_ones = [
+                number
+                for number, endpoint in enumerate(endpoints)
+                if endpoint.auth is None and not self._left_out.holds(("endpoints", number, "auth"))
+            ]
             if open_ones:
                 message = "this endpoint is open to everyone, while other endpoints require a credential"
                 hint = "set `auth` to a scheme; if the endpoint is meant to be open, set `auth: none`"
@@ -277,7 +295,8 @@ class AuthChecks:
         seen: dict[tuple[str, str | None, int | None], str] = {}
         for name, client in self._manifest.clients.items():
             path: KeyPath = ("clients", name)
-            if (client.token_url is None) == (client.issuer is None):
+            known = not any(self._left_out.holds((*path, key)) for key in ("token_url", "issuer"))
+            if known and (client.token_url is None) == (client.issuer is None):
                 key, message = "issuer", "token_url and issuer are both set"
                 if client.token_url is None:
                     key, message = "token_url", "neither token_url nor issuer is set"
@@ -287,6 +306,8 @@ class AuthChecks:
                 if url is not None and not client.allow_http and is_plain(url):
                     message = "without TLS, the token can be read on the way"
                     self._fault((*path, key), "insecure", message, "write https://, or set allow_http: true")
+            if self._left_out.holds((*path, "base_url")):
+                continue
             origin = _origin(client.base_url)
             if origin in seen:
                 message = f"clients.{seen[origin]} has the same origin, so it is not clear which token to send"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pywatt_host.manifest.checks.auth import AuthChecks
 from pywatt_host.manifest.checks.exposure import ExposureChecks
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.checks.tracing import TracingChecks
@@ -24,10 +25,13 @@ _EVERY_INTERFACE = frozenset({"", "0.0.0.0", "::"})
 
 
 class ManifestChecks:
-    """Reports the parts of a manifest that do not fit together. `tree` has the place of each part. `token_offered`: the
-    orchestrator's init has a token, which is the default of channels.http."""
+    """Reports the parts of a manifest that do not fit together. `tree` has the place of each part, `left_out` what is
+    unknown. `token_offered`: the orchestrator's init has a token, which is the default of channels.http."""
 
-    def __init__(self, manifest: Manifest, tree: Node, report: Report, *, token_offered: bool = False) -> None:
+    def __init__(
+        self, manifest: Manifest, tree: Node, report: Report, left_out: LeftOut, *, token_offered: bool = False
+    ) -> None:
+        self._left_out = left_out
         self._token_offered = token_offered
         self._manifest = manifest
         self._tree = tree
@@ -45,18 +49,20 @@ class ManifestChecks:
         self._service_names()
         self._open_tcp_channel()
         self._open_http_channel()
-        AuthChecks(self._manifest, self._add, self._is_unset, listeners_known=self._listeners_are_known()).check()
+        AuthChecks(self._manifest, self._add, self._left_out, listeners_known=self._listeners_are_known()).check()
         StoreChecks(self._manifest, self._add, self._is_unset).check()
-        ResiliencyChecks(self._manifest, self._add, self._is_unset).check()
+        ResiliencyChecks(self._manifest, self._add, self._left_out).check()
         ExposureChecks(self._manifest, self._add, self._is_unset).check()
         WorkerChecks(self._manifest, self._add, self._is_unset).check()
         TracingChecks(self._manifest, self._add, self._is_unset).check()
 
     def _is_unset(self, path: KeyPath) -> bool:
-        """Whether a value on the path was left out because a variable is not set."""
-        return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))
+        """Whether a value is unknown, because it is faulty or a variable is not set."""
+        return self._left_out.holds(path)
 
     def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
+        if self._left_out.holds(path):
+            return  # the problem may be a consequence of the one that was reported there
         node, written, real = locate(self._tree, path)
         shown = (*written, *path[len(real) :])
         self._report.add(node.problem(shown, code, message, hint, severity=severity))
@@ -74,7 +80,7 @@ class ManifestChecks:
 
     def _something_is_served(self) -> None:
         # The application may be in a part that was left out because of another error or an unset variable.
-        unread = bool(self._report.errors()) or self._tree.unset
+        unread = self._tree.unset or any(self._left_out.touches((key,)) for key in ("app", "mounts"))
         if self._manifest.app is None and not self._manifest.mounts and not unread:
             hint = "the smallest manifest is `app: main:app`"
             self._add(("app",), "no-app", "neither `app` nor `mounts` is given, so there is nothing to serve", hint)
@@ -82,6 +88,8 @@ class ManifestChecks:
     def _prefixes(self) -> None:
         seen: dict[str, KeyPath] = {}
         for path, prefix in self._mounted():
+            if self._is_unset(path):
+                continue
             if prefix not in seen:
                 seen[prefix] = path
                 continue
@@ -106,8 +114,13 @@ class ManifestChecks:
 
     def _endpoints(self) -> None:
         seen: dict[str, list[tuple[KeyPath, Endpoint | Rule]]] = {}
-        prefixes = [prefix for _, prefix in self._mounted()]
+        mounted = list(self._mounted())
+        known = not any(self._is_unset(path) for path in (("app",), ("mounts",), *(path for path, _ in mounted)))
+        known = known and not any(len(part) == 1 for part in self._left_out.parts(("mounts",)))
+        prefixes = [prefix for _, prefix in mounted] if known else []
         for path, endpoint in self._declared():
+            if self._is_unset((*path, "path")):
+                continue
             same = seen.setdefault(shape(endpoint.path), [])
             for other_path, other in same:
                 methods = _common(endpoint.methods, other.methods)
@@ -143,7 +156,7 @@ class ManifestChecks:
                     f"{self._shown(('channels', 'http', 'path'), http.path)} is already the path of {taken[http.path]}"
                 )
                 self._add(("channels", "http", "path"), "conflict", message, "change one of them")
-        if admin is not None:
+        if admin is not None or self._is_unset(("server", "admin")):
             return
         for path, endpoint in self._declared():
             if endpoint.path in own:
@@ -152,14 +165,15 @@ class ManifestChecks:
                 )
                 hint = f"change {own[endpoint.path]}, or serve it on server.admin"
                 self._add((*path, "path"), "host-path", message, hint, severity="warning")
-        if metrics.enabled and (metrics.auth is None or metrics.auth.open):
+        if metrics.enabled and (metrics.auth is None or metrics.auth.open) and not self._is_unset(("metrics", "auth")):
             hint = "set server.admin.listen to serve them on a separate listener, or set metrics.auth"
             message = "the metrics are served to every client of the public listener"
             self._add(("metrics",), "metrics-public", message, hint, severity="warning")
 
     def _addresses(self) -> None:
         server = self._manifest.server
-        for number, address in enumerate(server.admin.listen if server.admin is not None else ()):
+        known = not self._is_unset(("server", "listen"))
+        for number, address in enumerate(server.admin.listen if server.admin is not None and known else ()):
             if any(_same(address, other) for other in server.listen):
                 path: KeyPath = ("server", "admin", "listen", number)
                 message = f"{self._shown(path, str(address))} is already used by server.listen"
@@ -168,13 +182,8 @@ class ManifestChecks:
 
     def _listeners_are_known(self) -> bool:
         """Whether the manifest says how its listeners are protected: no orchestrator does, and `server` was read."""
-        server = self._manifest.server
-        sections: list[KeyPath] = [("server", "tls"), ("server", "admin", "tls")]
-        sections += [("server", "listen", number, "tls") for number in range(len(server.listen))]
-        unread = any(self._is_unset((*path, "client_ca")) for path in sections) or any(
-            problem.path.startswith("server") for problem in self._report.errors()
-        )
-        return not unread and not self._listeners_are_given()
+        sections = [("server", "tls"), ("server", "listen"), ("server", "admin")]
+        return not any(self._left_out.touches(path) for path in sections) and not self._listeners_are_given()
 
     def _listeners_are_given(self) -> bool:
         """Whether an orchestrator has chosen the listeners."""
@@ -183,7 +192,7 @@ class ManifestChecks:
     def _redirect(self) -> None:
         server, path = self._manifest.server, ("server", "tls", "redirect")
         redirect = server.tls.redirect if server.tls is not None else None
-        if redirect is None:
+        if redirect is None or self._left_out.touches(("server", "listen")):
             return
         numbers = range(len(server.listen))
         if not self._listeners_are_given() and not any(server.tls_of(number) for number in numbers):
@@ -206,12 +215,14 @@ class ManifestChecks:
             else:
                 wanted.append((("mounts", number, "working_dir"), mount.working_dir))
         for path, name in wanted:
+            if self._is_unset(path):
+                continue
             folder = manifest.resolve(name)
             try:
                 there = folder.is_dir()
             except (OSError, ValueError):  # the name is not valid: too long, or with a NUL
                 there = False
-            if not there and not locate(self._tree, path)[0].unset:
+            if not there:
                 self._add(path, "no-folder", f"folder not found: {self._shown(path, name)}", self._nearby(path, folder))
 
     def _sources(self) -> None:
@@ -241,7 +252,7 @@ class ManifestChecks:
         if tcp is None or tcp.listen is None or tcp.token is not None or is_loopback(tcp.listen.host):
             return
         token: KeyPath = ("channels", "tcp", "token")
-        unset = self._is_unset(token)
+        unset = self._is_unset(token) or self._left_out.touches(("channels", "tcp", "tls"))
         reported = any(problem.path == "channels.tcp.token" for problem in self._report.problems)
         if reported or unset or (tcp.tls is not None and tcp.tls.client_ca is not None):
             return
@@ -256,7 +267,7 @@ class ManifestChecks:
             return
         beyond = [each for each in self._manifest.server.listen if not isinstance(each, UnixAddress)]
         reported = any(problem.path == "channels.http.token" for problem in self._report.problems)
-        if beyond and not reported:
+        if beyond and not reported and not self._is_unset(("server", "listen")):
             shown = self._shown(("server", "listen", self._manifest.server.listen.index(beyond[0])), str(beyond[0]))
             clients = "processes and browsers on this machine" if _is_of_loopback(beyond[0]) else "other machines"
             message = f"a token is required, because {clients} can connect to {shown} and pose as a peer"

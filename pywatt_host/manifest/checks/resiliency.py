@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.model import Manifest, ResilienceTarget
 from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 
@@ -15,20 +16,22 @@ _POLICIES = {"timeout": "timeouts", "retry": "retries", "circuit_breaker": "circ
 
 
 class ResiliencyChecks:
-    """Reports faults with `add`. `unset` says whether a value was left out because a variable is not set."""
+    """Reports faults with `add`. `left_out` says which values are unknown."""
 
-    def __init__(self, manifest: Manifest, add: Add, unset: Callable[[KeyPath], bool]) -> None:
+    def __init__(self, manifest: Manifest, add: Add, left_out: LeftOut) -> None:
         self._manifest = manifest
         self._add = add
-        self._unset = unset
+        self._left_out = left_out
 
     def check(self) -> None:
         self._intervals()
         policies = self._manifest.resiliency.policies
         for path, target in self._targets():
             for key, kind in _POLICIES.items():
-                name, declared = getattr(target, key), getattr(policies, kind)
-                if name is not None and name not in declared and not self._unset((*path, key)):
+                name = getattr(target, key)
+                place: KeyPath = ("resiliency", "policies", kind)
+                declared = [*getattr(policies, kind), *self._left_out.names(place)]
+                if name is not None and name not in declared and not self._left_out.holds(place):
                     where = f"resiliency.policies.{kind}"
                     self._add(
                         (*path, key),
@@ -37,12 +40,13 @@ class ResiliencyChecks:
                         _declared_hint(name, declared),
                         "error",
                     )
-        clients = self._manifest.clients
+        clients = [*self._manifest.clients, *self._left_out.names(("clients",))]
+        if self._left_out.holds(("clients",)):
+            return
         for name in self._manifest.resiliency.targets.clients:
             if name not in clients:
-                place: KeyPath = ("resiliency", "targets", "clients", name)
                 self._add(
-                    place,
+                    ("resiliency", "targets", "clients", name),
                     "unknown-client",
                     f'"{name}" is not declared in clients',
                     _declared_hint(name, clients),
@@ -63,6 +67,8 @@ class ResiliencyChecks:
             if retry.policy == "constant" and given:
                 message = "this key does not apply to policy constant, only to exponential"
                 self._add(path, "conflict", message, "remove it", "error")
+            elif self._left_out.holds(path) or self._left_out.holds((*path[:-1], "duration")):
+                continue
             elif retry.policy == "exponential" and retry.duration > retry.max_interval:
                 key, relation = ("max_interval", "less") if given else ("duration", "more")
                 other = "duration" if given else "max_interval"

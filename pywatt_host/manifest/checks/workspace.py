@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.checks.tracing import TracingChecks
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
@@ -15,24 +16,28 @@ from pywatt_host.manifest.yaml.node import Node
 
 
 class WorkspaceChecks:
-    """Reports the parts of a workspace that do not fit together. `tree` has the place of each part."""
+    """Reports the parts of a workspace that do not fit together. `tree` has the place of each part, `left_out` what is
+    unknown."""
 
-    def __init__(self, workspace: Workspace, tree: Node, report: Report) -> None:
+    def __init__(self, workspace: Workspace, tree: Node, report: Report, left_out: LeftOut) -> None:
         self._workspace = workspace
+        self._left_out = left_out
         self._tree = tree
         self._report = report
 
     def check(self) -> None:
         """Run all checks."""
         self._sources()
-        StoreChecks(self._workspace, self._add, self._is_unset).check()
-        TracingChecks(self._workspace, self._add, self._is_unset).check()
+        StoreChecks(self._workspace, self._add, self._left_out.holds).check()
+        TracingChecks(self._workspace, self._add, self._left_out.holds).check()
         for name, module in self._workspace.modules.items():
             self._dependencies(name, module)
             self._paths(name, module)
         self._cycles()
 
     def _add(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> None:
+        if self._left_out.holds(path):
+            return
         node, written, real = locate(self._tree, path)
         parent, _, _ = locate(self._tree, path[:-1])
         # A mapping has no place worth showing, so the problem is at its key, or at its name in a list.
@@ -40,9 +45,6 @@ class WorkspaceChecks:
         self._report.add(
             node.problem((*written, *path[len(real) :]), code, message, hint, mark=mark, severity=severity)
         )
-
-    def _is_unset(self, path: KeyPath) -> bool:
-        return any(locate(self._tree, path[:length])[0].unset for length in range(1, len(path) + 1))
 
     def _sources(self) -> None:
         seen: set[str] = set()
@@ -56,7 +58,7 @@ class WorkspaceChecks:
             seen.add(source.kind or "")
 
     def _dependencies(self, name: str, module: WorkspaceModule) -> None:
-        declared = list(self._workspace.modules)
+        declared = [*self._workspace.modules, *self._left_out.names(("modules",))]
         for other in module.depends_on:
             path: KeyPath = ("modules", name, "depends_on", other)
             if other == name:
@@ -79,12 +81,12 @@ class WorkspaceChecks:
             found = self._workspace.resolve(module.manifest)
             if _is(found, folder=True):
                 found = found / DEFAULT_NAME
-            if not _is(found, folder=False) and not locate(self._tree, path)[0].unset:
+            if not _is(found, folder=False):
                 self._add(path, "no-file", f"manifest not found: {self._shown(path, module.manifest)}", _nearby(found))
         else:
             path = ("modules", name, "working_dir")
             found = self._workspace.resolve(module.working_dir)
-            if not _is(found, folder=True) and not locate(self._tree, path)[0].unset:
+            if not _is(found, folder=True):
                 self._add(
                     path, "no-folder", f"folder not found: {self._shown(path, module.working_dir)}", _nearby(found)
                 )

@@ -5,7 +5,7 @@ Structure means: unknown keys, values of the wrong kind, and keys without a valu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 
@@ -252,11 +252,14 @@ class Normalizer:
                     continue
                 unknown = unknown_key(key, shape, self._root)
                 self._fault(node, (*path, key), unknown.code, unknown.message, unknown.hint, _key_mark(node, key))
-                if unknown.meant in shape.keys:
-                    self.faulted.add((*path, unknown.meant))
-                elif unknown.meant is not None:
+                if unknown.meant is None:
+                    continue
+                meant = unknown.meant.split(".")
+                if meant[0] not in shape.keys:
                     # The key belongs to another kind of section, so the required keys of this kind are not missing.
                     self.faulted |= {(*path, needed) for needed in shape.keys if needed not in node.value}
+                elif not _has(node, meant):
+                    self.faulted.add((*path, *meant))
         return entries
 
     def _wrong_kind(self, node: Node, shape: SectionShape | Choice, inner: SectionShape, path: KeyPath) -> None:
@@ -313,6 +316,15 @@ def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
         inner = shape.of(value) if isinstance(shape, Choice) else shape
         for item in value:
             yield from written_secrets(item, inner.item if isinstance(inner, ListShape) else None)
+
+
+def _has(node: Node, path: Sequence[str]) -> bool:
+    """Whether there is a value at a path below a node."""
+    for key in path:
+        if not isinstance(node.value, dict) or key not in node.value:
+            return False
+        node = node.value[key]
+    return True
 
 
 def _key_mark(node: Node, key: str) -> Mark | None:

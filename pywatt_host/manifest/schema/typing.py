@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,7 +16,7 @@ from pywatt_host.manifest.problems import KeyPath, Report, near_miss, quote
 from pywatt_host.manifest.schema.normalize import YAML_1_1_BOOLS
 from pywatt_host.manifest.schema.shape import Choice, DictShape, SectionShape, Shape, shape_at, text_shape
 from pywatt_host.manifest.values import Format
-from pywatt_host.manifest.yaml.node import Mark, Node
+from pywatt_host.manifest.yaml.node import Mark, Node, from_data
 
 _Document = TypeVar("_Document", bound=Document)
 
@@ -46,49 +47,97 @@ class _Place(NamedTuple):
         return leaf.format if leaf is not None else None
 
 
+class Typed(NamedTuple, Generic[_Document]):
+    """A typed document, and the paths of the faulty values that it is made without.
+
+    `document` is None if too little is left. The path of a list's entry has its number in the file: the typed document
+    may have fewer entries.
+    """
+
+    document: _Document | None
+    left_out: frozenset[KeyPath]
+
+
 def validate(
     tree: Node, model: type[_Document], shape: SectionShape, faulted: set[KeyPath], report: Report
-) -> _Document | None:
-    """Make the typed document of a normalized tree. None if there are errors, which are added to the report.
+) -> Typed[_Document]:
+    """Make the typed document of a normalized tree. Errors are added to the report, and the document is made without
+    the values that have one, so that the checks of the other values can still run.
 
     `shape` is the shape of `model`. Paths in `faulted` have been reported already and are not reported again. A value
     with a variable that is not set, where that is allowed, has no type, so its key counts as omitted.
     """
     complete(model)
-    while True:
+    left_out = set(faulted)
+    document: _Document | None = None
+    for _ in range(_MAX_ROUNDS):
         try:
-            return model.model_validate(tree.plain())
+            document = model.model_validate(tree.plain())
         except ValidationError as exc:
             found = exc.errors(include_url=False)
-        untyped = [error for error in found if _is_unset(tree, error["loc"])]
-        keys = {_key_path(tree, error["loc"]) for error in untyped}
-        if len(untyped) < len(found) or () in keys:
+        else:
             break
-        for path in keys:
-            _remove_key(tree, path)
-    for error in found:
-        _report(error, tree, shape, faulted, found, report)
-    return None
+        before = frozenset(left_out)
+        # All trails are found before the first entry of a list is left out, which moves the others.
+        trails = [(error, _trail(tree, error["loc"]), _is_unset(tree, error["loc"])) for error in found]
+        for error, _, unset in trails:
+            if not unset:
+                _report(error, tree, shape, before, found, report)
+        done = [_leave_out(trail, left_out, shape, None if unset else error) for error, trail, unset in trails]
+        if not all(done):
+            break
+    return Typed(document, frozenset(left_out))
 
 
-def locate(tree: Node, loc: tuple[int | str, ...]) -> tuple[Node, KeyPath, KeyPath]:
-    """Find the deepest node on the way to a location. Returns the node, its path as the user wrote it, and its path
-    in the model.
+_MAX_ROUNDS = 20  # each leaves out what has an error, which may be the reason for others
 
-    Parts of the location that are neither keys nor positions, such as pydantic's tags of unions, are skipped.
+
+class _Step(NamedTuple):
+    """A node on the way to a location, and the key or position that leads to it from the node before it."""
+
+    part: str | int
+    node: Node
+
+
+def _trail(tree: Node, loc: Sequence[int | str]) -> list[_Step]:
+    """The nodes on the way to a location, without those that do not exist or are left out.
+
+    Parts of the location that are neither keys nor positions, such as pydantic's tags of unions, are skipped. Positions
+    in `loc` are those in the typed document. In the result, they are those in the file.
     """
     node = tree
-    written: KeyPath = ()
-    real: KeyPath = ()
+    trail = [_Step("", tree)]
     for part in loc:
-        if isinstance(part, int) and isinstance(node.value, list) and part < len(node.value):
-            node = node.value[part]
-            written, real = (*written, part), (*real, part)
+        below: Node
+        if isinstance(part, int) and isinstance(node.value, list):
+            kept = node.kept
+            if part >= len(kept):
+                continue
+            part = kept[part]
+            below = node.value[part]
         elif isinstance(part, str) and isinstance(node.value, dict) and part in node.value:
-            written = written if node.short == part else (*written, part)
-            node = node.value[part]
-            real = (*real, part)
-    return node, written, real
+            below = node.value[part]
+        else:
+            continue
+        if below.left_out:
+            break
+        node = below
+        trail.append(_Step(part, node))
+    return trail
+
+
+def locate(tree: Node, loc: Sequence[int | str]) -> tuple[Node, KeyPath, KeyPath]:
+    """Find the deepest node on the way to a location. Returns the node, its path as the user wrote it, and its path
+    with short forms written out."""
+    trail = _trail(tree, loc)
+    written: KeyPath = ()
+    for above, step in pairwise(trail):
+        written = written if above.node.short == step.part else (*written, step.part)
+    return trail[-1].node, written, _path(trail)
+
+
+def _path(trail: Sequence[_Step]) -> KeyPath:
+    return tuple(step.part for step in trail[1:])
 
 
 def _is_unset(tree: Node, loc: tuple[int | str, ...]) -> bool:
@@ -96,42 +145,70 @@ def _is_unset(tree: Node, loc: tuple[int | str, ...]) -> bool:
     return node.unset or (isinstance(node.value, list) and any(item.unset for item in node.value))
 
 
-def _key_path(tree: Node, loc: tuple[int | str, ...]) -> KeyPath:
-    """The path of the key that the location belongs to: its value, or an entry of its list."""
-    _, _, path = locate(tree, loc)
-    names = [number for number, part in enumerate(path) if isinstance(part, str)]
-    return path[: names[-1] + 1] if names else ()
+def _leave_out(trail: list[_Step], left_out: set[KeyPath], shape: SectionShape, error: ErrorDetails | None) -> bool:
+    """Leave out the value that an error is about. Without an error, it is the key whose variable is not set. False if
+    that would leave nothing."""
+    if error is None:
+        while len(trail) > 1 and isinstance(trail[-1].part, int):
+            trail = trail[:-1]
+        if len(trail) > 1:
+            trail[-2].node.leave_out(trail[-1].part)
+            trail[-2].node.unset = True  # the mapping counts as unset too, in case it requires the key
+        return len(trail) > 1
+    node, path = trail[-1].node, _path(trail)
+    if error["type"] == "missing":
+        key = str(error["loc"][-1])
+        if (*path, key) not in left_out and _put_example(node, key, path, shape):
+            left_out.add((*path, key))
+            return True
+    if isinstance(node.value, dict):
+        # A key was left out that the section cannot be without, such as one of two keys of which it needs one.
+        gone = [key for *above, key in left_out if tuple(above) == path and isinstance(key, str)]
+        for key in gone:
+            if (key not in node.value or node.value[key].left_out) and _put_example(node, key, path, shape):
+                return True
+    named = error.get("ctx", {}).get("key")
+    if isinstance(node.value, dict) and isinstance(named, str) and named in node.value:
+        node.leave_out(named)
+        left_out.add((*path, named))
+        return True
+    if len(trail) > 1:
+        trail[-2].node.leave_out(trail[-1].part)
+        left_out.add(path)
+    return len(trail) > 1
 
 
-def _remove_key(tree: Node, path: KeyPath) -> None:
-    """Remove a key from its mapping. The mapping counts as unset too, in case it requires the key."""
-    parent, _, _ = locate(tree, path[:-1])
-    if isinstance(parent.value, dict):
-        parent.value = {key: item for key, item in parent.value.items() if key != path[-1]}
-        parent.unset = True
+def _put_example(node: Node, key: str, path: KeyPath, root: SectionShape) -> bool:
+    """Set a key of a section to its example, so that the other keys of the section can be checked."""
+    shape = shape_at(root, path)
+    shape = shape.of(node.value) if isinstance(shape, Choice) else shape
+    example = shape.example(key) if isinstance(shape, SectionShape) else None
+    if example is None or not isinstance(node.value, dict):
+        return False
+    node.value = {**node.value, key: from_data(example, node.origin)}
+    return True
 
 
 def _report(
     error: ErrorDetails,
     tree: Node,
     shape: SectionShape,
-    faulted: set[KeyPath],
+    left_out: frozenset[KeyPath],
     found: list[ErrorDetails],
     report: Report,
 ) -> None:
-    loc = tuple(part for part in error["loc"])
+    """Report an error, unless it is a consequence of another one."""
+    loc = error["loc"]
     node, written, real = locate(tree, loc)
     kind = error["type"]
     if kind == "missing":
         written, real = (*written, str(loc[-1])), (*real, str(loc[-1]))
-    if node.unset or any(real[:length] in faulted for length in range(1, len(real) + 1)):
+    if node.unset or any(real[:length] in left_out for length in range(1, len(real) + 1)):
         return
-    if kind == "too_short" and _is_consequence(error, found):
-        return
-    if kind == "conflict" and any(len(path) > len(real) and path[: len(real)] == real for path in faulted):
-        return  # the conflict may disappear once the reported fault is corrected
     if report.full:
         report.left_out += 1
+        return
+    if _follows(error, node, real, left_out) or (kind == "too_short" and _is_consequence(error, found)):
         return
     is_key = bool(loc) and loc[-1] == "[key]"
     code, message, hint = _explain(error, node, _Place(real, shape, is_key))
@@ -143,6 +220,18 @@ def _report(
     if isinstance(node.value, dict) and isinstance(named, str) and named in node.value:
         node, written = node.value[named], (*written, named)
     report.add(node.problem(written, code, message, hint, mark=mark))
+
+
+def _follows(error: ErrorDetails, node: Node, real: KeyPath, left_out: frozenset[KeyPath]) -> bool:
+    """Whether an error of a mapping or a list may be right once the faults of its parts are corrected."""
+    below = [path[len(real) :] for path in left_out if len(path) > len(real) and path[: len(real)] == real]
+    if not below:
+        return False
+    if isinstance(node.value, list):
+        return error["type"] == "too_short" or any(len(part) > 1 for part in below)
+    if node.short is not None or error["type"] == "too_short":
+        return True
+    return any(re.search(rf"\b{re.escape(str(part[0]))}\b", error["msg"]) for part in below)
 
 
 def _is_consequence(error: ErrorDetails, found: list[ErrorDetails]) -> bool:

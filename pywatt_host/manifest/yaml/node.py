@@ -52,9 +52,22 @@ class Node:
     `keys` has the marks of a mapping's keys. `text` is the source of an unquoted scalar. `template` is the text before
     interpolation, if interpolation gave the value. `unset` says that a variable in it was not set. `short` names the
     key that a section in its short form sets. `implied` marks a value that is not written but follows from its section.
+    `left_out` marks a faulty value: it has been reported, and the typed document is made without it.
     """
 
-    __slots__ = ("implied", "keys", "mark", "origin", "short", "template", "text", "unset", "value")
+    __slots__ = (
+        "_kept",
+        "implied",
+        "keys",
+        "left_out",
+        "mark",
+        "origin",
+        "short",
+        "template",
+        "text",
+        "unset",
+        "value",
+    )
 
     def __init__(
         self,
@@ -78,6 +91,8 @@ class Node:
         self.unset = unset
         self.short = short
         self.implied = implied
+        self.left_out = False
+        self._kept: list[int] | None = None
 
     def shown(self) -> str:
         """The value as a message shows it. A value from the environment may be a secret, so the message names its
@@ -94,12 +109,24 @@ class Node:
         return self.template is not None or self.origin.kind == "environment"
 
     def plain(self) -> Any:
-        """The value without positions. Parts that are shared are copied."""
+        """The value without positions and without what is left out. Parts that are shared are copied."""
         if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
+            return {key: node.plain() for key, node in self.value.items() if not node.left_out}
         if isinstance(self.value, list):
-            return [node.plain() for node in self.value]
+            return [node.plain() for node in self.value if not node.left_out]
         return self.value
+
+    def leave_out(self, part: str | int) -> None:
+        """Leave out one of the values of this mapping or list."""
+        self.value[part].left_out = True
+        self._kept = None
+
+    @property
+    def kept(self) -> list[int]:
+        """The positions of the entries of this list that are not left out."""
+        if self._kept is None:
+            self._kept = [number for number, item in enumerate(self.value) if not item.left_out]
+        return self._kept
 
     def problem(
         self,
