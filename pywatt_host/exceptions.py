@@ -38,7 +38,7 @@ class ManifestError(HostError):
     >>> from pywatt_host.manifest import Problem
     >>> problem = Problem("pywatt.yaml", 3, 5, "server.prot", "unknown-key", "unknown key", "did you mean port?")
     >>> print(ManifestError([problem]))
-    pywatt.yaml:3:5: server.prot: unknown key (did you mean port?)
+    pywatt.yaml:3:5: server.prot: unknown key (did you mean port?) [unknown-key]
     """
 
     exit_code = 2

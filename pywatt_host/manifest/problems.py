@@ -87,7 +87,7 @@ class Problem:
     source_line: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}{self.what}"
+        return f"{self.where}{self.what} [{self.code}]"
 
     @property
     def logged(self) -> str:
@@ -179,7 +179,7 @@ def render_text(problems: Sequence[Problem], *, color: bool = False) -> str:
     for problem in problems:
         if color:
             tint = "\x1b[31m" if problem.severity == "error" else "\x1b[33m"
-            lines.append(f"\x1b[1m{problem.where}\x1b[0m{tint}{problem.what}\x1b[0m")
+            lines.append(f"\x1b[1m{problem.where}\x1b[0m{tint}{problem.what}\x1b[0m \x1b[2m[{problem.code}]\x1b[0m")
         else:
             lines.append(str(problem))
         if problem.line and problem.source_line.strip():

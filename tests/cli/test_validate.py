@@ -58,7 +58,7 @@ def test_every_fault_is_shown_with_line_caret_suggestion_and_count(plain: Projec
     done = plain.cli("validate", "--no-import")
     assert done.returncode == 2
     lines = done.stdout.splitlines()
-    assert lines[0] == 'pywatt.yaml:3:3: server.listn: unknown key (did you mean "listen"?)'
+    assert lines[0] == 'pywatt.yaml:3:3: server.listn: unknown key (did you mean "listen"?) [unknown-key]'
     assert lines[2].strip() == "^~~~~"
     assert any(line.startswith("pywatt.yaml:4:9: health: ") for line in lines)
     assert lines[-1] == "2 errors"

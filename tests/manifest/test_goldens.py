@@ -60,7 +60,7 @@ def test_a_faulty_manifest_gives_these_problems(path: Path) -> None:
     golden = read(path)
     with pytest.raises(ManifestError) as caught:
         golden.load()
-    found = [f"{problem.code} | {str(problem).removeprefix('pywatt.yaml:')}" for problem in caught.value.problems]
+    found = [f"{problem.code} | {(problem.where + problem.what).removeprefix('pywatt.yaml:')}" for problem in caught.value.problems]
     assert found == golden.expected
 
 
@@ -69,7 +69,7 @@ def test_a_faulty_workspace_gives_these_problems(path: Path) -> None:
     golden = read(path)
     with pytest.raises(ManifestError) as caught:
         golden.load_workspace()
-    found = [f"{problem.code} | {str(problem).removeprefix('wattson.yaml:')}" for problem in caught.value.problems]
+    found = [f"{problem.code} | {(problem.where + problem.what).removeprefix('wattson.yaml:')}" for problem in caught.value.problems]
     assert found == golden.expected
 
 

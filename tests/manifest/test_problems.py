@@ -16,11 +16,11 @@ def problems(text: str, name: str = "pywatt.yaml") -> tuple[Problem, ...]:
 
 def test_a_problem_is_shown_with_its_line_a_caret_and_the_count() -> None:
     assert render_text(problems("app: main:app\nserver:\n  lissten: :80\nmetrics: true\n")) == (
-        'pywatt.yaml:3:3: server.lissten: unknown key (did you mean "listen"?)\n'
+        'pywatt.yaml:3:3: server.lissten: unknown key (did you mean "listen"?) [unknown-key]\n'
         "      lissten: :80\n"
         "      ^~~~~~~\n"
         "pywatt.yaml:4:10: warning: metrics: the metrics are served to every client of the public listener"
-        " (set server.admin.listen to serve them on a separate listener, or set metrics.auth)\n"
+        " (set server.admin.listen to serve them on a separate listener, or set metrics.auth) [metrics-public]\n"
         "    metrics: true\n"
         "             ^~~~\n"
         "1 error, 1 warning\n"
