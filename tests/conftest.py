@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import settings
 
-from pywatt_host.cli import inspection
+from pywatt_host.cli.inspection import asking
 from tests import servers
 from tests.forkserver import popen
 from tests.processes import Project
@@ -41,7 +41,7 @@ def _applications_are_looked_at_by_forks() -> Iterator[None]:
     """The child of `validate` and its like is a process all the same; `tests/process/test_verbs.py` has them as they
     are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspection, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
+        patch.setattr(asking, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
         yield
 
 

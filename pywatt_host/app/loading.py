@@ -11,8 +11,9 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -24,12 +25,15 @@ from pywatt_host.app.decorated import Decorated, Framework
 from pywatt_host.app.introspection import framework_of, interface_of, is_factory
 from pywatt_host.app.introspection.arguments import ArgumentsError, bind
 from pywatt_host.app.introspection.table import FRAMEWORKS
+from pywatt_host.app.user_code import is_users_file
 from pywatt_host.exceptions import AppLoadError, ManifestError
 
 __all__ = ["LoadedApp", "call_factory", "framework_of", "import_object", "interface_of", "is_factory", "load_app"]
 
 _USUAL_NAMES = ("app", "application", "create_app", "asgi", "wsgi")
 _WELL_KNOWN = frozenset([*FRAMEWORKS, "aiohttp", "blacksheep", "bottle", "falcon", "pyramid", "sanic", "tornado"])
+# What asyncio and uvloop say where a loop is started inside of a running one.
+_RUNNING_LOOP = re.compile(r"running event loop|event loop is already running|another loop is running")
 _ExceptionT = TypeVar("_ExceptionT", bound=BaseException)
 
 
@@ -202,6 +206,10 @@ def _module_raised(import_path: str, module_name: str, exc: BaseException) -> Ap
     hint = ""
     if isinstance(exc, SystemExit):
         hint = 'move the code that ends the process under if __name__ == "__main__"'
+    elif isinstance(exc, RuntimeError) and _RUNNING_LOOP.search(str(exc)):
+        hint = 'move the call that serves or waits there under if __name__ == "__main__": the host imports and serves'
+    elif isinstance(exc, KeyError) and exc.args and _raised_in(exc) == os.__file__:
+        hint = f"set the environment variable {exc.args[0]}"
     return AppLoadError(import_path, "module-raised", f"importing `{module_name}` raised {summary(exc)}", hint)
 
 
@@ -252,10 +260,24 @@ def summary(exc: BaseException) -> str:
 
 
 def _place(exc: BaseException) -> str:
+    """The innermost place in the user's own code; the innermost at all where none is."""
+    frames = list(_frames(exc))
+    own = [frame for frame in frames if is_users_file(frame.tb_frame.f_code.co_filename)] or frames
+    return f" at {own[-1].tb_frame.f_code.co_filename}:{own[-1].tb_lineno}" if own else ""
+
+
+def _raised_in(exc: BaseException) -> str:
+    """The file of the code that raised; `os` is frozen into Python."""
+    frames = list(_frames(exc))
+    name = frames[-1].tb_frame.f_code.co_filename if frames else ""
+    return os.__file__ if name == "<frozen os>" else name
+
+
+def _frames(exc: BaseException) -> Iterator[TracebackType]:
     frame = exc.__traceback__
-    while frame is not None and frame.tb_next is not None:
+    while frame is not None:
+        yield frame
         frame = frame.tb_next
-    return f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else ""
 
 
 def without_our_frames(exc: _ExceptionT, *ours: str) -> _ExceptionT:

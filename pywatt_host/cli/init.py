@@ -6,13 +6,15 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pywatt_host.cli.options import show_problems
+from pywatt_host.cli.options import progress, show_problems
+from pywatt_host.cli.terminal import echo, echo_lines
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values import IMPORT_PATTERN
@@ -91,10 +93,11 @@ def _adopted(folder: Path, import_path: str, build: bool) -> int:
         raise click.UsageError(f'--from: "{import_path}" is not of the form module:attribute, such as main:app')
     where = _home_of(import_path, _real(folder))
     found = _inspected(import_path, where, build)
-    failure = found.failure or next((_line(seen.fault) for seen in found.apps if seen.fault is not None), "")
-    if failure:
-        click.echo(f"no file was written: {import_path}: {failure}", err=True)
-        return 3
+    if found.failure is not None:
+        return _not_written(import_path, str(found.failure), found.failure.output)
+    fault = next((seen.fault for seen in found.apps if seen.fault is not None), None)
+    if fault is not None:
+        return _not_written(import_path, _line(fault), fault.trace)
     seen = found.apps[0]
     working_dir = os.path.relpath(where, _real(folder))
     made = adopt(import_path, working_dir, module_id_of(_real(folder)), found.rows)
@@ -116,6 +119,12 @@ def _adopted(folder: Path, import_path: str, build: bool) -> int:
         click.echo(f"warning: {warning}", err=True)
     _next(folder)
     return 0
+
+
+def _not_written(import_path: str, reason: str, detail: str) -> int:
+    echo(f"no file was written: {import_path}: {reason}", err=True)
+    echo_lines(detail, err=True)
+    return 3
 
 
 def _real(folder: Path) -> Path:
@@ -143,14 +152,14 @@ def _inspected(import_path: str, where: Path, build: bool) -> Inspection:
     except ManifestError as error:
         show_problems(error.problems)
         raise click.exceptions.Exit(2) from None
-    return inspect_apps(Request(source, "", (), None, allow_unset=False, build=build))
+    return inspect_apps(Request(source, "", (), None, allow_unset=False, build=build), progress=progress)
 
 
 def _line(fault: Fault) -> str:
-    hint = fault.hint
     if fault.reason == "factory-arguments":
         hint = "leave --build out, and add app.args to the manifest that init writes"
-    return fault.message + (f" ({hint})" if hint else "")
+        return str(replace(fault, hint=hint))
+    return str(fault)
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pywatt_host.cli.terminal import echo
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Source, as_json, load, render_text
 from pywatt_host.manifest.load import InitLayer
@@ -126,6 +127,11 @@ def show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
     sys.stderr.write(render_text(problems, color=coloured(sys.stderr)))
 
 
+def progress(line: str) -> None:
+    """Say on standard error what a verb waits for."""
+    echo(line, err=True)
+
+
 def loaded_or_exit(selection: Selection, *, as_json_document: bool = False, init: InitLayer | None = None) -> Loaded:
     """The loaded manifest. Errors in the manifest end the command with exit code 2."""
     try:
@@ -137,5 +143,5 @@ def loaded_or_exit(selection: Selection, *, as_json_document: bool = False, init
             show_problems(error.problems)
         raise click.exceptions.Exit(2) from None
     except AppLoadError as error:
-        click.echo(str(error), err=True)
+        click.echo("\n".join([str(error), *getattr(error, "__notes__", ())]), err=True)
         raise click.exceptions.Exit(error.exit_code) from None

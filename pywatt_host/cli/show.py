@@ -10,7 +10,8 @@ from typing import Any
 import click
 import yaml
 
-from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
+from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options, progress
+from pywatt_host.cli.terminal import echo, echo_lines
 from pywatt_host.manifest import dump
 
 
@@ -90,9 +91,11 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
     asked = Request(
         selection.source(), selection.profile, selection.overrides, selection.env_file, allow_unset=False, build=build
     )
-    found = inspect_apps(asked)
-    if found.failure:
-        raise click.ClickException(found.failure)
+    found = inspect_apps(asked, progress=progress)
+    if found.failure is not None:
+        echo(str(found.failure), err=True)
+        echo_lines(found.failure.output, err=True)
+        return 3
     if as_json:
         document = [
             {
@@ -117,9 +120,8 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
         click.echo(f"{rule.key}: {rule} ({rule.hint})", err=True)
     for seen in found.apps:
         if seen.fault is not None:
-            click.echo(
-                f"{seen.name}: {seen.fault.message}" + (f" ({seen.fault.hint})" if seen.fault.hint else ""), err=True
-            )
+            echo(f"{seen.name}: {seen.fault}", err=True)
+            echo_lines(seen.fault.trace, err=True)
         elif seen.factory:
             click.echo(f"{seen.name} is made by a factory. Use --build to call it and list its routes.", err=True)
         elif not seen.readable:

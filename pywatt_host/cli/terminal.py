@@ -27,6 +27,12 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(plain(text), err=err)
 
 
+def echo_lines(text: str, *, err: bool = False) -> None:
+    """Print a text of several lines, indented, with the control characters of each line escaped."""
+    for line in text.splitlines():
+        click.echo(f"    {plain(line)}".rstrip(), err=err)
+
+
 def echo_json(document: Any, *, indent: int | None = 2, ascii: bool = True) -> None:
     """Print JSON; control characters are escaped. Without `ascii`, other characters are printed as they are."""
     text = json.dumps(document, indent=indent, ensure_ascii=ascii).encode("utf-8", "backslashreplace").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pywatt_host.cli.certificates import Certificates
-from pywatt_host.cli.options import Selection, coloured
+from pywatt_host.cli.options import Selection, coloured, progress
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
@@ -70,7 +71,8 @@ def validate(
             problems += error.problems
             continue
         except AppLoadError as error:  # of a Python file: its decorator would be the manifest
-            problems.append(Problem(error.import_path, 0, 0, "", f"app-{error.reason}", error.message, error.hint))
+            code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
+            problems.append(Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail))
             continue
         found = list(loaded.warnings)
         if not no_import:
@@ -101,10 +103,11 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     asked = Request(
         selection.source(), selection.profile, selection.overrides, selection.env_file, allow_unset, build=False
     )
-    found = inspect_apps(asked)
-    if found.failure:
-        node, path = loaded.node_at("app")
-        return [node.problem(path, "app-unusable", found.failure)]
+    found = inspect_apps(asked, progress=progress)
+    if found.failure is not None:
+        node, path = loaded.node_at(found.failure.key)
+        unusable = node.problem(path, "app-unusable", found.failure.message, found.failure.hint)
+        return [replace(unusable, detail=found.failure.output)]
     problems: list[Problem] = []
     for seen in found.apps:
         fault = seen.fault
@@ -112,7 +115,8 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
             node, path = loaded.node_at(f"{seen.key}.import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
             severity: Severity = "warning" if fault.missing_dependency else "error"
-            problems.append(node.problem(path, code, fault.message, fault.hint, severity=severity))
+            problem = node.problem(path, code, fault.message, fault.hint, severity=severity)
+            problems.append(replace(problem, detail=fault.trace))
     faulty = any(seen.fault is not None for seen in found.apps)
     if not faulty:
         problems += _drift(loaded, found)

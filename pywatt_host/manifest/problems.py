@@ -72,7 +72,8 @@ class Problem:
     """One fault or warning, and its place.
 
     `line` and `column` count from 1, columns in characters. Both are 0 if the problem has no place in a file; `file` is
-    then `--set` or the name of an environment variable. `code` is stable and documented in docs/errors.md.
+    then `--set` or the name of an environment variable. `code` is stable and documented in docs/errors.md. `detail` is
+    text of several lines that belongs to the problem, such as the traceback of what an application raised.
     """
 
     file: str
@@ -85,6 +86,7 @@ class Problem:
     severity: Severity = "error"
     end_column: int = 0
     source_line: str = ""
+    detail: str = ""
 
     def __str__(self) -> str:
         return f"{self.where}{self.what} [{self.code}]"
@@ -92,7 +94,7 @@ class Problem:
     @property
     def logged(self) -> str:
         """The problem as the message of a log record, which has a level of its own."""
-        return f"{self.where}{self.what.removeprefix(_WARNING)}"
+        return f"{self.where}{self.what.removeprefix(_WARNING)} [{self.code}]"
 
     @property
     def where(self) -> str:
@@ -184,6 +186,7 @@ def render_text(problems: Sequence[Problem], *, color: bool = False) -> str:
             lines.append(str(problem))
         if problem.line and problem.source_line.strip():
             lines += _caret(problem)
+        lines += [f"    {printable(line.expandtabs())}".rstrip() for line in problem.detail.splitlines()]
     return "\n".join([*lines, count(problems)]) + "\n"
 
 
@@ -207,7 +210,8 @@ def _caret(problem: Problem) -> list[str]:
 
 
 def as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """The stable JSON form. `line` and `column` are null if the problem is not in a file."""
+    """The stable JSON form. `line` and `column` are null if the problem is not in a file; `detail` is there only where
+    there is one."""
     return [
         {
             "file": problem.file,
@@ -218,6 +222,7 @@ def as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
             "severity": problem.severity,
             "message": problem.message,
             "hint": problem.hint,
+            **({"detail": problem.detail} if problem.detail else {}),
         }
         for problem in problems
     ]
@@ -229,6 +234,7 @@ def render_github(problems: Sequence[Problem]) -> str:
     for problem in problems:
         place = f"file={_property(problem.file)},line={problem.line},col={problem.column}," if problem.line else ""
         text = problem.what.removeprefix(_WARNING) if problem.line else problem.logged
+        text += f"\n{problem.detail}" if problem.detail else ""
         lines.append(f"::{problem.severity} {place}title={_property(problem.code)}::{_data(text)}")
     return "".join(line + "\n" for line in lines)
 

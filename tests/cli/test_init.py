@@ -348,8 +348,10 @@ def test_an_application_that_cannot_be_imported_is_exit_code_3_and_nothing_is_wr
     before = names(here.folder)
     code, output = said("new", "--from", import_path)
     assert code == 3
-    assert output.startswith(f"no file was written: {import_path}: ")
-    assert (words in output, output.count("\n")) == (True, 1)
+    first, *trace = output.splitlines()
+    assert first.startswith(f"no file was written: {import_path}: ")
+    assert words in first
+    assert all(line.startswith("    ") for line in trace)
     assert [name for name in names(here.folder) if name != "__pycache__"] == before
 
 

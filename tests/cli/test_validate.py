@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.collector import collecting
-from tests.processes import Project
+from tests.processes import Project, allowed
 
 ASGI = "async def app(scope, receive, send): ...\n"
 FASTAPI = """
@@ -244,11 +244,88 @@ def test_an_import_that_hangs_is_cut_off_and_leaves_no_process(plain: Project) -
     begun = time.monotonic()
     found = inspect_apps(asked, timeout=3.0)
     assert time.monotonic() - begun < 30
-    assert found.failure == "importing the application took longer than 3s"
+    assert found.failure is not None
+    assert found.failure.message.startswith("importing the application took longer than 3s; it is at ")
+    assert found.failure.message.endswith("main.py:3 (time.sleep(3600))")
     pid = plain.folder / "main.py.pid"
     if pid.exists():  # it had come so far
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.read_text()), 0)
+
+
+def test_an_answer_that_is_larger_than_a_pipe_is_read_while_the_child_writes_it(plain: Project) -> None:
+    """A pipe holds 64 KiB; the routes of this application are more than a megabyte."""
+    plain.write("main.py", MANY)
+    plain.write("pywatt.yaml", "app: main:app\n")
+    assert problems(plain) == (0, [])
+    listed = json.loads(plain.cli("routes", "--json").stdout)
+    assert (len(listed), listed[-1]["path"]) == (10_000, "/things/9999/{id}")
+
+
+MANY = """
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+app = Starlette(routes=[Route(f"/things/{number}/{{id}}", print, methods=["GET"]) for number in range(10_000)])
+"""
+
+
+def test_an_import_that_serves_is_told_with_its_place_long_before_the_limit(plain: Project) -> None:
+    plain.write("main.py", "from flask import Flask\n\napp = Flask(__name__)\napp.run(port=0)\n")
+    plain.write("pywatt.yaml", "app: main:app\n")
+    begun = time.monotonic()
+    code, found = problems(plain)
+    assert time.monotonic() - begun < allowed(10)
+    assert (code, [each["code"] for each in found]) == (2, ["app-unusable"])
+    assert "main.py:4 (app.run(port=0)) serves while it is imported (it listens on 127.0.0.1:" in found[0]["message"]
+    assert found[0]["hint"] == 'move that call under `if __name__ == "__main__":`'
+
+
+def test_an_import_that_starts_an_event_loop_says_what_to_do(plain: Project) -> None:
+    served = "async def app(scope, receive, send): ...\n\nimport asyncio\nasyncio.run(asyncio.sleep(1))\n"
+    plain.write("main.py", served)
+    plain.write("pywatt.yaml", "app: main:app\n")
+    code, found = problems(plain)
+    assert (code, found[0]["code"]) == (2, "app-module-raised")
+    assert found[0]["message"].endswith("/main.py:4")
+    assert found[0]["hint"].startswith('move the call that serves or waits there under if __name__ == "__main__"')
+
+
+RAISES = """
+def settings():
+    try:
+        int("no number")
+    except ValueError as error:
+        fault = LookupError("the settings cannot be read: " + "x" * 500)
+        fault.add_note("set DATABASE_URL, or copy .env.example to .env")
+        raise fault from error
+
+settings()
+"""
+
+
+def test_what_the_import_raised_is_shown_whole(plain: Project) -> None:
+    """With its notes, its causes, and the user's frames only."""
+    plain.write("main.py", RAISES)
+    plain.write("pywatt.yaml", "app: main:app\n")
+    _, found = problems(plain)
+    detail = found[0]["detail"]
+    assert detail.startswith("Traceback (most recent call last):\n")
+    assert "x" * 500 in detail
+    assert detail.endswith("\nset DATABASE_URL, or copy .env.example to .env")
+    assert "ValueError: invalid literal" in detail
+    assert "importlib" not in detail
+    shown = plain.cli("validate").stdout
+    assert "\n    set DATABASE_URL, or copy .env.example to .env\n" in shown
+    assert "    set DATABASE_URL, or copy .env.example to .env\n" in plain.cli("routes").stderr
+
+
+def test_the_last_words_of_an_import_that_ends_the_process_are_shown(plain: Project) -> None:
+    plain.write("main.py", "import os\nprint('licence \x1b[31mexpired')\nos._exit(4)\n")
+    plain.write("pywatt.yaml", "app: main:app\n")
+    _, found = problems(plain)
+    assert found[0]["detail"] == "licence \x1b[31mexpired"
+    assert "    licence \\x1b[31mexpired\n" in plain.cli("validate").stdout
 
 
 def test_live_also_binds(plain: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from pywatt_host.app.introspection.template import Parameter, Piece
 
@@ -18,6 +19,7 @@ _LOOKAROUND = re.compile(r"\(\?<?[=!]")
 _SPECIAL = frozenset(r".^$*+?{}[]\|()")
 
 
+@lru_cache(maxsize=1024)
 def one_segment(pattern: str) -> bool:
     """Whether every match of `pattern` is certainly not empty and without a slash; False in doubt."""
     if _LOOKAROUND.search(pattern):

@@ -1,0 +1,78 @@
+"""What the child process is asked, and what it found out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pywatt_host.app.route_report import HiddenRoute, RouteRow
+from pywatt_host.app.unmatched_rules import UnmatchedRule
+from pywatt_host.manifest import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the child is to look at."""
+
+    source: Source
+    profile: str | None
+    overrides: tuple[str, ...]
+    env_file: Path | None
+    allow_unset: bool
+    build: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an application could not be loaded.
+
+    With `missing_dependency`, its module exists and a package that the module imports does not. `trace` is what the
+    application's own code raised, as Python shows it: with notes, causes and the user's frames only.
+    """
+
+    reason: str
+    message: str
+    hint: str
+    missing_dependency: bool
+    trace: str
+
+    def __str__(self) -> str:
+        return self.message + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One inspected application. With `factory`, it is made by a factory that was not called."""
+
+    key: str
+    name: str
+    framework: str = ""
+    factory: bool = False
+    readable: bool = False
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the child did not answer. `key` is the manifest key of the application that it was importing, and `output`
+    the end of what the application printed."""
+
+    message: str
+    hint: str = ""
+    key: str = "app"
+    output: str = ""
+
+    def __str__(self) -> str:
+        return self.message + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """All applications, declared against served, the routes that the host hides, and the rules that protect nothing.
+    `failure` says why there is nothing else."""
+
+    apps: list[Seen] = field(default_factory=list)
+    rows: list[RouteRow] = field(default_factory=list)
+    hidden: list[HiddenRoute] = field(default_factory=list)
+    unmatched: list[UnmatchedRule] = field(default_factory=list)
+    failure: Failure | None = None
