@@ -184,12 +184,12 @@ class _Reader:
 
     def _switched_off(self) -> bool:
         """Whether variables switch traces off, or nothing switches them on."""
-        if self._get("OTEL_SDK_DISABLED")[1].lower() == "true":
-            return True
-        exporters = [each.strip().lower() for each in self._get("OTEL_TRACES_EXPORTER")[1].split(",") if each.strip()]
+        exporters = _exporters(self._environ)
         others = [each for each in exporters if each not in ("otlp", "none")]
         if others:
             self._warn("OTEL_TRACES_EXPORTER", ",".join(others), "the exporters are otlp and none")
+        if switched_off(self._environ):
+            return True
         if exporters:
             return "otlp" not in exporters
         return not self._asked and not self._exporter("ENDPOINT")[1]
@@ -229,7 +229,9 @@ class _Reader:
         return os.fspath(self._directory / value) if value else ""
 
     def _collector(self) -> Destination | None:
-        """The collector of `pywatt-host up`, where this module is one of its own."""
+        """The collector of `pywatt-host up`, where this module is one of its own and does not switch traces off."""
+        if switched_off(self._environ):
+            return None
         url, token, *_ = (*self._environ.get(COLLECTOR, "").split(), "", "")
         return Destination(f"{url}{_PATH}", {TOKEN_HEADER: token}, timeout=2.0) if token else None
 
@@ -300,6 +302,17 @@ class _Reader:
             batch,
             self._number(*self._get("OTEL_BSP_EXPORT_TIMEOUT"), round(usual.give_up * 1000), 1, 10**7) / 1000,
         )
+
+
+def switched_off(environ: Mapping[str, str]) -> bool:
+    """Whether variables say that this process sends no traces to anybody."""
+    exporters = _exporters(environ)
+    disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    return disabled or ("none" in exporters and "otlp" not in exporters)
+
+
+def _exporters(environ: Mapping[str, str]) -> list[str]:
+    return [each.strip().lower() for each in environ.get("OTEL_TRACES_EXPORTER", "").split(",") if each.strip()]
 
 
 def _with_path(url: str) -> str:

@@ -9,9 +9,10 @@ from pywatt_host.observability.context import TraceContext, read_trace
 from pywatt_host.observability.metrics import KNOWN_METHODS
 from pywatt_host.observability.spans import AnySpan, AnyTracer, SpanKind, Value
 from pywatt_host.orchestrator.replica import Replica
+from pywatt_host.orchestrator.upstream import Address
 from pywatt_host.types import Headers, Message, Scope, Send
 
-_TRACE_FIELDS = frozenset((b"traceparent", b"tracestate"))
+_TRACE_FIELDS = (b"traceparent", b"tracestate")
 
 
 class GatewaySpans:
@@ -48,7 +49,7 @@ class GatewaySpans:
         path = target.partition(b"?")[0].decode("latin-1")
         attributes: dict[str, Value] = {**_request(scope), "url.path": path, "pywatt.module": replica.module}
         if replica.announce is not None:
-            attributes["server.address"] = replica.announce.listen
+            attributes |= _server(replica.announce.listen)
         with self._tracer.span(method, SpanKind.CLIENT, attributes) as span:
             yield span, _told(span, send, SpanKind.CLIENT)
 
@@ -78,9 +79,22 @@ def _request(scope: Scope) -> dict[str, Value]:
     return found
 
 
+def _server(listen: str) -> dict[str, Value]:
+    """Where the replica listens: host and port, or the path of a Unix socket."""
+    address = Address.parse(listen)
+    if address is None:
+        return {}
+    if address.path is not None:
+        return {"server.address": address.path}
+    return {"server.address": address.host, "server.port": address.port}
+
+
 def _caller(scope: Scope) -> TraceContext | None:
-    fields: dict[bytes, bytes] = {name: value for name, value in scope["headers"] if name in _TRACE_FIELDS}
-    return read_trace(fields[b"traceparent"], fields.get(b"tracestate", b"")) if b"traceparent" in fields else None
+    """The trace of the client. As at the edge of a host, several `traceparent` fields are no trace, and several
+    `tracestate` fields are one (W3C Trace Context)."""
+    headers: Headers = scope["headers"]
+    parents, states = ([value for name, value in headers if name == field] for field in _TRACE_FIELDS)
+    return read_trace(b",".join(parents), b",".join(states)) if parents else None
 
 
 def _told(span: AnySpan, send: Send, kind: SpanKind) -> Send:

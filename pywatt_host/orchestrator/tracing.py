@@ -22,7 +22,14 @@ from pywatt_host.observability.otlp import SpanEncoder
 from pywatt_host.observability.span_export import SpanExport
 from pywatt_host.observability.span_sender import SpanCounts, SpanSender, SpanSink
 from pywatt_host.observability.spans import AnyTracer, NoTracer, SpanBuffer, Tracer
-from pywatt_host.observability.trace_settings import COLLECTOR, TOKEN_HEADER, Destination, read_settings, rendered
+from pywatt_host.observability.trace_settings import (
+    COLLECTOR,
+    TOKEN_HEADER,
+    Destination,
+    read_settings,
+    rendered,
+    switched_off,
+)
 from pywatt_host.orchestrator.collector import PATH, CollectorApp
 from pywatt_host.orchestrator.kept_traces import KeptTraces, arrived
 from pywatt_host.secrets import Masker
@@ -66,6 +73,7 @@ class WorkspaceTracing:
     ) -> None:
         """`time_left` is in seconds, and called at the stop."""
         self._directory = workspace.directory
+        self._environ = environ
         version = str(import_module("pywatt_host").__version__)
         settings = read_settings(
             workspace.tracing, environ, name=SERVICE, version="", directory=workspace.directory, sdk=version
@@ -110,14 +118,15 @@ class WorkspaceTracing:
         return self._listeners
 
     def variables(self, module: str, env: Mapping[str, str], *, ours: bool) -> dict[str, str]:
-        """The variables that lead a module's spans here. `env` is what the workspace gives it. A host of this package
-        has them beside its own endpoint; another program that names an endpoint is left alone."""
+        """The variables that lead a module's spans here. `env` is what the workspace gives it, beside what it inherits.
+        A host of this package has them beside its own endpoint; another program that names an endpoint, or whose
+        variables switch traces off, is left alone."""
         if ours:
             passed_on = [
                 each.fingerprint(self._token, headers=headers) for each in self._passed_on for headers in (True, False)
             ]
             return {COLLECTOR: " ".join([self._url, self._token, *passed_on])}
-        if any(name in env for name in _OWN):
+        if any(name in env for name in _OWN) or switched_off({**self._environ, **env}):
             return {}
         return {
             "OTEL_TRACES_EXPORTER": "otlp",

@@ -228,3 +228,13 @@ def test_a_module_of_up_sends_to_its_collector_too_but_not_twice_to_one_endpoint
     assert urls(passing, '{endpoint: "http://a", headers: {key: mine}}') == ["http://a/v1/traces", own]
     assert urls({**passing_with_key, ENDPOINT: "http://a", "OTEL_EXPORTER_OTLP_HEADERS": "key=its"}) == [own]
     assert urls({**passing_with_key, ENDPOINT: "http://a", "OTEL_EXPORTER_OTLP_HEADERS": "key=other"}) != [own]
+
+
+@pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "True"}, {"OTEL_TRACES_EXPORTER": "none"}])
+def test_variables_that_switch_traces_off_keep_a_module_from_sending_to_up_as_well(off: dict[str, str]) -> None:
+    collector = {COLLECTOR: "http://127.0.0.1:5000 token"}
+    assert settings({**collector, **off}).destinations == ()
+    assert settings({**collector, **off}, "true").destinations == ()
+    # An endpoint of the manifest wins over the variables, and says nothing about `up`.
+    assert [each.url for each in settings({**collector, **off}, "'http://a'").destinations] == ["http://a/v1/traces"]
+    assert len(settings({**collector, "OTEL_TRACES_EXPORTER": "none,otlp"}).destinations) == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pywatt_host.manifest import Source
 from pywatt_host.manifest.workspace import load_workspace
 from pywatt_host.observability.trace_settings import COLLECTOR, Destination
@@ -46,6 +48,14 @@ def test_another_program_gets_the_variables_of_opentelemetry_unless_it_has_its_o
     assert made.variables("m", {"OTEL_SERVICE_NAME": "mine"}, ours=False)["OTEL_SERVICE_NAME"] == "mine"
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER"):
         assert made.variables("m", {name: "x"}, ours=False) == {}
+
+
+@pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
+def test_another_program_whose_traces_are_switched_off_is_left_alone(tmp_path: Path, off: dict[str, str]) -> None:
+    assert tracing(tmp_path)[0].variables("m", off, ours=False) == {}
+    assert tracing(tmp_path, environ=off)[0].variables("m", {}, ours=False) == {}
+    inherited, _ = tracing(tmp_path, environ={"OTEL_SDK_DISABLED": "true"})
+    assert inherited.variables("m", {"OTEL_SDK_DISABLED": "false"}, ours=False) != {}
 
 
 def test_a_module_does_not_inherit_the_name_of_up(tmp_path: Path) -> None:
