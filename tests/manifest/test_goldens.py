@@ -55,13 +55,17 @@ def files(kind: str) -> list[Path]:
     return sorted((GOLDENS / kind).glob("*.yaml"))
 
 
+def told(error: ManifestError, file: str) -> list[str]:
+    """`code | problem` for each problem."""
+    return [f"{each.code} | {(each.where + each.what).removeprefix(file)}" for each in error.problems]
+
+
 @pytest.mark.parametrize("path", files("faulty"), ids=lambda path: path.stem)
 def test_a_faulty_manifest_gives_these_problems(path: Path) -> None:
     golden = read(path)
     with pytest.raises(ManifestError) as caught:
         golden.load()
-    found = [f"{problem.code} | {(problem.where + problem.what).removeprefix('pywatt.yaml:')}" for problem in caught.value.problems]
-    assert found == golden.expected
+    assert told(caught.value, "pywatt.yaml:") == golden.expected
 
 
 @pytest.mark.parametrize("path", files("wattson/faulty"), ids=lambda path: path.stem)
@@ -69,8 +73,7 @@ def test_a_faulty_workspace_gives_these_problems(path: Path) -> None:
     golden = read(path)
     with pytest.raises(ManifestError) as caught:
         golden.load_workspace()
-    found = [f"{problem.code} | {(problem.where + problem.what).removeprefix('wattson.yaml:')}" for problem in caught.value.problems]
-    assert found == golden.expected
+    assert told(caught.value, "wattson.yaml:") == golden.expected
 
 
 @pytest.mark.parametrize("path", files("wattson/good"), ids=lambda path: path.stem)
