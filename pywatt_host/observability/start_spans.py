@@ -34,6 +34,7 @@ class StartSpans:
         self._below = below
         self._span: AnySpan = UNRECORDED
         self._place: TraceContext | None = None  # of the part that runs
+        self.current = ""  # the name of the part that runs
 
     def begin(self, name: str, attributes: Attributes = NO_ATTRIBUTES) -> None:
         """The start begins."""
@@ -49,6 +50,15 @@ class StartSpans:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """A part of the start, which lasts as long as the block does. Parts within it hang below it."""
+        around, self.current = self.current, name
+        try:
+            with self._recorded(name):
+                yield
+        finally:
+            self.current = around
+
+    @contextmanager
+    def _recorded(self, name: str) -> Iterator[None]:
         before = self._place
         if before is None:
             yield

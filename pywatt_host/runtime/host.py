@@ -32,6 +32,7 @@ from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.shutdown import Shutdown
 from pywatt_host.runtime.signals import OtherSignals, StopSignals, signals_of_one_process
+from pywatt_host.runtime.slow_start import told_when_slow
 from pywatt_host.runtime.systemd import notifier
 from pywatt_host.secrets.rotation import Rotation
 from pywatt_host.types import ASGIApp
@@ -272,7 +273,10 @@ class Host:
             addresses = place.addresses
         systemd = notifier(self._environ)
         async with lifecycle(self._shutdown, self._spans) as running:
-            with self._spans.whole("start" if place is None else "start worker"):
+            with (
+                self._spans.whole("start" if place is None else "start worker"),
+                told_when_slow(lambda: self._spans.current),
+            ):
                 certificates = PhasedService(Phase.CERTIFICATES, self._tls)
                 await running.start((certificates, *(each for each in self._services if each.phase <= Phase.HEALTH)))
                 if self._tls.listening:

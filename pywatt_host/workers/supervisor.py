@@ -32,6 +32,7 @@ from pywatt_host.runtime.lifecycle import Lifecycle, lifecycle
 from pywatt_host.runtime.manifest_answer import manifest_answer
 from pywatt_host.runtime.phases import Phase, PhasedService
 from pywatt_host.runtime.signals import OtherSignals, StopSignals, ignored
+from pywatt_host.runtime.slow_start import told_when_slow
 from pywatt_host.runtime.systemd import Notifier, notifier
 from pywatt_host.workers.admin import close_listeners
 from pywatt_host.workers.distributor import Distributor
@@ -209,7 +210,10 @@ class Supervisor:
         """Start channels, secrets and checks, then the first generation of workers. Raises HostError."""
         parts = self.parts
         generation = parts.new_generation(parts.manifest)
-        with parts.start_spans.whole("start", {"pywatt.generation": generation.number}):
+        with (
+            parts.start_spans.whole("start", {"pywatt.generation": generation.number}),
+            told_when_slow(lambda: generation.spans.current or parts.start_spans.current),
+        ):
             await running.start([PhasedService(Phase.CHANNELS, parts.channels)])
             parts.schemes = await parts.load_secrets(generation, tasks)
             await running.start(PhasedService(Phase.CONNECTIONS, each) for each in parts.channels.connections)
