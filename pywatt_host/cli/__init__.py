@@ -23,6 +23,7 @@ _VERBS = {
     "run": ("run", "Serve a manifest in the foreground."),
     "dev": ("dev", "Serve during development and restart when a file changes."),
     "validate": ("validate", "Check manifests, and compare the application's routes with them."),
+    "explain": ("explain", "Explain the code of a fault, with an example and what to do."),
     "config": ("show", "Print the effective manifest and where each value came from."),
     "routes": ("show", "List declared endpoints and the application's routes."),
     "token": ("token", "Print a token that a scheme of `auth` accepts."),

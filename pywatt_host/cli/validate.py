@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -13,10 +14,12 @@ import click
 
 from pywatt_host.cli.certificates import Certificates
 from pywatt_host.cli.options import Selection, coloured, progress
+from pywatt_host.cli.terminal import echo_json
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.problems import Severity
+from pywatt_host.manifest.source import DEFAULT_NAME
 
 if TYPE_CHECKING:
     from pywatt_host.cli.inspection import Inspection
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--env-file", metavar="FILE", type=click.Path(path_type=Path), help="Read variables for ${VAR} from FILE."
 )
-@click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option(
+    "--format", "style", type=click.Choice(["text", "json", "github", "sarif"]), default="text", show_default=True
+)
 @click.option("--json", "as_json_list", is_flag=True, help="Same as --format json.")
 @click.option("--no-import", is_flag=True, help="Check only the manifest and import no application.")
 @click.option(
@@ -60,6 +65,7 @@ def validate(
     Examples:
       pywatt-host validate
       pywatt-host validate --no-import --format github services/*/pywatt.yaml
+      pywatt-host validate --format sarif > pywatt.sarif
       pywatt-host validate --strict --set server.listen=:8080
     """
     problems: list[Problem] = []
@@ -88,6 +94,10 @@ def validate(
         click.echo(json.dumps(as_json(problems), indent=2))
     elif style == "github":
         click.echo(render_github(problems), nl=False)
+    elif style == "sarif":
+        as_sarif = import_module("pywatt_host.cli.sarif").as_sarif
+        fallback = next((target for target in targets if os.path.isfile(target)), DEFAULT_NAME)
+        echo_json(as_sarif(problems, root=Path.cwd(), fallback=fallback))
     elif problems:
         sys.stdout.write(render_text(problems, color=coloured(sys.stdout)))
     else:

@@ -105,6 +105,7 @@ def test_a_wheel_has_both_names_the_plugin_and_the_templates_and_is_typed(
     for wanted in ("pywatt_sdk/__init__.py", "pywatt_sdk/py.typed", "pywatt_host/py.typed"):
         assert wanted in names
     assert any(name.startswith("pywatt_host/scaffold/") and name.endswith(".txt") for name in names)
+    assert zipfile.ZipFile(wheel).read("pywatt_host/cli/errors.md") == (ROOT / "docs" / "errors.md").read_bytes()
     assert [name for name in names if name.startswith(("tests/", "examples/", "docs/"))] == []
     (metadata,) = [name for name in names if name.endswith("entry_points.txt")]
     assert "[pytest11]\npywatt = pywatt_host.testing" in zipfile.ZipFile(wheel).read(metadata).decode()
