@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
@@ -42,8 +42,18 @@ def quote(value: object) -> str:
 def near_miss(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate that `word` was probably meant to be; None if no candidate is similar."""
     plain = {_folded(candidate): candidate for candidate in candidates}
-    found = get_close_matches(_folded(word[:_MAX_VALUE_CHARACTERS]), plain, n=1, cutoff=0.66)
-    return plain[found[0]] if found else None
+    wanted = _folded(word[:_MAX_VALUE_CHARACTERS])
+    found = get_close_matches(wanted, plain, n=3, cutoff=0.66)
+    # The same letters in another order are more likely than another word that is as similar: `atuh` is `auth`.
+    swapped = [each for each in found if sorted(each) == sorted(wanted)]
+    return plain[(swapped or found)[0]] if found else None
+
+
+def cut_list(names: Collection[str], most: int = 12) -> str:
+    """Names in a message; where there are too many, it says how many more there are."""
+    listed = list(names)
+    more = len(listed) - most
+    return ", ".join(listed) if more <= 1 else f"{', '.join(listed[:most])} and {more} more"
 
 
 def _folded(word: str) -> str:

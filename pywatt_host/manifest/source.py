@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pywatt_host.manifest.yaml import document
 from pywatt_host.manifest.yaml.node import Mark, Node, Origin, from_data, problem_at
 
 DEFAULT_NAME = "pywatt.yaml"
+WORKSPACE_NAME = "wattson.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,35 @@ def read_source(source: Source, default_name: str, report: Report, *, smallest: 
 
 
 def _other_names(path: Path) -> str:
-    """A hint that names the file in the same folder that was probably meant."""
+    """A hint about a file that does not exist: the name, or the other thing, that was probably meant."""
     try:
-        names = [each.name for each in path.parent.iterdir() if each.suffix in (".yaml", ".yml") and each.is_file()]
+        files = [each for each in path.parent.iterdir() if each.is_file()]
     except OSError:
         return "the folder does not exist either"
+    names = [each.name for each in files if each.suffix in (".yaml", ".yml")]
+    if path.name == DEFAULT_NAME and WORKSPACE_NAME in names:
+        return f"there is a {WORKSPACE_NAME}, whose modules `pywatt-host up` runs"
     meant = near_miss(path.name, names)
-    return f'did you mean "{path.with_name(meant)}"?' if meant else "give the path of the manifest, or of its folder"
+    if meant is not None:
+        return f'did you mean "{path.with_name(meant)}"?'
+    if path.name == DEFAULT_NAME:
+        return "`pywatt-host init` writes one; without a manifest, name the application, such as main:app"
+    module = _module_of(path)
+    if module is not None:
+        return f'did you mean the application in a module, such as "{module}"?'
+    return "give the path of the manifest, or of its folder"
+
+
+def _module_of(path: Path) -> str | None:
+    """`main:app` for `main`, if there is a module of this name; a name with dots is a module, or one with its
+    attribute."""
+    name = str(path)
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        return None
+    found = Path(name.replace(".", "/"))
+    if found.with_name(f"{found.name}.py").is_file() or (found / "__init__.py").is_file():
+        return f"{name}:app"
+    module, _, attribute = name.rpartition(".")
+    if module and Path(module.replace(".", "/") + ".py").is_file():
+        return f"{module}:{attribute}"
+    return None

@@ -18,10 +18,9 @@ from pywatt_host.manifest.problems import Problem, Report
 from pywatt_host.manifest.schema.normalize import Normalizer, written_secrets
 from pywatt_host.manifest.schema.shape import shape_of
 from pywatt_host.manifest.schema.typing import validate
-from pywatt_host.manifest.source import Source, read_source
+from pywatt_host.manifest.source import WORKSPACE_NAME, Source, read_source
 from pywatt_host.manifest.yaml.node import Node
 
-WORKSPACE_NAME = "wattson.yaml"
 _SMALLEST = "modules: {users: {manifest: users/pywatt.yaml}}"
 
 

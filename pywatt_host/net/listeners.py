@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from pywatt_host.exceptions import BindError
 from pywatt_host.manifest.values import Address, FdAddress, SystemdAddress, TcpAddress, UnixAddress
+from pywatt_host.manifest.values.addresses import MAX_UNIX_PATH
 from pywatt_host.net.packet_filters import drop_syn
 
 if TYPE_CHECKING:
     from pywatt_host.net.tls_material import ListenerTls
 
 _FIRST_SYSTEMD_FD = 3  # SD_LISTEN_FDS_START, sd_listen_fds(3)
-_MAX_UNIX_PATH = 100  # bytes; sun_path has 108 on Linux and 104 on macOS
 
 
 @dataclass(slots=True)
@@ -207,8 +207,8 @@ def _tcp_error(address: TcpAddress, key: str, error: OSError) -> BindError:
 def _bind_unix(address: UnixAddress, key: str, directory: Path) -> Listener:
     path = directory / address.path
     shown = f"unix:{path}"
-    if len(os.fsencode(path)) > _MAX_UNIX_PATH:
-        raise BindError(shown, key, f"the path is too long for a Unix socket (at most {_MAX_UNIX_PATH} bytes)")
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise BindError(shown, key, f"the path is too long for a Unix socket (at most {MAX_UNIX_PATH} bytes)")
     group = group_id(address, shown, key)
     _remove_stale(path, shown, key)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

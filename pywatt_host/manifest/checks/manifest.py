@@ -9,12 +9,13 @@ from pywatt_host.manifest.checks.auth import AuthChecks
 from pywatt_host.manifest.checks.exposure import ExposureChecks
 from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.checks.resiliency import ResiliencyChecks
+from pywatt_host.manifest.checks.sockets import SocketChecks
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.checks.tracing import TracingChecks
 from pywatt_host.manifest.checks.workers import WorkerChecks
 from pywatt_host.manifest.model import AutoEndpoints, DirectoryMount, Endpoint, Manifest, Rule
 from pywatt_host.manifest.model.services import MODULE
-from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
+from pywatt_host.manifest.problems import KeyPath, Report, Severity, cut_list, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.manifest.values.addresses import is_loopback
@@ -53,6 +54,7 @@ class ManifestChecks:
         StoreChecks(self._manifest, self._add, self._is_unset).check()
         ResiliencyChecks(self._manifest, self._add, self._left_out).check()
         ExposureChecks(self._manifest, self._add, self._is_unset).check()
+        SocketChecks(self._manifest, self._add).check()
         WorkerChecks(self._manifest, self._add, self._is_unset).check()
         TracingChecks(self._manifest, self._add, self._is_unset).check()
 
@@ -64,7 +66,10 @@ class ManifestChecks:
         if self._left_out.holds(path):
             return  # the problem may be a consequence of the one that was reported there
         node, written, real = locate(self._tree, path)
-        shown = (*written, *path[len(real) :])
+        rest = path[len(real) :]
+        if rest[:1] == (0,) and not isinstance(node.value, list):
+            rest = rest[1:]  # a single value in place of a list
+        shown = (*written, *rest)
         self._report.add(node.problem(shown, code, message, hint, severity=severity))
 
     def _shown(self, path: KeyPath, value: object) -> str:
@@ -132,7 +137,7 @@ class ManifestChecks:
             same.append((path, endpoint))
             if prefixes and not any(overlap(endpoint.path, everything_below(prefix)) for prefix in prefixes):
                 message = f"no application is mounted at a prefix of {self._shown((*path, 'path'), endpoint.path)}"
-                hint = f"write the full path, including the prefix; mounted: {', '.join(sorted(set(prefixes))[:8])}"
+                hint = f"write the full path, including the prefix; mounted: {cut_list(sorted(set(prefixes)), 8)}"
                 self._add((*path, "path"), "not-mounted", message, hint)
 
     def _host_paths(self) -> None:

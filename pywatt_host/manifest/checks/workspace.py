@@ -9,7 +9,7 @@ from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.checks.stores import StoreChecks
 from pywatt_host.manifest.checks.tracing import TracingChecks
 from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
-from pywatt_host.manifest.problems import KeyPath, Report, Severity, near_miss, quote
+from pywatt_host.manifest.problems import KeyPath, Report, Severity, cut_list, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.source import DEFAULT_NAME
 from pywatt_host.manifest.yaml.node import Node
@@ -65,7 +65,7 @@ class WorkspaceChecks:
                 self._add(path, "dependency-cycle", f"{quote(name)} depends on itself", "remove it")
             elif other not in declared:
                 meant = near_miss(other, [each for each in declared if each != name])
-                hint = f'did you mean "{meant}"?' if meant else f"declared: {', '.join(declared[:12])}"
+                hint = f'did you mean "{meant}"?' if meant else f"declared: {cut_list(declared)}"
                 self._add(path, "unknown-module", f"the module {quote(other)} is not declared", hint)
 
     def _cycles(self) -> None:

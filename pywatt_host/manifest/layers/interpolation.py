@@ -22,6 +22,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(SECRET_NAME[1:-1])
 _FORMS = "write ${NAME}, ${NAME:-default} or ${NAME:?message}; write $${ for a literal ${"
 _MAX_DEPTH = 8
+_OTHER_FORM = re.compile(r"([A-Za-z_]\w*)(:=|[:.?=-])(.*)", re.DOTALL)  # expressions of shells and of CI
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ class _Template:
         if name == "secret" and operator[:1] == ":" and operator not in (":-", ":?"):
             return self._secret(start, wanted=wanted)
         if not name or operator not in (":-", ":?"):
-            self._fault(start, "interpolation", "this `${` must be followed by a name and a closing brace", _FORMS)
+            hint = self._meant(start, name) or _FORMS
+            self._fault(start, "interpolation", "this `${` must be followed by a name and a closing brace", hint)
             self._skip()
             return []
         self._at += 2
@@ -182,6 +184,23 @@ class _Template:
         self._fault(start, "variable-required", f"the environment variable {name} {state}: {message}", f"set {name}")
         return []
 
+    def _meant(self, start: int, name: str) -> str | None:
+        """What to write in place of an expression that other tools have, or that is misspelled."""
+        end = self._template.find("}", start)
+        inside = self._template[start + 2 : end if end >= 0 else None].strip("{} ")
+        match = _OTHER_FORM.fullmatch(inside)
+        if match is None:
+            return None
+        word, separator, rest = match.groups()
+        named = _SECRET.fullmatch(rest)
+        if named is not None and separator in (":", ".") and near_miss(word, ("secret", "secrets")):
+            return f"did you mean ${{secret:{rest}}}?"
+        if separator in (":", ".") and word.lower() in ("env", "environ", "vars", "var") and _NAME.fullmatch(rest):
+            return f"write ${{{rest}}} for an environment variable"
+        if separator in ("-", "?", "=", ":="):
+            return f"write ${{{word}:{'?' if separator == '?' else '-'}{rest[:40]}}}"
+        return None
+
     def _secret(self, start: int, *, wanted: bool) -> _Parts:
         """Read the rest of `${secret:NAME}`, from the colon on."""
         self._at += 1
@@ -194,10 +213,16 @@ class _Template:
         self._at = match.end() + 1
         if self._leaf is not None and self._leaf.secret:
             return [SecretReference(match[0])] if wanted else []
+        if self._in_unknown_section():
+            self.faulty = True  # the key above is reported, and perhaps secrets are allowed where it belongs
+            return []
         places = ", ".join(secret_places(self._root))
         hint = f"secrets are allowed in {places}"
         self._fault(start, "secret-not-here", f"the secret {match[0]} is not allowed in this value", hint)
         return []
+
+    def _in_unknown_section(self) -> bool:
+        return any(shape_at(self._root, self._path[:length]) is None for length in range(1, len(self._path)))
 
     def _required(self, name: str, start: int) -> str:
         value = self._variables.get(name)

@@ -7,7 +7,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, WithJsonSchema
 
 from pywatt_host.manifest.model.base import Section, key, required
-from pywatt_host.manifest.values import Bool, Duration, Format, ImportPath, Int, Interpolated, Prefix, SecretEnvText
+from pywatt_host.manifest.values import (
+    ENV_VALUE_PATTERN,
+    Bool,
+    Duration,
+    EnvName,
+    Format,
+    ImportPath,
+    Int,
+    Interpolated,
+    Prefix,
+    SecretEnvText,
+    without_nul,
+)
 
 MODULE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 ModuleId: TypeAlias = Annotated[
@@ -24,11 +36,13 @@ def _env_text(value: Any) -> Any:
     """Convert a scalar to the text that YAML would print for it, because environment variables are text."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
+    return without_nul(str(value)) if isinstance(value, str | int | float) else value
 
 
 EnvText: TypeAlias = Annotated[
-    str, BeforeValidator(_env_text), WithJsonSchema({"type": ["string", "number", "boolean"]})
+    str,
+    BeforeValidator(_env_text),
+    WithJsonSchema({"type": ["string", "number", "boolean"], "pattern": ENV_VALUE_PATTERN}),
 ]
 
 
@@ -90,7 +104,7 @@ class AppOptions(Section):
         "Keyword arguments for the factory. The host checks them against the factory's annotations.",
         {"page_size": 50},
     )
-    env: dict[str, SecretEnvText] = key(
+    env: dict[EnvName, SecretEnvText] = key(
         dict,
         "Variables that the host puts into os.environ before the import, for applications that read them there."
         " Numbers and bools become strings. Values may contain secrets.",

@@ -34,6 +34,24 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PROXIED = re.compile(r"orchestrator:[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 
 
+# Schemes of other libraries and tools -> ours.
+_SCHEMES_OF_OTHERS = {
+    **dict.fromkeys(("psql", "pg", "pgsql", "postgis", "psycopg", "psycopg2", "asyncpg", "timescaledb"), "postgresql"),
+    **dict.fromkeys(("sqlite3", "file", "aiosqlite", "pysqlite"), "sqlite"),
+    **dict.fromkeys(("mysql2", "pymysql", "aiomysql"), "mysql"),
+    **dict.fromkeys(("memcache", "pymemcache", "bmemcached"), "memcached"),
+    **dict.fromkeys(("locmem", "mem", "dict", "inmemory", "in-memory"), "memory"),
+}
+# Drivers that URLs of SQLAlchemy and of others name after a plus sign.
+_DRIVERS = frozenset(
+    (
+        "asyncpg", "psycopg", "psycopg2", "psycopg_async", "psycopg2cffi", "pg8000", "psycopg3", "aiopg", "pygresql",
+        "pymysql", "aiomysql", "asyncmy", "mysqldb", "mysqlconnector", "mariadbconnector", "cymysql", "pyodbc",
+        "aiosqlite", "pysqlite", "pysqlite_numeric", "sqlcipher", "aioredis", "hiredis", "tcp", "pool",
+    )
+)  # fmt: skip
+
+
 def scheme_of(url: str | SecretTemplate) -> str | None:
     """The scheme of a store's URL; None if the scheme is part of a secret."""
     text = url if isinstance(url, str) else url.parts[0]
@@ -50,8 +68,12 @@ def _store_url(schemes: Sequence[str], example: str) -> Callable[[Any], str | Se
                 raise fault("url", "expected a URL with its scheme, such as {example}", example=example)
             return value
         if scheme not in schemes:
-            meant = near_miss(scheme, schemes)
+            library, _, driver = scheme.partition("+")
+            meant = _SCHEMES_OF_OTHERS.get(scheme) or near_miss(scheme, schemes)
             hint = f'did you mean "{meant}"?' if meant else f"known: {', '.join(schemes)}"
+            library = _SCHEMES_OF_OTHERS.get(library, library)
+            if driver in _DRIVERS and library in schemes:
+                hint = f"write {library}://, without the driver, which the host chooses"
             raise fault("url", '"{scheme}" is not a known kind of store ({hint})', scheme=scheme, hint=hint)
         if scheme == ORCHESTRATOR and not (isinstance(value, str) and _PROXIED.match(value)):
             raise fault("url", "expected orchestrator:NAME, such as orchestrator:shared")

@@ -17,6 +17,7 @@ from pywatt_host.manifest.model.tls import DeclaredTls, ServerTls, declared
 from pywatt_host.manifest.model.tracing import Tracing
 from pywatt_host.manifest.values import (
     AllowedHost,
+    EnvName,
     Int,
     PositiveDuration,
     SecretName,
@@ -72,7 +73,7 @@ class WorkspaceModule(Section):
     )
     profile: str | None = key(None, "Profile of the manifest.", "dev", min_length=1)
     working_dir: str = key(".", "Working directory of the command, relative to this file.", "legacy", min_length=1)
-    env: dict[str, EnvText] = key(
+    env: dict[EnvName, EnvText] = key(
         dict, "Variables in init.env, which override the environment of the module. Not for secrets.", {"MODE": "dev"}
     )
     depends_on: Annotated[dict[ModuleId, Annotated[Dependency, Short(text="condition")]], Names()] = key(

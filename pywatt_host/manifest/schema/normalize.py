@@ -5,12 +5,13 @@ Structure means: unknown keys, values of the wrong kind, and keys without a valu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 
 from pywatt_host.manifest.model.base import Short
-from pywatt_host.manifest.problems import KeyPath, Report, quote
+from pywatt_host.manifest.problems import KeyPath, Report, cut_list, printable, quote
 from pywatt_host.manifest.schema.shape import (
     Choice,
     DictShape,
@@ -143,9 +144,11 @@ class Normalizer:
 
     def _list(self, node: Node, shape: ListShape, path: KeyPath) -> Node | None:
         if not isinstance(node.value, list):
-            if shape.one:
+            if shape.one and not (
+                isinstance(node.value, dict) and isinstance(shape.item, Leaf) and not shape.item.keys
+            ):
                 return self.normalize(node, shape.item, path)
-            hint = "write `- ` before each entry, or put the entries in brackets: [a, b]"
+            hint = _list_hint(node, shape)
             self._fault(node, path, "type", f"expected a list, not {_kind(node)}", hint)
             return None
         items = [self.normalize(item, shape.item, (*path, number)) for number, item in enumerate(node.value)]
@@ -233,6 +236,11 @@ class Normalizer:
         if not isinstance(value, dict):
             self._wrong_kind(node, shape, inner, path)
             return None
+        entries_shape = shape.shapes.get("list") if isinstance(shape, Choice) else None
+        if isinstance(entries_shape, ListShape) and any(key.startswith("/") for key in value):
+            hint = _list_hint(node, entries_shape)
+            self._fault(node, path, "type", "expected a list, not a mapping with paths as its keys", hint)
+            return None
         entries = self._entries(node, inner, path)
         if short is not None and short.flag is not None and short.flag not in entries:
             entries[short.flag] = Node(True, node.mark, node.origin, implied=True)
@@ -274,9 +282,14 @@ class Normalizer:
         wanted = (", ".join(forms) + " or " if forms else "") + "a mapping"
         if isinstance(shape, Choice) and shape.short is not None:
             wanted = "auto, a list or a mapping"
-        keys = ", ".join([*list(inner.keys)[:6], *(["..."] if len(inner.keys) > 6 else [])])
-        self._fault(node, path, "type", f"expected {wanted}, not {_kind(node)}", f"keys of the mapping: {keys}")
+        hint = f"keys of the mapping: {cut_list(inner.keys, 6)}"
+        if shape.short is None:
+            hint = f"{_section_hint(node, inner)}{hint}"
+        self._fault(node, path, "type", f"expected {wanted}, not {_kind(node)}", hint)
 
+
+# The key that a value which stands for a whole section is probably meant for, the most telling first.
+_MAIN_KEYS = ("manifest", "path", "level", "base_url", "listen", "id", "import_path", "url", "name", "type")
 
 _MIN_MASKED_CHARACTERS = 4  # a shorter secret is not masked in source lines, because it matches too many words
 
@@ -316,6 +329,45 @@ def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
         inner = shape.of(value) if isinstance(shape, Choice) else shape
         for item in value:
             yield from written_secrets(item, inner.item if isinstance(inner, ListShape) else None)
+
+
+def _section_hint(node: Node, shape: SectionShape) -> str:
+    """What to write in place of a text that stands for a whole section."""
+    main = next((key for key in _MAIN_KEYS if key in shape.keys), None)
+    if main is None or not isinstance(node.value, str):
+        return ""
+    shown = "..." if node.masked or len(node.value) > 40 else printable(node.value)
+    if main == "path":
+        endpoint = _ENDPOINT.fullmatch(shown)
+        if endpoint is None:
+            return ""
+        methods = f", methods: [{endpoint[1]}]" if endpoint[1] else ""
+        return f"write {{path: {endpoint[2]}{methods}}}; "
+    return f"write {{{main}: {shown}}}; "
+
+
+_ENDPOINT = re.compile(r"(?:([A-Z]+) +)?(/[^\s,{}]*)")
+
+
+def _list_hint(node: Node, shape: ListShape) -> str:
+    """What to write in place of a value that is not a list."""
+    item, value = shape.item, node.value
+    item = item.of(value) if isinstance(item, Choice) else item
+    if not isinstance(value, dict) or not value:
+        return "write `- ` before each entry, or put the entries in brackets: [a, b]"
+    names = list(value)
+    if isinstance(item, Leaf):
+        shown = ", ".join(printable(name[:40]) for name in names[:4])
+        return f"write the names alone: [{shown}{', ...' if len(names) > 4 else ''}]"
+    if isinstance(item, SectionShape):
+        if any(name in item.keys for name in names):
+            return "write `- ` before the first key, because this is a list of such mappings"
+        path = next((key for key in ("path", "route_prefix", "name") if key in item.keys), None)
+        if path is not None:
+            below = value[names[0]].value
+            more = f", {next(iter(below))}: ..." if isinstance(below, dict) and below else ", ..."
+            return f"write a list: [{{{path}: {printable(names[0][:40])}{more}}}]"
+    return "write `- ` before each entry"
 
 
 def _has(node: Node, path: Sequence[str]) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.manifest.model.app import AppOptions, DirectoryMount
+from pywatt_host.manifest.model.app import AppMount, AppOptions, DirectoryMount
 from pywatt_host.manifest.model.auth import AuthScheme, Client, Requirement
 from pywatt_host.manifest.model.base import Section
 from pywatt_host.manifest.model.channels import ChannelLimits, Channels, ChannelTls, IpcChannel, TcpChannel
@@ -18,7 +19,7 @@ from pywatt_host.manifest.model.server import Admin, Compress, Cors, Limits, Ser
 from pywatt_host.manifest.model.tls import ListenOptions, ServerTls
 from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
-from pywatt_host.manifest.problems import near_miss
+from pywatt_host.manifest.problems import cut_list, near_miss
 from pywatt_host.manifest.schema.shape import SectionShape, key_paths
 
 # Section -> key of another server or format -> what replaces it. A replacement without backticks is YAML as a whole.
@@ -515,12 +516,37 @@ def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
             shown = replacement if "`" in replacement or " " in replacement.partition(":")[0] else f"`{replacement}`"
             meant = re.search(r"[\w.]+", replacement)
             return Unknown("unknown-key", "unknown key", f"use {shown}", meant[0] if meant else None)
-    elsewhere = [".".join(path) for path in key_paths(root) if path[-1] == key and len(path) < 4]
     near = near_miss(key, shape.keys)
+    if near is not None and SequenceMatcher(None, key.lower(), near).ratio() > _SURE:
+        return Unknown("unknown-key", "unknown key", f'did you mean "{near}"?', near)
+    if issubclass(shape.model, AppMount):
+        folder = near_miss(key, [name for name in DirectoryMount.model_fields if name not in shape.keys])
+        if folder is not None:
+            return Unknown("unknown-key", "unknown key", f'did you mean "{folder}"?', folder)
+    if issubclass(shape.model, Manifest) and key.lower() != "profiles" and near_miss(key, ["profiles"]):
+        return Unknown("unknown-key", "unknown key", 'did you mean "profiles"?', "profiles")
+    outside = SYNONYMS.get(root.model, {}).get(key, "")
+    if shape.model is not root.model and re.fullmatch(r"[a-z_.]+", outside) and outside.count("."):
+        return Unknown("unknown-key", "unknown key", f"use `{outside}`, outside of this section")
+    elsewhere = [".".join(path) for path in key_paths(root) if path[-1] == key and len(path) < 4]
     if near is not None and not elsewhere:
         return Unknown("unknown-key", "unknown key", f'did you mean "{near}"?', near)
+    if key in _USUAL and _USUAL[key] in elsewhere:
+        elsewhere = [_USUAL[key]]
     if elsewhere:
         *others, last = [f'"{path}"' for path in elsewhere[:3]]
         either = f"{', '.join(others)} or {last}" if others else last
-        return Unknown("unknown-key", "unknown key", f"did you mean {either}?")
-    return Unknown("unknown-key", "unknown key", f"known keys: {', '.join(list(shape.keys)[:12])}")
+        outside = "" if shape.model is root.model else ", outside of this section"
+        return Unknown("unknown-key", "unknown key", f"did you mean {either}{outside}?")
+    names = list(shape.keys)
+    if issubclass(shape.model, Manifest):
+        names.append("profiles")
+    if issubclass(shape.model, Secrets):
+        return Unknown("unknown-key", "unknown key", f"known keys: {cut_list(names)}; write a secret below `keys`")
+    return Unknown("unknown-key", "unknown key", f"known keys: {cut_list(names)}")
+
+
+_SURE = 0.85  # similarity from which on a key is a misspelled key of its section, whatever other sections have
+
+# Keys that several sections have -> the one that is meant most often.
+_USUAL = {"listen": "server.listen", "level": "logging.level", "timeout": "server.timeouts.request"}

@@ -290,11 +290,61 @@ def _no_text(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str
 def _no_choice(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:
     expected = str(context.get("expected", ""))
     choices = re.findall(r"'([^']*)'", expected) or [expected]
+    parent = place.parent()
+    parent = parent.of({}) if isinstance(parent, Choice) else parent
+    if (
+        isinstance(node.value, str)
+        and isinstance(parent, SectionShape)
+        and node.value in parent.keys
+        and not node.masked
+    ):
+        example = parent.example(node.value)
+        shown = example if isinstance(example, str) else "..."
+        return "choice", f"{node.shown()} is not one of {', '.join(choices)}", f"write {{{node.value}: {shown}}}"
     if len(choices) == 1:
         return "choice", f"{node.shown()} is not a supported value", f"write {choices[0]}"
     message = f"{node.shown()} is not one of {', '.join(choices)}"
-    meant = near_miss(node.value, choices) if isinstance(node.value, str) and not node.masked else None
+    meant = None
+    if isinstance(node.value, str) and not node.masked:
+        meant = near_miss(node.value, choices)
+        meant = next((each for each in _SAME_MEANING.get(node.value.lower(), ()) if each in choices), meant)
     return "choice", message, f'did you mean "{meant}"?' if meant else ""
+
+
+# Words of other formats and languages -> ours, of which a key may accept one.
+_SAME_MEANING = {
+    "integer": ("int",),
+    "number": ("float", "int"),
+    "double": ("float",),
+    "string": ("str",),
+    "text": ("str", "console"),
+    "boolean": ("bool",),
+    "object": ("json",),
+    "dict": ("json",),
+    "trace": ("debug",),
+    "notset": ("debug",),
+    "notice": ("info",),
+    "fatal": ("critical",),
+    "pretty": ("console",),
+    "plain": ("console",),
+    "human": ("console",),
+    "prefork": ("fork",),
+    "none": ("off",),
+    "never": ("off", "no"),
+    "false": ("off",),
+    "always": ("on-failure",),
+    "oauth": ("oidc", "jwt"),
+    "oauth2": ("oidc", "jwt"),
+    "openid": ("oidc",),
+    "openidconnect": ("oidc",),
+    "bearer": ("jwt",),
+    "token": ("jwt", "api_key"),
+    "apikey": ("api_key",),
+    "http": ("basic",),
+    "password": ("basic",),
+    "certificate": ("mtls",),
+    "tls": ("mtls",),
+}
 
 
 def _missing(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[str, str, str]:

@@ -66,7 +66,9 @@ from pywatt_host.manifest.values.scalars import (
     to_int,
 )
 from pywatt_host.manifest.values.secret import (
+    ENV_VALUE_PATTERN,
     SECRET_NAME,
+    EnvName,
     SecretCapable,
     SecretEnvText,
     SecretName,
@@ -76,11 +78,13 @@ from pywatt_host.manifest.values.secret import (
     SecretToken,
     Sensitive,
     SensitiveUrl,
+    without_nul,
 )
 
 __all__ = [
     "DURATION_PATTERN",
     "ENDPOINT_PATTERN",
+    "ENV_VALUE_PATTERN",
     "IMPORT_PATTERN",
     "LISTEN_PATTERN",
     "METHODS",
@@ -97,6 +101,7 @@ __all__ = [
     "Duration",
     "DurationOrOff",
     "EndpointPath",
+    "EnvName",
     "FdAddress",
     "Float",
     "Format",
@@ -141,4 +146,5 @@ __all__ = [
     "parse_size",
     "to_float",
     "to_int",
+    "without_nul",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
@@ -56,6 +57,9 @@ class SystemdAddress:
 
 Address: TypeAlias = TcpAddress | UnixAddress | FdAddress | SystemdAddress
 
+# The longest path of a Unix socket, in bytes, without the NUL at its end: sun_path has 108 on Linux and 104 on macOS.
+MAX_UNIX_PATH = 107 if sys.platform == "linux" else 103
+
 LISTEN_PATTERN = r"^(systemd|fd:[0-9]{1,6}|unix:.+|(\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]*):[0-9]{1,5})$"
 TCP_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([A-Za-z0-9._-]*)):([0-9]{1,5})\Z")
 MODE_PATTERN = r"^0?[0-7]{3}$"
@@ -93,6 +97,8 @@ def parse_address(value: Any) -> Address:
 
 
 def _address_hint(text: str, usual: int = 8080, forms: str = _LISTEN_FORMS) -> str:
+    if text.startswith(("/", "./")) and forms == _LISTEN_FORMS:
+        return f'; perhaps "unix:{text}"'
     scheme, separator, rest = text.partition("://")
     host = (rest if separator else text).rstrip("/")
     port = {"https": 443}.get(scheme, 80) if separator else usual

@@ -10,10 +10,11 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import PlainValidator, WithJsonSchema
 
+from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
 
 IMPORT_PATTERN = (
-    r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+    r"^(?!.*\.py:)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 )
 _IMPORT = re.compile(IMPORT_PATTERN[1:-1] + r"\Z")
 
@@ -22,13 +23,26 @@ def _import_path(value: Any) -> str:
     text = text_of(value, "an import path", "users.api:create_app")
     if _IMPORT.match(text):
         return str(text)
-    hint = ""
-    if ":" not in text and "." in text:
-        module, _, attribute = text.removesuffix(".py").rpartition(".")
-        hint = f'; perhaps "{module}:{attribute}"' if not text.endswith(".py") else f'; perhaps "{text[:-3]}:app"'
-    elif ":" not in text:
-        hint = f'; perhaps "{text}:app"'
+    meant = _meant_import(text)
+    hint = f'; perhaps "{meant}"' if meant is not None else ""
+    if "(" in text and meant is not None:
+        hint = f' (write "{meant}": the host calls a factory by itself)'
     raise fault("import-path", '"{text}" is not module:attribute{hint}', text=text[:80], hint=hint)
+
+
+def _meant_import(text: str) -> str | None:
+    """The import path that a text was probably meant to be: a file, a module alone, a call, or with a dot."""
+    module, colon, attribute = text[:_MAX_MEANT].strip().partition(":")
+    file = module.endswith(".py") or "/" in module or "\\" in module
+    module = module.replace("\\", "/").removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
+    attribute = re.sub(r"\(.*\)\Z", "", attribute)
+    if not colon and not file and "." in module:
+        module, _, attribute = module.rpartition(".")
+    meant = f"{module}:{attribute or 'app'}"
+    return meant if _IMPORT.match(meant) else None
+
+
+_MAX_MEANT = 200  # characters
 
 
 ImportPath: TypeAlias = Annotated[
@@ -122,10 +136,18 @@ EndpointPath: TypeAlias = Annotated[
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY", "WEBSOCKET", "*")
 
 
+def _method_hint(text: str) -> str:
+    several = re.split(r"[\s,|]+", text.strip().upper())
+    if len(several) > 1 and all(each in METHODS for each in several):
+        return f" (write a list: [{', '.join(several)}])"
+    meant = near_miss(text, [each for each in METHODS if each != "*"])
+    return f' (did you mean "{meant}"?)' if meant else ""
+
+
 def _method(value: Any) -> str:
     text = text_of(value, "a method", "GET")
     if text not in METHODS:
-        hint = f'; write "{text.upper()}"' if text.upper() in METHODS else ""
+        hint = f'; write "{text.upper()}"' if text.upper() in METHODS else _method_hint(text)
         raise fault("method", '"{text}" is not a method{hint}', text=text[:40], hint=hint)
     return str(text)
 

@@ -173,15 +173,25 @@ def _secret_text(value: Any) -> str | SecretTemplate:
     return str(text_of(value, "a string", "${secret:NAME}"))
 
 
+def without_nul(text: str) -> str:
+    """The text of an environment variable. Raises PydanticCustomError if it contains NUL, which ends such a text."""
+    if "\0" in text:
+        raise fault("control-character", "the value of an environment variable cannot contain NUL (remove it)")
+    return text
+
+
 def _env_text(value: Any) -> str | SecretTemplate:
     if isinstance(value, SecretTemplate):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int | float):
-        return str(value)
+        return without_nul(str(value))
     raise fault("type", "expected a string, a number or a bool, such as prod")
 
+
+ENV_NAME_PATTERN = r"^[^=\u0000]+$"
+ENV_VALUE_PATTERN = r"^[^\u0000]*$"
 
 _AS_TEXT = PlainSerializer(str, when_used="json")  # a dump to Python keeps the template
 
@@ -193,8 +203,13 @@ SecretEnvText: TypeAlias = Annotated[
     str | SecretTemplate,
     PlainValidator(_env_text),
     _AS_TEXT,
-    WithJsonSchema({"type": ["string", "number", "boolean"]}),
+    WithJsonSchema({"type": ["string", "number", "boolean"], "pattern": ENV_VALUE_PATTERN}),
     SecretCapable(),
+]
+EnvName: TypeAlias = Annotated[
+    str,
+    Field(pattern=ENV_NAME_PATTERN),
+    Format("a name of an environment variable", "it has at least one character, and no ="),
 ]
 
 

@@ -24,6 +24,9 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _TAG = "tag:yaml.org,2002:"
 
+_BRACES = re.compile(r"(?<![^\s,:\[{])/[^\s,\[\]\"']*\{")  # the start of a path with a parameter, without quotes
+_PLAIN_VALUE = re.compile(r"/(?:[^\s,{}\[\]]|\{[^\s,{}]*\})*")
+
 # Part of a message of libyaml or PyYAML -> our message, and the hint.
 _SYNTAX = (
     ("tab character that violates", "a tab is used where YAML requires spaces", "indent with spaces"),
@@ -123,6 +126,9 @@ def _syntax_problem(exc: yaml.YAMLError, origin: Origin) -> Problem:
         message, hint = "a tab is used where YAML requires spaces", "indent with spaces"
     elif "${" in line and message.endswith("is not closed"):
         hint = 'inside brackets and braces, put "${...}" in quotes'
+    elif message.endswith("is not closed") and (value := _BRACES.search(line[: mark.column])):
+        whole = _PLAIN_VALUE.match(line, value.start())
+        hint = f'inside brackets and braces, put the value in quotes: "{whole[0] if whole else value[0]}"'
     if began is not None and began.line + 1 < mark.line and origin.kind == "file":
         hint = (hint + "; " if hint else "") + f"the enclosing block starts in line {began.line + 1}"
     return problem_at(origin, mark, (), "yaml", message, hint)
