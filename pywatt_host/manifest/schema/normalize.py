@@ -283,7 +283,7 @@ class Normalizer:
         if isinstance(shape, Choice) and shape.short is not None:
             wanted = "auto, a list or a mapping"
         hint = f"keys of the mapping: {cut_list(inner.keys, 6)}"
-        if shape.short is None:
+        if isinstance(shape, SectionShape) and shape.short is None:
             hint = f"{_section_hint(node, inner)}{hint}"
         self._fault(node, path, "type", f"expected {wanted}, not {_kind(node)}", hint)
 
