@@ -55,7 +55,8 @@ class AppLoadError(HostError):
     `hint` (str, may be empty) what to do. `reason` (str) is one of `no-module`, `module-raised`, `no-attribute`,
     `not-an-app`, `asgi2`, `factory-raised`, `factory-returned-nothing`, `factory-arguments`, `wrong-interface`,
     `no-directory`, `lifespan-failed`, `decorator-differs`, `not-a-builder` and `state-raised`. If the application's own
-    code raised an exception, it is `__cause__`, with its traceback unchanged.
+    code raised an exception, it is `__cause__`, with its traceback unchanged. For `factory-arguments`, `arguments` has
+    the path below `args`, the message and the hint of each argument that does not fit.
 
     >>> print(AppLoadError("main:application", "no-attribute", "main has no application", "did you mean app?"))
     main:application: main has no application (did you mean app?)
@@ -68,6 +69,7 @@ class AppLoadError(HostError):
         self.reason = reason
         self.message = message
         self.hint = hint
+        self.arguments: Sequence[tuple[tuple[str | int, ...], str, str]] = ()
         super().__init__(f"{import_path}: {message}" + (f" ({hint})" if hint else ""))
 
 

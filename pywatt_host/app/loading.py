@@ -64,9 +64,6 @@ async def load_app(
     """
     app, framework = (found.function, found.framework) if isinstance(found, Decorated) else (found, None)
     made = isinstance(found, Decorated) or is_factory(app, factory, args)
-    if made and framework_of(app) and not inspect.isroutine(app) and not inspect.isclass(app):
-        message = f"{key}.factory is true, but this is already an application: {_described(app)}"
-        raise AppLoadError(import_path, "factory-arguments", message, f"leave {key}.factory out")
     if made:
         app = await call_factory(app, import_path=import_path, args=args, state=state, key=key)
     elif args:
@@ -95,6 +92,28 @@ def _is_of(app: Any, framework: Framework, spoken: str) -> bool:
     return spoken == framework if framework in ("asgi", "wsgi") else framework_of(app) == framework
 
 
+def check_factory(
+    obj: Any, *, import_path: str, args: Mapping[str, Any], state: Any, key: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments for a factory, which is not called.
+
+    Raises `AppLoadError`: `factory-arguments` with every argument that does not fit its signature and annotations, and
+    `not-an-app` for an object that cannot be called.
+    """
+    if framework_of(obj) and not inspect.isroutine(obj) and not inspect.isclass(obj):
+        message = f"{key}.factory is true, but this is already an application: {_described(obj)}"
+        raise AppLoadError(import_path, "factory-arguments", message, f"leave {key}.factory out")
+    if not callable(obj):
+        message = f"{key}.factory is true, but this is {_described(obj)}, which cannot be called"
+        raise AppLoadError(import_path, "not-an-app", message)
+    try:
+        return bind(obj, args, state, key=f"{key}.args")
+    except ArgumentsError as fault:
+        error = AppLoadError(import_path, "factory-arguments", str(fault))
+        error.arguments = [(each.path, each.text, each.hint) for each in fault.faults]
+        raise error from None
+
+
 async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], state: Any, key: str) -> Any:
     """Call the factory, on this thread since frameworks may need the main one, and return the application.
 
@@ -102,13 +121,7 @@ async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], s
     the AppState (see `introspection.state_parameter`) gets `state`. Raises `AppLoadError`: `factory-arguments` with
     every fault, `factory-raised`, `factory-returned-nothing`, and `not-an-app` for an object that cannot be called.
     """
-    if not callable(obj):
-        message = f"{key}.factory is true, but this is {_described(obj)}, which cannot be called"
-        raise AppLoadError(import_path, "not-an-app", message)
-    try:
-        positional, keyword = bind(obj, args, state, key=f"{key}.args")
-    except ArgumentsError as fault:
-        raise AppLoadError(import_path, "factory-arguments", str(fault)) from None
+    positional, keyword = check_factory(obj, import_path=import_path, args=args, state=state, key=key)
     try:
         with young_sources_not_cached():  # factories import as well
             app = obj(*positional, **keyword)
@@ -120,6 +133,24 @@ async def call_factory(obj: Any, *, import_path: str, args: Mapping[str, Any], s
     if app is None:
         raise AppLoadError(import_path, "factory-returned-nothing", "the factory returned None", "return app")
     return app
+
+
+def check_urls(app_framework: str, import_path: str) -> None:
+    """Import what a framework imports only with the first request: the URL configuration of Django. Raises
+    `AppLoadError`: `no-module` where it does not exist, and `module-raised`."""
+    if app_framework != "django":
+        return
+    django = importlib.import_module("pywatt_host.app.introspection.django")
+    try:
+        django.load_urls()
+    except (Exception, SystemExit) as exc:
+        name = django.url_module() or "(ROOT_URLCONF is not set)"
+        cause = _users_part(exc)
+        if isinstance(cause, ModuleNotFoundError) and cause.name and f"{name}.".startswith(f"{cause.name}."):
+            message = f"there is no module {cause.name}, which ROOT_URLCONF in the settings names"
+            raise AppLoadError(import_path, "no-module", message, "correct ROOT_URLCONF") from None
+        message = f"importing the URL configuration {name} raised {summary(cause)}"
+        raise AppLoadError(import_path, "module-raised", message) from cause
 
 
 def import_object(import_path: str, *, working_dir: Path) -> Any:
@@ -287,6 +318,14 @@ def without_our_frames(exc: _ExceptionT, *ours: str) -> _ExceptionT:
     while frames is not None and (_is_ours(name := frames.tb_frame.f_code.co_filename) or name in ours):
         frames = frames.tb_next
     return exc.with_traceback(frames)
+
+
+def _users_part(exc: _ExceptionT) -> _ExceptionT:
+    """The exception with a traceback that begins at the first frame of the user's own code; unchanged where none is."""
+    for frame in _frames(exc):
+        if is_users_file(frame.tb_frame.f_code.co_filename):
+            return exc.with_traceback(frame)
+    return exc
 
 
 def _is_ours(filename: str) -> bool:

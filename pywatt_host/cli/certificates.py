@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pywatt_host.exceptions import TlsError
 from pywatt_host.manifest import Loaded, Problem
+from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.model.channels import ClientTls
 from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.problems import KeyPath, Severity, display_path
@@ -57,14 +58,25 @@ class Certificates:
     """The certificates and keys of a manifest. `secret_values` has the values of secrets as far as they are known;
     parts in other secrets are not checked."""
 
-    def __init__(self, loaded: Loaded, secret_values: Mapping[str, str], now: datetime | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        secret_values: Mapping[str, str],
+        now: datetime | None = None,
+        *,
+        left_out: LeftOut | None = None,
+    ) -> None:
+        """`left_out`: which sections are faulty, and are therefore not looked at."""
         self._loaded = loaded
+        self._left_out = left_out
         self._secret_values = secret_values
         self._now = now or datetime.now(UTC)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them, and what will be soon."""
         for section in _sections(self._loaded):
+            if self._left_out is not None and self._left_out.touches(section.path):
+                continue
             try:
                 yield from self._pair(section)
             except TlsError as error:

@@ -18,7 +18,7 @@ import click
 from pywatt_host.cli.terminal import echo
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Source, as_json, load, render_text
-from pywatt_host.manifest.load import InitLayer
+from pywatt_host.manifest.load import Examined, InitLayer, examine
 from pywatt_host.manifest.problems import Problem
 from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.manifest.values.names import Script, script_of
@@ -53,6 +53,16 @@ class Selection:
         if script is not None:
             module = import_module("pywatt_host.decorator.scripts").load_script(script)
         return replace(self, decorated=module)
+
+    def examine(self, *, allow_unset: bool = False) -> Examined:
+        """Read the manifest as far as it can be read. Raises AppLoadError and ManifestError only for a Python file."""
+        return examine(
+            self.source(),
+            profile=self.profile,
+            overrides=self.overrides,
+            env_file=self.env_file,
+            allow_unset=allow_unset,
+        )
 
     def load(self, *, allow_unset: bool = False, init: InitLayer | None = None) -> Loaded:
         """Load the manifest. Raises ManifestError."""

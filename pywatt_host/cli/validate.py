@@ -17,12 +17,14 @@ from pywatt_host.cli.options import Selection, coloured, progress
 from pywatt_host.cli.terminal import echo_json
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
+from pywatt_host.manifest.load import Examined, parsed_path
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.manifest.problems import Severity
 from pywatt_host.manifest.source import DEFAULT_NAME
 
 if TYPE_CHECKING:
     from pywatt_host.cli.inspection import Inspection
+    from pywatt_host.cli.inspection.result import Fault
 
 
 @click.command()
@@ -72,7 +74,7 @@ def validate(
     for target in targets or (None,):
         selection = Selection(target, profile, overrides, env_file)
         try:
-            loaded = selection.load(allow_unset=allow_unset)
+            examined = selection.examine(allow_unset=allow_unset)
         except ManifestError as error:
             problems += error.problems
             continue
@@ -80,14 +82,16 @@ def validate(
             code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
             problems.append(Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail))
             continue
-        found = list(loaded.warnings)
-        if not no_import:
-            found += _imported(selection, loaded, allow_unset)
-        if live:
+        found, loaded = list(examined.problems), examined.loaded
+        if loaded is not None and not no_import:
+            found += _imported(selection, examined, loaded, allow_unset)
+        if loaded is None:
+            pass  # nothing of it can be read
+        elif live and not examined.faulty:
             live_problems = import_module("pywatt_host.cli.live").live_problems
             found += live_problems(loaded, env_file, lambda line: click.echo(line, err=True))
         else:
-            found += Certificates(loaded, {}).problems()
+            found += Certificates(loaded, {}, left_out=examined.left_out).problems()
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
@@ -106,12 +110,24 @@ def validate(
     return 2 if failed else 0
 
 
-def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[Problem]:
-    """The problems that importing the applications brings up."""
+def _imported(selection: Selection, examined: Examined, loaded: Loaded, allow_unset: bool) -> list[Problem]:
+    """The problems that importing the applications brings up, as far as they do not follow from those of the
+    manifest."""
     from pywatt_host.cli.inspection import Request, inspect_apps
+    from pywatt_host.cli.inspection.partial import uninspectable
 
+    left_out, skipped = examined.left_out, uninspectable(examined)
+    if loaded.manifest.app is None and len(skipped) == len(loaded.manifest.mounts):
+        return []
     asked = Request(
-        selection.source(), selection.profile, selection.overrides, selection.env_file, allow_unset, build=False
+        selection.source(),
+        selection.profile,
+        selection.overrides,
+        selection.env_file,
+        allow_unset,
+        build=False,
+        partial=examined.faulty,
+        skipped=skipped,
     )
     found = inspect_apps(asked, progress=progress)
     if found.failure is not None:
@@ -121,18 +137,31 @@ def _imported(selection: Selection, loaded: Loaded, allow_unset: bool) -> list[P
     problems: list[Problem] = []
     for seen in found.apps:
         fault = seen.fault
-        if fault is not None:
+        if fault is not None and fault.arguments:
+            problems += _arguments(loaded, seen.key, fault)
+        elif fault is not None:
             node, path = loaded.node_at(f"{seen.key}.import_path")
             code = "app-missing-dependency" if fault.missing_dependency else f"app-{fault.reason}"
             severity: Severity = "warning" if fault.missing_dependency else "error"
             problem = node.problem(path, code, fault.message, fault.hint, severity=severity)
             problems.append(replace(problem, detail=fault.trace))
-    faulty = any(seen.fault is not None for seen in found.apps)
-    if not faulty:
+    if not left_out.touches(("endpoints",)) and not skipped:
         problems += _drift(loaded, found)
+    if not left_out.touches(("metrics",)) and not left_out.touches(("health",)):
         for hidden in found.hidden:
             node, path = loaded.node_at(hidden.key)
             problems.append(node.problem(path, "drift-hidden", str(hidden), hidden.hint, severity="warning"))
+    return problems
+
+
+def _arguments(loaded: Loaded, key: str, fault: Fault) -> list[Problem]:
+    """The arguments that do not fit the factory, each at its own place."""
+    problems = []
+    for below, text, hint in fault.arguments:
+        node, path = loaded.node_at((*parsed_path(key), "args", *below))
+        missing = path[-len(below) :] != tuple(below)
+        shown = (*path, *below) if missing and path[-1:] == ("args",) else path
+        problems.append(node.problem(shown, "app-factory-arguments", f"this {text}", hint))
     return problems
 
 

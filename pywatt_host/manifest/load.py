@@ -73,7 +73,7 @@ class Loaded:
 
         `path` is a text with dots, or a tuple of its parts, which is required if a key contains a dot.
         """
-        parts = _parts(path)
+        parts = parsed_path(path)
         node, _, real = locate(self.document, parts)
         missing = len(real) < len(parts) and isinstance(node.value, dict | list)
         return "default" if missing or (not parts) else node.origin.label(node.mark)
@@ -83,7 +83,7 @@ class Loaded:
 
         `path` has the same forms as for `origin`.
         """
-        node, written, _ = locate(self.document, _parts(path))
+        node, written, _ = locate(self.document, parsed_path(path))
         return node, written
 
     def origins(self) -> Iterator[tuple[str, Any, str]]:
@@ -265,7 +265,8 @@ def environment(environ: Mapping[str, str] | None, env_file: Path | None, report
         return environ
 
 
-def _parts(path: str | KeyPath) -> KeyPath:
+def parsed_path(path: str | KeyPath) -> KeyPath:
+    """The parts of a path such as `endpoints[1].auth`."""
     if not isinstance(path, str):
         return path
     parts: list[str | int] = []

@@ -8,10 +8,10 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from types import MethodType, SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
@@ -24,8 +24,27 @@ logger = logging.getLogger(__name__)
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
+class ArgumentFault(NamedTuple):
+    """Why one argument does not fit: `path` leads to it below the manifest key of the arguments."""
+
+    path: tuple[str | int, ...]
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return self.text + (f" ({self.hint})" if self.hint else "")
+
+
+def _below(path: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
 class ArgumentsError(Exception):
     """The arguments do not fit. The text has every fault and no value."""
+
+    def __init__(self, faults: Sequence[ArgumentFault], key: str) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{key}{_below(each.path)} {each}" for each in faults))
 
 
 def bind(
@@ -45,16 +64,16 @@ def bind(
     extra = next((each for each in signature.parameters.values() if each.kind is Parameter.VAR_KEYWORD), None)
     taker = state_parameter(signature, args)
     bound = signature.bind_partial()
-    faults: list[str] = []
+    faults: list[ArgumentFault] = []
     for name, value in args.items():
         parameter = parameters.get(name, extra)
         if parameter is None:
-            faults.append(_unknown(name, [each for each in parameters if each != taker], key))
+            faults.append(_unknown(name, [each for each in parameters if each != taker]))
             continue
         try:
             converted = _converted(value, _annotation(factory, parameter))
         except ValidationError as error:
-            faults += _mismatches(error, f"{key}.{name}", parameter)
+            faults += _mismatches(error, name, parameter)
             continue
         if name in parameters:
             bound.arguments[name] = converted
@@ -63,12 +82,12 @@ def bind(
     if taker is not None:
         bound.arguments[taker] = state
     faults += [
-        f"{key}.{name} is missing: the factory requires it"
+        ArgumentFault((name,), "is missing: the factory requires it")
         for name, each in parameters.items()
         if each.default is Parameter.empty and name != taker and name not in args
     ]
     if faults:
-        raise ArgumentsError("; ".join(faults))
+        raise ArgumentsError(faults, key)
     return bound.args, bound.kwargs
 
 
@@ -133,17 +152,16 @@ def _globals(factory: Any) -> dict[str, Any]:
     return dict(vars(sys.modules[cls.__module__]))
 
 
-def _unknown(name: str, known: list[str], key: str) -> str:
+def _unknown(name: str, known: list[str]) -> ArgumentFault:
     near = difflib.get_close_matches(name, known, 1)
     takes = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}" if known else "it takes none"
-    return f"{key}.{name} is not a parameter of the factory ({takes})"
+    return ArgumentFault((name,), "is not a parameter of the factory", takes)
 
 
-def _mismatches(error: ValidationError, where: str, parameter: Parameter) -> list[str]:
+def _mismatches(error: ValidationError, argument: str, parameter: Parameter) -> list[ArgumentFault]:
     wanted = parameter.annotation
     name = wanted if isinstance(wanted, str) else inspect.formatannotation(wanted)
     return [
-        f"{where}{''.join(f'[{part}]' if isinstance(part, int) else f'.{part}' for part in fault['loc'])} "
-        f"does not fit {name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        ArgumentFault((argument, *fault["loc"]), f"does not fit {name}: {fault['msg'][:1].lower()}{fault['msg'][1:]}")
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]

@@ -23,6 +23,18 @@ def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     return read(sys.modules["django.urls"].get_resolver().url_patterns, ["/"])
 
 
+def load_urls() -> None:
+    """Import the URL configuration of the process, and with it the views. Raises whatever that raises."""
+    pending = [sys.modules["django.urls"].get_resolver()]
+    while pending:
+        pending += [each for each in pending.pop().url_patterns if hasattr(type(each), "url_patterns")]
+
+
+def url_module() -> str:
+    """The name of the module with the URL configuration, `ROOT_URLCONF`; empty where the settings have none."""
+    return str(getattr(sys.modules["django.conf"].settings, "ROOT_URLCONF", "") or "")
+
+
 def read(patterns: list[Any], before: list[Piece]) -> list[Route]:
     """The rows of a list of URL patterns, each path beginning with the pieces `before`."""
     rows: list[Route] = []

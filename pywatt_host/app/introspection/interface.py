@@ -76,15 +76,36 @@ def is_factory(obj: Any, factory: bool | None, args: Collection[str] = ()) -> bo
 
 def state_parameter(signature: Signature, args: Collection[str]) -> str | None:
     """The name of the factory's parameter for the AppState: a parameter named `app_state` or `state` or annotated
-    `AppState`, else the first positional one without a default that is not in `args`."""
+    `AppState`, else the first positional one without a default that is not in `args` and whose annotation may be that
+    of an AppState."""
     free = [parameter for parameter in signature.parameters.values() if parameter.name not in args]
     for parameter in free:
         if _asks_for_state(parameter):
             return parameter.name
     for parameter in free:
-        if parameter.kind in _POSITIONAL and parameter.default is Parameter.empty:
+        if parameter.kind in _POSITIONAL and parameter.default is Parameter.empty and not _is_of_values(parameter):
             return parameter.name
     return None
+
+
+# Types of settings, which no AppState has.
+_VALUE_TYPES = frozenset(
+    (
+        "int", "str", "float", "bool", "bytes", "complex", "list", "dict", "tuple", "set", "frozenset", "List", "Dict",
+        "Tuple", "Set", "Sequence", "Path", "Decimal", "date", "datetime", "time", "timedelta", "UUID", "Literal",
+        "None", "NoneType", "Optional", "Union",
+    )
+)  # fmt: skip
+
+
+def _is_of_values(parameter: Parameter) -> bool:
+    """Whether the annotation consists of types of plain values, such as `int | None`."""
+    annotation = parameter.annotation
+    if annotation is Parameter.empty:
+        return False
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    names = re.findall(r"[^\W\d][\w.]*", re.sub(r"'[^']*'|\"[^\"]*\"", "", text))
+    return bool(names) and all(name.rpartition(".")[2] in _VALUE_TYPES for name in names)
 
 
 def signature_of(obj: Any) -> Signature | None:

@@ -21,16 +21,19 @@ from typing import Any
 from pywatt_host.app.applications import Application
 from pywatt_host.app.decorated import Decorated
 from pywatt_host.app.introspection import is_factory
+from pywatt_host.app.loading import check_factory, check_urls
 from pywatt_host.app.route_report import compare, hidden_routes
 from pywatt_host.app.unmatched_rules import unmatched_rules
 from pywatt_host.app.user_state import UserState
 from pywatt_host.build.host import build
 from pywatt_host.cli.inspection.asking import MARK
+from pywatt_host.cli.inspection.partial import without_references
 from pywatt_host.cli.inspection.result import Fault, Seen
 from pywatt_host.cli.inspection.standing import Watch
 from pywatt_host.decorator.scripts import load_script
 from pywatt_host.exceptions import AppLoadError, ManifestError
-from pywatt_host.manifest import Source, load
+from pywatt_host.manifest import Source
+from pywatt_host.manifest.load import examine
 from pywatt_host.manifest.model import DirectoryMount, Manifest
 from pywatt_host.manifest.values.names import Script, script_of
 from pywatt_host.observability.log_stream import LogStream
@@ -62,8 +65,13 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
             application.put_environment({})  # secrets are not fetched to look at an application
             found = application.import_target()
             factory = isinstance(found, Decorated) or is_factory(found, options.factory, options.args)
+            if factory and not build_it:
+                made_by = found.function if isinstance(found, Decorated) else found
+                named = {"import_path": options.import_path, "key": application.key}
+                check_factory(made_by, args=options.args, state=host.state, **named)
         if not factory or build_it:
             await application.load(host.state)
+            check_urls(application.framework, application.name)
     except (AppLoadError, ManifestError) as error:
         return Seen(application.key, application.name, fault=_fault(error))
     return Seen(
@@ -96,6 +104,7 @@ def _fault(error: AppLoadError | ManifestError) -> Fault:
         error.hint,
         error.reason == "module-raised" and isinstance(cause, ModuleNotFoundError),
         _trace(error),
+        error.arguments,
     )
 
 
@@ -135,25 +144,34 @@ async def _answer(asked: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
         source = Source(asked["name"], directory, path=Path(asked["path"]))
     else:
         source = Source.of_data(asked["data"], name=asked["name"], directory=directory)
-    manifest = load(
+    examined = examine(
         source,
         profile=asked["profile"],
         overrides=asked["overrides"],
         env_file=Path(asked["env_file"]) if asked["env_file"] else None,
         allow_unset=asked["allow_unset"],
-    ).manifest
-    host = build(manifest, stream=LogStream(2), objects=objects)
+    )
+    if examined.loaded is None or (examined.faulty and not asked["partial"]):
+        raise ManifestError(examined.problems)
+    manifest = examined.loaded.manifest
+    host = build(without_references(manifest) if examined.faulty else manifest, stream=LogStream(2), objects=objects)
     applications = host.applications.all
     seen: list[Seen] = []
     for application in applications:
+        if application.key in asked["skipped"]:
+            continue
         watch.importing(application.key, application.name)
         seen.append(await _look(application, host, build_it=asked["build"]))
     watch.importing("state", manifest.state or "")
     seen += _look_at_builder(manifest, host, objects)
     watch.importing("", "")
+    try:
+        rows = compare(manifest, applications)
+    except ValueError:  # two endpoints of a faulty manifest match the same requests, which is reported
+        rows = []
     return {
         "apps": [asdict(each) for each in seen],
-        "rows": [asdict(row) for row in compare(manifest, applications)],
+        "rows": [asdict(row) for row in rows],
         "hidden": hidden_routes(manifest, applications),
         "unmatched": unmatched_rules(manifest, applications),
     }

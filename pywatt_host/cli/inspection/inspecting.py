@@ -57,6 +57,8 @@ def inspect_apps(
         "env_file": os.fspath(asked.env_file) if asked.env_file is not None else None,
         "allow_unset": asked.allow_unset,
         "build": asked.build,
+        "partial": asked.partial,
+        "skipped": list(asked.skipped),
     }
     answer = ask_child(document, timeout, progress)
     if isinstance(answer, Failure):

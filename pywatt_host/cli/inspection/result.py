@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from pywatt_host.manifest import Source
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the child is to look at."""
+    """What the child is to look at. `partial`: the manifest is faulty, and the child looks at what can be read of it,
+    apart from the applications whose manifest keys are in `skipped`."""
 
     source: Source
     profile: str | None
@@ -20,6 +22,8 @@ class Request:
     env_file: Path | None
     allow_unset: bool
     build: bool
+    partial: bool = False
+    skipped: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Fault:
     """Why an application could not be loaded.
 
     With `missing_dependency`, its module exists and a package that the module imports does not. `trace` is what the
-    application's own code raised, as Python shows it: with notes, causes and the user's frames only.
+    application's own code raised, as Python shows it: with notes, causes and the user's frames only. `arguments` has
+    the path below `args`, the message and the hint of each argument that does not fit the factory.
     """
 
     reason: str
@@ -35,6 +40,7 @@ class Fault:
     hint: str
     missing_dependency: bool
     trace: str
+    arguments: Sequence[tuple[Sequence[str | int], str, str]] = ()
 
     def __str__(self) -> str:
         return self.message + (f" ({self.hint})" if self.hint else "")
