@@ -17,6 +17,7 @@ from pywatt_host.manifest.problems import Report, Severity
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
 from pywatt_host.net.listeners import bind
 from pywatt_host.secrets import Masker, SecretStore
+from pywatt_host.secrets.doubts import doubt_about
 from pywatt_host.secrets.sources import make_sources
 
 _CONNECT_TIMEOUT = 5.0  # seconds
@@ -189,7 +190,16 @@ async def _check_secrets(loaded: Loaded, env_file: Path | None) -> tuple[list[Pr
             severity: Severity = "warning" if elsewhere else "error"
             problems.append(node.problem(path, "secret-missing", why, hint, severity=severity))
         return problems, store.secret_values
-    return [], store.secret_values
+    return list(_doubts(loaded, store.secret_values)), store.secret_values
+
+
+def _doubts(loaded: Loaded, values: Mapping[str, str]) -> Iterator[Problem]:
+    """Warnings about values that are probably not what was meant."""
+    for name, key in loaded.manifest.secret_keys.items():
+        doubt = doubt_about(values[name], required=key.required) if name in values else None
+        if doubt is not None:
+            node, path = loaded.node_at(("secrets", "keys", name))
+            yield node.problem(path, doubt.code, f"the secret {name} {doubt.message}", doubt.hint, severity="warning")
 
 
 async def _check_channels(loaded: Loaded) -> list[Problem]:

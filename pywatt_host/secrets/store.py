@@ -12,6 +12,7 @@ from typing import Any
 from pywatt_host.exceptions import SecretError
 from pywatt_host.manifest.model.secrets import SecretKey
 from pywatt_host.manifest.values import SECRET_NAME
+from pywatt_host.secrets.doubts import doubt_about
 from pywatt_host.secrets.kinds import default_text, typed, typed_as
 from pywatt_host.secrets.masking import MIN_BYTES, Masker
 from pywatt_host.secrets.secret import Secret
@@ -111,6 +112,7 @@ class SecretStore:
         if text is None:
             raise _not_loaded([(name, self._not_found())])
         self._remember(name, text)
+        self._doubt(name, text, required=True)
         value = typed(name, text, self._keys.setdefault(name, _UNDECLARED).type)
         now = self._now
         self._now = _Values({**now.secret_values, name: text}, {**now.values, name: value})
@@ -145,6 +147,7 @@ class SecretStore:
             elif text is not None:
                 try:
                     self._remember(name, text)
+                    self._doubt(name, text, required=key.required)
                     secret_values[name], values[name] = text, typed(name, text, key.type)
                 except SecretError as error:
                     faults += error.missing
@@ -206,9 +209,18 @@ class SecretStore:
         used = self._now.secret_values.get(name)
         if used is not None and used != default_text(self._keys.get(name, _UNDECLARED)):
             self._masker.add(name, used)
-        if not self._masker.add(name, text):
+        if not self._masker.add(name, text) and text:
             message = f"Secret {name} is shorter than {MIN_BYTES} bytes; it is not masked in logs"
             self._warn(message, once=f"short {name}")
+
+    def _doubt(self, name: str, text: str, *, required: bool) -> None:
+        doubt = doubt_about(text, required=required)
+        if doubt is None:
+            self._warned -= {f"empty {name}", f"invisible {name}"}
+            return
+        label = self._sources[self._found_in[name]].label
+        kind = "empty" if not text else "invisible"
+        self._warn(f"Secret {name} {doubt.message} (found in: {label}): {doubt.hint}", once=f"{kind} {name}")
 
     def _warn(self, message: str, once: str) -> None:
         if once not in self._warned:

@@ -352,6 +352,19 @@ def test_live_asks_the_endpoint_of_traces(plain: Project) -> None:
         assert {each["code"] for each in found} == {"secret-missing"}
 
 
+def test_live_warns_of_secrets_that_are_empty_or_end_with_a_line_break(plain: Project) -> None:
+    plain.manifest(secrets=["PYWATT_TEST_EMPTY", "PYWATT_TEST_LINE"])
+    values = {"PYWATT_TEST_EMPTY": "", "PYWATT_TEST_LINE": "a secret value\n"}
+    code, found = problems(plain, "--no-import", "--live", "--set", "server.listen=127.0.0.1:0", **values)
+    assert (code, [(each["severity"], each["path"], each["code"]) for each in found]) == (
+        0,
+        [
+            ("warning", "secrets.PYWATT_TEST_EMPTY", "secret-empty"),
+            ("warning", "secrets.PYWATT_TEST_LINE", "secret-whitespace"),
+        ],
+    )
+
+
 def test_live_fetches_secrets_and_connects_channels(plain: Project) -> None:
     """What is missing stands at its key; what an orchestrator may have is a warning."""
     with socket.create_server(("127.0.0.1", 0)) as there, socket.socket() as nobody:

@@ -273,6 +273,31 @@ def test_a_short_secret_is_warned_of_once_without_its_value(caplog: pytest.LogCa
     assert caplog.messages == ["Secret PIN is shorter than 8 bytes; it is not masked in logs"]
 
 
+def test_a_value_that_is_probably_not_what_was_meant_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    values = {
+        "EMPTY": "",
+        "LINE": "a secret value\n",
+        "WINDOWS": "a secret value\r\n",
+        "MARK": "\ufeffa secret value",
+        "LINES": "-----BEGIN KEY-----\nabc\n-----END KEY-----\n",
+        "FINE": "a secret value",
+    }
+
+    async def main() -> None:
+        secrets = store({**keys(*values), **keys("OPTIONAL", required=False)}, Given("env", {**values, "OPTIONAL": ""}))
+        await secrets.load()
+        await secrets.refresh(values)
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    assert caplog.messages == [
+        "Secret EMPTY is empty (found in: env): set it, or declare it with required: false",
+        "Secret LINE ends with a line break (found in: env): set it without one, such as with printf %s",
+        "Secret WINDOWS ends with a line break (found in: env): set it without one, such as with printf %s",
+        "Secret MARK begins with a byte order mark (found in: env): save it as UTF-8 without one",
+    ]
+
+
 def test_the_view_shows_the_present_values_and_none_in_its_text() -> None:
     async def main() -> None:
         source = Given("env", {"A": "hunter2-1"})
