@@ -60,9 +60,12 @@ def _sockets(folder: Path, explicit: Path | None) -> Iterator[Path]:
 
 
 def running_hosts(folder: Path, explicit: Path | None) -> list[Running]:
-    """All hosts that answer. A host that belongs to an `up` which also answers is left out: it is a module of that
-    `up`."""
-    found = list(answering(folder, explicit))
+    """All hosts that answer, without the modules of an `up` which also answers."""
+    return without_modules(list(answering(folder, explicit)))
+
+
+def without_modules(found: list[Running]) -> list[Running]:
+    """These hosts without those that belong to an `up` among them."""
     theirs = {
         replica["pid"] for each in found for module in each.status.get("modules", ()) for replica in module["replicas"]
     }

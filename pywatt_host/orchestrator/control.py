@@ -149,7 +149,8 @@ class WorkspaceControl:
     # Logs -----------------------------------------------------------------------------------------------------------
 
     async def _logs(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The last lines as JSON, one a line; with `follow=1` also all further lines, until the client leaves."""
+        """The last lines as JSON, one a line; with `follow=1` also all further lines after an empty one, until the
+        client leaves."""
         asked = parse_qs(scope["query_string"].decode("latin-1"))
         id = asked.get("module", [""])[0] or None
         number = asked.get("lines", [str(TAIL_LINES)])[0]
@@ -163,6 +164,7 @@ class WorkspaceControl:
             for line in output.tail(id, int(number)):
                 await send({"type": "http.response.body", "body": _wire(line), "more_body": True})
             if asked.get("follow", [""])[0] == "1":
+                await send({"type": "http.response.body", "body": b"\n", "more_body": True})
                 await self._follow(id, lines, receive, send)
         await send({"type": "http.response.body", "body": b""})
 

@@ -8,18 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from pywatt_host.exceptions import ProtocolError
-from pywatt_host.observability.escaping import console_text, json_line
+from pywatt_host.observability.escaping import json_line
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock
-from pywatt_host.protocol.jsontext import loads
+from pywatt_host.supervision.rendering import ModuleLines, record_of
 
 TAIL_LINES = 1000  # kept for each module
 TAIL_CHARACTERS = 1024**2  # kept for each module; the newest line is kept even if it is longer
 _FOLLOWER_LINES = 1000  # that wait for one follower
-_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)  # SGR codes; one for each module, in the order of the workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +45,10 @@ class Output:
         self._colour = colour
         self.mask = mask
         self._clock = Clock()
-        self._width = 0
         self._tails: dict[str, deque[OutputLine]] = {}
         self._kept: dict[str, int] = {}  # characters in each tail
         self._replicas: dict[str, int] = {}
+        self._lines = ModuleLines(self._replicas, colour=colour)
         self._followers: set[asyncio.Queue[OutputLine]] = set()
 
     def declare(self, module: str, replicas: int) -> None:
@@ -58,11 +56,11 @@ class Output:
         self._tails[module] = deque()
         self._kept[module] = 0
         self._replicas[module] = replicas
-        self._width = max(self._width, len(self.label(module, replicas)))
+        self._lines = ModuleLines(self._replicas, colour=self._colour)
 
     def label(self, module: str, replica: int) -> str:
         """The printed name of a replica: `users`, or `users.2` if the module has several replicas."""
-        return module if self._replicas.get(module, 1) == 1 else f"{module}.{replica}"
+        return self._lines.label(module, replica)
 
     def write(self, module: str, replica: int, data: bytes) -> None:
         """Take one line of a module, without its newline."""
@@ -73,7 +71,10 @@ class Output:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(line)
-        self._stream.write(self._json(line) if self._style == "json" else self._console(line))
+        if self._style == "json":
+            self._stream.write(self._json(line))
+        else:
+            self._stream.write(*self._console(line))
 
     def _keep(self, line: OutputLine) -> None:
         tail, kept = self._tails[line.module], self._kept[line.module] + len(line.text)
@@ -102,7 +103,7 @@ class Output:
             self._followers.discard(queue)
 
     def _json(self, line: OutputLine) -> bytes:
-        document = _object(line.text)
+        document = record_of(line.text)
         if document is None:
             document = {"time": line.time, "level": "info", "logger": "output", "message": line.text}
         document["module"] = line.module
@@ -110,31 +111,6 @@ class Output:
             document["replica"] = line.replica
         return json_line(document)
 
-    def _console(self, line: OutputLine) -> bytes:
-        name = self.label(line.module, line.replica).ljust(self._width)
-        if self._colour:
-            number = list(self._tails).index(line.module)
-            name = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{name}\x1b[0m"
-        document = _object(line.text)
-        text = line.text if document is None or "message" not in document else _record(document)
-        shown = console_text(text, keep="\t")
-        return f"{name} | {shown}\n".encode("utf-8", "backslashreplace")
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    if not text.startswith("{"):
-        return None
-    try:
-        document = loads(text.encode("utf-8", "surrogatepass"))
-    except ProtocolError:  # also if it nests too deeply to be written again
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _record(document: dict[str, Any]) -> str:
-    """A JSON log record as text for people."""
-    shown_already = ("time", "level", "logger", "message", "module")
-    fields = {name: value for name, value in document.items() if name not in shown_already}
-    when = str(document.get("time", ""))[11:23]
-    head = " ".join(str(part) for part in (when, document.get("level", ""), document.get("logger", "")) if part)
-    return f"{head}: {document['message']}" + "".join(f" {name}={value}" for name, value in fields.items())
+    def _console(self, line: OutputLine) -> tuple[bytes, int]:
+        shown = self._lines.render(line.module, line.replica, line.text)
+        return f"{shown}\n".encode("utf-8", "backslashreplace"), shown.count("\n") + 1

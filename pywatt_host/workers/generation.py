@@ -16,6 +16,7 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.manifest.values.names import Script
 from pywatt_host.net.tls_material import TlsMaterial
+from pywatt_host.observability.failing_checks import failing_checks
 from pywatt_host.observability.start_spans import StartSpans
 from pywatt_host.runtime.certificates import TlsService
 from pywatt_host.secrets.rotation import Rotation
@@ -268,10 +269,5 @@ class Generation:
 
 def _failing(worker: WorkerProcess) -> str:
     """The checks of a worker that do not pass, for an error."""
-    checks = (worker.report or {}).get("checks", {})
-    failing = [
-        f"{name} {check.get('status')}{': ' + check['error'] if check.get('error') else ''}"
-        for name, check in checks.items()
-        if check.get("status") != "passing"
-    ]
-    return f": {'; '.join(failing)}" if failing else ""
+    failing = failing_checks(worker.report)
+    return f": {failing}" if failing else ""

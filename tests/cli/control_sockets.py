@@ -36,7 +36,7 @@ def control_socket(path: Path, answers: Mapping[str, Answer]) -> Iterator[list[t
                 self.close_connection = True
                 return
             code, document = answer() if callable(answer) else answer
-            content = json.dumps(document).encode()
+            content = document if isinstance(document, bytes) else json.dumps(document).encode()
             self.send_response(code)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

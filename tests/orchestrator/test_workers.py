@@ -148,7 +148,7 @@ def test_a_module_with_workers_lives_in_a_workspace(project: Project) -> None:
     assert {workspace.ask("users", "who", greeting="good-evening")[1] for _ in range(4)} == {True}
 
     # The log of a worker is that of its module, and the module stops as one.
-    assert "users | " in project.cli("logs", "users").stdout
+    assert "users | " in project.cli("logs", "users", "--format", "text").stdout
     assert project.cli("stop", "users").returncode == 0
     assert all(soon_gone(pid) for pid in workers)
     assert workspace.up.stop() == 0

@@ -93,7 +93,7 @@ def test_ps_lists_running_hosts_and_stop_drains_one(served: Project) -> None:
     assert status["listen"] == [address]
     assert (status["pid"], status["status"], status["running_requests"]) == (host.child.pid, "healthy", 0)
     table = served.cli("ps").stdout.splitlines()
-    assert table[0].split() == ["MODULE", "VERSION", "PID", "STATUS", "UP", "LISTEN"]
+    assert table[0].split() == ["MODULE", "VERSION", "PID", "STATUS", "UP", "MEMORY", "LISTEN"]
     assert table[1].split()[:4] == ["users", "1.4.0", str(host.child.pid), "healthy"]
     wrong = served.cli("stop", "billing")
     assert (wrong.returncode, 'no host or module named "billing"' in wrong.stderr) == (2, True)
