@@ -46,8 +46,8 @@ _EXAMPLES = """
 Examples:
   pywatt-host init users                 write a new module with a test
   pywatt-host run                        serve ./pywatt.yaml
-  pywatt-host run users.api:app          serve an application without a manifest
-  pywatt-host run --listen :8080 --set logging.level=debug examples/quickstart
+  pywatt-host run users.api:app          serve with all defaults, no manifest
+  pywatt-host run --listen :8080 examples/quickstart
   pywatt-host validate --strict          fail on warnings as well, for CI
   pywatt-host up                         run the modules of ./wattson.yaml together
 

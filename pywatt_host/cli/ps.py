@@ -40,6 +40,9 @@ def ps(folder: Path, control: Path | None, as_json: bool) -> int:
     if as_json:
         echo_json([{**_with_memory(each.status, own), "control": os.fspath(each.socket)} for each in found])
         return 0
+    if not found:
+        echo("nothing runs here (to look elsewhere, use --folder or --control)", err=True)
+        return 0
     rows: list[tuple[Row, str]] = [(("MODULE", "VERSION", "PID", "STATUS", "UP", "MEMORY", "LISTEN"), "")]
     for each in found:
         rows.append((_host_row(each, own), _why_of_host(each)))

@@ -104,7 +104,7 @@ def run(
       pywatt-host run
       pywatt-host run --listen 127.0.0.1:0 users.api:app
       pywatt-host run my_module.py
-      pywatt-host run --profile prod --set server.limits.body=1GiB deploy/pywatt.yaml
+      pywatt-host run --profile prod --set server.limits.body=1GiB deploy
     """
     more = [f"server.listen={json.dumps(list(listen))}"] if listen else []
     more += [f"logging.level={log_level}"] if log_level else []

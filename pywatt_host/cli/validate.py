@@ -165,6 +165,9 @@ def _arguments(loaded: Loaded, key: str, fault: Fault) -> list[Problem]:
     return problems
 
 
+_NAMED_ROUTES = 3  # in a warning about several
+
+
 def _drift(loaded: Loaded, found: Inspection) -> list[Problem]:
     """Endpoints that the application does not have, routes that are not declared, and rules that protect nothing."""
     problems: list[Problem] = []
@@ -182,13 +185,17 @@ def _drift(loaded: Loaded, found: Inspection) -> list[Problem]:
             message = f"the application has no route for {' '.join(row.methods)} {row.path}"
             hint = hints.get(f"endpoints[{number}].path", "run `pywatt-host routes` to see its routes")
             problems.append(node.problem(path, "drift-missing", message, hint, severity="warning"))
+    undeclared: dict[str, list[str]] = {}
     for row in rows:
         if row.state == "undeclared":
-            node, path = loaded.node_at("endpoints")
-            message = (
-                f"{row.app} has {' '.join(row.methods)} {row.path}, which is not declared and therefore not served"
-            )
-            problems.append(
-                node.problem(path, "drift-undeclared", message, "declare it under endpoints", severity="warning")
-            )
+            undeclared.setdefault(row.app, []).append(f"{' '.join(row.methods)} {row.path}")
+    node, path = loaded.node_at("endpoints")
+    for app, routes in undeclared.items():
+        message, hint = f"{app} has {routes[0]}, which is not declared and therefore not served", "declare it"
+        if len(routes) > 1:
+            shown = ", ".join(routes[:_NAMED_ROUTES])
+            more = f" and {len(routes) - _NAMED_ROUTES} more" if len(routes) > _NAMED_ROUTES else ""
+            message = f"{app} has {len(routes)} routes that are not declared and therefore not served: {shown}{more}"
+            hint = "declare those that are needed; `pywatt-host routes` lists all"
+        problems.append(node.problem(path, "drift-undeclared", message, hint, severity="warning"))
     return problems

@@ -45,6 +45,12 @@ def workspace(**more: Any) -> dict[str, Any]:
     return status("shop", 4711, kind="workspace", modules=modules, **{"status": "unhealthy", **more})
 
 
+def test_ps_says_that_nothing_runs(project: Project) -> None:
+    done = project.cli("ps")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("nothing runs here")
+
+
 def test_ps_tells_what_is_wrong_and_how_much_memory_a_process_has(project: Project) -> None:
     path = project.folder / "c.sock"
     with control_socket(path, {"GET /status": (200, workspace())}):

@@ -162,6 +162,22 @@ def test_drift_is_a_warning_at_the_endpoint_in_both_directions(project: Project)
     assert problems(project, "--strict") == (0, [])
 
 
+def test_many_routes_that_are_not_declared_are_one_warning(plain: Project) -> None:
+    plain.write(
+        "main.py",
+        """
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        app = Starlette(routes=[Route(f"/p{number}", lambda request: None) for number in range(12)])
+        """,
+    )
+    plain.write("pywatt.yaml", "app: main:app\nendpoints: [{path: /p0}]\n")
+    _, (found,) = problems(plain)
+    shown = "GET /p1, GET /p2, GET /p3 and 8 more"
+    assert found["message"] == f"main:app has 11 routes that are not declared and therefore not served: {shown}"
+
+
 def test_a_rule_that_protects_no_route_is_a_warning_with_the_route_that_was_meant(project: Project) -> None:
     project.write("main.py", FASTAPI)
     auth = "app: main:app\nauth: {jwt: {secret: 'a secret of more than thirty-two bytes'}}\n"

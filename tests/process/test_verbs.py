@@ -41,6 +41,7 @@ ENDED = {
     ("diff", "--json", "--against", "pywatt.yaml"): "[]\n",
     ("init", "new"): "wrote new/",
     ("export", "systemd"): "#",
+    ("explain", "type"): "type\n",
     ("completion", "bash"): "_pywatt_host_completion",
 }
 SERVING = {"run", "dev", "up", "logs", "send", "rotate", "stop", "reload"}
@@ -88,6 +89,6 @@ def test_a_workspace_is_spoken_to(module: Project) -> None:
     reloaded = module.cli_process("reload")
     assert reloaded.returncode == 0, reloaded.stderr
     assert "users: generation 2 is in use" in reloaded.stdout
-    assert "users | " in module.cli_process("logs", "users").stdout
+    assert '"module": "users"' in module.cli_process("logs", "users").stdout
     assert module.cli_process("stop").returncode == 0
     assert up.wait() == 0
