@@ -72,7 +72,7 @@ def _result(problem: Problem, rule: int, base: Path, fallback: str) -> dict[str,
     location: dict[str, Any] = {"physicalLocation": place}
     if problem.path:
         location["logicalLocations"] = [{"fullyQualifiedName": problem.path, "kind": "property"}]
-    text = problem.what.removeprefix("warning: ")
+    text = problem.what.removeprefix("warning: ") + (f"\n\n{problem.detail}" if problem.detail else "")
     return {
         "ruleId": problem.code,
         "ruleIndex": rule,
