@@ -265,7 +265,7 @@ class Normalizer:
                 meant = unknown.meant.split(".")
                 if meant[0] not in shape.keys:
                     # The key belongs to another kind of section, so the required keys of this kind are not missing.
-                    self.faulted |= {(*path, needed) for needed in shape.keys if needed not in node.value}
+                    self.faulted |= {(*path, needed) for needed in shape.required if needed not in node.value}
                 elif not _has(node, meant):
                     self.faulted.add((*path, *meant))
         return entries

@@ -64,6 +64,11 @@ class SectionShape:
     keys: dict[str, Shape] = field(hash=False)
     short: Short | None = None
 
+    @property
+    def required(self) -> list[str]:
+        """The keys that a mapping must have."""
+        return [info.alias or name for name, info in self.model.model_fields.items() if info.is_required()]
+
     def example(self, key: str) -> Any:
         """An example value of a key; None if it has none."""
         for name, info in self.model.model_fields.items():
