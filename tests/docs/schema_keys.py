@@ -25,21 +25,25 @@ def _keys(node: dict[str, Any], schema: dict[str, Any], path: str) -> Iterator[t
     for section in _mappings(node, schema):
         for key, value in section["properties"].items():
             below = f"{path}.{key}" if path else key
-            yield below, _default(value, key in section.get("required", ()))
+            value = _resolved(value, schema)
+            yield below, _default(value)
             if key == "profiles":  # partial manifests: the same keys again
                 continue
             yield from _keys(value, schema, below)
             for items in _lists(value, schema):
-                entry = below if any(_same(items, each) for each in value.get("anyOf", ())) else f"{below}[]"
+                entry = below if items == value.get("else") else f"{below}[]"  # one entry may stand alone
                 yield from _keys(items, schema, entry)
             for named in _named(value, schema):
                 yield from _keys(named, schema, f"{below}.*")
 
 
 def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref")
-    found: dict[str, Any] = schema["$defs"][reference.rpartition("/")[2]] if reference else node
-    return found
+    while reference := node.get("$ref"):
+        found: Any = schema
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+        node = {**found, **{key: value for key, value in node.items() if key != "$ref"}}
+    return node
 
 
 def _alternatives(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -51,7 +55,8 @@ def _alternatives(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict
 
 
 def _mappings(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    return (each for each in _alternatives(node, schema) if "properties" in each)
+    found = (each for each in _alternatives(node, schema) if "properties" in each)
+    return (each for each in found if not isinstance(each["additionalProperties"], dict))  # names of the user's own
 
 
 def _lists(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -60,19 +65,14 @@ def _lists(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, A
 
 def _named(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What a mapping with names of the user's own has below each of them."""
-    values = (each.get("additionalProperties") for each in _alternatives(node, schema) if "properties" not in each)
+    values = (each.get("additionalProperties") for each in _alternatives(node, schema))
     return (value for value in values if isinstance(value, dict))
 
 
-def _same(items: dict[str, Any], alternative: dict[str, Any]) -> bool:
-    """Whether the items of a list may stand alone in its place."""
-    return alternative in (items, *items.get("anyOf", ()))
-
-
-def _default(value: dict[str, Any], required: bool) -> str:
-    if required:
+def _default(value: dict[str, Any]) -> str:
+    text, _, said = value["description"].rpartition("\n\nDefault: ")
+    if value["description"].endswith("\n\nRequired."):
         return REQUIRED
     if "default" in value:
         return f"`{json.dumps(value['default'])}`" if not isinstance(value["default"], str) else f"`{value['default']}`"
-    said = value.get("x-default", "left out")
-    return NONE if said == "left out" else f"`{said}`"
+    return f"`{said}`" if text else NONE

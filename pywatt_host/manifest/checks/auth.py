@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.model import AuthScheme, AutoEndpoints, Manifest, Requirement
-from pywatt_host.manifest.model.auth import KINDS, NO_AUTH
+from pywatt_host.manifest.model.auth import KINDS, NO_AUTH, SCHEME_KEYS
 from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 from pywatt_host.manifest.values.addresses import is_loopback
 from pywatt_host.manifest.values.certificate_names import PatternError, parse_pattern
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
 
-_TOKEN = frozenset(
-    (
-        "secret", "public_key", "jwks_url", "issuer", "audience", "algorithms", "typ", "leeway", "required_claims",
-        "allow_weak_secret", "allow_http", "allow_private",
-    )
-)  # fmt: skip
-_COMMON = frozenset(("type", "previous", "realm"))
-# Type of a scheme -> the keys that apply to it.
-_KEYS: Mapping[str, frozenset[str]] = {
-    "jwt": _TOKEN | _COMMON,
-    "oidc": _TOKEN | _COMMON,
-    "api_key": frozenset(("header", "keys")) | _COMMON,
-    "basic": frozenset(("users",)) | _COMMON,
-    "mtls": frozenset(("subjects", "type", "realm")),
-}
 _NEEDED = {"api_key": "keys", "basic": "users"}
 # RFC 7518 section 3.2: a key is at least as long as the hash. In bytes.
 MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -104,8 +89,8 @@ class AuthChecks:
             hint = f"set it to {', '.join(KINDS[:-1])} or {KINDS[-1]}, or give the scheme one of these names"
             self._fault((*path, "type"), "incomplete", "this key is required", hint)
             return
-        for key in sorted(scheme.model_fields_set - _KEYS[scheme.type]):
-            owners = " and ".join(", ".join(kind for kind in KINDS if key in _KEYS[kind]).rsplit(", ", 1))
+        for key in sorted(scheme.model_fields_set - SCHEME_KEYS[scheme.type]):
+            owners = " and ".join(", ".join(kind for kind in KINDS if key in SCHEME_KEYS[kind]).rsplit(", ", 1))
             message = f"this key does not apply to type {scheme.type}, only to {owners}"
             self._fault((*path, key), "conflict", message, "remove it")
         if scheme.type in _NEEDED:

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from pywatt_host.manifest.model import Manifest
-from pywatt_host.manifest.model.stores import ORCHESTRATOR, scheme_of
+from pywatt_host.manifest.model.stores import MEMORY_KEYS, ORCHESTRATOR, scheme_of
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.problems import KeyPath, Severity
 
 Add: TypeAlias = Callable[[KeyPath, str, str, str, Severity], None]
-
-_MEMORY_KEYS = ("max_entries", "max_bytes")  # keys of a cache that only memory:// has
 
 
 class StoreChecks:
@@ -34,7 +32,7 @@ class StoreChecks:
             scheme = scheme_of(cache.url)
             if scheme in (None, "memory"):
                 continue
-            for key in sorted(cache.model_fields_set & {*_MEMORY_KEYS}):
+            for key in sorted(cache.model_fields_set & MEMORY_KEYS):
                 message = f"this key does not apply to {scheme}, only to memory"
                 self._add(
                     ("caches", name, key), "conflict", message, "remove it; the server has its own limits", "error"

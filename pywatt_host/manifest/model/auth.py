@@ -3,13 +3,14 @@ elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
-from pywatt_host.manifest.model.base import Deferred, Section, Short, key, required
+from pywatt_host.manifest.model.base import Deferred, Kind, Kinds, Section, Short, key, required
 from pywatt_host.manifest.values import Bool, Duration, DurationOrOff, Format, SecretText, SecretToken, as_list
-from pywatt_host.manifest.values.scalars import fault
+from pywatt_host.manifest.values.scalars import SPACE, fault
 
 SchemeKind: TypeAlias = Literal["jwt", "oidc", "api_key", "basic", "mtls"]
 KINDS: tuple[SchemeKind, ...] = ("jwt", "oidc", "api_key", "basic", "mtls")
@@ -21,10 +22,30 @@ Algorithm: TypeAlias = Literal[
 SCHEME_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"
 NAME_HINT = "use letters, digits, dots, dashes and underscores; start with a letter; at most 63 characters"
 NO_AUTH = "none"
+_TOKEN_KEYS = frozenset(
+    (
+        "secret", "public_key", "jwks_url", "issuer", "audience", "algorithms", "typ", "leeway", "required_claims",
+        "allow_weak_secret", "allow_http", "allow_private",
+    )
+)  # fmt: skip
+_COMMON_KEYS = frozenset(("type", "previous", "realm"))
+# Type of a scheme -> the keys that apply to it.
+SCHEME_KEYS: Mapping[SchemeKind, frozenset[str]] = {
+    "jwt": _TOKEN_KEYS | _COMMON_KEYS,
+    "oidc": _TOKEN_KEYS | _COMMON_KEYS,
+    "api_key": frozenset(("header", "keys")) | _COMMON_KEYS,
+    "basic": frozenset(("users",)) | _COMMON_KEYS,
+    "mtls": frozenset(("subjects", "type", "realm")),
+}
+# Type of a scheme -> the keys that it must have.
+NEEDED_KEYS: Mapping[SchemeKind, tuple[str, ...]] = {
+    "oidc": ("issuer", "audience"), "api_key": ("keys",), "basic": ("users",)
+}  # fmt: skip
+_EVERY_KEY = frozenset().union(*SCHEME_KEYS.values())
 HEADER_NAME = r"^[A-Za-z][A-Za-z0-9-]{0,63}$"
 SCOPE = r"^[\x21\x23-\x5b\x5d-\x7e]+$"  # RFC 6749 section 3.3
-HTTP_URL = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
-HTTP_ORIGIN = r"^https?://[^\s/?#@]+/?$"
+HTTP_URL = rf"^https?://[^{SPACE}/?#@]+(/[^{SPACE}?#]*)?$"
+HTTP_ORIGIN = rf"^https?://[^{SPACE}/?#@]+/?$"
 
 SchemeName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a scheme name", NAME_HINT)]
 ClientName: TypeAlias = Annotated[str, Field(pattern=SCHEME_NAME), Format("a client name", NAME_HINT)]
@@ -50,7 +71,7 @@ HttpOrigin: TypeAlias = Annotated[
 ]
 Realm: TypeAlias = Annotated[
     str,
-    Field(pattern=r'^[^"\\\x00-\x1f\x7f-\U0010ffff]+$', max_length=100),
+    Field(pattern=r"^[ !#-\[\]-~]+$", max_length=100),
     Format("a realm", "use printable ASCII characters except quotes and backslashes"),
 ]
 
@@ -61,6 +82,15 @@ Texts: TypeAlias = Annotated[
 
 class AuthScheme(Section):
     """One authentication scheme. Its `type` decides which keys apply. Any other key is an error."""
+
+    kinds = Kinds(
+        tuple(
+            Kind("type", kind, without=_EVERY_KEY - SCHEME_KEYS[kind], required=NEEDED_KEYS.get(kind, ()))
+            for kind in KINDS
+        ),
+        required=("type",),
+        named=True,
+    )
 
     type: SchemeKind | None = key(
         None,
@@ -226,6 +256,8 @@ Auth: TypeAlias = Annotated[Annotated[Requirement, Deferred()] | None, Short(tex
 
 class Client(Section):
     """An OAuth 2.0 client whose token is added to outbound requests (client credentials, RFC 6749 section 4.4)."""
+
+    kinds = Kinds((Kind("issuer", without=frozenset(("token_url",))),), required=("token_url",))
 
     base_url: HttpOrigin = required(
         "Scheme, host and port of the requests that get the token.", "https://billing.example"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PrivateAttr
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
@@ -16,12 +16,46 @@ from pywatt_host.manifest.problems import KeyPath
 _DISABLE_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of a section: the section is of this kind if its `key` has the `value` or matches the `pattern`. Without
+    both, it is enough that the key is there. The keys in `without` do not apply to this kind, and those in `required`
+    must be there."""
+
+    key: str
+    value: str | None = None
+    pattern: str | None = None
+    without: frozenset[str] = frozenset()
+    required: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.value or self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The kinds of a section, of which the first that fits counts. A section that is of no kind must have the keys in
+    `required`, and none of those in `without`.
+
+    The published schema describes each kind on its own, so that an editor suggests only the keys of the kind that is
+    meant. `named`: where the first kind's key is omitted, the name of the section in its mapping takes its place.
+    """
+
+    kinds: tuple[Kind, ...]
+    required: tuple[str, ...] = ()
+    without: frozenset[str] = frozenset()
+    named: bool = False
+
+
 class Section(BaseModel):
     """A frozen mapping of the manifest. An unknown key is an error, and values are not converted to another type."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, defer_build=True, populate_by_name=False, protected_namespaces=()
     )
+    kinds: ClassVar[Kinds | None] = None
+    together: ClassVar[tuple[tuple[str, str], ...]] = ()  # pairs of keys of which the first needs the second
 
 
 class Document(Section):

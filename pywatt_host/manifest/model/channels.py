@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Section, Short, key, required
+from pywatt_host.manifest.model.base import Kind, Kinds, Section, Short, key, required
 from pywatt_host.manifest.values import (
     MODE_PATTERN,
     TCP_ADDRESS,
@@ -26,10 +26,10 @@ from pywatt_host.manifest.values import (
     TcpTarget,
     as_list,
 )
-from pywatt_host.manifest.values.scalars import fault, text_of
+from pywatt_host.manifest.values.scalars import SPACE, fault, text_of
 
 DEV_NATS = "nats+dev"
-NATS_URL = r"^(nats|tls|nats\+dev)://[^\s/?#]*/?$"
+NATS_URL = rf"^(nats|tls|nats\+dev)://[^{SPACE}/?#]*/?$"
 
 Mode: TypeAlias = Annotated[str, Field(pattern=MODE_PATTERN), Format("an octal mode", 'write "0660", with the quotes')]
 SubjectPrefix: TypeAlias = Annotated[
@@ -43,6 +43,8 @@ _setting = key  # a name that a field called `key` does not hide
 
 class ClientTls(Section):
     """TLS settings of a client: its own certificate, and the certificates that it trusts."""
+
+    together = (("cert", "key"), ("key", "cert"))
 
     cert: str | None = _setting(
         None,
@@ -89,6 +91,9 @@ class ChannelTls(ClientTls):
     )
 
 
+_WAYS = Kinds((Kind("connect", without=frozenset(("listen",))),), required=("listen",))
+
+
 def _one_way(section: Any) -> None:
     if (section.listen is None) == (section.connect is None):
         raise PydanticCustomError("conflict", "a channel needs exactly one of listen and connect", {})
@@ -96,6 +101,8 @@ def _one_way(section: Any) -> None:
 
 class IpcChannel(Section):
     """A channel over a Unix socket. The orchestrator's init message can open one without this section."""
+
+    kinds = _WAYS
 
     listen: str | None = key(
         None,
@@ -122,6 +129,8 @@ class IpcChannel(Section):
 
 class TcpChannel(Section):
     """A channel over a TCP connection, with the frames of the Wattson protocol."""
+
+    kinds = _WAYS
 
     listen: TcpListen | None = key(None, "Address that the module listens on and peers connect to.", "127.0.0.1:9000")
     connect: TcpTarget | None = key(None, "Address that the module connects to.", "10.0.0.5:9000")
@@ -201,6 +210,15 @@ NatsUrl: TypeAlias = Annotated[
 
 class NatsChannel(Section):
     """A channel over NATS, for modules on many machines. Requires the extra `nats`."""
+
+    kinds = Kinds(
+        (
+            Kind("credentials", without=frozenset(("user", "password", "token"))),
+            Kind("user", without=frozenset(("token",)), required=("password",)),
+            Kind("token", without=frozenset(("user", "password"))),
+        )
+    )
+    together = (("password", "user"),)
 
     servers: Annotated[tuple[NatsUrl, ...], Field(strict=False, min_length=1), BeforeValidator(as_list)] = required(
         "Servers of one cluster, nats://HOST:PORT or tls://HOST:PORT. The module uses one that answers."

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Names, Placeholders, Section, Short, key, required
+from pywatt_host.manifest.model.base import Kind, Kinds, Names, Placeholders, Section, Short, key, required
 from pywatt_host.manifest.values import (
     Bool,
     Format,
@@ -61,6 +61,11 @@ class Vault(Section):
 
 class SecretSource(Section):
     """One place to look for secrets. It must have exactly one of these keys."""
+
+    kinds = Kinds(
+        tuple(Kind(name, without=frozenset(_KINDS) - {name}) for name in _KINDS[1:]),
+        required=("kind",),
+    )
 
     kind: Literal["orchestrator", "env"] | None = key(
         None,

@@ -8,15 +8,15 @@ from typing import Annotated, TypeAlias
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Section, key, required
+from pywatt_host.manifest.model.base import Kind, Kinds, Section, key, required
 from pywatt_host.manifest.model.channels import ClientTls
 from pywatt_host.manifest.values import TCP_ADDRESS, Format, SecretToken
-from pywatt_host.manifest.values.scalars import fault, text_of
+from pywatt_host.manifest.values.scalars import SPACE, fault, text_of
 
 AUTO = "auto"
 MODULE = "module"
 SERVICE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
-SERVICE_ADDRESS = r"^\S{1,1024}$"
+SERVICE_ADDRESS = rf"^[^{SPACE}]{{1,1024}}$"
 _PEER = re.compile(r"(unix:|tcp://|https?://)?(.+)", re.DOTALL)
 
 Name: TypeAlias = Annotated[
@@ -64,6 +64,11 @@ class RegisteredService(Section):
 class StaticService(Section):
     """A service at a fixed address that does not announce itself. The module connects to it to learn whether it is
     healthy."""
+
+    kinds = Kinds(
+        # A text with a variable in it may turn out to be `module`.
+        (Kind("type", pattern=r"^(?!module$)(?!.*\$\{)", without=frozenset(("token", "tls"))),)
+    )
 
     name: Name = required("Name of the service. With `type: module`, the id of the other module.", "billing")
     type: Name = required("Type of the service. `module` means a module that messages can be sent to.", "database")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.manifest.model.base import Deferred, Section, Short, key, required
+from pywatt_host.manifest.model.base import Deferred, Kind, Kinds, Section, Short, key, required
 from pywatt_host.manifest.problems import near_miss
 from pywatt_host.manifest.values import (
     Bool,
@@ -30,6 +30,7 @@ DATABASES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb", ORCHESTRATO
 CACHES = (
     "memory", "redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "memcached", ORCHESTRATOR, "redis+dev",
 )  # fmt: skip
+MEMORY_KEYS = frozenset(("max_entries", "max_bytes"))  # keys of a cache that only memory:// has
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PROXIED = re.compile(r"orchestrator:[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 
@@ -154,6 +155,11 @@ class Database(Section):
 
 class Cache(Section):
     """One cache: app_state.caches[NAME]. The one called `default` is app_state.cache as well."""
+
+    # Only a text that names another scheme is of the other kind: a secret may have the whole URL.
+    kinds = Kinds(
+        (Kind("url", pattern=r"^(?![Mm][Ee][Mm][Oo][Rr][Yy]:)[A-Za-z][A-Za-z0-9+.-]*:", without=MEMORY_KEYS),)
+    )
 
     url: CacheUrl = required(
         "URL of the cache: memory://, redis://, rediss:// (TLS), unix:///SOCKET, valkey://, memcached://,"

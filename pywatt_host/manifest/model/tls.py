@@ -67,6 +67,8 @@ class ServerTls(Section):
     """TLS settings of a listener: its certificate, and which clients it accepts. When a file or a secret changes, new
     connections get the new certificate."""
 
+    together = (("client_cert", "client_ca"),)
+
     cert: Pem = required(
         "File with the certificate and its chain, PEM, relative to the manifest. `${secret:NAME}` is a secret with the"
         " PEM text itself.",

@@ -9,11 +9,12 @@ from pydantic import Field
 from pywatt_host.manifest.model.auth import HeaderName
 from pywatt_host.manifest.model.base import Section, key
 from pywatt_host.manifest.values import Bool, Float, Format, SecretToken, SensitiveUrl
+from pywatt_host.manifest.values.scalars import SPACE
 
-_USER = r"([^\s/?#@]*@)?"
-_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)"
+_USER = rf"([^{SPACE}/?#@]*@)?"
+_HOST = rf"(\[[0-9A-Fa-f:.]+\]|[^{SPACE}/?#@:\[\]]+)"
 _PORT = r"(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
-ENDPOINT = f"^https?://{_USER}{_HOST}{_PORT}(/[^\\s?#]*)?$"
+ENDPOINT = f"^https?://{_USER}{_HOST}{_PORT}(/[^{SPACE}?#]*)?$"
 AttributeName: TypeAlias = Annotated[
     str,
     Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,127}$"),

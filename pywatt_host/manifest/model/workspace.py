@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.manifest.model.app import EnvText, ModuleId
-from pywatt_host.manifest.model.base import Deferred, Document, Names, Section, Short, key
+from pywatt_host.manifest.model.base import Deferred, Document, Kind, Kinds, Names, Section, Short, key
 from pywatt_host.manifest.model.operations import Logging
 from pywatt_host.manifest.model.secrets import SecretKey, SecretSource
 from pywatt_host.manifest.model.stores import Caches, Databases
@@ -61,6 +61,12 @@ class Dependency(Section):
 
 class WorkspaceModule(Section):
     """One module: the manifest of a PyWatt Host module, or the command of any program that speaks the protocol."""
+
+    kinds = Kinds(
+        (Kind("command", without=frozenset(("manifest", "profile"))),),
+        required=("manifest",),
+        without=frozenset(("working_dir", "command")),
+    )
 
     manifest: str | None = key(
         None,

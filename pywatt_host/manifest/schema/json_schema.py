@@ -1,5 +1,7 @@
 """Generates the published JSON schemas of the manifest and the workspace (draft 2020-12) from the model.
 
+They contain standard keywords only, so that every validator takes them, also in its strict mode.
+
 `python -m pywatt_host.manifest.schema.json_schema > schemas/pywatt.schema.json` updates the schema of pywatt.yaml, and
 `python -m pywatt_host.manifest.schema.json_schema workspace > schemas/wattson.schema.json` that of wattson.yaml.
 """
@@ -7,13 +9,29 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
+from pywatt_host import __version__
 from pywatt_host.manifest.model import Section
+from pywatt_host.manifest.model.base import Kind
 from pywatt_host.manifest.model.workspace import Workspace
+from pywatt_host.manifest.schema.json_values import (
+    FREE_KEYS,
+    INTERPOLATION,
+    Schema,
+    alternatives,
+    bare,
+    explained,
+    mapping_of_scalars,
+    reference,
+    scalar,
+    words_of,
+)
 from pywatt_host.manifest.schema.shape import (
     Choice,
     DictShape,
@@ -24,18 +42,14 @@ from pywatt_host.manifest.schema.shape import (
     Shape,
     manifest_shape,
     shape_of,
+    text_shape,
 )
 
-Schema: TypeAlias = dict[str, Any]
-
-_TEMPLATE: Schema = {"$ref": "#/$defs/Interpolation"}
-_FREE_KEYS: Schema = {"^x-": {"description": "Yours: the host does not read it."}}
-_ANNOTATIONS = ("title", "description", "default", "examples")
-# Names that pydantic uses for the bounds of a number with a custom validator.
-_BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-_CONSTRAINTS = {"const", "enum", "pattern", "minLength", "maxLength"}
-_LEFT_OUT = "left out"
+# Where the schemas of a release are published. The address of a release never changes its content.
+ADDRESS = f"https://schemas.pywatt.dev/pywatt-host/{__version__}"
+_SECRET_COMMENT = "may contain ${secret:NAME}"
 _PROFILES = "Partial manifests by name. The one that --profile or PYWATT_PROFILE names is merged over the rest."
+_ABBREVIATIONS = {"tls": "TLS", "http": "HTTP", "ipc": "IPC", "tcp": "TCP", "nats": "NATS", "cors": "CORS"}
 
 
 def manifest_schema() -> Schema:
@@ -43,36 +57,47 @@ def manifest_schema() -> Schema:
     shape = manifest_shape()
     writer = _Writer(shape.model)
     properties = writer.properties(shape, partial=False)
-    profile = writer.closed(writer.properties(shape, partial=True), "A partial manifest.")
-    del profile["properties"]["version"]
+    partial = {
+        key: value if value != properties[key] else {"$ref": f"#/properties/{key}"}
+        for key, value in writer.properties(shape, partial=True).items()
+        if key != "version"
+    }
+    profile = writer.closed(partial, "profile", "A partial manifest.")
     properties["profiles"] = {
-        **_explained("profiles", _PROFILES, "{}"),
+        **explained("profiles", _PROFILES, "{}"),
         "default": {},
         "examples": [{"dev": {"logging": {"level": "debug"}}}],
         "type": "object",
-        "additionalProperties": {"$ref": "#/$defs/Profile"},
+        "additionalProperties": reference("profile"),
     }
-    body = writer.closed(properties, "pywatt.yaml: an ASGI or WSGI application and how it is served.")
-    return _document("pywatt.schema.json", "PyWatt Host manifest", body, {"Profile": profile, **writer.sorted()})
+    body = writer.closed(properties, "", "pywatt.yaml: an ASGI or WSGI application and how it is served.")
+    return _document("pywatt.schema.json", "PyWatt Host manifest", body, {"profile": profile, **writer.sorted()})
 
 
 def workspace_schema() -> Schema:
     """Generate the schema of wattson.yaml. The caller may change the returned mapping."""
     shape = shape_of(Workspace)
     writer = _Writer(shape.model)
-    body = writer.closed(writer.properties(shape, partial=False), "wattson.yaml: modules that run together.")
-    body["required"] = _required(shape)
+    body = writer.closed(
+        writer.properties(shape, partial=False), "", "wattson.yaml: modules that run together.", _required(shape)
+    )
     return _document("wattson.schema.json", "PyWatt Host workspace", body, writer.sorted())
 
 
-def _document(name: str, title: str, body: Schema, definitions: dict[str, Schema]) -> Schema:
+def address(what: Literal["manifest", "workspace"] = "manifest") -> str:
+    """The address where the schema of this release is published."""
+    return f"{ADDRESS}/{'wattson' if what == 'workspace' else 'pywatt'}.schema.json"
+
+
+def _document(name: str, title: str, body: Schema, definitions: Mapping[str, Schema]) -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": name,
+        "$id": f"{ADDRESS}/{name}",
         "title": title,
         **body,
         "$defs": {
-            "Interpolation": {
+            INTERPOLATION: {
+                "title": "a text with ${NAME} in it",
                 "description": "A text with ${NAME}, ${NAME:-default} or ${NAME:?message} in it.",
                 "type": "string",
                 "pattern": r"\$\{",
@@ -106,158 +131,285 @@ class _Writer:
         """The definitions, sorted by name."""
         return dict(sorted(self.definitions.items()))
 
-    def closed(self, properties: dict[str, Schema], description: str) -> Schema:
+    def closed(
+        self, properties: dict[str, Schema], title: str, description: str, required: Iterable[str] = ()
+    ) -> Schema:
         """The schema of a mapping with exactly these keys."""
+        needed = [key for key in required if key in properties]
         return {
+            **({"title": title} if title else {}),
             "description": description,
             "type": "object",
             "properties": properties,
-            "patternProperties": _FREE_KEYS,
+            "patternProperties": FREE_KEYS,
             "additionalProperties": False,
+            **({"required": needed} if needed else {}),
         }
 
     def properties(self, shape: SectionShape, *, partial: bool) -> dict[str, Schema]:
         """The schemas of a section's keys: their annotations for editors, and their values."""
         generated = self._keys_of(shape.model)
         fields = {info.alias or name: info for name, info in shape.model.model_fields.items()}
-        return {
-            key: {
-                **_annotations(key, fields[key], below),
-                **self._value(below, _bare(generated[key]), partial=partial),
-            }
-            for key, below in shape.keys.items()
-        }
+        written = {}
+        for key, below in shape.keys.items():
+            annotations = _annotations(key, fields[key], below)
+            known = [*annotations["examples"], *([annotations["default"]] if "default" in annotations else [])]
+            value = self._value(below, bare(generated[key]), known, partial=partial)
+            said = annotations["examples"]
+            said += [word for word in words_of(value) if not any(word is each for each in said) and word not in said]
+            written[key] = {**value, **annotations}  # the annotations of the key win over those of its value
+        return written
+
+    # Sections -------------------------------------------------------------------------------------------------------
 
     def _section(self, shape: SectionShape, *, partial: bool) -> Schema:
+        model = shape.model
         partial = partial and _needs_keys(shape)
-        name = ("Partial" if partial else "") + shape.model.__name__
-        if name not in self.definitions:
-            self.definitions[name] = {}  # reserves its place before the sections in it
-            body = self.closed(self.properties(shape, partial=partial), _sentence(shape.model))
-            required = _required(shape)
-            if required and not partial:
-                body["required"] = required
-            self.definitions[name] = body
-        return {"$ref": f"#/$defs/{name}"}
+        title = _words(model.__name__)
+        name = title.lower().replace(" ", "-") + ("-in-a-profile" if partial else "")
+        if name in self.definitions:
+            return reference(name)
+        self.definitions[name] = {}  # reserves its place before the sections in it
+        properties = self.properties(shape, partial=partial)
+        if partial:
+            whole = self._section(shape, partial=False)["$ref"].rpartition("/")[2]
+            properties = self._shared(properties, whole if model.kinds is None else f"{whole}-keys")
+        required = [] if partial else _required(shape)
+        together: dict[str, list[str]] = {}
+        for key, other in () if partial else model.together:
+            together.setdefault(key, []).append(other)
+        more: Schema = {"dependentRequired": together} if together else {}
+        if model.kinds is None:
+            self.definitions[name] = {**self.closed(properties, title, _sentence(model), required), **more}
+            return reference(name)
 
-    def _value(self, shape: Shape, generated: Schema, *, partial: bool) -> Schema:
-        if isinstance(shape, Free):
-            return {}
-        if isinstance(shape, Leaf):
-            return _scalar(generated) | ({"x-secret": True} if shape.secret else {})
-        if isinstance(shape, ListShape):
-            items = self._value(shape.item, _bare(generated.get("items", {})), partial=False)
-            array: Schema = {"type": "array", "items": items}
-            array |= {key: generated[key] for key in ("minItems", "maxItems") if key in generated}
-            return {"anyOf": [*_alternatives(items), array]} if shape.one else array
-        if isinstance(shape, DictShape):
-            return self._dict(shape, generated)
-        if isinstance(shape, Choice) and shape.scalar is not None:
-            return self._scalar_or_section(shape, generated)
-        if isinstance(shape, Choice) and shape.short is None:
-            return self._mount(shape)
-        return self._short(shape, partial=partial)
+        self.definitions[f"{name}-keys"] = {"type": "object", "properties": properties}
+        properties = self._shared(properties, f"{name}-keys")
 
-    def _dict(self, shape: DictShape, generated: Schema) -> Schema:
+        def define(suffix: str, left_out: frozenset[str], needed: Iterable[str]) -> Schema:
+            kept = {key: value for key, value in properties.items() if key not in left_out}
+            wanted = [] if partial else [*required, *(key for key in needed if key not in required)]
+            body = self.closed(kept, f"{title} ({suffix})" if suffix else title, _sentence(model), wanted)
+            shown = f"{name}-{suffix}" if suffix else f"{name}-of-any-kind"
+            if together.keys() & kept.keys():
+                body["dependentRequired"] = {key: each for key, each in together.items() if key in kept}
+            self.definitions[shown] = body
+            return reference(shown)
+
+        kinds = model.kinds
+        chain = define("", kinds.without, kinds.required)
+        for kind in reversed(kinds.kinds):
+            chain = {"if": _condition(kind), "then": define(kind.name, kind.without, kind.required), "else": chain}
+        presence = {kind.key for kind in kinds.kinds if kind.value is None and kind.pattern is None} - kinds.without
+        told = dict.fromkeys(kind.key for kind in kinds.kinds if kind.key not in presence)
+        self.definitions[name] = {
+            "title": title,
+            "description": _sentence(model),
+            "type": "object",
+            # Editors suggest these in a new mapping, whichever kind they assume.
+            **({"properties": {key: properties[key] for key in told}} if told else {}),
+            **chain,
+        }
+        return reference(name)
+
+    def _shared(self, properties: dict[str, Schema], name: str) -> dict[str, Schema]:
+        """The same keys, with a reference in place of each that is equal in another definition."""
+        other = self.definitions[name]["properties"]
+        return {
+            key: reference(f"{name}/properties/{key}") if other.get(key) == value else value
+            for key, value in properties.items()
+        }
+
+    def _dict(self, shape: DictShape, generated: Schema, known: list[Any], *, partial: bool) -> Schema:
         schema: Schema = {"type": "object"}
         schema |= {key: generated[key] for key in ("minProperties", "maxProperties") if key in generated}
-        if shape.names:
-            name = dict(generated.get("propertyNames", {})) or _name_pattern(generated)
-            listed = {"type": "array", "items": _scalar({"type": "string", **name}), "uniqueItems": True}
-            mapping = self._dict(DictShape(shape.value), generated)
-            return {"anyOf": [listed, mapping]}
         values = generated.get("additionalProperties", True)
         names = dict(generated.get("propertyNames", {}))
         for pattern, value in generated.get("patternProperties", {}).items():
-            names["pattern"], values = pattern, value
+            names |= {"type": "string", "pattern": pattern}
+            values = value
         if names:
-            schema["propertyNames"] = names
-        if not isinstance(shape.value, Free):
-            schema["additionalProperties"] = self._value(shape.value, _bare(values), partial=False)
+            schema["propertyNames"] = {"type": "string", **names}
+        if isinstance(shape.value, Free):
+            return schema
+        below = [item for each in known if isinstance(each, dict) for item in each.values()]
+        named = shape.value.model.kinds if isinstance(shape.value, SectionShape) else None
+        schema["additionalProperties"] = self._value(shape.value, bare(values), below, partial=partial)
+        if named is not None and named.named and isinstance(shape.value, SectionShape):
+            schema["properties"] = {
+                kind.name: self._of_its_name(shape.value, kind, partial=partial) for kind in named.kinds
+            }
         return schema
 
+    def _of_its_name(self, shape: SectionShape, kind: Kind, *, partial: bool) -> Schema:
+        """A section whose name says its kind, unless it has the key that does."""
+        whole = self._section(shape, partial=partial)
+        return {
+            "type": "object",
+            "title": f"{_words(shape.model.__name__)} ({kind.name})",
+            "description": f"The {kind.key} is {kind.name}, unless the key `{kind.key}` says otherwise.",
+            "if": {"properties": {kind.key: True}, "required": [kind.key]},
+            "then": whole,
+            "else": reference(f"{whole['$ref'].rpartition('/')[2]}-{kind.name}"),
+        }
+
+    # Values ---------------------------------------------------------------------------------------------------------
+
+    def _value(self, shape: Shape, generated: Schema, known: list[Any], *, partial: bool) -> Schema:
+        return _joined(self._forms(shape, generated, known, partial=partial))
+
+    def _forms(self, shape: Shape, generated: Schema, known: list[Any], *, partial: bool) -> dict[str, Schema]:
+        """The schemas of a value that is a mapping (`object`), a list (`array`) or a single value (`scalar`); one
+        without a type, if it may be anything."""
+        if isinstance(shape, Free):
+            return {"": {}}
+        if isinstance(shape, Leaf):
+            return self._leaf(shape, generated, known)
+        if isinstance(shape, DictShape):
+            found = {"object": self._dict(shape, generated, known, partial=partial)}
+            return {**found, "array": self._names(shape, generated)} if shape.names else found
+        if isinstance(shape, ListShape):
+            return self._list(shape, generated, known)
+        if isinstance(shape, Choice):
+            return self._choice(shape, generated, known, partial=partial)
+        return self._short(shape, known, partial=partial)
+
+    def _leaf(self, shape: Leaf, generated: Schema, known: list[Any]) -> dict[str, Schema]:
+        secret: Schema = {"$comment": _SECRET_COMMENT} if shape.secret else {}
+        forms = {"scalar": scalar(generated, known, shape.format) | secret}
+        for kind in alternatives(generated) if shape.keys else ():
+            if kind.get("type") == "object":
+                forms["object"] = mapping_of_scalars(kind, "a mapping")
+        return forms
+
+    def _list(self, shape: ListShape, generated: Schema, known: list[Any]) -> dict[str, Schema]:
+        below = [item for each in known for item in (each if isinstance(each, list) else [each])]
+        forms = self._forms(shape.item, bare(generated.get("items", {})), below, partial=False)
+        array: Schema = {"type": "array", "items": _joined(forms)}
+        array |= {key: generated[key] for key in ("minItems", "maxItems") if key in generated}
+        return {**forms, "array": array} if shape.one else {"array": array}
+
+    def _names(self, shape: DictShape, generated: Schema) -> Schema:
+        """The list of names that a mapping may be written as."""
+        name = dict(generated.get("propertyNames", {}))
+        for pattern in generated.get("patternProperties", {}):
+            name["pattern"] = pattern
+        return {"type": "array", "items": scalar({"type": "string", **name}, (), shape.key.format), "uniqueItems": True}
+
+    def _choice(self, shape: Choice, generated: Schema, known: list[Any], *, partial: bool) -> dict[str, Schema]:
+        shapes = shape.shapes
+        if "folder" in shapes:
+            return {"object": self._mount(shape)}
+        if shape.short is not None:  # a section, or a list
+            section, entries = shapes["auto"], shapes["list"]
+            assert isinstance(section, SectionShape)
+            named = SectionShape(section.model, section.keys, shape.short)
+            return {
+                **self._short(named, known, partial=partial),
+                **self._forms(entries, {}, known, partial=False),
+            }
+        forms: dict[str, Schema] = {}
+        kinds = generated.get("oneOf") or [{} for _ in shapes]
+        for below, kind in zip(shapes.values(), kinds, strict=True):
+            for name, each in self._forms(below, bare(kind), known, partial=False).items():
+                first = forms.get(name)
+                forms[name] = each if first is None else _first_by_its_key(first, each)
+        return forms
+
     def _mount(self, shape: Choice) -> Schema:
-        """Two kinds of mount, distinguished by one key, so that editors report faults of the kind that is meant."""
+        """Two kinds of mount, told apart by one key, so that editors report faults of the kind that is meant."""
         folder, app = shape.shapes["folder"], shape.shapes["app"]
         assert isinstance(folder, SectionShape)
         assert isinstance(app, SectionShape)
         key = "directory"
         return {
+            "title": "mount",
             "type": "object",
             # Editors suggest both keys in a new mapping, whichever kind they assume.
             "properties": {
                 "import_path": self.properties(app, partial=False)["import_path"],
                 key: self.properties(folder, partial=False)[key],
             },
-            "if": {"required": [key]},
+            "if": _condition(Kind(key)),
             "then": self._section(folder, partial=False),
             "else": self._section(app, partial=False),
         }
 
-    def _scalar_or_section(self, shape: Choice, generated: Schema) -> Schema:
-        """A value that is either a scalar or a section."""
-        kinds: list[Schema] = []
-        for below, kind in zip(shape.shapes.values(), generated["oneOf"], strict=True):
-            kinds += _alternatives(self._value(below, _bare(kind), partial=False))
-        return {"anyOf": kinds}
-
-    def _short(self, shape: SectionShape | Choice, *, partial: bool) -> Schema:
+    def _short(self, section: SectionShape, known: list[Any], *, partial: bool) -> dict[str, Schema]:
         """A section and its short forms."""
-        kinds: list[Schema] = []
-        section = shape.shapes["auto"] if isinstance(shape, Choice) else shape
-        assert isinstance(section, SectionShape)
-        if shape.short is None:
-            return self._section(section, partial=partial)
-        if shape.short.flag is not None:
-            kinds.append({"type": "boolean"})
-        if shape.short.text is not None:
-            text = _bare(self._keys_of(section.model)[shape.short.text])
-            listed = isinstance(section.keys[shape.short.text], ListShape)
-            kinds += _alternatives(_scalar(_bare(text["items"]) if listed else text))
-        elif shape.short.flag is not None:
-            kinds.append(_TEMPLATE)
-        if shape.short.names is not None:
-            generated = _bare(self._keys_of(section.model)[shape.short.names])
-            mapping = section.keys[shape.short.names]
+        forms = {"object": self._section(section, partial=partial)}
+        short, generated = section.short, self._keys_of(section.model)
+        if short is None:
+            return forms
+        scalars: list[Schema] = [{"type": "boolean"}] if short.flag is not None else []
+        below, secret = None, {}
+        if short.text is not None:
+            text = bare(generated[short.text])
+            shape = section.keys[short.text]
+            scalars += alternatives(bare(text["items"]) if isinstance(shape, ListShape) else text)
+            below = text_shape(shape)
+            secret = {"$comment": _SECRET_COMMENT} if below is not None and below.secret else {}
+        if scalars:
+            format = below.format if below is not None else None
+            forms["scalar"] = scalar({"anyOf": scalars}, known, format) | secret
+        if short.names is not None:
+            mapping = section.keys[short.names]
             assert isinstance(mapping, DictShape)
-            kinds.append(self._dict(mapping, generated)["anyOf"][0])
-        if shape.short.items is not None:
-            items = section.keys[shape.short.items]
+            forms["array"] = self._names(mapping, bare(generated[short.names]))
+        if short.items is not None:
+            items = section.keys[short.items]
             assert isinstance(items, ListShape)
-            generated = _bare(self._keys_of(section.model)[shape.short.items])
-            kinds.append(self._value(ListShape(items.item), generated, partial=False))
-        if isinstance(shape, Choice):
-            kinds.append(self._value(shape.shapes["list"], {}, partial=False))
-        return {"anyOf": [*kinds, self._section(section, partial=partial)]}
+            forms["array"] = self._list(ListShape(items.item), bare(generated[short.items]), known)["array"]
+        return forms
 
 
-def _name_pattern(generated: Schema) -> Schema:
-    patterns = list(generated.get("patternProperties", {}))
-    return {"pattern": patterns[0]} if patterns else {}
+def _condition(kind: Kind) -> Schema:
+    value: Any = True
+    if kind.value is not None:
+        value = {"const": kind.value}
+    elif kind.pattern is not None:
+        value = {"type": "string", "pattern": kind.pattern}
+    return {"properties": {kind.key: value}, "required": [kind.key]}
+
+
+def _joined(forms: Mapping[str, Schema]) -> Schema:
+    """One schema of a value that has several forms. Its type decides which of them it has to fit."""
+    rest = dict(forms)
+    joined = rest.pop("object", None) or rest.pop("scalar", None) or rest.popitem()[1]
+    if "scalar" in rest:
+        joined = {"if": {"type": "object"}, "then": joined, "else": rest.pop("scalar")}
+    if "array" in rest:
+        joined = {"if": {"type": "array"}, "then": rest.pop("array"), "else": joined}
+    return joined
+
+
+def _first_by_its_key(first: Schema, other: Schema) -> Schema:
+    """A mapping of the first kind if it has the required key of that kind, else of the other kind."""
+    (key,) = first["required"]
+    return {
+        "type": "object",
+        "properties": {key: first["properties"][key]},
+        "if": _condition(Kind(key)),
+        "then": first,
+        "else": other,
+    }
 
 
 def _annotations(key: str, info: FieldInfo, shape: Shape) -> Schema:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     description = info.description or ""
+    if isinstance(shape, Leaf) and shape.secret:
+        description += " The value may contain ${secret:NAME}."
     if info.is_required():
-        annotations = _explained(key, description, None)
+        annotations = explained(key, description, None)
     else:
         value = extra.get("default", _default(info, shape))
-        shown = _LEFT_OUT if value is None else json.dumps(value) if not isinstance(value, str) else value
-        annotations = _explained(key, description, shown)
-        if value is None or (isinstance(value, str) and value.startswith("server.")):
-            # No value in a manifest means the same, so this is only for readers.
-            annotations["x-default"] = shown
-        else:
+        shown = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        annotations = explained(key, description, shown)
+        if value is not None and not (isinstance(value, str) and value.startswith("server.")):
             annotations["default"] = value
     annotations["examples"] = list(info.examples or ())
     return annotations
-
-
-def _explained(key: str, description: str, default: str | None) -> Schema:
-    more = f"\n\nDefault: `{default}`" if default is not None else "\n\nRequired."
-    title = key.replace("_", " ").capitalize()
-    return {"title": title, "description": description, "markdownDescription": description + more}
 
 
 def _default(info: FieldInfo, shape: Shape) -> Any:
@@ -296,59 +448,27 @@ def _sentence(model: type[Section]) -> str:
     return " ".join((model.__doc__ or "").split())
 
 
+def _words(name: str) -> str:
+    """The name of a class in words, for people: `server TLS`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("web socket", "websocket").split()
+    return " ".join(_ABBREVIATIONS.get(word, word) for word in words)
+
+
 def _needs_keys(shape: Shape) -> bool:
-    """Whether the section, or a section reached from it without a list, has a required key."""
+    """Whether the section, or a section reached from it without a list, requires a key."""
+    if isinstance(shape, DictShape):
+        return _needs_keys(shape.value)
+    if isinstance(shape, Choice):
+        return any(_needs_keys(each) for each in shape.shapes.values())
     if not isinstance(shape, SectionShape):
         return False
-    return any(info.is_required() for info in shape.model.model_fields.values()) or any(
-        _needs_keys(below) for below in shape.keys.values()
+    model = shape.model
+    return (
+        any(info.is_required() for info in model.model_fields.values())
+        or model.kinds is not None
+        or bool(model.together)
+        or any(_needs_keys(below) for below in shape.keys.values())
     )
-
-
-def _bare(generated: Any) -> Schema:
-    """The constraints of a value, without its annotations and without null."""
-    if not isinstance(generated, dict):
-        return {}
-    constraints: Schema = {key: value for key, value in generated.items() if key not in _ANNOTATIONS}
-    bare = {_BOUNDS.get(key, key): value for key, value in constraints.items()}
-    kinds = [_bare(kind) for kind in bare.get("anyOf", ()) if kind != {"type": "null"}]
-    if kinds:
-        bare["anyOf"] = kinds
-    return kinds[0] if len(kinds) == 1 and len(bare) == 1 else bare
-
-
-def _alternatives(schema: Schema) -> list[Schema]:
-    return list(schema["anyOf"]) if set(schema) == {"anyOf"} else [schema]
-
-
-def _scalar(generated: Schema) -> Schema:
-    """A scalar, or a string with `${...}` in its place."""
-    kinds = []
-    for kind in _alternatives(generated):
-        if "properties" in kind:
-            required = kind["required"]
-            scalars = {key: _scalar_key(key, each, key in required) for key, each in kind["properties"].items()}
-            kind = {**kind, "properties": scalars, "patternProperties": _FREE_KEYS}
-        kinds.append(kind)
-    # A string without constraints accepts a template already.
-    if not any(_is_open_text(kind) for kind in kinds):
-        at = len(kinds) - sum("properties" in kind for kind in kinds)
-        kinds.insert(at, _TEMPLATE)
-    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-
-
-def _scalar_key(key: str, each: Schema, required: bool) -> Schema:
-    default = None if required else str(each.get("default", _LEFT_OUT))
-    said: Schema = {name: each[name] for name in ("default", "examples") if name in each}
-    if default == _LEFT_OUT:
-        said["x-default"] = default
-    return {**_explained(key, each["description"], default), **said, **_scalar(_bare(each))}
-
-
-def _is_open_text(kind: Schema) -> bool:
-    types = kind.get("type")
-    is_text = types == "string" or (isinstance(types, list) and "string" in types)
-    return is_text and not (_CONSTRAINTS - {"minLength"}) & set(kind)
 
 
 def text(what: Literal["manifest", "workspace"] = "manifest") -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import PlainValidator, WithJsonSchema
 
 from pywatt_host.manifest.problems import near_miss
-from pywatt_host.manifest.values.scalars import Format, fault, text_of, text_schema
+from pywatt_host.manifest.values.scalars import SPACE, Format, fault, text_of, text_schema
 
 IMPORT_PATTERN = (
     r"^(?!.*\.py:)[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
@@ -74,7 +74,7 @@ Prefix: TypeAlias = Annotated[
     Format("a path prefix", "write / or /api"),
 ]
 
-ENDPOINT_PATTERN = r"^/[^\s?#<>\\]*$"
+ENDPOINT_PATTERN = rf"^/[^{SPACE}?#<>\\]*$"
 _SEGMENT = re.compile(r"(?:[^{}]*|\{[A-Za-z_][A-Za-z0-9_]*(:path)?\})\Z")
 
 
@@ -91,7 +91,7 @@ def _endpoint_path(value: Any) -> str:
         raise fault(
             "path", '"{text}" is in the form that Flask uses (write "{fixed}")', text=text[:80], fixed=fixed[:80]
         )
-    if re.search(r"[\s?#\\]", text):
+    if re.search(rf"[{SPACE}?#\\]", text):
         raise fault(
             "path", '"{text}" contains white space, "?", "#" or a backslash, which a path cannot', text=text[:80]
         )
@@ -118,7 +118,7 @@ def _endpoint_path(value: Any) -> str:
     return str(text)
 
 
-_ENDPOINT_SEGMENT = r"([^\s?#<>\\/{}]+|\{[A-Za-z_][A-Za-z0-9_]*\})"
+_ENDPOINT_SEGMENT = rf"([^{SPACE}?#<>\\/{{}}]+|\{{[A-Za-z_][A-Za-z0-9_]*\}})"
 EndpointPath: TypeAlias = Annotated[
     str,
     PlainValidator(_endpoint_path),

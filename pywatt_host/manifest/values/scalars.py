@@ -16,6 +16,9 @@ class Interpolated(str):
     __slots__ = ()
 
 
+# White space and control characters, for a character class of a pattern. `\s` is not the same in all engines.
+SPACE = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+
 _BOOLS = {"true": True, "false": False}
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")

@@ -1,51 +1,26 @@
 """What editors make of the published schema: the real yaml-language-server, over its protocol.
 
-It is installed from npm once, outside of the repository; without node, npm or network the tests are skipped.
+It is installed from npm once, outside of the repository. Without Node or npm the tests are skipped.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import queue
-import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
+from tests.manifest.schema.npm import installed, node
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.slow
 
-VERSION = "1.25.0"
 SCHEMA = ROOT / "schemas" / "pywatt.schema.json"
-
-
-def installed_server() -> Path:
-    """The server's script. Two processes may install at once: the first rename wins."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node and npm are not on this machine")
-    home = Path(tempfile.gettempdir()) / f"pywatt-host-tests-{os.getuid()}" / f"yaml-language-server-{VERSION}"
-    script = home / "node_modules" / "yaml-language-server" / "bin" / "yaml-language-server"
-    if not script.exists():
-        home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=home.parent))
-        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(fresh), f"yaml-language-server@{VERSION}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-        if done.returncode != 0:
-            shutil.rmtree(fresh)
-            pytest.skip(f"npm cannot install yaml-language-server: {done.stderr.strip()[-200:]}")
-        try:
-            fresh.rename(home)
-        except OSError:
-            shutil.rmtree(fresh)
-    return script
+WORKSPACE = ROOT / "schemas" / "wattson.schema.json"
 
 
 class Editor:
@@ -90,15 +65,15 @@ class Editor:
                 items = message["params"].get("items", []) if isinstance(message.get("params"), dict) else []
                 self._send({"id": message["id"], "result": [None] * len(items) or None})
 
-    def open(self, text: str) -> tuple[str, list[dict[str, Any]]]:
-        """The document's address and what is complained about in it."""
+    def open(self, text: str, schema: str = "") -> tuple[str, list[dict[str, Any]]]:
+        """The document's address and what is complained about in it. `schema` is its address."""
         self._opened += 1
         uri = f"file:///work/{self._opened}/pywatt.yaml"
         document = {
             "uri": uri,
             "languageId": "yaml",
             "version": 1,
-            "text": f"# yaml-language-server: $schema={SCHEMA.as_uri()}\n{text}",
+            "text": f"# yaml-language-server: $schema={schema or SCHEMA.as_uri()}\n{text}",
         }
         self.notify("textDocument/didOpen", {"textDocument": document})
         said = self._until(
@@ -108,8 +83,8 @@ class Editor:
         )
         return uri, said["params"]["diagnostics"]
 
-    def complete(self, text: str, line: int, character: int) -> set[str]:
-        uri, _ = self.open(text)
+    def complete(self, text: str, line: int, character: int, schema: str = "") -> set[str]:
+        uri, _ = self.open(text, schema)
         place = {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}}
         found = self.request("textDocument/completion", place)
         return {item["label"] for item in (found["items"] if isinstance(found, dict) else found or [])}
@@ -123,7 +98,8 @@ class Editor:
 
 @pytest.fixture(scope="module")
 def editor() -> Iterator[Editor]:
-    command = [str(shutil.which("node")), str(installed_server()), "--stdio"]
+    script = installed("yaml-language-server") / "yaml-language-server" / "bin" / "yaml-language-server"
+    command = [node(), str(script), "--stdio"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         client = Editor(process)
         try:
@@ -189,9 +165,76 @@ def test_values_are_completed(editor: Editor) -> None:
     [
         ("app: main:app\nserver:\n  listen: ':80'\n", 3, 4, "Where to listen"),
         ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "idle connection"),
-        ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "Default: `5s`"),
+        ("app: main:app\nserver:\n  timeouts: {keep_alive: 5s}\n", 3, 14, "Default: 5s"),
         ("app: main:app\nendpoints:\n  - path: /a\n    rate_limit: 1/s\n", 4, 6, "requests per unit of time"),
     ],
 )
 def test_keys_are_explained(editor: Editor, text: str, line: int, character: int, said: str) -> None:
     assert said in editor.hover(text, line, character)
+
+
+# What is typed last, and the keys that are suggested there.
+KINDS = [
+    ("auth:\n  jwt:\n    ", {"secret", "issuer", "type", "leeway"}, {"users", "keys", "header", "subjects"}),
+    (
+        "auth:\n  staff:\n    type: basic\n    ",
+        {"users", "realm", "previous"},
+        {"secret", "keys", "issuer", "subjects"},
+    ),
+    ("auth:\n  staff:\n    type: mtls\n    ", {"subjects", "realm"}, {"secret", "users", "previous"}),
+    ("auth:\n  jwt:\n    type: api_key\n    ", {"keys", "header"}, {"secret", "users"}),
+    ("mounts:\n  - directory: static\n    ", {"route_prefix", "cache", "html"}, {"threads", "factory"}),
+    ("mounts:\n  - import_path: a:b\n    ", {"route_prefix", "threads", "factory"}, {"cache", "html"}),
+    ("caches:\n  default:\n    url: redis://h\n    ", {"ttl", "optional"}, {"max_entries", "max_bytes"}),
+    ("caches:\n  default:\n    url: memory://\n    ", {"ttl", "max_entries", "max_bytes"}, set()),
+    ("channels:\n  tcp:\n    connect: h:1\n    ", {"token", "tls"}, {"listen"}),
+    ("channels:\n  nats:\n    servers: nats://h\n    token: x\n    ", {"tls", "prefix"}, {"user", "password"}),
+    ("services:\n  static:\n    - type: database\n      ", {"name", "address"}, {"token", "tls"}),
+    ("services:\n  static:\n    - type: module\n      ", {"name", "address", "token", "tls"}, set()),
+    ("clients:\n  a:\n    issuer: https://a\n    ", {"base_url", "client_id"}, {"token_url"}),
+    ("secrets:\n  sources:\n    - dotenv: .env\n      ", set(), {"file", "vault", "kind", "directory"}),
+]
+
+
+@pytest.mark.parametrize(("text", "offered", "others"), KINDS, ids=[text for text, _, _ in KINDS])
+def test_only_the_keys_of_the_kind_are_completed(
+    editor: Editor, text: str, offered: set[str], others: set[str]
+) -> None:
+    lines = f"app: main:app\n{text}".split("\n")
+    found = editor.complete("\n".join(lines), len(lines), len(lines[-1]))
+    assert offered - found == set()
+    assert others & found == set()
+
+
+def test_modules_of_a_workspace_are_completed_by_kind(editor: Editor) -> None:
+    text = "modules:\n  legacy:\n    command: [./legacy]\n    "
+    found = editor.complete(text, 4, 4, WORKSPACE.as_uri())
+    assert {"working_dir", "env", "restart"} <= found
+    assert {"manifest", "profile"} & found == set()
+
+
+def test_words_and_bools_are_completed(editor: Editor) -> None:
+    assert {"30s", '"off"'} <= editor.complete("app: m:a\nserver:\n  timeouts:\n    request: ", 4, 13)
+    assert {"true", "false"} <= editor.complete("app: m:a\nlogging:\n  access: ", 3, 10)
+    assert {"jwt", "oidc", "api_key", "basic", "mtls"} <= editor.complete("app: m:a\nauth:\n  a:\n    type: ", 4, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("server: {timeouts: {request: 10}}", ('"30s"', '"off"', "a duration such as 30s, or off")),
+        ("server: {timeouts: {header: ten}}", ('"5s"', "a duration such as 5s")),
+        ("server: {limits: {body: 10MB}}", ("a size such as 100MiB, or off",)),
+        ("server: {workers: many}", ("a number of workers such as 4, or auto",)),
+        ("server: {listen: 80}", ("an address to listen on such as 127.0.0.1:8080",)),
+        ("endpoints: [{path: users}]", ("a path template such as /api/users/{id}",)),
+        ("logging: {level: loud}", ('"debug", "info", "warning", "error", "critical"',)),
+        ("server: {limits: {concurrency: many}}", ('Expected "integer"',)),
+        ("auth: {jwt: {users: x}}", ("Property users is not allowed", "auth scheme (jwt)")),
+    ],
+)
+def test_a_fault_names_what_is_expected(editor: Editor, text: str, said: tuple[str, ...]) -> None:
+    _, complaints = editor.open(f"app: main:app\n{text}\n")
+    shown = " | ".join(f"{each['message']} {each['source']}" for each in complaints)
+    assert [word for word in said if word not in shown] == []
+    assert "pattern" not in shown

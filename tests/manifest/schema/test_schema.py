@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from pywatt_host import __version__
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Source, dump, load
 from pywatt_host.manifest.problems import Report
-from pywatt_host.manifest.schema.json_schema import manifest_schema, text, workspace_schema
+from pywatt_host.manifest.schema.ecmascript import compiled
+from pywatt_host.manifest.schema.json_schema import address, manifest_schema, text, workspace_schema
 from pywatt_host.manifest.values import format_duration, format_size, parse_duration, parse_size
 from pywatt_host.manifest.workspace import load_workspace
 from pywatt_host.manifest.yaml.composer import compose
@@ -107,9 +110,10 @@ def test_it_is_a_valid_schema_of_draft_2020_12(schema: dict[str, Any]) -> None:
 def keys(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any], bool]]:
     if isinstance(schema, dict):
         for name, below in schema.get("properties", {}).items():
-            yield f"{path}.{name}", below, name in schema.get("required", ())
+            if set(below) != {"$ref"}:  # a key that is written in another place
+                yield f"{path}.{name}", below, name in schema.get("required", ())
         for name, below in schema.items():
-            if name not in ("examples", "default"):
+            if name not in ("examples", "default", "if"):
                 yield from keys(below, f"{path}/{name}")
     elif isinstance(schema, list):
         for number, below in enumerate(schema):
@@ -123,10 +127,13 @@ def test_every_key_is_explained_with_default_and_examples_that_fit(schema: dict[
         checked += 1
         assert key["title"], path
         assert len(key["description"]) > 10, path
+        if "then" in key and "examples" not in key:  # a section whose name says its kind
+            continue
         assert key["examples"], path
-        if not required and "/Partial" not in path and not path.endswith((".directory", "items.import_path")):
-            assert "default" in key or key["x-default"], path
-        validator = Draft202012Validator({**key, "$defs": schema["$defs"]})
+        said = key["description"].rpartition("\n\n")[2]
+        assert not required or said == "Required.", path
+        assert said.startswith("Default: ") or "default" not in key, path
+        validator = Draft202012Validator(schema).evolve(schema=key)
         for value in [*key["examples"], *([key["default"]] if "default" in key else [])]:
             assert list(validator.iter_errors(value)) == [], (path, value)
     assert checked > 40
@@ -138,72 +145,146 @@ def test_objects_are_closed_but_for_keys_of_ones_own(schema: dict[str, Any]) -> 
         if isinstance(schema, dict):
             if "properties" in schema and "if" not in schema:
                 yield schema
-            for below in schema.values():
-                yield from closed(below)
+            for name, below in schema.items():
+                if name != "if" and not (name == "$defs" or name.endswith("-keys")):
+                    yield from closed(below)
+                elif name == "$defs":
+                    yield from closed({key: each for key, each in below.items() if not key.endswith("-keys")})
         elif isinstance(schema, list):
             for below in schema:
                 yield from closed(below)
 
     for each in closed(schema):
+        if isinstance(each["additionalProperties"], dict):  # names of the user's own, of which some mean a kind
+            continue
         assert each["additionalProperties"] is False
         assert list(each["patternProperties"]) == ["^x-"]
 
 
-def test_patterns_are_anchored_and_mean_the_same_in_ecmascript() -> None:
-    patterns = set(re.findall(r'"pattern": "((?:[^"\\]|\\.)*)"', text() + text("workspace")))
-    assert len(patterns) > 8
-    for pattern in map(lambda found: json.loads(f'"{found}"'), patterns):  # noqa: C417
+def patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+        yield from schema.get("patternProperties", ())
+        for below in schema.values():
+            yield from patterns(below)
+    elif isinstance(schema, list):
+        for below in schema:
+            yield from patterns(below)
+
+
+@BOTH
+def test_patterns_are_anchored_and_valid_in_ecmascript(schema: dict[str, Any]) -> None:
+    """Also the same in every engine: `\\s` and `\\w` are not."""
+    found = set(patterns(schema))
+    assert len(found) > 8
+    for pattern in found:
         assert pattern.startswith("^") or pattern == r"\$\{", pattern
-        assert not re.search(r"\(\?<|\(\?P|\\[AZz]|\(\?[aiLmsux]", pattern), pattern
+        compiled(pattern)
+        assert not re.search(r"\\[sSwWdDbB]", pattern), pattern
+
+
+@BOTH
+def test_only_standard_keywords_are_published(schema: dict[str, Any]) -> None:
+    """ajv in its strict mode refuses a schema with any other keyword, and a list of types."""
+    known = {
+        *("$schema", "$id", "$defs", "$ref", "$comment", "title", "description", "default", "examples"),
+        *("type", "enum", "const", "anyOf", "if", "then", "else", "required", "dependentRequired"),
+        *("properties", "patternProperties", "additionalProperties", "propertyNames", "minProperties"),
+        *("items", "minItems", "maxItems", "uniqueItems", "pattern", "minLength", "maxLength"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    }
+
+    def keywords(schema: Any) -> Iterator[tuple[str, Any]]:
+        for name, below in schema.items() if isinstance(schema, dict) else ():
+            yield name, below
+            if name in ("properties", "patternProperties", "$defs"):
+                for each in below.values():
+                    yield from keywords(each)
+            elif name == "anyOf":
+                for each in below:
+                    yield from keywords(each)
+            elif name in ("items", "additionalProperties", "propertyNames", "if", "then", "else"):
+                yield from keywords(below)
+
+    found = list(keywords(schema))
+    assert {name for name, _ in found} - known == set()
+    assert all(isinstance(below, str) for name, below in found if name == "type")
+
+
+@BOTH
+def test_no_name_of_a_class_is_published(schema: dict[str, Any]) -> None:
+    names = {*schema["$defs"], *re.findall(r'"title": "([^"]*)"', json.dumps(schema))}
+    assert [name for name in names if re.search(r"\b[A-Z][a-z]+[A-Z][a-z]", name.replace("PyWatt", ""))] == []
+
+
+@BOTH
+def test_the_values_that_an_editor_names_for_a_fault_are_right(schema: dict[str, Any]) -> None:
+    """Where a value does not fit, `else` lists examples: each must fit, so that the list accepts nothing else."""
+
+    def tests(schema: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(schema, dict):
+            if "enum" in schema.get("else", {}):
+                yield schema
+            for below in schema.values():
+                yield from tests(below)
+        elif isinstance(schema, list):
+            for below in schema:
+                yield from tests(below)
+
+    found = list(tests(schema))
+    assert len(found) > 10
+    for each in found:
+        validator = Draft202012Validator(schema).evolve(schema=each["if"])
+        assert [value for value in each["else"]["enum"] if not validator.is_valid(value)] == []
+
+
+def test_the_address_names_the_release() -> None:
+    assert SCHEMA["$id"] == address() == f"https://schemas.pywatt.dev/pywatt-host/{__version__}/pywatt.schema.json"
+    assert WORKSPACE["$id"] == address("workspace")
 
 
 def test_no_mark_of_the_generator_is_published() -> None:
     assert "x-one-or-list" not in text() + text("workspace")
+    assert "oneOf" not in text() + text("workspace")
     assert '"null"' not in text() + text("workspace")
 
 
 def test_values_that_may_hold_a_secret_are_marked() -> None:
     def marked(schema: Any, path: str) -> Iterator[str]:
         for key, below in schema.items() if isinstance(schema, dict) else ():
-            if key == "x-secret":
-                yield path
+            if key == "$comment":
+                assert below == "may contain ${secret:NAME}"
+                yield path.removeprefix("/$defs/")
             yield from marked(below, f"{path}/{key}")
 
-    assert {path.removeprefix("/$defs/") for path in marked(SCHEMA, "")} == {
-        "App/properties/env/additionalProperties",
-        "AppMount/properties/env/additionalProperties",
-        "PartialApp/properties/env/additionalProperties",
+    assert {path for path in marked(SCHEMA, "") if not path.startswith("profile/")} == {
+        "/properties/caches/additionalProperties/else",
+        "/properties/databases/additionalProperties/else",
+        "app/properties/env/additionalProperties",
+        "app-mount/properties/env/additionalProperties",
         *(
-            f"{section}/properties/{key}"
-            for section in ("ServerTls", "PublicTls", "PartialServerTls", "PartialPublicTls")
+            f"{section}-tls/properties/{key}"
+            for section in ("server", "public")
             for key in ("cert", "key", "client_ca")
         ),
-        "TcpChannel/properties/token",
-        "HttpChannel/properties/token",
-        "NatsChannel/properties/credentials",
-        "NatsChannel/properties/password",
-        "NatsChannel/properties/token",
-        "PartialNatsChannel/properties/credentials",
-        "PartialNatsChannel/properties/password",
-        "PartialNatsChannel/properties/token",
-        "StaticService/properties/token",
-        "AuthScheme/properties/secret",
-        "AuthScheme/properties/public_key",
-        "AuthScheme/properties/keys",
-        "AuthScheme/properties/users",
-        "Client/properties/client_secret",
-        "Database/properties/url",
-        "Cache/properties/url",
-        "Tracing/properties/headers/additionalProperties",
+        "tcp-channel-keys/properties/token",
+        "http-channel/properties/token",
+        *(f"nats-channel-keys/properties/{key}" for key in ("credentials", "password", "token")),
+        "static-service-keys/properties/token",
+        *(f"auth-scheme-keys/properties/{key}" for key in ("secret", "public_key", "keys", "users")),
+        "client-keys/properties/client_secret",
+        "database/properties/url",
+        "cache-keys/properties/url",
+        "tracing/properties/headers/additionalProperties",
     }
-    assert [path.removeprefix("/$defs/") for path in marked(WORKSPACE, "")] == [
-        "Cache/properties/url",
-        "Database/properties/url",
-        "ServerTls/properties/cert",
-        "ServerTls/properties/key",
-        "ServerTls/properties/client_ca",
-        "Tracing/properties/headers/additionalProperties",
-    ]
+    assert set(marked(WORKSPACE, "")) == {
+        "/properties/caches/additionalProperties/else",
+        "/properties/databases/additionalProperties/else",
+        "cache-keys/properties/url",
+        "database/properties/url",
+        *(f"server-tls/properties/{key}" for key in ("cert", "key", "client_ca")),
+        "tracing/properties/headers/additionalProperties",
+    }
 
 
 def of_the_document(path: Path) -> bool:
@@ -269,26 +350,51 @@ odd = st.one_of(
 )
 
 
+def pointed(reference: str, root: dict[str, Any]) -> Any:
+    """What a reference refers to."""
+    found: Any = root
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+def branches(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The mappings, lists and words that a value may be."""
+    if "$ref" in schema:
+        yield from branches(pointed(schema["$ref"], root), root)
+    for each in [*schema.get("anyOf", ()), *(schema[kind] for kind in ("then", "else") if kind in schema)]:
+        yield from branches(each, root)
+    if "if" not in schema and {"properties", "additionalProperties", "items", "enum"} & set(schema):
+        yield schema
+
+
+@cache
+def branch_of(shown: str, root_name: str) -> st.SearchStrategy[Any]:
+    """Values of one branch, which is given as JSON so that equal ones share a strategy."""
+    schema, root = json.loads(shown), {"manifest": SCHEMA, "workspace": WORKSPACE}[root_name]
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if "items" in schema:
+        return st.lists(st.deferred(lambda: value_of(schema["items"], root)), max_size=2)
+    if isinstance(schema["additionalProperties"], dict):
+        names = st.sampled_from(["a", "B_1", "users", *schema.get("properties", ())])
+        values = st.deferred(lambda: value_of(schema["additionalProperties"], root))
+        return st.dictionaries(names, values, max_size=2)
+    return mapping_of(schema, root)
+
+
+def value_of(schema: dict[str, Any], root: dict[str, Any]) -> st.SearchStrategy[Any]:
+    name = "workspace" if "modules" in root["properties"] else "manifest"
+    kinds = [branch_of(json.dumps(each, sort_keys=True), name) for each in branches(schema, root)]
+    return st.one_of(kinds) if kinds else st.sampled_from(["a", "5s", 3])
+
+
 def key_of(schema: dict[str, Any], root: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that a key takes: its examples, its default, sections of its kind, alone, in lists or by name."""
+    """Values that a key takes: its examples, its default, sections of its kinds, alone, in lists or by name."""
+    while set(schema) == {"$ref"}:
+        schema = pointed(schema["$ref"], root)
     known = [*schema["examples"], *([schema["default"]] if "default" in schema else [])]
-    kinds = [st.sampled_from(known)]
-    shallow = json.dumps({name: schema[name] for name in ("$ref", "anyOf", "items") if name in schema})
-    named = re.findall(r'"additionalProperties": \{"\$ref": "#/\$defs/(\w+)"\}', json.dumps(schema))
-    names = [name for name in re.findall(r"#/\$defs/(\w+)", shallow) if name not in ("Interpolation", *named)]
-    if named and "properties" not in schema:
-        kinds.append(st.dictionaries(st.sampled_from(["a", "B_1", "users"]), section(named[0], root), max_size=2))
-    if names:
-        one = st.one_of([section(name, root) for name in names])
-        kinds.append(st.lists(one, max_size=2) if schema.get("type") == "array" else one)
-    return st.one_of(kinds)
-
-
-def section(name: str, root: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    def definition() -> st.SearchStrategy[dict[str, Any]]:
-        return mapping_of(root["$defs"][name], root)
-
-    return st.deferred(definition)
+    return st.one_of(st.sampled_from(known), st.deferred(lambda: value_of(schema, root)))
 
 
 def mapping_of(schema: dict[str, Any], root: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
