@@ -37,9 +37,13 @@ _VERBS = {
     "reload": ("reload", "Let a running host read its manifest and code again, without losing a request."),
     "diff": ("diff", "Show what a reload of the manifest would change."),
     "init": ("init", "Write a new module, or a manifest for an existing application."),
+    "import": ("imports", "Write a manifest out of the configuration of another server."),
     "export": ("export", "Write the files that run a module under systemd, Compose or Kubernetes."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
+
+# The functions of verbs whose names are words of Python.
+_FUNCTIONS = {"import": "import_"}
 
 _EXAMPLES = """
 \b
@@ -67,7 +71,9 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command: click.Command = getattr(import_module(f"pywatt_host.cli.{_VERBS[cmd_name][0]}"), cmd_name)
+        command: click.Command = getattr(
+            import_module(f"pywatt_host.cli.{_VERBS[cmd_name][0]}"), _FUNCTIONS.get(cmd_name, cmd_name)
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -40,6 +40,7 @@ ENDED = {
     ("ps", "--json"): "[]\n",
     ("diff", "--json", "--against", "pywatt.yaml"): "[]\n",
     ("init", "new"): "wrote new/",
+    ("import", "uvicorn", "main:app"): "# Imported from uvicorn",
     ("export", "systemd"): "#",
     ("explain", "type"): "type\n",
     ("completion", "bash"): "_pywatt_host_completion",

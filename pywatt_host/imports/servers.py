@@ -1,0 +1,191 @@
+"""Finds the command that starts a server: in a command line, a shell script, a systemd unit or a Dockerfile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from pywatt_host.imports.findings import Finding, Place, UnreadableError
+from pywatt_host.imports.shell import SimpleCommand, Word, commands
+
+# Programs that run the command after them and change nothing about it, and how many words belong to them.
+_TRANSPARENT = {"exec": 1, "nohup": 1, "env": 1, "time": 1, "command": 1, "tini": 1, "dumb-init": 1}
+_RUNNERS = frozenset({"poetry", "uv", "pipenv", "pdm", "hatch", "rye"})  # `poetry run PROGRAM`
+_PYTHON = re.compile(r"python[0-9.]*\Z")
+_UNIT_KEY = re.compile(r"([A-Za-z]+)\s*=\s*(.*)\Z", re.DOTALL)
+_FROM = re.compile(r"FROM\s+\S", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCommand:
+    """The command that starts a server: its program, the words after it, and the variables that are set for it."""
+
+    program: str
+    words: tuple[Word, ...]
+    variables: dict[str, Word]
+    place: Place
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(slots=True)
+class _Script:
+    """The commands of a file, and what else is in it."""
+
+    commands: list[SimpleCommand] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def server_command(text: str, file: str, programs: Collection[str], line: int = 1) -> ServerCommand | None:
+    """The command that starts one of these programs; None if there is none. Raises UnreadableError if there are
+    several."""
+    script = _read(text, file, line)
+    found: list[ServerCommand] = []
+    others: list[Finding] = []
+    for command in script.commands:
+        started = _started(command, file, programs)
+        if started is not None:
+            found.append(started)
+        else:
+            name = command.words[0].plain or "a command"
+            others.append(
+                Finding(
+                    "lost",
+                    Place(file, command.line),
+                    os.path.basename(name)[:60],
+                    "another command of the file",
+                    "run it before the host starts, if it is needed",
+                )
+            )
+    if not found:
+        return None
+    if len(found) > 1:
+        second = found[1]
+        raise UnreadableError(
+            second.place, f"the file starts a second server, {second.program}", "import each of them by itself"
+        )
+    only = found[0]
+    return ServerCommand(
+        only.program, only.words, only.variables, only.place, (*only.findings, *script.findings, *others)
+    )
+
+
+def _started(command: SimpleCommand, file: str, programs: Collection[str]) -> ServerCommand | None:
+    words = command.words
+    for number, word in enumerate(words):
+        name = os.path.basename(word.plain)
+        if name not in programs:
+            continue
+        if number and (words[number - 1].plain.startswith("-") and words[number - 1].plain not in ("-m", "--")):
+            continue  # the value of an option of another program
+        variables = dict(command.variables)
+        findings = []
+        for each in _before(words[:number], variables):
+            findings.append(
+                Finding(
+                    "lost",
+                    Place(file, command.line),
+                    each[:60],
+                    f"{name} is started through it",
+                    "start pywatt-host through it as well, if it is needed",
+                )
+            )
+        return ServerCommand(name, words[number + 1 :], variables, Place(file, word.line), tuple(findings))
+    return None
+
+
+def _before(words: tuple[Word, ...], variables: dict[str, Word]) -> list[str]:
+    """The programs before the server that change how it runs."""
+    left = list(words)
+    found: list[str] = []
+    while left:
+        name = os.path.basename(left.pop(0).plain)
+        if name in _TRANSPARENT or name in ("--", "-m", "run") or _PYTHON.match(name) or name in _RUNNERS:
+            continue
+        key, equals, value = name.partition("=")
+        if equals and key.isidentifier():
+            variables[key] = Word(value, 0)
+        elif name:
+            found.append(name)
+    return found
+
+
+def _read(text: str, file: str, line: int) -> _Script:
+    lines = text.splitlines()
+    if any(re.match(r"\s*\[(Service|Unit)\]\s*$", each) for each in lines):
+        return _unit(text, file)
+    if any(_FROM.match(each.strip()) for each in lines) and any(
+        each.strip().upper().startswith(("CMD", "ENTRYPOINT")) for each in lines
+    ):
+        return _dockerfile(text, file)
+    return _Script(commands(text, file, line))
+
+
+def _logical(text: str) -> list[tuple[int, str]]:
+    """The lines of a file, with those together that a backslash joins."""
+    found: list[tuple[int, str]] = []
+    start, joined = 0, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        start = start or number
+        if line.endswith("\\"):
+            joined += line[:-1] + " "
+            continue
+        found.append((start, (joined + line).strip()))
+        start, joined = 0, ""
+    return found + ([(start, joined.strip())] if joined else [])
+
+
+def _unit(text: str, file: str) -> _Script:
+    script = _Script()
+    environment = ""
+    for number, line in _logical(text):
+        match = _UNIT_KEY.match(line)
+        if match is None or line.startswith(("#", ";")):
+            continue
+        key, value = match[1], match[2]
+        if key == "Environment":
+            environment += "".join(f"{_quoted(each)} " for each in commands(f"true {value}", file, number)[0].words[1:])
+        elif key == "ExecStart":
+            script.commands += commands(environment + value.lstrip("-@+!:"), file, number)
+        elif key not in ("Description", "After", "Wants", "WantedBy", "Type", "Restart", "Requires"):
+            hint = "run `pywatt-host export systemd`, which writes a unit, and add it there"
+            script.findings.append(Finding("lost", Place(file, number), key, "a setting of the systemd unit", hint))
+    return script
+
+
+def _quoted(word: Word) -> str:
+    name, _, value = word.plain.partition("=")
+    escaped = value.replace("'", "'\\''")
+    return f"{name}='{escaped}'"
+
+
+def _dockerfile(text: str, file: str) -> _Script:
+    script = _Script()
+    environment = ""
+    arguments: list[str] = []
+    start = 1
+    for number, line in _logical(text):
+        word, _, rest = line.partition(" ")
+        if word.upper() == "ENV":
+            name, equals, _ = rest.partition("=")
+            environment += f"{rest} " if equals and " " not in name else f"{rest.replace(' ', '=', 1)} "
+        elif word.upper() in ("ENTRYPOINT", "CMD"):
+            start = number
+            try:
+                listed = json.loads(rest)
+            except ValueError:
+                listed = None
+            arguments += [_shell(str(each)) for each in listed] if isinstance(listed, list) else [rest]
+        elif word.upper() in ("USER", "WORKDIR", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL"):
+            hint = "run `pywatt-host export dockerfile`, which writes a Dockerfile, and look for it there"
+            script.findings.append(
+                Finding("lost", Place(file, number), word.upper(), "an instruction of the Dockerfile", hint)
+            )
+    script.commands = commands(environment + " ".join(arguments), file, start)
+    return script
+
+
+def _shell(word: str) -> str:
+    return "'" + word.replace("'", "'\\''") + "'"
