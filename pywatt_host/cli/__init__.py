@@ -38,7 +38,7 @@ _VERBS = {
     "diff": ("diff", "Show what a reload of the manifest would change."),
     "init": ("init", "Write a new module, or a manifest for an existing application."),
     "import": ("imports", "Write a manifest out of the configuration of another server."),
-    "export": ("export", "Write the files that run a module under systemd, Compose or Kubernetes."),
+    "export": ("export", "Write the files that run a module under systemd, Compose or Kubernetes, or its Dockerfile."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
 

@@ -1,4 +1,4 @@
-"""`export`: writes the files that run a module under systemd, Compose or Kubernetes."""
+"""`export`: writes the files that run a module under systemd, Compose or Kubernetes, and its Dockerfile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from pywatt_host.cli.options import Selection, show_problems
 from pywatt_host.exceptions import AppLoadError, ManifestError
-from pywatt_host.export import Exported, ExportOptions, Facts, compose, kubernetes, read, systemd
+from pywatt_host.export import Exported, ExportOptions, Facts, compose, dockerfile, kubernetes, read, systemd
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import TcpAddress
@@ -22,6 +22,7 @@ _KINDS: Mapping[str, Callable[[Facts, ExportOptions], Exported]] = {
     "systemd": systemd,
     "compose": compose,
     "kubernetes": kubernetes,
+    "dockerfile": dockerfile,
 }
 # Options that only some kinds have.
 _FOR = {
@@ -38,7 +39,7 @@ _QUANTITY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?\Z")
 
 
 @click.command()
-@click.argument("kind", metavar="systemd|compose|kubernetes", type=click.Choice(list(_KINDS)))
+@click.argument("kind", metavar="systemd|compose|kubernetes|dockerfile", type=click.Choice(list(_KINDS)))
 @click.argument("target", metavar="[MANIFEST|FOLDER|MODULE:APP|FILE.py]", required=False)
 @click.option("--profile", metavar="NAME", help="Profile that the deployment runs with. Default: PYWATT_PROFILE.")
 @click.option(
@@ -94,6 +95,7 @@ def export(
     Examples:
       pywatt-host export kubernetes --replicas 3 --image registry.example/users:1.4.0 | kubectl apply -f -
       pywatt-host export compose --output .
+      pywatt-host export dockerfile --output .
       pywatt-host export systemd --socket --output units users/pywatt.yaml
     """
     wishes = ExportOptions(replicas, image, secret, nats, cpu, memory, directory, socket)
@@ -109,7 +111,9 @@ def export(
             f"--replicas: each instance needs a port of its own, and the highest port is {_HIGHEST_PORT}"
         )
     made = _KINDS[kind](facts, wishes)
-    files = made.files
+    files = dict(made.files)
+    if output is not None:
+        files |= {name: text for name, text in made.beside.items() if not in_the_way(output, [name])}
     for note in made.notes:
         click.echo(f"note: {note}", err=True)
     if output is not None:
@@ -127,6 +131,8 @@ def _check(kind: str, wishes: ExportOptions) -> None:
     for name, kinds in _FOR.items():
         if getattr(wishes, name) and kind not in kinds:
             raise click.UsageError(f"--{name} applies only to {' and '.join(kinds)}")
+    if kind == "dockerfile" and wishes.replicas > 1:
+        raise click.UsageError("--replicas does not apply to dockerfile: an image is one instance")
     if wishes.image is not None and (not wishes.image.strip() or re.search(r"\s|[^\x21-\x7e]", wishes.image)):
         raise click.UsageError("--image: this is not the name of an image")
     if wishes.secret is not None and not _NAME.match(wishes.secret):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pywatt_host.export.container import SCRATCH, Container, container, folder_of
+from pywatt_host.export.container import SCRATCH, Container, container, folder_of, health_command
 from pywatt_host.export.facts import Exported, ExportOptions, Facts, SecretMount
 from pywatt_host.export.text import document, head
 
@@ -108,16 +108,8 @@ def _mounted(name: str, mount: SecretMount) -> Any:
 def _health(facts: Facts, inside: Container) -> dict[str, Any]:
     """The health check runs Python, which every image with the host has. It checks readiness, since `depends_on` waits
     for it."""
-    health, probed = facts.manifest.health, inside.probed
-    if health.enabled and probed.answers_probes:
-        url = f"{probed.scheme}://127.0.0.1:{probed.number}{health.readiness}"
-        code = f"from urllib.request import urlopen; urlopen({url!r}, timeout=2)"
-        if probed.tls is not None:  # the certificate is not for 127.0.0.1
-            code = f"import ssl; {code[:-1]}, context=ssl._create_unverified_context())"
-    else:
-        code = f"import socket; socket.create_connection(('127.0.0.1', {probed.number}), 2)"
     return {
-        "test": ["CMD", "python", "-c", _plain(code)],
+        "test": ["CMD", *map(_plain, health_command(facts, inside))],
         "interval": "5s",
         "timeout": "3s",
         "retries": 3,

@@ -98,6 +98,19 @@ def folder_of(files: TlsFiles) -> str:
     return f"{_CERTIFICATES}/{files.name}"
 
 
+def health_command(facts: Facts, inside: Container) -> list[str]:
+    """The command that checks whether the host is ready. It runs Python, which every image with the host has."""
+    health, probed = facts.manifest.health, inside.probed
+    if health.enabled and probed.answers_probes:
+        url = f"{probed.scheme}://127.0.0.1:{probed.number}{health.readiness}"
+        code = f"from urllib.request import urlopen; urlopen({url!r}, timeout=2)"
+        if probed.tls is not None:  # the certificate is not for 127.0.0.1
+            code = f"import ssl; {code[:-1]}, context=ssl._create_unverified_context())"
+    else:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {probed.number}), 2)"
+    return ["python", "-c", code]
+
+
 def _listeners(facts: Facts, placed: Placed, variables: dict[str, str]) -> tuple[Port, ...]:
     """The ports of `server.listen`: those of the manifest if all of them can be reached, else one for its first
     listener with TLS, or its first one."""

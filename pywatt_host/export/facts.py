@@ -42,10 +42,12 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The generated files by name, and notes for the reader, one line each."""
+    """The generated files by name, and notes for the reader, one line each. `beside` has further files, which are
+    written into a folder only, and only where they do not exist."""
 
     files: Mapping[str, str]
     notes: tuple[str, ...]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

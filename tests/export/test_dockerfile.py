@@ -1,0 +1,137 @@
+"""Dockerfile: its instructions hold together, it installs what the project names, and no layer has a secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pywatt_host.export import Exported, ExportOptions, Facts, compose, dockerfile, read
+from pywatt_host.export.dockerfile import FILE, IGNORE_FILE
+from pywatt_host.manifest import Source
+from tests.export.modules import COMMAND, ENVIRON, MANIFESTS, facts
+
+INSTRUCTIONS = {
+    "FROM", "RUN", "COPY", "WORKDIR", "ENV", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "CMD",
+}  # fmt: skip
+
+
+def made(found: Facts) -> Exported:
+    return dockerfile(found, ExportOptions())
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """The instructions, as a builder reads them: comments are left out, lines with a backslash are joined."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line.strip())]
+
+
+def variables(text: str) -> dict[str, str]:
+    (line,) = [rest for word, rest in instructions(text) if word == "ENV"]
+    return dict(each.split("=", 1) for each in shlex.split(line))
+
+
+def in_folder(folder: Path, **keys: Any) -> Facts:
+    text = json.dumps({"app": "main:app"} | keys)
+    return read(Source.of_text(text, directory=folder), profile=None, environ={}, command=COMMAND)[0]
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_it_has_two_stages_and_ends_with_the_host_as_nobody(name: str) -> None:
+    text = made(facts(name)).files[FILE]
+    found = instructions(text)
+    assert {word for word, _ in found} <= INSTRUCTIONS
+    words = [word for word, _ in found]
+    assert words.count("FROM") == 2
+    assert all(":" in rest and "latest" not in rest for word, rest in found if word == "FROM")
+    last = dict(found)
+    assert last["USER"] == "65534:65534"
+    assert json.loads(last["CMD"]) == ["pywatt-host", "run"]
+    assert last["STOPSIGNAL"] == "SIGTERM"
+    assert words.index("USER") > words.index("COPY")
+    for value in ENVIRON.values():
+        assert value not in text or len(value) < 4
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_it_says_what_compose_says(name: str) -> None:
+    import yaml
+
+    found = facts(name)
+    text = made(found).files[FILE]
+    service = yaml.safe_load(compose(found, ExportOptions()).files["compose.yaml"])["services"][found.name]
+    environment = {key: str(value).replace("$$", "$") for key, value in service["environment"].items()}
+    own = variables(text)
+    same = {key: value for key, value in environment.items() if key not in found.variables and "NATS" not in key}
+    assert {key: own[key] for key in same} == same
+    check = dict(instructions(text))["HEALTHCHECK"].partition(" CMD ")[2]
+    assert ["CMD", *json.loads(check)] == [each.replace("$$", "$") for each in service["healthcheck"]["test"]]
+    ports = {str(each["target"]) for each in service["ports"]}
+    assert ports <= set(dict(instructions(text))["EXPOSE"].split())
+
+
+@pytest.mark.parametrize(
+    ("files", "expected", "host"),
+    [
+        ({"requirements.txt": "flask\n"}, "pip install --no-cache-dir -r requirements.txt", True),
+        ({"requirements.txt": "pywatt-host[redis]==1\n"}, "pip install --no-cache-dir -r requirements.txt", False),
+        ({"pyproject.toml": '[project]\nname = "x"\ndependencies = ["flask"]\n'}, "COPY pyproject.toml ./", True),
+        ({"pyproject.toml": '[project]\ndependencies = ["pywatt_host"]\n'}, "tomllib.load", False),
+        ({"pyproject.toml": '[project]\ndynamic = ["dependencies"]\n'}, "pip install --no-cache-dir .", True),
+        ({"pyproject.toml": "[project]\n", "uv.lock": 'name = "pywatt-host"\n'}, "uv sync --frozen --no-dev", False),
+        ({"pyproject.toml": "[tool.x]\n", "uv.lock": ""}, "COPY --from=ghcr.io/astral-sh/uv:", True),
+        ({"pyproject.toml": "]["}, "pip install --no-cache-dir pywatt-host==", True),
+    ],
+)
+def test_it_installs_what_the_project_names(files: dict[str, str], expected: str, host: bool, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    text = made(in_folder(tmp_path)).files[FILE]
+    assert expected in text
+    assert (re.search(r"pip install \S+ '?pywatt-host", text) is not None) is host
+
+
+def test_the_dependencies_are_read_where_the_image_is_built(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["flask>=3", "httpx"]\n')
+    text = made(in_folder(tmp_path)).files[FILE]
+    code = re.search(r'python -c "(.+?)" >', text)
+    assert code is not None
+    command = f'"{sys.executable}" -c "{code[1]}"'
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "flask>=3\nhttpx\n"
+
+
+def test_the_extras_are_those_that_the_manifest_needs(tmp_path: Path) -> None:
+    stores = {"databases": {"default": "postgresql://db/x"}, "caches": {"default": "redis://cache/0"}}
+    text = made(in_folder(tmp_path, **stores)).files[FILE]
+    assert "'pywatt-host[postgresql,redis]==" in text
+
+
+def test_secrets_and_data_stay_out_of_the_image(tmp_path: Path) -> None:
+    found = made(
+        in_folder(
+            tmp_path,
+            secrets={"sources": [{"dotenv": "prod.env"}, {"file": "values.yaml"}], "keys": ["TOKEN"]},
+            server={"tls": {"cert": "tls/a.crt", "key": "tls/a.k"}},
+            databases={"default": "sqlite:///app.db"},
+        )
+    )
+    ignored = found.beside[IGNORE_FILE].splitlines()
+    assert {".env", ".env.*", "prod.env", "values.yaml", "tls/a.crt", "tls/a.k", "app.db*", ".git"} <= set(ignored)
+    assert any("has to leave out secrets" in note for note in found.notes)
+    assert any("mount the files of server.tls" in note for note in found.notes)
+
+
+def test_what_the_manifest_names_outside_of_its_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "module").mkdir()
+    found = made(in_folder(tmp_path / "module", app={"import_path": "main:app", "working_dir": "../src"}))
+    assert any("app.working_dir: ../src is outside" in note for note in found.notes)
