@@ -14,7 +14,7 @@ from pywatt_host.imports.findings import Finding, Place, UnreadableError
 from pywatt_host.imports.gunicorn_table import HOOKS, LOST, OPTIONS
 from pywatt_host.imports.inputs import read_text
 from pywatt_host.imports.options import parse
-from pywatt_host.imports.python_expressions import Cores, Decided, Unknown
+from pywatt_host.imports.python_expressions import Cores, CoresText, Decided, Unknown
 from pywatt_host.imports.python_values import read_python
 from pywatt_host.imports.servers import ServerCommand
 from pywatt_host.imports.shell import Word, commands
@@ -162,17 +162,22 @@ def _fill(
                 draft.lost(setting, message, hint)
         elif name not in _WITH_OTHERS:
             draft.lost(setting, "the manifest has no such key")
-        if isinstance(setting.value, Cores):
-            draft.differs(
-                setting,
-                f"{int(setting.value)} was computed on this machine, which has {os.cpu_count()} cores",
-                "write server.workers: auto for one worker for each core"
-                if name == "workers"
-                else "write the value for the other machine",
-            )
+        cores = _cores(setting.value)
+        if cores:
+            message = f"{cores} was computed on this machine, which has {os.cpu_count()} cores"
+            auto = "write server.workers: auto for one worker for each core"
+            draft.differs(setting, message, auto if name == "workers" else "write the value for the other machine")
         if isinstance(setting.value, Decided):
             draft.differs(setting, "variables of the environment decide it, and were taken as they are now")
     _finish(draft, settings)
+
+
+def _cores(value: object) -> str:
+    """What was computed out of the number of cores; empty for nothing."""
+    if isinstance(value, Cores):
+        return str(int(value))
+    defaults = [each.default for each in value.variables] if isinstance(value, Template) else []
+    return next((str(each) for each in defaults if isinstance(each, CoresText)), "")
 
 
 _WITH_OTHERS = frozenset(

@@ -82,6 +82,10 @@ class Cores(int):
     """A number that was computed out of the number of cores of this machine."""
 
 
+class CoresText(str):
+    """The text of a number that was computed out of the number of cores of this machine."""
+
+
 class Decided(str):
     """A text that was computed out of what variables of the environment are now."""
 
@@ -246,7 +250,8 @@ class Expressions:
                     and isinstance(fallback, str | int)
                     and not isinstance(fallback, bool)
                 ):
-                    return Template((Variable(single.name, str(fallback)),))
+                    text = CoresText(fallback) if isinstance(fallback, Cores) else str(fallback)
+                    return Template((Variable(single.name, text),))
             truth = bool(self._now(found))
             if truth is isinstance(node.op, ast.Or):
                 return found
@@ -372,7 +377,8 @@ class Expressions:
         if isinstance(default, bool):  # the text of the environment is another type
             return self._environ.get(name, default)
         if isinstance(default, int | float):
-            return Template((Variable(name, str(default)),))
+            text = CoresText(default) if isinstance(default, Cores) else str(default)
+            return Template((Variable(name, text),))
         return self._environ.get(name, default)
 
     def _converted(self, name: str, value: Any) -> Any:

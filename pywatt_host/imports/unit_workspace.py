@@ -17,6 +17,8 @@ from pywatt_host.imports.unit_server import put_listeners
 # Prefixes, exact paths, and methods (none: all).
 Paths: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
+# Every path. The gateway serves `/{path:path}` alone only below the name of its module.
+_EVERYTHING = ["/", "/{first}/{rest:path}"]
 _FILES = "static-files"
 _ALL_METHODS = ["*", "WEBSOCKET"]
 
@@ -120,7 +122,10 @@ def endpoints(places: Sequence[Paths]) -> list[dict[str, Any]]:
     """The endpoints for these paths."""
     found: dict[str, dict[str, Any]] = {}
     for prefixes, exact, methods in places:
-        for path in [*(f"{prefix.rstrip('/')}/{{path:path}}" for prefix in prefixes), *exact]:
+        below = [
+            path for prefix in prefixes for path in ([f"{prefix}/{{path:path}}"] if prefix != "/" else _EVERYTHING)
+        ]
+        for path in [*below, *exact]:
             entry = found.setdefault(path, {"path": path, "methods": []})
             entry["methods"] += [each for each in list(methods) or _ALL_METHODS if each not in entry["methods"]]
     return list(found.values())
