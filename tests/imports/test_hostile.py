@@ -72,24 +72,20 @@ MATCHES = st.dictionaries(
 STEPS = st.lists(
     st.fixed_dictionaries({"action": ACTIONS}, optional={"match": MATCHES | VALUES, "other": VALUES}), max_size=3
 )
+APP_KEYS = (
+    "path",
+    "home",
+    "callable",
+    "prefix",
+    "threads",
+    "processes",
+    "limits",
+    "environment",
+    "protocol",
+    "targets",
+)
 APPS = st.fixed_dictionaries(
-    {"type": st.just("python"), "module": st.just("m") | TEXTS},
-    optional=dict.fromkeys(
-        (
-            "path",
-            "home",
-            "callable",
-            "prefix",
-            "threads",
-            "processes",
-            "limits",
-            "environment",
-            "protocol",
-            "targets",
-            "user",
-        ),
-        VALUES,
-    ),
+    {"type": st.just("python"), "module": st.just("m") | TEXTS}, optional=dict.fromkeys((*APP_KEYS, "user"), VALUES)
 )
 UNIT = st.fixed_dictionaries(
     {
