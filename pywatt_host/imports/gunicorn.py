@@ -46,11 +46,17 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
     cmd_args = _from_environment(draft, environ)
     config = given.pop("config", None) or cmd_args.pop("config", None)
     settings = _defaults(environ)
+    base = draft.folder
+    if command.folder is not None:
+        draft.folder = base / draft.plain(Setting("cd", command.folder, command.place))
     path, name = _config_path(draft, config)
     if path is not None:
         settings |= _config(path, name, draft)
     settings |= cmd_args
     settings |= given
+    if command.folder is not None and "chdir" not in settings:
+        draft.folder = base
+        settings["chdir"] = Setting("chdir", command.folder, command.place)
     if line.words:
         first = line.words[0]
         settings["wsgi_app"] = Setting("wsgi_app", first.text, Place(command.place.file, first.line))
@@ -267,6 +273,9 @@ def _proxies(draft: Draft, settings: dict[str, Setting]) -> None:
         "forwarded_allow_ips", "127.0.0.1,::1", Place("the default of gunicorn")
     )
     common.trust(draft, setting, draft.text(setting))
+    if "forwarded_allow_ips" in settings:
+        message = "X-Forwarded-For of a trusted proxy also sets the client's address, which gunicorn leaves alone"
+        draft.differs(setting, message)
 
 
 def _bind(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:

@@ -134,6 +134,8 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
     given = {setting.name: setting for setting in line.settings}
     config = given.pop("config", None)
     settings: dict[str, Setting] = {}
+    if command.folder is not None:
+        draft.folder = draft.folder / draft.plain(Setting("cd", command.folder, command.place))
     if config is not None:
         text = draft.plain(config)
         text = text.removeprefix("file:")

@@ -174,6 +174,7 @@ class Expressions:
         for each in nodes:
             if isinstance(each, ast.Starred):
                 found += self._value(each.value)
+                _bounded(found)
             else:
                 found.append(self._value(each))
         return found
@@ -197,7 +198,7 @@ class Expressions:
                 parts.append(value if isinstance(value, Template) else str(value))
             else:
                 parts.append(self._value(each))
-        return Template.joined(*parts)
+        return _joined(parts)
 
     def _binop(self, node: ast.BinOp) -> Any:
         one, other = self._value(node.left), self._value(node.right)
@@ -358,6 +359,8 @@ class Expressions:
             return self._converted(name, arguments[0])
         if name in ("len", "max", "min", "sum"):
             values = [self._numeric(each) if name != "len" else self._now(each) for each in arguments]
+            if name == "sum" and not all(_is_number(each) for each in values[0]):
+                raise NotComputableError("only numbers are added up")
             result = _BUILTINS[name](*values, **keywords)
             flat = [each for value in arguments for each in (value if isinstance(value, list) else [value])]
             return (
@@ -405,6 +408,10 @@ class Expressions:
         if isinstance(owner, str) and name in _TEXT_METHODS:
             if name == "replace":
                 _check_length(owner, len(str(arguments[1])))
+            if name == "join":
+                parts = [str(part) for part in arguments[0]]
+                _check_length(owner, len(parts))
+                _joined(parts)
             result = getattr(owner, name)(*arguments, **keywords)
             return Decided(result) if isinstance(owner, Decided) and isinstance(result, str) else result
         if isinstance(owner, str) and name == "format":
@@ -449,7 +456,7 @@ def _filled(text: str, values: tuple[Any, ...]) -> Any:
             raise NotComputableError("the file formats a value")
         else:
             pieces.append(piece)
-    return Template.joined(*pieces)
+    return _joined(pieces)
 
 
 def _formatted(text: str, values: list[Any], keywords: dict[str, Any]) -> Any:
@@ -462,6 +469,13 @@ def _formatted(text: str, values: list[Any], keywords: dict[str, Any]) -> Any:
         if spec or conversion or (not name.isalnum() and name != "" and not name.isidentifier()):
             raise NotComputableError("the file formats a value")
         pieces.append(_shown(keywords[name] if name.isidentifier() else values[int(name or number)]))
+    return _joined(pieces)
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """The pieces as one text. Raises NotComputableError if it is too long."""
+    if sum(len(piece) for piece in pieces if isinstance(piece, str)) > _MAX_LENGTH:
+        raise NotComputableError("the value is too large")
     return Template.joined(*pieces)
 
 

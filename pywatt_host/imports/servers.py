@@ -6,14 +6,17 @@ import json
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pywatt_host.imports.findings import Finding, Place, UnreadableError
 from pywatt_host.imports.shell import SimpleCommand, Word, commands
+from pywatt_host.imports.text import Text
 
 # Programs that run the command after them and change nothing about it, and how many words belong to them.
 _TRANSPARENT = {"exec": 1, "nohup": 1, "env": 1, "time": 1, "command": 1, "tini": 1, "dumb-init": 1}
 _RUNNERS = frozenset({"poetry", "uv", "pipenv", "pdm", "hatch", "rye"})  # `poetry run PROGRAM`
+_WITHOUT_EFFECT = frozenset({"set", "echo", "printf", ":", "true"})  # of a script
+_WORDS_OF_CD = 2
 _PYTHON = re.compile(r"python[0-9.]*\Z")
 _UNIT_KEY = re.compile(r"([A-Za-z]+)\s*=\s*(.*)\Z", re.DOTALL)
 _FROM = re.compile(r"FROM\s+\S", re.IGNORECASE)
@@ -21,13 +24,15 @@ _FROM = re.compile(r"FROM\s+\S", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
-    """The command that starts a server: its program, the words after it, and the variables that are set for it."""
+    """The command that starts a server: its program, the words after it, the variables that are set for it, and the
+    folder that it is started in, where something says so."""
 
     program: str
     words: tuple[Word, ...]
     variables: dict[str, Word]
     place: Place
     findings: tuple[Finding, ...] = ()
+    folder: Text | None = None
 
 
 @dataclass(slots=True)
@@ -35,6 +40,7 @@ class _Script:
     """The commands of a file, and what else is in it."""
 
     commands: list[SimpleCommand] = field(default_factory=list)
+    folder: Text | None = None
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -44,7 +50,13 @@ def server_command(text: str, file: str, programs: Collection[str], line: int = 
     script = _read(text, file, line)
     found: list[ServerCommand] = []
     others: list[Finding] = []
+    folder = script.folder
     for command in script.commands:
+        if command.words[0].plain == "cd" and len(command.words) == _WORDS_OF_CD and not found:
+            folder = command.words[1].text
+            continue
+        if command.words[0].plain in _WITHOUT_EFFECT:
+            continue
         started = _started(command, file, programs)
         if started is not None:
             found.append(started)
@@ -66,10 +78,7 @@ def server_command(text: str, file: str, programs: Collection[str], line: int = 
         raise UnreadableError(
             second.place, f"the file starts a second server, {second.program}", "import each of them by itself"
         )
-    only = found[0]
-    return ServerCommand(
-        only.program, only.words, only.variables, only.place, (*only.findings, *script.findings, *others)
-    )
+    return replace(found[0], findings=(*found[0].findings, *script.findings, *others), folder=folder)
 
 
 def _started(command: SimpleCommand, file: str, programs: Collection[str]) -> ServerCommand | None:
@@ -149,6 +158,8 @@ def _unit(text: str, file: str) -> _Script:
             environment += "".join(f"{_quoted(each)} " for each in commands(f"true {value}", file, number)[0].words[1:])
         elif key == "ExecStart":
             script.commands += commands(environment + value.lstrip("-@+!:"), file, number)
+        elif key == "WorkingDirectory":
+            script.folder = value
         elif key not in ("Description", "After", "Wants", "WantedBy", "Type", "Restart", "Requires"):
             hint = "run `pywatt-host export systemd`, which writes a unit, and add it there"
             script.findings.append(Finding("lost", Place(file, number), key, "a setting of the systemd unit", hint))

@@ -18,7 +18,7 @@ from pywatt_host.imports.unit_plan import Plan, Planner, app_type
 from pywatt_host.imports.unit_server import put_listeners, put_settings
 from pywatt_host.imports.unit_workspace import endpoints, workspace
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS = (301, 302, 303, 307, 308)
 _TO_HTTPS = re.compile(r"https://(\$host|\$\{host\})")
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 

@@ -14,7 +14,7 @@ from pywatt_host.imports.findings import Kind, UnreadableError
 from pywatt_host.imports.json_nodes import Node
 from pywatt_host.imports.unit_routes import Target
 
-_PYTHON = re.compile(r"python(\s*3?(\.\d+)*)?\Z")
+_PYTHON = re.compile(r"python(\s*3?(\.[\dx]+)*)?\Z")
 _MAX_WORKERS = 512
 _LOST = {
     "user": ("the host does not change its user", "set User= in the systemd unit, or USER in the Dockerfile"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from pywatt_host.imports import common
@@ -216,17 +217,16 @@ class Planner:
         """Unit looks for a file first and asks the application then. The folders that exist become mounts."""
         base = self._draft.folder / root
         try:
-            entries = sorted(os.scandir(base), key=lambda each: each.name)
+            with os.scandir(base) as found:
+                shown_entries = sorted(
+                    (each for each in found if not each.name.startswith(".")), key=attrgetter("name")
+                )
+            folders = [each.name for each in shown_entries if os.path.isdir(each) and _PREFIX.match(f"/{each.name}")]
+            files = [each.name for each in shown_entries if os.path.isfile(each)]
         except (OSError, ValueError):
             message = f"the host does not look for files in {root[:80]} before it asks the application"
             self.note("lost", share, message, f"add a mount for each folder in it, such as /static: {root}/static")
             return False
-        folders = [
-            each.name
-            for each in entries
-            if each.is_dir() and not each.name.startswith(".") and _PREFIX.match(f"/{each.name}")
-        ]
-        files = [each.name for each in entries if each.is_file() and not each.name.startswith(".")]
         for name in folders:
             self._add_folder(share, f"/{name}", f"{root.rstrip('/')}/{name}")
         if folders:

@@ -98,7 +98,7 @@ _LOST = {
     "ssl_ciphers": ("the host uses modern ciphers", "server.tls.min_version"),
     "reset_contextvars": ("each request has a context of its own", ""),
 }
-_DEFAULT = frozenset({"auto", "on"})  # values of `loop`, `http`, `ws` and `lifespan` that change nothing
+_DEFAULT = ("auto", "on")  # values of `loop`, `http`, `ws` and `lifespan` that change nothing
 _TLS = frozenset({"ssl_certfile", "ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs"})
 _PREFIX = "UVICORN_"
 _DECIDED = frozenset(
@@ -129,6 +129,9 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
             settings["app"] = Setting("app", word.text, place)
         else:
             draft.lost(Setting("arguments", None, place), "a word after the application")
+    if command.folder is not None:
+        draft.folder = draft.folder / draft.plain(Setting("cd", command.folder, command.place))
+        settings.setdefault("app_dir", Setting("app_dir", str(draft.folder), command.place))
     _fill(draft, settings)
     for name, word in command.variables.items():
         if not name.startswith(_PREFIX) and name not in ("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS"):
