@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import click
 
+from pywatt_host.cli.terminal import echo_json
 from pywatt_host.imports import SOURCES, Imported, UnreadableError, import_configuration, report
 from pywatt_host.imports.inputs import MAX_BYTES
 from pywatt_host.scaffold import CannotWriteError, in_the_way, write
@@ -49,7 +49,7 @@ def import_(kind: str, words: tuple[str, ...], app: str | None, output: Path | N
         )
     except UnreadableError as error:
         if as_json:
-            click.echo(json.dumps({"files": {}, "findings": [error.data()]}, indent=2, ensure_ascii=False))
+            echo_json({"files": {}, "findings": [error.data()]}, ascii=False)
         else:
             click.echo(f"Error: {error}", err=True)
         return error.exit_code
@@ -63,7 +63,7 @@ def import_(kind: str, words: tuple[str, ...], app: str | None, output: Path | N
             return code
     if as_json:
         findings = [finding.data() for finding in made.findings]
-        click.echo(json.dumps({"files": dict(made.files), "findings": findings}, indent=2, ensure_ascii=False))
+        echo_json({"files": dict(made.files), "findings": findings}, ascii=False)
         return 0
     if output is None:
         click.echo(next(iter(made.files.values())), nl=False)

@@ -13,6 +13,7 @@ from pywatt_host.manifest.problems import printable
 # what is left to do before the manifest works.
 Kind: TypeAlias = Literal["exposed", "lost", "differs", "secret", "todo"]
 
+_FAULT = "import-fault"
 _TITLES: dict[Kind, str] = {
     "exposed": "open where it was closed",
     "lost": "not taken over",
@@ -45,7 +46,12 @@ class Finding:
 
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
-        return printable(f"{self.place}: {self.key}: {self.message}{hint}")
+        return printable(f"{self.place}: {self.key}: {self.message}{hint} [{self.code}]")
+
+    @property
+    def code(self) -> str:
+        """The stable code, which docs/errors.md explains."""
+        return f"import-{self.kind}"
 
     def data(self) -> dict[str, Any]:
         """The finding for programs, in the form of other problems."""
@@ -54,7 +60,7 @@ class Finding:
             "line": self.place.line or None,
             "column": None,
             "path": self.key,
-            "code": f"import-{self.kind}",
+            "code": self.code,
             "severity": "warning",
             "message": self.message,
             "hint": self.hint,
@@ -72,13 +78,13 @@ class UnreadableError(HostError):
     def data(self) -> dict[str, Any]:
         """The error for programs, in the form of other problems."""
         found = Finding("lost", self.place, "", self.message, self.hint).data()
-        return found | {"code": "import-fault", "severity": "error"}
+        return found | {"code": _FAULT, "severity": "error"}
 
     def __init__(self, place: Place, message: str, hint: str = "") -> None:
         self.place = place
         self.message = message
         self.hint = hint
-        super().__init__(printable(f"{place}: {message}" + (f" ({hint})" if hint else "")))
+        super().__init__(printable(f"{place}: {message}" + (f" ({hint})" if hint else "") + f" [{_FAULT}]"))
 
 
 def report(findings: tuple[Finding, ...]) -> str:

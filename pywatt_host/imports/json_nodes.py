@@ -12,7 +12,7 @@ from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.manifest.problems import near_miss, quote
 
 _MAX_DEPTH = 64
-_MAX_NODES = 50_000
+_MAX_NODES = 20_000
 _BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")

@@ -94,7 +94,7 @@ def _finished(drafts: Sequence[Draft], kind: str, shown: str) -> Imported:
             raise UnreadableError(
                 Place(shown), "the configuration names no application", "name it with --app MODULE:ATTRIBUTE"
             )
-        if draft.get("app.import_path") is not None:
+        if "modules" not in draft.data:
             draft.note(
                 "differs", Setting("health", None, Place(draft.name)), _HEALTH, "health: false switches that off"
             )

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pywatt_host.imports import UnreadableError, import_configuration
@@ -16,7 +15,13 @@ from pywatt_host.imports.gunicorn_table import OPTIONS
 from pywatt_host.imports.hypercorn import NAMES as HYPERCORN
 from pywatt_host.imports.uvicorn import OPTIONS as UVICORN
 
-BOUNDED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+# Each example loads a manifest, so there are fewer of them than usual.
+EXAMPLES = max(8, (settings.default or settings()).max_examples // 3)
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
@@ -41,21 +46,21 @@ def attempt(kind: str, folder: Path, name: str, text: str | bytes) -> None:
     assert all(text.isprintable() for text in told)
 
 
-@BOUNDED
-@given(data=st.binary(max_size=200))
-@pytest.mark.parametrize(
-    ("kind", "name"),
+FILES = st.sampled_from(
     [
         ("unit", "u.json"),
         ("gunicorn", "g.py"),
         ("gunicorn", "g.sh"),
-        ("uvicorn", "u.sh"),
         ("hypercorn", "h.toml"),
         ("procfile", "Procfile"),
-    ],
+    ]
 )
-def test_any_bytes(kind: str, name: str, data: bytes, tmp_path: Path) -> None:
-    attempt(kind, tmp_path, name, data)
+
+
+@BOUNDED
+@given(file=FILES, data=st.binary(max_size=200))
+def test_any_bytes(file: tuple[str, str], data: bytes, tmp_path: Path) -> None:
+    attempt(file[0], tmp_path, file[1], data)
 
 
 ACTIONS = st.dictionaries(
@@ -106,6 +111,13 @@ UNIT = st.fixed_dictionaries(
 
 @BOUNDED
 @given(config=UNIT)
+@example(
+    config={
+        "listeners": {"*:80": {"pass": "routes"}},
+        "routes": [{"action": {"pass": "applications/a", "return": []}}],
+        "applications": {"a": {"type": "python", "module": "m"}},
+    }
+)
 def test_any_configuration_of_unit(config: Any, tmp_path: Path) -> None:
     attempt(
         "unit", tmp_path, "unit.json", json.dumps(config, allow_nan=False, default=str) if _finite(config) else "{}"
@@ -141,8 +153,8 @@ LINE = st.lists(
 
 
 @BOUNDED
-@given(words=LINE)
-@pytest.mark.parametrize("program", ["gunicorn", "uvicorn", "hypercorn"])
+@given(program=st.sampled_from(["gunicorn", "uvicorn", "hypercorn"]), words=LINE)
+@example(program="uvicorn", words=["--reload-dir", "--access-log"])
 def test_any_command_line(program: str, words: list[str], tmp_path: Path) -> None:
     attempt(program, tmp_path, "start.sh", f"{program} {' '.join(words)}")
     attempt("procfile", tmp_path, "Procfile", f"web: {program} {' '.join(words)}")

@@ -92,6 +92,7 @@ def test_uvicorn_and_what_was_imported_from_its_command_line(project: Project) -
     assert host.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_workspace_out_of_unit_serves_each_path_by_its_application(project: Project) -> None:
     write_project(project.folder)
     folder = str(project.folder)

@@ -113,7 +113,7 @@ def test_every_code_is_documented_and_every_documented_code_is_shown_by_a_golden
     elsewhere |= {"script"}
     elsewhere |= {"workers-cores", "workers-memory"}  # these depend on the machine
     # And these are problems of applications, certificates and other servers, and not of the text.
-    elsewhere |= {each for each in documented if each.startswith(("app-", "drift-", "tls-"))}
+    elsewhere |= {each for each in documented if each.startswith(("app-", "drift-", "import-", "tls-"))}
     elsewhere |= {"bind", "unreachable", "secret-missing", "secret-empty", "secret-whitespace"}
     assert shown - documented == set()
     assert documented - shown - elsewhere == set()
