@@ -90,6 +90,11 @@ def _config(path: Path, name: str, draft: Draft) -> dict[str, Setting]:
                 "import again where they differ",
             )
         )
+    for module, line in file.taken_from:
+        setting = Setting("import *", None, Place(name, line))
+        draft.lost(
+            setting, f"settings that the module {module[:60]} gives are not read", "import that file too, and merge"
+        )
     return {
         key: Setting(key, each.value, Place(name, each.line)) for key, each in file.assigned.items() if key in NAMES
     }

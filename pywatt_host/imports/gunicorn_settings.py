@@ -268,21 +268,21 @@ def _connections(draft: Draft, setting: Setting, settings: Mapping[str, Setting]
 
 
 def _accesslog(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
-    value = setting.value
     draft.put("logging.access", True)
-    if value != "-":
-        draft.lost(
-            setting,
-            "the host writes its access log to standard error, not to a file",
-            "collect it with systemd or the container",
-        )
+    if _is_file(draft, setting):
+        message = "the host writes its access log to standard error, not to a file"
+        draft.lost(setting, message, "collect it with systemd or the container")
 
 
 def _errorlog(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
-    if setting.value != "-":
-        draft.lost(
-            setting, "the host logs to standard error, not to a file", "collect it with systemd or the container"
-        )
+    if _is_file(draft, setting):
+        message = "the host logs to standard error, not to a file"
+        draft.lost(setting, message, "collect it with systemd or the container")
+
+
+def _is_file(draft: Draft, setting: Setting) -> bool:
+    """Whether a log goes to a file, and not to standard output or standard error."""
+    return draft.plain(setting) not in ("-", "/dev/stdout", "/dev/stderr")
 
 
 def _level(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:

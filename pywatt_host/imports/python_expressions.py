@@ -19,6 +19,7 @@ from pywatt_host.manifest.machine import usable_cores
 _PLACES = re.compile(r"(%[sd%])")
 _MAX_LENGTH = 100_000  # characters or items of a value
 _MAX_NUMBER = 10**18
+_MAX_CALLS = 10
 _MAX_STEPS = 200_000
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -71,11 +72,13 @@ class NotComputableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A value that cannot be computed: its line, and why. `code`: it is a function or a class."""
+    """A value that cannot be computed: its line, and why. `code`: it is a function or a class. `returns` is the
+    expression that a function returns, if it does nothing else."""
 
     line: int
     reason: str
     code: bool = False
+    returns: ast.expr | None = None
 
 
 class Cores(int):
@@ -100,6 +103,7 @@ class Expressions:
         self._folder = folder
         self._environ = environ
         self._steps = 0
+        self._calls = 0  # of the file's own functions, one within the other
 
     def fail(self, node: ast.AST, message: str) -> NoReturn:
         raise UnreadableError(Place(self._file, getattr(node, "lineno", 0)), message)
@@ -336,9 +340,22 @@ class Expressions:
             raise NotComputableError("only simple calls are read")
         if dotted is not None:
             return self._function(dotted, arguments, keywords)
+        own = self.names.get(node.func.id) if isinstance(node.func, ast.Name) else None
+        if isinstance(own, Unknown) and own.returns is not None and not arguments and not keywords:
+            return self._returned(own.returns)
         if isinstance(node.func, ast.Attribute):
             return self._method(self._value(node.func.value), node.func.attr, arguments, keywords)
         raise NotComputableError("only simple calls are read")
+
+    def _returned(self, expression: ast.expr) -> Any:
+        """What a function of the file returns."""
+        self._calls += 1
+        if self._calls > _MAX_CALLS:
+            raise NotComputableError("functions call each other too deeply")
+        try:
+            return self._value(expression)
+        finally:
+            self._calls -= 1
 
     def _function(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
         if name in ("os.environ.get", "os.getenv"):

@@ -16,6 +16,7 @@ from typing import Any
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.python_expressions import Expressions, NotComputableError, Unknown
 
+_NO_PARAMETERS = ast.dump(ast.parse("lambda: 0", mode="eval").body.args)  # type: ignore[attr-defined]  # a lambda
 _MAX_STATEMENTS = 20_000  # of a file with its loops and branches
 
 
@@ -30,10 +31,12 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class PythonFile:
-    """The names that a file assigns, and the lines of the `if` that variables of the environment decided."""
+    """The names that a file assigns, the lines of the `if` that variables of the environment decided, and the modules
+    whose names the file takes over as a whole, with their lines."""
 
     assigned: Mapping[str, Assigned]
     decided: tuple[int, ...]
+    taken_from: tuple[tuple[str, int], ...]
 
 
 def read_python(text: str, file: str, folder: Path, environ: Mapping[str, str]) -> PythonFile:
@@ -52,7 +55,7 @@ def read_python(text: str, file: str, folder: Path, environ: Mapping[str, str]) 
         reader.block(tree.body)
     except RecursionError:
         raise UnreadableError(Place(file), "the file is nested too deeply") from None
-    return PythonFile(reader.found, tuple(dict.fromkeys(reader.decided)))
+    return PythonFile(reader.found, tuple(dict.fromkeys(reader.decided)), tuple(reader.taken_from))
 
 
 class _Reader:
@@ -61,6 +64,7 @@ class _Reader:
     def __init__(self, file: str, folder: Path, environ: Mapping[str, str]) -> None:
         self.found: dict[str, Assigned] = {}
         self.decided: list[int] = []
+        self.taken_from: list[tuple[str, int]] = []
         self._values = Expressions(file, folder, environ)
         self._statements = 0
 
@@ -81,8 +85,10 @@ class _Reader:
             self._assign(node.target, ast.copy_location(ast.BinOp(_loaded(node.target), node.op, node.value), node))
         elif isinstance(node, ast.Import | ast.ImportFrom):
             self._values.imports(node)
+            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+                self.taken_from.append((node.module or ".", node.lineno))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            self._set(node.name, Unknown(node.lineno, "it is Python code", code=True), node.lineno)
+            self._set(node.name, Unknown(node.lineno, "it is Python code", True, _returned(node)), node.lineno)
         elif isinstance(node, ast.If):
             self._if(node)
         elif isinstance(node, ast.Try):
@@ -161,6 +167,15 @@ class _Reader:
     def _set(self, name: str, value: Any, line: int) -> None:
         self._values.names[name] = value
         self.found[name] = Assigned(name, value, line)
+
+
+def _returned(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> ast.expr | None:
+    """The expression that a function without parameters returns, if it does nothing else."""
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list or ast.dump(node.args) != _NO_PARAMETERS:
+        return None
+    body = [each for each in node.body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    only = body[0] if len(body) == 1 else None
+    return only.value if isinstance(only, ast.Return) else None
 
 
 def _loaded(target: ast.expr) -> ast.expr:

@@ -216,6 +216,66 @@ def test_nothing_of_the_file_is_run(tmp_path: Path) -> None:
     assert manifest["server"]["listen"] == "127.0.0.1:8000"
 
 
+def test_functions_that_only_return_something_are_followed_and_other_files_are_not(tmp_path: Path) -> None:
+    text = """
+    from multiprocessing import cpu_count
+    from os import environ
+    from local import *
+
+    def keep():
+        "Seconds."
+        return 3 + 4
+
+    def number_of_workers():
+        return cpu_count() * 2 + 1
+
+    def endless():
+        return endless()
+
+    def other(x=1):
+        return x
+
+    keepalive = keep()
+    workers = number_of_workers()
+    threads = endless()
+    backlog = other()
+    accesslog = environ.get("ACCESS_LOG", "-")
+    """
+    manifest, made = config(tmp_path, text)
+    assert manifest["server"]["timeouts"]["keep_alive"] == "7s"
+    assert manifest["server"]["workers"] > 1
+    assert keys(made, "lost") == {"threads", "backlog", "import *"}
+    assert "workers" in keys(made, "differs")
+
+
+def test_what_the_file_computes_is_bounded(tmp_path: Path) -> None:
+    text = """
+    long = "x" * 90000
+    many = [long] * 50000
+    bind = "".join(many)
+    workers = "%s" * 40000 % tuple([long] * 40000)
+    threads = [*many, *many, *many]
+    timeout = f"{long}{long}{long}"
+    backlog = sum([many, many], [])
+    loglevel = long.replace("x", long)
+    keepalive = "{0}{0}".format(long)
+    """
+    _, made = config(tmp_path, text)
+    assert {"bind", "workers", "threads", "timeout", "backlog", "loglevel", "keepalive"} <= keys(made, "lost")
+
+
+def test_the_folder_that_a_script_changes_into_has_the_application(tmp_path: Path) -> None:
+    project(tmp_path)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "gunicorn.conf.py").write_text("threads = 7\n")
+    made = imported("gunicorn", written(tmp_path, "cd app && exec gunicorn one:app\n", "start.sh"), folder=tmp_path)
+    manifest = yaml.safe_load(made.files["pywatt.yaml"])
+    assert (manifest["app"]["working_dir"], manifest["app"]["threads"]) == ("app", 7)
+    unit = "[Service]\nWorkingDirectory=/srv/one\nExecStart=/v/bin/gunicorn one:app\n"
+    made = imported("gunicorn", written(tmp_path, unit, "one.service"), folder=tmp_path)
+    assert yaml.safe_load(made.files["pywatt.yaml"])["app"]["working_dir"] == "/srv/one"
+
+
 def test_every_hook_and_setting_of_gunicorn_is_known() -> None:
     known = pytest.importorskip("gunicorn.config").KNOWN_SETTINGS
     from pywatt_host.imports.gunicorn import NAMES
