@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pywatt_host.imports.draft import Draft, Setting
-from pywatt_host.imports.findings import Place, UnreadableError
+from pywatt_host.imports.findings import Finding, Place, UnreadableError
 from pywatt_host.imports.inputs import read_text
 from pywatt_host.imports.json_nodes import Node, parse_json
 from pywatt_host.imports.unit_apps import PythonApp, app_section, differing, process_settings
@@ -62,6 +62,7 @@ def _sites(config: Node, listeners: Node, draft: Draft) -> list[Draft]:
     drafts: list[Draft] = []
     redirect: tuple[Draft, str, Node] | None = None
     names: set[str] = set()
+    left_out: list[Finding] = []
     for text, group in groups.items():
         own = replace(draft, name=_name(text, names), data={}, findings=[], secrets=[], secret_sources=[])
         first = next(iter(group.values()))
@@ -73,9 +74,15 @@ def _sites(config: Node, listeners: Node, draft: Draft) -> list[Draft]:
             redirect = (own, next(iter(group)), found)
             names.discard(own.name)
             continue
-        drafts += _site(config, passed, group, own)
+        some = _site(config, passed, group, own, names)
+        drafts += some
+        if not some:
+            left_out += own.findings
+            names.discard(own.name)
     if not drafts:
-        raise UnreadableError(listeners.place, "no listener passes requests to a Python application or a folder")
+        message = "no listener passes requests to a Python application or to a folder"
+        raise UnreadableError(listeners.place, message, "; ".join(finding.message for finding in left_out)[:300])
+    drafts[0].findings += left_out
     if redirect is not None:
         _put_redirect(drafts[0], *redirect)
     for other in drafts[1:]:
@@ -136,19 +143,19 @@ def _put_redirect(target: Draft, own: Draft, address: str, action: Node) -> None
     target.differs(setting, "the status is 308")
 
 
-def _site(config: Node, passed: Node, group: Mapping[str, Node], draft: Draft) -> list[Draft]:
+def _site(config: Node, passed: Node, group: Mapping[str, Node], draft: Draft, names: set[str]) -> list[Draft]:
+    """The manifests for what one `pass` of listeners serves; none if nothing of it can be taken over."""
     for node in group.values():
         node.used = True
     plan = Planner(config, draft).plan(passed)
     distinct = plan.distinct
     if not distinct and not plan.folders:
         node = next(iter(group.values()))
-        draft.lost(
-            Setting(node.path, None, node.place),
-            "nothing that this listener serves can be taken over",
-            "leave it where it is",
-        )
-        raise UnreadableError(node.place, f"{node.path}: nothing that it serves can be taken over", _why(draft))
+        message = "nothing that this listener serves can be taken over"
+        draft.lost(Setting(node.path, None, node.place), message, "leave it where it is")
+        for each in group.values():
+            each.plain()
+        return []
     put_settings(draft, config)
     if len(distinct) <= 1 and not (distinct and "/" in plan.folders):
         put_listeners(draft, group)
@@ -157,13 +164,9 @@ def _site(config: Node, passed: Node, group: Mapping[str, Node], draft: Draft) -
         put_listeners(draft, group)
         _mounted(draft, plan)
     else:
-        return workspace(draft, plan, group)
+        return workspace(draft, plan, group, names)
     _hosts(draft, plan)
     return [draft]
-
-
-def _why(draft: Draft) -> str:
-    return "; ".join(finding.message for finding in draft.findings if finding.kind == "lost")[:300]
 
 
 def _hosts(draft: Draft, plan: Plan) -> None:

@@ -120,7 +120,7 @@ class Planner:
             step.action.plain()
             return
         self._action(Step(tuple(open_), tuple(exact), step.methods, step.hosts, step.action))
-        if not step.methods:
+        if not step.methods and step.hosts == self._plan.hosts:
             self._covered += open_
 
     # Actions ----------------------------------------------------------------------------------------------------------

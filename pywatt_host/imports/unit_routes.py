@@ -148,7 +148,12 @@ class Routes:
 
     def _skipped(self, node: Node, action: Node, name: str) -> None:
         does = next((f"{key} {action.value[key].value}" for key in _ACTIONS if key in action.value), "its action")
-        message = f"the manifest has no condition like {name}, so the step ({does[:80]}) does not exist"
+        reason = f"a manifest has no condition like {name}"
+        if name == "uri":
+            reason = "a manifest has paths and prefixes, and no patterns like this one"
+        elif name in ("method", "host"):
+            reason = f"a manifest has names here, and no patterns like this one of {name}"
+        message = f"{reason}, so the step ({does[:80]}) does not exist"
         hint = "put a proxy in front that does it" if name != "uri" else "write endpoints, or let the application do it"
         returned = action.value.get("return")
         if isinstance(returned, Node) and isinstance(returned.value, int) and returned.value >= _CLIENT_ERRORS:

@@ -23,9 +23,9 @@ _FILES = "static-files"
 _ALL_METHODS = ["*", "WEBSOCKET"]
 
 
-def workspace(draft: Draft, plan: Plan, group: Mapping[str, Node]) -> list[Draft]:
+def workspace(draft: Draft, plan: Plan, group: Mapping[str, Node], names: set[str]) -> list[Draft]:
     """The workspace, and a manifest for each application and one for the folders. `draft` has the settings of the
-    server."""
+    server, `names` the names of files that are taken."""
     first = next(iter(group.values()))
     gateway = _gateway(draft, plan, group)
     number = draft.name.removesuffix(".yaml")
@@ -38,7 +38,7 @@ def workspace(draft: Draft, plan: Plan, group: Mapping[str, Node]) -> list[Draft
     for places in plan.distinct.values():
         app = places[0].app
         base = app.name + (f"-{app.target.path.rpartition('.')[2]}" if app.target is not None else "")
-        id = _id(base, taken)
+        id = _id(base, taken, names)
         own = _module(draft, id)
         own.data["app"] = app_section(app, own)
         process_settings(app, own)
@@ -48,7 +48,7 @@ def workspace(draft: Draft, plan: Plan, group: Mapping[str, Node]) -> list[Draft
         modules[id] = {"manifest": own.name}
         drafts.append(own)
     if plan.folders:
-        id = _id(_FILES, taken)
+        id = _id(_FILES, taken, names)
         own = _module(draft, id)
         own.data["mounts"] = list(plan.folders.values())
         own.data["endpoints"] = endpoints([((prefix,), (), ("GET",)) for prefix in plan.folders])
@@ -106,15 +106,16 @@ def _gateway(draft: Draft, plan: Plan, group: Mapping[str, Node]) -> dict[str, A
     return found
 
 
-def _id(name: str, taken: set[str]) -> str:
+def _id(name: str, taken: set[str], names: set[str]) -> str:
     """The id of a module. It is no first segment of a path that is served, since the gateway serves modules there."""
     plain = _NAME.sub("-", name).strip("-_")[:50] or "app"
     found, number = plain, 2
     if found in taken:
-        found = f"{plain}-app"
-    while found in taken:
+        plain = found = f"{plain}-app"
+    while found in taken or f"{found}.yaml" in names:
         found, number = f"{plain}-{number}", number + 1
     taken.add(found)
+    names.add(f"{found}.yaml")
     return found
 
 

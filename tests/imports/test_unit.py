@@ -140,6 +140,7 @@ CASES = {
             "routes": [
                 {"match": {"uri": "/admin/*", "source": "!10.0.0.1"}, "action": {"return": 403}},
                 {"match": {"uri": "/old/*"}, "action": {"return": 301, "location": "/new/"}},
+                {"match": {"host": "www.example.org"}, "action": {"return": 301, "location": "https://example.com"}},
                 {
                     "match": {"host": ["example.com", "*.example.com"]},
                     "action": {"share": "@/www$uri", "fallback": {"pass": "applications/shop"}},
@@ -152,8 +153,8 @@ CASES = {
             Asked("/users", body="GET  /users http 0 -", headers={"Host": "example.com"}),
             Asked("/users", 421, headers={"Host": "example.org"}),
         ],
-        lost={"routes[1].action.return", "routes[2].action.share", "applications.blog"},
-        differs={"routes[2].action", "routes[2].action.share"},
+        lost={"routes[1].action.return", "routes[2].action.return", "routes[3].action.share", "applications.blog"},
+        differs={"routes[3].action", "routes[3].action.share"},
         exposed={"routes[0]"},
     ),
     "only-files": Case(
@@ -226,6 +227,27 @@ def test_listeners_that_serve_different_things_become_manifests_of_their_own(tmp
     assert yaml.safe_load(made.files["shop.yaml"])["server"]["listen"] == ":9090"
     assert "config.listeners.*:443.tls.certificate" in keys(made, "todo")
     assert "config.listeners.*:443.tls.session" in keys(made, "lost")
+
+
+def test_what_one_listener_serves_does_not_hinder_the_others(tmp_path: Path) -> None:
+    project(tmp_path)
+    both = [
+        {"match": {"uri": "/api/*"}, "action": {"pass": "applications/api"}},
+        {"action": {"pass": "applications/shop"}},
+    ]
+    config = {
+        "listeners": {
+            "*:8002": {"pass": "applications/go"},
+            "*:8000": {"pass": "routes/one"},
+            "*:8001": {"pass": "routes/two"},
+        },
+        "routes": {"one": both, "two": both},
+        "applications": {"go": {"type": "go"}, "api": python(), "shop": python("shop.wsgi")},
+    }
+    made = imported("unit", written(tmp_path, config), folder=tmp_path)
+    first = ["wattson.yaml", "api-app.yaml", "shop.yaml"]
+    assert list(made.files) == [*first, "two.wattson.yaml", "api-app-2.yaml", "shop-2.yaml"]
+    assert {"listeners.*:8002", "listeners.*:8002.pass"} <= keys(made, "lost")
 
 
 def test_a_listener_that_only_redirects_to_https_becomes_a_redirect(tmp_path: Path) -> None:
