@@ -48,8 +48,14 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With --from: call the factory and list the routes of the application that it returns.",
 )
-def init(folder: Path, framework: str | None, import_path: str | None, build: bool) -> int:
-    """Write a module that runs: a manifest, its schema for the editor, an application with two routes, and a test.
+@click.option(
+    "--schema",
+    "own_schema",
+    is_flag=True,
+    help="Write a copy of the JSON schema beside the manifest, and refer the editor to it.",
+)
+def init(folder: Path, framework: str | None, import_path: str | None, build: bool, own_schema: bool) -> int:
+    """Write a module that runs: a manifest, an application with two routes, and a test.
 
     With --from, write a manifest for an existing application, with its routes as endpoints, and a test that requests
     those that need no parameter. `init` overwrites no file: it writes all files or none.
@@ -59,6 +65,7 @@ def init(folder: Path, framework: str | None, import_path: str | None, build: bo
       pywatt-host init                                  write into this folder
       pywatt-host init users --framework flask
       pywatt-host init --from main:app                  use the application in main.py
+      pywatt-host init --schema                         with a copy of the schema, for editors without a network
       pywatt-host init --from users.api:create_app --build
     """
     if import_path is None and build:
@@ -71,16 +78,16 @@ def init(folder: Path, framework: str | None, import_path: str | None, build: bo
         raise click.ClickException(f"{click.format_filename(folder)} is not a folder")
     try:
         if import_path is not None:
-            return _adopted(folder, import_path, build)
-        return _started(folder, framework)
+            return _adopted(folder, import_path, build, own_schema)
+        return _started(folder, framework, own_schema)
     except CannotWriteError as error:
         click.echo(f"no file was written: {error}", err=True)
         return error.exit_code
 
 
-def _started(folder: Path, framework: str | None) -> int:
+def _started(folder: Path, framework: str | None, own_schema: bool) -> int:
     chosen = framework or ("fastapi" if installed("fastapi") else "starlette")
-    _write(folder, starter(chosen, module_id_of(_real(folder))))
+    _write(folder, starter(chosen, module_id_of(_real(folder)), own_schema=own_schema))
     click.echo(f"the framework is {chosen}" + ("" if framework else "; use --framework to choose another one"))
     if not installed(chosen):
         click.echo(f"{chosen} is not installed. Install it with: pip install {chosen}")
@@ -88,7 +95,7 @@ def _started(folder: Path, framework: str | None) -> int:
     return 0
 
 
-def _adopted(folder: Path, import_path: str, build: bool) -> int:
+def _adopted(folder: Path, import_path: str, build: bool, own_schema: bool) -> int:
     if re.match(IMPORT_PATTERN, import_path) is None:
         raise click.UsageError(f'--from: "{import_path}" is not of the form module:attribute, such as main:app')
     where = _home_of(import_path, _real(folder))
@@ -100,7 +107,7 @@ def _adopted(folder: Path, import_path: str, build: bool) -> int:
         return _not_written(import_path, _line(fault), fault.trace)
     seen = found.apps[0]
     working_dir = os.path.relpath(where, _real(folder))
-    made = adopt(import_path, working_dir, module_id_of(_real(folder)), found.rows)
+    made = adopt(import_path, working_dir, module_id_of(_real(folder)), found.rows, own_schema=own_schema)
     _write(folder, made.files)
     if made.endpoints:
         number = "one endpoint" if made.endpoints == 1 else f"{made.endpoints} endpoints"

@@ -21,7 +21,7 @@ def schema(what: str) -> int:
     """Print the JSON schema (draft 2020-12) of the manifest or of the workspace (wattson.yaml).
 
     \b
-    Example, for editors:
+    Example, for editors without a network (docs/editors.md):
       pywatt-host schema > pywatt.schema.json
       # then, as the first line of pywatt.yaml:
       # yaml-language-server: $schema=pywatt.schema.json

@@ -76,13 +76,13 @@ def validate(
         try:
             examined = selection.examine(allow_unset=allow_unset)
         except ManifestError as error:
-            problems += error.problems
+            problems += [*error.problems, *_disagreements(selection)]
             continue
         except AppLoadError as error:  # of a Python file: its decorator would be the manifest
             code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
             problems.append(Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail))
             continue
-        found, loaded = list(examined.problems), examined.loaded
+        found, loaded = [*examined.problems, *_disagreements(selection)], examined.loaded
         if loaded is not None and not no_import:
             found += _imported(selection, examined, loaded, allow_unset)
         if loaded is None:
@@ -108,6 +108,15 @@ def validate(
         click.echo("valid")
     failed = any(problem.severity == "error" or strict for problem in problems)
     return 2 if failed else 0
+
+
+def _disagreements(selection: Selection) -> list[Problem]:
+    """Warnings if the published schema and the types disagree about the manifest. jsonschema is slow to import."""
+    if selection.script() is not None:
+        return []
+    compare = import_module("pywatt_host.manifest.schema.comparison").disagreements
+    found: list[Problem] = compare(selection.source())
+    return found
 
 
 def _imported(selection: Selection, examined: Examined, loaded: Loaded, allow_unset: bool) -> list[Problem]:

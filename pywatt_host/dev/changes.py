@@ -88,12 +88,13 @@ class WatchedFiles:
 def watched_files(
     manifest: Manifest, *, env_file: Path | None = None, ignored: tuple[str, ...] = (), templates: bool = False
 ) -> WatchedFiles:
-    """The files that a manifest depends on: its folder, each application's working directory, the manifest itself and
-    the dotenv file."""
+    """The files that a manifest depends on: its folder, each application's working directory, the manifest itself,
+    the schema of its `config`, and the dotenv file."""
     applications = [each for each in (manifest.app, *manifest.mounts) if each is not None]
     working = [manifest.resolve(each.working_dir) for each in applications if not isinstance(each, DirectoryMount)]
     static = [manifest.resolve(each.directory) for each in applications if isinstance(each, DirectoryMount)]
-    files = [path for path in (manifest.source, env_file) if path is not None]
+    schema = manifest.resolve(manifest.config_schema) if isinstance(manifest.config_schema, str) else None
+    files = [path for path in (manifest.source, env_file, schema) if path is not None]
     return WatchedFiles(
         folders=tuple(dict.fromkeys(_real(path) for path in (manifest.directory, *working))),
         files=frozenset(_real(path) for path in files),

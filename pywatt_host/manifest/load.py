@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -193,6 +194,8 @@ def examine(
         lookup = Variables(variables, str(source.directory), allow_unset, unset)
         name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
         tree, faulted = _effective(source, written, name, init, overriding, overrides, lookup, report)
+        if "config_schema" in tree.value:
+            import_module("pywatt_host.manifest.schema.config_schema").check_config(tree, source, report)
         manifest, left_out = validate(tree, Manifest, manifest_shape(), faulted, report)
     if tree is None or manifest is None:
         return Examined(tuple(report.ordered(cut=True)), None, LeftOut(Node({}, Mark(), Origin(source.name))))

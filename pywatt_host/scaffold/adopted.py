@@ -11,7 +11,7 @@ from pywatt_host.app.route_report import RouteRow
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.values.names import METHODS
-from pywatt_host.scaffold.templates import render, schema_text, yaml_text
+from pywatt_host.scaffold.templates import render, schema_address, schema_files, yaml_text
 
 _MAX_SUMMARY = 80  # characters
 _LISTED = "endpoints: # only these are served; other paths get 404, and the app does not see them"
@@ -59,8 +59,10 @@ class _Endpoint:
         return [method for method in METHODS if method in kept and not (method == "HEAD" and "GET" in kept)]
 
 
-def adopt(import_path: str, working_dir: str, module_id: str, rows: Sequence[RouteRow]) -> Adopted:
-    """A manifest that lists the application's routes, with its schema and a test. `working_dir` is relative to the
+def adopt(
+    import_path: str, working_dir: str, module_id: str, rows: Sequence[RouteRow], *, own_schema: bool = False
+) -> Adopted:
+    """A manifest that lists the application's routes, and a test. `working_dir` is relative to the
     folder of the manifest. The manifest has `endpoints: auto` if there are no rows, or if a manifest cannot express one
     of them."""
     endpoints = _endpoints(rows)
@@ -77,8 +79,15 @@ def adopt(import_path: str, working_dir: str, module_id: str, rows: Sequence[Rou
         place = f"  working_dir: {yaml_text(working_dir)} # the folder of the Python module"
         app = f"app:\n  import_path: {import_path} # module:attribute\n{place}"
     files = {
-        "pywatt.yaml": render("common", "adopted.yaml", id=yaml_text(module_id), app=app, endpoints=listed),
-        "pywatt.schema.json": schema_text(),
+        "pywatt.yaml": render(
+            "common",
+            "adopted.yaml",
+            schema=schema_address(own_schema=own_schema),
+            id=yaml_text(module_id),
+            app=app,
+            endpoints=listed,
+        ),
+        **schema_files(own_schema=own_schema),
         "test_pywatt.py": render("common", "adopted_test.py", paths=_paths(endpoints)),
     }
     return Adopted(files, len(endpoints), unsayable, warnings)

@@ -1,4 +1,4 @@
-"""A new module: manifest, schema, application and test, for a framework."""
+"""A new module: manifest, application and test, for a framework."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from unicodedata import normalize
 
-from pywatt_host.scaffold.templates import render, schema_text, yaml_text
+from pywatt_host.scaffold.templates import render, schema_address, schema_files, yaml_text
 
 FRAMEWORKS = ("fastapi", "flask", "starlette", "django")
 
 
-def starter(framework: str, module_id: str) -> Mapping[str, str]:
-    """The files of a module, by name. The module runs and its test passes without changes."""
+def starter(framework: str, module_id: str, *, own_schema: bool = False) -> Mapping[str, str]:
+    """The files of a module, by name. The module runs and its test passes without changes. With `own_schema`, a copy of
+    the schema is among them."""
+    schema = schema_address(own_schema=own_schema)
     return {
-        "pywatt.yaml": render(framework, "pywatt.yaml", id=yaml_text(module_id)),
-        "pywatt.schema.json": schema_text(),
+        "pywatt.yaml": render(framework, "pywatt.yaml", schema=schema, id=yaml_text(module_id)),
+        **schema_files(own_schema=own_schema),
         "app.py": render(framework, "app.py"),
         "test_app.py": render(framework, "test_app.py", id=module_id),
     }

@@ -7,7 +7,7 @@ import re
 from importlib.resources import files
 from string import Template
 
-from pywatt_host.manifest.schema.json_schema import manifest_schema
+from pywatt_host.manifest.schema.json_schema import address, text
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9/._~-]*(?: [A-Za-z0-9/._~-]+)*\Z")
 _NOT_TEXT = frozenset(["true", "false", "null", "yes", "no", "on", "off", "y", "n"])
@@ -21,13 +21,22 @@ def render(framework: str, name: str, **values: str) -> str:
     return Template(template.read_text(encoding="utf-8")).substitute(values)
 
 
-def schema_text() -> str:
-    """The JSON schema of manifests, as `pywatt-host schema` prints it."""
-    return json.dumps(manifest_schema(), indent=2, ensure_ascii=False) + "\n"
+SCHEMA_NAME = "pywatt.schema.json"
 
 
-def yaml_text(text: str) -> str:
+def schema_address(*, own_schema: bool) -> str:
+    """What the first line of a manifest refers the editor to: the copy beside the manifest, or the published schema of
+    this version."""
+    return SCHEMA_NAME if own_schema else address()
+
+
+def schema_files(*, own_schema: bool) -> dict[str, str]:
+    """The copy of the schema, if there is to be one."""
+    return {SCHEMA_NAME: text()} if own_schema else {}
+
+
+def yaml_text(value: str) -> str:
     """A text as a scalar in a YAML flow mapping: quoted if necessary, and escaped so that `${` is not interpolated."""
-    if _PLAIN.match(text) and text.lower() not in _NOT_TEXT:
-        return text
-    return json.dumps(text.replace("${", "$${"), ensure_ascii=False)
+    if _PLAIN.match(value) and value.lower() not in _NOT_TEXT:
+        return value
+    return json.dumps(value.replace("${", "$${"), ensure_ascii=False)

@@ -52,6 +52,7 @@ RULES = (
     Rule("mounts", "rebuilt", _APPLICATION),
     Rule("state", "rebuilt", _APPLICATION),
     Rule("config", "rebuilt", _APPLICATION),
+    Rule("config_schema", "in_place", "config is compared with it whenever the manifest is read"),
     Rule("server.listen", "in_place", "listeners are added, kept and closed without losing a connection"),
     Rule("server.tls", "in_place", "new connections have it; the ones there are end with what they began with"),
     Rule("server.admin", "in_place", "the admin listener is added, moved or closed by the supervisor"),

@@ -28,6 +28,8 @@ def watched_paths(manifest: Manifest, env_file: Path | None) -> list[Path]:
         found.append(manifest.source)
     if env_file is not None:
         found.append(env_file)
+    if isinstance(manifest.config_schema, str):
+        found.append(manifest.resolve(manifest.config_schema))
     if not manifest.secrets.rotate:
         for source in manifest.secrets.sources or ():
             found += [manifest.resolve(name) for name in (source.dotenv, source.directory, source.file) if name]

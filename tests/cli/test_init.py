@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -13,14 +14,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pywatt_host import __version__
 from pywatt_host.cli import cli
 from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import AutoEndpoints
 from pywatt_host.scaffold import FRAMEWORKS, CannotWriteError, module_id_of, starter, write
 from tests.processes import PATIENCE, Project, environment
 
-STARTER = ["app.py", "pywatt.schema.json", "pywatt.yaml", "test_app.py"]
-ADOPTED = ["pywatt.schema.json", "pywatt.yaml", "test_pywatt.py"]
+STARTER = ["app.py", "pywatt.yaml", "test_app.py"]
+ADOPTED = ["pywatt.yaml", "test_pywatt.py"]
 OPEN = "# no authentication"
 
 APPS = {
@@ -147,13 +149,24 @@ def test_a_new_module_is_valid_python_and_a_valid_manifest_with_its_schema(here:
     assert (loaded.warnings, loaded.manifest.module_id) == ((), "users")
     assert loaded.manifest.config == {"greeting": "Hello"}
     first = (folder / "pywatt.yaml").read_text().splitlines()[0]
-    assert first == "# yaml-language-server: $schema=pywatt.schema.json"
-    schema = CliRunner().invoke(cli, ["schema"]).output
-    assert (folder / "pywatt.schema.json").read_text() == schema
-    assert output.splitlines()[:4] == [f"wrote users/{name}" for name in starter(framework, "users")]
+    address = f"https://schemas.pywatt.dev/pywatt-host/{__version__}/pywatt.schema.json"
+    assert first == f"# yaml-language-server: $schema={address}"
+    assert json.loads(CliRunner().invoke(cli, ["schema"]).output)["$id"] == address
+    assert output.splitlines()[:3] == [f"wrote users/{name}" for name in starter(framework, "users")]
     assert f"the framework is {framework}\n" in output
     assert "  pywatt-host run users\n" in output
     assert "  pytest users" in output
+
+
+@pytest.mark.parametrize("arguments", [["--framework", "starlette"], ["--from", "shop:app"]])
+def test_a_copy_of_the_schema_is_written_if_asked_for(here: Project, arguments: list[str]) -> None:
+    here.write("shop.py", "async def app(scope, receive, send): ...")
+    code, _ = said("users", "--schema", *arguments)
+    folder = here.folder / "users"
+    assert code == 0
+    first = (folder / "pywatt.yaml").read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=pywatt.schema.json"
+    assert (folder / "pywatt.schema.json").read_text() == CliRunner().invoke(cli, ["schema"]).output
 
 
 def test_without_a_folder_it_is_this_one_whose_name_is_the_module_s(here: Project) -> None:
@@ -432,7 +445,18 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing(project: Projec
     processes could not write its own file then, and so stays away."""
     kept = {name: value for name, value in environment(project.folder).items() if not name.startswith("COV")}
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 16 && exec "$@"', "sh", sys.executable, "-m", "pywatt_host", "init", "new/users"],
+        [
+            "sh",
+            "-c",
+            'ulimit -f 16 && exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "pywatt_host",
+            "init",
+            "--schema",
+            "new/users",
+        ],
         cwd=project.folder,
         env=kept,
         stdin=subprocess.DEVNULL,

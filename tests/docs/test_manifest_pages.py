@@ -30,7 +30,7 @@ WORKSPACE = {key: default for key, default in schema_keys("wattson").items() if 
 
 def _page_of(key: str) -> str:
     section = re.split(r"[.\[]", key)[0]
-    return {"version": "module"}.get(section, section) + ".md"
+    return {"version": "module", "config_schema": "config"}.get(section, section) + ".md"
 
 
 def _pages() -> list[Path]:
@@ -85,6 +85,7 @@ EXAMPLE = ROOT / "pywatt.yaml.example"
 COMMENTED = {
     *("channels.ipc.connect", "channels.tcp.connect", "channels.tcp.tls.ca", "channels.tcp.tls.server_name"),
     "state",
+    "config_schema",
     "databases.*.init",
     *("channels.nats.user", "channels.nats.password", "channels.nats.token"),
 }

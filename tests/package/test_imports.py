@@ -125,7 +125,10 @@ def test_names_of_the_package_are_loaded_when_they_are_used(project: Project) ->
     [
         (["--help"], {"click"}),
         (["--version"], {"click"}),
-        (["validate", "--no-import", "pywatt.yaml"], {"click", "pydantic", "yaml"}),
+        (
+            ["validate", "--no-import", "pywatt.yaml"],
+            {"click", "pydantic", "yaml", "jsonschema", "pywatt_host.manifest.schema.json_schema"},
+        ),
         (["config", "pywatt.yaml"], {"click", "pydantic", "yaml"}),
         (["ps"], {"click"}),
     ],

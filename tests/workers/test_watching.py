@@ -197,6 +197,13 @@ def test_the_manifest_the_env_file_and_the_files_of_secrets_are_watched(tmp_path
     assert found == [tmp_path / name for name in ("pywatt.yaml", "prod.env", ".env", "secrets", "all.yaml")]
 
 
+def test_the_schema_of_config_is_watched(tmp_path: Path) -> None:
+    (tmp_path / "config.schema.json").write_text("{}")
+    data = {"app": "main:app", "config_schema": "config.schema.json"}
+    watched = load(Source.of_data(data, name="code", directory=tmp_path), environ={}).manifest
+    assert watched_paths(watched, None) == [tmp_path / "config.schema.json"]
+
+
 def test_secrets_that_rotate_by_themselves_are_not_watched(tmp_path: Path) -> None:
     sources = [{"dotenv": ".env"}, {"directory": "secrets"}]
     assert watched_paths(manifest(tmp_path, {"rotate": True, "sources": sources}), None) == [tmp_path / "pywatt.yaml"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from pywatt_host.manifest.model.app import App, AppMount, DirectoryMount, Module, Mount
 from pywatt_host.manifest.model.auth import AuthScheme, Client, ClientName, Requirement, SchemeName, named
@@ -30,7 +30,7 @@ from pywatt_host.manifest.model.stores import Cache, Caches, Database, Databases
 from pywatt_host.manifest.model.tracing import Tracing
 from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.problems import KeyPath, display_path
-from pywatt_host.manifest.values import ImportPath, SecretTemplate, Version
+from pywatt_host.manifest.values import Format, ImportPath, SecretTemplate, Version
 
 __all__ = [
     "AccessLog",
@@ -84,6 +84,18 @@ __all__ = [
 ]
 
 
+def _schema_kind(value: Any) -> str:
+    return "schema" if isinstance(value, dict) else "file"
+
+
+# A file, or the schema itself.
+ConfigSchema: TypeAlias = Annotated[
+    Annotated[str, Field(min_length=1), Format("a file name", "write the name of a file, or a mapping"), Tag("file")]
+    | Annotated[dict[str, Any], Tag("schema")],
+    Discriminator(_schema_kind),
+]
+
+
 class Manifest(Document):
     """A whole manifest after interpolation, profile and overrides. `build` makes a Host from it."""
 
@@ -113,6 +125,13 @@ class Manifest(Document):
     )
     config: dict[str, Any] = key(
         dict, "Free-form settings for the application, available as app_state.config.", {"page_size": 50}
+    )
+    config_schema: ConfigSchema | None = key(
+        None,
+        "JSON Schema (draft 2020-12) for `config`: a JSON or YAML file, relative to the manifest, or a mapping. The"
+        " host checks `config` with it.",
+        "config.schema.json",
+        {"type": "object", "properties": {"page_size": {"type": "integer"}}},
     )
     server: Server = key(
         Server, "Where the host listens, which proxies it trusts, and its limits and timeouts.", {"listen": ":8080"}

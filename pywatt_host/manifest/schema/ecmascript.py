@@ -68,6 +68,13 @@ def compiled(pattern: str) -> Callable[[str], bool]:
     return _bounded(piece.python, parsed)
 
 
+def repeats_repetitions(pattern: str) -> bool:
+    """Whether the pattern has a repetition in a repetition, for which `re` can take very long."""
+    parsed = _Parser(pattern)
+    parsed.whole()
+    return parsed.nested
+
+
 def _linear(pattern: str) -> Callable[[str], bool]:
     try:
         validator = SchemaValidator(str_schema(pattern=pattern, regex_engine="rust-regex"))

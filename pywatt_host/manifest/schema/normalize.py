@@ -139,7 +139,7 @@ class Normalizer:
             return None
         if node.origin.override and node.text is not None:
             with suppress(ValueError):  # a number that JSON cannot represent stays a string
-                return Node(resolve(node.text), node.mark, node.origin)
+                return Node(resolve(node.text), node.mark, node.origin, text=node.text)
         return node
 
     def _list(self, node: Node, shape: ListShape, path: KeyPath) -> Node | None:
@@ -232,6 +232,8 @@ class Normalizer:
             return self._list(node, inner, path)
         if isinstance(inner, Leaf):
             return self._leaf(node, inner, path)
+        if isinstance(inner, DictShape):
+            return self._dict(node, inner, path)
         assert isinstance(inner, SectionShape)
         if not isinstance(value, dict):
             self._wrong_kind(node, shape, inner, path)

@@ -487,15 +487,6 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
     },
 }
 
-# Section -> keys that only other versions of the format have.
-_NOT_SUPPORTED: dict[type[Section], frozenset[str]] = {
-    Manifest: frozenset(
-        {
-            "config_schema",
-        }
-    ),
-}
-
 
 class Unknown(NamedTuple):
     """The problem with a key that its section does not have. `meant` is the key that it probably stands for."""
@@ -508,8 +499,6 @@ class Unknown(NamedTuple):
 
 def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
     """Describe the problem with a key that a section does not have. `root` is the shape of the whole document."""
-    if any(key in keys for section, keys in _NOT_SUPPORTED.items() if issubclass(shape.model, section)):
-        return Unknown("not-supported", f"`{key}` is not supported by this version", "remove it")
     for section, synonyms in SYNONYMS.items():
         if issubclass(shape.model, section) and key in synonyms:
             replacement = synonyms[key]

@@ -14,10 +14,12 @@ MAX_BYTES = 1024 * 1024
 _NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
-def read(data: bytes, origin_name: str, report: Report, *, smallest: str = "app: main:app") -> Node | None:
+def read(
+    data: bytes, origin_name: str, report: Report, *, smallest: str = "app: main:app", kind: str = "manifest"
+) -> Node | None:
     """Read a whole file. Returns its tree, whose root is a mapping; None after a fault that leaves no tree.
 
-    `smallest` is the smallest valid file of this kind. Messages show it.
+    `smallest` is the smallest valid file of this `kind`. Messages show it.
     """
     blank = Origin(origin_name)
     if len(data) > MAX_BYTES:
@@ -32,11 +34,11 @@ def read(data: bytes, origin_name: str, report: Report, *, smallest: str = "app:
     if root is None:
         return None
     if root.value is None and root.text == "":
-        hint = f"the smallest manifest is `{smallest}`"
+        hint = f"the smallest {kind} is `{smallest}`"
         report.add(problem_at(origin, Mark(1, 1), (), "empty", "the file is empty", hint))
     elif not isinstance(root.value, dict):
         hint = f"write `{smallest}`"
-        message = f"a manifest must be a mapping, not {'a list' if isinstance(root.value, list) else quote(root.value)}"
+        message = f"a {kind} must be a mapping, not {'a list' if isinstance(root.value, list) else quote(root.value)}"
         report.add(root.problem((), "not-a-mapping", message, hint))
     else:
         return root
