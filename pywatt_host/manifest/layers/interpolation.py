@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pywatt_host.manifest.problems import KeyPath, Report, near_miss
-from pywatt_host.manifest.schema.shape import SectionShape, secret_places, shape_at, text_shape
+from pywatt_host.manifest.schema.shape import DictShape, Leaf, SectionShape, Shape, secret_places, shape_at, text_shape
 from pywatt_host.manifest.values import SECRET_NAME, Interpolated, SecretReference, SecretTemplate
 from pywatt_host.manifest.yaml.node import Mark, Node, Origin
 
@@ -222,7 +222,14 @@ class _Template:
         return []
 
     def _in_unknown_section(self) -> bool:
-        return any(shape_at(self._root, self._path[:length]) is None for length in range(1, len(self._path)))
+        """Whether the value belongs to a key that its section does not have, or is no mapping where one is expected."""
+        above: Shape = self._root
+        for length, key in enumerate(self._path, 1):
+            shape = shape_at(self._root, self._path[:length])
+            if shape is None:
+                return not (isinstance(above, Leaf) and str(key) in above.keys)
+            above = shape
+        return isinstance(above, DictShape) or (isinstance(above, SectionShape) and above.short is None)
 
     def _required(self, name: str, start: int) -> str:
         value = self._variables.get(name)

@@ -79,7 +79,8 @@ class Normalizer:
     def _leaf(self, node: Node, shape: Leaf, path: KeyPath) -> Node | None:
         if not isinstance(node.value, dict) or not shape.keys:
             if isinstance(node.value, dict | list):
-                self._fault(node, path, "type", f"expected a single value, not {quote(node.value)}")
+                hint = "write a secret with all of it: ${secret:NAME}" if shape.sensitive is not None else ""
+                self._fault(node, path, "type", f"expected a single value, not {quote(node.value)}", hint)
                 return None
             return self._scalar(node, shape, path)
         entries = {}
@@ -182,9 +183,10 @@ class Normalizer:
         if shape.names and isinstance(node.value, list):
             return self._named(node, path)
         if not isinstance(node.value, dict):
-            self._fault(
-                node, path, "type", f"expected a mapping, not {_kind(node)}", "write `key: value` lines below the key"
-            )
+            hint = "write `key: value` lines below the key"
+            if isinstance(node.value, str) and "://" in node.value and not node.masked:
+                hint = "write {default: ...}, with a name of your choice in place of default"
+            self._fault(node, path, "type", f"expected a mapping, not {_kind(node)}", hint)
             return None
         entries = {}
         for key, item in node.value.items():
@@ -285,7 +287,7 @@ class Normalizer:
         if isinstance(shape, Choice) and shape.short is not None:
             wanted = "auto, a list or a mapping"
         hint = f"keys of the mapping: {cut_list(inner.keys, 6)}"
-        if isinstance(shape, SectionShape) and shape.short is None:
+        if isinstance(shape, SectionShape) and (shape.short is None or node.value is False):
             hint = f"{_section_hint(node, inner)}{hint}"
         self._fault(node, path, "type", f"expected {wanted}, not {_kind(node)}", hint)
 
@@ -336,7 +338,9 @@ def written_secrets(node: Node, shape: Shape | None) -> Iterator[str]:
 def _section_hint(node: Node, shape: SectionShape) -> str:
     """What to write in place of a text that stands for a whole section."""
     main = next((key for key in _MAIN_KEYS if key in shape.keys), None)
-    if main is None or not isinstance(node.value, str):
+    if node.value is False and "scheme" in shape.keys:
+        return "write none where everyone may send requests; "
+    if main is None or {"required", "default"} <= shape.keys.keys() or not isinstance(node.value, str):
         return ""
     shown = "..." if node.masked or len(node.value) > 40 else printable(node.value)
     if main == "path":
@@ -355,6 +359,8 @@ def _list_hint(node: Node, shape: ListShape) -> str:
     """What to write in place of a value that is not a list."""
     item, value = shape.item, node.value
     item = item.of(value) if isinstance(item, Choice) else item
+    if isinstance(value, str) and not node.masked and re.fullmatch(r"[\w./:-]{1,60}", value):
+        return f"write it in brackets: [{value}]"
     if not isinstance(value, dict) or not value:
         return "write `- ` before each entry, or put the entries in brackets: [a, b]"
     names = list(value)

@@ -16,6 +16,7 @@ from pywatt_host.manifest.model.operations import Health, Logging, Metrics
 from pywatt_host.manifest.model.resiliency import CircuitBreaker, Policies, Resiliency, RetryPolicy, Target, Targets
 from pywatt_host.manifest.model.secrets import SecretKey, Secrets, SecretSource, Vault
 from pywatt_host.manifest.model.server import Admin, Compress, Cors, Limits, Server, Timeouts, WebSocketLimits
+from pywatt_host.manifest.model.stores import Cache, Database
 from pywatt_host.manifest.model.tls import ListenOptions, ServerTls
 from pywatt_host.manifest.model.workers import Recycle, Workers
 from pywatt_host.manifest.model.workspace import Gateway, Workspace, WorkspaceModule, WorkspaceSecrets
@@ -436,6 +437,13 @@ SYNONYMS: dict[type[Section], dict[str, str]] = {
     },
     Requirement: {"roles": "claims: {role: ...}", "role": "claims: {role: ...}", "schemes": "scheme"},
     Client: {"url": "base_url", "origin": "base_url", "token_uri": "token_url", "scope": "scopes", "id": "client_id"},
+    Database: dict.fromkeys(
+        ("host", "hostname", "port", "user", "username", "password", "name", "database", "dbname", "engine", "driver"),
+        "`url`, such as postgresql://users@127.0.0.1:5432/users",
+    )
+    | {"dsn": "url", "pool_size": "pool.max", "max_connections": "pool.max", "schema": "init"},
+    Cache: dict.fromkeys(("host", "port", "db", "password", "backend"), "`url`, such as redis://127.0.0.1:6379/0")
+    | {"location": "url", "timeout_seconds": "ttl", "prefix": "namespace", "key_prefix": "namespace"},
     Health: {
         "live": "liveness",
         "ready": "readiness",

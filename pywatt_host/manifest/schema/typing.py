@@ -301,6 +301,21 @@ def _no_choice(node: Node, context: Mapping[str, Any], place: _Place) -> tuple[s
         example = parent.example(node.value)
         shown = example if isinstance(example, str) else "..."
         return "choice", f"{node.shown()} is not one of {', '.join(choices)}", f"write {{{node.value}: {shown}}}"
+    if not isinstance(node.value, str) and node.text in choices:
+        return "choice", f"{node.text} is not a string", f'put it in quotes: "{node.text}"'
+    if (
+        isinstance(node.value, str)
+        and node.value.startswith(".")
+        and isinstance(parent, SectionShape)
+        and not node.masked
+    ):
+        named = next((key for key in ("dotenv",) if key in parent.keys), None)
+        if named is not None:
+            return (
+                "choice",
+                f"{node.shown()} is not one of {', '.join(choices)}",
+                f"write {{{named}: {node.value[:60]}}}",
+            )
     if len(choices) == 1:
         return "choice", f"{node.shown()} is not a supported value", f"write {choices[0]}"
     message = f"{node.shown()} is not one of {', '.join(choices)}"
@@ -344,6 +359,12 @@ _SAME_MEANING = {
     "password": ("basic",),
     "certificate": ("mtls",),
     "tls": ("mtls",),
+    "tlsv1.2": ("1.2",),
+    "tlsv1.3": ("1.3",),
+    "tls1.2": ("1.2",),
+    "tls1.3": ("1.3",),
+    "tlsv1_2": ("1.2",),
+    "tlsv1_3": ("1.3",),
 }
 
 

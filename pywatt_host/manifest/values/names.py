@@ -78,10 +78,17 @@ ENDPOINT_PATTERN = rf"^/[^{SPACE}?#<>\\]*$"
 _SEGMENT = re.compile(r"(?:[^{}]*|\{[A-Za-z_][A-Za-z0-9_]*(:path)?\})\Z")
 
 
+def _segment_hint(segment: str) -> str:
+    """What to write in place of a parameter with a type or a regular expression, or with text beside it."""
+    match = re.fullmatch(r"[^{}]*\{([A-Za-z_]\w*)(?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}[^{}]*", segment)
+    return f' (write "{{{match[1]}}}", which matches the whole segment)' if match is not None else ""
+
+
 def _endpoint_path(value: Any) -> str:
     text = text_of(value, "a path", "/api/users/{id}")
     if not text.startswith("/"):
-        raise fault("path", '"{text}" does not start with "/"', text=text[:80])
+        fixed = "/" + text.lstrip("^").removesuffix("$").lstrip("/")
+        raise fault("path", '"{text}" does not start with "/"; perhaps "{fixed}"', text=text[:80], fixed=fixed[:80])
     if "<" in text or ">" in text:
         fixed = re.sub(
             r"<(?:(path):|[a-z]+:)?([A-Za-z_][A-Za-z0-9_]*)>",
@@ -105,8 +112,9 @@ def _endpoint_path(value: Any) -> str:
         if not _SEGMENT.match(segment):
             raise fault(
                 "path",
-                'the segment "{segment}" is neither literal nor "{name}" nor "{name:path}"',
+                'the segment "{segment}" is neither literal nor "{name}" nor "{name:path}"{hint}',
                 segment=segment[:60],
+                hint=_segment_hint(segment),
             )
         if segment.startswith("{"):
             name, _, kind = segment[1:-1].partition(":")

@@ -51,6 +51,7 @@ _SYNTAX = (
     ("expected ',' or '}'", "the mapping is not closed", "add a comma or `}`"),
     ("did not find expected node content", "a value is missing here", "check for an unclosed bracket or brace"),
     ("found unexpected end of stream", "the quotes are not closed", "add the closing quote"),
+    ("alphabetic or numeric character", "`*` or `&` begins an alias or an anchor here", "put the value in quotes"),
     ("found undefined tag handle", "the tag is not known", "put the value in quotes"),
 )
 
