@@ -43,8 +43,14 @@ def alternatives(schema: Schema) -> list[Schema]:
     if set(schema) == {"anyOf"}:
         return [kind for each in schema["anyOf"] for kind in alternatives(each)]
     if isinstance(schema.get("type"), list):
-        return [{**schema, "type": each} for each in schema["type"]]
+        return [_of_type(schema, each) for each in schema["type"]]
     return [schema]
+
+
+def _of_type(schema: Schema, type: str) -> Schema:
+    """The schema for one of its types, without the keywords that say nothing about that type."""
+    others = set() if type == "string" else {"pattern", "minLength", "maxLength"}
+    return {**{key: value for key, value in schema.items() if key not in others}, "type": type}
 
 
 def explained(key: str, description: str, default: str | None) -> Schema:

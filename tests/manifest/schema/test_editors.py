@@ -10,6 +10,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import pytest
@@ -238,3 +239,16 @@ def test_a_fault_names_what_is_expected(editor: Editor, text: str, said: tuple[s
     shown = " | ".join(f"{each['message']} {each['source']}" for each in complaints)
     assert [word for word in said if word not in shown] == []
     assert "pattern" not in shown
+
+
+def test_a_schema_around_ours_brings_the_keys_of_config(editor: Editor, tmp_path: Path) -> None:
+    """As docs/manifest/config.md has it."""
+    (tmp_path / "pywatt.schema.json").write_text(SCHEMA.read_text())
+    own = {"type": "object", "properties": {"page_size": {"type": "integer"}}, "additionalProperties": False}
+    (tmp_path / "config.schema.json").write_text(json.dumps(own))
+    around = tmp_path / "pywatt.local.json"
+    both = {"allOf": [{"$ref": "pywatt.schema.json"}], "properties": {"config": {"$ref": "config.schema.json"}}}
+    around.write_text(json.dumps(both))
+    assert "page_size" in editor.complete("app: m:a\nconfig:\n  ", 3, 2, around.as_uri())
+    _, complaints = editor.open("app: m:a\nconfig:\n  page_sise: 5\nsever: {}\n", around.as_uri())
+    assert {complaint["range"]["start"]["line"] for complaint in complaints} == {3, 4}

@@ -185,6 +185,17 @@ def test_patterns_are_anchored_and_valid_in_ecmascript(schema: dict[str, Any]) -
         assert not re.search(r"\\[sSwWdDbB]", pattern), pattern
 
 
+def parts(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        yield schema
+        for name, below in schema.items():
+            if name not in ("examples", "default"):
+                yield from parts(below)
+    elif isinstance(schema, list):
+        for below in schema:
+            yield from parts(below)
+
+
 @BOTH
 def test_only_standard_keywords_are_published(schema: dict[str, Any]) -> None:
     """ajv in its strict mode refuses a schema with any other keyword, and a list of types."""
@@ -211,6 +222,8 @@ def test_only_standard_keywords_are_published(schema: dict[str, Any]) -> None:
     found = list(keywords(schema))
     assert {name for name, _ in found} - known == set()
     assert all(isinstance(below, str) for name, below in found if name == "type")
+    typed = [each for each in parts(schema) if {"pattern", "minLength", "maxLength"} & set(each)]
+    assert [each for each in typed if each.get("type") != "string"] == []
 
 
 @BOTH
