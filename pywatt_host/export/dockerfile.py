@@ -182,9 +182,8 @@ def _named(manifest: Manifest) -> Mapping[str, str]:
     for name, database in manifest.databases.items():
         if database.init is not None:
             found[f"databases.{name}.init"] = database.init
-    schema = getattr(manifest, "config_schema", None)
-    if isinstance(schema, str):
-        found["config_schema"] = schema
+    if isinstance(manifest.config_schema, str):
+        found["config_schema"] = manifest.config_schema
     return found
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -170,11 +168,6 @@ class Facts:
         ipc = manifest.channels.ipc
         if ipc is not None and ipc.listen is not None and container:
             yield f"channels.ipc.listen: {ipc.listen} needs a folder that can be written to; mount one"
-        schema = manifest.config_schema
-        if container and isinstance(schema, str):
-            folder = manifest.directory
-            if not Path(os.path.normpath(manifest.resolve(schema))).is_relative_to(folder):
-                yield f"config_schema: {schema} is not in the manifest's folder, so an image may lack it; move it there"
         if not manifest.health.enabled:
             yield "health is off: the probes only check whether the port accepts connections"
         if "unix" in manifest.server.trusted_proxies and container:

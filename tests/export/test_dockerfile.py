@@ -133,5 +133,8 @@ def test_secrets_and_data_stay_out_of_the_image(tmp_path: Path) -> None:
 def test_what_the_manifest_names_outside_of_its_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "module").mkdir()
-    found = made(in_folder(tmp_path / "module", app={"import_path": "main:app", "working_dir": "../src"}))
+    (tmp_path / "config.json").write_text("{}")
+    app = {"import_path": "main:app", "working_dir": "../src"}
+    found = made(in_folder(tmp_path / "module", app=app, config_schema="../config.json"))
     assert any("app.working_dir: ../src is outside" in note for note in found.notes)
+    assert any("config_schema: ../config.json is outside" in note for note in found.notes)

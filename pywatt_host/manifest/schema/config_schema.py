@@ -9,7 +9,8 @@ from typing import Any
 
 from pywatt_host.manifest.problems import KeyPath, Report, near_miss
 from pywatt_host.manifest.schema import json_validator
-from pywatt_host.manifest.schema.ecmascript import PatternError, compiled, repeats_repetitions
+from pywatt_host.manifest.schema.ecmascript import compiled, repeats_repetitions
+from pywatt_host.manifest.schema.ecmascript_parser import PatternError
 from pywatt_host.manifest.schema.json_faults import Fault, faults_of, leaves
 from pywatt_host.manifest.schema.json_validator import TooMuchWorkError, UnknownReferenceError, errors_of
 from pywatt_host.manifest.schema.typing import locate

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from datetime import date
 from uuid import UUID
 
-from pywatt_host.manifest.schema.ecmascript import PatternError, compiled
+from pywatt_host.manifest.schema.ecmascript import compiled
+from pywatt_host.manifest.schema.ecmascript_parser import PatternError
 
 # RFC 3339; a second may be a leap second.
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?(Z|z|[+-]([01]\d|2[0-3]):[0-5]\d)\Z", re.ASCII)

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from pywatt_host.manifest.schema.ecmascript import PatternError, TextTooLongError, compiled
+from pywatt_host.manifest.schema.ecmascript import TextTooLongError, compiled
+from pywatt_host.manifest.schema.ecmascript_parser import PatternError
 from tests.manifest.schema.npm import node
 
 VALID = [
