@@ -8,12 +8,13 @@ import os
 from asyncio import TaskGroup
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from pywatt_host.app.decorated import Decorated, differing
-from pywatt_host.app.introspection import Route, routes_of
+from pywatt_host.app.introspection import Note, Route, table_of
 from pywatt_host.app.lifespan import lifespan
 from pywatt_host.app.loading import import_object, load_app
 from pywatt_host.app.state import AppState
@@ -34,7 +35,7 @@ class Application:
     """One application of `app` or `mounts`.
 
     `routes` is known once the application has been loaded: its routes with the mount's prefix, or None where its route
-    table cannot be read.
+    table cannot be read. `notes` say why it answers, or may answer, further paths.
     """
 
     def __init__(
@@ -50,18 +51,26 @@ class Application:
         self.prefix = options.route_prefix
         self.strict = (options.paths or manifest.server.paths) == "strict"
         self.routes: list[Route] | None = None
+        self.notes: tuple[Note, ...] = ()
         self.framework = ""
         self.interface = "asgi"
         self.mount: Mount | None = None
+        self.wrap: Callable[[Any], Any] = lambda app: app  # what stands between the host and the loaded application
         self._manifest = manifest
         self._secret_values = secret_values
         self._objects = objects
+        self._loaded: Any = None
         self._wsgi: Any = None
 
     @property
     def name(self) -> str:
         """What errors and logs call the application: its import path or its folder."""
         return self.options.directory if isinstance(self.options, DirectoryMount) else self.options.import_path
+
+    @property
+    def partial(self) -> str:
+        """Why its table of routes is known to be partial; empty where it is not, or where it cannot be read at all."""
+        return "; ".join(note.text for note in self.notes if note.certain)
 
     @property
     def environment(self) -> Mapping[str, str | SecretTemplate]:
@@ -123,15 +132,23 @@ class Application:
             found=self.import_target(),
         )
         self.framework, self.interface = loaded.framework, loaded.interface
-        found = routes_of(loaded.app)
-        if found is not None:
-            self.routes = [Route(_join(self.prefix, route.path), route.methods, route.name) for route in found]
+        self._loaded = loaded.app
+        self.routes = self.reread()
         if loaded.interface == "wsgi":
             self._wsgi = import_module("pywatt_host.wsgi").WsgiApp(
                 loaded.app, threads=options.threads, admission=self._manifest.server.limits.concurrency, name=self.key
             )
             return self._wsgi
         return loaded.app
+
+    def reread(self) -> list[Route] | None:
+        """The routes that the loaded application has now, with the mount's prefix. An application may add some when it
+        starts."""
+        table = table_of(self._loaded)
+        if table is None:
+            return None
+        self.notes = table.notes
+        return [replace(route, path=_join(self.prefix, route.path)) for route in table.routes]
 
     @asynccontextmanager
     async def running(self, state: AppState, stop_failed: Callable[[], None], spans: StartSpans) -> AsyncIterator[None]:
@@ -140,7 +157,7 @@ class Application:
         with spans.part(f"load {self.name}"):
             app = await self.load(state)
         request_state: dict[str, Any] = {"pywatt": state}
-        self.mount = Mount(self.prefix, app, self.strict, request_state)
+        self.mount = Mount(self.prefix, self.wrap(app), self.strict, request_state)
         if self._wsgi is not None or isinstance(self.options, DirectoryMount):
             yield
             return

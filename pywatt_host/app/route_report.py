@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pywatt_host.app.applications import Application
 from pywatt_host.http.endpoints import Table, lookup
 from pywatt_host.manifest.model import AutoEndpoints, Endpoint, Manifest, Requirement, Rule
-from pywatt_host.manifest.values.paths import covers, is_parameter
+from pywatt_host.manifest.values.paths import covers, everything_below, is_parameter, other_spelling
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,9 @@ class RouteRow:
     """One route of the comparison.
 
     `state` is `served` (declared and served, or served under `endpoints: auto`), `missing` (declared, but not served),
-    `undeclared` (served by the application, but not declared, so the host answers 404) or `unknown` (the application's
-    route table cannot be read).
+    `undeclared` (served by the application, but not declared, so the host answers 404), `unknown` (the application's
+    route table cannot be read, or it is partial) or `partial` (the row stands for all paths that a partial table does
+    not have).
     """
 
     path: str
@@ -27,7 +28,9 @@ class RouteRow:
     state: str
     summary: str = ""
     auth: str = ""  # the credential it needs: `jwt`, `jwt or key, scopes admin`; empty for none
-    name: str = ""  # the framework's name of the handler; only under `endpoints: auto`
+    name: str = ""  # the framework's name of the handler; only under `endpoints: auto`, like the next two
+    options: bool = False  # the framework answers OPTIONS by itself
+    slashes: bool = False  # the framework redirects the path with, or without, a slash at its end to this one
 
 
 def compare(manifest: Manifest, applications: Iterable[Application]) -> list[RouteRow]:
@@ -36,10 +39,10 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
     applications = list(applications)
     rows: list[RouteRow] = []
     served: Table[str] = Table()
-    opaque = [application for application in applications if application.routes is None]
+    opaque = [application for application in applications if application.routes is None or application.partial]
     for application in applications:
         for route in application.routes or ():
-            for method in route.methods:
+            for method in (*route.methods, *(("OPTIONS",) if route.options else ())):
                 try:
                     served.add(route.path, (method,), application.name)
                 except ValueError:
@@ -51,8 +54,10 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
             for route in application.routes or ():
                 summary = summaries.get(route.path, "")
                 for auth, names in required.by_method(route.path, route.methods).items():
-                    rows.append(RouteRow(route.path, names, application.name, "served", summary, auth, route.name))
-        return rows
+                    row = RouteRow(route.path, names, application.name, "served", summary, auth, route.name)
+                    rows.append(replace(row, options=route.options, slashes=route.slashes))
+        return rows + [_rest(application, required) for application in applications if application.partial]
+    _add_redirected(served, applications)
     declared: Table[Endpoint] = Table()
     for endpoint in manifest.endpoints:
         declared.add(endpoint.path, endpoint.methods, endpoint)
@@ -70,7 +75,27 @@ def compare(manifest: Manifest, applications: Iterable[Application]) -> list[Rou
             left = tuple(method for method in route.methods if not _present(methods, method))
             if left:
                 rows.append(RouteRow(route.path, left, application.name, "undeclared"))
-    return rows
+    return rows + [_rest(application, None) for application in applications if application.partial]
+
+
+def _add_redirected(served: Table[str], applications: Iterable[Application]) -> None:
+    """Add the paths that a framework redirects, with or without a slash at the end, to those of its routes."""
+    for application in applications:
+        for route in application.routes or ():
+            other = other_spelling(route.path)
+            if other is None or not route.slashes:
+                continue
+            for method in (*route.methods, *(("OPTIONS",) if route.options else ())):
+                if method not in (served.match(sample_path(other)) or {}):
+                    served.add(other, (method,), application.name)
+
+
+def _rest(application: Application, required: _RequiredAuth | None) -> RouteRow:
+    """The row for the paths that a partial table does not have: of `endpoints: auto` with the credential that they
+    need."""
+    path = everything_below(application.prefix)
+    auth = required.of_unmatched if required is not None else ""
+    return RouteRow(path, ("*",), application.name, "partial", application.partial, auth)
 
 
 class HiddenRoute(NamedTuple):
@@ -132,6 +157,11 @@ class _RequiredAuth:
         for rule in endpoints.rules:
             self._rules.add(rule.path, rule.methods, rule)
         self._rules.add_other_spellings()
+
+    @property
+    def of_unmatched(self) -> str:
+        """The credential of a path without a route."""
+        return _shown(self._default)
 
     def by_method(self, path: str, methods: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The methods of a route by the credential that they need."""

@@ -16,16 +16,20 @@ from pywatt_host.manifest.values.paths import everything_below, is_rest, overlap
 class UnmatchedRule(NamedTuple):
     """A rule or an endpoint that requires a credential and that no route of an application fits. `key` is the manifest
     key of its path, and `meant` the path that was probably meant; empty where none is similar. `served` are the methods
-    that the path has; empty where no application has the path."""
+    that the path has; empty where no application has the path. With `partial`, an application for the path has a table
+    that is known to be partial."""
 
     key: str
     path: str
     methods: tuple[str, ...]
     meant: str
     served: tuple[str, ...]
+    partial: bool = False
 
     def __str__(self) -> str:
         methods = "" if "*" in self.methods else f"{' '.join(self.methods)} "
+        if self.partial:
+            return f"no route that can be read fits {methods}{self.path}, so this may protect nothing"
         return f"no application has a route for {methods}{self.path}, so this protects nothing"
 
     @property
@@ -40,18 +44,22 @@ class UnmatchedRule(NamedTuple):
 
 def unmatched_rules(manifest: Manifest, applications: Iterable[Application]) -> list[UnmatchedRule]:
     """The protecting rules and endpoints that fit no route. The applications must be loaded. A rule that may be for an
-    application whose routes cannot be read is not among them."""
+    application whose routes cannot be read is not among them, nor one for an application with a partial table, unless a
+    similar route exists."""
     applications = list(applications)
     opaque = [everything_below(application.prefix) for application in applications if application.routes is None]
+    partial = [everything_below(application.prefix) for application in applications if application.partial]
     routes = [route for application in applications for route in application.routes or ()]
-    found = []
+    found: list[UnmatchedRule] = []
     for key, rule in _protecting(manifest):
         there = [route for route in routes if overlap(rule.path, route.path)]
         if any(_share_a_method(rule.methods, route.methods) for route in there):
             continue
         if not any(overlap(rule.path, template) for template in opaque):
             served = tuple(dict.fromkeys(method for route in there for method in route.methods))
-            found.append(UnmatchedRule(key, rule.path, rule.methods, _meant(rule.path, routes), served))
+            meant, doubtful = _meant(rule.path, routes), any(overlap(rule.path, template) for template in partial)
+            if not doubtful or meant:
+                found.append(UnmatchedRule(key, rule.path, rule.methods, meant, served, doubtful))
     return found
 
 

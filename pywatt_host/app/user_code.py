@@ -30,3 +30,9 @@ def is_users_file(name: str) -> bool:
     if name.startswith("<") or not os.path.isabs(name) or any(part in name for part in _INSTALLED):
         return False
     return not os.path.realpath(name).startswith(_LIBRARIES)
+
+
+def is_package_file(name: str) -> bool:
+    """Whether a file of code is that of an installed package, and not ours."""
+    ours = os.fspath(Path(pywatt_host.__file__).parent) + os.sep
+    return any(part in name for part in _INSTALLED) and not name.startswith(ours)

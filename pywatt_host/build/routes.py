@@ -159,8 +159,6 @@ class _Ruled:
     def plan_for(self, found: Plan | None, path: str, method: str) -> Plan:
         methods = self._rules.match(path)
         ruled = lookup(methods, method) if methods is not None else None
-        if ruled is None and methods is not None and method == "WEBSOCKET":
-            ruled = methods.get("*")
         if ruled is None:
             return found or self._unmatched
         rule, plan = ruled

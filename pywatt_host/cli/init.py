@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
-from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from pywatt_host.cli.options import progress, show_problems
+from pywatt_host.cli.adoption import adoption
 from pywatt_host.cli.terminal import echo, echo_lines
-from pywatt_host.exceptions import ManifestError
-from pywatt_host.manifest import Source, load
-from pywatt_host.manifest.values import IMPORT_PATTERN
 from pywatt_host.scaffold import (
     FRAMEWORKS,
     CannotWriteError,
-    adopt,
     in_the_way,
     installed,
     module_id_of,
     starter,
     write,
 )
-
-if TYPE_CHECKING:
-    from pywatt_host.cli.inspection import Fault, Inspection
 
 
 @click.command()
@@ -41,7 +30,10 @@ if TYPE_CHECKING:
     help="Framework of the new application. Default: fastapi if it is installed, else starlette.",
 )
 @click.option(
-    "--from", "import_path", metavar="MODULE:APP", help="Write a manifest for this application, with its routes."
+    "--from",
+    "import_path",
+    metavar="MODULE:APP|FOLDER|FILE.py",
+    help="Write a manifest for this application, or for the one in this folder or file.",
 )
 @click.option(
     "--build",
@@ -57,13 +49,16 @@ if TYPE_CHECKING:
 def init(folder: Path, framework: str | None, import_path: str | None, build: bool, own_schema: bool) -> int:
     """Write a module that runs: a manifest, an application with two routes, and a test.
 
-    With --from, write a manifest for an existing application, with its routes as endpoints, and a test that requests
-    those that need no parameter. `init` overwrites no file: it writes all files or none.
+    With --from, write a manifest for an existing application, and a test that requests the paths without parameters.
+    The manifest lists the application's routes as its endpoints, unless it may have further ones. `init` starts the
+    application once and asks the host for each route; no handler runs for that. It overwrites no file: it writes all
+    files or none.
 
     \b
     Examples:
       pywatt-host init                                  write into this folder
       pywatt-host init users --framework flask
+      pywatt-host init --from .                         use the application in this folder
       pywatt-host init --from main:app                  use the application in main.py
       pywatt-host init --schema                         with a copy of the schema, for editors without a network
       pywatt-host init --from users.api:create_app --build
@@ -95,78 +90,20 @@ def _started(folder: Path, framework: str | None, own_schema: bool) -> int:
     return 0
 
 
-def _adopted(folder: Path, import_path: str, build: bool, own_schema: bool) -> int:
-    if re.match(IMPORT_PATTERN, import_path) is None:
-        raise click.UsageError(f'--from: "{import_path}" is not of the form module:attribute, such as main:app')
-    where = _home_of(import_path, _real(folder))
-    found = _inspected(import_path, where, build)
-    if found.failure is not None:
-        return _not_written(import_path, str(found.failure), found.failure.output)
-    fault = next((seen.fault for seen in found.apps if seen.fault is not None), None)
-    if fault is not None:
-        return _not_written(import_path, _line(fault), fault.trace)
-    seen = found.apps[0]
-    working_dir = os.path.relpath(where, _real(folder))
-    made = adopt(import_path, working_dir, module_id_of(_real(folder)), found.rows, own_schema=own_schema)
-    _write(folder, made.files)
-    if made.endpoints:
-        number = "one endpoint" if made.endpoints == 1 else f"{made.endpoints} endpoints"
-        click.echo(f"{import_path}: wrote {number} without authentication; the host serves no other path")
-    elif made.unsayable:
-        click.echo(f"{import_path}: wrote endpoints: auto, because a list cannot express its routes ({made.unsayable})")
-    elif seen.factory:
-        click.echo(
-            f"{import_path}: wrote endpoints: auto, because a factory makes the application; use --build to call it"
-        )
-    elif seen.readable:
-        click.echo(f"{import_path}: wrote endpoints: auto, because the application has no routes")
-    else:
-        click.echo(f"{import_path}: wrote endpoints: auto, because its routes cannot be read")
-    for warning in made.warnings:
-        click.echo(f"warning: {warning}", err=True)
+def _adopted(folder: Path, wanted: str, build: bool, own_schema: bool) -> int:
+    adopted = adoption(_real(folder), wanted, build, own_schema=own_schema)
+    _write(folder, adopted.made.files)
+    for line in filter(None, adopted.told):
+        echo(line)
+    for warning in adopted.warnings:
+        echo(f"warning: {warning}", err=True)
+    echo_lines(adopted.trace, err=True)
     _next(folder)
     return 0
 
 
-def _not_written(import_path: str, reason: str, detail: str) -> int:
-    echo(f"no file was written: {import_path}: {reason}", err=True)
-    echo_lines(detail, err=True)
-    return 3
-
-
 def _real(folder: Path) -> Path:
     return Path(os.path.realpath(folder))
-
-
-def _home_of(import_path: str, folder: Path) -> Path:
-    """The folder that has the application's module: the manifest's folder, its `src`, or the current folder. A module
-    that is in none of them is installed or missing; this is then the first of these folders that exists."""
-    package = import_path.partition(":")[0].partition(".")[0]
-    here = Path.cwd()
-    places = [place for place in (folder, folder / "src", here) if place.is_dir()]
-    having = [place for place in places if PathFinder.find_spec(package, [os.fspath(place)]) is not None]
-    return next(iter([*having, *places]))
-
-
-def _inspected(import_path: str, where: Path, build: bool) -> Inspection:
-    """The application's routes, read in a child process. Overrides of the environment apply there; profiles do not."""
-    from pywatt_host.cli.inspection import Request, inspect_apps
-
-    data = {"app": {"import_path": import_path, "working_dir": os.fspath(where)}}
-    source = Source.of_data(data, name=import_path, directory=where)
-    try:
-        load(source, profile="")
-    except ManifestError as error:
-        show_problems(error.problems)
-        raise click.exceptions.Exit(2) from None
-    return inspect_apps(Request(source, "", (), None, allow_unset=False, build=build), progress=progress)
-
-
-def _line(fault: Fault) -> str:
-    if fault.reason == "factory-arguments":
-        hint = "leave --build out, and add app.args to the manifest that init writes"
-        return str(replace(fault, hint=hint))
-    return str(fault)
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

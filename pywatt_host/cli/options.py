@@ -138,8 +138,9 @@ def show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
 
 
 def progress(line: str) -> None:
-    """Say on standard error what a verb waits for."""
-    echo(line, err=True)
+    """Say on a terminal what a verb waits for."""
+    if sys.stderr.isatty():
+        echo(line, err=True)
 
 
 def loaded_or_exit(selection: Selection, *, as_json_document: bool = False, init: InitLayer | None = None) -> Loaded:

@@ -78,7 +78,8 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
       served      declared, and the application has it
       missing     declared, but the application does not have it
       undeclared  the application has it, but it is not declared: not served
-      unknown     the routes cannot be read (--build calls factories)
+      unknown     the routes cannot be read, or not all of them (--build calls factories)
+      partial     all paths that the table does not have: the application answers, or may answer, some of them
 
     \b
     Examples:
@@ -126,6 +127,8 @@ def routes(selection: Selection, build: bool, as_json: bool) -> int:
             click.echo(f"{seen.name} is made by a factory. Use --build to call it and list its routes.", err=True)
         elif not seen.readable:
             click.echo(f"{seen.name}: its routes cannot be read; the host passes every path to it", err=True)
+        elif seen.partial:
+            echo(f"{seen.name}: this table is partial: {seen.partial}", err=True)
     return 3 if any(seen.fault is not None for seen in found.apps) else 0
 
 

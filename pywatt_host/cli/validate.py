@@ -14,7 +14,7 @@ import click
 
 from pywatt_host.cli.certificates import Certificates
 from pywatt_host.cli.options import Selection, coloured, progress
-from pywatt_host.cli.terminal import echo_json
+from pywatt_host.cli.terminal import echo, echo_json
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.load import Examined, parsed_path
@@ -154,6 +154,10 @@ def _imported(selection: Selection, examined: Examined, loaded: Loaded, allow_un
             severity: Severity = "warning" if fault.missing_dependency else "error"
             problem = node.problem(path, code, fault.message, fault.hint, severity=severity)
             problems.append(replace(problem, detail=fault.trace))
+        elif seen.partial:
+            echo(
+                f"{seen.name}: its table of routes is partial, and compared as far as it goes: {seen.partial}", err=True
+            )
     if not left_out.touches(("endpoints",)) and not skipped:
         problems += _drift(loaded, found)
     if not left_out.touches(("metrics",)) and not left_out.touches(("health",)):

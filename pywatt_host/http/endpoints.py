@@ -117,14 +117,11 @@ def _slots(node: _Node[T]) -> Iterator[dict[str, T]]:
 
 
 def lookup(methods: Mapping[str, T], method: str) -> T | None:
-    """The value for a method: its own, for HEAD that of GET, else that of `*`. `*` stands for all HTTP methods, but not
-    for WebSockets."""
+    """The value for a method: its own, for HEAD that of GET, else that of `*`, which also stands for WebSockets."""
     found = methods.get(method)
     if found is None and method == "HEAD":
         found = methods.get("GET")
-    if found is None and method != "WEBSOCKET":
-        found = methods.get("*")
-    return found
+    return methods.get("*") if found is None else found
 
 
 def allowed(methods: Iterable[str]) -> str:

@@ -92,9 +92,9 @@ def test_a_slash_at_the_end_makes_no_difference_except_where_both_spellings_have
     }
 
 
-def test_head_is_get_and_a_star_is_every_method_of_http() -> None:
+def test_head_is_get_and_a_star_is_every_method_and_websockets_too() -> None:
     methods = {"GET": 1, "*": 2}
-    assert [lookup(methods, method) for method in ("GET", "HEAD", "BREW", "WEBSOCKET")] == [1, 1, 2, None]
+    assert [lookup(methods, method) for method in ("GET", "HEAD", "BREW", "WEBSOCKET")] == [1, 1, 2, 2]
     assert lookup({"WEBSOCKET": 3}, "GET") is None
     assert allowed(["POST", "WEBSOCKET", "GET"]) == "GET, HEAD, POST"
 

@@ -223,7 +223,9 @@ async def echo_socket(scope: Scope, receive: Receive, send: Send) -> None:
 
 def test_a_websocket_reaches_its_endpoint_and_no_other() -> None:
     async def main() -> None:
-        listed = {"endpoints": [{"path": "/ws", "methods": ["WEBSOCKET"]}, {"path": "/plain", "methods": ["*"]}]}
+        listed = {
+            "endpoints": [{"path": "/ws", "methods": ["WEBSOCKET"]}, {"path": "/plain", "methods": ["GET", "POST"]}]
+        }
         async with hosted(listed, echo_socket) as host:
             sent = await websocket(host.app, "/ws", "one", "two")
             assert sent[0]["type"] == "websocket.accept"
@@ -235,6 +237,19 @@ def test_a_websocket_reaches_its_endpoint_and_no_other() -> None:
                 assert refused == [{"type": "websocket.close", "code": 1008}], path
             answer = await host.get("/ws")
             assert (answer.status, answer.header("allow")) == (405, "")
+
+    run(main)
+
+
+def test_a_star_in_a_list_is_for_websockets_too() -> None:
+    """As in a rule; what is declared for WebSockets alone has priority."""
+
+    async def main() -> None:
+        listed = {"endpoints": [{"path": "/any", "methods": ["*"]}, {"path": "/plain"}]}
+        async with hosted(listed, echo_socket) as host:
+            sent = await websocket(host.app, "/any", "one")
+            assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send"]
+            assert await websocket(host.app, "/plain") == [{"type": "websocket.close", "code": 1008}]
 
     run(main)
 

@@ -32,6 +32,7 @@ NAMED = {
     "messaging/inbox.py": 1,
     "app/introspection/arguments.py": 1,
     "app/introspection/table.py": 1,
+    "cli/inspection/serving.py": 1,
     "observability/logs.py": 1,
     "observability/span_export.py": 1,
     "observability/span_sender.py": 1,

@@ -5,7 +5,19 @@ row in `table.FRAMEWORKS`.
 """
 
 from pywatt_host.app.introspection.interface import Found, interface_of, is_factory, state_parameter
-from pywatt_host.app.introspection.route import Route
-from pywatt_host.app.introspection.table import FRAMEWORKS, framework_of, routes_of
+from pywatt_host.app.introspection.route import Note, Route, RouteTable
+from pywatt_host.app.introspection.table import FRAMEWORKS, framework_of, routes_of, table_of
 
-__all__ = ["FRAMEWORKS", "Found", "Route", "framework_of", "interface_of", "is_factory", "routes_of", "state_parameter"]
+__all__ = [
+    "FRAMEWORKS",
+    "Found",
+    "Note",
+    "Route",
+    "RouteTable",
+    "framework_of",
+    "interface_of",
+    "is_factory",
+    "routes_of",
+    "state_parameter",
+    "table_of",
+]

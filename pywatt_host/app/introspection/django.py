@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pywatt_host.app.introspection.regex import one_segment, pieces_of_regex
-from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
-from pywatt_host.app.introspection.template import Parameter, Piece, template
+from pywatt_host.app.introspection.route import ANY, Note, Route, RoutesOf, is_a, methods_of
+from pywatt_host.app.introspection.template import Parameter, Piece, below, template
 
 _PARAMETER = re.compile(r"<(?:[^>:]+:)?([^>]+)>")
 _REST = Parameter("rest", rest=True)
@@ -20,7 +22,36 @@ def matches(app: Any) -> bool:
 
 def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     """The URL configuration, of which Django has one for the whole process. This imports it, and with it the views."""
-    return read(sys.modules["django.urls"].get_resolver().url_patterns, ["/"])
+    rows = read(sys.modules["django.urls"].get_resolver().url_patterns, ["/"])
+    settings = sys.modules["django.conf"].settings
+    appends = settings.APPEND_SLASH and any(name.endswith(".CommonMiddleware") for name in settings.MIDDLEWARE)
+    rows = [replace(row, slashes=appends and row.path.endswith("/")) for row in rows]
+    if is_a(app, "django", "StaticFilesHandlerMixin"):
+        rows.append(Route(below(template([settings.STATIC_URL.rstrip("/")])), ("GET",), "static files"))
+    return rows
+
+
+_PASSING = (  # middleware of Django that answers no path of its own
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.common.BrokenLinkEmailsMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "django.middleware.http.ConditionalGetMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+)
+
+
+def notes(app: Any) -> Iterator[Note]:
+    settings = sys.modules["django.conf"].settings
+    for name in settings.MIDDLEWARE:
+        if name not in _PASSING:
+            yield Note(f"the middleware {name} may answer requests itself")
+    if getattr(sys.modules.get(settings.ROOT_URLCONF), "handler404", None) is not None:
+        yield Note("handler404 answers paths without a route")
 
 
 def load_urls() -> None:
@@ -40,15 +71,17 @@ def read(patterns: list[Any], before: list[Piece]) -> list[Route]:
     rows: list[Route] = []
     for entry in patterns:
         nested = getattr(entry, "url_patterns", None)
-        for pieces in _readings(entry.pattern, whole=nested is None):
+        for pieces in readings(entry.pattern, whole=nested is None):
             if nested is None:
-                rows.append(Route(template([*before, *pieces]), _methods(entry.callback), _name(entry)))
+                view = getattr(entry.callback, "view_class", None)
+                options = view is not None and getattr(view.options, "__module__", "") == "django.views.generic.base"
+                rows.append(Route(template([*before, *pieces]), _methods(entry.callback), _name(entry), options))
             else:
                 rows += read(nested, [*before, *pieces])
     return rows
 
 
-def _readings(pattern: Any, *, whole: bool) -> list[list[Piece]]:
+def readings(pattern: Any, *, whole: bool) -> list[list[Piece]]:
     """The pieces of one pattern: several lists where a part of it is optional."""
     if is_a(pattern, "django", "LocalePrefixPattern"):
         language: list[Piece] = [Parameter("language"), "/"]

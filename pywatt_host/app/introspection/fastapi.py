@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pywatt_host.app.introspection import starlette
-from pywatt_host.app.introspection.route import Route, RoutesOf, is_a
+from pywatt_host.app.introspection.route import Note, Route, RoutesOf, is_a
 from pywatt_host.app.introspection.template import below, template
 
 
@@ -19,11 +20,15 @@ def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
     demand."""
     contexts = getattr(sys.modules["fastapi.routing"], "iter_route_contexts", None)
     if contexts is None:
-        return starlette.read(app.routes, routes_of)
+        return starlette.redirecting(app, starlette.read(app.routes, routes_of))
     found: list[Route] = []
     for context in contexts(app.routes):
         found += starlette.read_one(context, context.original_route, routes_of)
-    return found + _front_ends(getattr(app, "router", app))
+    return starlette.redirecting(app, found) + _front_ends(getattr(app, "router", app))
+
+
+def notes(app: Any) -> Iterator[Note]:
+    return starlette.notes(app)
 
 
 def _front_ends(router: Any) -> list[Route]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pywatt_host.app.introspection.regex import one_segment
-from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
+from pywatt_host.app.introspection.route import ANY, Note, Route, RoutesOf, is_a, is_a_class, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
+from pywatt_host.app.introspection.transparent import class_name, is_transparent_class
 
 _PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(?::[a-zA-Z_][a-zA-Z0-9_]*)?\}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
@@ -20,7 +22,35 @@ def matches(app: Any) -> bool:
 
 
 def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
-    return read(app.routes, routes_of)
+    return redirecting(app, read(app.routes, routes_of))
+
+
+def redirecting(app: Any, rows: list[Route]) -> list[Route]:
+    """The rows, marked where the router of `app` redirects the other spelling of their paths."""
+    if not getattr(getattr(app, "router", app), "redirect_slashes", False):
+        return rows
+    return [row if row.methods == ("WEBSOCKET",) else replace(row, slashes=True) for row in rows]
+
+
+def notes(app: Any) -> Iterator[Note]:
+    """What may answer a path without a route: middleware, a handler for 404, another `default`; and pages that are made
+    while the application runs."""
+    for middleware in getattr(app, "user_middleware", ()):
+        cls = getattr(middleware, "cls", middleware)
+        if is_a_class(cls, "starlette", "CORSMiddleware"):
+            yield Note("CORSMiddleware answers preflight requests itself")
+        elif not (isinstance(cls, type) and is_transparent_class(cls)):
+            yield Note(f"the middleware {class_name(cls)} may answer requests itself")
+    for key, handler in getattr(app, "exception_handlers", {}).items():
+        answers = key in (404, 405) or (isinstance(key, type) and key.__name__ in ("HTTPException", "Exception"))
+        if answers and getattr(handler, "__module__", "").partition(".")[0] not in ("starlette", "fastapi"):
+            yield Note("an exception handler answers paths without a route")
+    router = getattr(app, "router", app)
+    default = getattr(router, "default", None)
+    if default is not None and getattr(default, "__func__", None) is not getattr(type(router), "not_found", None):
+        yield Note(f"the default of its router is {class_name(default)}")
+    if is_a(app, "nicegui", "App"):
+        yield Note("NiceGUI makes pages while it runs", certain=True)
 
 
 def read(table: Iterable[Any], routes_of: RoutesOf) -> list[Route]:
@@ -47,7 +77,7 @@ def _mounted(app: Any, prefix: str, name: str, routes_of: RoutesOf) -> list[Rout
     inner = routes_of(app)
     if inner is None:
         return [Route(below(prefix), ANY, name)]
-    return [Route(join(prefix, row.path), row.methods, row.name) for row in inner]
+    return [replace(row, path=join(prefix, row.path)) for row in inner]
 
 
 def _methods(route: Any, kind: Any) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from pywatt_host.app.introspection.route import ANY, Route, RoutesOf, is_a, methods_of
+from pywatt_host.app.introspection.route import ANY, Note, Route, RoutesOf, is_a, methods_of
 from pywatt_host.app.introspection.template import Parameter, Piece, below, join, template
 
 
@@ -21,9 +23,14 @@ def routes(app: Any, routes_of: RoutesOf) -> list[Route]:
         if inner is None:
             rows += [Route(prefix, ANY), Route(below(prefix), ANY)]
         else:
-            rows += [Route(join(prefix, row.path), row.methods, row.name) for row in inner]
+            rows += [replace(row, path=join(prefix, row.path)) for row in inner]
     inner = routes_of(app.app)
     return rows + (inner if inner is not None else [Route("/{path:path}", ANY)])
+
+
+def notes(app: Any) -> Iterator[Note]:
+    """What it mounts has notes of its own."""
+    yield Note("DispatcherMiddleware mounts other applications")
 
 
 def rules(url_map: Any) -> list[Route]:
@@ -34,9 +41,11 @@ def rules(url_map: Any) -> list[Route]:
             continue
         pieces, methods, name = _pieces(rule), _methods(rule), str(rule.endpoint)
         path = template(pieces)
-        rows.append(Route(path, methods, name))
+        options = bool(getattr(rule, "provide_automatic_options", False)) and methods != ("WEBSOCKET",)
+        redirected = rule.strict_slashes and not rule.is_leaf
+        rows.append(Route(path, methods, name, options, slashes=redirected))
         if not rule.strict_slashes and not path.endswith(":path}") and path != "/":
-            rows.append(Route(path.rstrip("/") if path.endswith("/") else path + "/", methods, name))
+            rows.append(Route(path.rstrip("/") if path.endswith("/") else path + "/", methods, name, options))
     return rows
 
 

@@ -4,7 +4,7 @@ A user's module may do anything when it is imported. It is therefore imported in
 Factories are called only with `build`.
 """
 
-from pywatt_host.cli.inspection.inspecting import describe, inspect_apps
-from pywatt_host.cli.inspection.result import Fault, Inspection, Request, Seen
+from pywatt_host.cli.inspection.inspecting import describe, inspect_apps, serve_once
+from pywatt_host.cli.inspection.result import Fault, Inspection, Request, Seen, Served
 
-__all__ = ["Fault", "Inspection", "Request", "Seen", "describe", "inspect_apps"]
+__all__ = ["Fault", "Inspection", "Request", "Seen", "Served", "describe", "inspect_apps", "serve_once"]

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +28,7 @@ from pywatt_host.build.host import build
 from pywatt_host.cli.inspection.asking import MARK
 from pywatt_host.cli.inspection.partial import without_references
 from pywatt_host.cli.inspection.result import Fault, Seen
+from pywatt_host.cli.inspection.serving import serve_once, trace_of
 from pywatt_host.cli.inspection.standing import Watch
 from pywatt_host.decorator.scripts import load_script
 from pywatt_host.exceptions import AppLoadError, ManifestError
@@ -80,6 +80,8 @@ async def _look(application: Application, host: Any, *, build_it: bool) -> Seen:
         application.framework,
         factory and not build_it,
         application.routes is not None,
+        application.partial,
+        tuple(note.text for note in application.notes if not note.certain),
     )
 
 
@@ -103,14 +105,9 @@ def _fault(error: AppLoadError | ManifestError) -> Fault:
         error.message,
         error.hint,
         error.reason == "module-raised" and isinstance(cause, ModuleNotFoundError),
-        _trace(error),
+        trace_of(error),
         error.arguments,
     )
-
-
-def _trace(error: AppLoadError) -> str:
-    """What the application's own code raised, as Python shows it; empty where it raised nothing."""
-    return "".join(traceback.format_exception(error.__cause__)).rstrip() if error.__cause__ is not None else ""
 
 
 def _described(asked: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
@@ -121,7 +118,7 @@ def _described(asked: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
         return {"problems": [asdict(problem) for problem in error.problems]}
     except AppLoadError as error:
         fields = {name: getattr(error, name) for name in ("import_path", "reason", "message", "hint")}
-        return {"error": fields, "trace": _trace(error)}
+        return {"error": fields, "trace": trace_of(error)}
     file = module.manifest_file
     return {
         "data": module.data,
@@ -187,7 +184,13 @@ def main() -> None:
     watch = Watch(parent.tell)
     watch.start()
     try:
-        answer = _described(asked, watch) if "describe" in asked else asyncio.run(_answer(asked, watch))
+        if "describe" in asked:
+            answer = _described(asked, watch)
+        elif "serve" in asked:
+            watch.importing("app", asked["name"])
+            answer = asyncio.run(serve_once(asked))
+        else:
+            answer = asyncio.run(_answer(asked, watch))
     except ManifestError:
         sys.exit(2)  # the parent loaded the same: its file has changed since
     faulthandler.cancel_dump_traceback_later()

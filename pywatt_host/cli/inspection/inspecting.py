@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pywatt_host.app.route_report import HiddenRoute, RouteRow
 from pywatt_host.app.unmatched_rules import UnmatchedRule
 from pywatt_host.cli.inspection.asking import ask_child
-from pywatt_host.cli.inspection.result import Failure, Fault, Inspection, Request, Seen
+from pywatt_host.cli.inspection.result import Failure, Fault, Inspection, Request, Seen, Served
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Problem, Source
 from pywatt_host.manifest.values.names import Script
@@ -41,6 +42,36 @@ def _with_note(error: AppLoadError, note: str) -> AppLoadError:
     return error
 
 
+def serve_once(
+    manifest: str,
+    directory: Path,
+    working_dir: Path,
+    requests: Sequence[tuple[str, Sequence[str]]],
+    *,
+    name: str,
+    timeout: float = 60.0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Served:
+    """Serve the text of a manifest in a child process, and ask its host for each path with each method. No handler of
+    the application runs for that, but its start-up does. Bounded by `timeout` seconds. `directory` is the folder of the
+    manifest, and `working_dir` that of the application."""
+    asked = {
+        "serve": manifest,
+        "directory": os.fspath(directory),
+        "working_dir": os.fspath(working_dir),
+        "name": name,
+        "requests": requests,
+    }
+    answer = ask_child(asked, timeout, progress)
+    if isinstance(answer, Failure):
+        return Served(failure=str(answer), trace=answer.output)
+    return Served(**{**answer, "refused": tuple(answer["refused"])})
+
+
+def _seen(fault: dict[str, Any] | None, doubts: list[str], **fields: Any) -> Seen:
+    return Seen(**fields, doubts=tuple(doubts), fault=Fault(**fault) if fault is not None else None)
+
+
 def inspect_apps(
     asked: Request, *, timeout: float = 60.0, progress: Callable[[str], None] = lambda line: None
 ) -> Inspection:
@@ -63,7 +94,7 @@ def inspect_apps(
     answer = ask_child(document, timeout, progress)
     if isinstance(answer, Failure):
         return Inspection(failure=answer)
-    apps = [Seen(**{**each, "fault": Fault(**each["fault"]) if each["fault"] else None}) for each in answer["apps"]]
+    apps = [_seen(**each) for each in answer["apps"]]
     rows = [RouteRow(**{**each, "methods": tuple(each["methods"])}) for each in answer["rows"]]
     hidden = [HiddenRoute(*each) for each in answer["hidden"]]
     return Inspection(apps, rows, hidden, [UnmatchedRule(*each) for each in answer["unmatched"]])

@@ -48,14 +48,33 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One inspected application. With `factory`, it is made by a factory that was not called."""
+    """One inspected application. With `factory`, it is made by a factory that was not called.
+
+    `partial` says why its table of routes is known to be partial, and `doubts` why it may be.
+    """
 
     key: str
     name: str
     framework: str = ""
     factory: bool = False
     readable: bool = False
+    partial: str = ""
+    doubts: tuple[str, ...] = ()
     fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came of serving a manifest once. `requests` were sent, and `refused` names some of the `number_refused` that
+    the host did not let through to the application. `unlisted` says why the application answers paths that are not in
+    its table of routes. `failure` says why the application could not be started, and `trace` what it raised."""
+
+    requests: int = 0
+    refused: tuple[str, ...] = ()
+    number_refused: int = 0
+    unlisted: str = ""
+    failure: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from pywatt_host.app.user_code import is_users_file
+from pywatt_host.app.user_code import is_package_file, is_users_file
 
 _INTERVAL = 0.25  # seconds between two looks
 _QUIET = 1.0  # seconds of an import before its place is told
@@ -73,7 +73,7 @@ class Watch:
                 continue
             stack = list(_stack(frame))
             self._look_for_server(key, stack)
-            place = place_of(next((each for each in stack if _is_users(each)), stack[0]))
+            place = place_of(_told_frame(stack))
             if place != self._told:
                 self._told = place
                 self._tell("at", {"key": key, "app": name, "place": place})
@@ -95,6 +95,12 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 def _identities(stack: list[FrameType]) -> set[tuple[int, str]]:
     """The frames by address and name. A reference would keep their variables alive."""
     return {(id(frame), frame.f_code.co_name) for frame in stack}
+
+
+def _told_frame(stack: list[FrameType]) -> FrameType:
+    """The innermost frame of the user's code; without any, that of an installed package."""
+    package = (each for each in stack if is_package_file(each.f_code.co_filename))
+    return next((each for each in stack if _is_users(each)), None) or next(package, stack[-1])
 
 
 def _is_users(frame: FrameType) -> bool:

@@ -64,7 +64,8 @@ class Endpoint(EndpointOptions):
     )
     methods: Methods = key(
         ("GET",),
-        'Methods of the endpoint. `["*"]` stands for all methods, `WEBSOCKET` for WebSockets. GET includes HEAD.',
+        'Methods of the endpoint. `["*"]` stands for all methods and for WebSockets, `WEBSOCKET` for WebSockets. GET'
+        " includes HEAD.",
         ["GET", "POST"],
     )
     summary: str | None = key(
