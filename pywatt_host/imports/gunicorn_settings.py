@@ -10,7 +10,7 @@ from pywatt_host.imports import common
 from pywatt_host.imports.draft import Draft, Setting, wrong
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.gunicorn_table import HOOKS, LOST
-from pywatt_host.imports.python_expressions import Cores, CoresText, Decided, Unknown
+from pywatt_host.imports.python_kinds import Cores, CoresText, Decided, Unknown
 from pywatt_host.imports.shell import Word
 from pywatt_host.imports.text import Template, Text, Written
 
@@ -157,9 +157,19 @@ def _proxies(draft: Draft, settings: dict[str, Setting]) -> None:
         "forwarded_allow_ips", "127.0.0.1,::1", Place("the default of gunicorn")
     )
     common.trust(draft, setting, draft.text(setting))
-    if "forwarded_allow_ips" in settings:
+    if not _serves_asgi(settings):
         message = "X-Forwarded-For of a trusted proxy also sets the client's address, which gunicorn leaves alone"
         draft.differs(setting, message)
+
+
+def _serves_asgi(settings: Mapping[str, Setting]) -> bool:
+    kind = settings.get("worker_class")
+    return kind is not None and isinstance(kind.value, str) and _is_asgi(kind.value.lower())
+
+
+def _is_asgi(kind: str) -> bool:
+    """Whether a class of workers serves ASGI applications."""
+    return "uvicorn" in kind or "asgi" in kind.rpartition(".")[2]
 
 
 def _bind(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
@@ -189,7 +199,7 @@ def _threads(draft: Draft, settings: Mapping[str, Setting]) -> None:
     if kind_setting is not None and not isinstance(kind_setting.value, str | Template):
         draft.lost(kind_setting, "the class of the worker is Python code", "the host detects WSGI and ASGI by itself")
         return
-    if "uvicorn" in kind or kind == "asgi" or "asgi" in kind.rpartition(".")[2]:
+    if _is_asgi(kind):
         draft.put("app.interface", "asgi")
         if threads is not None:
             draft.differs(threads, "an ASGI application has no threads of the server")

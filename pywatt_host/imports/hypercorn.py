@@ -14,7 +14,7 @@ from pywatt_host.imports.draft import Draft, Setting
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.inputs import read_text
 from pywatt_host.imports.options import parse, table
-from pywatt_host.imports.python_expressions import Cores, Unknown
+from pywatt_host.imports.python_kinds import Cores, Unknown
 from pywatt_host.imports.python_values import read_python
 from pywatt_host.imports.servers import ServerCommand
 from pywatt_host.imports.text import Template, Text

@@ -5,20 +5,27 @@ from __future__ import annotations
 import ast
 import operator
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
-from string import Formatter
 from typing import Any, NoReturn
 
 from pywatt_host.imports.findings import Place, UnreadableError
+from pywatt_host.imports.python_kinds import (
+    Cores,
+    CoresText,
+    Decided,
+    NotComputableError,
+    Unknown,
+    bounded,
+    check_length,
+    filled,
+    formatted,
+    is_number,
+    joined,
+)
 from pywatt_host.imports.text import Template, Variable
 from pywatt_host.manifest.machine import usable_cores
 
-_PLACES = re.compile(r"(%[sd%])")
-_MAX_LENGTH = 100_000  # characters or items of a value
-_MAX_NUMBER = 10**18
 _MAX_CALLS = 10
 _MAX_STEPS = 200_000
 
@@ -64,33 +71,6 @@ _KNOWN_CONSTANTS = {
     "ssl.CERT_REQUIRED": 2,
     "ssl.VerifyMode.CERT_REQUIRED": 2,
 }
-
-
-class NotComputableError(Exception):
-    """An expression that cannot be computed. The text is the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A value that cannot be computed: its line, and why. `code`: it is a function or a class. `returns` is the
-    expression that a function returns, if it does nothing else."""
-
-    line: int
-    reason: str
-    code: bool = False
-    returns: ast.expr | None = None
-
-
-class Cores(int):
-    """A number that was computed out of the number of cores of this machine."""
-
-
-class CoresText(str):
-    """The text of a number that was computed out of the number of cores of this machine."""
-
-
-class Decided(str):
-    """A text that was computed out of what variables of the environment are now."""
 
 
 class Expressions:
@@ -143,7 +123,7 @@ class Expressions:
         if method is None:
             raise NotComputableError("only constants and simple computations are read")
         try:
-            return _bounded(method(node))
+            return bounded(method(node))
         except NotComputableError:
             raise
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
@@ -178,7 +158,7 @@ class Expressions:
         for each in nodes:
             if isinstance(each, ast.Starred):
                 found += self._value(each.value)
-                _bounded(found)
+                bounded(found)
             else:
                 found.append(self._value(each))
         return found
@@ -202,14 +182,14 @@ class Expressions:
                 parts.append(value if isinstance(value, Template) else str(value))
             else:
                 parts.append(self._value(each))
-        return _joined(parts)
+        return joined(parts)
 
     def _binop(self, node: ast.BinOp) -> Any:
         one, other = self._value(node.left), self._value(node.right)
         if isinstance(node.op, ast.Add) and isinstance(one, str | Template) and isinstance(other, str | Template):
             return Template.joined(one, other)
         if isinstance(node.op, ast.Mod) and isinstance(one, str):
-            return _filled(one, other if isinstance(other, tuple) else (other,))
+            return filled(one, other if isinstance(other, tuple) else (other,))
         if isinstance(node.op, ast.Div) and isinstance(one, PurePath):
             return one / self._now(other)
         apply = _OPERATORS.get(type(node.op))
@@ -222,8 +202,8 @@ class Expressions:
             or isinstance(other, Template)
         )
         one, other = self._numeric(one), self._numeric(other)
-        if isinstance(node.op, ast.Mult) and not (_is_number(one) and _is_number(other)):
-            _check_length(one, other)
+        if isinstance(node.op, ast.Mult) and not (is_number(one) and is_number(other)):
+            check_length(one, other)
         result = apply(one, other)
         return Cores(result) if measured and isinstance(result, int) else result
 
@@ -376,7 +356,7 @@ class Expressions:
             return self._converted(name, arguments[0])
         if name in ("len", "max", "min", "sum"):
             values = [self._numeric(each) if name != "len" else self._now(each) for each in arguments]
-            if name == "sum" and not all(_is_number(each) for each in values[0]):
+            if name == "sum" and not all(is_number(each) for each in values[0]):
                 raise NotComputableError("only numbers are added up")
             result = _BUILTINS[name](*values, **keywords)
             flat = [each for value in arguments for each in (value if isinstance(value, list) else [value])]
@@ -424,15 +404,15 @@ class Expressions:
         owner, arguments = self._now(owner), [self._now(each) for each in arguments]
         if isinstance(owner, str) and name in _TEXT_METHODS:
             if name == "replace":
-                _check_length(owner, len(str(arguments[1])))
+                check_length(owner, len(str(arguments[1])))
             if name == "join":
                 parts = [str(part) for part in arguments[0]]
-                _check_length(owner, len(parts))
-                _joined(parts)
+                check_length(owner, len(parts))
+                joined(parts)
             result = getattr(owner, name)(*arguments, **keywords)
             return Decided(result) if isinstance(owner, Decided) and isinstance(result, str) else result
         if isinstance(owner, str) and name == "format":
-            return _formatted(owner, given, keywords)
+            return formatted(owner, given, keywords)
         if isinstance(owner, PurePath):
             if name in ("resolve", "absolute", "expanduser"):
                 return Path(os.path.normpath(self._folder / owner))
@@ -454,63 +434,3 @@ class Expressions:
         if node.id in self._modules:
             return ".".join([self._modules[node.id], *reversed(parts)])
         return node.id if not parts else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _filled(text: str, values: tuple[Any, ...]) -> Any:
-    """What `text % values` is. Only `%s` and `%d` are read."""
-    left = list(values)
-    pieces: list[Any] = []
-    for piece in _PLACES.split(text):
-        if piece == "%%":
-            pieces.append("%")
-        elif _PLACES.fullmatch(piece):
-            pieces.append(_shown(left.pop(0)))
-        elif "%" in piece:
-            raise NotComputableError("the file formats a value")
-        else:
-            pieces.append(piece)
-    return _joined(pieces)
-
-
-def _formatted(text: str, values: list[Any], keywords: dict[str, Any]) -> Any:
-    """What `text.format(...)` is. Only names and numbers of values are read."""
-    pieces: list[Any] = []
-    for number, (literal, name, spec, conversion) in enumerate(Formatter().parse(text)):
-        pieces.append(literal)
-        if name is None:
-            continue
-        if spec or conversion or (not name.isalnum() and name != "" and not name.isidentifier()):
-            raise NotComputableError("the file formats a value")
-        pieces.append(_shown(keywords[name] if name.isidentifier() else values[int(name or number)]))
-    return _joined(pieces)
-
-
-def _joined(pieces: list[Any]) -> Any:
-    """The pieces as one text. Raises NotComputableError if it is too long."""
-    if sum(len(piece) for piece in pieces if isinstance(piece, str)) > _MAX_LENGTH:
-        raise NotComputableError("the value is too large")
-    return Template.joined(*pieces)
-
-
-def _shown(value: Any) -> Any:
-    return value if isinstance(value, Template) else str(value)
-
-
-def _check_length(one: Any, other: Any) -> None:
-    sizes = [
-        len(each) if isinstance(each, str | list | tuple) else abs(each) for each in (one, other) if each is not None
-    ]
-    if len(sizes) == 2 and sizes[0] * sizes[1] > _MAX_LENGTH:
-        raise NotComputableError("the value is too large")
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str | list | tuple | dict) and len(value) > _MAX_LENGTH:
-        raise NotComputableError("the value is too large")
-    if isinstance(value, int | float) and abs(value) > _MAX_NUMBER:
-        raise NotComputableError("the number is too large")
-    return value

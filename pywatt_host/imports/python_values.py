@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pywatt_host.imports.findings import Place, UnreadableError
-from pywatt_host.imports.python_expressions import Expressions, NotComputableError, Unknown
+from pywatt_host.imports.python_expressions import Expressions
+from pywatt_host.imports.python_kinds import NotComputableError, Unknown
 
 _NO_PARAMETERS = ast.dump(ast.parse("lambda: 0", mode="eval").body.args)  # type: ignore[attr-defined]  # a lambda
 _MAX_STATEMENTS = 20_000  # of a file with its loops and branches
