@@ -206,7 +206,14 @@ class Draft:
             "".join(part for part in value.parts if isinstance(part, str)) if isinstance(value, Template) else value
         )
         env = self._section(place)
-        if is_sensitive(name, known or "x") and can_be_secret_name(name):
+        defaults = [each.default or "" for each in value.variables] if isinstance(value, Template) else []
+        texts = ["x" if known is None else known, literal, *defaults]
+        sensitive = any(is_sensitive(name, text) for text in texts)
+        if sensitive and not can_be_secret_name(name):
+            self.lost(
+                setting, f"{name[:60]} looks like a secret, and cannot be the name of one", "give it another name"
+            )
+        elif sensitive:
             env[name] = Written(f"${{secret:{name}}}")
             self.secrets += [name] if name not in self.secrets else []
             where = f"its value is in {setting.place}" if literal else "the environment has it"

@@ -9,8 +9,15 @@ from pywatt_host.manifest.values import SECRET_NAME
 
 # The last word of the name: `TOKEN_TTL` and `SECRET_KEY_FILE` are no secrets.
 _NAME = re.compile(
-    r"(^|_|-)(SECRETS?|SECRET_?KEY(_BASE)?|PASS(WORD|WD|PHRASE)?|PWD|(AUTH|ACCESS|API|BEARER|REFRESH)?_?TOKENS?"
-    r"|(API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|MASTER|LICENSE|ACCOUNT)_?KEYS?|CREDENTIALS?|SALT|DSN)(_?\d+)?\Z",
+    r"(^|[_-])(SECRETS?|SECRET_?KEY(_BASE)?|PASS(WORD|WD|PHRASE)?|PWD|(AUTH|ACCESS|API|BEARER|REFRESH)?_?TOKENS?"
+    r"|(API|ACCESS|PRIVATE)?_?KEYS?|CREDENTIALS?|SALT|DSN)([_-]?\d+)?\Z",
+    re.IGNORECASE,
+)
+_OTHER_KEYS = re.compile(r"(PUBLIC|CACHE|SORT|PARTITION|PRIMARY|FOREIGN|HOST)_?KEYS?\Z", re.IGNORECASE)
+# Credentials that services give out, keys and tokens in PEM and JSON form, and passwords in connection strings.
+_VALUE = re.compile(
+    r"^(sk_live_|sk-|rk_live_|gh[pousr]_|github_pat_|glpat-|AKIA[0-9A-Z]{12}|xox[abprs]-|eyJ[\w-]{10,}\.)"
+    r"|-----BEGIN|\b(password|pwd)\s*=\s*[^\s;&]",
     re.IGNORECASE,
 )
 _NOT_NAMES = frozenset({"PWD", "OLDPWD"})  # working directories
@@ -21,7 +28,8 @@ def is_sensitive(name: str, value: str) -> bool:
     """Whether a variable is a secret: by its name, or because its value has a password or a private key."""
     if name in _NOT_NAMES or not value:
         return False
-    return bool(_NAME.search(name)) or "-----BEGIN" in value or _has_password(value)
+    named = _NAME.search(name) is not None and _OTHER_KEYS.search(name) is None
+    return named or _VALUE.search(value) is not None or _has_password(value)
 
 
 def can_be_secret_name(name: str) -> bool:

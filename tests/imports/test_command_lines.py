@@ -99,6 +99,14 @@ def test_an_env_file_becomes_variables_and_its_secrets_stay_in_it(folder: Path) 
     compare(made.files["pywatt.yaml"], folder, [Asked("/", body="GET  / http 0 prod")])
 
 
+def test_a_secret_is_never_written_whatever_its_name(folder: Path) -> None:
+    line = "gunicorn -e 1_PASSWORD=s3cr3t -e API_KEY= -e TOKEN=s3cr3t wsgi_one"
+    manifest, made = words("gunicorn", folder, line)
+    assert manifest["app"]["env"] == {"API_KEY": "", "TOKEN": "${secret:TOKEN}"}
+    assert "s3cr3t" not in made.files["pywatt.yaml"] + "".join(map(str, made.findings))
+    assert keys(made, "lost") == {"raw_env"}
+
+
 def test_a_hypercorn_file_serves_the_same_answers(folder: Path) -> None:
     text = """
     application_path = "asgi_one:app"
