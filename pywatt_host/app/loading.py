@@ -25,8 +25,8 @@ from pywatt_host.app.decorated import Decorated, Framework
 from pywatt_host.app.introspection import framework_of, interface_of, is_factory
 from pywatt_host.app.introspection.arguments import ArgumentsError, bind
 from pywatt_host.app.introspection.table import FRAMEWORKS
-from pywatt_host.app.user_code import is_users_file
 from pywatt_host.exceptions import AppLoadError, ManifestError
+from pywatt_host.observability.user_code import is_users_file
 
 __all__ = ["LoadedApp", "call_factory", "framework_of", "import_object", "interface_of", "is_factory", "load_app"]
 

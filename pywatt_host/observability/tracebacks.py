@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
-from traceback import FrameSummary, StackSummary, TracebackException
+from traceback import StackSummary, TracebackException
 
-_INSTALLED = ("/site-packages/", "/dist-packages/")
+from pywatt_host.observability.user_code import is_users_file
 
 
 def short_traceback(error: BaseException) -> list[str]:
@@ -17,9 +14,9 @@ def short_traceback(error: BaseException) -> list[str]:
     piece says how many frames were left out. A traceback without a frame of the application is unchanged."""
     whole = TracebackException.from_exception(error)
     hidden = 0
-    if any(_is_users(frame) for each in _chain(whole) for frame in each.stack):
+    if any(is_users_file(frame.filename) for each in _chain(whole) for frame in each.stack):
         for each in _chain(whole):
-            first = next((number for number, frame in enumerate(each.stack) if _is_users(frame)), None)
+            first = next((number for number, frame in enumerate(each.stack) if is_users_file(frame.filename)), None)
             if first is None:  # an exception within a library, or a group: where it was raised is enough
                 first = max(0, len(each.stack) - 1)
             hidden += first
@@ -44,17 +41,3 @@ def _chain(error: TracebackException) -> Iterator[TracebackException]:
         waiting += [
             other for other in (each.__cause__, each.__context__, *(each.exceptions or ())) if other is not None
         ]
-
-
-def _is_users(frame: FrameSummary) -> bool:
-    name = frame.filename.replace("\\", "/")
-    if name.startswith("<") or any(part in name for part in _INSTALLED):
-        return False
-    return not any(name.startswith(folder) for folder in _foreign_folders())
-
-
-@cache
-def _foreign_folders() -> tuple[str, ...]:
-    package = Path(__file__).parent.parent
-    library = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
-    return tuple(f"{folder}/".replace("\\", "/") for folder in (package, *sorted(library)))

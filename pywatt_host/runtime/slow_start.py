@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pywatt_host.app.user_code import is_users_file
+from pywatt_host.observability.user_code import is_users_file
 
 logger = logging.getLogger("pywatt.host")
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from pywatt_host.app.user_code import is_package_file, is_users_file
+from pywatt_host.observability.user_code import is_package_file, is_users_file
 
 _INTERVAL = 0.25  # seconds between two looks
 _QUIET = 1.0  # seconds of an import before its place is told
