@@ -18,7 +18,7 @@ _TITLES: dict[Kind, str] = {
     "exposed": "open where it was closed",
     "lost": "not taken over",
     "differs": "different",
-    "secret": "a secret, left out",
+    "secret": "secrets left out",
     "todo": "to do",
 }
 

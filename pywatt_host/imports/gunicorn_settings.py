@@ -223,11 +223,27 @@ def _threads(draft: Draft, settings: Mapping[str, Setting]) -> None:
 
 
 def _timeout(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
+    """The sync worker is killed when a request takes longer. Workers of other kinds only have to be alive."""
+    if not _is_sync(settings):
+        if draft.number(setting) == 0:
+            draft.lost(setting, "a worker that does not answer is always replaced", "set server.workers.ping_limit")
+            return
+        draft.put_seconds("server.workers.ping_limit", setting)
+        return
     draft.put_seconds("server.timeouts.request", setting, off_at_zero=True)
     draft.differs(
         setting,
         "gunicorn kills a worker whose request takes longer; the host answers 504 and the thread goes on",
         "server.timeouts.request",
+    )
+
+
+def _is_sync(settings: Mapping[str, Setting]) -> bool:
+    kind, threads = settings.get("worker_class"), settings.get("threads")
+    if threads is not None and threads.value not in (1, "1"):
+        return False  # gunicorn takes its gthread worker then
+    return kind is None or (
+        isinstance(kind.value, str) and kind.value.lower().rpartition(".")[2] in ("sync", "syncworker")
     )
 
 

@@ -108,9 +108,9 @@ CASES = {
             "app.working_dir": "lib",
             "app.threads": 8,
             "server.workers": {"start": "fork"},
-            "server.timeouts.request": "off",
         },
         [Asked("/anything", body="test")],
+        {"timeout"},
     ),
     "uvicorn-workers": Case(
         """
@@ -120,7 +120,7 @@ CASES = {
         timeout = 120
         statsd_host = "localhost:8125"
         """,
-        {"app.interface": "asgi", "server.workers": 3, "server.timeouts.request": "2m", "metrics": True},
+        {"app.interface": "asgi", "server.workers": {"count": 3, "ping_limit": "2m"}, "metrics": True},
         [Asked("/users", body="GET  /users https 127.0.0.1", headers=HTTPS), Asked("/missing", 404)],
     ),
 }
