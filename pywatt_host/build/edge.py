@@ -22,7 +22,7 @@ from pywatt_host.build.routes import Announced, announced, compile_routes
 from pywatt_host.http.accesslog import AccessLog, LineAccessLog, NoAccessLog
 from pywatt_host.http.edge import Answer, Edge, HostPath
 from pywatt_host.http.explanation import Explanations
-from pywatt_host.http.forwarding import Forwarding
+from pywatt_host.http.forwarding import GATEWAY, Forwarding
 from pywatt_host.http.host_answers import AskingPaths, HostAnswers, accept
 from pywatt_host.http.host_paths import HostPathsApp, by_listener, guarded, reported
 from pywatt_host.http.inprocess import request
@@ -188,7 +188,8 @@ class HostEdge:
                 " list the addresses of your proxies",
                 extra={"key": "server.trusted_proxies"},
             )
-        return [*declared, *added]
+        gateway = [entry for entry in self._environ.get(GATEWAY, "").split(",") if entry]
+        return [*declared, *added, *gateway]
 
     def _access_log(self) -> AccessLog:
         logging = self._manifest.logging

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from pywatt_host.cli.options import Selection, coloured, manifest_options
+from pywatt_host.cli.stopping import StopRequestedError, stoppable
 from pywatt_host.dev.changes import watched_files
 from pywatt_host.dev.session import DevConfig, DevSession
 from pywatt_host.devservices import DEV_SERVICES
@@ -71,10 +72,10 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     echo = _Echo()
     config_reader = _ConfigReader(selection, bool(listen), ignored, echo.line)
     try:
-        folder = selection.source().directory
-        os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
-        services = DevServices(folder, os.environ)
-        with asyncio.Runner() as runner:
+        with stoppable(), asyncio.Runner() as runner:
+            folder = selection.source().directory
+            os.environ[DEV_SERVICES] = os.fspath(folder)  # for the child, which may use private servers
+            services = DevServices(folder, os.environ)
             return runner.run(DevSession(config_reader.read, echo.line, echo.faults, services.keep).serve())
     except ManifestError as error:
         echo.faults(error)
@@ -82,6 +83,9 @@ def dev(selection: Selection, listen: tuple[str, ...], log_level: str | None, ig
     except HostError as error:
         echo.line(str(error))
         return error.exit_code
+    except StopRequestedError as error:
+        echo.line(f"stopped by {error.signal_name} before anything was started")
+        return 0
     finally:
         if services is not None:
             services.close()

@@ -23,10 +23,14 @@ from pywatt_host.secrets.sources import make_sources
 _CONNECT_TIMEOUT = 5.0  # seconds
 
 
-def live_problems(loaded: Loaded, env_file: Path | None, tell: Callable[[str], None]) -> list[Problem]:
+def live_problems(
+    loaded: Loaded, env_file: Path | None, tell: Callable[[str], None], *, addresses: bool = True
+) -> list[Problem]:
     """Bind the addresses, fetch the secrets and connect, each for a moment, and report what fails. `tell` gets a line
-    about each certificate that a client would see."""
-    return [*_check_addresses(loaded), *asyncio.run(_check_services(loaded, env_file, tell))]
+    about each certificate that a client would see. Without `addresses`, nothing is bound: `up` gives each module an
+    address."""
+    bound = list(_check_addresses(loaded)) if addresses else []
+    return [*bound, *asyncio.run(_check_services(loaded, env_file, tell))]
 
 
 def _check_addresses(loaded: Loaded) -> Iterator[Problem]:

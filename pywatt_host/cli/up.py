@@ -7,14 +7,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pywatt_host.cli.options import coloured, show_problems
+from pywatt_host.cli.stopping import StopRequestedError, stoppable
 from pywatt_host.cli.terminal import plain
+from pywatt_host.cli.workspaces import check_modules, exit_code_of, is_workspace, reader_of, unusable
+from pywatt_host.dev.module_watch import ModuleWatch, files_read_at_start
 from pywatt_host.exceptions import HostError, ManifestError
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import Logging, Manifest
@@ -25,7 +28,7 @@ from pywatt_host.manifest.workspace import LoadedWorkspace, from_manifests, load
 from pywatt_host.observability.escaping import json_line
 from pywatt_host.observability.log_stream import LogStream
 from pywatt_host.observability.logs import Clock, configured, standard_error, style_for
-from pywatt_host.orchestrator.manifests import load_manifests
+from pywatt_host.orchestrator.manifests import ModuleManifests
 from pywatt_host.orchestrator.wattson import Up, Wattson
 from pywatt_host.runtime.event_loop import loop_factory
 from pywatt_host.secrets import Masker, SecretStore
@@ -38,7 +41,7 @@ _DEFAULT_SOURCES = (SecretSource(kind="env"), SecretSource(dotenv=".env"))
 
 
 @click.command()
-@click.argument("targets", metavar="[WATTSON.YAML|FOLDER|MANIFEST...]", nargs=-1)
+@click.argument("targets", metavar="[WATTSON.YAML|FOLDER|MANIFEST|FILE.py...]", nargs=-1)
 @click.option(
     "--env-file",
     metavar="FILE",
@@ -51,29 +54,47 @@ _DEFAULT_SOURCES = (SecretSource(kind="env"), SecretSource(dotenv=".env"))
     help="Override logging.level of up.",
 )
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="Override logging.format of up.")
-def up(targets: tuple[str, ...], env_file: Path | None, log_level: str | None, log_format: str | None) -> int:
+@click.option("--watch", is_flag=True, help="Restart a module when its code, manifest or .env changes. Needs `dev`.")
+def up(
+    targets: tuple[str, ...], env_file: Path | None, log_level: str | None, log_format: str | None, watch: bool
+) -> int:
     """Run several modules together on this machine: those of ./wattson.yaml, or the manifests that are named.
 
-    `up` starts the modules in the order of their dependencies, gives them secrets, passes on their messages, serves all
-    of them at one address, and restarts a module that crashes. The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT stops
-    the modules in reverse order; the second kills them. SIGHUP reloads all modules, one replica after the other.
+    `up` checks the manifests and imports every application, starts the modules in the order of their dependencies,
+    gives them secrets, passes on their messages, serves all of them at one address, and restarts a module that crashes.
+    The first SIGTERM, SIGINT (Ctrl-C) or SIGQUIT stops the modules in reverse order; the second kills them. SIGHUP
+    reloads all modules, one replica after the other.
 
     \b
     Examples:
       pywatt-host up
       pywatt-host up deploy/wattson.yaml
-      pywatt-host up users/pywatt.yaml billing/pywatt.yaml
+      pywatt-host up users/pywatt.yaml billing.py
+      pywatt-host up --watch
     """
+    if watch and find_spec("watchfiles") is None:
+        click.echo("--watch needs the package watchfiles. Install it with: pip install 'pywatt-host[dev]'", err=True)
+        return 2
     try:
-        loaded = _workspace(targets, env_file)
-        manifests = load_manifests(loaded.workspace, os.environ)
+        with stoppable():
+            loaded = _workspace(targets, env_file)
+            workspace = loaded.workspace
+            reader = reader_of(workspace, os.environ)
+            checked = check_modules(workspace, reader)
+            faults = unusable(checked.problems)
+            if faults:
+                show_problems(faults)
+                if not watch or exit_code_of(faults) != 3:  # with --watch, broken code is tried again once it changes
+                    return exit_code_of(faults)
+            changes = {"level": log_level, "format": log_format}
+            settings = workspace.logging.model_copy(update={name: value for name, value in changes.items() if value})
+            return _run(workspace, reader, checked.manifests, settings, loaded.warnings, env_file, watch=watch)
     except ManifestError as error:
         show_problems(error.problems)
         return 2
-    workspace = loaded.workspace
-    changes = {"level": log_level, "format": log_format}
-    settings = workspace.logging.model_copy(update={name: value for name, value in changes.items() if value})
-    return _run(workspace, manifests, settings, loaded.warnings, environment(None, env_file, Report()))
+    except StopRequestedError as error:
+        click.echo(f"stopped by {error.signal_name} before anything was started", err=True)
+        return 0
 
 
 def _workspace(targets: tuple[str, ...], env_file: Path | None) -> LoadedWorkspace:
@@ -81,25 +102,23 @@ def _workspace(targets: tuple[str, ...], env_file: Path | None) -> LoadedWorkspa
     Raises ManifestError."""
     if not targets:
         return load_workspace(workspace_source(), env_file=env_file)
-    if len(targets) == 1 and _is_workspace(Path(targets[0])):
+    if len(targets) == 1 and is_workspace(Path(targets[0])):
         return load_workspace(workspace_source(targets[0]), env_file=env_file)
     return from_manifests(targets, env_file=env_file)
 
 
-def _is_workspace(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "wattson.yaml").exists()
-    return path.name.startswith("wattson") or path.stem.endswith("wattson")
-
-
 def _run(
     workspace: Workspace,
+    reader: ModuleManifests,
     manifests: dict[str, Manifest],
     settings: Logging,
     warnings: tuple[Problem, ...],
-    variables: Mapping[str, str],
+    env_file: Path | None,
+    *,
+    watch: bool,
 ) -> int:
-    """Run the workspace. The secret source `env` reads `variables`; modules inherit the environment of this process."""
+    """Run the workspace. The secret source `env` reads the environment of this process, which modules inherit, and
+    `env_file`."""
     masker, stream = Masker(), standard_error()
     stream.mask_with(masker.mask_bytes)
     terminal, colour = sys.stderr.isatty(), coloured(sys.stderr)
@@ -110,19 +129,27 @@ def _run(
         sources = make_sources(
             declared.sources if declared.sources is not None else _DEFAULT_SOURCES,
             directory=workspace.directory,
-            environ=variables,
+            environ=environment(None, env_file, Report()),
             fetch=None,
         )
         store = SecretStore(workspace.secret_keys, sources, masker)
         style = style_for(settings, terminal)
         output = Output(stream, style, colour, masker.mask)
+        files: ModuleWatch | None = None
+        if watch:
+            read_at_start = files_read_at_start(workspace, [env_file])
+            files = ModuleWatch(workspace, manifests, read_at_start, _say_that_it_is_not_read)
         try:
-            wattson = Wattson(workspace, manifests, store, output, dict(os.environ), masker)
+            wattson = Wattson(workspace, reader, manifests, store, output, dict(os.environ), masker, watch=files)
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 return runner.run(wattson.serve(lambda ready: _announce(ready, wattson.name, style, stream)))
         except HostError as error:
             logger.critical("%s", error)
             return error.exit_code
+
+
+def _say_that_it_is_not_read(name: str) -> None:
+    logger.warning("%s has changed; up reads it only when it starts: stop up, and start it again", name)
 
 
 def _announce(ready: Up, name: str, style: str, stream: LogStream) -> None:

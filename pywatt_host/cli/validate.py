@@ -15,20 +15,23 @@ import click
 from pywatt_host.cli.certificates import Certificates
 from pywatt_host.cli.options import Selection, coloured, progress
 from pywatt_host.cli.terminal import echo, echo_json
+from pywatt_host.cli.workspaces import check_modules, found_in, is_only_a_workspace, reader_of
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
-from pywatt_host.manifest.load import Examined, parsed_path
+from pywatt_host.manifest.load import Examined, environment, parsed_path
 from pywatt_host.manifest.model import AutoEndpoints
-from pywatt_host.manifest.problems import Severity
-from pywatt_host.manifest.source import DEFAULT_NAME
+from pywatt_host.manifest.problems import Report, Severity
+from pywatt_host.manifest.source import DEFAULT_NAME, WORKSPACE_NAME
+from pywatt_host.manifest.workspace import read_workspace, workspace_source
+from pywatt_host.orchestrator.manifests import faults_of
 
 if TYPE_CHECKING:
-    from pywatt_host.cli.inspection import Inspection
+    from pywatt_host.cli.inspection import Inspection, Request
     from pywatt_host.cli.inspection.result import Fault
 
 
 @click.command()
-@click.argument("targets", metavar="[MANIFEST...]", nargs=-1)
+@click.argument("targets", metavar="[MANIFEST|WATTSON.YAML|FOLDER|FILE.py...]", nargs=-1)
 @click.option("--profile", metavar="NAME", help="Profile of the manifest. Default: PYWATT_PROFILE.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key. Can be repeated.")
 @click.option(
@@ -61,7 +64,9 @@ def validate(
     """Check manifests and report every error at once, each with its line and a suggestion.
 
     `validate` then imports each application in a child process (it calls no factories) and compares its routes with the
-    declared endpoints. The exit code is 0 if there is no error, else 2.
+    declared endpoints. A wattson.yaml is checked with the manifests of all its modules. Without an argument,
+    `validate` checks ./pywatt.yaml, or ./wattson.yaml if there is no pywatt.yaml. The exit code is 0 if there is no
+    error, else 2.
 
     \b
     Examples:
@@ -69,9 +74,17 @@ def validate(
       pywatt-host validate --no-import --format github services/*/pywatt.yaml
       pywatt-host validate --format sarif > pywatt.sarif
       pywatt-host validate --strict --set server.listen=:8080
+      pywatt-host validate deploy/wattson.yaml
     """
     problems: list[Problem] = []
     for target in targets or (None,):
+        if is_only_a_workspace(Path(target)) if target is not None else found_in(Path()):
+            if profile is not None or overrides:
+                raise click.UsageError("--profile and --set are for manifests; a workspace has neither")
+            problems += _workspace_problems(
+                target or WORKSPACE_NAME, env_file, allow_unset=allow_unset, imports=not no_import, live=live
+            )
+            continue
         selection = Selection(target, profile, overrides, env_file)
         try:
             examined = selection.examine(allow_unset=allow_unset)
@@ -79,8 +92,7 @@ def validate(
             problems += [*error.problems, *_disagreements(selection)]
             continue
         except AppLoadError as error:  # of a Python file: its decorator would be the manifest
-            code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
-            problems.append(Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail))
+            problems += faults_of(error)
             continue
         found, loaded = [*examined.problems, *_disagreements(selection)], examined.loaded
         if loaded is not None and not no_import:
@@ -119,25 +131,45 @@ def _disagreements(selection: Selection) -> list[Problem]:
     return found
 
 
+def _workspace_problems(
+    target: str, env_file: Path | None, *, allow_unset: bool, imports: bool, live: bool
+) -> list[Problem]:
+    """The problems of a workspace and of all its modules. Where the file itself has errors, the manifests that it names
+    are checked nevertheless, as far as they can be found."""
+    read = read_workspace(workspace_source(target), env_file=env_file, allow_unset=allow_unset)
+    if read.workspace is None:
+        return read.problems
+
+    def more(examined: Examined, loaded: Loaded) -> list[Problem]:
+        if not live or examined.faulty:
+            return list(Certificates(loaded, {}, left_out=examined.left_out).problems())
+        live_problems = import_module("pywatt_host.cli.live").live_problems
+        found: list[Problem] = live_problems(loaded, env_file, lambda line: click.echo(line, err=True), addresses=False)
+        return found
+
+    reader = reader_of(read.workspace, environment(None, env_file, Report()))
+    checked = check_modules(read.workspace, reader, allow_unset=allow_unset, imports=imports, more=more)
+    return [*read.problems, *checked.problems]
+
+
 def _imported(selection: Selection, examined: Examined, loaded: Loaded, allow_unset: bool) -> list[Problem]:
+    from pywatt_host.cli.inspection import Request
+
+    source = selection.source()
+    asked = Request(source, selection.profile, selection.overrides, selection.env_file, allow_unset, build=False)
+    return import_problems(asked, examined, loaded)
+
+
+def import_problems(asked: Request, examined: Examined, loaded: Loaded) -> list[Problem]:
     """The problems that importing the applications brings up, as far as they do not follow from those of the
     manifest."""
-    from pywatt_host.cli.inspection import Request, inspect_apps
+    from pywatt_host.cli.inspection import inspect_apps
     from pywatt_host.cli.inspection.partial import uninspectable
 
     left_out, skipped = examined.left_out, uninspectable(examined)
     if loaded.manifest.app is None and len(skipped) == len(loaded.manifest.mounts):
         return []
-    asked = Request(
-        selection.source(),
-        selection.profile,
-        selection.overrides,
-        selection.env_file,
-        allow_unset,
-        build=False,
-        partial=examined.faulty,
-        skipped=skipped,
-    )
+    asked = replace(asked, partial=examined.faulty, skipped=skipped)
     found = inspect_apps(asked, progress=progress)
     if found.failure is not None:
         node, path = loaded.node_at(found.failure.key)

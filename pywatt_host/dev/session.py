@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from pywatt_host.dev.changes import WatchedFiles, describe
+from pywatt_host.dev.file_events import DEBOUNCE_MS, QUIET_MS, changed_files, forget_bytecode
 from pywatt_host.dev.unavailable import UnavailableServer
 from pywatt_host.exceptions import BindError, ManifestError, ServiceError
 from pywatt_host.http.allowed_hosts import AllowedHosts
@@ -23,11 +21,8 @@ from pywatt_host.runtime.signals import OtherSignals, StopSignals
 from pywatt_host.supervision.serving_child import ChildEvent, ChildFailed, ChildReady, ChildStopped, ServingChild
 from pywatt_host.supervision.sockets import ListenAddresses, ListenerSet
 
-_MAX_DEBOUNCE_MS = 200  # changes are collected for so long at most
-_QUIET_MS = 50  # changes are acted on after so long without a further change
 _DETAIL_LINES = 20  # of a failure's text in a response
 _SLOW_START = 3.0  # seconds after which a message says that the child is still starting
-_ADDED = 1  # watchfiles.Change.added
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +95,11 @@ class DevSession:
         Raises ManifestError and BindError at the first start, and ServiceError if files cannot be watched.
         """
         loop = asyncio.get_running_loop()
-        # SIGHUP: the terminal has gone, and `dev` with it.
+        # SIGHUP: the terminal has gone, and `dev` with it. Under nohup it is ignored.
+        hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
         numbers = (signal.SIGUSR1, signal.SIGUSR2)
         others = {number: partial(self._echo, f"{number.name} is ignored") for number in numbers}
-        with StopSignals(self._request_stop, loop, also=[signal.SIGHUP]), OtherSignals(others, loop):
+        with StopSignals(self._request_stop, loop, also=hangup), OtherSignals(others, loop):
             config = self._read_config()
             self._listeners.update(config.addresses)
             self._watched, self._hosts = config.watched, config.hosts
@@ -222,7 +218,7 @@ class DevSession:
         self._echo(f"reload: {describe(changed, Path.cwd())} changed")
         self._unavailable.close()
         await self._stop_child()
-        _forget_bytecode(changed | self._take_changed())
+        forget_bytecode(changed | self._take_changed())
         try:
             config = self._read_config()
             moved = self._listeners.update(config.addresses)
@@ -252,8 +248,8 @@ class DevSession:
                 async for changes in awatch(
                     *self._roots,
                     watch_filter=None,
-                    debounce=_MAX_DEBOUNCE_MS,
-                    step=_QUIET_MS,
+                    debounce=DEBOUNCE_MS,
+                    step=QUIET_MS,
                     stop_event=stop,
                     ignore_permission_denied=True,
                 ):
@@ -263,30 +259,7 @@ class DevSession:
                 return
 
     def _note(self, changes: Iterable[tuple[int, str]]) -> None:
-        paths = {path for path in _changed_files(changes) if self._watched.restarts(path)}
+        paths = {path for path in changed_files(changes) if self._watched.restarts(path)}
         if paths and not self._changed:
             self._events.put_nowait(_FilesChanged())
         self._changed |= paths
-
-
-def _changed_files(changes: Iterable[tuple[int, str]]) -> Iterator[Path]:
-    """The files that changed, with the files of new folders, without files that existed only for a moment."""
-    changes = set(changes)
-    added = {name for kind, name in changes if kind == _ADDED}
-    for name in {name for _, name in changes}:
-        path = Path(name)
-        if not path.is_dir():
-            if name not in added or path.exists():
-                yield path
-        elif name in added:
-            for folder, _, names in os.walk(path):
-                yield from (Path(folder, each) for each in names)
-
-
-def _forget_bytecode(paths: Iterable[Path]) -> None:
-    """Delete the cached bytecode of changed files. Python compares the size of a source file and its time in whole
-    seconds, and so misses the second of two saves within one second."""
-    for path in paths:
-        if path.suffix == ".py":
-            with suppress(OSError, NotImplementedError):
-                os.unlink(importlib.util.cache_from_source(path))

@@ -27,6 +27,7 @@ _REWRITING = FORGEABLE - {b"forwarded", b"x-real-ip"}
 _REMEMBERED_PEERS = 4096  # addresses whose trust is cached
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 addresses on sockets that take both (RFC 4291, section 2.5.5.2)
 _ZONE = re.compile(r"[A-Za-z0-9._~-]{1,32}\Z")  # of a link-local address: the name or the number of an interface
+GATEWAY = "PYWATT_GATEWAY"  # by this variable, `up` tells its modules the peers that are its gateway
 _NODE = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<ipv4>[0-9.]+))(?::[0-9]{1,5})?\Z")  # an address that may have a port
 
 

@@ -95,11 +95,14 @@ class ModuleRequests:
 
     def _secret(self, message: GetSecret, peer: PeerConnection) -> None:
         replica: Replica = peer.owner
-        allowed = self._modules[replica.module].declared.secrets
-        if _NAME(message.name) is None or (allowed is not None and message.name not in allowed):
+        module = self._modules[replica.module]
+        if _NAME(message.name) is None or message.name not in module.secrets:
+            where = f"modules.{module.id}.secrets"
+            if module.declared.manifest is not None and module.declared.secrets is None:
+                where = f"secrets of its manifest, or in {where}"
             logger.warning(
-                "%s asked for the secret %s, which it may not read", replica.label, cut(message.name, 60),
-                extra={"peer": replica.label},
+                "%s asked for the secret %s, which it may not read; to allow that, list it under %s",
+                replica.label, cut(message.name, 60), where, extra={"peer": replica.label},
             )  # fmt: skip
             self._unknown(message, peer)
         elif message.name in self._store.secret_values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import WorkspaceModule
 from pywatt_host.orchestrator.replica import Replica
 
@@ -12,18 +13,33 @@ Condition: TypeAlias = Literal["service_started", "service_healthy"]
 
 
 class Module:
-    """The replicas of one module. `hidden` are the paths that the gateway never passes on, such as health."""
+    """The replicas of one module. `hidden` are the paths that the gateway never passes on, such as health, and
+    `secrets` the names of the secrets that it may ask for."""
 
     def __init__(
-        self, id: str, declared: WorkspaceModule, replicas: Sequence[Replica], hidden: frozenset[str] = frozenset()
+        self,
+        id: str,
+        declared: WorkspaceModule,
+        replicas: Sequence[Replica],
+        hidden: frozenset[str] = frozenset(),
+        manifest: Manifest | None = None,
     ) -> None:
         self.id = id
         self.declared = declared
         self.replicas = tuple(replicas)
         self.hidden = hidden
+        self.secrets: frozenset[str] = frozenset(declared.secrets or ())
+        self.grant(manifest)
         self.generation = 1  # how often its code was loaded by all replicas
         self._next = 0
         self._beside: list[Replica] = []  # successors that start, and replaced replicas that drain
+
+    def grant(self, manifest: Manifest | None, *, only: bool = False) -> None:
+        """Let it ask for the secrets of its manifest, unless the workspace lists those that it may ask for. What it
+        could ask for before stays without `only`: during a reload, processes of both manifests run."""
+        if self.declared.secrets is None and manifest is not None:
+            declared = frozenset(manifest.secret_keys)
+            self.secrets = declared if only else self.secrets | declared
 
     @property
     def processes(self) -> tuple[Replica, ...]:
@@ -61,14 +77,6 @@ class Module:
         if condition == "service_started":
             return any(replica.running for replica in self.replicas)
         return any(replica.healthy for replica in self.replicas)
-
-    @property
-    def settled(self) -> bool:
-        """Whether its start is over: each replica runs, has failed at least once, or has ended for good."""
-        return all(
-            replica.running or replica.restarts > 0 or replica.over or replica.state == "stopping"
-            for replica in self.replicas
-        )
 
     def status(self) -> dict[str, Any]:
         """What `ps` and the ready line show."""

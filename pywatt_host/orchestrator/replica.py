@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pywatt_host.exceptions import ChannelError, HostError
+from pywatt_host.observability.failing_checks import failing_checks
 from pywatt_host.observability.running_clock import LOOK_INTERVAL, RunningClock, RunningTimer, running_timeout
 from pywatt_host.peers.connection import Dispatch, PeerConnection
 from pywatt_host.protocol.codec import Lines, line
@@ -27,6 +28,7 @@ logger = logging.getLogger("pywatt.wattson")
 
 _KILL_DELAY = 2.0  # seconds between SIGTERM and SIGKILL
 _EXIT_DELAY = 1.0  # seconds in which a process has to end after it has closed its standard output
+_STARTING_DELAY = 3.0  # seconds in which a process that still starts has to end after `shutdown`
 _EARLY_HEARTBEAT_INTERVAL = 0.5  # seconds between heartbeats until the module is healthy
 _INTERVAL_GROWTH = (
     1.4  # then each interval is longer than the one before by this factor: a module must not take it for silence
@@ -96,6 +98,7 @@ class Replica:
         self._stdio: PeerConnection | None = None
         self._frames: list[PeerConnection] = []
         self._doom: asyncio.Future[str] | None = None
+        self._discarded = ""  # why no process of this replica is wanted any more
         self._clock = RunningClock(min(LOOK_INTERVAL, terms.heartbeat))  # a pause of `up` is not held against a module
         self._asked_at: float | None = None  # on that clock: when the oldest unanswered heartbeat was sent
         self._living = False
@@ -116,6 +119,16 @@ class Replica:
         if not self.running or not self.acknowledged:
             return False
         return self.health is None or self.health.get("status") in ("healthy", "degraded")
+
+    @property
+    def why(self) -> str:
+        """Why it is not healthy: the checks that fail, or how its last process ended. Empty where that is not known, or
+        where it is healthy."""
+        if self.healthy:
+            return ""
+        if self.running:
+            return failing_checks(self.health)
+        return str(self.ending) if self.ending is not None and self.state not in ("waiting", "ended") else ""
 
     @contextmanager
     def handling(self) -> Iterator[None]:
@@ -155,6 +168,8 @@ class Replica:
             document["checks"] = self.health.get("checks", {})
         if self.ending is not None:
             document["ending"] = str(self.ending)
+        if self.why:
+            document["why"] = self.why
         return document
 
     def _set(self, state: State) -> None:
@@ -211,6 +226,8 @@ class Replica:
         self._asked_at = None
         self.fetched = set()
         self._doom = doom = loop.create_future()
+        if self._discarded:
+            doom.set_result(self._discarded)
         frame = self.terms.frame
         self._stdio = PeerConnection(
             "stdio", self.label, Lines(frame), line, self._around.dispatch(), self._connection_ended,
@@ -263,6 +280,11 @@ class Replica:
         """Kill the present process; the restart policy decides what follows."""
         if self._doom is not None and not self._doom.done():
             self._doom.set_result(why)
+
+    def discard(self, why: str) -> None:
+        """Kill the process of a successor that is not wanted any more, also one that is about to be started."""
+        self._discarded = why
+        self.kill(why)
 
     # Messages of the process ------------------------------------------------------------------------------------------
 
@@ -361,28 +383,32 @@ class Replica:
 
     async def stop(self) -> None:
         """Send `shutdown`, then SIGTERM, then SIGKILL, and return once the process has ended for good. Sets `cut` where
-        a signal was needed, or where the exit code says that work was cut short."""
+        a signal was needed, or where the exit code says that work was cut short. A process that has not announced
+        itself yet has no work to finish: it gets less time, and nothing of it is cut short."""
         self._stopping.set()
         if self.over:
             return
         if not self._living:
             self._set("ended")
             return
+        served = self.announce is not None
+        limit = self.terms.stop if served else min(self.terms.stop, _STARTING_DELAY)
         self._set("stopping")
         if self._child is not None and self._stdio is not None:
             self._stdio.send(Shutdown())
-        if not await self._ends_within(self.terms.stop):
-            logger.error(
-                "%s did not end within %gs of shutdown (timeouts.stop); it gets SIGTERM", self.label, self.terms.stop,
-                extra={"peer": self.label},
+        if not await self._ends_within(limit):
+            logger.log(
+                logging.ERROR if served else logging.INFO,
+                "%s did not end within %gs of shutdown (%s); it gets SIGTERM",
+                self.label, limit, "timeouts.stop" if served else "it is still starting", extra={"peer": self.label},
             )  # fmt: skip
-            self.cut = True
+            self.cut = served
             if self._child is not None:
                 self._child.signal(signal.SIGTERM)
             if not await self._ends_within(_KILL_DELAY):
                 self.kill("it did not end after SIGTERM")
                 await self._ended.wait()
-        if self._asked_in_life and self.ending is not None and self.ending.failed:
+        if served and self._asked_in_life and self.ending is not None and self.ending.failed:
             self.cut = True
 
     async def _ends_within(self, seconds: float) -> bool:

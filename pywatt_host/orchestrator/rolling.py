@@ -59,6 +59,7 @@ class RollingReload:
         self._mask = mask
         self._one_at_a_time = asyncio.Lock()
         self._asked = asyncio.Event()
+        self._given_up = ""  # why the reload that runs now is to end
         self._said: dict[Replica, deque[bytes]] = {}  # the last lines of processes that start
 
     @property
@@ -71,6 +72,12 @@ class RollingReload:
     def ask(self) -> None:
         """Reload all modules, after the reload that runs now. Asking again before that one begins changes nothing."""
         self._asked.set()
+
+    def give_up(self, why: str) -> None:
+        """End the reload that runs now, unless a process that it started is already in use. What it would replace stays
+        as it is. Without such a reload this does nothing."""
+        self._given_up = why
+        self._changes.notify_all()
 
     async def watch(self) -> None:
         """Run the reloads that `ask` asks for, for as long as this is awaited."""
@@ -86,6 +93,7 @@ class RollingReload:
         ids = [self._modules[only].id] if only is not None else in_order(self._modules)
         async with self._one_at_a_time:
             began, verdict = time.monotonic(), Verdict()
+            self._given_up = ""
             logger.info("reloading %s", only or "all modules")
             try:
                 await self._reload(ids, verdict, alone=only is not None)
@@ -94,6 +102,8 @@ class RollingReload:
             verdict.seconds = time.monotonic() - began
             if verdict.ok:
                 logger.info("reloaded %s in %.1fs", ", ".join(ids), verdict.seconds)
+            elif self._given_up and (verdict.reason or "").endswith(self._given_up):
+                logger.info("the reload of %s is given up, because %s", only or "all modules", self._given_up)
             else:
                 logger.error("the reload was refused: %s", verdict.reason, extra={"stage": verdict.stage})
             self.last = verdict.document()
@@ -103,11 +113,11 @@ class RollingReload:
         manifests: dict[str, Manifest] = {}
         for id in ids:  # all of them before any process is started
             try:
-                manifests.update(self._load((id,)))
+                manifests.update(await asyncio.to_thread(self._load, (id,)))  # a Python file takes its time
             except ManifestError as error:
                 refused = ReloadRefusedError("\n".join(map(str, error.problems)), MANIFEST_FAULT, "manifest")
-            except HostError as error:
-                refused = ReloadRefusedError(str(error), MANIFEST_FAULT, "manifest")
+            except HostError as error:  # a Python file in place of a manifest cannot be imported
+                refused = ReloadRefusedError(str(error), START_FAULT, "start")
             else:
                 continue
             refused.reason = self._mask(refused.reason)
@@ -141,6 +151,7 @@ class RollingReload:
         hidden, before = hidden_paths(manifest), module.hidden
         replaced, left_alone = 0, 0
         module.hidden = hidden | before  # while replicas of both kinds answer
+        module.grant(manifest)
         try:
             for old in module.replicas:
                 if self._stopping():
@@ -162,6 +173,7 @@ class RollingReload:
         if left_alone == len(module.replicas):
             return "it has ended, and was not started again"
         module.generation += 1
+        module.grant(manifest, only=True)
         return None
 
     async def _starts(self, module: Module, replica: Replica) -> None:
@@ -181,7 +193,7 @@ class RollingReload:
         try:
             await self._healthy(successor)
         except BaseException:
-            successor.kill("the reload has failed")
+            successor.discard("the reload has failed")
             await asyncio.wait((living,))
             module.remove(successor)
             raise
@@ -201,7 +213,9 @@ class RollingReload:
         limit = replica.terms.start
         try:
             async with running_timeout(limit):
-                await self._changes.wait_for(lambda: self._stopping() or replica.healthy or replica.over)
+                await self._changes.wait_for(
+                    lambda: self._stopping() or replica.healthy or replica.over or bool(self._given_up)
+                )
         except TimeoutError:
             if replica.announce is None:
                 why = f"no announce within {limit:g}s (timeouts.start)"
@@ -212,6 +226,8 @@ class RollingReload:
             raise ReloadRefusedError("\n".join([why, *self._words(replica)])) from None
         if self._stopping():
             raise ReloadRefusedError("up is stopping")
+        if self._given_up and not replica.healthy:
+            raise ReloadRefusedError(self._given_up)
         if replica.over:
             ending = replica.ending
             code = MANIFEST_FAULT if ending is not None and ending.code == MANIFEST_FAULT else START_FAULT

@@ -23,12 +23,13 @@ from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.values import UnixAddress
 from pywatt_host.net.listeners import Listener, bind
 from pywatt_host.orchestrator.acceptor import ModuleAcceptor
+from pywatt_host.orchestrator.changed import ChangedModules, FileWatch
 from pywatt_host.orchestrator.control import WorkspaceControl
 from pywatt_host.orchestrator.dispatch import ModuleRequests
 from pywatt_host.orchestrator.gateway import Gateway
 from pywatt_host.orchestrator.gateway_log import GatewayHandler
 from pywatt_host.orchestrator.launch import module_launch
-from pywatt_host.orchestrator.manifests import load_some
+from pywatt_host.orchestrator.manifests import ModuleManifests
 from pywatt_host.orchestrator.module import Module
 from pywatt_host.orchestrator.paths import hidden_paths
 from pywatt_host.orchestrator.ports import Ports
@@ -38,6 +39,7 @@ from pywatt_host.orchestrator.rolling import RollingReload
 from pywatt_host.orchestrator.rotations import Rotations
 from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.sockets import bind_channels
+from pywatt_host.orchestrator.start import Start
 from pywatt_host.orchestrator.stores import Stores
 from pywatt_host.orchestrator.topics import EventRouter
 from pywatt_host.orchestrator.tracing import make_workspace_tracing
@@ -72,18 +74,23 @@ class Up:
 
 
 class Wattson:
-    """A workspace that is ready to run, once. `manifests` are the loaded manifests of its modules."""
+    """A workspace that is ready to run, once. `manifests` are the manifests of its modules, which `reader` has loaded,
+    and loads again for a reload."""
 
     def __init__(
         self,
         workspace: Workspace,
-        manifests: Mapping[str, Manifest],
+        reader: ModuleManifests,
+        manifests: dict[str, Manifest],
         store: SecretStore,
         output: Output,
         environ: Mapping[str, str],
         masker: Masker,
+        *,
+        watch: FileWatch | None = None,
     ) -> None:
-        """`masker` masks the secrets of `store`."""
+        """`masker` masks the secrets of `store`. `manifests` is kept up to date with what a reload has read. With
+        `watch`, a module is reloaded when its files change, and one that does not start is tried again."""
         self.workspace = workspace
         self.name = workspace.directory.name or "wattson"
         self.modules: dict[str, Module] = {}
@@ -95,6 +102,8 @@ class Wattson:
         self.rotations = Rotations(store, self._replicas)
         self.started = time.time()
         self._environ = environ
+        self._reader = reader
+        self._manifests = manifests
         self._store = store
         self._ports = Ports()
         self._topics = EventRouter()
@@ -107,15 +116,14 @@ class Wattson:
         self._drain = Drain()
         self.tracing = make_workspace_tracing(workspace, environ, lambda: store.secret_values, masker, self._drain.left)
         self._stopping = False
+        self._watch = watch
+        self._start_fault = 0  # the exit code of a module that could not start for the first time
         self._opening: asyncio.Task[Any] | None = None  # while the stores open
-        self._secret_names = {*workspace.secret_keys}
-        for manifest in manifests.values():
-            self._secret_names |= set(manifest.secret_keys)
         for id, declared in workspace.modules.items():
-            self._secret_names |= set(declared.secrets or ())
             output.declare(id, declared.replicas)
             replicas = [self._make_replica(id, number) for number in range(1, declared.replicas + 1)]
-            self.modules[id] = Module(id, declared, replicas, hidden_paths(manifests.get(id)))
+            manifest = manifests.get(id)
+            self.modules[id] = Module(id, declared, replicas, hidden_paths(manifest), manifest)
         tls = list(workspace.declared_tls())
         self.certificates: TlsService = (
             Certificates(tls, workspace.resolve, lambda: store.secret_values) if tls else NoCertificates()
@@ -153,7 +161,7 @@ class Wattson:
         # otherwise it could take PATH from all others.
         declared = self.workspace.modules[id]
         traces = self.tracing.variables(id, declared.env, ours=declared.manifest is not None)
-        return module_launch(id, declared, self.workspace, self._environ, self._secret_names, traces)
+        return module_launch(id, declared, self.workspace, self._environ, self._reader.secret_names, traces)
 
     def _make_replica(self, id: str, number: int, *, in_use: bool = True) -> Replica:
         return Replica(self._terms(id), number, self.output.label(id, number), self, in_use=in_use)
@@ -235,16 +243,16 @@ class Wattson:
                 bound += control
                 bound += self.tracing.bind()
                 self._gateway_address = tuple(listener.address for listener in gateway)
-                await self._store.load()
                 return await self._open_and_run(gateway, control, on_up)
             finally:
                 for listener in bound:
                     listener.close()
 
     async def _open_and_run(self, *arguments: Any) -> int:
-        """Open the stores, then run. A request to stop cancels the opening."""
+        """Fetch the secrets and open the stores, then run. A request to stop cancels all before the run."""
         self._opening = asyncio.current_task()
         try:
+            await self._store.load()
             async with (
                 TaskGroup() as tasks,
                 self.certificates.running(tasks),
@@ -260,6 +268,7 @@ class Wattson:
             if self._opening is None or not self._stopping:
                 raise
             self._opening.uncancel()
+            logger.info("stopped before any module was started")
             return 0
 
     async def _run(self, gateway: list[Listener], control: list[Listener], on_up: Callable[[Up], None]) -> int:
@@ -276,6 +285,10 @@ class Wattson:
                 tasks.create_task(rolling.watch(), name="reload"),
                 tasks.create_task(self.rotations.watch(self.workspace.secrets.interval), name="watch secrets"),
             ]
+            if self._watch is not None:
+                changed = ChangedModules(self.workspace.directory, self._watch.reloaded)
+                watching.append(tasks.create_task(self._watch.run(changed.note), name="watch files"))
+                watching.append(tasks.create_task(changed.reload(rolling), name="reload what changed"))
             async with AsyncExitStack() as stack:
                 if control:
                     app = WorkspaceControl(self)
@@ -291,7 +304,7 @@ class Wattson:
                 stack.push_async_callback(served.close)
                 handler = GatewayHandler(served, served.log.finished)
                 await stack.enter_async_context(_served("gateway", handler, gateway, self._drain, tasks))
-                tasks.create_task(self._tell(on_up), name="ready")
+                tasks.create_task(self._starting(on_up), name="ready")
                 await self._changes.wait_for(lambda: self._stopping or self._all_over())
                 if not self._stopping:
                     self.stop("no module is left")
@@ -300,6 +313,8 @@ class Wattson:
                 task.cancel()
         replicas = self._replicas()
         failed = any(replica.state == "failed" for replica in replicas)
+        if self._start_fault:
+            return self._start_fault
         return 1 if failed or self._drain.cut or any(replica.cut for replica in replicas) else 0
 
     def _all_over(self) -> bool:
@@ -337,27 +352,30 @@ class Wattson:
         """Stop all processes of one module for good. Raises KeyError for an unknown module."""
         await asyncio.gather(*(replica.stop() for replica in self.modules[id].processes))
 
-    async def _tell(self, on_up: Callable[[Up], None]) -> None:
-        await self._changes.wait_for(lambda: self._stopping or self._settled())
-        if not self._stopping:
-            await asyncio.to_thread(self._dev.keep)  # so that a module that is started again finds its data
-            on_up(Up(self._gateway_address, tuple(module.status() for module in self.modules.values())))
-
-    def _settled(self) -> bool:
-        """Whether every module runs, has failed, or waits for one that has failed."""
-        blocked: set[str] = set()  # they have failed, or wait for one that has
-        for _ in self.modules:
-            for id, module in self.modules.items():
-                waits = all(replica.state == "waiting" for replica in module.replicas)
-                if waits:
-                    needed = module.declared.depends_on
-                    if any(
-                        other in blocked and not self.modules[other].meets(needed[other].condition) for other in needed
-                    ):
-                        blocked.add(id)
-                elif module.settled and not any(replica.running for replica in module.replicas):
-                    blocked.add(id)
-        return all(id in blocked or module.settled for id, module in self.modules.items())
+    async def _starting(self, on_up: Callable[[Up], None]) -> None:
+        """Say that the workspace is ready once it is. A module that cannot start for the first time ends `up`."""
+        logger.info(
+            "the gateway listens on %s; starting %s", ", ".join(self._gateway_address), ", ".join(self.modules),
+            extra={"event": "starting", "listen": list(self._gateway_address)},
+        )  # fmt: skip
+        start = Start(self.modules, ends_at_a_fault=self._watch is None)
+        telling = asyncio.get_running_loop().create_task(start.tell_what_it_waits_for())
+        try:
+            await self._changes.wait_for(lambda: self._stopping or start.ready or start.fault is not None)
+        finally:
+            telling.cancel()
+        if self._stopping:
+            return
+        if start.fault is not None:
+            replica, self._start_fault = start.fault
+            logger.critical(
+                "%s could not start (%s); all modules are stopped", replica.label, replica.ending,
+                extra={"peer": replica.label},
+            )  # fmt: skip
+            self.stop("a module could not start")
+            return
+        await asyncio.to_thread(self._dev.keep)  # so that a module that is started again finds its data
+        on_up(Up(self._gateway_address, tuple(module.status() for module in self.modules.values())))
 
     def _bind_gateway(self) -> list[Listener]:
         """Bind the address of the gateway."""
@@ -403,10 +421,9 @@ class Wattson:
     def _load_again(self, ids: Iterable[str]) -> dict[str, Manifest]:
         """The manifests of these modules, as they are on disk. The secrets that they declare are withheld from the
         environment of every process from now on."""
-        manifests = load_some(self.workspace, ids, self._environ)
-        for manifest in manifests.values():
-            self._secret_names |= set(manifest.secret_keys)
-        return manifests
+        found = self._reader.load(ids)
+        self._manifests.update(found)
+        return found
 
     # Telling and stopping -------------------------------------------------------------------------------------------
 

@@ -33,13 +33,13 @@ class HangupSignal:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGHUP, self._handle)
             self._installed = True
-            self._ends_with_terminal = self._previous != signal.SIG_IGN and _has_terminal()
+            self._ends_with_terminal = self._previous != signal.SIG_IGN and has_terminal()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._decide)
 
     def _decide(self) -> None:
-        if self._ends_with_terminal and not _has_terminal():
+        if self._ends_with_terminal and not has_terminal():
             self._closed("the terminal was closed")
         else:
             self._reload()
@@ -49,7 +49,7 @@ class HangupSignal:
             signal.signal(signal.SIGHUP, self._previous)
 
 
-def _has_terminal() -> bool:
+def has_terminal() -> bool:
     """Whether this process has a controlling terminal that is still open."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))

@@ -85,7 +85,10 @@ def test_a_workspace_validates(block: Block, tmp_path: Path) -> None:
     for module in yaml.safe_load(block.text)["modules"].values():
         if "manifest" in module:
             manifest = tmp_path / module["manifest"]
-            manifest = manifest if manifest.suffix == ".yaml" else manifest / "pywatt.yaml"
+            if ".py" in manifest.name:  # a Python file, and perhaps the function in it
+                manifest = manifest.with_name(manifest.name.partition(":")[0])
+            elif manifest.suffix != ".yaml":
+                manifest = manifest / "pywatt.yaml"
             manifest.parent.mkdir(exist_ok=True)
             manifest.write_text("app: main:app\n")
         else:

@@ -119,7 +119,8 @@ def test_a_module_that_announces_the_gateways_own_address_is_not_asked(project: 
         timeouts={"request": "0.5s"},
         modules={"loop": {"command": [sys.executable, "-c", program, own]}},
     )
-    assert workspace.get("/again")[0] in (503, 504)  # over its channel, where it does not answer either
+    workspace.up.wait_for("loop is up")
+    assert workspace.get("/again", early=True)[0] in (503, 504)  # over its channel, where it does not answer either
     workspace.up.stop()
 
 
@@ -325,7 +326,7 @@ def test_what_a_module_prints_is_text_for_the_terminal_of_whoever_reads_the_logs
     program = "import sys; sys.stdin.readline(); sys.stderr.write('\\x1b]0;owned\\x07\\n'); sys.stderr.flush(); "
     program += 'print(\'{"op":"announce","listen":"\\\\u001b[2J:1"}\', flush=True); sys.stdin.read()'
     workspace = Workspace(project, modules={"m": {"command": [sys.executable, "-c", program]}})
-    workspace.ready()
-    assert "\\x1b]0;owned\\x07" in project.cli("logs", "m").stdout
+    workspace.up.wait_for("m is up")
+    assert "\\x1b]0;owned\\x07" in project.cli("logs", "m", "--format", "text").stdout
     assert "\x1b" not in project.cli("ps").stdout
     workspace.up.stop()

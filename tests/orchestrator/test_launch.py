@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.orchestrator.launch import module_launch
 
@@ -27,18 +29,37 @@ def test_no_module_inherits_a_secret_or_a_variable_for_up_itself() -> None:
         "LISTEN_FDS": "1",
         "PYWATT__SERVER__LISTEN": ":1",
     }
+    told = {
+        "FORWARDED_ALLOW_IPS": "127.0.0.1",
+        "PYWATT_GATEWAY": "127.0.0.1,unix",
+        "PYWATT_DEV_SERVICES": str(WORKSPACE.directory),
+    }
     ours = module_launch("ours", WORKSPACE.modules["ours"], WORKSPACE, environ, ["TOKEN"])
     assert dict(ours.environ) == {
+        **told,
         "PATH": "/bin",
         "MODE": "x",
         "PYWATT_MODULE_ID": "ours",
-        "FORWARDED_ALLOW_IPS": "127.0.0.1",
-        "PYWATT_DEV_SERVICES": str(WORKSPACE.directory),
         "PYWATT_LOCAL_HOSTS": "box.lan,127.0.0.1,ours",
     }
     theirs = module_launch("theirs", WORKSPACE.modules["theirs"], WORKSPACE, environ, ["TOKEN"])
-    assert dict(theirs.environ) == {"PATH": "/bin", "PYWATT_MODULE_ID": "theirs"}
+    assert dict(theirs.environ) == {
+        **told,
+        "PATH": "/bin",
+        "PYWATT_MODULE_ID": "theirs",
+        "PYWATT_LOCAL_HOSTS": "box.lan,127.0.0.1,theirs",
+    }
     assert "a secret" not in repr((ours, theirs))
+
+
+@pytest.mark.parametrize(
+    ("inherited", "expected"),
+    [("10.0.0.1", "10.0.0.1,127.0.0.1"), ("*", "*"), ("127.0.0.1, 10.0.0.1", "127.0.0.1,10.0.0.1"), ("", "127.0.0.1")],
+)
+def test_every_module_trusts_the_gateway_beside_what_it_trusts_already(inherited: str, expected: str) -> None:
+    for id in ("ours", "theirs"):
+        launch = module_launch(id, WORKSPACE.modules[id], WORKSPACE, {"FORWARDED_ALLOW_IPS": inherited})
+        assert launch.environ["FORWARDED_ALLOW_IPS"] == expected
 
 
 def test_this_python_runs_a_manifest_and_a_command_is_run_as_it_is() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from asyncio import TaskGroup
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from pywatt_host.orchestrator.upstream import Address, UpstreamPool
 from pywatt_host.protocol.messages import Discover, Publish, Register, RouteToModule
 from pywatt_host.protocol.payload import Payload
 from pywatt_host.supervision.condition import LoopCondition
+from pywatt_host.supervision.launch import Launch
 from pywatt_host.supervision.restarts import Ending
 from tests.hosting import Call, http_scope, run
 from tests.orchestrator.conversing import Around, Peer, content_of, module_of, route
@@ -401,5 +403,34 @@ def test_the_control_socket_answers_with_the_verdict_and_knows_the_modules() -> 
             if status == 200:
                 assert answer.json() == {"ok": False, "reason": "the key ***"}
         assert asked == ["users", None]
+
+    run(main)
+
+
+def test_a_reload_that_is_given_up_kills_the_new_process_and_leaves_the_old_one_in_use() -> None:
+    async def test(town: Town) -> None:
+        async def begin(replica: Scripted) -> None:
+            town.rolling.give_up("its files have changed again")
+
+        town.begin = begin
+        verdict = await town.rolling.reload("a")
+        assert (verdict["ok"], verdict["reason"]) == (False, "a: its files have changed again")
+        assert town.made[0].killed == "the reload has failed"
+        assert town.modules["a"].replicas[0].in_use
+        town.begin = healthy
+        assert (await town.rolling.reload("a"))["ok"]
+
+    in_town(test, "a")
+
+
+def test_a_successor_that_is_not_wanted_any_more_ends_even_if_it_has_not_begun() -> None:
+    async def main() -> None:
+        around = Around()
+        terms = replace(Peer("a", around).replica.terms, launch=lambda: Launch(("sleep", "600"), Path("/"), {}))
+        successor = Replica(terms, 1, "a", around, in_use=False)
+        successor.discard("it is not wanted")
+        await successor.live()
+        assert successor.state == "failed"
+        assert "it is not wanted" in str(successor.ending)
 
     run(main)

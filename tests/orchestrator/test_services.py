@@ -66,7 +66,7 @@ class Office:
         around.table = requests.dispatch
         self.a, self.b = Peer("a", around).up(), Peer("b", around).up()
         modules["a"] = module_of(self.a, secrets=("TOKEN",))
-        modules["b"] = module_of(self.b)
+        modules["b"] = module_of(self.b, secrets=("TOKEN", "OTHER"))
 
     def ask(self, peer: Peer, message: dict[str, Any]) -> dict[str, Any]:
         peer.says(message)
@@ -278,7 +278,7 @@ def test_a_secret_is_given_in_the_plain_shape_and_with_the_request_id_where_ther
     in_office(test)
 
 
-def test_a_secret_that_nobody_declared_is_fetched() -> None:
+def test_a_module_gets_the_secrets_that_it_may_read_also_those_that_the_workspace_does_not_declare() -> None:
     async def test(office: Office) -> None:
         office.b.says({"op": "get_secret", "name": "OTHER"})
         assert await settled(office.b) == [{"op": "secret", "name": "OTHER", "value": "another-secret"}]

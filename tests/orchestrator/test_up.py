@@ -71,11 +71,16 @@ class Workspace:
         document: dict[str, Any] = json.loads(line)
         return document
 
-    def connect(self) -> Connection:
-        return Connection(self.ready()["listen"][0])
+    def gateway(self) -> str:
+        """The address of the gateway, which is open before the modules are ready."""
+        starting: dict[str, Any] = json.loads(self.up.wait_for('"event":"starting"'))
+        return str(starting["listen"][0])
 
-    def get(self, path: str) -> tuple[int, str]:
-        with self.connect() as connection:
+    def connect(self, *, early: bool = False) -> Connection:
+        return Connection(self.gateway() if early else self.ready()["listen"][0])
+
+    def get(self, path: str, *, early: bool = False) -> tuple[int, str]:
+        with self.connect(early=early) as connection:
             response = connection.request("GET", path)
             return response.status, response.body.decode()
 
@@ -111,9 +116,9 @@ def test_modules_of_all_shapes_live_together(project: Project, users: dict[str, 
         project,
         modules={
             "users": {**users, "depends_on": {"rusty": {"condition": "service_healthy"}}},
-            "rusty": {"command": RUST, "channel": "ipc"},
+            "rusty": {"command": RUST, "channel": "ipc", "secrets": ["GREETING"]},
             "carriage": {"command": RUST, "channel": "tcp"},
-            "snake": {"command": PYTHON},
+            "snake": {"command": PYTHON, "secrets": ["GREETING"]},
         },
     )
     assert {module["id"] for module in workspace.ready()["modules"]} == {"users", "rusty", "carriage", "snake"}
@@ -150,7 +155,11 @@ def test_modules_of_all_shapes_live_together(project: Project, users: dict[str, 
     assert outcome == {"users": "success", "rusty": "success", "snake": "error: not mine"}
     assert rotated.returncode == 1
     # What it says: names, and no secret.
-    assert project.cli("logs", "snake", "-n", "1").stdout == "snake | the greeting is ***\n"
+    assert project.cli("logs", "snake", "-n", "1", "--format", "text").stdout == "snake    | the greeting is ***\n"
+    (line,) = project.cli("logs", "snake", "-n", "1").stdout.splitlines()
+    assert {**json.loads(line), "time": ""} == {
+        "time": "", "module": "snake", "replica": 1, "text": "the greeting is ***", "level": "info",
+    }  # fmt: skip
     shown = project.cli("ps").stdout
     assert [line.split()[0] for line in shown.splitlines()[2:]] == ["users", "rusty", "carriage", "snake"]
     assert workspace.up.stop() == 0
@@ -273,9 +282,10 @@ def test_modules_that_misbehave_harm_nobody(project: Project) -> None:
             "waiting": {"command": RUST, "depends_on": ["silent"]},
         },
     )
-    assert workspace.get("/good/things/1")[0] == 200
-    assert workspace.get("/crash/x")[0] == 503
-    assert workspace.get("/health")[0] == 503
+    workspace.up.wait_for("good is healthy")
+    assert workspace.get("/good/things/1", early=True)[0] == 200
+    assert workspace.get("/crash/x", early=True)[0] == 503
+    assert workspace.get("/health", early=True)[0] == 503
     for text in (
         "no announce within 3s",
         "crash has ended (exit code 3); it is started again in",
@@ -288,6 +298,7 @@ def test_modules_that_misbehave_harm_nobody(project: Project) -> None:
     states = {id: replicas[0]["state"] for id, replicas in workspace.modules().items()}
     assert (states["good"], states["silent"], states["missing"]) == ("running", "failed", "failed")
     assert states["waiting"] == "waiting"
+    assert not any('"event":"ready"' in line and '"workspace"' in line for line in workspace.up.lines)
     assert sum("\\\\x1b[2Jnonsense" in line for line in workspace.up.lines) <= 100
     assert workspace.up.stop() == 1
     # What modules write to their standard error is theirs: one whose reader has gone may well complain.
@@ -380,6 +391,7 @@ def test_several_manifests_need_no_workspace(project: Project) -> None:
 
 def test_nothing_is_started_where_the_workspace_or_a_manifest_is_faulty(project: Project) -> None:
     project.write("users/pywatt.yaml", "app: main:app\nserver: {listen: 1}\n")
+    project.write("users/main.py", APP)
     project.write("wattson.yaml", "modules: {users: {manifest: users/pywatt.yaml}, other: {command: [./never]}}\n")
     faulty = project.cli("up")
     assert faulty.returncode == 2
@@ -441,7 +453,7 @@ def test_what_depends_on_a_module_is_stopped_before_it(project: Project) -> None
 
 
 def test_the_workspace_of_the_documents_is_right(tmp_path: Path) -> None:
-    (shown,) = (block for block in blocks(ROOT / "docs" / "up.md") if block.info == "workspace")
+    shown, *_ = (block for block in blocks(ROOT / "docs" / "up.md") if block.info == "workspace")
     for name in ("shop", "prices"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "pywatt.yaml").write_text("app: main:app\n")
@@ -454,8 +466,6 @@ import asyncio
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        raise RuntimeError("declined")
-    if scope["path"] == "/health":
         raise RuntimeError("declined")
     if scope["path"] == "/stream":
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -472,7 +482,7 @@ async def app(scope, receive, send):
 
 def test_streams_begin_at_once_end_with_their_client_and_early_answers_get_through(project: Project) -> None:
     project.write("slow/main.py", SLOW)
-    project.write("slow/pywatt.yaml", "app: main:app\n")
+    project.write("slow/pywatt.yaml", "app: main:app\nhealth: false\n")
     workspace = Workspace(project, modules={"slow": {"manifest": "slow"}})
     with workspace.connect() as connection:
         connection.head("GET", "/slow/stream")

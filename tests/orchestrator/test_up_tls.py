@@ -105,8 +105,8 @@ def test_the_gateway_speaks_tls_and_takes_a_renewed_certificate(project: Project
 
 
 def test_a_certificate_that_cannot_be_used_ends_up_before_any_module_starts(project: Project) -> None:
-    project.write("users/main.py", "raise SystemExit('it was imported')")
-    project.write("users/pywatt.yaml", "app: main:app")
+    project.write("users/main.py", "def create(): raise SystemExit('it was started')")
+    project.write("users/pywatt.yaml", "app: main:create")
     tls = {"cert": "gateway.pem", "key": "${secret:GATEWAY_KEY}"}
     project.write(
         "wattson.yaml",
@@ -115,5 +115,5 @@ def test_a_certificate_that_cannot_be_used_ends_up_before_any_module_starts(proj
     done = project.cli("up", env={"GATEWAY_KEY": "no key"})
     assert done.returncode == 3
     assert "gateway.tls.cert: gateway.pem cannot be used: there is no such file" in done.stderr
-    assert "it was imported" not in done.stderr
+    assert "it was started" not in done.stderr
     assert "Traceback" not in done.stderr

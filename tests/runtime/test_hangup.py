@@ -27,7 +27,7 @@ def test_a_hangup_reloads_and_a_closed_terminal_stops(
     terminals: list[bool], ignored: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`terminals`: whether there is one, each time that this is looked up."""
-    monkeypatch.setattr(hangup, "_has_terminal", lambda: terminals.pop(0))
+    monkeypatch.setattr(hangup, "has_terminal", lambda: terminals.pop(0))
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
 
     async def main() -> None:

@@ -5,6 +5,6 @@ Factories are called only with `build`.
 """
 
 from pywatt_host.cli.inspection.inspecting import describe, inspect_apps, serve_once
-from pywatt_host.cli.inspection.result import Fault, Inspection, Request, Seen, Served
+from pywatt_host.cli.inspection.result import ChildPlace, Fault, Inspection, Request, Seen, Served
 
-__all__ = ["Fault", "Inspection", "Request", "Seen", "Served", "describe", "inspect_apps", "serve_once"]
+__all__ = ["ChildPlace", "Fault", "Inspection", "Request", "Seen", "Served", "describe", "inspect_apps", "serve_once"]

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from io import FileIO
 from typing import Any
 
-from pywatt_host.cli.inspection.result import Failure
+from pywatt_host.cli.inspection.result import ChildPlace, Failure
 from pywatt_host.supervision.process import describe_exit, signal_group
 
 _CHILD = str(__package__)
@@ -34,16 +34,22 @@ _DUMPED_FRAME = re.compile(r'^  File "(.*)", line (\d+) in ', re.MULTILINE)
 
 
 def ask_child(
-    document: Mapping[str, Any], timeout: float, progress: Callable[[str], None] = lambda line: None
+    document: Mapping[str, Any],
+    timeout: float,
+    progress: Callable[[str], None] = lambda line: None,
+    place: ChildPlace | None = None,
 ) -> dict[str, Any] | Failure:
     """What the child answers to `document`, or why it does not within `timeout` seconds. The child and everything that
     it has started are killed then."""
+    options = ["-P"] if place is not None else []  # as `up` starts modules
     deadline = time.monotonic() + timeout
     with ExitStack() as stack:
         answers, answering = _pipe(stack)
         output, printing = _pipe(stack)
         child = subprocess.Popen(
-            [sys.executable, "-m", _CHILD],
+            [sys.executable, *options, "-m", _CHILD],
+            cwd=place.directory if place is not None else None,
+            env=dict(place.environ) if place is not None else None,
             stdin=subprocess.PIPE,
             stdout=printing,
             stderr=printing,

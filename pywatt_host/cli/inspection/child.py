@@ -33,7 +33,7 @@ from pywatt_host.cli.inspection.standing import Watch
 from pywatt_host.decorator.scripts import load_script
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Source
-from pywatt_host.manifest.load import examine
+from pywatt_host.manifest.load import InitLayer, examine
 from pywatt_host.manifest.model import DirectoryMount, Manifest
 from pywatt_host.manifest.values.names import Script, script_of
 from pywatt_host.observability.log_stream import LogStream
@@ -147,6 +147,7 @@ async def _answer(asked: Mapping[str, Any], watch: Watch) -> dict[str, Any]:
         overrides=asked["overrides"],
         env_file=Path(asked["env_file"]) if asked["env_file"] else None,
         allow_unset=asked["allow_unset"],
+        init=InitLayer(**asked["init"]) if asked["init"] is not None else None,
     )
     if examined.loaded is None or (examined.faulty and not asked["partial"]):
         raise ManifestError(examined.problems)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pywatt_host.app.route_report import HiddenRoute, RouteRow
 from pywatt_host.app.unmatched_rules import UnmatchedRule
 from pywatt_host.cli.inspection.asking import ask_child
-from pywatt_host.cli.inspection.result import Failure, Fault, Inspection, Request, Seen, Served
+from pywatt_host.cli.inspection.result import ChildPlace, Failure, Fault, Inspection, Request, Seen, Served
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Problem, Source
 from pywatt_host.manifest.values.names import Script
 
 
-def describe(script: Script, *, timeout: float = 60.0) -> Source:
+def describe(script: Script, *, timeout: float = 60.0, place: ChildPlace | None = None) -> Source:
     """The manifest that a decorated function in a Python file amounts to.
 
     Raises ManifestError, and AppLoadError with a note (PEP 678) that is the traceback of what the file raised, or what
     it printed before it ended the process.
     """
-    answer = ask_child({"describe": os.fspath(script.path), "name": script.name}, timeout)
+    answer = ask_child({"describe": os.path.abspath(script.path), "name": script.name}, timeout, place=place)
     if isinstance(answer, Failure):
         raise _with_note(AppLoadError(str(script), "module-raised", answer.message, answer.hint), answer.output)
     if "problems" in answer:
@@ -78,20 +79,21 @@ def inspect_apps(
     """Look at the applications of a valid manifest. Bounded by `timeout` seconds; never raises for what they do.
     `progress` is told what an import that takes long waits for."""
     document = {
-        "path": os.fspath(asked.source.path) if asked.source.path is not None else None,
+        "path": os.path.abspath(asked.source.path) if asked.source.path is not None else None,
         "data": asked.source.data,
-        "script": os.fspath(asked.source.script) if asked.source.script is not None else None,
+        "script": os.path.abspath(asked.source.script) if asked.source.script is not None else None,
         "name": asked.source.name,
         "directory": os.fspath(asked.source.directory),
         "profile": asked.profile,
         "overrides": list(asked.overrides),
-        "env_file": os.fspath(asked.env_file) if asked.env_file is not None else None,
+        "env_file": os.path.abspath(asked.env_file) if asked.env_file is not None else None,
         "allow_unset": asked.allow_unset,
         "build": asked.build,
         "partial": asked.partial,
         "skipped": list(asked.skipped),
+        "init": asdict(asked.init) if asked.init is not None else None,
     }
-    answer = ask_child(document, timeout, progress)
+    answer = ask_child(document, timeout, progress, asked.place)
     if isinstance(answer, Failure):
         return Inspection(failure=answer)
     apps = [_seen(**each) for each in answer["apps"]]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pywatt_host.app.route_report import HiddenRoute, RouteRow
 from pywatt_host.app.unmatched_rules import UnmatchedRule
 from pywatt_host.manifest import Source
+from pywatt_host.manifest.load import InitLayer
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlace:
+    """Where a child runs instead of here: its environment and its folder, as `up` starts a module."""
+
+    environ: Mapping[str, str]
+    directory: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the child is to look at. `partial`: the manifest is faulty, and the child looks at what can be read of it,
-    apart from the applications whose manifest keys are in `skipped`."""
+    apart from the applications whose manifest keys are in `skipped`. `init` is what an orchestrator will say."""
 
     source: Source
     profile: str | None
@@ -24,6 +33,8 @@ class Request:
     build: bool
     partial: bool = False
     skipped: Sequence[str] = ()
+    place: ChildPlace | None = None
+    init: InitLayer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pywatt_host.manifest.model.workspace import Workspace, WorkspaceModule
 from pywatt_host.manifest.problems import KeyPath, Report, Severity, cut_list, near_miss, quote
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.source import DEFAULT_NAME
+from pywatt_host.manifest.values.names import script_of
 from pywatt_host.manifest.yaml.node import Node
 
 
@@ -79,8 +81,11 @@ class WorkspaceChecks:
         if module.manifest is not None:
             path: KeyPath = ("modules", name, "manifest")
             found = self._workspace.resolve(module.manifest)
+            script = script_of(os.fspath(found))
             if _is(found, folder=True):
                 found = found / DEFAULT_NAME
+            elif script is not None:
+                found = script.path
             if not _is(found, folder=False):
                 self._add(path, "no-file", f"manifest not found: {self._shown(path, module.manifest)}", _nearby(found))
         else:

@@ -70,8 +70,10 @@ class WorkspaceModule(Section):
 
     manifest: str | None = key(
         None,
-        "Path of a manifest, relative to this file. `up` runs it with pywatt-host run.",
+        "Path of a manifest, or of a Python file with a decorated function (`users.py`, or `users.py:create_app` if it"
+        " has several), relative to this file. `up` runs it with pywatt-host run.",
         "users/pywatt.yaml",
+        "users.py",
         min_length=1,
     )
     command: tuple[Annotated[str, Field(min_length=1)], ...] | None = key(
@@ -97,7 +99,8 @@ class WorkspaceModule(Section):
     )
     secrets: tuple[SecretName, ...] | None = key(
         None,
-        "The only secrets that the module may ask for. If omitted, it may ask for all secrets.",
+        "The only secrets that the module may ask for. If omitted: the ones that its manifest declares or refers to,"
+        " and none for a module with a command.",
         ["DATABASE_URL"],
         strict=False,
     )
