@@ -15,6 +15,7 @@ from pywatt_host.auth.guard import Counts, Guard, Refused
 from pywatt_host.auth.scheme import Loaded, Scheme
 from pywatt_host.exceptions import MessagingError
 from pywatt_host.manifest.model import AuthScheme, Manifest, Requirement
+from pywatt_host.manifest.model.auth import DEV_ALGORITHMS
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.observability.health import Checks
 
@@ -26,7 +27,10 @@ class Schemes:
 
     name = "auth"
 
-    def __init__(self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(
+        self, manifest: Manifest, secret_values: Callable[[], Mapping[str, str]], dev_folder: Path | None = None
+    ) -> None:
+        """`dev_folder` is the folder that `dev` and `up` name; None under `run`."""
         self.counts: Counts = Counter()
         self.all: dict[str, Scheme] = {}
         self._secret_values = secret_values
@@ -36,7 +40,10 @@ class Schemes:
         self._guards: dict[str, Guard] = {}
         self._realms = {name: scheme.realm or manifest.module_id for name, scheme in manifest.auth.items()}
         for name, options in manifest.auth.items():
-            scheme, services = _MAKERS[options.type or name](name, options, manifest.directory)
+            if options.uses_dev_issuer:
+                scheme, services = _dev_tokens(name, options, manifest.directory, dev_folder)
+            else:
+                scheme, services = _MAKERS[options.type or name](name, options, manifest.directory)
             self.all[name] = scheme
             self._services += services
             names = _names(options)
@@ -123,6 +130,14 @@ def _tokens(name: str, options: AuthScheme, directory: Path) -> Made:
         keys = import_module("pywatt_host.auth.remote").RemoteKeys(name, options)
         services = [keys]
     return jwt.JwtScheme(name, options, keys, directory=directory), services
+
+
+def _dev_tokens(name: str, options: AuthScheme, directory: Path, dev_folder: Path | None) -> Made:
+    issuer = import_module("pywatt_host.auth.dev_issuer")
+    algorithms = [each for each in options.algorithms or DEV_ALGORITHMS if each in DEV_ALGORITHMS]
+    options = options.model_copy(update={"issuer": issuer.ISSUER, "algorithms": tuple(algorithms)})
+    keys = issuer.DevKeys(name, directory, dev_folder)
+    return import_module("pywatt_host.auth.jwt").JwtScheme(name, options, keys, directory=directory), [keys]
 
 
 def _api_key(name: str, options: AuthScheme, directory: Path) -> Made:

@@ -23,7 +23,7 @@ from pywatt_host.build.none import NoChannels
 from pywatt_host.build.tracing import make_tracing
 from pywatt_host.clients.http import HttpClients
 from pywatt_host.clients.none import NoResilience
-from pywatt_host.devservices import DEV_SCHEME, DEV_SERVICES
+from pywatt_host.devservices import DEV_SCHEME, dev_folder
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.values import SecretTemplate
 from pywatt_host.net.limits import Limits, LocalLimits
@@ -189,15 +189,13 @@ class HostParts:
     def _make_private_servers(self) -> DevServices | None:
         """Servers for development, where `dev` or `up` allows them and a store or NATS may ask for one."""
         nats = self.manifest.channels.nats
-        folder = self._environ.get(DEV_SERVICES)
+        folder = dev_folder(self._environ)
         urls = [store.url for store in self.manifest.databases.values()]
         urls += [store.url for store in self.manifest.caches.values()]
         urls += nats.servers if nats is not None else ()
         if folder is None or not any(DEV_SCHEME in str(url) or isinstance(url, SecretTemplate) for url in urls):
             return None
-        services: DevServices = import_module("pywatt_host.devservices.services").DevServices(
-            Path(folder), self._environ
-        )
+        services: DevServices = import_module("pywatt_host.devservices.services").DevServices(folder, self._environ)
         return services
 
     @property
@@ -214,7 +212,9 @@ class HostParts:
     def _make_schemes(self) -> Schemes | NoSchemes:
         if not self.manifest.auth:
             return NoSchemes()
-        schemes: Schemes = import_module("pywatt_host.auth.schemes").Schemes(self.manifest, self._secret_values)
+        schemes: Schemes = import_module("pywatt_host.auth.schemes").Schemes(
+            self.manifest, self._secret_values, dev_folder(self._environ)
+        )
         return schemes
 
     def _make_channels(

@@ -12,6 +12,7 @@ from pywatt_host.cli.certificates import Certificates
 from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
 from pywatt_host.manifest import Loaded, Problem
 from pywatt_host.manifest.load import environment
+from pywatt_host.manifest.model import AuthScheme
 from pywatt_host.manifest.model.channels import DEV_NATS
 from pywatt_host.manifest.problems import Report, Severity
 from pywatt_host.manifest.values import Address, TcpAddress, UnixAddress
@@ -159,7 +160,7 @@ async def _check_issuers(loaded: Loaded) -> list[Problem]:
     """Whether the issuers publish their keys."""
     problems = []
     for name, scheme in loaded.manifest.auth.items():
-        if scheme.type in ("jwt", "oidc") and scheme.secret is None and scheme.public_key is None:
+        if _has_an_issuer(scheme):
             remote = import_module("pywatt_host.auth.remote").RemoteKeys(name, scheme)
             try:
                 await remote.try_once()
@@ -230,3 +231,9 @@ async def _check_channels(loaded: Loaded) -> list[Problem]:
         else:
             writer.close()
     return problems
+
+
+def _has_an_issuer(scheme: AuthScheme) -> bool:
+    """Whether the keys of a scheme are fetched from an issuer."""
+    own = scheme.secret is not None or scheme.public_key is not None or scheme.uses_dev_issuer
+    return scheme.type in ("jwt", "oidc") and not own

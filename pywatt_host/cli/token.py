@@ -7,7 +7,7 @@ import json
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic_core import PydanticCustomError
@@ -18,9 +18,14 @@ from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.checks.auth import min_secret_bytes
 from pywatt_host.manifest.load import environment
 from pywatt_host.manifest.model import AuthScheme
+from pywatt_host.manifest.model.auth import DEV_ALGORITHMS
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.values import SecretTemplate, parse_duration
 
+if TYPE_CHECKING:
+    from pywatt_host.auth.minting import Signer
+
+_DEV = "pywatt_host.auth.dev_issuer"
 _LONGEST = 100 * 365 * 24 * 3600.0  # seconds
 
 
@@ -52,6 +57,12 @@ class _Duration(click.ParamType[float]):
     help="Add a claim; its value is JSON or else plain text. Can be repeated.",
 )
 @click.option("--expires", type=_Duration(), default="1h", show_default=True, help="How long the token is valid.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder with the keys of `issuer: dev`. Default: the next one above the manifest that has a wattson.yaml, else"
+    " the manifest's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the token and its claims as one JSON object.")
 def token(
     selection: Selection,
@@ -60,9 +71,11 @@ def token(
     scope: str | None,
     claims: tuple[str, ...],
     expires: float,
+    folder: Path | None,
     as_json: bool,
 ) -> int:
-    """Print a token that the module accepts, for a scheme with a `secret`. The token is signed with that secret.
+    """Print a token that the module accepts, for a scheme with a `secret` or with `issuer: dev`. The token is signed
+    with that secret, or with the private key of the issuer that `dev` and `up` have.
 
     `token` looks for the secret where the module would look, and in the .env beside the manifest. The claims `iss` and
     `aud` are those of the scheme. Anyone who has the token can act as its subject until it expires: protect it like a
@@ -80,7 +93,7 @@ def token(
     now = int(time.time())
     document: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + int(expires)}
     if options.issuer is not None:
-        document["iss"] = options.issuer
+        document["iss"] = import_module(_DEV).ISSUER if options.uses_dev_issuer else options.issuer
     if options.audience is not None:
         document["aud"] = options.audience[0] if len(options.audience) == 1 else list(options.audience)
     if scope is not None:
@@ -91,6 +104,15 @@ def token(
             document.pop(key, None)
         else:
             document[key] = value
+    typ = options.typ[0] if options.typ is not None else "JWT"
+    if options.uses_dev_issuer:
+        try:
+            minted = _by_the_issuer_dev(manifest, name, options, folder).mint(document, typ=typ)
+        except AuthError as error:
+            click.echo(str(error), err=True)
+            return error.exit_code
+        click.echo(json.dumps({"token": minted, "claims": document}, indent=2) if as_json else minted)
+        return 0
     try:
         secret = asyncio.run(_secret(manifest, options, selection.env_file))
     except (SecretError, AuthError) as error:
@@ -104,17 +126,24 @@ def token(
             err=True,
         )
         return AuthError.exit_code
-    minted = import_module("pywatt_host.auth.minting").mint(
-        secret, document, alg=algorithm, typ=options.typ[0] if options.typ is not None else "JWT"
-    )
+    minted = import_module("pywatt_host.auth.minting").mint(secret, document, alg=algorithm, typ=typ)
     click.echo(json.dumps({"token": minted, "claims": document}, indent=2) if as_json else minted)
     return 0
+
+
+def _by_the_issuer_dev(manifest: Manifest, name: str, options: AuthScheme, folder: Path | None) -> Signer:
+    """What signs tokens of a scheme with `issuer: dev`. Raises AuthError."""
+    issuer = import_module(_DEV)
+    home = folder.absolute() if folder is not None else issuer.home_of(manifest.directory)
+    algorithm = next(each for each in options.algorithms or DEV_ALGORITHMS if each in DEV_ALGORITHMS)
+    signer: Signer = issuer.DevIssuer(home, f"auth.{name}.issuer").signer(algorithm)
+    return signer
 
 
 def _chosen(manifest: Manifest, asked: str | None) -> str:
     """The scheme to make a token for."""
     schemes = manifest.auth
-    signed = [name for name, scheme in schemes.items() if scheme.secret is not None]
+    signed = [name for name, scheme in schemes.items() if scheme.secret is not None or scheme.uses_dev_issuer]
     if asked is None:
         if len(signed) == 1:
             return signed[0]
@@ -130,7 +159,11 @@ def _chosen(manifest: Manifest, asked: str | None) -> str:
         raise click.UsageError(f"{asked!r} is not a declared scheme (declared: {', '.join(schemes) or 'none'})")
     if asked not in signed:
         kind = schemes[asked].type
-        why = "the issuer signs its tokens" if kind in ("jwt", "oidc") else f"a scheme of type {kind} has no tokens"
+        why = (
+            "the issuer signs its tokens (to make tokens for dev and up, set issuer: dev)"
+            if kind in ("jwt", "oidc")
+            else f"a scheme of type {kind} has no tokens"
+        )
         if kind == "mtls":
             why += ", since the client's certificate is the credential"
         raise click.UsageError(f"cannot make a token for auth.{asked}: {why}")

@@ -117,7 +117,8 @@ class RollingReload:
             except ManifestError as error:
                 refused = ReloadRefusedError("\n".join(map(str, error.problems)), MANIFEST_FAULT, "manifest")
             except HostError as error:  # a Python file in place of a manifest cannot be imported
-                refused = ReloadRefusedError(str(error), START_FAULT, "start")
+                why = "\n".join([str(error), *getattr(error, "__notes__", ())])  # with the traceback
+                refused = ReloadRefusedError(why, START_FAULT, "start")
             else:
                 continue
             refused.reason = self._mask(refused.reason)

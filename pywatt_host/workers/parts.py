@@ -15,6 +15,7 @@ from pywatt_host.auth.none import NoSchemes
 from pywatt_host.build.none import NoChannels
 from pywatt_host.build.parts import identity_of
 from pywatt_host.build.tracing import make_tracing
+from pywatt_host.devservices import dev_folder
 from pywatt_host.http.redirect import RedirectApp
 from pywatt_host.http.server.server import HttpServer
 from pywatt_host.manifest.model import Manifest
@@ -212,7 +213,7 @@ class SupervisorParts:
         if not manifest.metrics.enabled or not manifest.metrics.auth:
             return NoSchemes()
         schemes: Schemes = import_module("pywatt_host.auth.schemes").Schemes(
-            manifest, lambda: rotation.store.secret_values
+            manifest, lambda: rotation.store.secret_values, dev_folder(self.environ)
         )
         rotation.register(*schemes.dependants())
         await generation.stack.enter_async_context(schemes.running(tasks))

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pywatt_host.manifest.checks.left_out import LeftOut
 from pywatt_host.manifest.model import AuthScheme, AutoEndpoints, Manifest, Requirement
-from pywatt_host.manifest.model.auth import KINDS, NO_AUTH, SCHEME_KEYS
+from pywatt_host.manifest.model.auth import DEV_ALGORITHMS, DEV_ISSUER, KINDS, NO_AUTH, SCHEME_KEYS
 from pywatt_host.manifest.problems import KeyPath, Severity, near_miss
 from pywatt_host.manifest.values.addresses import is_loopback
 from pywatt_host.manifest.values.certificate_names import PatternError, parse_pattern
@@ -135,6 +135,9 @@ class AuthChecks:
         if scheme.type == "jwt" and not given:
             hint = "set secret: ${secret:JWT_SECRET}, public_key or jwks_url, or use type: oidc with an issuer"
             self._fault((*path, "secret"), "no-key", "the scheme has no key, so tokens cannot be verified", hint)
+        if scheme.uses_dev_issuer:
+            self._dev_issuer(path, scheme, given)
+            return
         if scheme.algorithms is not None:
             wrong = [each for each in scheme.algorithms if (each in MIN_SECRET_BYTES) != ("secret" in given)]
             if wrong and len(given) < 2:
@@ -148,6 +151,15 @@ class AuthChecks:
         weak = scheme.allow_weak_secret or self._left_out.holds((*path, "allow_weak_secret"))
         if isinstance(scheme.secret, str) and not weak and len(given) == 1:
             self._literal_secret(path, scheme.secret, min_secret_bytes(scheme))
+
+    def _dev_issuer(self, path: KeyPath, scheme: AuthScheme, given: list[str]) -> None:
+        for key in given:
+            message = f"`issuer: {DEV_ISSUER}` has keys of its own"
+            self._fault((*path, key), "conflict", message, "remove it, or set the URL of the issuer")
+        if scheme.algorithms is not None and not set(scheme.algorithms) & set(DEV_ALGORITHMS):
+            signs = " and ".join(DEV_ALGORITHMS)
+            message = f"the issuer `{DEV_ISSUER}` signs with {signs}, and none of them is accepted"
+            self._fault((*path, "algorithms"), "algorithm", message, f"add {DEV_ALGORITHMS[0]}, or remove this key")
 
     def _literal_secret(self, path: KeyPath, secret: str, least: int) -> None:
         length = len(secret.encode("utf-8", "surrogatepass"))

@@ -19,6 +19,8 @@ Algorithm: TypeAlias = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 ]  # fmt: skip
+DEV_ISSUER = "dev"  # in place of the URL of an issuer
+DEV_ALGORITHMS = ("RS256", "ES256")  # that it signs with
 SCHEME_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"
 NAME_HINT = "use letters, digits, dots, dashes and underscores; start with a letter; at most 63 characters"
 NO_AUTH = "none"
@@ -117,7 +119,8 @@ class AuthScheme(Section):
     )
     issuer: Annotated[str, Field(min_length=1)] | None = key(
         None,
-        "jwt, oidc: required value of the claim `iss`. For oidc, it is also the URL of the issuer's metadata.",
+        "jwt, oidc: required value of the claim `iss`. For oidc, it is also the URL of the issuer's metadata; or `dev`,"
+        " under `dev` and `up` only: a private issuer, for which pywatt-host token makes tokens.",
         "https://id.example",
     )
     audience: Texts | None = key(
@@ -189,6 +192,11 @@ class AuthScheme(Section):
     realm: Realm | None = key(
         None, "Name of the protected space in the WWW-Authenticate challenge. If omitted, the module's id.", "users"
     )
+
+    @property
+    def uses_dev_issuer(self) -> bool:
+        """Whether the private issuer of `dev` and `up` signs its tokens."""
+        return self.type == "oidc" and self.issuer == DEV_ISSUER
 
 
 def named(schemes: dict[str, AuthScheme]) -> dict[str, AuthScheme]:
