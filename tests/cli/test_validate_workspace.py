@@ -69,7 +69,8 @@ def test_faults_of_the_workspace_of_manifests_and_of_applications_are_told_in_on
 
 def test_a_workspace_with_faults_of_its_own_types_hides_no_fault_of_a_manifest(project: Project) -> None:
     project.write("wattson.yaml", "gateway: {listen: nowhere}\nmodules: {users: {manifest: users, replicas: many}}\n")
-    project.write("users/pywatt.yaml", "serve: 1\n")
+    project.write("users/main.py", GOOD)
+    project.write("users/pywatt.yaml", "app: main:app\nserve: 1\n")
     found = places(problems(project))
     assert [file for file, _ in found] == ["wattson.yaml", "wattson.yaml", "users/pywatt.yaml"]
     assert found[2] == ("users/pywatt.yaml", "unknown-key")
