@@ -54,7 +54,7 @@ _DEFAULT_SOURCES = (SecretSource(kind="env"), SecretSource(dotenv=".env"))
     help="Override logging.level of up.",
 )
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="Override logging.format of up.")
-@click.option("--watch", is_flag=True, help="Restart a module when its code, manifest or .env changes. Needs `dev`.")
+@click.option("--watch", is_flag=True, help="Restart a module when its files change. Needs the extra dev.")
 def up(
     targets: tuple[str, ...], env_file: Path | None, log_level: str | None, log_format: str | None, watch: bool
 ) -> int:

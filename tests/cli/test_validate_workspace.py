@@ -47,6 +47,7 @@ def test_faults_of_the_workspace_of_manifests_and_of_applications_are_told_in_on
     )
     project.write("users/main.py", "1 / 0\n")
     project.write("users/pywatt.yaml", "app: main:app\nsecrets: [TOKEN]\n")
+    project.write("billing/main.py", GOOD)
     project.write("billing/pywatt.yaml", "app: main:app\nserver: {lissten: x}\n")
     project.write("script.py", "import nothing_of_that_name\n")
     found = problems(project, "deploy")

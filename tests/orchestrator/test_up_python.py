@@ -95,7 +95,12 @@ def test_modules_in_python_files_and_every_other_kind_trust_the_gateway(project:
         ({"a/pywatt.yaml": "app: main:app", "a/main.py": "1 / 0"}, 3, ["a/pywatt.yaml:1:6", "ZeroDivisionError"]),
         ({"a/pywatt.yaml": "app: main:app", "a/main.py": "import no_such_package_here"}, 3, ["no_such_package_here"]),
         (
-            {"a/pywatt.yaml": "app: main:app", "a/main.py": "1 / 0", "b/pywatt.yaml": "app: main:app\nserve: 1"},
+            {
+                "a/pywatt.yaml": "app: main:app",
+                "a/main.py": "1 / 0",
+                "b/pywatt.yaml": "app: main:app\nserve: 1",
+                "b/main.py": "async def app(scope, receive, send): ...",
+            },
             2,
             ["ZeroDivisionError", "b/pywatt.yaml:2:1", "2 errors"],
         ),
