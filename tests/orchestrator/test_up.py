@@ -60,7 +60,7 @@ class Workspace:
     def __init__(self, project: Project, *arguments: str, **keys: Any) -> None:
         self.project = project
         if keys:
-            timeouts = {"start": "10s", "stop": "5s", "heartbeat": "1s", **keys.pop("timeouts", {})}
+            timeouts = {"start": "30s", "stop": "5s", "heartbeat": "1s", **keys.pop("timeouts", {})}
             document = {"gateway": {"listen": "127.0.0.1:0"}, **keys, "timeouts": timeouts}
             project.write("wattson.yaml", json.dumps(document))
         command = [sys.executable, "-m", "pywatt_host", "up", "--log-format", "json", *arguments]
