@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pywatt_host.cli.inspection import Fault, Inspection, Seen, Served
 
 _MOST_CANDIDATES = 20
+_MOST_LISTED = 1000  # routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,8 @@ def _why_no_list(seen: Seen, found: Inspection) -> str:
     if seen.doubts:
         more = f" (and {len(seen.doubts) - 1} more reasons)" if len(seen.doubts) > 1 else ""
         return f"the table of its routes may be partial: {seen.doubts[0]}{more}"
+    if len(found.rows) > _MOST_LISTED:
+        return f"a list of its {len(found.rows)} routes would be too long"
     return "" if found.rows else "the application has no routes"
 
 

@@ -146,6 +146,14 @@ def test_a_reverse_proxy_s_headers_are_no_reason(here: Project) -> None:
     assert '"state": "missing"' not in listed
 
 
+def test_a_path_of_the_host_is_no_reason_either(here: Project) -> None:
+    """The host answers /health itself, with the application's report in it."""
+    code = STARLETTE + "app = Starlette(routes=[*routes, Route('/health', home)])\n"
+    here.write("main.py", code)
+    assert said("--from", "main:app")[0] == 0
+    assert [each[0] for each in endpoints(here.folder)] == ["/home", "/health", "/home/", "/health/"]
+
+
 def test_an_application_that_does_not_start_here_gets_a_manifest_that_says_so(here: Project) -> None:
     here.write(
         "main.py", STARLETTE + LATE.replace("app.router.routes.append(Route(", "raise OSError((").replace("))", "))")

@@ -68,7 +68,9 @@ async def serve_once(asked: Mapping[str, Any]) -> dict[str, Any]:
     application.wrap = recorder.around
     try:
         async with host.application(listening=False) as surface:
-            return asdict(await _asked(surface.public, application, recorder, asked))
+            own = {manifest.health.path, manifest.health.liveness, manifest.health.readiness, manifest.metrics.path}
+            wanted = [(path, methods) for path, methods in asked["requests"] if path not in own]
+            return asdict(await _asked(surface.public, application, recorder, wanted, asked["requests"]))
     except (HostError, ExceptionGroup) as error:
         first: BaseException = error
         while isinstance(first, ExceptionGroup):
@@ -76,9 +78,12 @@ async def serve_once(asked: Mapping[str, Any]) -> dict[str, Any]:
         return asdict(Served(failure=str(first), trace=trace_of(first)))
 
 
-async def _asked(public: ASGIApp, application: Application, recorder: _Recorder, asked: Mapping[str, Any]) -> Served:
+async def _asked(
+    public: ASGIApp, application: Application, recorder: _Recorder, wanted: Iterable[Any], known: Iterable[Any]
+) -> Served:
+    """Ask for all wanted paths. The host may answer others of the known ones itself, such as that of health."""
     number, refused = 0, []
-    for path, methods in asked["requests"]:
+    for path, methods in wanted:
         for method in _ANY if "*" in methods else methods:
             recorder.reached = False
             status = await _ask(public, method, _sample(path))
@@ -86,7 +91,7 @@ async def _asked(public: ASGIApp, application: Application, recorder: _Recorder,
             if not recorder.reached:
                 refused.append(f"{method} {path} ({status})")
     recorder.passing = True
-    return Served(number, tuple(refused[:_MOST_REFUSED]), len(refused), await _unlisted(application, asked["requests"]))
+    return Served(number, tuple(refused[:_MOST_REFUSED]), len(refused), await _unlisted(application, known))
 
 
 async def _unlisted(application: Application, known: Iterable[Any]) -> str:
