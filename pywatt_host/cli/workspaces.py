@@ -101,7 +101,7 @@ def _imported(reader: ModuleManifests, id: str, examined: Examined, loaded: Load
         place=inspection.ChildPlace(reader.environment(id), reader.directory),
         init=reader.init(id),
     )
-    problems: list[Problem] = import_module("pywatt_host.cli.validate").import_problems(asked, examined, loaded)
+    problems: list[Problem] = import_module("pywatt_host.cli.import_problems").import_problems(asked, examined, loaded)
     return problems
 
 
