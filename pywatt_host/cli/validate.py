@@ -13,14 +13,13 @@ import click
 from pywatt_host.cli.certificates import Certificates
 from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.cli.terminal import echo_json
-from pywatt_host.cli.workspaces import check_modules, found_in, is_only_a_workspace, reader_of
+from pywatt_host.cli.workspaces import check_modules, faults_of, found_in, is_only_a_workspace, reader_of
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, as_json, render_github, render_text
 from pywatt_host.manifest.load import Examined, environment
 from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.source import DEFAULT_NAME, WORKSPACE_NAME
 from pywatt_host.manifest.workspace import read_workspace, workspace_source
-from pywatt_host.orchestrator.manifests import faults_of
 
 
 @click.command()

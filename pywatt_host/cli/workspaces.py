@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest import Loaded, Problem, Source
@@ -15,7 +16,9 @@ from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
 from pywatt_host.manifest.source import DEFAULT_NAME, WORKSPACE_NAME
 from pywatt_host.manifest.values.names import Script
-from pywatt_host.orchestrator.manifests import ModuleManifests, faults_of
+
+if TYPE_CHECKING:
+    from pywatt_host.orchestrator.manifests import ModuleManifests
 
 APP_FAULT = "app-"  # the codes of faults that importing an application brings up begin so
 
@@ -35,13 +38,22 @@ def is_only_a_workspace(path: Path) -> bool:
 
 def reader_of(workspace: Workspace, environ: Mapping[str, str]) -> ModuleManifests:
     """Reads the manifests of a workspace. A Python file is imported in a child process, as `up` will start it."""
-    return ModuleManifests(workspace, environ, _described)
+    kind: type[ModuleManifests] = import_module("pywatt_host.orchestrator.manifests").ModuleManifests
+    return kind(workspace, environ, _described)
 
 
 def _described(script: Script, environ: Mapping[str, str], directory: Path) -> Source:
     inspection = import_module("pywatt_host.cli.inspection")
     source: Source = inspection.describe(script, place=inspection.ChildPlace(environ, directory))
     return source
+
+
+def faults_of(error: ManifestError | AppLoadError) -> list[Problem]:
+    """The faults of a manifest, or of a Python file in place of one."""
+    if isinstance(error, ManifestError):
+        return list(error.problems)
+    code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
+    return [Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from pywatt_host.exceptions import AppLoadError, ManifestError
 from pywatt_host.manifest.load import Examined, InitLayer, examine
 from pywatt_host.manifest.model import Manifest
 from pywatt_host.manifest.model.workspace import Workspace
-from pywatt_host.manifest.problems import Problem
 from pywatt_host.manifest.source import Source
 from pywatt_host.manifest.values.names import Script
 from pywatt_host.manifest.workspace import manifest_file, script_of_module
@@ -107,14 +106,6 @@ class ModuleManifests:
         """The manifests of those of these modules that have one. Raises AppLoadError and ManifestError for the first
         that has a fault."""
         return {id: self.manifest(id) for id in ids if self._workspace.modules[id].manifest is not None}
-
-
-def faults_of(error: ManifestError | AppLoadError) -> list[Problem]:
-    """The faults of a manifest, or of a Python file in place of one."""
-    if isinstance(error, ManifestError):
-        return list(error.problems)
-    code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
-    return [Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail)]
 
 
 def _shown(path: str | Path) -> str:

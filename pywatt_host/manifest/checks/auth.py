@@ -277,9 +277,10 @@ class AuthChecks:
                 message = "this endpoint is open to everyone, while other endpoints require a credential"
                 hint = "set `auth` to a scheme; if the endpoint is meant to be open, set `auth: none`"
                 if len(open_ones) > 1:
-                    named = [endpoints[number].path for number in open_ones[:_NAMED_ENDPOINTS]]
-                    more = len(open_ones) - len(named)
-                    shown = ", ".join(named) + (f" and {more} more" if more else "")
+                    known = [each for each in open_ones if not self._left_out.holds(("endpoints", each, "path"))]
+                    named = [endpoints[number].path for number in known[:_NAMED_ENDPOINTS]]
+                    more = f" and {len(open_ones) - len(named)} more" if len(open_ones) > len(named) else ""
+                    shown = ", ".join(named) + more
                     message = (
                         f"{len(open_ones)} endpoints are open to everyone, while others require a credential: {shown}"
                     )
