@@ -181,14 +181,17 @@ def _proxy(value: Any) -> str:
     if text != "unix":
         try:
             ipaddress.ip_network(text)
-        except ValueError as exc:
+        except ValueError:
             wider = _network_of(text)
             if wider is not None:
                 raise fault(
                     "proxy", '"{text}" is one address, not a network; perhaps "{wider}"', text=text[:60], wider=wider
                 ) from None
+            if text == "*":
+                meant = '"*" is not a network; to trust every peer, write 0.0.0.0/0 and ::/0'
+                raise fault("proxy", meant) from None
             raise fault(
-                "proxy", '"{text}" is not an address, a network or unix ({why})', text=text[:60], why=str(exc)[:120]
+                "proxy", '"{text}" is not an address, a network such as 10.0.0.0/8, or unix', text=text[:60]
             ) from None
     return str(text)
 
