@@ -53,7 +53,10 @@ def faults_of(error: ManifestError | AppLoadError) -> list[Problem]:
     if isinstance(error, ManifestError):
         return list(error.problems)
     code, detail = f"app-{error.reason}", "\n".join(getattr(error, "__notes__", ()))
-    return [Problem(error.import_path, 0, 0, "", code, error.message, error.hint, detail=detail)]
+    file, here = Path(error.import_path), Path.cwd()
+    if file.is_absolute() and file.is_relative_to(here):
+        file = file.relative_to(here)
+    return [Problem(os.fspath(file), 0, 0, "", code, error.message, error.hint, detail=detail)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def test_a_stale_socket_is_replaced_and_one_in_use_is_not(tmp_path: Path) -> Non
     ("address", "words"),
     [
         (UnixAddress("file"), "the path exists and is not a socket (remove it, or choose another path)"),
-        (UnixAddress("x" * 101), "the path is too long for a Unix socket (at most 100 bytes)"),
+        (UnixAddress("x" * 108), "the path is too long for a Unix socket (at most 107 bytes)"),
         (UnixAddress("no/app.sock"), "(the directory does not exist)"),
         (UnixAddress("app.sock", group="no-such-group"), "there is no group 'no-such-group'"),
         (FdAddress(1_000_000), "descriptor 1000000 is not a socket"),
