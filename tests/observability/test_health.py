@@ -112,7 +112,7 @@ def test_a_check_that_comes_later_begins_at_once_and_ends_with_the_host() -> Non
 def test_a_check_that_fails_in_the_start_period_is_starting_and_then_passes() -> None:
     async def main() -> None:
         patient = Patient(OSError("not yet"))
-        async with hosted({"health": QUICK}, factory(db=check_of(patient))) as host:
+        async with hosted({"health": {**QUICK, "timeout": "20s"}}, factory(db=check_of(patient))) as host:
             await patient.more_runs(5)
             answer = await host.get("/health")
             assert (answer.status, answer.json()["status"]) == (503, "starting")
