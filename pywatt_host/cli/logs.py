@@ -41,10 +41,9 @@ class _Since(click.ParamType[float]):
         except PydanticCustomError:
             pass
         try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
+            return datetime.fromisoformat(value).timestamp()  # a time without an offset is local time
+        except (ValueError, OverflowError, OSError):  # the last two: years that the system's clock does not know
             self.fail(f"{value!r} is neither a duration, such as 10m, nor a time, such as 2026-11-30T18:00", param, ctx)
-        return moment.timestamp()  # a time without an offset is local time
 
 
 class _Pattern(click.ParamType[re.Pattern[str]]):

@@ -96,7 +96,7 @@ class ModuleRequests:
     def _secret(self, message: GetSecret, peer: PeerConnection) -> None:
         replica: Replica = peer.owner
         module = self._modules[replica.module]
-        if _NAME(message.name) is None or message.name not in module.secrets:
+        if _NAME(message.name) is None or message.name not in replica.secrets:
             where = f"modules.{module.id}.secrets"
             if module.declared.manifest is not None and module.declared.secrets is None:
                 where = f"secrets of its manifest, or in {where}"

@@ -13,8 +13,8 @@ Condition: TypeAlias = Literal["service_started", "service_healthy"]
 
 
 class Module:
-    """The replicas of one module. `hidden` are the paths that the gateway never passes on, such as health, and
-    `secrets` the names of the secrets that it may ask for."""
+    """The replicas of one module. `hidden` are the paths that the gateway never passes on, such as health. Each replica
+    may ask for the secrets of the manifest that it runs."""
 
     def __init__(
         self,
@@ -28,18 +28,18 @@ class Module:
         self.declared = declared
         self.replicas = tuple(replicas)
         self.hidden = hidden
-        self.secrets: frozenset[str] = frozenset(declared.secrets or ())
-        self.grant(manifest)
+        for replica in self.replicas:
+            replica.secrets = self.granted(manifest)
         self.generation = 1  # how often its code was loaded by all replicas
         self._next = 0
         self._beside: list[Replica] = []  # successors that start, and replaced replicas that drain
 
-    def grant(self, manifest: Manifest | None, *, only: bool = False) -> None:
-        """Let it ask for the secrets of its manifest, unless the workspace lists those that it may ask for. What it
-        could ask for before stays without `only`: during a reload, processes of both manifests run."""
-        if self.declared.secrets is None and manifest is not None:
-            declared = frozenset(manifest.secret_keys)
-            self.secrets = declared if only else self.secrets | declared
+    def granted(self, manifest: Manifest | None) -> frozenset[str]:
+        """The names of the secrets that a process may ask for that runs this manifest: those that the workspace lists,
+        or else those of the manifest. A program without a list may ask for none."""
+        if self.declared.secrets is not None:
+            return frozenset(self.declared.secrets)
+        return frozenset(manifest.secret_keys) if manifest is not None else frozenset()
 
     @property
     def processes(self) -> tuple[Replica, ...]:

@@ -88,6 +88,7 @@ class Replica:
         self.restarts = 0
         self.ending: Ending | None = None
         self.announce: Announce | None = None
+        self.secrets: frozenset[str] = frozenset()  # the names of those that its processes may ask for
         self.fetched: set[str] = set()  # the secrets that the present process has asked for
         self.health: Mapping[str, Any] | None = None
         self.acknowledged = False

@@ -152,18 +152,19 @@ class RollingReload:
         hidden, before = hidden_paths(manifest), module.hidden
         replaced, left_alone = 0, 0
         module.hidden = hidden | before  # while replicas of both kinds answer
-        module.grant(manifest)
+        secrets = module.granted(manifest)
         try:
             for old in module.replicas:
                 if self._stopping():
                     raise ReloadRefusedError("up is stopping")
                 self.progress = {"module": module.id, "replica": old.number, "since": time.time()}
                 if old in waiting:
+                    old.secrets = secrets
                     await self._starts(module, old)
                 elif old.state == "ended" and not alone:
                     left_alone += 1
                 else:
-                    await self._replace(module, old)
+                    await self._replace(module, old, secrets)
                 replaced += old not in module.replicas
         except ReloadRefusedError as error:
             if replaced:
@@ -174,7 +175,6 @@ class RollingReload:
         if left_alone == len(module.replicas):
             return "it has ended, and was not started again"
         module.generation += 1
-        module.grant(manifest, only=True)
         return None
 
     async def _starts(self, module: Module, replica: Replica) -> None:
@@ -185,9 +185,11 @@ class RollingReload:
             raise ReloadRefusedError(f"it has not started yet: it waits for {', '.join(missing)} (depends_on)")
         await self._healthy(replica)
 
-    async def _replace(self, module: Module, old: Replica) -> None:
-        """Start a successor, use it once it is healthy, and stop `old`. `old` stays in use on ReloadRefusedError."""
+    async def _replace(self, module: Module, old: Replica, secrets: frozenset[str]) -> None:
+        """Start a successor that may ask for these secrets, use it once it is healthy, and stop `old`. `old` stays in
+        use on ReloadRefusedError."""
         successor = self._make(module.id, old.number)
+        successor.secrets = secrets
         module.add_beside(successor)
         self._said[successor] = deque(maxlen=_KEPT_LINES)
         living = self._tasks.create_task(successor.live(), name=f"successor of {old.label}")

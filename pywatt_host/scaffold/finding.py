@@ -69,7 +69,10 @@ def _fastapi(folder: Path) -> Iterator[Candidate]:
         document = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    entrypoint = document.get("tool", {}).get("fastapi", {}).get("entrypoint")
+    value: Any = document
+    for part in ("tool", "fastapi", "entrypoint"):
+        value = value.get(part) if isinstance(value, dict) else None
+    entrypoint = value
     if isinstance(entrypoint, str) and re.match(IMPORT_PATTERN, entrypoint):
         yield Candidate(entrypoint, _home(folder, entrypoint), "[tool.fastapi] in pyproject.toml")
 

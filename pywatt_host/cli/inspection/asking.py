@@ -161,14 +161,26 @@ class _Conversation:
             if not line.startswith(MARK):
                 self._dump += line + b"\n"
                 continue
-            told: dict[str, Any] = json.loads(line[len(MARK) :])
-            if "answer" in told:
-                answer: dict[str, Any] = told["answer"]
-                return answer
-            if "serves" in told:
-                return self._serves(told["serves"])
-            self._at = told["at"]
+            try:
+                found = self._told(json.loads(line[len(MARK) :]))
+            except (ValueError, LookupError, TypeError):  # the application has written to a descriptor of ours
+                return Failure("the application writes to file descriptors that it has not opened", key=self._key)
+            if found is not None:
+                return found
         return None
+
+    def _told(self, told: dict[str, Any]) -> dict[str, Any] | Failure | None:
+        if "answer" in told:
+            answer: dict[str, Any] = told["answer"]
+            return answer
+        if "serves" in told:
+            return self._serves(told["serves"])
+        self._at = told["at"]
+        return None
+
+    @property
+    def _key(self) -> str:
+        return self._at.get("key", "app")
 
     def _serves(self, told: Mapping[str, str]) -> Failure:
         message = (
@@ -184,11 +196,11 @@ class _Conversation:
         hint = (
             'move what waits or serves there under `if __name__ == "__main__":`, or into the start-up' if place else ""
         )
-        return Failure(message, hint, self._at.get("key", "app"), self._last_lines())
+        return Failure(message, hint, self._key, self._last_lines())
 
     def _ended(self, code: int) -> Failure:
         message = f"importing the application ended the process ({describe_exit(code)})"
-        return Failure(message, key=self._at.get("key", "app"), output=self._last_lines())
+        return Failure(message, key=self._key, output=self._last_lines())
 
     def _last_lines(self) -> str:
         """The last lines that the application printed."""
