@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from pywatt_host.imports.draft import EVERY_PROXY, Draft, Setting, import_path, size, tcp, wrong
+from pywatt_host.imports.draft import EVERY_PROXY, Draft, Setting, import_path, tcp, wrong
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.text import Template, Text, Written, written
+from pywatt_host.manifest.values import format_size
 from pywatt_host.manifest.values.http import HEADER_NAME_PATTERN, HEADER_VALUE_PATTERN, response_headers
 
 _UNIX = re.compile(r"unix:(//)?")
@@ -106,6 +107,7 @@ def trust(draft: Draft, setting: Setting, text: Text) -> None:
 
 def tls_of(draft: Draft, settings: dict[str, Setting], cert: str, key: str, ca: str) -> None:
     """Set `server.tls` from the files of a certificate. `cert`, `key` and `ca` are the names of the settings."""
+    settings = {name: settings[name] for name in (cert, key, ca) if name in settings and _given(draft, settings[name])}
     if cert not in settings:
         for name in (key, ca):
             if name in settings:
@@ -117,6 +119,17 @@ def tls_of(draft: Draft, settings: dict[str, Setting], cert: str, key: str, ca: 
     draft.put("server.tls.key", draft.path(draft.text(settings[key])) if key in settings else certificate)
     if ca in settings:
         draft.put("server.tls.client_ca", draft.path(draft.text(settings[ca])))
+
+
+def _given(draft: Draft, setting: Setting) -> bool:
+    """Whether a file is named: an empty text names none."""
+    value = setting.value
+    if isinstance(value, Template) and value.value(draft.environ) == "":
+        names = ", ".join(each.name for each in value.variables)
+        message = f"it is empty, since the environment does not have {names} here"
+        draft.lost(setting, message, "set server.tls where the environment has it")
+        return False
+    return not (isinstance(value, str) and value == "")
 
 
 def client_certificates(draft: Draft, setting: Setting | None) -> None:
@@ -234,9 +247,14 @@ def recycle(draft: Draft, setting: Setting, jitter: Setting | None) -> None:
 
 
 def bytes_limit(draft: Draft, path: str, setting: Setting) -> None:
-    """Set a limit in bytes."""
+    """Set a limit in bytes. The manifest has no limit of 0 bytes."""
     number = draft.number(setting)
-    draft.put(path, number if isinstance(number, str) else size(int(number)))
+    if isinstance(number, Written):
+        draft.put(path, Written(f"{number}B"))
+    elif int(number) == 0:
+        draft.lost(setting, "0 has no counterpart", f"{path} needs a size above 0")
+    else:
+        draft.put(path, format_size(int(number)))
 
 
 def header(draft: Draft, setting: Setting, name: str, value: str) -> None:

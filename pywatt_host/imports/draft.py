@@ -120,10 +120,12 @@ class Draft:
         return value
 
     def number(self, setting: Setting) -> int | float | Written:
-        """The value as a number that is not negative; with variables, the text for the manifest."""
+        """The value as a number that is not negative; with variables, the text for the manifest. What the variables
+        are now counts where it is not a whole number above 0, which the manifest may have another word for."""
         value = setting.value
         if isinstance(value, Template):
-            if value.writable:
+            known = value.value(self.environ)
+            if value.writable and (known is None or (known.strip().isdecimal() and int(known) > 0)):
                 return value.written()
             value = self.plain(setting)
         if isinstance(value, str):
@@ -252,14 +254,6 @@ def duration(seconds: float) -> str:
         if whole and whole % length == 0:
             return f"{whole // length}{unit}"
     return f"{whole}s"
-
-
-def size(number: int) -> str:
-    """A size for the manifest."""
-    for unit, length in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
-        if number and number % length == 0:
-            return f"{number // length}{unit}"
-    return str(number)
 
 
 def tcp(host: Text, port: Text | int) -> str:

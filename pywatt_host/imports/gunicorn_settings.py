@@ -157,14 +157,22 @@ def _proxies(draft: Draft, settings: dict[str, Setting]) -> None:
         "forwarded_allow_ips", "127.0.0.1,::1", Place("the default of gunicorn")
     )
     common.trust(draft, setting, draft.text(setting))
-    if not _serves_asgi(settings):
+    if not _serves_asgi(draft, settings):
         message = "X-Forwarded-For of a trusted proxy also sets the client's address, which gunicorn leaves alone"
         draft.differs(setting, message)
 
 
-def _serves_asgi(settings: Mapping[str, Setting]) -> bool:
-    kind = settings.get("worker_class")
-    return kind is not None and isinstance(kind.value, str) and _is_asgi(kind.value.lower())
+def _serves_asgi(draft: Draft, settings: Mapping[str, Setting]) -> bool:
+    kind = _kind(draft, settings)
+    return kind is not None and _is_asgi(kind)
+
+
+def _kind(draft: Draft, settings: Mapping[str, Setting]) -> str | None:
+    """The class of workers in lower case, with variables as they are now; None if it is Python code."""
+    setting = settings.get("worker_class")
+    if setting is None:
+        return "sync"
+    return draft.plain(setting).lower() if isinstance(setting.value, str | Template) else None
 
 
 def _is_asgi(kind: str) -> bool:
@@ -190,13 +198,10 @@ def _workers(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) ->
 def _threads(draft: Draft, settings: Mapping[str, Setting]) -> None:
     """gunicorn's sync worker answers one request at a time, and so does the imported manifest."""
     kind_setting = settings.get("worker_class")
-    kind = (
-        draft.plain(kind_setting).lower()
-        if kind_setting is not None and isinstance(kind_setting.value, str | Template)
-        else "sync"
-    )
+    kind = _kind(draft, settings)
     threads = settings.get("threads")
-    if kind_setting is not None and not isinstance(kind_setting.value, str | Template):
+    if kind is None:
+        assert kind_setting is not None
         draft.lost(kind_setting, "the class of the worker is Python code", "the host detects WSGI and ASGI by itself")
         return
     if _is_asgi(kind):
@@ -224,7 +229,7 @@ def _threads(draft: Draft, settings: Mapping[str, Setting]) -> None:
 
 def _timeout(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
     """The sync worker is killed when a request takes longer. Workers of other kinds only have to be alive."""
-    if not _is_sync(settings):
+    if not _is_sync(draft, settings):
         if draft.number(setting) == 0:
             draft.lost(setting, "a worker that does not answer is always replaced", "set server.workers.ping_limit")
             return
@@ -238,13 +243,17 @@ def _timeout(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) ->
     )
 
 
-def _is_sync(settings: Mapping[str, Setting]) -> bool:
-    kind, threads = settings.get("worker_class"), settings.get("threads")
-    if threads is not None and threads.value not in (1, "1"):
+def _is_sync(draft: Draft, settings: Mapping[str, Setting]) -> bool:
+    kind, threads = _kind(draft, settings), settings.get("threads")
+    if threads is not None and _now(draft, threads) != "1":
         return False  # gunicorn takes its gthread worker then
-    return kind is None or (
-        isinstance(kind.value, str) and kind.value.lower().rpartition(".")[2] in ("sync", "syncworker")
-    )
+    return kind is not None and kind.rpartition(".")[2] in ("sync", "syncworker")
+
+
+def _now(draft: Draft, setting: Setting) -> str:
+    """The value as a text, with variables as they are now; empty if one of them is not set."""
+    value = setting.value
+    return (value.value(draft.environ) or "" if isinstance(value, Template) else str(value)).strip()
 
 
 def _recycle(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
@@ -255,7 +264,8 @@ def _raw_env(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) ->
     values = setting.value if isinstance(setting.value, list | tuple) else [setting.value]
     for each in values:
         text = draft.text(Setting(setting.name, each, setting.place))
-        start = text if isinstance(text, str) else str(text.parts[0])
+        first = text if isinstance(text, str) else text.parts[0]
+        start = first if isinstance(first, str) else ""
         name, equals, value = start.partition("=")
         if not equals:
             raise UnreadableError(setting.place, "an entry of raw_env is not NAME=value")
@@ -294,6 +304,8 @@ def _connections(draft: Draft, setting: Setting, settings: Mapping[str, Setting]
 
 
 def _accesslog(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
+    if draft.plain(setting) == "":
+        return  # no access log, which is the default of gunicorn
     draft.put("logging.access", True)
     if _is_file(draft, setting):
         message = "the host writes its access log to standard error, not to a file"
@@ -308,7 +320,7 @@ def _errorlog(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -
 
 def _is_file(draft: Draft, setting: Setting) -> bool:
     """Whether a log goes to a file, and not to standard output or standard error."""
-    return draft.plain(setting) not in ("-", "/dev/stdout", "/dev/stderr")
+    return draft.plain(setting) not in ("", "-", "/dev/stdout", "/dev/stderr")
 
 
 def _level(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:

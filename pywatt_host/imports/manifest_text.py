@@ -16,6 +16,7 @@ _ORDER = ("module", "app", "mounts", "endpoints", "server", "secrets", "metrics"
 _APP_ORDER = ("import_path", "interface", "factory", "args", "route_prefix", "working_dir", "threads", "env")
 # What a machine has, and not a manifest: these are faults where the manifest will not run.
 _OF_MACHINE = frozenset({"no-folder", "working-dir", "no-file", "no-directory"})
+_UNSET = "variable-unset"  # the only warning that says what is left to do
 
 
 def manifest_text(draft: Draft, source: str) -> str:
@@ -47,10 +48,14 @@ def _workspace_text(draft: Draft, source: str) -> str:
     try:
         load_workspace(Source.of_text(text, name=draft.name, directory=draft.destination), environ={})
     except ManifestError as error:
-        hard = [problem for problem in error.problems if problem.code not in _OF_MACHINE]
-        if hard:
+        if hard := _hard(error):
             raise _invalid(draft, hard[0]) from None
     return text
+
+
+def _hard(error: ManifestError) -> list[Problem]:
+    """The problems that make a manifest invalid on every machine."""
+    return [each for each in error.problems if each.severity == "error" and each.code not in _OF_MACHINE]
 
 
 def _invalid(draft: Draft, problem: Problem) -> UnreadableError:
@@ -69,10 +74,11 @@ def _check(draft: Draft, text: str) -> None:
     try:
         found = load(source, profile="", environ=dict(draft.environ) | {"PYWATT_PROFILE": ""}, allow_unset=True)
     except ManifestError as error:
-        hard = [problem for problem in error.problems if problem.code not in _OF_MACHINE]
-        if hard:
+        if hard := _hard(error):
             raise _invalid(draft, hard[0]) from None
         for problem in error.problems:
+            if problem.severity != "error" and problem.code != _UNSET:
+                continue
             draft.note("todo", Setting(problem.path, None, Place(draft.name)), problem.message, problem.hint)
         return
     for name in sorted(found.unset):

@@ -60,7 +60,7 @@ def parse(words: Sequence[Word], options: Iterable[Option], file: str, program: 
         word = left.pop(0)
         start = word.text if isinstance(word.text, str) else _literal(word.text)
         place = Place(file, word.line)
-        if start == "--":
+        if word.plain == "--":
             others += left
             break
         if not start.startswith("-") or start == "-":
@@ -70,6 +70,8 @@ def parse(words: Sequence[Word], options: Iterable[Option], file: str, program: 
         attached: Text | None = _after(word.text, len(flag) + 1) if equals else None
         if not flag.startswith("--") and flag not in flags and flag[:2] in flags:
             flag, attached = flag[:2], _after(word.text, 2)
+        elif not flag.startswith("--") and not equals and (isinstance(word.text, Template) or word.computed):
+            attached = _after(word.text, len(flag))  # as in -b$BIND and -w$(nproc)
         option = _option(flag, flags, place, program)
         value: Any = option.kind == "on"
         if option.kind in ("value", "list") or (option.kind == "maybe" and (attached is not None or _next(left))):

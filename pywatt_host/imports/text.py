@@ -36,6 +36,8 @@ class Template:
         parts: list[str | Variable] = []
         for piece in pieces:
             for part in piece.parts if isinstance(piece, Template) else (piece,):
+                if part == "":
+                    continue
                 if parts and isinstance(part, str) and isinstance(parts[-1], str):
                     parts[-1] += part
                 else:

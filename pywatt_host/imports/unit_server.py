@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pywatt_host.imports import common
-from pywatt_host.imports.draft import Draft, Setting, size, tcp
+from pywatt_host.imports.draft import Draft, Setting, tcp
 from pywatt_host.imports.findings import Kind, UnreadableError
 from pywatt_host.imports.json_nodes import Node
+from pywatt_host.manifest.values import format_size
 from pywatt_host.manifest.values.addresses import TCP_ADDRESS
 
 DEFAULT_BODY = 8 * 1024**2  # of Unit; a larger body is 413
@@ -193,7 +194,7 @@ def _networks(text: str) -> list[str]:
 
 def put_settings(draft: Draft, config: Node) -> None:
     """Set the limits and times of `settings.http`, and the access log."""
-    draft.put("server.limits.body", size(DEFAULT_BODY))
+    draft.put("server.limits.body", format_size(DEFAULT_BODY))
     settings = config.child("settings")
     http: Node | None = None
     for name, value in (settings.children() if settings is not None else {}).items():
@@ -223,7 +224,7 @@ def put_settings(draft: Draft, config: Node) -> None:
 def _http(draft: Draft, name: str, node: Node) -> None:
     setting = Setting(node.path, node.value, node.place)
     if name == "max_body_size":
-        draft.put("server.limits.body", size(node.whole()))
+        common.bytes_limit(draft, "server.limits.body", Setting(node.path, node.whole(), node.place))
     elif name in _HTTP_SECONDS:
         draft.put_seconds(_HTTP_SECONDS[name], setting, off_at_zero=name in ("body_read_timeout", "send_timeout"))
     elif name == "websocket":
