@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pywatt_host.imports.draft import Draft, Setting
-from pywatt_host.imports.findings import Finding, Place, UnreadableError
+from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.gunicorn_settings import fill
 from pywatt_host.imports.gunicorn_table import HOOKS, LOST, OPTIONS
-from pywatt_host.imports.inputs import read_text
 from pywatt_host.imports.options import parse
-from pywatt_host.imports.python_values import read_python
+from pywatt_host.imports.python_settings import python_settings
 from pywatt_host.imports.servers import ServerCommand
 from pywatt_host.imports.shell import commands
 
@@ -24,7 +23,7 @@ NAMES = frozenset({option.name for option in OPTIONS} | set(HOOKS) | set(LOST) |
 def from_file(path: Path, name: str, draft: Draft) -> None:
     """Fill in a manifest from a configuration file."""
     settings = _defaults(draft.environ)
-    settings |= _config(path, name, draft)
+    settings |= python_settings(path, name, draft, NAMES)
     settings |= _from_environment(draft)
     fill(draft, settings)
 
@@ -43,7 +42,7 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
         draft.folder = base / draft.plain(Setting("cd", command.folder, command.place))
     path, name = _config_path(draft, config)
     if path is not None:
-        settings |= _config(path, name, draft)
+        settings |= python_settings(path, name, draft, NAMES)
     settings |= cmd_args
     settings |= given
     if command.folder is not None and "chdir" not in settings:
@@ -75,29 +74,6 @@ def _config_path(draft: Draft, config: Setting | None) -> tuple[Path | None, str
     else:
         path = draft.folder / text.removeprefix("file:")
     return path, os.path.relpath(path)
-
-
-def _config(path: Path, name: str, draft: Draft) -> dict[str, Setting]:
-    """The settings that a configuration file assigns."""
-    file = read_python(read_text(path, name), name, draft.folder, draft.environ)
-    for line in file.decided:
-        draft.findings.append(
-            Finding(
-                "differs",
-                Place(name, line),
-                "if",
-                "variables of the environment decide here, and were taken as they are now",
-                "import again where they differ",
-            )
-        )
-    for module, line in file.taken_from:
-        setting = Setting("import *", None, Place(name, line))
-        draft.lost(
-            setting, f"settings that the module {module[:60]} gives are not read", "import that file too, and merge"
-        )
-    return {
-        key: Setting(key, each.value, Place(name, each.line)) for key, each in file.assigned.items() if key in NAMES
-    }
 
 
 def _defaults(environ: Mapping[str, str]) -> dict[str, Setting]:

@@ -15,7 +15,7 @@ from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.inputs import read_text
 from pywatt_host.imports.options import parse, table
 from pywatt_host.imports.python_kinds import Cores, Unknown
-from pywatt_host.imports.python_values import read_python
+from pywatt_host.imports.python_settings import python_settings
 from pywatt_host.imports.servers import ServerCommand
 from pywatt_host.imports.text import Template, Text
 
@@ -156,11 +156,9 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
 
 
 def _config(path: Path, name: str, draft: Draft) -> dict[str, Setting]:
-    text = read_text(path, name)
     if path.suffix == ".py":
-        file = read_python(text, name, draft.folder, draft.environ)
-        found = {key: Setting(key, each.value, Place(name, each.line)) for key, each in file.assigned.items()}
-        return {key: each for key, each in found.items() if key in NAMES}
+        return python_settings(path, name, draft, NAMES)
+    text = read_text(path, name)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -16,8 +16,10 @@ from typing import Any
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.python_expressions import Expressions
 from pywatt_host.imports.python_kinds import NotComputableError, Unknown
+from pywatt_host.imports.python_nodes import is_module, is_namespace, loaded, located, returned, stored
 
-_NO_PARAMETERS = ast.dump(ast.parse("lambda: 0", mode="eval").body.args)  # type: ignore[attr-defined]  # a lambda
+_UPDATING = frozenset({"update", "setdefault", "__setitem__"})
+_RUNNING = frozenset({"exec", "execfile", "eval"})
 _MAX_STATEMENTS = 20_000  # of a file with its loops and branches
 
 
@@ -31,13 +33,25 @@ class Assigned:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """Code that may assign names, and whose effect is not known: what it is, its line, and why. `names` are the names
+    that it assigns; empty if it may assign any."""
+
+    key: str
+    line: int
+    message: str
+    names: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class PythonFile:
-    """The names that a file assigns, the lines of the `if` that variables of the environment decided, and the modules
-    whose names the file takes over as a whole, with their lines."""
+    """The names that a file assigns, the lines of the `if` that variables of the environment decided, the modules
+    whose names the file takes over as a whole, with their lines, and the code that may assign further names."""
 
     assigned: Mapping[str, Assigned]
     decided: tuple[int, ...]
     taken_from: tuple[tuple[str, int], ...]
+    unread: tuple[Unread, ...]
 
 
 def read_python(text: str, file: str, folder: Path, environ: Mapping[str, str]) -> PythonFile:
@@ -56,7 +70,8 @@ def read_python(text: str, file: str, folder: Path, environ: Mapping[str, str]) 
         reader.block(tree.body)
     except RecursionError:
         raise UnreadableError(Place(file), "the file is nested too deeply") from None
-    return PythonFile(reader.found, tuple(dict.fromkeys(reader.decided)), tuple(reader.taken_from))
+    unread = tuple(dict.fromkeys(reader.unread))
+    return PythonFile(reader.found, tuple(dict.fromkeys(reader.decided)), tuple(reader.taken_from), unread)
 
 
 class _Reader:
@@ -66,6 +81,7 @@ class _Reader:
         self.found: dict[str, Assigned] = {}
         self.decided: list[int] = []
         self.taken_from: list[tuple[str, int]] = []
+        self.unread: list[Unread] = []
         self._values = Expressions(file, folder, environ)
         self._statements = 0
 
@@ -83,17 +99,15 @@ class _Reader:
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
             self._assign(node.target, node.value)
         elif isinstance(node, ast.AugAssign):
-            self._assign(node.target, ast.copy_location(ast.BinOp(_loaded(node.target), node.op, node.value), node))
+            self._assign(node.target, ast.copy_location(ast.BinOp(loaded(node.target), node.op, node.value), node))
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            self._values.imports(node)
-            if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
-                self.taken_from.append((node.module or ".", node.lineno))
+            self._import(node)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            self._set(node.name, Unknown(node.lineno, "it is Python code", True, _returned(node)), node.lineno)
+            self._define(node)
         elif isinstance(node, ast.If):
             self._if(node)
         elif isinstance(node, ast.Try):
-            self.block([*node.body, *node.orelse, *node.finalbody])
+            self._try(node)
         elif isinstance(node, ast.Expr):
             self._expression(node.value)
         elif isinstance(node, ast.Delete):
@@ -102,6 +116,45 @@ class _Reader:
                     self.found.pop(target.id, None)
         else:
             self._forget(node)
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        """An imported name is a setting as well, and its value is not known."""
+        self._values.imports(node)
+        module = getattr(node, "module", None) or "."
+        for alias in node.names:
+            name = alias.asname or (alias.name if isinstance(node, ast.ImportFrom) else alias.name.partition(".")[0])
+            if name == "*":
+                self.taken_from.append((module, node.lineno))
+                continue
+            reason = f"the module {module[:60]} gives it" if isinstance(node, ast.ImportFrom) else "it is a module"
+            self._values.names.pop(name, None)
+            self.found[name] = Assigned(name, Unknown(node.lineno, reason), node.lineno)
+
+    def _define(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        self._set(node.name, Unknown(node.lineno, "it is Python code", True, returned(node)), node.lineno)
+        for each in ast.walk(node):
+            if isinstance(each, ast.Global):
+                reason = f"{node.name[:60]} may assign it"
+                for name in each.names:
+                    self._set(name, Unknown(each.lineno, reason), each.lineno)
+
+    def _try(self, node: ast.Try) -> None:
+        """The handlers are taken not to run. What only they assign, or assign otherwise, is told."""
+        before = dict(self.found)
+        self.block([*node.body, *node.orelse])
+        for handler in node.handlers:
+            for name, line in stored(handler):
+                there = self.found.get(name)
+                if there is None or there is before.get(name):
+                    self._set(name, Unknown(line, "an exception decides it"), line)
+                elif isinstance(there.value, Unknown):
+                    reason = f"{there.value.reason}, or line {line} if that fails"
+                    self.found[name] = Assigned(name, Unknown(there.line, reason), there.line)
+                else:
+                    message = f"{name[:60]} has another value after an exception; line {there.line} was taken over"
+                    self.unread.append(Unread("except", line, message, frozenset({name})))
+            self._effects(handler)
+        self.block(node.finalbody)
 
     def _if(self, node: ast.If) -> None:
         try:
@@ -115,14 +168,69 @@ class _Reader:
 
     def _forget(self, node: ast.stmt) -> None:
         """Mark every name that a statement assigns as one that cannot be computed."""
+        for name, line in stored(node):
+            self._set(name, Unknown(line, "it depends on code that would have to run"), line)
+        self._effects(node)
+
+    def _effects(self, node: ast.AST) -> None:
+        """Look at what code that is not followed may do besides assignments to names."""
         for each in ast.walk(node):
-            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
-                self._set(each.id, Unknown(each.lineno, "it depends on code that would have to run"), each.lineno)
-            elif isinstance(each, ast.Call):
+            if isinstance(each, ast.Call):
                 self._changed(each)
+                self._runs(each)
+            elif isinstance(each, ast.Subscript) and isinstance(each.ctx, ast.Store) and is_namespace(each.value):
+                self._namespace(each)
+            elif isinstance(each, ast.ImportFrom) and any(alias.name == "*" for alias in each.names):
+                self.taken_from.append((each.module or ".", each.lineno))
+
+    def _namespace(self, target: ast.Subscript) -> None:
+        """An item of `globals()` with an unknown value."""
+        if isinstance(target.slice, ast.Constant) and isinstance(target.slice.value, str):
+            reason = "it depends on code that would have to run"
+            self._set(target.slice.value, Unknown(target.lineno, reason), target.lineno)
+        else:
+            message = "the names that are assigned here are computed"
+            self.unread.append(Unread(ast.unparse(target.value), target.lineno, message))
+
+    def _runs(self, node: ast.Call) -> None:
+        """Tell of a call that may assign any name."""
+        called = node.func
+        if isinstance(called, ast.Name) and called.id in _RUNNING:
+            self.unread.append(Unread(called.id, node.lineno, "it runs code that may assign any setting"))
+        elif isinstance(called, ast.Name) and called.id == "setattr" and node.args and is_module(node.args[0]):
+            self.unread.append(Unread(called.id, node.lineno, "it assigns a setting of this file"))
+        elif isinstance(called, ast.Attribute) and called.attr in _UPDATING and is_namespace(called.value):
+            key = f"{ast.unparse(called.value)}.{called.attr}"
+            self.unread.append(Unread(key, node.lineno, "it may assign any setting"))
+
+    def _update(self, node: ast.Call) -> None:
+        """`globals().update(...)`: what is written there is assigned."""
+        pairs: list[tuple[ast.expr | None, ast.expr]] = [
+            (ast.Constant(each.arg) if each.arg is not None else None, each.value) for each in node.keywords
+        ]
+        for given in node.args:
+            pairs += zip(given.keys, given.values, strict=True) if isinstance(given, ast.Dict) else [(None, given)]
+        for key, value in pairs:
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                self._set(key.value, self._values.value(value), value.lineno)
+            else:
+                message = "the names that are assigned here are computed"
+                self.unread.append(Unread(ast.unparse(node.func), node.lineno, message))
 
     def _expression(self, node: ast.expr) -> None:
-        """A call such as `raw_env.append(...)` changes a list; every other call is of no interest."""
+        """A call such as `raw_env.append(...)` changes a list, and some assign names. Every other call is of no
+        interest."""
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "update"
+            and is_namespace(node.func.value)
+        ):
+            self._update(node)
+            return
+        for each in ast.walk(node):
+            if isinstance(each, ast.Call):
+                self._runs(each)
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
@@ -133,7 +241,7 @@ class _Reader:
             if isinstance(owner, list) and len(arguments) == 1 and method in ("append", "extend"):
                 added = ast.List([arguments[0]], ast.Load()) if method == "append" else arguments[0]
                 whole = ast.BinOp(ast.Name(node.func.value.id, ast.Load()), ast.Add(), added)
-                self._assign(ast.Name(node.func.value.id, ast.Store()), _located(whole, node))
+                self._assign(ast.Name(node.func.value.id, ast.Store()), located(whole, node))
             else:
                 self._changed(node)
 
@@ -154,6 +262,13 @@ class _Reader:
             self._set(target.id, self._values.value(value), value.lineno)
         elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
             self._item(target, target.value, value)
+        elif isinstance(target, ast.Subscript) and is_namespace(target.value):
+            try:
+                self._set(str(self._values.concrete(target.slice)), self._values.value(value), value.lineno)
+            except NotComputableError:
+                self._namespace(target)
+        elif isinstance(target, ast.Attribute) and is_module(target.value):
+            self._set(target.attr, self._values.value(value), value.lineno)
 
     def _item(self, target: ast.Subscript, owner: ast.Name, value: ast.expr) -> None:
         mapping = self._values.names.get(owner.id)
@@ -168,26 +283,3 @@ class _Reader:
     def _set(self, name: str, value: Any, line: int) -> None:
         self._values.names[name] = value
         self.found[name] = Assigned(name, value, line)
-
-
-def _returned(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> ast.expr | None:
-    """The expression that a function without parameters returns, if it does nothing else."""
-    if not isinstance(node, ast.FunctionDef) or node.decorator_list or ast.dump(node.args) != _NO_PARAMETERS:
-        return None
-    body = [each for each in node.body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
-    only = body[0] if len(body) == 1 else None
-    return only.value if isinstance(only, ast.Return) else None
-
-
-def _loaded(target: ast.expr) -> ast.expr:
-    """The target of an assignment as an expression."""
-    if isinstance(target, ast.Name):
-        return ast.copy_location(ast.Name(target.id, ast.Load()), target)
-    return target
-
-
-def _located(node: ast.expr, at: ast.expr) -> ast.expr:
-    for each in ast.walk(node):
-        if not hasattr(each, "lineno") and isinstance(each, ast.expr):
-            ast.copy_location(each, at)
-    return ast.copy_location(node, at)
