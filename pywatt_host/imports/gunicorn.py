@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pywatt_host.imports.draft import Draft, Setting
 from pywatt_host.imports.findings import Place, UnreadableError
-from pywatt_host.imports.gunicorn_settings import fill
+from pywatt_host.imports.gunicorn_settings import SYSTEMD, fill
 from pywatt_host.imports.gunicorn_table import HOOKS, LOST, OPTIONS
 from pywatt_host.imports.options import parse
 from pywatt_host.imports.python_settings import python_settings
@@ -56,6 +56,8 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
                 Setting("arguments", None, Place(command.place.file, more.line)),
                 f'"{more.plain[:60]}" is a word that gunicorn ignores',
             )
+    if command.socket is not None:
+        settings["bind"] = Setting(command.socket.name, SYSTEMD, command.socket.place)
     fill(draft, settings, command.variables, command.place)
 
 

@@ -11,9 +11,10 @@ from pywatt_host.imports.draft import Draft, Setting, wrong
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.gunicorn_table import HOOKS, LOST
 from pywatt_host.imports.python_kinds import Cores, CoresText, Decided, Unknown
-from pywatt_host.imports.shell import Word
-from pywatt_host.imports.text import Template, Text, Written
+from pywatt_host.imports.shell_words import Word
+from pywatt_host.imports.text import Template, Text, Written, written
 
+SYSTEMD = "systemd"  # the address that stands for the sockets of a unit
 _DEFAULT_PORT = 8000
 _GREEN = ("gevent", "eventlet", "tornado")
 _MAX_THREADS = 1024
@@ -59,7 +60,7 @@ def fill(
             draft.differs(setting, message, auto if name == "workers" else "write the value for the other machine")
         if isinstance(setting.value, Decided):
             draft.differs(setting, "variables of the environment decide it, and were taken as they are now")
-    _finish(draft, settings)
+    _finish(draft, settings, (variables or {}).get("PORT"))
 
 
 def _cores(value: object) -> str:
@@ -92,10 +93,12 @@ def _changes_something(setting: Setting) -> bool:
     return setting.value not in (False, "", [], {}, 0, "off")
 
 
-def _finish(draft: Draft, settings: dict[str, Setting]) -> None:
+def _finish(draft: Draft, settings: dict[str, Setting], set_port: Word | None) -> None:
     if draft.get("server.listen") is None:
         port = draft.environ.get("PORT", "")
-        if port.isdecimal():
+        if set_port is not None and set_port.text:
+            draft.put("server.listen", written(Template.joined(":", set_port.text)))
+        elif port.isdecimal():
             draft.put("server.listen", f":{port}")
             draft.differs(
                 Setting("bind", None, Place("PORT")),
@@ -181,6 +184,15 @@ def _is_asgi(kind: str) -> bool:
 
 
 def _bind(draft: Draft, setting: Setting, settings: Mapping[str, Setting]) -> None:
+    if setting.value == SYSTEMD:
+        draft.put("server.listen", SYSTEMD)
+        draft.add("server.trusted_proxies", "unix")
+        draft.differs(
+            setting,
+            "the sockets of a unit take the place of every address, as before",
+            "start pywatt-host with the same .socket unit, or write addresses under server.listen",
+        )
+        return
     value = setting.value if isinstance(setting.value, list | tuple) else [setting.value]
     texts: list[Text] = []
     for each in value:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from pywatt_host.imports.draft import Setting
 from pywatt_host.imports.findings import Place, UnreadableError
-from pywatt_host.imports.shell import Word
+from pywatt_host.imports.shell_words import Word
 from pywatt_host.imports.text import Template, Text
 from pywatt_host.manifest.machine import usable_cores
 from pywatt_host.manifest.problems import near_miss

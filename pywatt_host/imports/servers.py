@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from pywatt_host.imports.dockerfiles import dockerfile
+from pywatt_host.imports.draft import Setting
 from pywatt_host.imports.findings import Finding, Place, UnreadableError
-from pywatt_host.imports.shell import SimpleCommand, Word, commands
+from pywatt_host.imports.scripts import Script
+from pywatt_host.imports.shell import SimpleCommand, commands
+from pywatt_host.imports.shell_words import Word
+from pywatt_host.imports.systemd_units import systemd_unit
 from pywatt_host.imports.text import Text
 
 # Programs that run the command after them and change nothing about it, and how many words belong to them.
@@ -18,14 +22,13 @@ _RUNNERS = frozenset({"poetry", "uv", "pipenv", "pdm", "hatch", "rye"})  # `poet
 _WITHOUT_EFFECT = frozenset({"set", "echo", "printf", ":", "true"})  # of a script
 _WORDS_OF_CD = 2
 _PYTHON = re.compile(r"python[0-9.]*\Z")
-_UNIT_KEY = re.compile(r"([A-Za-z]+)\s*=\s*(.*)\Z", re.DOTALL)
 _FROM = re.compile(r"FROM\s+\S", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerCommand:
     """The command that starts a server: its program, the words after it, the variables that are set for it, and the
-    folder that it is started in, where something says so."""
+    folder that it is started in, where something says so. `socket` is the systemd unit that opens its sockets."""
 
     program: str
     words: tuple[Word, ...]
@@ -33,15 +36,7 @@ class ServerCommand:
     place: Place
     findings: tuple[Finding, ...] = ()
     folder: Text | None = None
-
-
-@dataclass(slots=True)
-class _Script:
-    """The commands of a file, and what else is in it."""
-
-    commands: list[SimpleCommand] = field(default_factory=list)
-    folder: Text | None = None
-    findings: list[Finding] = field(default_factory=list)
+    socket: Setting | None = None
 
 
 def server_command(text: str, file: str, programs: Collection[str], line: int = 1) -> ServerCommand | None:
@@ -78,7 +73,9 @@ def server_command(text: str, file: str, programs: Collection[str], line: int = 
         raise UnreadableError(
             second.place, f"the file starts a second server, {second.program}", "import each of them by itself"
         )
-    return replace(found[0], findings=(*found[0].findings, *script.findings, *others), folder=folder)
+    return replace(
+        found[0], findings=(*found[0].findings, *script.findings, *others), folder=folder, socket=script.socket
+    )
 
 
 def _started(command: SimpleCommand, file: str, programs: Collection[str]) -> ServerCommand | None:
@@ -89,8 +86,12 @@ def _started(command: SimpleCommand, file: str, programs: Collection[str]) -> Se
             continue
         if number and (words[number - 1].plain.startswith("-") and words[number - 1].plain not in ("-m", "--")):
             continue  # the value of an option of another program
-        variables = dict(command.variables)
-        findings = []
+        variables = {name: value for name, value in command.variables.items() if not value.computed}
+        findings = [
+            Finding("lost", Place(file, value.line), variable, "the shell computes its value", "set it by hand")
+            for variable, value in command.variables.items()
+            if value.computed
+        ]
         for each in _before(words[:number], variables):
             findings.append(
                 Finding(
@@ -121,82 +122,12 @@ def _before(words: tuple[Word, ...], variables: dict[str, Word]) -> list[str]:
     return found
 
 
-def _read(text: str, file: str, line: int) -> _Script:
+def _read(text: str, file: str, line: int) -> Script:
     lines = text.splitlines()
     if any(re.match(r"\s*\[(Service|Unit)\]\s*$", each) for each in lines):
-        return _unit(text, file)
+        return systemd_unit(text, file)
     if any(_FROM.match(each.strip()) for each in lines) and any(
         each.strip().upper().startswith(("CMD", "ENTRYPOINT")) for each in lines
     ):
-        return _dockerfile(text, file)
-    return _Script(commands(text, file, line))
-
-
-def _logical(text: str) -> list[tuple[int, str]]:
-    """The lines of a file, with those together that a backslash joins."""
-    found: list[tuple[int, str]] = []
-    start, joined = 0, ""
-    for number, line in enumerate(text.splitlines(), 1):
-        start = start or number
-        if line.endswith("\\"):
-            joined += line[:-1] + " "
-            continue
-        found.append((start, (joined + line).strip()))
-        start, joined = 0, ""
-    return found + ([(start, joined.strip())] if joined else [])
-
-
-def _unit(text: str, file: str) -> _Script:
-    script = _Script()
-    environment = ""
-    for number, line in _logical(text):
-        match = _UNIT_KEY.match(line)
-        if match is None or line.startswith(("#", ";")):
-            continue
-        key, value = match[1], match[2]
-        if key == "Environment":
-            environment += "".join(f"{_quoted(each)} " for each in commands(f"true {value}", file, number)[0].words[1:])
-        elif key == "ExecStart":
-            script.commands += commands(environment + value.lstrip("-@+!:"), file, number)
-        elif key == "WorkingDirectory":
-            script.folder = value
-        elif key not in ("Description", "After", "Wants", "WantedBy", "Type", "Restart", "Requires"):
-            hint = "run `pywatt-host export systemd`, which writes a unit, and add it there"
-            script.findings.append(Finding("lost", Place(file, number), key, "a setting of the systemd unit", hint))
-    return script
-
-
-def _quoted(word: Word) -> str:
-    name, _, value = word.plain.partition("=")
-    escaped = value.replace("'", "'\\''")
-    return f"{name}='{escaped}'"
-
-
-def _dockerfile(text: str, file: str) -> _Script:
-    script = _Script()
-    environment = ""
-    arguments: list[str] = []
-    start = 1
-    for number, line in _logical(text):
-        word, _, rest = line.partition(" ")
-        if word.upper() == "ENV":
-            name, equals, _ = rest.partition("=")
-            environment += f"{rest} " if equals and " " not in name else f"{rest.replace(' ', '=', 1)} "
-        elif word.upper() in ("ENTRYPOINT", "CMD"):
-            start = number
-            try:
-                listed = json.loads(rest)
-            except ValueError:
-                listed = None
-            arguments += [_shell(str(each)) for each in listed] if isinstance(listed, list) else [rest]
-        elif word.upper() in ("USER", "WORKDIR", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL"):
-            hint = "run `pywatt-host export dockerfile`, which writes a Dockerfile, and look for it there"
-            script.findings.append(
-                Finding("lost", Place(file, number), word.upper(), "an instruction of the Dockerfile", hint)
-            )
-    script.commands = commands(environment + " ".join(arguments), file, start)
-    return script
-
-
-def _shell(word: str) -> str:
-    return "'" + word.replace("'", "'\\''") + "'"
+        return dockerfile(text, file)
+    return Script(commands(text, file, line))

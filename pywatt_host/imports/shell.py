@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pywatt_host.imports.findings import Place, UnreadableError
+from pywatt_host.imports.shell_variables import Variables
+from pywatt_host.imports.shell_words import Word, assigned, is_assignment
 from pywatt_host.imports.text import Template, Text, Variable
 
 _MAX_WORDS = 10_000
-_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?-)([^{}$`\"'\\]*))?\})")
+_BUILTINS = frozenset({"set", "unset", "export", "declare", "typeset", "readonly", "local"})
+_KEYWORDS = frozenset({"then", "else", "do", "!", "{"})  # before a command
+_ENDS = frozenset({"fi", "done", "esac", "}"})
+_TESTS = frozenset({"[", "[[", "test"})
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-=])([^{}$`\"'\\]*))?\})")
 _OPERATORS = ("&&", "||", ";;", ";", "|", "&", "(", ")")
 _REDIRECTION = re.compile(r"[0-9]*(?:>>|>&|<&|>|<)&?")
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word of a command line, and its line. `computed` is what the shell would run to get it: `$(nproc)`."""
-
-    text: Text
-    line: int
-    computed: str = ""
-
-    @property
-    def plain(self) -> str:
-        """The word as it is written; empty for one with variables."""
-        return self.text if isinstance(self.text, str) and not self.computed else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,49 +30,49 @@ class SimpleCommand:
     line: int
 
 
-def commands(text: str, file: str, line: int = 1) -> list[SimpleCommand]:
-    """The commands of a shell script, in order. `export NAME=value` holds for all that follow. Raises UnreadableError
-    for quotes that are not closed."""
+def commands(
+    text: str,
+    file: str,
+    line: int = 1,
+    *,
+    exported: Mapping[str, Word] | None = None,
+    known: Mapping[str, Word] | None = None,
+) -> list[SimpleCommand]:
+    """The commands of a shell script, in order. Variables that the script sets are replaced where it uses them, and
+    those that it exports hold for all commands that follow. `exported` are variables that are set from the start,
+    `known` is what takes their place in the words (by default they themselves). Raises UnreadableError for quotes that
+    are not closed."""
     found: list[SimpleCommand] = []
-    exported: dict[str, Word] = {}
-    for words in _split(text, file, line):
-        own: dict[str, Word] = {}
-        if words[0].plain == "export":
-            exported |= dict(map(_assigned, filter(_is_assignment, words[1:])))
+    variables = Variables(file, dict(exported or {}), dict(known if known is not None else exported or {}))
+    for given, conditional in _split(text, file, line):
+        variables.enter(given[0].plain)
+        words = variables.replaced(given)
+        while words and words[0].plain in _KEYWORDS:
+            words.pop(0)
+        if not words or words[0].plain in _ENDS:
             continue
-        rest = list(words)
-        while rest and _is_assignment(rest[0]):
-            name, value = _assigned(rest.pop(0))
+        if words[0].plain in _BUILTINS:
+            variables.builtin(words[0].plain, words[1:], conditional)
+            continue
+        if words[0].plain == ":":
+            variables.assign_defaults(given[1:])
+            continue
+        own: dict[str, Word] = {}
+        while words and is_assignment(words[0]):
+            name, value = assigned(words.pop(0))
             own[name] = value
-        if rest:
-            found.append(SimpleCommand(exported | own, tuple(rest), words[0].line))
+        if words:
+            found.append(SimpleCommand(variables.exported | own, tuple(words), given[0].line))
         else:
-            exported |= own
+            variables.assign(own, conditional)
     return found
 
 
-def _is_assignment(word: Word) -> bool:
-    return _ASSIGNMENT.match(_start(word)) is not None
-
-
-def _start(word: Word) -> str:
-    if isinstance(word.text, str):
-        return word.text
-    first = word.text.parts[0]
-    return first if isinstance(first, str) else ""
-
-
-def _assigned(word: Word) -> tuple[str, Word]:
-    name, _, start = _start(word).partition("=")
-    rest = word.text.parts[1:] if isinstance(word.text, Template) else ()
-    return name, Word(Template.joined(start, *(Template((part,)) for part in rest)), word.line, word.computed)
-
-
-def _split(text: str, file: str, line: int) -> Iterator[list[Word]]:
-    """The words of each command."""
+def _split(text: str, file: str, line: int) -> Iterator[tuple[list[Word], bool]]:
+    """The words of each command, and whether it depends on the one before: `[ -z "$A" ] && A=1`, `false || A=1`."""
     scanner = _Scanner(text, file, line)
     words: list[Word] = []
-    skip = False
+    skip = conditional = False
     while (token := scanner.next()) is not None:
         if isinstance(token, Word):
             if skip:
@@ -93,10 +84,11 @@ def _split(text: str, file: str, line: int) -> Iterator[list[Word]]:
         elif token == ">":
             skip = True
         elif words:
-            yield words
+            yield words, conditional
+            conditional = token == "||" or (token == "&&" and (conditional or words[0].plain in _TESTS))
             words = []
     if words:
-        yield words
+        yield words, conditional
 
 
 class _Scanner:
@@ -107,7 +99,7 @@ class _Scanner:
         self._at = 0
 
     def next(self) -> Word | str | None:
-        """The next word; `;` where a command ends; `>` for a redirection; None at the end."""
+        """The next word; the operator where a command ends; `>` for a redirection; None at the end."""
         text = self._text
         while self._at < len(text):
             if text.startswith("\\\n", self._at):
@@ -130,7 +122,7 @@ class _Scanner:
                 return ">"
             elif (operator := next((each for each in _OPERATORS if text.startswith(each, self._at)), "")) != "":
                 self._at += len(operator)
-                return ";"
+                return operator
             else:
                 return self._word()
         return None
@@ -139,7 +131,7 @@ class _Scanner:
         line, text = self._line, self._text
         pieces: list[Text] = []
         computed = ""
-        quote = ""
+        quote, quoted = "", False
         while self._at < len(text):
             char = text[self._at]
             if quote == "" and (char.isspace() or char in ";|&()<>"):
@@ -156,7 +148,7 @@ class _Scanner:
                     pieces.append(following)
                 self._at += 2
             elif char in "\"'" and quote in ("", char):
-                quote = "" if quote else char
+                quote, quoted = "" if quote else char, True
                 self._at += 1
             elif (char == "$" and quote != "'") or (char == "`" and quote != "'"):
                 computed += self._expansion(pieces)
@@ -165,7 +157,7 @@ class _Scanner:
                 self._at += 1
         if quote:
             raise UnreadableError(Place(self._file, line), f"the quote {quote} is not closed")
-        return Word(Template.joined(*pieces) if pieces else "", line, computed)
+        return Word(Template.joined(*pieces) if pieces else "", line, computed, quoted)
 
     def _expansion(self, pieces: list[Text]) -> str:
         """Read what begins with `$` or a backquote. Returns what the shell would run."""
