@@ -152,6 +152,11 @@ def _reached(addresses: Sequence[Address], taken: Collection[int]) -> tuple[int,
     return tuple(dict.fromkeys(ports))
 
 
+def stays(address: Address, ports: Collection[int]) -> bool:
+    """Whether an address is the same in a container that listens on these ports."""
+    return isinstance(address, TcpAddress) and address.host in _EVERYWHERE and address.port in ports
+
+
 def _free(addresses: Sequence[Address], usual: int, taken: Collection[int]) -> int:
     """The first port of the manifest that a container may use, else the usual port, or the next free one after it."""
     named = [each.port for each in addresses if isinstance(each, TcpAddress) and each.port >= _PRIVILEGED_PORTS_END]

@@ -8,17 +8,20 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from pywatt_host import __version__
-from pywatt_host.export.container import Container, container, folder_of, health_command
+from pywatt_host.export.container import Container, container, folder_of, health_command, stays
 from pywatt_host.export.facts import Exported, ExportOptions, Facts, SecretMount
+from pywatt_host.export.requirements import Requirements, read_requirements, text_of
 from pywatt_host.export.text import head
 from pywatt_host.manifest.model import DirectoryMount, Manifest
 from pywatt_host.manifest.model.stores import scheme_of
+from pywatt_host.manifest.values import Address
 
 FILE = "Dockerfile"
 IGNORE_FILE = ".dockerignore"
@@ -27,7 +30,7 @@ _SECRETS = "/run/secrets"
 _VENV = "/srv/venv"
 _APP = "/srv/app"
 _NOBODY = "65534:65534"  # a number, so that Kubernetes can check that it is not root
-_MAX_BYTES = 1024 * 1024  # of a pyproject.toml or requirements.txt that is read
+_SOURCE = "/src"  # where the packages are installed from
 _EXTRAS = {
     "postgresql": "postgresql",
     "mysql": "mysql",
@@ -36,9 +39,26 @@ _EXTRAS = {
     "memcached": "memcached",
 }
 # What no image needs, and what no image may have.
-_HARMLESS = (".git", ".venv", "venv", "**/__pycache__", "**/*.pyc", ".pytest_cache", "compose.yaml", FILE, IGNORE_FILE)
-_SENSITIVE = (".pywatt", ".env", ".env.*", "secrets", "**/*.pem", "**/*.key")
+_HARMLESS = (
+    "**/.git",
+    "**/.venv",
+    "venv",
+    "**/__pycache__",
+    "**/*.pyc",
+    ".pytest_cache",
+    "compose.yaml",
+    FILE,
+    IGNORE_FILE,
+)
+_SENSITIVE = (
+    *("**/.pywatt", "**/.env", "**/.env.*", "**/secrets", "**/*.pem", "**/*.key", "**/*.p12", "**/*.pfx", "**/*.jks"),
+    *("**/id_rsa*", "**/id_dsa*", "**/id_ecdsa*", "**/id_ed25519*", "**/.ssh", "**/.aws", "**/.netrc", "**/.pypirc"),
+    *("**/.git-credentials", "**/.pgpass", "**/.npmrc", "**/.htpasswd"),
+)
+_PACKAGES_OF_THAT_NAME = "!**/secrets/**/*.py"
 _IGNORED = (*_HARMLESS, *_SENSITIVE)
+_LOCAL_SOURCE = re.compile(r'\b(editable|directory|path|virtual) = "(?!\.")')  # of a package in uv.lock
+_FILE_URL = re.compile(r"@\s*file:")
 _HOST = re.compile(r"^\W*pywatt[-_.]host\b", re.IGNORECASE | re.MULTILINE)
 # Prints the dependencies of a pyproject.toml. It runs where the image is built, so that a changed file counts.
 _DEPENDENCIES = (
@@ -48,11 +68,13 @@ _DEPENDENCIES = (
 
 @dataclass(frozen=True, slots=True)
 class _Packages:
-    """The lines that install packages into the virtual environment, and whether they install pywatt-host too."""
+    """The lines that install packages into the virtual environment, and whether they install pywatt-host too. `folder`
+    is the folder of these lines: packages that are installed in place need the one that the image has."""
 
     lines: tuple[str, ...]
     has_host: bool
-    note: str = ""
+    notes: tuple[str, ...] = ()
+    folder: str = _SOURCE
 
 
 def dockerfile(facts: Facts, options: ExportOptions) -> Exported:
@@ -60,7 +82,7 @@ def dockerfile(facts: Facts, options: ExportOptions) -> Exported:
     inside = container(facts, balanced=False, nats=options.nats)
     mount = facts.secret_mount(_SECRETS)
     packages = _packages(facts.manifest.directory)
-    notes = [*_notes(facts, inside, mount), *([packages.note] if packages.note else [])]
+    notes = [*_notes(facts, inside, mount), *packages.notes]
     ignored = _ignored(facts.manifest)
     text = head(facts.name, facts.command, notes)
     text += "".join(
@@ -76,7 +98,7 @@ def _python() -> str:
 def _build(packages: _Packages, extras: list[str]) -> Iterator[str]:
     yield f"FROM {_python()} AS build"
     yield f"RUN python -m venv {_VENV}"
-    yield "WORKDIR /src"
+    yield f"WORKDIR {packages.folder}"
     yield from packages.lines
     if not packages.has_host:
         wanted = f"pywatt-host[{','.join(extras)}]" if extras else "pywatt-host"
@@ -119,35 +141,42 @@ def _quoted(value: str) -> str:
 
 def _packages(folder: Path) -> _Packages:
     """How to install what the project needs: uv.lock, requirements.txt or pyproject.toml, the first there is."""
-    project, requirements = _text(folder / "pyproject.toml"), _text(folder / "requirements.txt")
+    project, requirements = text_of(folder / "pyproject.toml"), read_requirements(folder)
     pip = f"{_VENV}/bin/pip install --no-cache-dir"
-    if project is not None and (folder / "uv.lock").is_file():
+    if project is not None and (lock := text_of(folder / "uv.lock")) is not None:
+        whole = _LOCAL_SOURCE.search(lock) is not None
         lines: tuple[str, ...] = (
             f"COPY --from={_UV} /uv /bin/uv",
-            "COPY pyproject.toml uv.lock ./",
+            "COPY . ." if whole else "COPY pyproject.toml uv.lock ./",
             f"RUN UV_PROJECT_ENVIRONMENT={_VENV} uv sync --frozen --no-dev --no-install-project",
         )
-        return _Packages(lines, 'name = "pywatt-host"' in (_text(folder / "uv.lock") or ""))
+        return _Packages(lines, 'name = "pywatt-host"' in lock, folder=_APP if whole else _SOURCE)
     if requirements is not None:
-        lines = ("COPY requirements.txt ./", f"RUN {pip} -r requirements.txt")
-        return _Packages(lines, _HOST.search(requirements) is not None)
+        lines = (*_copied(requirements), f"RUN {pip} -r requirements.txt")
+        notes = tuple(f"{each}: the image cannot be built with it" for each in requirements.missing)
+        has_host = _HOST.search(requirements.text) is not None
+        return _Packages(lines, has_host, notes, _APP if requirements.whole else _SOURCE)
     if project is not None and (data := _project(project)) is not None:
-        has_host = any(_HOST.match(str(each)) for each in data.get("dependencies", []))
-        if "dependencies" in data.get("dynamic", []):
+        dependencies = [str(each) for each in data.get("dependencies", [])]
+        has_host = any(map(_HOST.match, dependencies))
+        if "dependencies" in data.get("dynamic", []) or any(_FILE_URL.search(each) for each in dependencies):
             return _Packages(("COPY . .", f"RUN {pip} ."), has_host)
         command = f'RUN {_VENV}/bin/python -c "{_DEPENDENCIES}" > requirements.txt && {pip} -r requirements.txt'
         return _Packages(("COPY pyproject.toml ./", command), has_host)
     note = "there is no requirements.txt, pyproject.toml or uv.lock beside the manifest: add what the application needs"
-    return _Packages((), False, note)
+    return _Packages((), False, (note,))
 
 
-def _text(path: Path) -> str | None:
-    """The text of a small file; None if there is none."""
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES).decode("utf-8", "replace") if path.is_file() else None
-    except OSError:
-        return None
+def _copied(requirements: Requirements) -> Iterator[str]:
+    """The lines that copy what requirements.txt needs."""
+    if requirements.whole:
+        yield "COPY . ."
+        return
+    folders: dict[str, list[str]] = {}
+    for name in requirements.files:
+        folders.setdefault(os.path.dirname(name), []).append(name)
+    for folder, names in folders.items():
+        yield f"COPY {' '.join(names)} {folder or '.'}/"
 
 
 def _project(text: str) -> dict[str, Any] | None:
@@ -205,17 +234,28 @@ def _ignored(manifest: Manifest) -> list[str]:
         url = str(database.url)
         if url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
             found.append(os.path.normpath(url.removeprefix("sqlite:///").partition("?")[0]) + "*")
-    kept = [f"!{os.path.normpath(each)}" for each in _named(manifest).values() if os.path.normpath(each) in _IGNORED]
-    return list(dict.fromkeys([*found, *kept]))
+    kept = [f"!{path}" for each in _named(manifest).values() if _is_ignored(path := os.path.normpath(each))]
+    return list(dict.fromkeys([*found, _PACKAGES_OF_THAT_NAME, *kept]))
+
+
+def _is_ignored(path: str) -> bool:
+    """Whether a file or folder is left out, by itself or with one that it is in."""
+    parts = path.split("/")
+    return any(
+        any(fnmatch(part, name) for part in (parts if name != pattern else parts[:1]))
+        for pattern in _IGNORED
+        for name in (pattern.removeprefix("**/"),)
+    )
 
 
 def _notes(facts: Facts, inside: Container, mount: SecretMount | None) -> Iterator[str]:
     yield from facts.notes(container=True, replicas=1)
-    kept_out = ", ".join(each for each in _ignored(facts.manifest) if each not in _HARMLESS)
+    kept_out = ", ".join(each for each in _ignored(facts.manifest) if each not in _HARMLESS and each[0] != "!")
     yield f"{IGNORE_FILE} has to leave out secrets and data (--output writes it): {kept_out}"
     for key, path in _named(facts.manifest).items():
         if os.path.isabs(path) or os.path.normpath(path).startswith(".."):
             yield f"{key}: {path} is outside of the folder of the manifest, so the image does not have it"
+    yield from _moved(facts, inside)
     names = ", ".join([*facts.required_secrets, *facts.optional_secrets])
     if mount is not None:
         yield f"mount each secret as a file in {mount.path}: {names}"
@@ -225,3 +265,22 @@ def _notes(facts: Facts, inside: Container, mount: SecretMount | None) -> Iterat
         yield f"mount the files of {' and '.join(each.keys)} in {folder_of(each)}: {', '.join(each.files)}"
     if not inside.probed.answers_probes:
         yield "clients need a certificate, and the health check has none: it only checks the port (add server.admin)"
+
+
+def _moved(facts: Facts, inside: Container) -> Iterator[str]:
+    """The addresses that are others in the container."""
+    server = facts.manifest.server
+    ports = [port.number for port in inside.http]
+    places: list[tuple[str, Sequence[Address], list[int]]] = [("server.listen", server.listen, ports)]
+    if server.admin is not None and inside.admin is not None:
+        places.append(("server.admin", server.admin.listen, [inside.admin.number]))
+    if server.tls is not None and server.tls.redirect is not None and inside.redirect is not None:
+        places.append(("server.tls.redirect", [server.tls.redirect], [inside.redirect]))
+    for key, addresses, numbers in places:
+        moved = [str(each) for each in addresses if not stays(each, numbers)]
+        if moved:
+            own = ", ".join(f":{number}" for number in numbers)
+            warned = (
+                ", which every container of its network reaches: do not publish it" if key == "server.admin" else ""
+            )
+            yield f"{key}: the image has {own} in the place of {', '.join(moved)}{warned}"

@@ -125,7 +125,10 @@ def test_secrets_and_data_stay_out_of_the_image(tmp_path: Path) -> None:
         )
     )
     ignored = found.beside[IGNORE_FILE].splitlines()
-    assert {".env", ".env.*", "prod.env", "values.yaml", "tls/a.crt", "tls/a.k", "app.db*", ".git"} <= set(ignored)
+    assert {"prod.env", "values.yaml", "tls/a.crt", "tls/a.k", "app.db*", "**/.git"} <= set(ignored)
+    nested = {"**/.env", "**/.env.*", "**/secrets", "**/id_rsa*", "**/*.p12", "**/.netrc", "**/.pypirc"}
+    assert nested <= set(ignored)
+    assert not any("!" in note for note in found.notes)
     assert any("has to leave out secrets" in note for note in found.notes)
     assert any("mount the files of server.tls" in note for note in found.notes)
 
@@ -138,3 +141,57 @@ def test_what_the_manifest_names_outside_of_its_folder_is_told(tmp_path: Path) -
     found = made(in_folder(tmp_path / "module", app=app, config_schema="../config.json"))
     assert any("app.working_dir: ../src is outside" in note for note in found.notes)
     assert any("config_schema: ../config.json is outside" in note for note in found.notes)
+
+
+def test_what_the_manifest_names_stays_in_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "www" / "secrets").mkdir(parents=True)
+    ignored = made(in_folder(tmp_path, mounts=[{"route_prefix": "/s", "directory": "www/secrets"}])).beside[IGNORE_FILE]
+    assert "!www/secrets" in ignored.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "copied", "note"),
+    [
+        ("-r req/base.txt\n", ["requirements.txt ./", "req/base.txt req/more.txt req/"], ""),
+        ("flask\n--constraint=req/more.txt  # c\n", ["requirements.txt ./", "req/more.txt req/"], ""),
+        ("-e .\n", [". ."], ""),
+        ("./lib[all] ; python_version > '3'\n", [". ."], ""),
+        ("lib @ file:./lib\n", [". ."], ""),
+        ("--find-links wheels\nflask\n", [". ."], ""),
+        ("wheels/a.whl\n", [". ."], ""),
+        ("lib @ git+https://a.example/lib\n-i https://a.example/simple\n", ["requirements.txt ./"], ""),
+        ("-r ../base.txt\n", ["requirements.txt ./"], "requirements.txt:1 names ../base.txt, which is outside"),
+        ("flask\n-r none.txt\n", ["requirements.txt ./"], "requirements.txt:2 names none.txt, which does not exist"),
+        ("-e ../lib\n", [". ."], "requirements.txt:1 names ../lib, which is outside"),
+    ],
+)
+def test_what_requirements_name_is_copied(text: str, copied: list[str], note: str, tmp_path: Path) -> None:
+    (tmp_path / "req").mkdir()
+    (tmp_path / "req" / "base.txt").write_text("-r more.txt\npywatt-host==1\n")
+    (tmp_path / "req" / "more.txt").write_text("flask\n-r base.txt\n" if "-r req" in text else "flask\n")
+    (tmp_path / "requirements.txt").write_text(text)
+    found = made(in_folder(tmp_path))
+    build = instructions(found.files[FILE].split("\nFROM ")[1])
+    assert [rest for word, rest in build if word == "COPY"] == copied
+    # What is installed in place has to be where the image has it.
+    assert dict(build)["WORKDIR"] == ("/srv/app" if copied == [". ."] else "/src")
+    assert ("pywatt-host==" in found.files[FILE]) is ("-r req" not in text)
+    assert any(note in each for each in found.notes)
+
+
+def test_a_lock_file_with_packages_of_the_folder_needs_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    (tmp_path / "uv.lock").write_text('[[package]]\nname = "lib"\nsource = { editable = "lib" }\n')
+    assert (
+        "WORKDIR /srv/app\nCOPY --from=ghcr.io/astral-sh/uv:0.9 /uv /bin/uv\nCOPY . ."
+        in made(in_folder(tmp_path)).files[FILE]
+    )
+
+
+def test_addresses_that_change_are_told(tmp_path: Path) -> None:
+    server = {"listen": "unix:/run/x.sock", "admin": {"listen": "127.0.0.1:9090"}}
+    notes = made(in_folder(tmp_path, server=server)).notes
+    assert any("server.listen: the image has :8080 in the place of unix:/run/x.sock" in note for note in notes)
+    assert any("server.admin: the image has :9090 in the place of 127.0.0.1:9090" in note for note in notes)
+    server = {"listen": ":8000", "admin": {"listen": ":9090"}}
+    assert not any("in the place of" in note for note in made(in_folder(tmp_path, server=server)).notes)
