@@ -227,6 +227,13 @@ def has_module(draft: Draft, folder: Path) -> bool:
         return False
 
 
+def there(path: Path, setting: Setting) -> None:
+    """Raise UnreadableError where a setting names a file that does not exist."""
+    if not os.path.lexists(path):
+        message = f"{setting.name}: the file {os.path.relpath(path)[:80]} cannot be read: it does not exist"
+        raise UnreadableError(setting.place, message, "give the path as it is from the folder of the command")
+
+
 def settle_folder(draft: Draft) -> None:
     """Start from the folder that has the application: that of the configuration, else the current one, else the one
     above the configuration, as in `deploy/gunicorn.conf.py`."""

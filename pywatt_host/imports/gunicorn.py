@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from pywatt_host.imports.common import there
 from pywatt_host.imports.draft import Draft, Setting
 from pywatt_host.imports.findings import Place, UnreadableError
 from pywatt_host.imports.gunicorn_settings import SYSTEMD, fill
@@ -75,6 +76,7 @@ def _config_path(draft: Draft, config: Setting | None) -> tuple[Path | None, str
             )
     else:
         path = draft.folder / text.removeprefix("file:")
+        there(path, config)
     return path, os.path.relpath(path)
 
 

@@ -141,6 +141,7 @@ def from_command(command: ServerCommand, draft: Draft) -> None:
         text = text.removeprefix("file:")
         if text.startswith("python:"):
             text = text.removeprefix("python:").replace(".", "/") + ".py"
+        common.there(draft.folder / text, config)
         settings = _config(draft.folder / text, os.path.relpath(draft.folder / text), draft)
     settings |= given
     app = None

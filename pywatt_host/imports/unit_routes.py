@@ -16,6 +16,7 @@ _PREFIX = re.compile(PREFIX_PATTERN[1:-1] + r"\Z")
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 _CLIENT_ERRORS = 400
 _MAX_HOPS = 20  # from one route to another
+_WRITE_ENDPOINTS = "write endpoints, or let the application do it"
 _ACTIONS = ("pass", "share", "return", "proxy")
 
 
@@ -119,7 +120,9 @@ class Routes:
             plain = [each for each in condition.items() if isinstance(each.value, str)]
             texts = [each.value for each in plain] if len(plain) == len(condition.items()) else None
             if name == "uri" and texts is not None and (found := _paths(texts)) is not None:
-                prefixes, exact = found
+                prefixes, exact, left = found
+                if left:
+                    self._partly(condition, action, left)
             elif name == "method" and texts is not None and all(each.upper() in METHODS for each in texts):
                 methods = tuple(dict.fromkeys(each.upper() for each in texts))
             elif name == "host" and texts is not None and all(_HOST.match(each) for each in texts):
@@ -146,6 +149,12 @@ class Routes:
         )
         return tls == {condition.value == "https"}
 
+    def _partly(self, condition: Node, action: Node, patterns: list[str]) -> None:
+        """Tell of patterns whose requests the step does not answer."""
+        shown = ", ".join(patterns)[:80]
+        message = f"a manifest has paths and prefixes, and no patterns like {shown}: the step does not answer these"
+        self.note(_kind(action), condition, message, _WRITE_ENDPOINTS)
+
     def _skipped(self, node: Node, action: Node, name: str) -> None:
         does = next((f"{key} {action.value[key].value}" for key in _ACTIONS if key in action.value), "its action")
         reason = f"a manifest has no condition like {name}"
@@ -154,22 +163,30 @@ class Routes:
         elif name in ("method", "host"):
             reason = f"a manifest has names here, and no patterns like this one of {name}"
         message = f"{reason}, so the step ({does[:80]}) does not exist"
-        hint = "put a proxy in front that does it" if name != "uri" else "write endpoints, or let the application do it"
-        returned = action.value.get("return")
-        if isinstance(returned, Node) and isinstance(returned.value, int) and returned.value >= _CLIENT_ERRORS:
+        hint = "put a proxy in front that does it" if name != "uri" else _WRITE_ENDPOINTS
+        if _kind(action) == "exposed":
             self.note("exposed", node, f"{message}: requests that it refused reach the application", hint)
         else:
             self.note("lost", node, f"{message}, unless a later step answers the same requests", hint)
+
+
+def _kind(action: Node) -> Kind:
+    """What it means that an action does not exist: that of a refusal leaves something open."""
+    returned = action.value.get("return") if isinstance(action.value, dict) else None
+    refuses = isinstance(returned, Node) and isinstance(returned.value, int) and returned.value >= _CLIENT_ERRORS
+    return "exposed" if refuses else "lost"
 
 
 def _variable(text: str) -> bool:
     return "$" in text or "`" in text
 
 
-def _paths(patterns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The prefixes and exact paths of patterns of `uri`; None for patterns that a manifest cannot express."""
+def _paths(patterns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...], list[str]] | None:
+    """The prefixes and exact paths of patterns of `uri`, and the patterns that a manifest cannot express; None if it
+    cannot express any, or if one of those excludes paths."""
     prefixes: list[str] = []
     exact: list[str] = []
+    left: list[str] = []
     for pattern in patterns:
         if pattern in ("*", "/*", ""):
             prefixes.append("/")
@@ -180,8 +197,10 @@ def _paths(patterns: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | Non
         elif _PREFIX.match(pattern.rstrip("/") or "/") and not set("*!~") & set(pattern):
             exact.append(pattern)
         else:
-            return None
-    return tuple(prefixes), tuple(each for each in exact if each.rstrip("/") not in prefixes)
+            left.append(pattern)
+    if any(pattern.startswith("!") for pattern in left) or (left and not prefixes and not exact):
+        return None
+    return tuple(prefixes), tuple(each for each in exact if each.rstrip("/") not in prefixes), left
 
 
 def target_of(text: str) -> Target | None:

@@ -200,6 +200,8 @@ def test_a_fault_is_one_clear_error(kind: str, line: str, message: str, folder: 
         ("procfile", "Procfile", "web: gunicorn a:b\nnonsense\n", 2, "is not `type: command`"),
         ("procfile", "Procfile", "web: gunicorn a:b\nweb: gunicorn a:b\n", 2, "is given twice"),
         ("procfile", "Procfile", "web: node server.js\n", 0, "no process starts a server"),
+        ("procfile", "Procfile", "# one\nweb: gunicorn -c conf/none.py a:b\n", 2, "none.py cannot be read"),
+        ("procfile", "Procfile", "# one\nweb: hypercorn -c none.toml a:b\n", 2, "none.toml cannot be read"),
         ("hypercorn", "h.toml", "workers = 2\nbind = [\n", 0, "this is not TOML"),
         ("uvicorn", "start.sh", "echo nothing\n", 0, "no command that starts uvicorn"),
     ],

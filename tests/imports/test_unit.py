@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pywatt_host.imports import UnreadableError
+from pywatt_host.imports import Imported, UnreadableError
 from tests.imports.serving import Asked, compare, imported, keys, project
 
 PROXIED = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
@@ -379,3 +379,23 @@ def test_routes_in_a_circle_are_a_fault(tmp_path: Path) -> None:
     }
     with pytest.raises(UnreadableError, match="in a circle"):
         imported("unit", written(tmp_path, config), folder=tmp_path)
+
+
+def test_one_pattern_that_cannot_be_expressed_does_not_drop_the_others(tmp_path: Path) -> None:
+    project(tmp_path)
+
+    def made(uri: list[str], action: dict[str, Any]) -> Imported:
+        routes = [{"match": {"uri": uri}, "action": action}, {"action": {"pass": "applications/a"}}]
+        python = {"type": "python", "module": "wsgi_one"}
+        text = json.dumps({"listeners": {"*:80": {"pass": "routes"}}, "routes": routes, "applications": {"a": python}})
+        (tmp_path / "unit.json").write_text(text)
+        return imported("unit", str(tmp_path / "unit.json"), folder=tmp_path)
+
+    found = made(["/static/*", "*.ico"], {"share": f"{tmp_path}/www$uri"})
+    assert [each["route_prefix"] for each in yaml.safe_load(found.files["pywatt.yaml"])["mounts"]] == ["/static"]
+    assert [each.message for each in found.findings if each.key == "routes[0].match.uri"] == [
+        "a manifest has paths and prefixes, and no patterns like *.ico: the step does not answer these"
+    ]
+    found = made(["/static/*", "!*.php"], {"share": f"{tmp_path}/www$uri"})
+    assert "mounts" not in yaml.safe_load(found.files["pywatt.yaml"])
+    assert "routes[0].match.uri" in keys(made(["/a/*", "~^/b$"], {"return": 403}), "exposed")
