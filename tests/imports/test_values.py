@@ -45,8 +45,9 @@ def test_a_warning_does_not_refuse_the_import_beside_what_only_this_machine_lack
 
 
 def test_what_is_wrong_is_told_and_not_a_warning_before_it(folder: Path) -> None:
-    with pytest.raises(UnreadableError, match="route_prefix"):
-        config(folder, 'bind = os.environ["GBIND"]\nforwarded_allow_ips = "*"\nraw_env = ["SCRIPT_NAME=/a?b"]\n')
+    (folder / "run.sh").write_text("exec hypercorn -b $GBIND --server-name 'a b' asgi_one:app\n")
+    with pytest.raises(UnreadableError, match="allowed_hosts"):
+        imported("hypercorn", "run.sh", folder=folder)
 
 
 @pytest.mark.parametrize("option", ["--bind=$BIND", "--bind $BIND", "-b$BIND", "-b $BIND"])
