@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pywatt_host.manifest.problems import KeyPath, Report, near_miss
 from pywatt_host.manifest.schema import json_validator
-from pywatt_host.manifest.schema.ecmascript import compiled, repeats_repetitions
+from pywatt_host.manifest.schema.ecmascript import compiled
 from pywatt_host.manifest.schema.ecmascript_parser import PatternError
 from pywatt_host.manifest.schema.json_faults import Fault, faults_of, leaves
 from pywatt_host.manifest.schema.json_validator import TooMuchWorkError, UnknownReferenceError, errors_of
@@ -24,6 +26,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _CONFIG = "config"  # the code of a fault of `config`, and its key
 _SCHEMA = "config-schema"  # the code of a fault of the schema itself
 _MAX_ROUNDS = 4
+_MAX_PATTERNS = 200_000  # the size of all patterns of a schema
+_REFUSED = 5_000  # what a refused pattern counts as
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE = (
@@ -123,43 +127,84 @@ class _Checks:
             self._at_schema(Fault(("$schema",), message, f"write {DIALECT}, and adapt the schema to it"))
             return False
         try:
-            errors = errors_of(json_validator.META_SCHEMA, schema.data, formats=False)
+            self._check_parts()
         except TooMuchWorkError:
             self._at_schema(Fault((), "the schema is too large or nested too deep", "make it smaller"))
-            return False
-        for fault in faults_of(errors, lambda path: locate(schema.node, path)[0]):
-            self._at_schema(fault)
-        if not errors:
-            parts = list(_parts(schema.data, ()))
-            identified = {str(part.get("$id", "")) for _, part in parts} - {""}
-            in_python = any("unevaluatedProperties" in part for _, part in parts)
-            for path, part in parts:
-                self._part(path, part, identified, in_python)
         return not self._schema_is_faulty
 
-    def _part(self, path: KeyPath, part: dict[str, Any], identified: set[str], in_python: bool) -> None:
-        """Check one schema. `in_python`: the library runs its patterns for keys itself."""
-        patterns = [((*path, "pattern"), part["pattern"], False)] if "pattern" in part else []
-        patterns += [((*path, "patternProperties", each), each, True) for each in part.get("patternProperties", ())]
+    def _check_parts(self) -> None:
+        """Check the schema, each schema in it, and those elsewhere in the document that references lead to. Raises
+        TooMuchWorkError."""
+        schema = self._schema
+        whole = list(_parts(schema.data, ()))
+        identified = {str(part.get("$id", "")) for _, part in whole} - {""}
+        seen = {path for path, _ in whole}
+        waiting: list[tuple[KeyPath, Any]] = [((), schema.data)]
+        patterns = 0
+        while waiting:
+            path, data = waiting.pop()
+            errors = errors_of(json_validator.META_SCHEMA, data, formats=False)
+            for fault in faults_of(errors, lambda below, path=path: locate(schema.node, (*path, *below))[0]):  # type: ignore[misc]
+                self._at_schema(replace(fault, path=(*path, *fault.path)))
+            for place, part in _parts(data, path):
+                seen.add(place)
+                patterns += self._patterns(place, part)
+                if patterns > _MAX_PATTERNS:
+                    raise TooMuchWorkError
+                self._references(place, part, identified)
+                self._unknown(place, part)
+                for target, there in self._targets(part):
+                    if target not in seen:
+                        seen.add(target)
+                        waiting.append((target, there))
+
+    def _patterns(self, path: KeyPath, part: dict[str, Any]) -> int:
+        """Check the patterns of one schema. Their size."""
+        total = 0
+        keys = part.get("patternProperties")
+        patterns = [((*path, "pattern"), part.get("pattern"), False)]
+        patterns += [((*path, "patternProperties", each), each, True) for each in keys] if isinstance(keys, dict) else []
         for place, pattern, is_key in patterns:
+            if not isinstance(pattern, str):
+                continue
             try:
-                compiled(pattern)
-                if is_key and in_python and repeats_repetitions(pattern):
-                    raise PatternError("beside unevaluatedProperties, a repetition in a repetition can take very long")
+                total += compiled(pattern).size
             except PatternError as error:
-                hint = "write it as ECMA-262 has it, the form that editors read"
-                self._at_schema(Fault(place, f"{error.message} (character {error.at + 1})", hint, is_key=is_key))
+                total += _REFUSED
+                self._refuse(place, error, is_key=is_key)
+        return total
+
+    def _refuse(self, place: KeyPath, error: PatternError, *, is_key: bool) -> None:
+        if error.at is None:
+            message, hint = error.message, "write a simpler pattern"
+        else:
+            message = f"{error.message} (character {error.at + 1})"
+            hint = "write it as ECMA-262 has it, the form that editors read"
+        self._at_schema(Fault(place, message, hint, is_key=is_key))
+
+    def _references(self, path: KeyPath, part: dict[str, Any], identified: set[str]) -> None:
         for key in ("$ref", "$dynamicRef"):
             reference = part.get(key)
-            if reference is not None and not self._leads_somewhere(reference, identified):
+            if isinstance(reference, str) and not self._leads_somewhere(reference, identified):
                 outside = "" if reference.startswith("#") else ", and nothing is fetched"
                 message = f'"{reference[:80]}" is not a part of the schema{outside}'
                 self._at_schema(Fault((*path, key), message, "refer to a part of the same schema: #/$defs/NAME"))
+
+    def _unknown(self, path: KeyPath, part: dict[str, Any]) -> None:
         for key in part:
             meant = None if key in _KNOWN or key.startswith("x-") else near_miss(key, _KNOWN)
             if meant is not None:
                 message = f"`{key}` is not a keyword of JSON Schema, so it has no effect"
                 self._at_schema(Fault((*path, key), message, f'did you mean "{meant}"?', is_key=True), warning=True)
+
+    def _targets(self, part: dict[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+        """The schemas that the references of one schema lead to by their place, with their paths."""
+        for key in ("$ref", "$dynamicRef"):
+            reference = part.get(key)
+            if isinstance(reference, str) and reference.startswith("#/"):
+                path, found = _pointed(self._schema.data, unquote(reference[1:]))
+                if isinstance(found, dict):
+                    yield path, found
 
     def _leads_somewhere(self, reference: str, identified: set[str]) -> bool:
         address, _, fragment = reference.partition("#")
@@ -170,17 +215,9 @@ class _Checks:
                 part.get(key) for _, part in _parts(self._schema.data, ()) for key in ("$anchor", "$dynamicAnchor")
             )
             return fragment in names
-        found: Any = self._schema.data
-        for name in fragment.split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-                found = found[int(name)]
-            elif isinstance(found, dict) and name in found:
-                found = found[name]
-            else:
-                # In a part with an address of its own, or percent-encoded: the validator knows.
-                return bool(identified) or "%" in fragment
-        return isinstance(found, dict | bool)
+        found = _pointed(self._schema.data, unquote(fragment))[1]
+        # In a part with an address of its own, the validator knows.
+        return isinstance(found, dict | bool) or (found is None and bool(identified))
 
     def _at_schema(self, fault: Fault, *, warning: bool = False) -> None:
         schema = self._schema
@@ -204,6 +241,9 @@ class _Checks:
         except TooMuchWorkError:
             message = "comparing config with the schema has no end, or takes too long"
             self._at_schema(Fault((), message, "check for a $ref that leads back to itself"))
+            return
+        except PatternError as error:
+            self._refuse((), error, is_key=False)
             return
         except UnknownReferenceError as error:
             message = f'"{error.reference[:80]}" is not a part of the schema'
@@ -275,6 +315,20 @@ def _spell(node: Node | None, schema: Any) -> None:
             node.value[alike[0]] = node.value.pop(key)
     for key, item in node.value.items():
         _spell(item, properties.get(key))
+
+
+def _pointed(data: Any, pointer: str) -> tuple[KeyPath, Any]:
+    """What a JSON pointer leads to in a document, with its path. None where there is nothing."""
+    path: KeyPath = ()
+    for name in pointer.split("/")[1:]:
+        name = name.replace("~1", "/").replace("~0", "~")
+        if isinstance(data, list) and name.isdecimal() and name.isascii() and len(name) < 10 and int(name) < len(data):
+            path, data = (*path, int(name)), data[int(name)]
+        elif isinstance(data, dict) and name in data:
+            path, data = (*path, name), data[name]
+        else:
+            return path, None
+    return path, data
 
 
 def _is_of_type(error: Any) -> bool:

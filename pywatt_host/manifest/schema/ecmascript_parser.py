@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from pywatt_host.manifest.schema.ecmascript_pieces import Piece, Repetition, in_a_row, one_of
 
 MAX_LENGTH = 2000  # characters of a pattern
 _MAX_DEPTH = 50  # groups in groups
-_MANY = 10  # a repetition of more than this counts as one without a bound
+_PROPERTY_SIZE = 100  # a Unicode property is a set of many ranges
 
 _SYNTAX = frozenset("^$\\.*+?()[]{}|/")
 _CONTROL = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
@@ -22,19 +23,13 @@ _BOUNDS = re.compile(r"\{(\d{1,5})(?:(,)(\d{1,5})?)?\}", re.ASCII)
 
 
 class PatternError(ValueError):
-    """A text is not a regular expression of ECMA-262, or one that could take too long. `at` counts from 0."""
+    """A text is not a regular expression of ECMA-262, or one that could take too long. `at` counts from 0; None where
+    the whole pattern is at fault."""
 
-    def __init__(self, message: str, at: int = 0) -> None:
+    def __init__(self, message: str, at: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.at = at
-
-
-class Piece(NamedTuple):
-    """A part of a pattern in the syntax of both engines."""
-
-    rust: str
-    python: str
 
 
 @dataclass(slots=True)
@@ -57,11 +52,10 @@ class Parser:
         self._wanted: list[tuple[str, int]] = []  # names of back references, and where they are
         self.beyond_rust = False
         self.properties = False
-        self.nested = False
-        self.loops = 0
+        self.ambiguous = False  # an engine with backtracking could take very long
         self.anchored = pattern.startswith("^")
-        self.conditions: list[tuple[str, bool]] | None = None  # leading lookaheads, and whether they must match
-        self.rest = ""
+        self.conditions: list[tuple[Piece, bool]] | None = None  # leading lookaheads, and whether they must match
+        self.rest = Piece("", "")
 
     def whole(self) -> Piece:
         """The translation of the whole pattern."""
@@ -81,7 +75,7 @@ class Parser:
         """Separate the lookaheads at the start from the rest, if nothing else needs look-around."""
         part = Parser(self._text)
         part._at = 1
-        found: list[tuple[str, bool]] = []
+        found: list[tuple[Piece, bool]] = []
         while part._text.startswith(("(?=", "(?!"), part._at):
             wanted = part._text[part._at + 2] == "="
             part._at += 3
@@ -90,11 +84,11 @@ class Parser:
             part._at += 1
             if part.beyond_rust:
                 return
-            found.append((body.rust, wanted))
+            found.append((body, wanted))
         part.beyond_rust = False
         rest = part._sequence()
         if part._at == len(self._text) and not part.beyond_rust:
-            self.conditions, self.rest = found, rest.rust
+            self.conditions, self.rest = found, rest
 
     def _fault(self, message: str) -> PatternError:
         return PatternError(message, self._at)
@@ -112,22 +106,21 @@ class Parser:
             self.anchored = self.anchored and self._depth > 1  # only the first alternative is known to be
             parts.append(self._sequence())
         self._depth -= 1
-        return Piece("|".join(part.rust for part in parts), "|".join(part.python for part in parts))
+        return one_of(parts)
 
     def _sequence(self) -> Piece:
-        rust, python = [], []
+        parts = []
         while self._at < len(self._text) and self._peek() not in "|)":
-            before = self.loops
-            piece, repeatable = self._atom()
-            repeated = self._quantifier(repeatable, self.loops > before)
-            rust.append(piece.rust + repeated)
-            python.append(piece.python + repeated)
-        return Piece("".join(rust), "".join(python))
+            atom, repeatable = self._atom()
+            part, ambiguous = self._quantifier(repeatable).of(atom)
+            self.ambiguous = self.ambiguous or ambiguous
+            parts.append(part)
+        return in_a_row(parts)
 
-    def _quantifier(self, repeatable: bool, has_loop: bool) -> str:
-        start, many = self._at, False
+    def _quantifier(self, repeatable: bool) -> Repetition:
+        start, least, most = self._at, 0, None
         if self._peek() in ("*", "+", "?") and self._peek():
-            many = self._peek() != "?"
+            least, most = int(self._peek() == "+"), 1 if self._peek() == "?" else None
             self._at += 1
         elif self._peek() == "{":
             bounds = _BOUNDS.match(self._text, self._at)
@@ -135,10 +128,11 @@ class Parser:
                 raise self._fault("a brace must be written as \\{, or be a repetition such as {2} or {1,5}")
             if bounds[3] is not None and int(bounds[3]) < int(bounds[1]):
                 raise self._fault("the bounds of the repetition are out of order")
-            many = (bounds[2] is not None and bounds[3] is None) or int(bounds[3] or bounds[1]) > _MANY
+            least = int(bounds[1])
+            most = None if bounds[2] is not None and bounds[3] is None else int(bounds[3] or bounds[1])
             self._at = bounds.end()
         else:
-            return ""
+            return Repetition("")
         if not repeatable:
             self._at = start
             raise self._fault("nothing is here that could be repeated")
@@ -147,10 +141,7 @@ class Parser:
         quantifier = self._text[start : self._at]
         if self._peek() in ("*", "+", "?", "{") and self._peek():
             raise self._fault("a repetition cannot be repeated (possessive quantifiers are not part of ECMA-262)")
-        if many:
-            self.nested = self.nested or has_loop
-            self.loops += 1
-        return quantifier
+        return Repetition(quantifier, least, most)
 
     def _atom(self) -> tuple[Piece, bool]:
         """The next atom, and whether it may be repeated."""
@@ -201,7 +192,7 @@ class Parser:
             self._at = start
             raise self._fault("the parenthesis is not closed")
         self._at += 1
-        return Piece(f"{opening}{body.rust})", f"{opening}{body.python})"), repeatable
+        return body._replace(rust=f"{opening}{body.rust})", python=f"{opening}{body.python})"), repeatable
 
     def _escape(self) -> tuple[Piece, bool]:
         char = self._text[self._at + 1 : self._at + 2]
@@ -215,7 +206,7 @@ class Parser:
                 raise self._fault(f"there is no group {digits[0]}")
             self._at = digits.end()
             self.beyond_rust = True
-            return Piece("", f"(?:\\{digits[0]})"), True
+            return Piece("", f"(?:\\{digits[0]})", degree=1), True
         if char == "k":
             name = _NAME.match(self._text, self._at + 2)
             if name is None:
@@ -223,11 +214,13 @@ class Parser:
             self._wanted.append((name[1], self._at))
             self._at = name.end()
             self.beyond_rust = True
-            return Piece("", f"(?P={name[1].replace('$', '_')})"), True
+            return Piece("", f"(?P={name[1].replace('$', '_')})", degree=1), True
         found = self._set()
         if found is not None:
             rust, python = found
-            return Piece(f"[{rust}]" if rust[:2] not in ("[^", "\\p", "\\P") else rust, python), True
+            is_property = rust[:2] in ("\\p", "\\P")
+            whole = rust if is_property or rust.startswith("[^") else f"[{rust}]"
+            return Piece(whole, python, _PROPERTY_SIZE if is_property else 1), True
         return _literal(self._character(in_class=False)), True
 
     def _set(self) -> tuple[str, str] | None:
@@ -295,7 +288,8 @@ class Parser:
             anything = r"[\x00-\x{10ffff}]", r"[\x00-\U0010ffff]"
             return Piece(*anything) if negated else Piece(r"[a&&b]", r"(?!)")
         sign = "^" if negated else ""
-        return Piece(f"[{sign}{''.join(content.rust)}]", f"[{sign}{''.join(content.python)}]")
+        size = 1 + len(content.rust) // 10 + _PROPERTY_SIZE * sum(each[:2] in ("\\p", "\\P") for each in content.rust)
+        return Piece(f"[{sign}{''.join(content.rust)}]", f"[{sign}{''.join(content.python)}]", size)
 
     def _entry(self, content: _Class) -> None:
         """One character, set or range of a class."""

@@ -228,6 +228,8 @@ def _plural(noun: str, number: float) -> str:
 
 
 def _pattern(error: SchemaError, node: Node | None, shown: str) -> Said:
+    if getattr(error, "too_long", False):
+        return f"{shown} is too long for the pattern {str(error.validator_value)[:100]}", "shorten it"
     return f"{shown} does not match the pattern {str(error.validator_value)[:100]}", _description(error)
 
 
