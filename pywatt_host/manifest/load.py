@@ -195,7 +195,7 @@ def examine(
         name = profile if profile is not None else variables.get("PYWATT_PROFILE", "")
         tree, faulted = _effective(source, written, name, init, overriding, overrides, lookup, report)
         if "config_schema" in tree.value:
-            import_module("pywatt_host.manifest.schema.config_schema").check_config(tree, source, report)
+            import_module("pywatt_host.manifest.schema.config_schema").check_config(tree, source, report, faulted)
         manifest, left_out = validate(tree, Manifest, manifest_shape(), faulted, report)
     if tree is None or manifest is None:
         return Examined(tuple(report.ordered(cut=True)), None, LeftOut(Node({}, Mark(), Origin(source.name))))

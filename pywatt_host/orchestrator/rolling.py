@@ -8,6 +8,7 @@ import time
 from asyncio import TaskGroup
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from pywatt_host.exceptions import HostError, ManifestError
@@ -20,6 +21,7 @@ from pywatt_host.orchestrator.router import Router
 from pywatt_host.orchestrator.start_faults import last_words
 from pywatt_host.orchestrator.verdicts import MANIFEST_FAULT, START_FAULT, ReloadRefusedError, Verdict
 from pywatt_host.supervision.condition import LoopCondition
+from pywatt_host.supervision.reading import SlowReadError, read_aside
 
 logger = logging.getLogger("pywatt.wattson")
 
@@ -113,9 +115,11 @@ class RollingReload:
         manifests: dict[str, Manifest] = {}
         for id in ids:  # all of them before any process is started
             try:
-                manifests.update(await asyncio.to_thread(self._load, (id,)))  # a Python file takes its time
+                manifests.update(await read_aside(partial(self._load, (id,))))  # a Python file takes its time
             except ManifestError as error:
                 refused = ReloadRefusedError("\n".join(map(str, error.problems)), MANIFEST_FAULT, "manifest")
+            except SlowReadError as error:
+                refused = ReloadRefusedError(str(error), MANIFEST_FAULT, "manifest")
             except HostError as error:  # a Python file in place of a manifest cannot be imported
                 why = "\n".join([str(error), *getattr(error, "__notes__", ())])  # with the traceback
                 refused = ReloadRefusedError(why, START_FAULT, "start")

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from pywatt_host.exceptions import BindError, HostError, ManifestError, ServiceError, TlsError
 from pywatt_host.manifest import Manifest, Problem, render_text
 from pywatt_host.observability.start_spans import StartSpans
+from pywatt_host.supervision.reading import READ_LIMIT, read_aside
 from pywatt_host.workers.plan import plan
 from pywatt_host.workers.zygote_process import CodeImportError, WorkerStartError
 
@@ -45,14 +46,17 @@ class Reloading:
         told: Callable[[dict[str, Any]], None],
         mask: Callable[[str], str],
         spans: StartSpans | None = None,
+        *,
+        read_limit: float = READ_LIMIT,
     ) -> None:
-        """`load` reads the manifest, in a thread. `current` gives number and manifest of the generation in use. `begin`
-        builds a new generation and puts it to use; it returns its number, and raises RefusedReloadError or HostError.
-        `begun` is called when one begins, `told` gets each verdict. `mask` removes secrets from reasons.
-        `spans` are the spans of each reload and its parts."""
+        """`load` reads the manifest, in a thread, and within `read_limit` seconds. `current` gives number and manifest
+        of the generation in use. `begin` builds a new generation and puts it to use; it returns its number, and raises
+        RefusedReloadError or HostError. `begun` is called when one begins, `told` gets each verdict. `mask` removes
+        secrets from reasons. `spans` are the spans of each reload and its parts."""
         self.last: dict[str, Any] | None = None
         self._load = load
         self._current = current
+        self._read_limit = read_limit
         self._begin = begin
         self._begun = begun
         self._told = told
@@ -138,7 +142,7 @@ class Reloading:
     async def _attempt(self, changes: list[dict[str, str]]) -> int:
         try:
             with self._spans.part("read the manifest"):
-                manifest = await asyncio.to_thread(self._load)
+                manifest = await read_aside(self._load, self._read_limit)
         except ManifestError as error:
             raise RefusedReloadError("manifest", 2, _faults(error.problems)) from error
         except HostError as error:

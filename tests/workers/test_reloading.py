@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from pywatt_host.exceptions import BindError, SecretError
 from pywatt_host.manifest import Manifest, Source, load
 from pywatt_host.observability.spans import SpanBuffer, Tracer
 from pywatt_host.observability.start_spans import StartSpans
+from pywatt_host.supervision.reading import READ_LIMIT
 from pywatt_host.workers.reloading import RefusedReloadError, Reloading
 from pywatt_host.workers.zygote_process import WorkerStartError
 from tests.collector import recorded
@@ -27,7 +29,8 @@ GOOD = "app: main:app\nserver: {workers: 2}\n"
 class Reloaded:
     """A reloading without processes. `text` is the manifest on disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_limit: float = READ_LIMIT) -> None:
+        self.blocked: threading.Event | None = None
         self.tracer = Tracer(SpanBuffer())
         self.text = GOOD
         self.generation, self.manifest = 1, self.load()
@@ -46,9 +49,12 @@ class Reloaded:
             self.told.append,
             lambda text: text.replace("s3cret-value", "***"),
             StartSpans(lambda: self.tracer),
+            read_limit=read_limit,
         )
 
     def load(self) -> Manifest:
+        if self.blocked is not None:
+            self.blocked.wait(60)
         return load(Source.of_text(self.text), environ={}).manifest
 
     def _count(self) -> None:
@@ -86,6 +92,42 @@ def in_host(test: Callable[[Reloaded], Awaitable[None]]) -> None:
             await test(found)
 
     run(main)
+
+
+# A manifest that cannot be read ---------------------------------------------------------------------------------------
+
+
+def test_a_manifest_that_is_not_read_in_time_is_refused_and_holds_up_nothing() -> None:
+    began = time.monotonic()
+
+    async def main() -> None:
+        host = Reloaded(read_limit=0.05)
+        host.blocked = threading.Event()
+        verdict = await host.ask()
+        assert (verdict["ok"], verdict["stage"], verdict["exit_code"]) == (False, "manifest", 2)
+        assert verdict["reason"].startswith("reading the manifest takes longer than 0.05 s; ")
+        host.blocked.set()
+        host.blocked = None
+        assert (await host.ask())["ok"]
+        await host.reloading.close()
+
+    run(main)
+    assert time.monotonic() - began < 30
+
+
+def test_a_host_that_stops_does_not_wait_for_a_manifest() -> None:
+    began = time.monotonic()
+
+    async def main() -> None:
+        host = Reloaded()
+        host.blocked = threading.Event()
+        asked = host.ask()
+        await until(lambda: host.reloading.under_way)
+        await host.reloading.close()
+        assert (await asked)["stage"] == "stopping"
+
+    run(main)
+    assert time.monotonic() - began < 30
 
 
 # Good ones ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pywatt_host.manifest.problems import KeyPath, Report, near_miss
+from pywatt_host.manifest.problems import KeyPath, Problem, Report, near_miss
 from pywatt_host.manifest.schema import json_validator
 from pywatt_host.manifest.schema.ecmascript import compiled
 from pywatt_host.manifest.schema.ecmascript_parser import PatternError
@@ -25,6 +25,7 @@ KEY = "config_schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _CONFIG = "config"  # the code of a fault of `config`, and its key
 _SCHEMA = "config-schema"  # the code of a fault of the schema itself
+_SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_ROUNDS = 4
 _MAX_PATTERNS = 200_000  # the size of all patterns of a schema
 _REFUSED = 5_000  # what a refused pattern counts as
@@ -45,13 +46,19 @@ _KNOWN = frozenset((*_MAPS, *_LISTS, *_SINGLE)) | frozenset(
 )
 
 
-def check_config(tree: Node, source: Source, report: Report) -> None:
+def check_config(tree: Node, source: Source, report: Report, faulted: set[KeyPath]) -> None:
     """Compare `config` in the tree of a manifest with its `config_schema`, and report the faults of both.
 
-    A value from a variable or an override takes the type that the schema asks for, in the tree.
+    The path of `config_schema` is added to `faulted` if its value is neither a schema nor a name. A value from a
+    variable or an override takes the type that the schema asks for, in the tree.
     """
     written = tree.value.get(KEY)
     if written is None or written.unset:
+        return
+    if not isinstance(written.value, dict | str):
+        faulted.add((KEY,))
+        message = f"{written.shown()} is neither a schema nor the name of its file"
+        report.add(written.problem((KEY,), _SCHEMA, message, "write a mapping, or a path such as config.schema.json"))
         return
     schema = _read(written, source, report)
     if schema is None:
@@ -101,7 +108,11 @@ def _read(written: Node, source: Source, report: Report) -> _Schema | None:
     own = Report()
     node = document.read(raw, shown, own, smallest="type: object", kind="schema")
     for problem in own.problems:
-        report.add(problem)
+        if path.suffix.lower() not in _SUFFIXES:
+            # It is probably another file, such as one with secrets, which messages about its syntax would quote.
+            message, hint = "this file has no JSON Schema in it", "name a file with a schema, in JSON or YAML"
+            problem = Problem(problem.file, problem.line, problem.column, "", _SCHEMA, message, hint)
+        report.add(problem if node is not None else replace(problem, source_line=""))
     if node is None or own.problems:
         return None
     return _Schema(parsed if isinstance(parsed, dict) else node.plain(), node, ())
@@ -163,7 +174,9 @@ class _Checks:
         total = 0
         keys = part.get("patternProperties")
         patterns = [((*path, "pattern"), part.get("pattern"), False)]
-        patterns += [((*path, "patternProperties", each), each, True) for each in keys] if isinstance(keys, dict) else []
+        patterns += (
+            [((*path, "patternProperties", each), each, True) for each in keys] if isinstance(keys, dict) else []
+        )
         for place, pattern, is_key in patterns:
             if not isinstance(pattern, str):
                 continue

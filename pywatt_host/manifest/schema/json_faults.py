@@ -35,6 +35,8 @@ class SchemaError(Protocol):
     @property
     def schema_path(self) -> Sequence[str | int]: ...
     @property
+    def absolute_schema_path(self) -> Sequence[str | int]: ...
+    @property
     def context(self) -> Sequence[SchemaError]: ...
 
     validator: Any
@@ -84,14 +86,39 @@ def _faults(error: SchemaError, node_at: Callable[[KeyPath], Node | None]) -> It
             return
     node = node_at(path)
     key = getattr(error, "key", None)
-    if "propertyNames" in error.schema_path and isinstance(error.instance, str):
+    if isinstance(error.instance, str) and _is_about_name(error):
         message, hint = _explained(error, None, f"the key {quote(error.instance)}")
         yield Fault((*path, error.instance), message, hint, is_key=True)
     elif isinstance(key, str):
         yield _of_key(error, key, path)
+    elif (forbidden := _forbidden_key(error)) is not None:
+        yield Fault((*path, forbidden), "this key is not allowed here", _description(error) or "remove it", is_key=True)
     else:
         shown = node.shown() if node is not None else quote(error.instance)
         yield Fault(path, *_explained(error, node, shown))
+
+
+_WITH_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+
+
+def _is_about_name(error: SchemaError) -> bool:
+    """Whether the error is one of `propertyNames`: its value is the name of a key."""
+    parts = iter(error.absolute_schema_path)
+    for part in parts:
+        if part in _WITH_NAMES:
+            next(parts, None)
+        elif part == "propertyNames":
+            return True
+    return False
+
+
+def _forbidden_key(error: SchemaError) -> str | None:
+    """The key that `not: {required: [KEY]}` forbids."""
+    refused = error.validator_value
+    if error.validator != "not" or not isinstance(refused, dict) or set(refused) != {"required"}:
+        return None
+    names = refused["required"]
+    return str(names[0]) if len(names) == 1 else None
 
 
 _UNKNOWN = ("additionalProperties", "unevaluatedProperties")
@@ -208,6 +235,17 @@ def _any_of(error: SchemaError, node: Node | None, shown: str) -> Said:
     return f"{shown} fits none of the forms that the schema allows", _description(error)
 
 
+def _not(error: SchemaError, node: Node | None, shown: str) -> Said:
+    refused = error.validator_value
+    names = refused.get("required", ()) if isinstance(refused, dict) else ()
+    if names and len(refused) == 1:
+        return f"the keys {', '.join(map(str, names[:_MAX_LISTED]))} are not allowed together", "remove one of them"
+    if isinstance(error.instance, dict | list):
+        what = "the mapping" if isinstance(error.instance, dict) else "the list"
+        return f"{what} has a form that the schema excludes with `not`", _description(error)
+    return f"{shown} is excluded by the schema", _description(error) or "write another value"
+
+
 def _bound(words: str, limit: str) -> Callable[[SchemaError, Node | None, str], Said]:
     return lambda error, node, shown: (f"{shown} is too {words}", f"{limit} {quote(error.validator_value)}")
 
@@ -215,7 +253,8 @@ def _bound(words: str, limit: str) -> Callable[[SchemaError, Node | None, str], 
 def _length(limit: str, noun: str, hint: str) -> Callable[[SchemaError, Node | None, str], Said]:
     def explain(error: SchemaError, node: Node | None, shown: str) -> Said:
         number = error.validator_value
-        what = {"character": "the value", "entry": "the list", "key": "the mapping"}[noun]
+        text = shown if _is_about_name(error) else "the value"
+        what = {"character": text, "entry": "the list", "key": "the mapping"}[noun]
         if limit == "fewer" and not error.instance:
             return f"{what} is empty", f"{hint}: at least {number} {_plural(noun, number)}"
         return f"{what} has {limit} than {number} {_plural(noun, number)}", hint
@@ -254,6 +293,7 @@ _EXPLAIN: dict[Any, Callable[[SchemaError, Node | None, str], Said]] = {
     "minProperties": _length("fewer", "key", "add more"),
     "maxProperties": _length("more", "key", "remove some"),
     "uniqueItems": lambda error, node, shown: ("the list has the same entry twice", "remove one of them"),
+    "not": _not,
     "pattern": _pattern,
     "format": _format,
     **dict.fromkeys(

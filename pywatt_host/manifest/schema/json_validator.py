@@ -96,7 +96,7 @@ def _without_dialect(schema: Any) -> Any:
     return [_without_dialect(item) for item in schema] if isinstance(schema, list) else schema
 
 
-# Keywords whose errors are about keys, that would run patterns of Python, or that take too long ---------------------------------------
+# Keywords whose errors are about keys, that would run patterns of Python, or that take too long ---------------------
 
 
 def _about(key: str, message: str) -> ValidationError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pywatt_host.manifest.problems import Report, quote
+from pywatt_host.manifest.problems import Report
 from pywatt_host.manifest.yaml.composer import compose, split_lines
 from pywatt_host.manifest.yaml.node import Mark, Node, Origin, problem_at
 
@@ -38,8 +38,9 @@ def read(
         report.add(problem_at(origin, Mark(1, 1), (), "empty", "the file is empty", hint))
     elif not isinstance(root.value, dict):
         hint = f"write `{smallest}`"
-        message = f"a {kind} must be a mapping, not {'a list' if isinstance(root.value, list) else quote(root.value)}"
-        report.add(root.problem((), "not-a-mapping", message, hint))
+        message = f"a {kind} must be a mapping, not {'a list' if isinstance(root.value, list) else 'a single value'}"
+        # The text of the file is not shown: it may be another file, such as one with secrets.
+        report.add(problem_at(blank, root.mark, (), "not-a-mapping", message, hint))
     else:
         return root
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -182,6 +183,61 @@ def faults_of_reading(folder: Path, name: str) -> list[str]:
     return [str(each).removeprefix(f"{folder}/").partition(" (")[0] for each in caught.value.problems]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["API_KEY=s3cr3t-v4lue\n", "A=b\nAPI_KEY: {s3cr3t-v4lue\n", "A: 's3cr3t-v4lue\n", "s3cr3t-v4lue", "- s3cr3t-v4lue",
+     "s3cr3t-v4lue: a\ns3cr3t-v4lue: b\n", "A: !s3cr3t-v4lue x", "A: *s3cr3t-v4lue"],
+)  # fmt: skip
+def test_what_is_in_a_file_that_is_no_schema_is_not_shown(folder: Path, text: str) -> None:
+    (folder / ".env").write_text(text)
+    (folder / "pywatt.yaml").write_text("app: main:app\nconfig_schema: .env\n")
+    with pytest.raises(ManifestError) as caught:
+        load(Source.file(folder), environ={})
+    assert "s3cr3t" not in render_text(caught.value.problems) + str(caught.value)
+    assert all(problem.file.endswith(".env") for problem in caught.value.problems)
+    if ":" not in text:  # with the name of a schema, the place of a fault of the syntax is shown, and no line of it
+        (folder / "s.yaml").write_text(text)
+        (folder / "pywatt.yaml").write_text("app: main:app\nconfig_schema: s.yaml\n")
+        with pytest.raises(ManifestError) as caught:
+            load(Source.file(folder), environ={})
+        assert "s3cr3t" not in render_text(caught.value.problems) + str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["true", "5"])
+def test_a_value_that_is_no_schema_is_told_once(folder: Path, value: str) -> None:
+    (folder / "pywatt.yaml").write_text(f"app: main:app\nconfig_schema: {value}\n")
+    with pytest.raises(ManifestError) as caught:
+        load(Source.file(folder), environ={})
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (2, "config_schema")
+    assert problem.message.endswith("is neither a schema nor the name of its file")
+
+
+@pytest.mark.parametrize(
+    ("schema", "config", "said"),
+    [
+        ({"propertyNames": {"maxLength": 2}}, "{abc: 1}", '10: config.abc: the key "abc" has more than 2 characters'),
+        (
+            {"propertyNames": {"anyOf": [{"maxLength": 2}]}},
+            "{abc: 1}",
+            '10: config.abc: the key "abc" has more than 2 characters',
+        ),
+        (
+            {"properties": {"propertyNames": {"maxLength": 2}}},
+            "{propertyNames: abc}",
+            "25: config.propertyNames: the value has more than 2 characters",
+        ),
+        ({"not": {"required": ["token"]}}, "{token: x}", "10: config.token: this key is not allowed here (remove it)"),
+        ({"not": {"required": ["a", "b"]}}, "{a: 1, b: 2}", "9: config: the keys a, b are not allowed together"),
+        ({"properties": {"a": {"not": {"const": 1}}}}, "{a: 1}", "13: config.a: 1 is excluded by the schema"),
+        ({"not": {"minProperties": 1}}, "{a: 1}", "9: config: the mapping has a form that the schema excludes"),
+    ],
+)
+def test_keys_and_exclusions_have_texts_of_their_own(folder: Path, schema: Any, config: str, said: str) -> None:
+    (found,) = faults(folder, config, schema)
+    assert found.startswith(f"pywatt.yaml:3:{said}")
+
+
 def test_a_misspelt_keyword_is_a_warning(folder: Path) -> None:
     (warning,) = read(folder, "{a: 1}", {"type": "object", "requird": ["b"]}).warnings
     assert "`requird` is not a keyword of JSON Schema, so it has no effect" in str(warning)
@@ -227,6 +283,102 @@ def test_a_hostile_schema_does_not_hang(folder: Path, schema: Any, config: str) 
     with suppress(ManifestError):
         read(folder, config, schema)
     assert time.monotonic() - began < 30
+
+
+_BESIDE = {"patternProperties": {"^(a|aa)+$": True}, "unevaluatedProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "config"),
+    [
+        (_BESIDE, "{" + "a" * 45 + "!: 1}"),
+        (
+            {"allOf": [{"patternProperties": {"^(a|aa)+$": True}}], "unevaluatedProperties": False},
+            "{" + "a" * 45 + "!: 1}",
+        ),
+        ({"properties": {"a": {"pattern": r"^(x?)(?:a|aa)+\1$"}}}, "{a: " + "a" * 45 + "!}"),
+        ({"propertyNames": {"pattern": "^(?:a|aa)+(?<=b)$"}}, "{" + "a" * 45 + "!: 1}"),
+        ({"patternProperties": {"^(?:a|a?)+(?<=b)$": False}, "additionalProperties": True}, "{" + "a" * 45 + "!: 1}"),
+        (
+            {"$ref": "#/parts/one", "parts": {"one": {"patternProperties": {r"^(x?)(?:a|aa)+\1$": True}}}},
+            "{" + "a" * 45 + "!: 1}",
+        ),
+        ({"patternProperties": {f"^[^a]{{{n}}}$": True for n in range(1000, 1100)}}, "{" + "b" * 3000 + ": 1}"),
+    ],
+    ids=["unevaluated", "all-of", "pattern", "names", "additional", "elsewhere", "many-large"],
+)
+def test_a_pattern_has_a_time_limit_wherever_it_stands(folder: Path, schema: Any, config: str) -> None:
+    """In a process of its own: a pattern that hangs also holds up the thread that would notice."""
+    (folder / "pywatt.yaml").write_text(f"app: main:app\nconfig_schema: {json.dumps(schema)}\nconfig: {config}\n")
+    reading = multiprocessing.get_context("fork").Process(target=_read_anyhow, args=(folder,), daemon=True)
+    reading.start()
+    reading.join(30)
+    hangs = reading.is_alive()
+    reading.kill()
+    reading.join()
+    assert not hangs
+    assert reading.exitcode == 0
+
+
+def _read_anyhow(folder: Path) -> None:
+    with suppress(ManifestError):
+        load(Source.file(folder), environ={})
+
+
+def test_unevaluated_keys_are_those_that_no_schema_in_the_same_place_is_about(folder: Path) -> None:
+    schema = {
+        "$defs": {"base": {"properties": {"a": True}, "patternProperties": {"^x_": True}}},
+        "$ref": "#/$defs/base",
+        "allOf": [{"properties": {"b": True}}],
+        "anyOf": [{"properties": {"c": {"type": "string"}}}, {"properties": {"d": {"type": "integer"}}}],
+        "if": {"required": ["e"], "properties": {"e": True}},
+        "then": {"properties": {"f": True}},
+        "else": {"properties": {"g": True}},
+        "dependentSchemas": {"b": {"properties": {"h": True}}},
+        "unevaluatedProperties": False,
+    }
+    assert read(folder, "{a: 1, x_1: 1, b: 1, c: t, d: 1, e: 1, f: 1, h: 1}", schema).warnings == ()
+    assert faults(folder, "{c: 1, d: 1, f: 1, g: 1, h: 1}", schema) == [
+        "pywatt.yaml:3:10: config.c: unknown key (remove it)",
+        "pywatt.yaml:3:22: config.f: unknown key (remove it)",
+        "pywatt.yaml:3:34: config.h: unknown key (remove it)",
+    ]
+    assert faults(folder, "{a: 1, z: 1}", {"properties": {"a": True}, "unevaluatedProperties": {"type": "string"}}) == [
+        'pywatt.yaml:3:19: config.z: 1 is not a string (put it in quotes: "1")'
+    ]
+
+
+def test_a_text_that_is_too_long_for_a_pattern_is_told_so(folder: Path) -> None:
+    schema = {"properties": {"a": {"pattern": r"^(\w+) \1$"}}}
+    (found,) = faults(folder, "{a: " + "a" * 5000 + "}", schema)
+    assert found.endswith(r"is too long for the pattern ^(\w+) \1$ (shorten it)")
+
+
+def test_all_faults_of_a_schema_are_told_at_once(folder: Path) -> None:
+    schema = {
+        "properties": {
+            "a": {"type": "strnig"},
+            "b": {"pattern": "["},
+            "c": {"$ref": "#/nope"},
+            "d": {"typ": "string"},
+            "e": {"$ref": "#/parts/e"},
+            "f": {"$ref": 1, "pattern": 2, "patternProperties": []},
+        },
+        "parts": {"e": {"pattern": 5, "properties": {"x": {"pattern": "a++"}}}},
+    }
+    with pytest.raises(ManifestError) as caught:
+        read(folder, "{}", schema)
+    assert sorted(problem.path.removeprefix("config_schema.") for problem in caught.value.problems) == [
+        "parts.e.pattern",
+        "parts.e.properties.x.pattern",
+        "properties.a.type",
+        "properties.b.pattern",
+        'properties.c["$ref"]',
+        "properties.d.typ",
+        "properties.f.pattern",
+        "properties.f.patternProperties",
+        'properties.f["$ref"]',
+    ]
 
 
 def test_a_recursive_schema_is_no_hostile_one(folder: Path) -> None:

@@ -81,6 +81,34 @@ def test_a_pattern_cannot_blow_up(pattern: str) -> None:
     assert compiled(pattern)("a" * 20_000 + "!") in (True, False)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^(x?)(?:a|aa)+\1$",
+        "^(?:a|aa)+(?<=b)$",
+        "(?:a?b?)*(?<!c)d",
+        "^(?:a{1,5})*(?!b)$",
+        "^" + "a?" * 60 + "a" * 60 + "(?!b)$",
+        "^a*a*a*a*a*a*(?<=b)$",
+        "(?:a|aa){30}(?!b)",
+    ],
+)
+def test_what_needs_backtracking_and_has_many_ways_is_refused(pattern: str) -> None:
+    with pytest.raises(PatternError, match="can take very long"):
+        compiled(pattern)
+
+
+def test_backtracking_over_few_ways_is_taken() -> None:
+    assert compiled("^(?:(?!--)[a-z-])+(?<!-)$")("a-b")
+    assert not compiled("^(?:(?!--)[a-z-])+(?<!-)$")("a--b")
+    assert compiled("^(?:foo|bar){2}(?!x)")("foobar")
+
+
+def test_the_work_of_a_search_is_known_before() -> None:
+    assert compiled("[^a]{5000}").steps("b" * 20_000) >= 20_000
+    assert compiled(r"^(\w+)\s\1$").steps("a" * 400) > 100 * compiled(r"^\w+$").steps("a" * 400)
+
+
 def test_look_around_elsewhere_has_bounds() -> None:
     with pytest.raises(PatternError, match="can take very long"):
         compiled("(a+(?!b))+")
