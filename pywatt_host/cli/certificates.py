@@ -18,6 +18,7 @@ from pywatt_host.manifest.model.channels import ClientTls
 from pywatt_host.manifest.model.tls import ServerTls
 from pywatt_host.manifest.problems import KeyPath, Severity, display_path
 from pywatt_host.manifest.values import SecretTemplate
+from pywatt_host.manifest.yaml.node import Node
 
 _SOON = timedelta(days=14)  # before a certificate expires
 _HINTS = {
@@ -54,6 +55,37 @@ def _sections(loaded: Loaded) -> Iterator[_Section]:
             yield _Section(("services", "static", number, "tls"), service.tls, "ca")
 
 
+def _written_sections(loaded: Loaded) -> Iterator[tuple[KeyPath, Node]]:
+    """The TLS sections as they are written, faulty or not."""
+    paths: list[KeyPath] = [("server", "tls"), ("server", "admin", "tls"), ("channels", "tcp", "tls")]
+    paths.append(("channels", "nats", "tls"))
+    for entries in (("server", "listen"), ("services", "static")):
+        listed = _written(loaded.document, entries)
+        if listed is not None and isinstance(listed.value, list):
+            paths += [(*entries, number, "tls") for number in range(len(listed.value))]
+    for path in paths:
+        node = _written(loaded.document, path)
+        if node is not None and isinstance(node.value, dict):
+            yield path, node
+
+
+def _written(node: Node, path: KeyPath) -> Node | None:
+    """The node at a path, also where a value on the way was left out because of a fault."""
+    for part in path:
+        value = node.value
+        if not (isinstance(value, list) if isinstance(part, int) else isinstance(value, dict) and part in value):
+            return None
+        node = value[part]
+    return node
+
+
+def _is_file_name(value: object) -> bool:
+    """Whether this is neither a secret nor PEM text."""
+    return (
+        isinstance(value, str) and bool(value) and not any(each in value for each in ("${", "-----BEGIN", "\n", "\0"))
+    )
+
+
 class Certificates:
     """The certificates and keys of a manifest. `secret_values` has the values of secrets as far as they are known;
     parts in other secrets are not checked."""
@@ -75,13 +107,10 @@ class Certificates:
     def problems(self) -> Iterator[Problem]:
         """What is wrong with them, and what will be soon."""
         for section in _sections(self._loaded):
-            if self._left_out is not None and self._left_out.touches(section.path):
-                continue
-            try:
+            if self._left_out is None or not self._left_out.touches(section.path):
                 yield from self._pair(section)
-            except TlsError as error:
-                yield self._problem(section, error)
-            yield from self._exposed(section)
+                yield from self._exposed(section)
+        yield from self._in_faulty_sections()
 
     def handshakes(self) -> Iterator[Problem | str]:
         """A handshake with each listener's certificate, in this process, with a client that trusts it. Gives a line
@@ -106,10 +135,33 @@ class Certificates:
     # The parts --------------------------------------------------------------------------------------------------------
 
     def _pair(self, section: _Section) -> Iterator[Problem]:
-        """Verify a certificate with its key. Raises TlsError."""
-        material = self._material(section)
-        if material is None:
-            return
+        """Verify a certificate with its key, and the CA certificates. Gives the problem of each file."""
+        authority = None
+        try:
+            authority = self._content(section, section.authority)
+            if authority is not None:
+                self._certificates_of(section, section.authority, authority)
+        except TlsError as error:
+            authority = None
+            yield self._problem(section, error)
+        contents: list[bytes | None] = []
+        for key in ("cert", "key"):
+            try:
+                contents.append(self._content(section, key))
+            except TlsError as error:
+                contents.append(None)
+                yield self._problem(section, error)
+        chain, private = contents
+        try:
+            if chain is not None and private is None:
+                self._certificates_of(section, "cert", chain)
+            elif chain is not None and private is not None:
+                yield from self._times(section, self._material_of(section, chain, private, authority))
+        except TlsError as error:
+            yield self._problem(section, error)
+
+    def _times(self, section: _Section, material: Any) -> Iterator[Problem]:
+        """Verify a pair, and warn about a certificate that expires soon. Raises TlsError."""
         _, validity = self._verified(section, material)
         names = self._names(section)
         import_module("pywatt_host.net.tls_material").check_time(validity, names, self._now)
@@ -120,15 +172,35 @@ class Certificates:
             hint = "renew it; the host uses the new one as soon as the file or secret changes"
             yield self._at((*section.path, "cert"), "tls-expires-soon", message, hint, "warning")
 
+    def _in_faulty_sections(self) -> Iterator[Problem]:
+        """The files that cannot be read, of sections that have another fault, such as a missing `key`."""
+        if self._left_out is None:
+            return
+        for path, node in _written_sections(self._loaded):
+            if not self._left_out.touches(path):
+                continue
+            faulty = self._left_out.parts(path)
+            for key in ("cert", "key", "client_ca", "ca"):
+                part = node.value.get(key)
+                if part is None or part.unset or (key,) in faulty or not _is_file_name(part.value):
+                    continue
+                shown = part.shown() if part.masked else str(part.value)
+                place = display_path((*path, key))
+                read_file = import_module("pywatt_host.net.tls_sources").read_file
+                try:
+                    read_file(self._loaded.manifest.resolve, part.value, place, shown)
+                except TlsError as error:
+                    hint, message = _HINTS.get(error.reason, ""), f"{error.file}: {error.message}"
+                    yield part.problem((*path, key), f"tls-{error.reason}", message, hint)
+
     def _material(self, section: _Section) -> Any:
         """The material of a section; None without a certificate and key, or where they are not known. Raises TlsError
         for a file that cannot be read."""
         authority = self._content(section, section.authority)
         chain, key = self._content(section, "cert"), self._content(section, "key")
-        if chain is None or key is None:
-            if authority is not None:
-                self._authority(section, authority)
-            return None
+        return self._material_of(section, chain, key, authority) if chain is not None and key is not None else None
+
+    def _material_of(self, section: _Section, chain: bytes, key: bytes, authority: bytes | None) -> Any:
         material = import_module("pywatt_host.net.tls_material").TlsMaterial
         tls = section.tls
         if isinstance(tls, ServerTls):
@@ -136,11 +208,9 @@ class Certificates:
             return material(chain, key, authority, demands, tls.min_version)
         return material(chain, key, authority, "required" if authority is not None else "none")
 
-    def _authority(self, section: _Section, content: bytes) -> None:
-        """Verify the CA certificates of a section without a certificate of its own. Raises TlsError."""
-        names = self._names(section)
+    def _certificates_of(self, section: _Section, key: str, content: bytes) -> None:
         import_module("pywatt_host.net.tls_material").certificates(
-            content, f"{names.key}.{section.authority}", names.client_ca
+            content, f"{section.key}.{key}", self._shown(section, key)
         )
 
     def _verified(self, section: _Section, material: Any) -> Any:
@@ -185,7 +255,7 @@ class Certificates:
         path = (*section.path, error.key.rpartition(".")[2])
         return self._at(path, f"tls-{error.reason}", f"{error.file}: {error.message}", _HINTS.get(error.reason, ""))
 
-    def _at(self, path: KeyPath, code: str, message: str, hint: str, severity: Severity = "error") -> Problem:
+    def _at(self, path: KeyPath, code: str, message: str, hint: str = "", severity: Severity = "error") -> Problem:
         node, written = self._loaded.node_at(path)
         return node.problem(written, code, message, hint, severity=severity)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
+from pywatt_host.cli.auth_keys import auth_key_problems
 from pywatt_host.cli.certificates import Certificates
 from pywatt_host.exceptions import AuthError, BindError, ChannelError, SecretError, StoreError
 from pywatt_host.manifest import Loaded, Problem
@@ -64,6 +65,7 @@ async def _check_services(loaded: Loaded, env_file: Path | None, tell: Callable[
     return [
         *problems,
         *_check_certificates(loaded, secret_values, tell),
+        *auth_key_problems(loaded, secret_values),
         *await _check_channels(loaded),
         *await _check_issuers(loaded),
         *await _check_stores(loaded, secret_values),

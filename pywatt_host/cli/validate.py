@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from pywatt_host.cli.auth_keys import auth_key_problems
 from pywatt_host.cli.certificates import Certificates
 from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.cli.terminal import echo_json
@@ -95,7 +96,7 @@ def validate(
             live_problems = import_module("pywatt_host.cli.live").live_problems
             found += live_problems(loaded, env_file, lambda line: click.echo(line, err=True))
         else:
-            found += Certificates(loaded, {}, left_out=examined.left_out).problems()
+            found += _key_problems(examined, loaded)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
@@ -123,6 +124,12 @@ def _disagreements(selection: Selection) -> list[Problem]:
     return found
 
 
+def _key_problems(examined: Examined, loaded: Loaded) -> list[Problem]:
+    """What is wrong with certificates and keys that are in no secret."""
+    found = list(Certificates(loaded, {}, left_out=examined.left_out).problems())
+    return [*found, *auth_key_problems(loaded, {}, left_out=examined.left_out)]
+
+
 def _workspace_problems(
     target: str, env_file: Path | None, *, allow_unset: bool, imports: bool, live: bool
 ) -> list[Problem]:
@@ -134,7 +141,7 @@ def _workspace_problems(
 
     def more(examined: Examined, loaded: Loaded) -> list[Problem]:
         if not live or examined.faulty:
-            return list(Certificates(loaded, {}, left_out=examined.left_out).problems())
+            return _key_problems(examined, loaded)
         live_problems = import_module("pywatt_host.cli.live").live_problems
         found: list[Problem] = live_problems(loaded, env_file, lambda line: click.echo(line, err=True), addresses=False)
         return found

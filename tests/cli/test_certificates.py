@@ -85,6 +85,32 @@ def test_files_that_are_missing_or_unreadable_are_faults_at_their_keys(folder: P
     assert (problem.code, problem.message) == ("tls-unreadable", "c.pem: it cannot be read: it is a folder")
 
 
+def test_each_file_has_its_own_fault(folder: Path) -> None:
+    tls = {"cert": "nope.pem", "key": "nokey.pem", "client_ca": "noca.pem"}
+    assert sorted(each.path for each in found(folder, tls)) == [
+        f"server.tls.{key}" for key in ("cert", "client_ca", "key")
+    ]
+    write(folder / "bad.pem", b"nothing")
+    assert codes(found(folder, {"cert": "bad.pem", "key": "nokey.pem", "client_ca": "bad.pem"})) == [
+        ("error", "tls-invalid", "server.tls.client_ca"),
+        ("error", "tls-missing", "server.tls.key"),
+        ("error", "tls-invalid", "server.tls.cert"),
+    ]
+    assert codes(found(folder, {"client_ca": "noca.pem", "key": "bad.pem"})) == [
+        ("error", "tls-missing", "server.tls.client_ca"),
+        ("error", "tls-invalid", "server.tls.key"),
+    ]
+
+
+def test_the_files_of_a_section_with_another_fault_are_looked_for(project: Project) -> None:
+    tls = {"cert": "nope.pem", "client_ca": "${secret:CA}", "min_version": "1.1"}
+    listen = [{"address": "127.0.0.1:1", "tls": {"key": "nokey.pem", "cert": 5}}]
+    project.write("pywatt.yaml", json.dumps({"app": "main:app", "server": {"tls": tls, "listen": listen}}))
+    done = project.cli("validate", "--no-import", "--format", "json")
+    missing = [each["path"] for each in json.loads(done.stdout) if each["code"] == "tls-missing"]
+    assert missing == ["server.tls.cert", "server.listen[0].tls.key"]
+
+
 def test_a_path_from_a_variable_is_not_shown(folder: Path) -> None:
     (problem,) = found(folder, {"cert": "${CERT_FILE}"})
     assert problem.message == "the value of `${CERT_FILE}`: there is no such file"
