@@ -14,6 +14,7 @@ from pywatt_host.manifest.schema import json_validator
 from pywatt_host.manifest.schema.ecmascript import compiled
 from pywatt_host.manifest.schema.ecmascript_parser import PatternError
 from pywatt_host.manifest.schema.json_faults import Fault, faults_of, leaves
+from pywatt_host.manifest.schema.json_parts import KEYWORDS, parts, pointed
 from pywatt_host.manifest.schema.json_validator import TooMuchWorkError, UnknownReferenceError, errors_of
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.source import Source
@@ -29,21 +30,6 @@ _SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_ROUNDS = 4
 _MAX_PATTERNS = 200_000  # the size of all patterns of a schema
 _REFUSED = 5_000  # what a refused pattern counts as
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SINGLE = (
-    *("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
-    *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
-)
-_KNOWN = frozenset((*_MAPS, *_LISTS, *_SINGLE)) | frozenset(
-    (
-        *("$schema", "$id", "$ref", "$anchor", "$dynamicRef", "$dynamicAnchor", "$vocabulary", "$comment"),
-        *("type", "enum", "const", "multipleOf", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"),
-        *("maxLength", "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "maxContains", "minContains"),
-        *("maxProperties", "minProperties", "required", "dependentRequired", "format", "title", "description"),
-        *("default", "deprecated", "readOnly", "writeOnly", "examples", "contentEncoding", "contentMediaType"),
-    )
-)
 
 
 def check_config(tree: Node, source: Source, report: Report, faulted: set[KeyPath]) -> None:
@@ -147,7 +133,7 @@ class _Checks:
         """Check the schema, each schema in it, and those elsewhere in the document that references lead to. Raises
         TooMuchWorkError."""
         schema = self._schema
-        whole = list(_parts(schema.data, ()))
+        whole = list(parts(schema.data, ()))
         identified = {str(part.get("$id", "")) for _, part in whole} - {""}
         seen = {path for path, _ in whole}
         waiting: list[tuple[KeyPath, Any]] = [((), schema.data)]
@@ -157,7 +143,7 @@ class _Checks:
             errors = errors_of(json_validator.META_SCHEMA, data, formats=False)
             for fault in faults_of(errors, lambda below, path=path: locate(schema.node, (*path, *below))[0]):  # type: ignore[misc]
                 self._at_schema(replace(fault, path=(*path, *fault.path)))
-            for place, part in _parts(data, path):
+            for place, part in parts(data, path):
                 seen.add(place)
                 patterns += self._patterns(place, part)
                 if patterns > _MAX_PATTERNS:
@@ -205,7 +191,7 @@ class _Checks:
 
     def _unknown(self, path: KeyPath, part: dict[str, Any]) -> None:
         for key in part:
-            meant = None if key in _KNOWN or key.startswith("x-") else near_miss(key, _KNOWN)
+            meant = None if key in KEYWORDS or key.startswith("x-") else near_miss(key, KEYWORDS)
             if meant is not None:
                 message = f"`{key}` is not a keyword of JSON Schema, so it has no effect"
                 self._at_schema(Fault((*path, key), message, f'did you mean "{meant}"?', is_key=True), warning=True)
@@ -215,7 +201,7 @@ class _Checks:
         for key in ("$ref", "$dynamicRef"):
             reference = part.get(key)
             if isinstance(reference, str) and reference.startswith("#/"):
-                path, found = _pointed(self._schema.data, unquote(reference[1:]))
+                path, found = pointed(self._schema.data, unquote(reference[1:]))
                 if isinstance(found, dict):
                     yield path, found
 
@@ -224,11 +210,9 @@ class _Checks:
         if address:
             return address in identified or address == DIALECT
         if fragment and not fragment.startswith("/"):
-            names = (
-                part.get(key) for _, part in _parts(self._schema.data, ()) for key in ("$anchor", "$dynamicAnchor")
-            )
+            names = (part.get(key) for _, part in parts(self._schema.data, ()) for key in ("$anchor", "$dynamicAnchor"))
             return fragment in names
-        found = _pointed(self._schema.data, unquote(fragment))[1]
+        found = pointed(self._schema.data, unquote(fragment))[1]
         # In a part with an address of its own, the validator knows.
         return isinstance(found, dict | bool) or (found is None and bool(identified))
 
@@ -330,20 +314,6 @@ def _spell(node: Node | None, schema: Any) -> None:
         _spell(item, properties.get(key))
 
 
-def _pointed(data: Any, pointer: str) -> tuple[KeyPath, Any]:
-    """What a JSON pointer leads to in a document, with its path. None where there is nothing."""
-    path: KeyPath = ()
-    for name in pointer.split("/")[1:]:
-        name = name.replace("~1", "/").replace("~0", "~")
-        if isinstance(data, list) and name.isdecimal() and name.isascii() and len(name) < 10 and int(name) < len(data):
-            path, data = (*path, int(name)), data[int(name)]
-        elif isinstance(data, dict) and name in data:
-            path, data = (*path, name), data[name]
-        else:
-            return path, None
-    return path, data
-
-
 def _is_of_type(error: Any) -> bool:
     return error.validator in ("type", "enum", "const")
 
@@ -361,19 +331,3 @@ def _has_unset(node: Node) -> bool:
     if isinstance(node.value, list):
         return any(_has_unset(item) for item in node.value)
     return node.unset
-
-
-def _parts(schema: Any, path: KeyPath) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """The schema and every schema in it, with their paths."""
-    if not isinstance(schema, dict):
-        return
-    yield path, schema
-    for key, below in schema.items():
-        if key in _MAPS and isinstance(below, dict):
-            for name, each in below.items():
-                yield from _parts(each, (*path, key, name))
-        elif key in _LISTS and isinstance(below, list):
-            for number, each in enumerate(below):
-                yield from _parts(each, (*path, key, number))
-        elif key in _SINGLE:
-            yield from _parts(below, (*path, key))
