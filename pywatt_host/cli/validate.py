@@ -12,6 +12,7 @@ import click
 
 from pywatt_host.cli.auth_keys import auth_key_problems
 from pywatt_host.cli.certificates import Certificates
+from pywatt_host.cli.inactive_profiles import profile_problems
 from pywatt_host.cli.options import Selection, coloured
 from pywatt_host.cli.terminal import echo_json
 from pywatt_host.cli.workspaces import check_modules, faults_of, found_in, is_only_a_workspace, reader_of
@@ -97,6 +98,8 @@ def validate(
             found += live_problems(loaded, env_file, lambda line: click.echo(line, err=True))
         else:
             found += _key_problems(examined, loaded)
+        if selection.script() is None:
+            found += profile_problems(selection.source(), found)
         problems += sorted(found, key=lambda problem: (not problem.line, problem.line, problem.column))
     style = "json" if as_json_list else style
     if style == "json":
