@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pywatt_host.exceptions import ManifestError
+from pywatt_host.manifest import Source, load
 from pywatt_host.manifest.model import Logging, Manifest
 from pywatt_host.manifest.model.workspace import Dependency
 from pywatt_host.manifest.model.workspace import Gateway as WorkspaceGateway
@@ -73,6 +74,7 @@ class Town:
         self.peers = {name: [Peer(name, self.around, n).up() for n in range(1, replicas + 1)] for name in names}
         self.modules.update({name: module_of(*peers) for name, peers in self.peers.items()})
         self.made: list[Scripted] = []
+        self.manifests: dict[str, Manifest] = {}
         self.stopping = False
         self.broken: set[str] = set()  # modules whose manifest is at fault
         self.begin: Callable[[Scripted], Awaitable[None]] = healthy
@@ -101,7 +103,7 @@ class Town:
     def _load(self, ids: Iterable[str]) -> Mapping[str, Manifest]:
         if self.broken & set(ids):
             raise ManifestError([])
-        return {}
+        return self.manifests
 
 
 async def healthy(replica: Scripted) -> None:
@@ -166,6 +168,21 @@ def test_the_second_replica_that_does_not_start_ends_the_reload_and_says_how_far
         assert town.rolling.progress is None
 
     in_town(test, "a", "b", replicas=2)
+
+
+@pytest.mark.parametrize("begin", [healthy, ends])
+def test_each_process_may_ask_for_the_secrets_of_its_own_manifest(begin: Callable[[Scripted], Awaitable[None]]) -> None:
+    async def test(town: Town) -> None:
+        source = Source.of_data({"app": "main:app", "secrets": ["NEW"]}, name="test", directory=Path())
+        town.manifests = {"a": load(source, environ={}).manifest}
+        town.begin = begin
+        old = town.peers["a"][0].replica
+        old.secrets = frozenset({"OLD"})
+        await town.rolling.reload("a")
+        assert town.made[0].secrets == {"NEW"}
+        assert old.secrets == {"OLD"}
+
+    in_town(test, "a")
 
 
 def test_a_successor_that_does_not_become_healthy_is_killed() -> None:
