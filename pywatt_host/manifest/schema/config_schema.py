@@ -29,6 +29,7 @@ _SCHEMA = "config-schema"  # the code of a fault of the schema itself
 _SUFFIXES = (".json", ".yaml", ".yml")
 _MAX_ROUNDS = 4
 _MAX_PATTERNS = 200_000  # the size of all patterns of a schema
+_MAX_ELSEWHERE = 500  # schemas that only references lead to
 _REFUSED = 5_000  # what a refused pattern counts as
 
 
@@ -137,13 +138,17 @@ class _Checks:
         identified = {str(part.get("$id", "")) for _, part in whole} - {""}
         seen = {path for path, _ in whole}
         waiting: list[tuple[KeyPath, Any]] = [((), schema.data)]
-        patterns = 0
+        checked: set[KeyPath] = set()
+        patterns = elsewhere = 0
         while waiting:
             path, data = waiting.pop()
             errors = errors_of(json_validator.META_SCHEMA, data, formats=False)
             for fault in faults_of(errors, lambda below, path=path: locate(schema.node, (*path, *below))[0]):  # type: ignore[misc]
                 self._at_schema(replace(fault, path=(*path, *fault.path)))
             for place, part in parts(data, path):
+                if place in checked:
+                    continue
+                checked.add(place)
                 seen.add(place)
                 patterns += self._patterns(place, part)
                 if patterns > _MAX_PATTERNS:
@@ -154,6 +159,9 @@ class _Checks:
                     if target not in seen:
                         seen.add(target)
                         waiting.append((target, there))
+                        elsewhere += 1
+            if elsewhere > _MAX_ELSEWHERE:
+                raise TooMuchWorkError
 
     def _patterns(self, path: KeyPath, part: dict[str, Any]) -> int:
         """Check the patterns of one schema. Their size."""
