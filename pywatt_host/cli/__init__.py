@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -62,6 +63,20 @@ required channel failed; 5 orchestrator lost.
 """
 
 
+_SERVING = ("run", "dev", "up")
+
+
+def _loaded_unless_stopped(name: str) -> ModuleType:
+    """Import the module of a verb that serves, which takes a moment. A signal that asks it to end ends it with 0."""
+    stopping = import_module("pywatt_host.cli.stopping")
+    try:
+        with stopping.stoppable():
+            return import_module(name)
+    except stopping.StopRequestedError as error:
+        click.echo(f"stopped by {error.signal_name} before anything was started", err=True)
+        raise click.exceptions.Exit(0) from None
+
+
 class _Verbs(click.Group):
     """The verbs of the command line. Each is imported when it is used."""
 
@@ -71,9 +86,9 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command: click.Command = getattr(
-            import_module(f"pywatt_host.cli.{_VERBS[cmd_name][0]}"), _FUNCTIONS.get(cmd_name, cmd_name)
-        )
+        load = _loaded_unless_stopped if cmd_name in _SERVING else import_module
+        module = load(f"pywatt_host.cli.{_VERBS[cmd_name][0]}")
+        command: click.Command = getattr(module, _FUNCTIONS.get(cmd_name, cmd_name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -13,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from pywatt_host import __version__
-from pywatt_host.cli import _VERBS, cli, main
+from pywatt_host.cli import _VERBS, cli, execute, main
 from tests.processes import ROOT, Project
 
 
@@ -115,3 +118,17 @@ def test_the_schema_is_the_file_that_is_shipped() -> None:
     assert printed == shipped
     assert printed["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert said("schema", "manifest") == (0, text)
+
+
+@pytest.mark.parametrize("verb", ["run", "dev", "up"])
+def test_a_signal_while_a_verb_is_imported_ends_it_without_a_start(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> ModuleType:
+        if name == f"pywatt_host.cli.{verb}":
+            signal.raise_signal(signal.SIGTERM)
+        return import_module(name)
+
+    monkeypatch.setattr("pywatt_host.cli.import_module", interrupted)
+    assert execute([verb]) == 0
+    assert capfd.readouterr().err == "stopped by SIGTERM before anything was started\n"
