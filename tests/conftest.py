@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.forkserver import popen
 from tests.processes import Project
 from tests.servers import MissingServerError, Server
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # processes that the tests start inherit that it is ignored, as by nohup
 os.environ["PYTHONUNBUFFERED"] = "1"  # what a process prints is seen at once
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)

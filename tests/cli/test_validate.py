@@ -269,6 +269,7 @@ def test_an_import_that_hangs_is_cut_off_and_leaves_no_process(plain: Project) -
             os.kill(int(pid.read_text()), 0)
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_larger_than_a_pipe_is_read_while_the_child_writes_it(plain: Project) -> None:
     """A pipe holds 64 KiB; the routes of this application are more than a megabyte."""
     plain.write("main.py", MANY)

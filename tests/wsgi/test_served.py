@@ -13,6 +13,7 @@ import flask
 import pytest
 import uvicorn
 from django.http import HttpResponse, StreamingHttpResponse
+from django.test import override_settings
 from django.urls import path
 
 from pywatt_host.wsgi import WsgiApp
@@ -159,11 +160,11 @@ def test_django() -> None:
 
     urls = type("Urls", (), {"urlpatterns": [path("hello/", hello), path("form/", form), path("stream/", stream)]})
     if not django.conf.settings.configured:
-        django.conf.settings.configure(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="test", DEBUG=False)
-    application = django.core.wsgi.get_wsgi_application()
+        django.conf.settings.configure()
+    own = override_settings(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="test", DEBUG=False)
 
     async def main() -> None:
-        async with served(application, "httptools") as (_, port):
+        async with served(django.core.wsgi.get_wsgi_application(), "httptools") as (_, port):
             assert b"at /hello/" in await exchange(port, get("/hello/"))
             head = "POST /form/ HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 3\r\n"
             head += "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
@@ -176,4 +177,5 @@ def test_django() -> None:
             assert b"99\r\n" in body
             assert body.endswith(b"0\r\n\r\n")
 
-    asyncio.run(main())
+    with own:
+        asyncio.run(main())

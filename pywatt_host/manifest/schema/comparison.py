@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pywatt_host.exceptions import ManifestError
 from pywatt_host.manifest.load import load
 from pywatt_host.manifest.problems import Problem, Report
+from pywatt_host.manifest.schema import json_schema
 from pywatt_host.manifest.schema.json_faults import leaves
-from pywatt_host.manifest.schema.json_schema import manifest_schema
 from pywatt_host.manifest.schema.json_validator import TooMuchWorkError, errors_of
 from pywatt_host.manifest.schema.typing import locate
 from pywatt_host.manifest.source import DEFAULT_NAME, Source, read_source
 from pywatt_host.manifest.yaml.node import Node
 
+manifest_schema = cache(json_schema.manifest_schema)  # for several manifests in one run; nobody changes it
 _CODE = "schema-disagrees"
 _HINT = "please report this as an error of pywatt-host"
 # Codes of faults that a schema sees in the document alone, whatever the value is.
