@@ -160,8 +160,8 @@ def test_django() -> None:
 
     urls = type("Urls", (), {"urlpatterns": [path("hello/", hello), path("form/", form), path("stream/", stream)]})
     if not django.conf.settings.configured:
-        django.conf.settings.configure()
-    own = override_settings(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], SECRET_KEY="test", DEBUG=False)
+        django.conf.settings.configure(SECRET_KEY="test")
+    own = override_settings(ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], DEBUG=False)
 
     async def main() -> None:
         async with served(django.core.wsgi.get_wsgi_application(), "httptools") as (_, port):

@@ -24,7 +24,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from pywatt_host.app.introspection import framework_of, routes_of, table_of
 
 if not settings.configured:
-    settings.configure()
+    settings.configure(SECRET_KEY="test")
 
 
 def of(module: str, name: str, **attributes: Any) -> Any:
