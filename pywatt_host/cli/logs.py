@@ -18,6 +18,7 @@ import click
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.cli.options import coloured
+from pywatt_host.cli.param_types import FloatType, PatternType
 from pywatt_host.cli.running import Running, control_option, folder_option, only, running_hosts
 from pywatt_host.cli.terminal import echo_json
 from pywatt_host.manifest.values import parse_duration
@@ -28,7 +29,7 @@ _LINES = 1000  # lines that `up` keeps of each module
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-class _Since(click.ParamType[float]):
+class _Since(FloatType):
     """A moment: how long ago, or a date and time. In seconds since the epoch."""
 
     name = "since"
@@ -46,7 +47,7 @@ class _Since(click.ParamType[float]):
             self.fail(f"{value!r} is neither a duration, such as 10m, nor a time, such as 2026-11-30T18:00", param, ctx)
 
 
-class _Pattern(click.ParamType[re.Pattern[str]]):
+class _Pattern(PatternType):
     name = "pattern"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> re.Pattern[str]:

@@ -13,6 +13,7 @@ import click
 from pydantic_core import PydanticCustomError
 
 from pywatt_host.cli.options import Selection, loaded_or_exit, manifest_options
+from pywatt_host.cli.param_types import FloatType
 from pywatt_host.exceptions import AuthError, SecretError
 from pywatt_host.manifest import Manifest
 from pywatt_host.manifest.checks.auth import min_secret_bytes
@@ -29,7 +30,7 @@ _DEV = "pywatt_host.auth.dev_issuer"
 _LONGEST = 100 * 365 * 24 * 3600.0  # seconds
 
 
-class _Duration(click.ParamType[float]):
+class _Duration(FloatType):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
