@@ -116,11 +116,11 @@ def since(moment: float) -> str:
     return f"{minutes}m{seconds % 60:02}s" if minutes else f"{seconds}s"
 
 
-def size(octets: int | None) -> str:
-    """Bytes for people: `812.0 KiB`, `41.2 MiB`, `1.3 GiB`; `-` where they are not known."""
-    if octets is None:
+def size(count: int | None) -> str:
+    """A number of bytes for people: `812.0 KiB`, `41.2 MiB`, `1.3 GiB`; `-` where they are not known."""
+    if count is None:
         return "-"
-    number = octets / 1024
+    number = count / 1024
     for unit in ("KiB", "MiB"):
         if number < 1024:
             return f"{number:.1f} {unit}"

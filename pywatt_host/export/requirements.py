@@ -96,7 +96,7 @@ def _check(found: Requirements, path: str, place: str) -> bool:
 
 
 def _local(line: str) -> str | None:
-    """The folder or the package file that a line names; None for what comes from elsewhere."""
+    """The folder or the package file that a line names; None where it names a package of an index or an address."""
     option = _FOLDER_OPTION.match(line)
     text = option[1] if option is not None else line
     if option is None and text.startswith("-"):

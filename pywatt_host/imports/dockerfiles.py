@@ -88,7 +88,7 @@ def _assigned(text: str, file: str, line: int, known: Mapping[str, Word]) -> dic
 
 
 def _or_given(name: str, value: Word) -> Word:
-    """What stands for a variable: whoever starts the container may give another value."""
+    """The text in place of a variable. It stays a variable, since a container can be started with another value."""
     made = Template((Variable(name, value.text),)) if isinstance(value.text, str) and value.text else None
     return replace(value, text=made) if made is not None and made.writable else value
 

@@ -34,15 +34,14 @@ class ChangedModules:
         self._waiting: dict[str, set[Path]] = {}
         self._some = asyncio.Event()
         self._rolling: RollingReload | None = None
-        self._under_way = ""
 
     def note(self, module: str, paths: set[Path]) -> None:
         """Reload the module, as soon as that is possible. A reload of it that has not replaced any process yet is given
         up: it would load what is already old."""
         self._waiting.setdefault(module, set()).update(paths)
         self._some.set()
-        if self._rolling is not None and self._under_way == module:
-            self._rolling.give_up("its files have changed again")
+        if self._rolling is not None:
+            self._rolling.give_up(module, "its files have changed again")
 
     async def reload(self, rolling: RollingReload) -> None:
         """Run the reloads, for as long as this is awaited."""
@@ -53,12 +52,8 @@ class ChangedModules:
             paths = self._waiting.pop(module)
             if not self._waiting:
                 self._some.clear()
-            self._under_way = module
             logger.info("%s changed; reloading %s", self._shown(paths), module, extra={"peer": module})
-            try:
-                await rolling.reload(module)
-            finally:
-                self._under_way = ""
+            await rolling.reload(module)
             self._reloaded()
 
     def _shown(self, paths: set[Path]) -> str:

@@ -61,6 +61,7 @@ class RollingReload:
         self._mask = mask
         self._one_at_a_time = asyncio.Lock()
         self._asked = asyncio.Event()
+        self._only: str | None = None  # the module of the reload that runs now, if that is not one of all modules
         self._given_up = ""  # why the reload that runs now is to end
         self._said: dict[Replica, deque[bytes]] = {}  # the last lines of processes that start
 
@@ -75,11 +76,12 @@ class RollingReload:
         """Reload all modules, after the reload that runs now. Asking again before that one begins changes nothing."""
         self._asked.set()
 
-    def give_up(self, why: str) -> None:
-        """End the reload that runs now, unless a process that it started is already in use. What it would replace stays
-        as it is. Without such a reload this does nothing."""
-        self._given_up = why
-        self._changes.notify_all()
+    def give_up(self, module: str, why: str) -> None:
+        """End the reload of this module alone that runs now, unless a process that it started is already in use. What
+        it would replace stays as it is. Without such a reload this does nothing."""
+        if self._only == module:
+            self._given_up = why
+            self._changes.notify_all()
 
     async def watch(self) -> None:
         """Run the reloads that `ask` asks for, for as long as this is awaited."""
@@ -95,12 +97,12 @@ class RollingReload:
         ids = [self._modules[only].id] if only is not None else in_order(self._modules)
         async with self._one_at_a_time:
             began, verdict = time.monotonic(), Verdict()
-            self._given_up = ""
+            self._only, self._given_up = only, ""
             logger.info("reloading %s", only or "all modules")
             try:
                 await self._reload(ids, verdict, alone=only is not None)
             finally:
-                self.progress = None
+                self.progress = self._only = None
             verdict.seconds = time.monotonic() - began
             if verdict.ok:
                 logger.info("reloaded %s in %.1fs", ", ".join(ids), verdict.seconds)

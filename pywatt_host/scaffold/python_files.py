@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_DEEPEST = 3  # folders below the one that is searched
+_DEEPEST = 3  # levels of folders below the folder that is searched
 _MOST_FILES = 500
 _MOST_BYTES = 1 << 20
 _SKIPPED = frozenset(["build", "dist", "docs", "env", "examples", "migrations", "node_modules", "site", "venv"])

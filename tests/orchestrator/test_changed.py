@@ -19,16 +19,19 @@ class Reloads:
     def __init__(self) -> None:
         self.begun: asyncio.Queue[str] = asyncio.Queue()
         self.end = asyncio.Event()
+        self.running = ""
         self.given_up: list[str] = []
 
     async def reload(self, module: str) -> None:
+        self.running = module
         self.begun.put_nowait(module)
         await self.end.wait()
         self.end.clear()
 
-    def give_up(self, why: str) -> None:
-        self.given_up.append(why)
-        self.end.set()
+    def give_up(self, module: str, why: str) -> None:
+        if module == self.running:
+            self.given_up.append(why)
+            self.end.set()
 
 
 def test_a_change_during_a_reload_gives_it_up_and_reloads_again() -> None:

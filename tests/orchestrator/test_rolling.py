@@ -427,7 +427,7 @@ def test_the_control_socket_answers_with_the_verdict_and_knows_the_modules() -> 
 def test_a_reload_that_is_given_up_kills_the_new_process_and_leaves_the_old_one_in_use() -> None:
     async def test(town: Town) -> None:
         async def begin(replica: Scripted) -> None:
-            town.rolling.give_up("its files have changed again")
+            town.rolling.give_up("a", "its files have changed again")
 
         town.begin = begin
         verdict = await town.rolling.reload("a")
@@ -438,6 +438,20 @@ def test_a_reload_that_is_given_up_kills_the_new_process_and_leaves_the_old_one_
         assert (await town.rolling.reload("a"))["ok"]
 
     in_town(test, "a")
+
+
+@pytest.mark.parametrize("reloaded", [None, "b"])
+def test_a_reload_of_all_modules_or_of_another_one_is_not_given_up(reloaded: str | None) -> None:
+    async def test(town: Town) -> None:
+        async def begin(replica: Scripted) -> None:
+            town.rolling.give_up("a", "its files have changed again")
+            await healthy(replica)
+
+        town.begin = begin
+        assert (await town.rolling.reload(reloaded))["ok"]
+        assert town.rolling._given_up == ""
+
+    in_town(test, "a", "b")
 
 
 def test_a_successor_that_is_not_wanted_any_more_ends_even_if_it_has_not_begun() -> None:

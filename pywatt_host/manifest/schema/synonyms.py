@@ -545,5 +545,5 @@ def unknown_key(key: str, shape: SectionShape, root: SectionShape) -> Unknown:
 
 _SURE = 0.85  # similarity from which on a key is a misspelled key of its section, whatever other sections have
 
-# Keys that several sections have -> the one that is meant most often.
+# Keys that several sections have, and the section that is most often meant.
 _USUAL = {"listen": "server.listen", "level": "logging.level", "timeout": "server.timeouts.request"}

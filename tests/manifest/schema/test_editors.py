@@ -69,7 +69,7 @@ class Editor:
     def open(self, text: str, schema: str = "") -> tuple[str, list[dict[str, Any]]]:
         """The document's address and what is complained about in it. `schema` is its address."""
         self._opened += 1
-        uri = f"file:///work/{self._opened}/pywatt.yaml"
+        uri = f"file:///project/{self._opened}/pywatt.yaml"
         document = {
             "uri": uri,
             "languageId": "yaml",
