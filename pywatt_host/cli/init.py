@@ -51,8 +51,8 @@ def init(folder: Path, framework: str | None, import_path: str | None, build: bo
 
     With --from, write a manifest for an existing application, and a test that requests the paths without parameters.
     The manifest lists the application's routes as its endpoints, unless it may have further ones. `init` starts the
-    application once and asks the host for each route; no handler runs for that. It overwrites no file: it writes all
-    files or none.
+    application once and asks the host for each route. No handler of a route runs for that, but the application's
+    middleware sees one request for a path that does not exist. `init` overwrites no file: it writes all files or none.
 
     \b
     Examples:

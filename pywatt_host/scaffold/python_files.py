@@ -78,10 +78,12 @@ def apps_in(path: Path) -> list[App]:
     """The applications of a file: the one with a usual name, such as `app`, else all that are made at its top level,
     else its factories."""
     tree = parsed(path)
-    made: dict[str, App] = {}
+    makers, made = set(_CLASSES | _MAKERS), dict[str, App]()
     for node in _statements(tree.body):
+        if isinstance(node, ast.ClassDef) and any(_called(base) in _CLASSES for base in node.bases):
+            makers.add(node.name)
         for name, value in _assigned(node):
-            if _makes_app(value, name, made):
+            if _makes_app(value, name, makers, made):
                 made[name] = App(name, node.lineno)
     usual = [made[name] for name in _USUAL if name in made]
     factories = [
@@ -115,12 +117,16 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from _statements(node.body)
 
 
-def _makes_app(value: ast.expr, name: str, made: dict[str, App]) -> bool:
+def _called(value: ast.expr) -> str:
+    """The last part of a dotted name; empty for any other expression."""
+    return value.attr if isinstance(value, ast.Attribute) else str(getattr(value, "id", ""))
+
+
+def _makes_app(value: ast.expr, name: str, makers: set[str], made: dict[str, App]) -> bool:
     """Whether an expression is a call that makes an application, or wraps one that was made above."""
     if not isinstance(value, ast.Call):
         return False
-    called = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
-    if called in _CLASSES or called in _MAKERS:
+    if _called(value.func) in makers:
         return True
     given = [*value.args, *(keyword.value for keyword in value.keywords)]
     return name in _USUAL and any(isinstance(each, ast.Name) and each.id in made for each in given)

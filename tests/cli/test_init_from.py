@@ -200,6 +200,8 @@ FOLDERS = {
         ".",
     ),
     "a file": ({"server.py": "inner = FastAPI()\napp = ASGIApp(sio, inner)\n"}, "server:app", "."),
+    "a class of its own": ({"main.py": "class Shop(flask.Flask): ...\nshop = Shop(__name__)\n"}, "main:shop", "."),
+    "an odd pyproject": ({"pyproject.toml": "[tool]\nfastapi = 3\n", "main.py": "app = Flask()\n"}, "main:app", "."),
     "an instance before a factory": (
         {"shop/__init__.py": "def create_app(): ...\n", "wsgi.py": "application = create_app()\n"},
         "wsgi:application",

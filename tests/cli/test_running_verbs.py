@@ -139,7 +139,11 @@ def test_logs_as_text_look_as_up_prints_them(project: Project) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["--since", "yesterday"], "neither a duration"), (["--grep", "("], "not a regular expression")],
+    [
+        (["--since", "yesterday"], "neither a duration"),
+        (["--since", "0001-01-01"], "neither a duration"),
+        (["--grep", "("], "not a regular expression"),
+    ],
 )
 def test_what_selects_nothing_sensible_is_a_wrong_usage(project: Project, arguments: list[str], text: str) -> None:
     done = project.cli("logs", *arguments)

@@ -298,6 +298,17 @@ def test_an_import_that_serves_is_told_with_its_place_long_before_the_limit(plai
     assert found[0]["hint"] == 'move that call under `if __name__ == "__main__":`'
 
 
+def test_an_application_that_writes_to_strange_descriptors_is_told_so(plain: Project) -> None:
+    forged = 'import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b"pywatt-inspection:garbage\\n")\n'
+    plain.write("main.py", forged + "    except OSError:\n        pass\n" + ASGI)
+    plain.write("pywatt.yaml", "app: main:app\n")
+    done = plain.cli_process("validate", "--format", "json")  # it must not write to descriptors of the tests
+    assert done.stderr == ""
+    (found,) = json.loads(done.stdout)
+    assert (done.returncode, found["code"]) == (2, "app-unusable")
+    assert "file descriptors that it has not opened" in found["message"]
+
+
 def test_an_import_that_starts_an_event_loop_says_what_to_do(plain: Project) -> None:
     served = "async def app(scope, receive, send): ...\n\nimport asyncio\nasyncio.run(asyncio.sleep(1))\n"
     plain.write("main.py", served)
